@@ -1,0 +1,150 @@
+import re
+
+import pytest
+import yaml
+
+from tests.data.trees import make_folders, make_visda
+from tools.check_data import main as check_data
+from uda.data.cards import CARDS, Shelf, load_card
+from uda.data.inventory import table, take_stock
+from uda.errors import UserError
+
+VISDA_COUNTS = {"train": 152_397, "validation": 55_388}
+
+
+@pytest.mark.parametrize("name", sorted(CARDS))
+def test_every_card_says_where_it_comes_from_and_its_counts_add_up(name):
+    card = CARDS[name]
+    assert card.name == name and card.paper and card.url and card.licence and card.notes
+    assert len(card.domains) >= 2
+    for domain in card.domains.values():
+        assert domain.images is None or domain.images >= card.num_classes
+        if domain.per_class:
+            assert sum(domain.per_class.values()) == domain.images and set(domain.per_class) == set(card.classes)
+
+
+def test_published_totals():
+    assert {name: domain.images for name, domain in CARDS["visda2017"].domains.items()} == VISDA_COUNTS
+    assert sum(domain.images for domain in CARDS["pacs"].domains.values()) == 9991
+    assert sum(domain.images for domain in CARDS["office31"].domains.values()) == 4110
+    assert sum(domain.images for domain in CARDS["office_home"].domains.values()) == 15_588
+    assert sum(domain.images for domain in CARDS["domainnet"].domains.values()) == 586_575
+
+
+def test_describe_gives_one_line_a_card():
+    lines = dict(CARDS.describe())
+    assert list(lines) == sorted(CARDS)
+    assert lines["pacs"] == "PACS: 7 classes; domains art_painting, cartoon, photo, sketch"
+
+
+def test_unknown_card_and_domain_name_the_nearest():
+    with pytest.raises(UserError, match=r"did you mean 'visda2017'.*known: digits, "):
+        load_card("visda17")
+    with pytest.raises(UserError, match="no such card: some/where"):
+        load_card("some/where/toys.yaml")
+    with pytest.raises(UserError, match="pacs: unknown domain 'skech', did you mean 'sketch'"):
+        CARDS["pacs"].domain("skech")
+
+
+TOYS = {
+    "name": "toys",
+    "title": "Toys",
+    "paper": "none",
+    "url": "nowhere",
+    "licence": "free",
+    "folder": "Toys",
+    "classes": ["bear", "car"],
+    "num_classes": 2,
+    "domains": {
+        "photo": {"path": "photo", "images": 4, "per_class": {"bear": 2, "car": 2}},
+        "drawn": {"path": "drawn"},
+    },
+}
+
+
+def write_card(folder, **changes):
+    path = folder / "toys.yaml"
+    path.write_text(yaml.safe_dump(TOYS | changes, sort_keys=False))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clases": 1}, "toys.yaml: clases: unknown key, did you mean 'classes'"),
+        ({"num_classes": 3}, "toys.yaml: classes: 2 names, 2 of them different; num_classes says 3"),
+        (
+            {"domains": {"photo": {"path": "p", "images": 5, "per_class": {"bear": 2, "car": 2}}}},
+            "adds up to 4, images says 5",
+        ),
+        ({"domains": {"photo": {"path": "p", "images": 4, "per_class": {"bear": 2, "cat": 2}}}}, "differ: car, cat"),
+        ({"layout": "lists"}, "the layout 'lists' needs a list"),
+        ({"name": "games"}, "says 'games', the file is called 'toys'"),
+    ],
+)
+def test_wrong_cards(tmp_path, changes, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load_card(write_card(tmp_path, **changes))
+
+
+def test_broken_yaml_names_the_file(tmp_path):
+    (tmp_path / "toys.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"toys\.yaml: cannot be read as a card"):
+        load_card(tmp_path / "toys.yaml")
+
+
+def test_a_new_card_is_a_new_dataset(tmp_path):
+    write_card(tmp_path)
+    assert list(Shelf(tmp_path)) == ["toys"] and Shelf(tmp_path)["toys"].classes == ("bear", "car")
+
+
+def test_root_is_the_given_one_then_uda_data_then_beside_the_card(tmp_path, monkeypatch):
+    card = load_card(write_card(tmp_path))
+    monkeypatch.delenv("UDA_DATA", raising=False)
+    with pytest.raises(UserError, match=r"Toys is not at .*download it from nowhere.*photo exists.*data\.root"):
+        card.find_root()
+    (tmp_path / "Toys").mkdir()
+    assert card.find_root() == tmp_path / "Toys"
+    (tmp_path / "shared" / "Toys").mkdir(parents=True)
+    monkeypatch.setenv("UDA_DATA", str(tmp_path / "shared"))
+    assert card.find_root() == tmp_path / "shared" / "Toys"
+    assert card.find_root(str(tmp_path)) == tmp_path
+    with pytest.raises(UserError, match="elsewhere"):
+        card.find_root(str(tmp_path / "elsewhere"))
+
+
+def test_stock_names_what_is_missing_and_what_is_odd(tmp_path):
+    card = load_card(write_card(tmp_path))
+    make_folders(tmp_path / "Toys" / "photo", ["bear", "doll"], per_class=2)
+    counts = {(count.domain, count.label): count for count in take_stock(card)}
+    assert counts["photo", None].right and counts["photo", "bear"].right
+    assert (counts["photo", "car"].found, counts["photo", "car"].note) == (0, "missing")
+    assert counts["photo", "doll"].note == "not a class of the card"
+    assert counts["drawn", None].note == "no folder drawn"
+    lines = table(list(counts.values())).splitlines()
+    assert next(line.split() for line in lines if "car" in line) == ["car", "2", "0", "missing"]
+
+
+def test_check_data_ends_with_0_1_or_2(tmp_path, capsys):
+    card = str(write_card(tmp_path, domains={"photo": TOYS["domains"]["photo"]}))
+    assert check_data([card]) == 2
+    assert "download it from" in capsys.readouterr().err
+    root = make_folders(tmp_path / "other" / "photo", ["bear", "car"], per_class=2).parent
+    assert check_data([card, "--root", str(root)]) == 0
+    (root / "photo" / "car" / "car_0.jpg").unlink()
+    assert check_data([card, "--root", str(root)]) == 1
+    assert re.search(r"car +2 +1 +-1\n", capsys.readouterr().out)
+    assert check_data(["pasc"]) == 2
+    with pytest.raises(SystemExit) as stopped:
+        check_data([card, "--all"])
+    assert stopped.value.code == 2
+
+
+def test_check_data_counts_the_images_that_a_list_names(tmp_path, capsys):
+    folder = make_visda(tmp_path, per_class=2)
+    (folder / "train" / "bus" / "src_1_00004.png").unlink()
+    counts = {(count.domain, count.label): count for count in take_stock(CARDS["visda2017"], str(folder))}
+    assert counts["train", "bus"].found == 1 and counts["train", "car"].found == 2
+    assert counts["train", None].note == "1 listed images missing, such as bus/src_1_00004.png"
+    assert counts["validation", None].found == 24
+    assert check_data(["visda2017", "--root", str(folder)]) == 1

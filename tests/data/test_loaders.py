@@ -1,0 +1,162 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.trees import make_folders
+from uda.config import AugmentSettings, TransformSettings
+from uda.data.images import ImageArray, ImageFiles
+from uda.data.loaders import Batch, Part, predict_batches, training_batches
+from uda.data.transforms import make_predict, make_train
+from uda.errors import UserError
+
+PLAIN = TransformSettings(kind="affine", size=8, mean=(0,), std=(1 / 255,))
+
+
+def part(n, first=0, labels="hard", domain=0, is_target=False, augment=None):
+    """`n` images whose every pixel is the image's number, counted from `first`."""
+    numbers = np.arange(first, first + n)
+    images = ImageArray(
+        np.broadcast_to(numbers[:, None, None, None], (n, 1, 8, 8)).astype(np.uint8), [str(i) for i in numbers]
+    )
+    given = {"hard": numbers % 3, "soft": np.eye(3, dtype=np.float32)[numbers % 3] * 0.5 + 1 / 6, None: None}[labels]
+    transform = make_predict(PLAIN) if augment is None else make_train(PLAIN, augment)
+    return Part(images, np.arange(n), given, transform, domain, is_target)
+
+
+def batches(parts, batch_size, steps=None, seed=(0,), workers=0):
+    return training_batches(parts, num_classes=3, batch_size=batch_size, steps=steps, seed=seed, workers=workers)
+
+
+def numbers(batch):
+    return batch.images[:, 0, 0, 0].round().int().tolist()
+
+
+def test_mixed_epoch_gives_every_image_once_with_its_own_label_and_domain():
+    loader = batches([part(7), part(6, first=100, labels=None, domain=1, is_target=True)], 4)
+    seen = list(loader)
+    assert len(loader) == len(seen) == 3  # 4 + 4 + 5: the last image joins the batch before it
+    assert [len(batch) for batch in seen] == [4, 4, 5]
+    assert sorted(i for batch in seen for i in numbers(batch)) == [*range(7), *range(100, 106)]
+    for batch in seen:
+        assert batch.images.dtype == torch.float32 and batch.images.shape[1:] == (1, 8, 8)
+        for i, label, domain, is_target in zip(
+            numbers(batch), batch.labels, batch.domain, batch.is_target, strict=True
+        ):
+            assert label.tolist() == ([0, 0, 0] if i >= 100 else np.eye(3)[i % 3].tolist())
+            assert (domain, is_target) == (int(i >= 100), i >= 100)
+
+
+@pytest.mark.parametrize(("n", "sizes"), [(8, [4, 4]), (9, [4, 5]), (10, [4, 4, 2]), (3, [3]), (5, [5]), (1, [2])])
+def test_no_batch_of_one_image(n, sizes):
+    assert [len(batch) for batch in batches([part(n)], 4)] == sizes
+
+
+def test_steps_run_through_as_many_epochs_as_they_need():
+    seen = [numbers(batch) for batch in batches([part(10)], 5, steps=5)]
+    assert sorted(seen[0] + seen[1]) == sorted(seen[2] + seen[3]) == list(range(10)) and len(seen) == 5
+    assert seen[0] + seen[1] != seen[2] + seen[3]
+
+
+def test_fixed_shares_come_from_endless_shuffled_streams():
+    parts = [part(7), part(4, first=100, domain=1, is_target=True)]
+    seen = list(batches(parts, [3, 2], steps=14))
+    assert all(batch.is_target.tolist() == [False] * 3 + [True] * 2 for batch in seen)
+    source = [i for batch in seen for i in numbers(batch)[:3]]
+    target = [i for batch in seen for i in numbers(batch)[3:]]
+    for stream, n in ((source, 7), (target, 4)):
+        rounds = [stream[i : i + n] for i in range(0, len(stream), n)]
+        assert all(sorted(items) == sorted(rounds[0]) for items in rounds)
+        assert len({tuple(items) for items in rounds}) > 1
+    assert len(batches(parts, [3, 2])) == 3 and len(batches(parts, [7, 1])) == 4
+
+
+def test_a_small_part_repeats_within_a_batch_and_a_share_of_0_is_left_out():
+    (batch,) = batches([part(2), part(0, first=100)], [5, 0], steps=1)
+    assert sorted(set(numbers(batch))) == [0, 1] and len(batch) == 5
+
+
+def test_a_part_looks_at_its_own_indices_and_at_soft_and_missing_labels():
+    whole = part(9, labels="soft")
+    some = Part(whole.images, np.array([8, 2, 5]), whole.labels[[8, 2, 5]], whole.transform, 0, False)
+    for batch in batches([some], 3):
+        assert sorted(numbers(batch)) == [2, 5, 8]
+        assert torch.allclose(batch.labels, torch.tensor([1 / 6, 1 / 6, 2 / 3]))
+    missing = dataclasses.replace(part(3), labels=np.array([-1, 2, -1]))
+    for batch in batches([missing], 3):
+        assert {i: row.tolist() for i, row in zip(numbers(batch), batch.labels, strict=True)} == {
+            0: [0, 0, 0], 1: [0, 0, 1], 2: [0, 0, 0],
+        }  # fmt: skip
+    with pytest.raises(ValueError, match="2 labels for 3 images"):
+        Part(whole.images, np.arange(3), np.zeros(2, np.int64), whole.transform, 0, False)
+
+
+def test_no_images_are_an_error():
+    with pytest.raises(UserError, match="no images to train on"):
+        batches([part(0), part(0)], 4)
+    with pytest.raises(UserError, match="2 images of domain 1, but no target images were selected"):
+        batches([part(3), part(0, domain=1, is_target=True)], [2, 2])
+    assert len(batches([part(3), part(0, domain=1, is_target=True)], 4)) == 1
+
+
+RANDOM = AugmentSettings(translate=0.2, noise=0.1, jitter=0.2)
+
+
+def same(first, second):
+    pairs = list(zip(first, second, strict=True))
+    return all(
+        torch.equal(getattr(a, field.name), getattr(b, field.name))
+        for a, b in pairs
+        for field in dataclasses.fields(Batch)
+    )
+
+
+def test_the_seed_decides_order_and_augmentation():
+    def run(seed):
+        return list(batches([part(20, augment=RANDOM)], 6, seed=seed))
+
+    assert same(run((0, 1)), run((0, 1)))
+    for other in ((0, 2), (1, 1), (0,), (0, 1, 0)):
+        assert not same(run((0, 1)), run(other))
+    loader = batches([part(20, augment=RANDOM)], 6)
+    assert same(list(loader), list(loader))
+
+
+@pytest.mark.parametrize("batch_size", [6, [4, 2]])
+def test_workers_change_nothing(batch_size):
+    parts = [part(13, augment=RANDOM), part(9, first=100, labels="soft", domain=1, is_target=True, augment=RANDOM)]
+    torch.manual_seed(0)
+    expected = list(batches(parts, batch_size, steps=5))
+    state = torch.get_rng_state()
+    assert same(expected, list(batches(parts, batch_size, steps=5, workers=2)))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_predicting_gives_each_image_once_and_in_order(tmp_path):
+    images = part(11).images
+    for workers in (0, 2):
+        loader = predict_batches(images, make_predict(PLAIN), batch_size=4, workers=workers)
+        seen = list(loader)
+        assert [len(batch) for batch in seen] == [4, 4, 3] and len(loader) == 3
+        assert torch.cat(seen)[:, 0, 0, 0].round().int().tolist() == list(range(11))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_broken_image_is_a_clear_error_from_workers_too(tmp_path, workers):
+    make_folders(tmp_path, ["a"], per_class=3)
+    files = ImageFiles(tmp_path, ["a/a_0.jpg", "a/a_1.jpg", "a/a_2.jpg"])
+    (tmp_path / "a" / "a_1.jpg").write_text("broken")
+    transform = make_predict(TransformSettings(size=8, resize=8))
+    with pytest.raises(UserError, match=r"^\S*a_1\.jpg: cannot be read as an image: no known image format"):
+        list(predict_batches(files, transform, batch_size=1, workers=workers))
+    one = Part(files, np.arange(3), np.zeros(3, np.int64), transform, 0, False)
+    with pytest.raises(UserError, match=r"^\S*a_1\.jpg"):
+        list(batches([one], 3, workers=workers))
+
+
+def test_batches_move(tmp_path):
+    (batch,) = batches([part(4)], 4)
+    moved = batch.to("cpu", memory_format=torch.channels_last)
+    assert moved.images.is_contiguous(memory_format=torch.channels_last) and len(moved) == 4
+    assert batch.to("meta").labels.device.type == "meta"

@@ -1,0 +1,136 @@
+import math
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as image_functions
+
+from uda.config import AugmentSettings, TransformSettings
+from uda.data.transforms import inverse_maps, make_predict, make_train, warp
+from uda.errors import UserError
+
+CROP = TransformSettings(size=16, resize=20)
+AFFINE = TransformSettings(kind="affine", size=12, mean=(0.2,), std=(0.5,))
+CROP_AUGMENT = AugmentSettings(scale=(0.5, 1), flip=True, jitter=0.3)
+AFFINE_AUGMENT = AugmentSettings(
+    scale=(0.8, 1.2), degrees=15, shear=10, translate=0.1, flip=True, jitter=0.3, noise=0.05
+)
+
+
+def images(*sizes, channels=3, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randint(0, 256, (channels, h, w), dtype=torch.uint8, generator=generator) for h, w in sizes]
+
+
+def cases():
+    yield "crop", make_train(CROP, CROP_AUGMENT), images((30, 24), (18, 40), (25, 25))
+    yield "affine", make_train(AFFINE, AFFINE_AUGMENT), images((12, 12), (12, 12), (12, 12), channels=1)
+
+
+@pytest.mark.parametrize(("transform", "batch"), [case[1:] for case in cases()], ids=[case[0] for case in cases()])
+def test_an_image_depends_on_its_own_seed_and_on_nothing_else(transform, batch):
+    copies = [image.clone() for image in batch]
+    whole = transform(batch, [5, 6, 7])
+    assert whole.dtype == torch.float32 and whole.shape[0] == 3
+    torch.testing.assert_close(whole[[2, 0]], transform([batch[2], batch[0]], [7, 5]), rtol=0, atol=1e-6)
+    assert (whole != transform(batch, [8, 9, 10])).flatten(1).any(1).all()
+    assert all(torch.equal(image, copy) for image, copy in zip(batch, copies, strict=True))
+
+
+@pytest.mark.parametrize(("transform", "batch"), [case[1:] for case in cases()], ids=[case[0] for case in cases()])
+def test_the_global_generator_is_left_alone(transform, batch):
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    transform(batch, [1, 2, 3])
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_predicting_resizes_the_shorter_side_and_takes_the_centre():
+    image = images((40, 30))[0]
+    out = make_predict(CROP)([image], [0])[0]
+    middle = image_functions.resize(image, [26, 20], antialias=True)[:, 5:21, 2:18] / 255  # 40 x 30 -> 26 x 20
+    expected = (middle - torch.tensor(CROP.mean).view(3, 1, 1)) / torch.tensor(CROP.std).view(3, 1, 1)
+    torch.testing.assert_close(out, expected)
+
+
+def test_predicting_a_batch_of_one_size_is_the_same_as_one_by_one():
+    batch = images((40, 30), (40, 30), (40, 30))
+    transform = make_predict(CROP)
+    assert torch.equal(transform(batch, [0] * 3), torch.cat([transform([image], [0]) for image in batch]))
+
+
+def test_affine_without_augmentation_is_the_identity():
+    batch = images((12, 12), (12, 12), channels=1)
+    expected = (torch.stack(batch) / 255 - 0.2) / 0.5
+    torch.testing.assert_close(make_predict(AFFINE)(batch, [0, 0]), expected)
+    torch.testing.assert_close(make_train(AFFINE, AugmentSettings())(batch, [1, 2]), expected, rtol=0, atol=1e-4)
+
+
+def test_inverse_maps_undo_mirror_shear_turn_zoom_and_shift():
+    augment = AugmentSettings(flip=True, shear=40, degrees=90, scale=(0.5, 2), translate=0.3)
+    uniform = torch.rand(20, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    maps = inverse_maps(uniform, augment)
+    point = torch.tensor([0.3, -0.7], dtype=torch.float64)
+    for u, inverse in zip(uniform.tolist(), maps, strict=True):
+        x, y = point.tolist()
+        x = -x if u[0] < 0.5 else x
+        x += math.tan(math.radians((2 * u[1] - 1) * 40)) * y
+        angle = math.radians((2 * u[2] - 1) * 90)
+        x, y = math.cos(angle) * x - math.sin(angle) * y, math.sin(angle) * x + math.cos(angle) * y
+        zoom = 0.5 + 1.5 * u[3]
+        x, y = zoom * x + (2 * u[4] - 1) * 0.6, zoom * y + (2 * u[5] - 1) * 0.6
+        back = inverse @ torch.tensor([x, y, 1], dtype=torch.float64)
+        torch.testing.assert_close(back, point, rtol=0, atol=1e-6)
+
+
+def test_warp_shifts_by_whole_pixels_and_agrees_with_torch():
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    shifted = warp(image, torch.tensor([[[1.0, 0, -0.5], [0, 1, 0]]]), 4)  # half of 2 is a pixel of 4: to the right
+    torch.testing.assert_close(shifted[..., 1:], image[..., :-1])
+    assert (shifted[..., 0] == 0).all()
+    maps = torch.randn(5, 2, 3, generator=torch.Generator().manual_seed(0))
+    many = torch.rand(5, 3, 9, 7)
+    grid = torch.nn.functional.affine_grid(maps, [5, 3, 6, 6], align_corners=False)
+    expected = torch.nn.functional.grid_sample(many, grid, align_corners=False)
+    torch.testing.assert_close(warp(many, maps, 6), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("key", ["degrees", "shear", "translate", "noise", "jitter"])
+def test_each_affine_setting_does_something(key):
+    batch = images((12, 12), channels=1)
+    plain = make_train(AFFINE, AugmentSettings())(batch, [3])
+    changed = make_train(AFFINE, AugmentSettings(**{key: 0.3 if key != "degrees" else 30}))(batch, [3])
+    assert (plain - changed).abs().max() > 1e-3
+
+
+def test_noise_has_the_given_spread_and_the_image_stays_in_range():
+    grey = [torch.full((1, 12, 12), 128, dtype=torch.uint8)] * 200
+    noisy = make_train(AFFINE, AugmentSettings(noise=0.1))(grey, list(range(200))) * 0.5 + 0.2
+    assert noisy.std().item() == pytest.approx(0.1, rel=0.03) and noisy.mean().item() == pytest.approx(
+        128 / 255, abs=2e-3
+    )
+    loud = make_train(AFFINE, AugmentSettings(noise=3))(grey, list(range(200))) * 0.5 + 0.2
+    assert loud.min() >= -1e-6 and loud.max() <= 1 + 1e-6
+
+
+def test_grey_and_colour_are_fitted_to_the_network():
+    grey, colour = images((12, 12), channels=1), images((12, 12))
+    three = TransformSettings(kind="affine", size=12, mean=(0, 0, 0), std=(1, 1, 1))
+    one = TransformSettings(kind="affine", size=12, mean=(0,), std=(1,))
+    torch.testing.assert_close(make_predict(three)(grey, [0]), (grey[0] / 255).expand(1, 3, 12, 12))
+    luma = (colour[0] * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0) / 255
+    torch.testing.assert_close(make_predict(one)(colour, [0])[0, 0], luma, rtol=0, atol=1.01 / 255)
+    assert make_train(CROP, CROP_AUGMENT)(grey, [0]).shape == (1, 3, 16, 16)
+    with pytest.raises(UserError, match="images of 2 channels"):
+        make_predict(three)(images((12, 12), channels=2), [0])
+
+
+def test_wrong_settings():
+    with pytest.raises(UserError, match=r"degrees, noise: only transforms.kind=affine"):
+        make_train(CROP, AugmentSettings(degrees=3, noise=0.1))
+    with pytest.raises(UserError, match="rising positive numbers of at most 1"):
+        make_train(CROP, AugmentSettings(scale=(0.5, 1.5)))
+    with pytest.raises(UserError, match=r"resize: 12 is smaller than transforms.size, 16"):
+        make_predict(TransformSettings(size=16, resize=12))
+    with pytest.raises(UserError, match=r"needs images of 12 x 12 pixels, one has 10 x 12: set transforms.kind=crop"):
+        make_predict(AFFINE)(images((12, 12), (10, 12), channels=1), [0, 0])

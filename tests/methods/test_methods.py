@@ -1,0 +1,121 @@
+"""Methods against the arithmetic written out, and what all of them owe the engine."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch.nn.functional import one_hot
+
+from uda.config import load_config
+from uda.data.loaders import Batch
+from uda.engine import Engine
+from uda.methods import METHODS
+from uda.models import create_network
+
+
+def build(name="self_training", *overrides):
+    config = load_config("digits_avh", [f"method={name}", "model.head=16", *overrides])
+    network = create_network(config.model, 4, 1)
+    return network, METHODS[name](network, config)
+
+
+def make_batch(size=8):
+    labels = one_hot(torch.arange(size) % 4, 4).float()
+    is_target = torch.arange(size) >= size // 2
+    return Batch(torch.rand(size, 1, 28, 28), labels, is_target.long(), is_target)
+
+
+def long_hand(logits, batch, penalty, target_weight=1.0):
+    """Mean over the batch of CE, plus the penalty on target samples, in plain fp64."""
+    total = 0.0
+    for row, label, is_target in zip(logits.double(), batch.labels, batch.is_target, strict=True):
+        p = row.exp() / row.exp().sum()
+        loss = -float((label * p.log()).sum())
+        total += target_weight * (loss + penalty(p)) if is_target else loss
+    return total / len(logits)
+
+
+PENALTIES = {
+    "none": lambda p: 0.0,
+    "mrl2": lambda p: 0.3 * float((p**2).sum()),
+    "mrent": lambda p: 0.3 * float((p * p.log()).sum()),
+    "mrkld": lambda p: -0.3 * float(p.log().mean()),
+    "mrkld_lrent": lambda p: -0.3 * float(p.log().mean()),
+}
+
+
+@pytest.mark.parametrize("name", sorted(PENALTIES))
+@pytest.mark.parametrize("target_weight", [1.0, 0.5])
+def test_self_training_loss_long_hand_target_samples_only(name, target_weight):
+    network, method = build(
+        "self_training",
+        f"self_training.regularizer={name}",
+        "self_training.alpha=0.3",
+        f"self_training.target_weight={target_weight}",
+    )
+    batch = make_batch()
+    network.eval()
+    loss, _ = method.loss(batch)
+    expected = long_hand(network(batch.images).logits, batch, PENALTIES[name], target_weight)
+    assert float(loss) == pytest.approx(expected, rel=1e-5)
+
+
+def test_source_only_is_cross_entropy():
+    network, method = build("source_only")
+    network.eval()
+    batch = make_batch()
+    batch = dataclasses.replace(batch, is_target=torch.zeros(8, dtype=torch.bool))
+    expected = long_hand(network(batch.images).logits, batch, PENALTIES["none"])
+    assert float(method.loss(batch)[0]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_separate_passes_keep_batch_norm_statistics_apart():
+    network, method = build("self_training", "self_training.forward=separate")
+    shared_network, shared = build("self_training")
+    shared_network.load_state_dict(network.state_dict())
+    batch = make_batch()
+    batch = dataclasses.replace(
+        batch, images=batch.images * torch.where(batch.is_target, 5.0, 1.0)[:, None, None, None]
+    )
+    network.train()
+    logits = method.logits(batch)
+    torch.testing.assert_close(logits[:4], network(batch.images[:4]).logits)
+    torch.testing.assert_close(logits[4:], network(batch.images[4:]).logits)
+    assert not torch.allclose(logits, shared.logits(batch), atol=1e-3)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+class TestEveryMethod:
+    """The contract."""
+
+    def run(self, name, batches):
+        torch.manual_seed(3)
+        network, method = build(name)
+        engine = Engine(network, method.config.runtime, log=lambda line: None)
+        optimization = engine.optimization(method, method.config.self_training.optim, len(batches))
+        before = {key: value.clone() for key, value in network.named_parameters()}
+        scalars = engine.fit(method, batches, optimization, label="test", steps=len(batches))
+        return scalars, before, dict(network.named_parameters())
+
+    def test_moves_every_parameter_with_a_finite_loss(self, name):
+        scalars, before, after = self.run(name, [make_batch() for _ in range(2)])
+        assert scalars["loss"] > 0 and torch.isfinite(torch.tensor(list(scalars.values()))).all()
+        assert [key for key in before if torch.equal(before[key], after[key])] == []
+
+    def test_two_runs_with_one_seed_are_equal(self, name):
+        batches = [make_batch() for _ in range(2)]
+        _, _, first = self.run(name, batches)
+        _, _, second = self.run(name, batches)
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+    def test_works_at_batch_two_and_with_one_domain(self, name):
+        small = make_batch(2)
+        source = dataclasses.replace(make_batch(4), is_target=torch.zeros(4, dtype=torch.bool))
+        scalars, _, _ = self.run(name, [small, source])
+        assert scalars["loss"] > 0
+
+    def test_batch_has_no_place_for_a_target_label(self, name):
+        assert {field.name for field in dataclasses.fields(Batch)} == {"images", "labels", "domain", "is_target"}
+
+    def test_docstring_for_the_list(self, name):
+        assert len((METHODS[name].__doc__ or "").split("\n")[0]) > 10

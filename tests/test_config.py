@@ -1,0 +1,137 @@
+"""Configs: bases, overrides, and every mistake at once with file, key and cure."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from uda.config import ROOT, ConfigError, differing_keys, find_config, load_config
+
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+
+
+def write(folder: Path, name: str, text: str) -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_loads(name):
+    assert load_config(name).name == Path(name).stem
+
+
+@pytest.mark.parametrize("dataset", ["visda", "digits", "pacs"])
+def test_self_training_configs_differ_in_selector_and_regularizer_alone(dataset):
+    base = load_config(f"{dataset}_cbst").model_dump(mode="json")
+    for method in ("avh", "crst"):
+        keys = {line.split(":")[0] for line in differing_keys(load_config(f"{dataset}_{method}"), base)}
+        assert keys and keys <= {"self_training.selector", "self_training.regularizer"}
+
+
+def test_bare_name_is_found_with_and_without_ending():
+    assert find_config("visda_avh") == find_config("visda_avh.yaml") == ROOT / "configs" / "visda_avh.yaml"
+
+
+def test_unknown_config_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"visda_avg\.yaml: no such config.*did you mean 'visda_avh\.yaml'"):
+        find_config("visda_avg.yaml")
+
+
+def test_base_is_overlaid_and_overrides_win(tmp_path):
+    write(tmp_path, "base.yaml", "data: {source: a, target: b}\nself_training: {rounds: 3, selector: avc}\n")
+    path = write(tmp_path, "mine.yaml", "_base_: base.yaml\nself_training: {rounds: 5}\n")
+    config = load_config(path, ["seed=7", "self_training.portion.start=0.3", "source.optim.lr=1e-3"])
+    assert (config.self_training.rounds, config.self_training.selector) == (5, "avc")
+    assert (config.seed, config.self_training.portion.start, config.source.optim.lr) == (7, 0.3, 1e-3)
+    assert config.self_training.portion.max == 0.5, "an override of one key keeps the others"
+
+
+def test_batch_of_one_kind_replaces_the_other(tmp_path):
+    config = load_config("digits_avh", ["self_training.batch.mixed=64"])
+    assert (config.self_training.batch.mixed, config.self_training.batch.source) == (64, None)
+
+
+def test_every_mistake_at_once_with_file_key_and_cure(tmp_path):
+    write(tmp_path, "base.yaml", "data: {source: a, target: b}\nself_training: {rouns: 3}\n")
+    path = write(
+        tmp_path,
+        "mine.yaml",
+        "_base_: base.yaml\nself_training: {selecter: avc, regularizer: mrkl}\nmodel: {head: wide}\n",
+    )
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, ["seed=-1", "self_training.selector=sofmax", "nonsense", "source=3"])
+    lines = str(caught.value).split("\n")
+    assert "mine.yaml: self_training.selecter: unknown key, did you mean 'selector'?" in lines
+    assert "base.yaml: self_training.rouns: unknown key, did you mean 'rounds'?" in lines
+    for start in (
+        "command line: seed: ",
+        "command line: 'nonsense': overrides are written key=value",
+        "command line: self_training.selector: unknown selector 'sofmax', did you mean 'softmax'?",
+        "mine.yaml: self_training.regularizer: unknown regularizer 'mrkl', did you mean 'mrkld'?",
+        "mine.yaml: model.head: ",
+        "command line: source: is a section of keys, not a value; got 3",
+    ):
+        assert sum(line.startswith(start) for line in lines) == 1, start
+    assert len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("data: {source: a, target: b}\nseed: 1\nseed: 2\n", "key 'seed' stands twice"),
+        ("data: [unclosed", "not valid YAML"),
+        ("- a\n- b\n", "a config is a mapping"),
+        ("_base_: nowhere.yaml\n", "_base_: no such file: nowhere.yaml"),
+        ("_base_: mine.yaml\n", "_base_ leads in a circle"),
+        ("data: {source: a}\n", "data.target: missing"),
+        ("data: {source: a, target: b}\nself_training: {batch: {source: 8}}\n", "give either 'mixed' or both"),
+        ("data: {source: a, target: b}\nself_training: {keep: lrent}\n", "'lrent' needs the softmax selector"),
+    ],
+)
+def test_bad_files_are_explained(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, "mine.yaml", text))
+
+
+def test_plugin_registers_a_selector_beside_its_config(tmp_path):
+    write(
+        tmp_path,
+        "norms.py",
+        "from uda.selectors import SELECTORS\n"
+        "@SELECTORS.register('test_config_norm')\n"
+        "def norm(features, logits, weight):\n    return logits.softmax(1) * features.norm(dim=1, keepdim=True)\n",
+    )
+    text = "plugins: [norms.py]\ndata: {source: a, target: b}\nself_training: {selector: test_config_norm}\n"
+    path = write(tmp_path, "mine.yaml", text)
+    assert load_config(path).self_training.selector == "test_config_norm"
+    assert load_config(path).plugins == [str(tmp_path / "norms.py")], "loading twice is no clash"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"), [("gone.py", None, "no such file"), ("bad.py", "1 +", "SyntaxError")]
+)
+def test_bad_plugins_are_named(tmp_path, name, text, message):
+    if text:
+        write(tmp_path, name, text)
+    with pytest.raises(ConfigError, match=f"{message}"):
+        load_config(write(tmp_path, "mine.yaml", f"plugins: [{name}]\ndata: {{source: a, target: b}}\n"))
+
+
+def test_resolved_config_reads_back_the_same(tmp_path):
+    config = load_config("pacs_crst", ["seed=3"])
+    assert load_config(write(tmp_path, "again.yaml", config.to_yaml())) == config
+
+
+def test_differing_keys_leave_out_how_and_where(tmp_path):
+    saved = yaml.safe_load(load_config("digits_avh").to_yaml())
+    same = load_config("digits_avh", ["runtime.precision=bf16", "output=elsewhere", "report.gallery=3"])
+    other = load_config("digits_avh", ["self_training.selector=softmax", "seed=1"])
+    assert differing_keys(same, saved) == []
+    assert differing_keys(other, saved) == ["seed: 0 -> 1", "self_training.selector: 'avc' -> 'softmax'"]
+
+
+def test_folder_template():
+    config = load_config("pacs_avh", ["data.target=sketch", "seed=2"])
+    assert config.folder == Path("runs/pacs_avh/photo_to_sketch/seed2")
+    assert load_config("digits_avh").folder == Path("runs/digits_avh/seed0")

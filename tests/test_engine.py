@@ -1,0 +1,197 @@
+"""The loop: schedules, groups, precision, predict passes, and what stops it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from uda.config import OptimSettings, RuntimeSettings, load_config
+from uda.data.loaders import Batch
+from uda.engine import Engine, Optimization, TrainingDivergedError, pick_device
+from uda.errors import UserError
+from uda.methods import METHODS
+from uda.models import Network
+from uda.models.backbones import batch_norms
+
+
+def quiet(line):
+    pass
+
+
+def tiny_network():
+    backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Network(backbone, 4, 3, head=6)
+
+
+def batches(count, size=6, fill=None):
+    made = []
+    for _ in range(count):
+        images = torch.rand(size, 1, 8, 8) if fill is None else torch.full((size, 1, 8, 8), fill)
+        labels = torch.eye(3)[torch.arange(size) % 3]
+        made.append(Batch(images, labels, torch.zeros(size).long(), torch.zeros(size).bool()))
+    return made
+
+
+def source_method(network):
+    return METHODS["source_only"](network, load_config("digits_source"))
+
+
+def test_sgd_step_long_hand():
+    weight = nn.Parameter(torch.tensor([2.0]))
+    settings = OptimSettings(lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.5)
+    optimization = Optimization({"new": [weight]}, settings, 2)
+    buffer, expected = 0.0, 2.0
+    for _ in range(2):
+        optimization.begin_step()
+        optimization.descend((3 * weight).sum())
+        gradient = 3 + 0.5 * expected
+        buffer = gradient if buffer == 0 else 0.9 * buffer + gradient
+        expected -= 0.1 * (gradient + 0.9 * buffer)
+        assert weight.item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "values"),
+    [
+        ("constant", {0: 1, 50: 1, 99: 1}),
+        ("cosine", {0: 1, 50: 0.5, 100: 0}),
+        ("one_cycle", {0: 0.04, 15: 0.52, 30: 1, 65: 0.5, 100: 0}),
+    ],
+)
+def test_schedules(schedule, values):
+    optimization = Optimization({"new": [nn.Parameter(torch.ones(1))]}, OptimSettings(schedule=schedule), 100)
+    for step, value in values.items():
+        assert optimization.schedule(step) == pytest.approx(value, abs=1e-9)
+
+
+def test_backbone_learns_at_its_own_rate_and_zero_freezes_it():
+    network = tiny_network()
+    groups = network.parameter_groups()
+    rates = {
+        group["role"]: group["base_lr"]
+        for group in Optimization(groups, OptimSettings(lr=0.1, backbone_lr_scale=0.2), 1).optimizer.param_groups
+    }
+    assert rates == {"backbone": pytest.approx(0.02), "new": 0.1}
+    frozen = Optimization(groups, OptimSettings(lr=0.1, backbone_lr_scale=0), 1)
+    assert [group["role"] for group in frozen.optimizer.param_groups] == ["new"]
+
+
+def test_descend_only_moves_the_named_group():
+    network = tiny_network()
+    optimization = Optimization(network.parameter_groups(), OptimSettings(lr=0.1), 1)
+    before = {name: value.clone() for name, value in network.named_parameters()}
+    optimization.begin_step()
+    optimization.descend(network(torch.rand(4, 1, 8, 8)).logits.square().sum(), only="backbone")
+    moved = {name for name, value in network.named_parameters() if not torch.equal(value, before[name])}
+    assert moved and all(name.startswith("backbone.") for name in moved)
+    with pytest.raises(KeyError, match="no parameter group 'heads'"):
+        optimization.descend(network(torch.rand(4, 1, 8, 8)).logits.sum(), only="heads")
+
+
+def test_gradient_clipping_bounds_the_step():
+    weight = nn.Parameter(torch.zeros(4))
+    settings = OptimSettings(lr=1.0, momentum=0, weight_decay=0, clip_grad=0.5)
+    optimization = Optimization({"new": [weight]}, settings, 1)
+    optimization.begin_step()
+    optimization.descend((100 * weight).sum())
+    assert weight.norm().item() == pytest.approx(0.5, rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_fit_learns_in_every_precision_and_memory_format(precision, channels_last):
+    network = tiny_network()
+    engine = Engine(network, RuntimeSettings(device="cpu", precision=precision, channels_last=channels_last), quiet)
+    method = source_method(network)
+    images = batches(1, 12)
+    optimization = engine.optimization(method, OptimSettings(lr=0.1), 60)
+    first = engine.fit(method, images, optimization, label="a", steps=1)["loss"]
+    last = engine.fit(method, images * 59, optimization, label="b", steps=59)["loss"]
+    assert last < 0.9 * first
+    assert all(value.dtype == torch.float32 for value in network.state_dict().values() if value.is_floating_point())
+
+
+def test_progress_reaches_the_method():
+    network = tiny_network()
+    engine = Engine(network, RuntimeSettings(device="cpu"), quiet)
+    method = source_method(network)
+    seen = []
+    step = method.step
+    method.step = lambda batch, optimizer, progress: (seen.append(progress), step(batch, optimizer, progress))[1]
+    optimization = engine.optimization(method, OptimSettings(), 4)
+    engine.fit(method, batches(4), optimization, label="x", steps=4, progress=lambda done: 0.5 + done / 2)
+    assert seen == [0.625, 0.75, 0.875, 1.0]
+
+
+def test_frozen_batch_norm_keeps_its_statistics():
+    network = tiny_network()
+    engine = Engine(network, RuntimeSettings(device="cpu"), quiet)
+    method = source_method(network)
+    optimization = engine.optimization(method, OptimSettings(lr=0.1), 2)
+    (layer,) = batch_norms(network)
+    mean, weight = layer.running_mean.clone(), layer.weight.clone()
+    engine.fit(method, batches(2), optimization, label="x", steps=2, freeze_batch_norm=True)
+    assert torch.equal(layer.running_mean, mean) and not torch.equal(layer.weight, weight)
+    engine.fit(method, batches(2), optimization, label="x", steps=2)
+    assert not torch.equal(layer.running_mean, mean)
+
+
+def test_nan_loss_stops_and_names_step():
+    network = tiny_network()
+    engine = Engine(network, RuntimeSettings(device="cpu"), quiet)
+    method = source_method(network)
+    data = [*batches(2), *batches(1, fill=math.nan), *batches(1)]
+    optimization = engine.optimization(method, OptimSettings(), 4)
+    with pytest.raises(
+        TrainingDivergedError, match=r"round 3: the loss is nan at step 3 of 4.*last good checkpoint is kept"
+    ):
+        engine.fit(method, data, optimization, label="round 3", steps=4)
+
+
+def test_predict_is_eval_mode_every_image_once_whatever_the_batch():
+    network = tiny_network()
+    network.dropout.p = 0.5
+    engine = Engine(network, RuntimeSettings(device="cpu", predict_batch_size=4), quiet)
+    images = torch.rand(10, 1, 8, 8)
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    network.train()
+    prediction = engine.predict(images.split(4), 10)
+    one_by_one = engine.predict(images.split(1), 10)
+    np.testing.assert_allclose(prediction.logits, one_by_one.logits, atol=1e-6)
+    assert (prediction.features.shape, prediction.logits.shape, prediction.weight.shape) == ((10, 6), (10, 3), (3, 6))
+    assert all(torch.equal(state[name], value) for name, value in network.state_dict().items()), (
+        "predicting changes nothing"
+    )
+    with pytest.raises(RuntimeError, match="8 images came out of the loader, not 10"):
+        engine.predict(images[:8].split(4), 10)
+
+
+def test_adapted_batch_norm_has_the_targets_statistics():
+    network = tiny_network()
+    engine = Engine(network, RuntimeSettings(device="cpu"), quiet)
+    images = 3 + 2 * torch.rand(64, 1, 8, 8)
+    engine.adapt_batch_norm(images.split(16), 64)
+    (layer,) = batch_norms(network)
+    activations = network.backbone[0](images)
+    torch.testing.assert_close(layer.running_mean, activations.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(layer.running_var, activations.var(dim=(0, 2, 3)), atol=2e-3, rtol=2e-2)
+    assert layer.momentum == 0.1
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cuda", "mps", "cpu")
+    with pytest.raises(UserError, match=r"runtime\.device: 'quantum'"):
+        pick_device("quantum")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_fp16_on_cuda_scales_its_loss():
+    network = tiny_network()
+    engine = Engine(network, RuntimeSettings(device="cuda", precision="fp16"), quiet)
+    method = source_method(network)
+    optimization = engine.optimization(method, OptimSettings(lr=0.1), 2)
+    assert engine.fit(method, batches(2), optimization, label="x", steps=2)["loss"] > 0
+    assert optimization.state_dict()["scaler"]["scale"] > 1

@@ -1,0 +1,273 @@
+"""The whole circle on real (tiny) data: what a run leaves, how it resumes, what it refuses."""
+
+import csv
+import json
+
+import pytest
+import torch
+import yaml
+
+import uda.rounds
+from tests.conftest import TINY_DIGITS
+from tests.data.trees import make_visda
+from uda.checkpoint import load_checkpoint
+from uda.cli import main
+from uda.config import ROOT, load_config
+from uda.errors import UserError
+from uda.rounds import Run, epoch_steps
+
+ROUND_KEYS = {
+    "round",
+    "portion",
+    "selected",
+    "selected_per_class",
+    "lambda",
+    "tp_rate",
+    "avh",
+    "avc",
+    "confidence",
+    "feature_norm",
+    "class_mean",
+    "overall",
+    "seconds",
+}
+
+
+def run(*overrides, cfg="digits_avh.yaml"):
+    return Run(load_config(cfg, [*TINY_DIGITS, *overrides])).execute()
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(entry) for key, entry in value.items() if key != "seconds"}
+    return [without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
+def read_results(folder):
+    return without_times(json.loads((folder / "results.json").read_text()))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """One undisturbed tiny run."""
+    folder = tmp_path_factory.mktemp("run") / "whole"
+    run(f"output={folder}")
+    return folder
+
+
+def test_a_run_leaves_what_the_contract_says(finished):
+    for name in ("config.yaml", "environment.json", "log.txt", "report.html", "checkpoints/last.pt"):
+        assert (finished / name).stat().st_size > 0, name
+    results = json.loads((finished / "results.json").read_text())
+    assert results["config"] == "digits_avh" and results["selector"] == "avc" and results["seed"] == 0
+    assert [r["round"] for r in results["rounds"]] == [0, 1] and results["rounds"][0].keys() >= ROUND_KEYS
+    assert results["final"]["class_mean"] == results["rounds"][-1]["class_mean"], "final is the last round"
+    assert results["oracle_best"]["class_mean"] == max(r["class_mean"] for r in results["rounds"])
+    for index in (0, 1):
+        rows = list(csv.DictReader((finished / f"rounds/{index:02d}/pseudo_labels.csv").open()))
+        assert len(rows) == len({row["image"] for row in rows}) == 5000, "every target image once"
+        assert sum(row["selected"] == "1" for row in rows) == results["rounds"][index]["selected"]
+
+
+def test_config_yaml_makes_the_same_run_again(finished):
+    saved = yaml.safe_load((finished / "config.yaml").read_text())
+    assert load_config(finished / "config.yaml").model_dump(mode="json") == saved
+
+
+def test_a_finished_run_says_so_and_does_nothing(finished, capsys):
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert main(["--cfg", "digits_avh.yaml", f"output={finished}", *TINY_DIGITS]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+
+
+def test_a_folder_of_another_config_is_refused_with_the_keys(finished, capsys):
+    assert main(["--cfg", "digits_cbst.yaml", f"output={finished}", *TINY_DIGITS, "seed=3"]) == 2
+    error = capsys.readouterr().err
+    assert "seed: 0 -> 3" in error and "self_training.selector: 'avc' -> 'softmax'" in error
+    assert "Traceback" not in error
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(UserError, match="not empty and not a run folder"):
+        run(f"output={tmp_path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+class PowerCut(BaseException):
+    """What a test throws in place of a kill."""
+
+
+@pytest.mark.parametrize("saves", [1, 2, 3, 4, 5, 6])
+def test_a_run_cut_after_any_checkpoint_goes_on_to_the_same_end(finished, tmp_path, monkeypatch, saves):
+    """Checkpoints: source epoch, source evaluated, then epoch and end of each of the two rounds."""
+    folder, save, count = tmp_path / "cut", uda.rounds.save_checkpoint, 0
+
+    def save_and_die(*args):
+        nonlocal count
+        save(*args)
+        count += 1
+        if count == saves:
+            raise PowerCut
+
+    monkeypatch.setattr(uda.rounds, "save_checkpoint", save_and_die)
+    with pytest.raises(PowerCut):
+        run(f"output={folder}")
+    assert not (folder / "results.json").exists()
+    monkeypatch.undo()
+    run(f"output={folder}")
+    assert read_results(folder) == read_results(finished)
+    ours, theirs = (load_checkpoint(f / "checkpoints")[1]["network"] for f in (folder, finished))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert "resuming" in (folder / "log.txt").read_text()
+
+
+def test_interrupt_says_how_to_go_on(tmp_path, monkeypatch, capsys):
+    def interrupt(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(uda.rounds.Engine, "fit", interrupt)
+    assert main(["--cfg", "digits_avh.yaml", f"output={tmp_path / 'run'}", *TINY_DIGITS]) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_two_runs_with_one_seed_are_equal_and_another_seed_differs(finished, tmp_path):
+    run(f"output={tmp_path / 'same'}")
+    run(f"output={tmp_path / 'other'}", "seed=1")
+    assert read_results(tmp_path / "same") == read_results(finished)
+    assert read_results(tmp_path / "other")["final"] != read_results(finished)["final"]
+
+
+def test_source_checkpoint_takes_the_place_of_source_training(finished, tmp_path):
+    checkpoint = finished / "checkpoints" / "source.safetensors"
+    run(f"output={tmp_path / 'given'}", f"source.checkpoint={checkpoint}")
+    assert read_results(tmp_path / "given")["rounds"] == read_results(finished)["rounds"]
+    assert "steps of 50" not in (tmp_path / "given" / "log.txt").read_text()
+
+
+def test_checkpoint_of_another_architecture_is_refused_before_anything_is_written(finished, tmp_path):
+    checkpoint = finished / "checkpoints" / "source.safetensors"
+    with pytest.raises(UserError, match="another network: head is 128, not 64"):
+        run(f"output={tmp_path / 'other'}", f"source.checkpoint={checkpoint}", "model.head=64")
+    assert not (tmp_path / "other").exists()
+
+
+def test_source_only_has_no_rounds(tmp_path):
+    results = run(f"output={tmp_path / 'source'}", cfg="digits_source.yaml")
+    assert results["rounds"] == [] and results["final"] == results["source_only"]
+    assert results["selector"] is None
+
+
+def test_the_label_free_weights_are_those_of_the_chosen_round(finished):
+    assert (finished / "checkpoints" / "label_free.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["self_training.regularizer=mrkld_lrent", "self_training.adapt_batch_norm=true"],
+        ["self_training.selector=softmax", "self_training.regularizer=lrent", "self_training.keep=lrent"],
+        ["self_training.forward=separate", "self_training.batch_norm=eval", "self_training.source_share.start=0.5"],
+        ["self_training.batch.mixed=64", "self_training.steps=null", "self_training.epochs=2", "source.steps=5"],
+        ["runtime.channels_last=true", "runtime.workers=1", "model.dropout=0.5", "source.optim.name=adamw"],
+    ],
+)
+def test_settings_run(tmp_path, overrides):
+    results = run(f"output={tmp_path / 'run'}", "self_training.rounds=1", *overrides)
+    assert len(results["rounds"]) == 1 and 0 <= results["final"]["class_mean"] <= 1
+
+
+@pytest.mark.parametrize("selector", ["margin", "entropy", "energy", "cosine"])
+def test_every_selector_runs_a_round(tmp_path, selector):
+    results = run(f"output={tmp_path / 'run'}", "self_training.rounds=1", f"self_training.selector={selector}")
+    assert results["rounds"][0]["selected"] > 0 and results["selector"] == selector
+
+
+def test_a_portion_that_selects_nothing_stops_or_goes_on(tmp_path):
+    nothing = ["self_training.portion.start=1e-5", "self_training.portion.max=1e-5"]
+    with pytest.raises(UserError, match="round 0: portion 1e-05 selects no target image of any class"):
+        run(f"output={tmp_path / 'stop'}", *nothing)
+    results = run(f"output={tmp_path / 'on'}", *nothing, "self_training.on_empty=continue")
+    assert [r["selected"] for r in results["rounds"]] == [0, 0]
+    assert "selects no target image" in (tmp_path / "on" / "log.txt").read_text()
+
+
+def test_nan_loss_stops_with_the_last_checkpoint_kept(tmp_path, capsys):
+    arguments = ["--cfg", "digits_avh.yaml", f"output={tmp_path / 'run'}", *TINY_DIGITS, "self_training.optim.lr=1e30"]
+    assert main(arguments) == 2
+    error = capsys.readouterr().err
+    assert "round 0" in error and "rendered/" in error and "last good checkpoint is kept" in error
+    progress, state = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert progress.stage == "round" and all(torch.isfinite(v).all() for v in state["network"].values())
+
+
+def test_a_broken_or_newer_checkpoint_is_named(finished, tmp_path):
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    whole = (finished / "checkpoints" / "last.pt").read_bytes()
+    (folder / "last.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is not a whole checkpoint"):
+        load_checkpoint(folder)
+    state = torch.load(finished / "checkpoints" / "last.pt", weights_only=True)
+    torch.save({**state, "version": 99}, folder / "last.pt")
+    with pytest.raises(UserError, match="newer version"):
+        load_checkpoint(folder)
+
+
+def test_dry_run_checks_all_and_writes_nothing(in_folder, capsys):
+    assert main(["--cfg", "digits_avh.yaml", "--dry-run", *TINY_DIGITS]) == 0
+    out = capsys.readouterr().out
+    assert "training steps" in out and "parameters" in out and "nothing was written" in out
+    assert list(in_folder.iterdir()) == []
+
+
+def test_visda_in_its_exact_layout(tmp_path, monkeypatch, capsys):
+    """The main job's own config on a tiny tree; only network and sizes are cut to what a test can afford."""
+    make_visda(tmp_path / "data", per_class=3)
+    monkeypatch.setenv("UDA_DATA", str(tmp_path / "data"))
+    arguments = [
+        "--cfg",
+        "visda_avh.yaml",
+        "model.backbone=resnet18",
+        "model.weights=none",
+        "transforms.size=32",
+        "transforms.resize=36",
+        "source.epochs=1",
+        "source.batch_size=8",
+        "self_training.rounds=2",
+        "self_training.portion.start=0.5",
+        "self_training.batch.mixed=8",
+        "runtime.workers=0",
+        f"output={tmp_path / 'run'}",
+    ]
+    assert main(arguments) == 0
+    results = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert list(results["final"]["per_class"])[:2] == ["aeroplane", "bicycle"]
+    assert len(results["final"]["per_class"]) == 12 and len(results["rounds"]) == 2
+    assert any((tmp_path / "run" / "tb").iterdir())
+    assert "class mean" in capsys.readouterr().out
+
+
+def test_epochs_and_steps():
+    assert epoch_steps(10, 3, None) == [10, 10, 10]
+    assert epoch_steps(10, 3, 25) == [10, 10, 5]
+    assert epoch_steps(10, 3, 4) == [4]
+
+
+def test_only_evaluation_and_report_read_target_labels():
+    folder = ROOT / "uda"
+    readers = {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*.py")
+        if ".reveal(" in path.read_text(encoding="utf-8") and path.name != "domains.py"
+    }
+    assert readers and all(name == "evaluation.py" or name.startswith("report/") for name in readers), readers
+
+
+def test_source_share_is_drawn_anew_each_round(finished, tmp_path):
+    run_ = Run(
+        load_config("digits_avh.yaml", [*TINY_DIGITS, f"output={tmp_path}", "self_training.source_share.start=0.1"])
+    )
+    draws = [set(run_.source_share(index).tolist()) for index in (0, 1, 0)]
+    assert len(draws[0]) == 20 and draws[0] != draws[1] and draws[0] == draws[2]

@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Self-training from a config: `python tools/self_train.py --cfg digits_avh.yaml [key=value ...]`."""
+
+import sys
+
+from uda.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""The command line of tools/self_train.py."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from uda.config import ROOT, load_config
+from uda.errors import UserError
+
+LISTS = ("configs", "methods", "selectors", "regularizers", "validators", "datasets", "backbones")
+
+EXAMPLES = """\
+examples:
+  python tools/self_train.py --cfg digits_avh.yaml                    the default task, no download
+  python tools/self_train.py --cfg visda_avh.yaml                     VisDA-2017 in datasets/ or $UDA_DATA
+  python tools/self_train.py --cfg visda_avh.yaml --dry-run           check everything, print plan and cost
+  python tools/self_train.py --cfg visda_avh.yaml self_training.selector=softmax seed=1
+  python tools/self_train.py --cfg pacs_avh.yaml data.source=photo data.target=sketch
+  python tools/self_train.py --list selectors
+
+A run that was interrupted goes on when the same command is given again."""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The argument parser."""
+    arguments = argparse.ArgumentParser(
+        prog="self_train.py",
+        description="Adapt a model from labelled source images to unlabelled target images by rounds of self-training.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    arguments.add_argument("--cfg", metavar="FILE", help="a config: a path, or the name of one in configs/")
+    arguments.add_argument(
+        "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
+    )
+    arguments.add_argument("--list", choices=LISTS, metavar="WHAT", help=f"print what there is: {', '.join(LISTS)}")
+    arguments.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting: self_training.rounds=3")
+    return arguments
+
+
+def listing(what: str) -> str:
+    """A registry's names with a line each."""
+    if what == "configs":
+        rows = [(path.name, _first_comment(path)) for path in sorted((ROOT / "configs").glob("*.yaml"))]
+    elif what == "datasets":
+        from uda.data.cards import CARDS
+
+        rows = CARDS.describe()
+    else:
+        from uda.evaluation import VALIDATORS
+        from uda.methods import METHODS
+        from uda.models import BACKBONES
+        from uda.regularizers import REGULARIZERS
+        from uda.selectors import SELECTORS
+
+        registries = {
+            "methods": METHODS,
+            "selectors": SELECTORS,
+            "regularizers": REGULARIZERS,
+            "validators": VALIDATORS,
+            "backbones": BACKBONES,
+        }
+        rows = registries[what].describe()
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{name:<{width}}  {text}" for name, text in rows]
+    if what == "backbones":
+        import timm
+
+        lines.append(f"...and each of timm's {len(timm.list_models())} models by its name (timm.list_models())")
+    return "\n".join(lines)
+
+
+def _first_comment(path: Path) -> str:
+    line = path.read_text(encoding="utf-8").split("\n")[0]
+    return line.removeprefix("#").strip() if line.startswith("#") else ""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 2 a mistake of the user's, 130 interrupted."""
+    arguments = parser()
+    options = arguments.parse_intermixed_args(argv)
+    if options.list:
+        print(listing(options.list))
+        return 0
+    if not options.cfg:
+        arguments.error("--cfg FILE is needed (or --list WHAT, or --help); for a first run: --cfg digits_avh.yaml")
+    try:
+        config = load_config(options.cfg, options.overrides)
+        from uda.rounds import Run
+
+        run = Run(config)
+        if options.dry_run:
+            print(run.dry_run() if not run.folder.finished else f"{run.folder.path} is finished")
+        else:
+            run.execute()
+    except UserError as error:
+        for line in str(error).split("\n"):
+            print(f"error: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from the last finished epoch", file=sys.stderr)
+        return 130
+    return 0

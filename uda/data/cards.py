@@ -1,0 +1,184 @@
+"""Data set cards: what a data set is, how it lies on disk and how many images it must have."""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, PrivateAttr, ValidationError, model_validator
+
+from uda.config import ROOT, Settings
+from uda.errors import UserError
+from uda.registry import UnknownNameError, nearest
+
+
+class CardDomain(Settings):
+    """One domain of a data set."""
+
+    path: str | tuple[str, ...]
+    """Its folder below the data set's; several: other layouts in use, the first one that exists counts."""
+    list: str | None = None
+    """List file of `path label` lines, relative to the data set's folder; its paths are relative to `path`."""
+    images: int | None = Field(None, ge=1)
+    """Number of images; null where the program decides it."""
+    per_class: dict[str, int] | None = None
+    """Number of images of each class."""
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The folders it may have."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+
+class Card(Settings):
+    """A data set."""
+
+    name: str = Field(pattern=r"^[a-z0-9_]+$")
+    """Its name in configs; the same as the card's file name."""
+    title: str
+    """Its name in print."""
+    paper: str
+    """Who made it, and where they describe it."""
+    url: str
+    """Where to get it."""
+    licence: str
+    """What may be done with it, as far as its authors say."""
+    notes: str = ""
+    """What to know when unpacking it."""
+    folder: str
+    """Its folder below $UDA_DATA, or below datasets/."""
+    layout: Literal["folders", "lists", "generated"] = "folders"
+    """`folders`: one folder a class (a list file, where there is one, is followed); `lists`: list files are
+    needed, for they choose among the images; `generated`: made by the program, nothing to download."""
+    classes: tuple[str, ...] | None = None
+    """Class names in label order; null: as found on disk."""
+    num_classes: int = Field(ge=2)
+    """Number of classes."""
+    domains: dict[str, CardDomain]
+    """Domains by name."""
+
+    _file: Path | None = PrivateAttr(None)
+
+    @model_validator(mode="after")
+    def consistent(self):
+        if self.classes is not None:
+            different = len(set(self.classes))
+            if not different == len(self.classes) == self.num_classes:
+                raise ValueError(
+                    f"classes: {len(self.classes)} names, {different} of them different; "
+                    f"num_classes says {self.num_classes}"
+                )
+        for name, domain in self.domains.items():
+            counts = domain.per_class
+            if counts is not None and sum(counts.values()) != domain.images:
+                total = sum(counts.values())
+                raise ValueError(f"domains.{name}: per_class adds up to {total}, images says {domain.images}")
+            if counts is not None and self.classes is not None and set(counts) != set(self.classes):
+                odd = ", ".join(sorted(set(counts) ^ set(self.classes)))
+                raise ValueError(f"domains.{name}: per_class and classes differ: {odd}")
+            if self.layout == "lists" and domain.list is None:
+                raise ValueError(f"domains.{name}: the layout 'lists' needs a list")
+        return self
+
+    def domain(self, name: str) -> CardDomain:
+        """A domain by name. Raises UserError with the known ones and the nearest."""
+        if name not in self.domains:
+            known = list(self.domains)
+            raise UserError(f"{self.name}: unknown domain '{name}'{nearest(name, known)} (known: {', '.join(known)})")
+        return self.domains[name]
+
+    def find_root(self, root: str | None = None) -> Path:
+        """The data set's folder: `root`, else $UDA_DATA/<folder>, else datasets/<folder>, else beside the card's file.
+
+        Raises UserError that says what to download and where to put it.
+        """
+        if root is not None:
+            places = [Path(root)]
+        else:
+            places = [ROOT / "datasets" / self.folder]
+            if os.environ.get("UDA_DATA"):
+                places.insert(0, Path(os.environ["UDA_DATA"]) / self.folder)
+            if self._file is not None and self._file.parent != ROOT / "datasets":
+                places.append(self._file.parent / self.folder)
+        for place in places:
+            if place.is_dir():
+                return place
+        raise UserError(
+            f"{self.title} is not at {' or '.join(map(str, places))}: download it from {self.url} and unpack it so "
+            f"that {places[0] / next(iter(self.domains.values())).paths[0]} exists, or set data.root to its folder"
+        )
+
+
+def _read(path: Path) -> Card:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as a card: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a card is a mapping of keys to values, this is a {type(content).__name__}")
+    try:
+        card = Card.model_validate(content)
+    except ValidationError as error:
+        raise UserError("\n".join(_explain(path, entry) for entry in error.errors())) from None
+    if card.name != path.stem:
+        raise UserError(f"{path}: name: says '{card.name}', the file is called '{path.stem}'; make them the same")
+    card._file = path.resolve()
+    return card
+
+
+def _explain(path: Path, entry: Mapping) -> str:
+    """One line for one of pydantic's errors."""
+    key = ".".join(str(part) for part in entry["loc"])
+    if entry["type"] == "extra_forbidden":
+        section = CardDomain if entry["loc"][0] == "domains" else Card
+        return f"{path.name}: {key}: unknown key{nearest(str(entry['loc'][-1]), list(section.model_fields))}"
+    return f"{path.name}: {key + ': ' if key else ''}{entry['msg'].removeprefix('Value error, ')}"
+
+
+class Shelf(Mapping[str, Card]):
+    """The cards of a folder by name, read when they are asked for."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._read = cache(_read)
+
+    def __getitem__(self, name: str) -> Card:
+        if name not in self:
+            raise UnknownNameError(
+                f"unknown data set '{name}'{nearest(name, list(self))} (known: {', '.join(self) or 'none'}; "
+                "or the path of a card, or null for images of your own)"
+            )
+        return self._read(self.folder / f"{name}.yaml")
+
+    def __contains__(self, name: object) -> bool:
+        return name in list(self)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(path.stem for path in self.folder.glob("*.yaml")))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def describe(self) -> list[tuple[str, str]]:
+        """Names in order, each with one line: title, classes, domains."""
+        return [
+            (name, f"{card.title}: {card.num_classes} classes; domains {', '.join(card.domains)}")
+            for name, card in self.items()
+        ]
+
+
+#: The cards in datasets/.
+CARDS = Shelf(ROOT / "datasets")
+
+
+def load_card(name: str | Path) -> Card:
+    """A card of datasets/ by name, or any card by the path of its .yaml file. Raises UserError."""
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml"):
+        if path.is_file():
+            return _read(path)
+        if len(path.parts) > 1:
+            raise UserError(f"data.dataset: no such card: {path}")
+    return CARDS[path.stem if path.suffix in (".yaml", ".yml") else str(name)]

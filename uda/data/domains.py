@@ -1,0 +1,201 @@
+"""The two domains of a run: labelled source images, and target images whose labels are kept apart."""
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from uda.config import DataSettings
+from uda.data import digits
+from uda.data.cards import Card, load_card
+from uda.data.images import ImageFiles, Images, check_readable
+from uda.data.listing import (
+    Listing,
+    check_same_classes,
+    images_below,
+    list_file,
+    list_flat_folder,
+    list_folder,
+    subfolders,
+)
+from uda.errors import UserError
+
+_SOURCE = "the source domain"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Labelled images: `labels` (N,) int64, 0..K-1."""
+
+    images: Images
+    labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class Target:
+    """Images without labels: there is no field that could hold one."""
+
+    images: Images
+
+
+class TargetLabels:
+    """The true labels of the target images, for measuring and nothing else.
+
+    They come out by `reveal()` only, so that each place that looks at them can be found by that word.
+    """
+
+    __slots__ = ("_labels",)
+
+    def __init__(self, labels: np.ndarray):
+        self._labels = np.array(labels, dtype=np.int64)
+        self._labels.setflags(write=False)
+
+    def __repr__(self) -> str:
+        return f"TargetLabels({len(self._labels)} hidden)"
+
+    @property
+    def known(self) -> bool:
+        """Whether any label is known."""
+        return bool((self._labels >= 0).any())
+
+    def reveal(self) -> np.ndarray:
+        """The labels, (N,) int64, -1 where unknown; read-only."""
+        return self._labels
+
+
+@dataclass(frozen=True)
+class Domains:
+    """What a run works on. `target_labels` is None when no target label is known."""
+
+    source: Source
+    target: Target
+    target_labels: TargetLabels | None
+    classes: tuple[str, ...]
+
+
+def load_domains(settings: DataSettings, seed: int, log: Callable[[str], None] = print) -> Domains:
+    """The source and target domain that a config names.
+
+    Args:
+        settings: a card and two of its domains, or two folders or list files of the user's own.
+        seed: seed of generated images; files do not depend on it.
+        log: told of unreadable images and other things worth a line.
+
+    Returns:
+        Domains with every unreadable image left out; the order of images and classes is the same on any machine.
+
+    Raises:
+        UserError: naming the file, folder or class, and the cure.
+    """
+    card = load_card(settings.dataset) if settings.dataset is not None else None
+    if card is not None:
+        for name in (settings.source, settings.target):
+            card.domain(name)
+        if card.layout == "generated":
+            return _generated(card, settings, seed)
+        root = card.find_root(settings.root)
+        source = list_card_domain(card, settings.source, root)
+        target = list_card_domain(card, settings.target, root, source.classes)
+        if len(source.classes) != card.num_classes:
+            log(f"{card.title}: found {len(source.classes)} classes, its card says {card.num_classes}")
+    else:
+        root = Path(settings.root) if settings.root is not None else None
+        if root is not None and not root.is_dir():
+            raise UserError(f"data.root: no such folder: {root}")
+        source = _list_own(settings.source, "source", root)
+        if not source.labelled:
+            line = int(np.flatnonzero(source.labels < 0)[0])
+            raise UserError(
+                f"data.source: {settings.source}: {source.paths[line]} has no label; every source image needs one"
+            )
+        target = _list_own(settings.target, "target", root, source.classes)
+    source_images, source_labels = _readable(source, settings, log)
+    target_images, target_labels = _readable(target, settings, log)
+    _check_every_class(source_labels, source.classes, settings.source)
+    if (target_labels >= 0).all():
+        _check_every_class(target_labels, source.classes, settings.target)
+    hidden = TargetLabels(target_labels)
+    source_part, target_part = Source(source_images, source_labels), Target(target_images)
+    return Domains(source_part, target_part, hidden if hidden.known else None, source.classes)
+
+
+def list_card_domain(card: Card, name: str, root: Path, classes: tuple[str, ...] | None = None) -> Listing:
+    """Images and labels of a card's domain, from its list file where there is one, else from its folders.
+
+    The paths come out relative to the data set's folder `root`. Raises UserError.
+    """
+    domain = card.domain(name)
+    reference = f"the card '{card.name}'" if card.classes is not None else _SOURCE
+    classes = card.classes if card.classes is not None else classes
+    folder = next((root / path for path in domain.paths if (root / path).is_dir()), None)
+    file = root / domain.list if domain.list is not None else None
+    if folder is None:
+        raise UserError(
+            f"{root / domain.paths[0]}: no such folder: {card.title} is not complete, "
+            f"get the domain '{name}' from {card.url}"
+        )
+    if file is not None and file.is_file():
+        listing = list_file(file, folder, classes, reference)
+        if not listing.labelled:
+            raise UserError(f"{file}: {listing.paths[int(listing.labels.argmin())]} has no label")
+    elif card.layout == "lists":
+        raise UserError(
+            f"{file}: no such list: {card.title} needs it to know the images of '{name}', get it from {card.url}"
+        )
+    else:
+        listing = list_folder(folder, classes, reference)
+    prefix = folder.relative_to(root).as_posix()
+    paths = listing.paths if prefix == "." else [f"{prefix}/{path}" for path in listing.paths]
+    return dataclasses.replace(listing, root=root, paths=paths)
+
+
+def _list_own(place: str, role: str, root: Path | None, classes: tuple[str, ...] | None = None) -> Listing:
+    """A domain of the user's own: a folder, or a .txt list."""
+    path = Path(place)
+    if root is not None and not path.is_absolute() and (root / path).exists():
+        path = root / path
+    if path.suffix.lower() == ".txt":
+        if not path.is_file():
+            raise UserError(f"data.{role}: no such list file: {path}")
+        return list_file(path, root, classes, _SOURCE)
+    if not path.is_dir():
+        cure = "" if role == "source" else ", or a folder of images"
+        raise UserError(
+            f"data.{role}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
+            "or name a card by data.dataset (--list datasets shows them)"
+        )
+    if role == "source":
+        return list_folder(path)
+    if subfolders(path):
+        loose = [name for name in images_below(path) if "/" not in name]
+        if loose:
+            raise UserError(
+                f"data.target: {path} holds images ({loose[0]}...) beside folders: move them into class folders, "
+                "or name all images in a .txt list of bare paths"
+            )
+        return list_folder(path, classes, _SOURCE)
+    if not images_below(path):
+        raise UserError(f"data.{role}: {path} holds no images")
+    return list_flat_folder(path)
+
+
+def _readable(listing: Listing, settings: DataSettings, log: Callable[[str], None]) -> tuple[ImageFiles, np.ndarray]:
+    images = ImageFiles(listing.root, listing.paths, settings.cache)
+    readable = check_readable(images, settings.max_unreadable, log)
+    if len(readable) == len(images):
+        return images, listing.labels
+    return images.take(readable), listing.labels[readable]
+
+
+def _check_every_class(labels: np.ndarray, classes: tuple[str, ...], place: str) -> None:
+    check_same_classes([classes[k] for k in np.unique(labels)], classes, place, "the other domain or the card")
+
+
+def _generated(card: Card, settings: DataSettings, seed: int) -> Domains:
+    source_images, source_labels = digits.domain(settings.source, settings.rendered_per_class, seed)
+    target_images, target_labels = digits.domain(settings.target, settings.rendered_per_class, seed)
+    return Domains(
+        Source(source_images, source_labels), Target(target_images), TargetLabels(target_labels), card.classes or ()
+    )

@@ -1,0 +1,221 @@
+"""Images by number: files on disk and arrays in memory, and which of them can be read at all."""
+
+import io
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from uda.errors import UserError
+
+try:  # decodes a JPEG nearly twice as fast as PIL, but torchvision 0.29 announces its end
+    from torchvision.io import ImageReadMode, decode_image
+except ImportError:
+    decode_image = None
+
+warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
+
+#: File name endings that count as images, in lower case.
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif"})
+
+#: How a whole file of the common formats begins and ends.
+_ENVELOPES = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"))
+
+#: So much of a file's end is searched for its end mark: cameras append data of their own.
+_TAIL_BYTES = 4096
+
+
+class Images(ABC):
+    """Numbered images with stable names.
+
+    `ids` holds one name per image (relative paths for files), unique and in a fixed order.
+    """
+
+    ids: Sequence[str]
+    in_memory: bool = False
+    """Whether reading costs next to nothing, so that no loader process is worth its price."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @abstractmethod
+    def read(self, i: int) -> torch.Tensor:
+        """Image `i` as uint8 (C, H, W), values 0..255. Raises UserError naming the image."""
+
+    @abstractmethod
+    def take(self, indices: np.ndarray) -> "Images":
+        """The images of the given numbers (n,), in that order."""
+
+    def problem(self, i: int) -> str | None:
+        """Why image `i` cannot be read, or None."""
+        return None
+
+
+class ImageArray(Images):
+    """Images that lie in memory as one uint8 array (N, C, H, W)."""
+
+    def __init__(self, array: np.ndarray, ids: Sequence[str]):
+        if array.dtype != np.uint8 or array.ndim != 4 or len(array) != len(ids):
+            raise ValueError(f"need uint8 (N, C, H, W) and N ids, got {array.dtype} {array.shape} and {len(ids)} ids")
+        self.ids = list(ids)
+        self.in_memory = True
+        self._array = torch.from_numpy(np.ascontiguousarray(array))
+
+    def read(self, i: int) -> torch.Tensor:
+        return self._array[i]
+
+    def take(self, indices: np.ndarray) -> "ImageArray":
+        return ImageArray(self._array.numpy()[indices], [self.ids[i] for i in indices])
+
+
+class ImageFiles(Images):
+    """Image files below a folder.
+
+    Args:
+        root: the folder.
+        paths: file paths relative to it; they are the ids.
+        cache: `memory` keeps every decoded image. `check_readable` fills it, so that forked loader workers
+            share one copy; an image that is read later is kept only by the process that read it.
+    """
+
+    def __init__(self, root: str | Path, paths: Sequence[str], cache: Literal["none", "memory"] = "none"):
+        self.root = Path(root)
+        self.ids = list(paths)
+        self.cache = cache
+        self.in_memory = cache == "memory"
+        self._decoded: dict[str, torch.Tensor] = {}
+
+    def read(self, i: int) -> torch.Tensor:
+        name = self.ids[i]
+        if name in self._decoded:
+            return self._decoded[name]
+        try:
+            image = decode(self.root / name)
+        except (OSError, ValueError) as error:
+            raise UserError(
+                f"{self.root / name}: cannot be read as an image: {error}; mend or remove the file"
+            ) from None
+        if self.cache == "memory":
+            self._decoded[name] = image
+        return image
+
+    def take(self, indices: np.ndarray) -> "ImageFiles":
+        taken = ImageFiles(self.root, [self.ids[i] for i in indices], self.cache)
+        taken._decoded = {name: self._decoded[name] for name in taken.ids if name in self._decoded}
+        return taken
+
+    def problem(self, i: int) -> str | None:
+        """Why image `i` cannot be read, or None.
+
+        JPEG and PNG files with sound first and last bytes pass without being decoded, which finds empty,
+        truncated and foreign files at the price of two short reads; any other file is decoded.
+        """
+        path = self.root / self.ids[i]
+        try:
+            if self.cache == "memory":
+                if self.ids[i] not in self._decoded:
+                    self._decoded[self.ids[i]] = decode(path)
+            elif not _looks_whole(path):
+                decode(path)
+        except (OSError, ValueError) as error:
+            return str(error)
+        return None
+
+
+def _looks_whole(path: Path) -> bool:
+    with path.open("rb", buffering=0) as file:
+        head = file.read(8)
+        for start, end in _ENVELOPES:
+            if head.startswith(start):
+                size = os.fstat(file.fileno()).st_size
+                file.seek(max(0, size - _TAIL_BYTES))
+                return end in file.read(_TAIL_BYTES)
+    return False
+
+
+def decode(path: str | Path) -> torch.Tensor:
+    """An image file as RGB uint8 (3, H, W).
+
+    Transparency is dropped, 16 bits are rounded to 8, an animation gives its first picture and the EXIF
+    orientation is ignored, as it was when the published numbers on these data sets were made.
+
+    Raises:
+        OSError: the file is missing, truncated or of no known format.
+        ValueError: its content is broken in another way.
+    """
+    content = np.fromfile(path, dtype=np.uint8)
+    if content.size == 0:
+        raise OSError("the file is empty")
+    if decode_image is None:
+        return _decode_with_pil(content)
+    try:
+        image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB)
+    except (RuntimeError, ValueError):
+        return _decode_with_pil(content)
+    if image.ndim == 4:
+        image = image[0]
+    if image.dtype == torch.uint16:
+        image = ((image.to(torch.int32) + 128) // 257).to(torch.uint8)
+    return image
+
+
+def _decode_with_pil(content: np.ndarray) -> torch.Tensor:
+    try:
+        with Image.open(io.BytesIO(content.tobytes())) as image:
+            if image.mode.startswith("I"):  # 16 bits, which convert() would cut off at 255
+                grey = ((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8)
+                return torch.from_numpy(grey).expand(3, -1, -1)
+            return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    except UnidentifiedImageError:
+        raise OSError("no known image format") from None
+    except OSError:
+        raise
+    except Exception as error:  # a decoder may stumble over broken bytes in any way
+        raise ValueError(f"{type(error).__name__}: {error}") from None
+
+
+def check_readable(images: Images, max_unreadable: float, log: Callable[[str], None]) -> np.ndarray:
+    """Numbers of the images that can be read, int64 in ascending order.
+
+    Args:
+        images: looked through with their `problem` method, in threads, with a progress bar.
+        max_unreadable: share of unreadable images, 0..1, that is let pass.
+        log: told every unreadable image with the reason.
+
+    Raises:
+        UserError: more than that share is unreadable, or everything.
+    """
+    if type(images).problem is Images.problem:
+        return np.arange(len(images))
+    chunks = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
+    reasons: dict[int, str] = {}
+    with (
+        ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool,
+        tqdm(total=len(images), desc="checking images", unit=" images", delay=2, disable=None) as bar,
+    ):
+        for chunk, found in zip(
+            chunks, pool.map(lambda chunk: [images.problem(i) for i in chunk], chunks), strict=True
+        ):
+            reasons |= {int(i): reason for i, reason in zip(chunk, found, strict=True) if reason is not None}
+            bar.update(len(chunk))
+    for i, reason in reasons.items():
+        log(f"unreadable image: {images.ids[i]}: {reason}")
+    if len(reasons) > max_unreadable * len(images) or (reasons and len(reasons) == len(images)):
+        shown = "; ".join(f"{images.ids[i]}: {reason}" for i, reason in list(reasons.items())[:3])
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        where = f" of {images.root}" if isinstance(images, ImageFiles) else ""
+        raise UserError(
+            f"{len(reasons)} of {len(images)} images{where} cannot be read, more than data.max_unreadable="
+            f"{max_unreadable:g} lets pass ({shown}{more}): mend or remove them, or raise data.max_unreadable"
+        )
+    if reasons:
+        log(f"{len(reasons)} of {len(images)} images cannot be read and are left out")
+    return np.array([i for i in range(len(images)) if i not in reasons], dtype=np.int64)

@@ -1,0 +1,98 @@
+"""What a data set's card promises against what lies on disk."""
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from uda.data import digits
+from uda.data.cards import Card
+from uda.data.listing import images_below, read_list_file, subfolders
+
+
+@dataclass(frozen=True)
+class Count:
+    """Images of one class of a domain, or of all (`label` is None). `expected` is None where the card says nothing."""
+
+    domain: str
+    label: str | None
+    expected: int | None
+    found: int
+    note: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Whether there are as many as the card says."""
+        return not self.note and self.expected in (None, self.found)
+
+
+def take_stock(card: Card, root: str | None = None) -> list[Count]:
+    """Every count of a card beside what is on disk, domain by domain, the whole domain first.
+
+    Args:
+        card: the data set.
+        root: its folder; None: where `Card.find_root` finds it.
+
+    Raises:
+        UserError: the data set is not there at all, or a list file cannot be read.
+    """
+    found_root = None if card.layout == "generated" else card.find_root(root)
+    return [count for name in card.domains for count in _domain_counts(card, name, found_root)]
+
+
+def _domain_counts(card: Card, name: str, root: Path | None) -> list[Count]:
+    domain = card.domains[name]
+    if root is None:
+        _, labels = digits.domain(name, 1000, seed=0)
+        found, note = Counter(str(label) for label in labels), ""
+    else:
+        found, note = _on_disk(card, name, root)
+    whole = Count(name, None, domain.images, sum(found.values()), note)
+    expected = domain.per_class or {}
+    known = card.classes or tuple(sorted(found.keys() | expected.keys()))
+    rows = [Count(name, label, expected.get(label), found[label], "" if found[label] else "missing") for label in known]
+    strangers = sorted(found.keys() - set(known))
+    rows += [Count(name, label, None, found[label], "not a class of the card") for label in strangers]
+    if card.classes is None and len(known) != card.num_classes:
+        rows.append(Count(name, "classes", card.num_classes, len(known)))
+    return [whole, *rows]
+
+
+def _on_disk(card: Card, name: str, root: Path) -> tuple[Counter[str], str]:
+    """Images of each class that exist, and what is wrong as a whole."""
+    domain = card.domains[name]
+    folder = next((root / path for path in domain.paths if (root / path).is_dir()), None)
+    if folder is None:
+        return Counter(), f"no folder {' or '.join(domain.paths)}"
+    if domain.list is not None and (root / domain.list).is_file():
+        entries = list(read_list_file(root / domain.list, folder))
+        present = [entry for entry in entries if (folder / entry.path).is_file()]
+        found = Counter(_class_name(card, entry.path, entry.label) for entry in present)
+        absent = sorted({entry.path for entry in entries} - {entry.path for entry in present})
+        note = f"{len(absent)} listed images missing, such as {absent[0]}" if absent else ""
+        return found, note
+    if card.layout == "lists":
+        return Counter(), f"no list {domain.list}"
+    return Counter({label: len(images_below(folder / label)) for label in subfolders(folder)}), ""
+
+
+def _class_name(card: Card, path: str, label: str | None) -> str:
+    if label is not None and label.isdigit() and card.classes is not None:
+        return card.classes[int(label)] if int(label) < len(card.classes) else f"label {label}"
+    return Path(path).parent.name if label is None or label.isdigit() else label
+
+
+def table(counts: list[Count]) -> str:
+    """The counts as text: a line for each domain, and for each class that is counted by the card or wrong."""
+    rows = [
+        (
+            count.domain if count.label is None else f"  {count.label}",
+            "-" if count.expected is None else f"{count.expected:,}",
+            f"{count.found:,}",
+            "ok" if count.right else count.note or f"{count.found - count.expected:+,}",
+        )
+        for count in counts
+        if count.label is None or count.expected is not None or not count.right
+    ]
+    rows.insert(0, ("domain / class", "expected", "found", ""))
+    width = [max(len(row[i]) for row in rows) for i in range(3)]
+    return "\n".join(f"{a:<{width[0]}}  {b:>{width[1]}}  {c:>{width[2]}}  {d}".rstrip() for a, b, c, d in rows)

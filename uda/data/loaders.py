@@ -1,0 +1,345 @@
+"""Batches for training and predicting, the same for any number of workers."""
+
+import itertools
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from uda.data.images import Images
+from uda.data.transforms import Transform
+from uda.errors import UserError
+
+
+@dataclass
+class Batch:
+    """Images for one training step.
+
+    `images` float32 (B, C, S, S); `labels` float32 (B, K), a distribution a row, all zeros where there is no label;
+    `domain` int64 (B,); `is_target` bool (B,). Labels of target images are pseudo-labels: true ones never get here.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    domain: torch.Tensor
+    is_target: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def to(
+        self, device: torch.device | str, memory_format: torch.memory_format | None = None, non_blocking: bool = False
+    ) -> "Batch":
+        """The batch on another device; `memory_format` concerns the images."""
+        return Batch(
+            self.images.to(device, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format),
+            self.labels.to(device, non_blocking=non_blocking),
+            self.domain.to(device, non_blocking=non_blocking),
+            self.is_target.to(device, non_blocking=non_blocking),
+        )
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, which copies to a GPU in the background."""
+        return Batch(
+            self.images.pin_memory(), self.labels.pin_memory(), self.domain.pin_memory(), self.is_target.pin_memory()
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some images of one domain to train on.
+
+    `indices` (n,) int64 are numbers in `images`; row i of `labels` belongs to `indices[i]`: class numbers (n,) int64
+    with -1 for none, distributions (n, K) float32, or None where nothing is labelled.
+    """
+
+    images: Images
+    indices: np.ndarray
+    labels: np.ndarray | None
+    transform: Transform
+    domain: int
+    is_target: bool
+
+    def __post_init__(self):
+        if self.labels is not None and len(self.labels) != len(self.indices):
+            raise ValueError(f"{len(self.labels)} labels for {len(self.indices)} images")
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def distributions(self, rows: np.ndarray, num_classes: int) -> torch.Tensor:
+        """Labels of some rows as float32 (b, K), zeros where there is none."""
+        labels = torch.zeros(len(rows), num_classes)
+        if self.labels is None:
+            return labels
+        chosen = torch.from_numpy(np.asarray(self.labels[rows]))
+        if chosen.ndim == 2:
+            return chosen.to(torch.float32)
+        labelled = (chosen >= 0).nonzero()[:, 0]
+        labels[labelled, chosen[labelled]] = 1
+        return labels
+
+
+@dataclass(frozen=True)
+class _Draw:
+    """What a batch is made of: of each part some rows, and a seed for each image."""
+
+    rows: tuple[np.ndarray, ...]
+    seeds: tuple[np.ndarray, ...]
+
+
+class _Plan(Sampler):
+    """The draws of a stage; draw number s is a function of the seed and s alone."""
+
+    def __init__(self, parts: Sequence[Part], steps: int, seed: Sequence[int]):
+        self.lengths = [len(part) for part in parts]
+        self.steps = steps
+        self.seed = [int(word) for word in seed]
+        self._base = np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]
+        self._order: dict[int, tuple[int, np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return self.steps
+
+    def __iter__(self) -> Iterator[_Draw]:
+        return (self.draw(step) for step in range(self.steps))
+
+    def draw(self, step: int) -> _Draw:
+        """The rows and seeds of a step."""
+        rows = self._rows(step)
+        seeds = _mix(self._base + np.arange(sum(map(len, rows)), dtype=np.uint64) + np.uint64(step << 24))
+        return _Draw(rows, tuple(np.split(seeds, np.cumsum([len(r) for r in rows])[:-1])))
+
+    def _rows(self, step: int) -> tuple[np.ndarray, ...]:
+        raise NotImplementedError
+
+    def _permutation(self, stream: int, epoch: int, n: int) -> np.ndarray:
+        """Order of a stream's `n` items in an epoch; the latest one is remembered."""
+        if self._order.get(stream, (-1,))[0] != epoch:
+            self._order[stream] = (epoch, np.random.default_rng([*self.seed, stream, epoch]).permutation(n))
+        return self._order[stream][1]
+
+
+class _Mixed(_Plan):
+    """All parts shuffled together, epoch after epoch."""
+
+    def __init__(self, parts: Sequence[Part], batch_size: int, steps: int | None, seed: Sequence[int]):
+        self.total = sum(len(part) for part in parts)
+        if self.total == 0:
+            raise UserError("no images to train on: source share and selection are both empty")
+        self.batch_size = batch_size
+        rest = self.total % batch_size
+        self.batches = self.total // batch_size + (rest > 1 or (rest == 1 and self.total == 1))
+        super().__init__(parts, self.batches if steps is None else steps, seed)
+
+    def _rows(self, step: int) -> tuple[np.ndarray, ...]:
+        epoch, batch = divmod(step, self.batches)
+        order = self._permutation(0, epoch, self.total)
+        start = batch * self.batch_size
+        chosen = order[start:] if batch == self.batches - 1 else order[start : start + self.batch_size]
+        if len(chosen) == 1:  # BatchNorm cannot take a single image
+            chosen = np.repeat(chosen, 2)
+        bounds = np.cumsum([0, *self.lengths])
+        return tuple(chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(bounds))
+
+
+class _Fixed(_Plan):
+    """So many images of each part in every batch, each part an endless shuffled stream."""
+
+    def __init__(self, parts: Sequence[Part], shares: Sequence[int], steps: int | None, seed: Sequence[int]):
+        if len(shares) != len(parts):
+            raise ValueError(f"{len(shares)} shares of a batch for {len(parts)} parts")
+        for part, share in zip(parts, shares, strict=True):
+            if share and not len(part):
+                role = "target images were selected" if part.is_target else "source images are there"
+                raise UserError(f"a batch should hold {share} images of domain {part.domain}, but no {role}")
+        if not sum(shares):
+            raise UserError("a batch needs images: all its shares are 0")
+        self.shares = list(shares)
+        once = max(-(-len(part) // share) for part, share in zip(parts, shares, strict=True) if share)
+        super().__init__(parts, once if steps is None else steps, seed)
+
+    def _rows(self, step: int) -> tuple[np.ndarray, ...]:
+        return tuple(
+            self._stream(stream, step * share, share, n)
+            for stream, (share, n) in enumerate(zip(self.shares, self.lengths, strict=True))
+        )
+
+    def _stream(self, stream: int, start: int, count: int, n: int) -> np.ndarray:
+        pieces = [np.empty(0, dtype=np.int64)]
+        while count:
+            epoch, offset = divmod(start, n)
+            piece = self._permutation(stream, epoch, n)[offset : offset + count]
+            pieces.append(piece)
+            start, count = start + len(piece), count - len(piece)
+        return np.concatenate(pieces)
+
+
+class _InOrder(Sampler):
+    """Every image once, in order."""
+
+    def __init__(self, total: int, batch_size: int):
+        self.total = total
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-self.total // self.batch_size)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for start in range(0, self.total, self.batch_size):
+            yield np.arange(start, min(start + self.batch_size, self.total))
+
+
+def _mix(words: np.ndarray) -> np.ndarray:
+    """Neighbouring numbers to unrelated ones, uint64 (n,) -> (n,), below 2^63 (SplitMix64's finaliser, Steele 2014)."""
+    words = words * np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (words ^ (words >> np.uint64(31))) >> np.uint64(1)
+
+
+class _TrainReader(Dataset):
+    """Reads and transforms the images of a draw."""
+
+    def __init__(self, parts: Sequence[Part], num_classes: int):
+        self.parts = parts
+        self.num_classes = num_classes
+
+    def __getitems__(self, draw: _Draw) -> Batch | UserError:
+        try:
+            return self._read(draw)
+        except UserError as error:  # handed over as a value: a raised one would come out with a worker's traceback
+            return error
+
+    def ids(self, draw: _Draw) -> list[str]:
+        """The names of a draw's images."""
+        return [
+            part.images.ids[i]
+            for part, rows in zip(self.parts, draw.rows, strict=True)
+            for i in part.indices[rows].tolist()
+        ]
+
+    def _read(self, draw: _Draw) -> Batch:
+        images, labels, domains, targets = [], [], [], []
+        for part, rows, seeds in zip(self.parts, draw.rows, draw.seeds, strict=True):
+            if len(rows):
+                images.append(part.transform([part.images.read(int(i)) for i in part.indices[rows]], seeds.tolist()))
+                labels.append(part.distributions(rows, self.num_classes))
+                domains.append(torch.full((len(rows),), part.domain))
+                targets.append(torch.full((len(rows),), part.is_target))
+        if len(images) == 1:
+            return Batch(images[0], labels[0], domains[0], targets[0])
+        return Batch(torch.cat(images), torch.cat(labels), torch.cat(domains), torch.cat(targets))
+
+
+class _PredictReader(Dataset):
+    """Reads and transforms images by number."""
+
+    def __init__(self, images: Images, transform: Transform):
+        self.images = images
+        self.transform = transform
+
+    def __getitems__(self, indices: np.ndarray) -> torch.Tensor | UserError:
+        try:
+            return self.transform([self.images.read(int(i)) for i in indices], [0] * len(indices))
+        except UserError as error:
+            return error
+
+
+class Batches:
+    """A sized iterable of batches; each iteration gives the same ones.
+
+    Without workers batches are made where they are asked for, with no machinery between. Workers live as long as
+    one iteration, however many epochs that holds.
+    """
+
+    def __init__(self, reader: Dataset, plan: Sampler, workers: int, pin_memory: bool):
+        self._reader = reader
+        self._plan = plan
+        self._workers = workers
+        self._pin_memory = pin_memory
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __iter__(self) -> Iterator:
+        for batch in self._loaded() if self._workers else self._made_here():
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+
+    def ids(self, step: int) -> list[str]:
+        """Which images batch number `step` is made of."""
+        return self._reader.ids(self._plan.draw(step))
+
+    def _made_here(self) -> Iterator:
+        for draw in self._plan:
+            batch = self._reader.__getitems__(draw)
+            yield batch.pin_memory() if self._pin_memory and not isinstance(batch, UserError) else batch
+
+    def _loaded(self) -> Iterable:
+        return DataLoader(
+            self._reader,
+            batch_sampler=self._plan,
+            collate_fn=_as_it_is,
+            num_workers=self._workers,
+            pin_memory=self._pin_memory,
+            prefetch_factor=2,
+            # its own generator: the workers' base seed is not drawn from the global one, which dropout uses
+            generator=torch.Generator(),
+            worker_init_fn=_leave_interrupts_to_the_main_process,
+        )
+
+
+def _as_it_is(batch):
+    return batch
+
+
+def _leave_interrupts_to_the_main_process(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; workers end with the main one, without tracebacks of their own."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def training_batches(
+    parts: Sequence[Part],
+    *,
+    num_classes: int,
+    batch_size: int | Sequence[int],
+    steps: int | None,
+    seed: Sequence[int],
+    workers: int,
+    pin_memory: bool = False,
+) -> Batches:
+    """Batches of some parts, a sized iterable of `Batch`. In a batch the parts stand in their order.
+
+    Args:
+        parts: what to train on.
+        num_classes: K.
+        batch_size: a number: all parts are shuffled together, epoch after epoch, and a last batch of one image
+            joins the one before it (BatchNorm cannot take it). Or one number a part: so many of its images are in
+            every batch, and each part is an endless stream, shuffled anew each time round, so that a part with
+            fewer images than its share repeats within a batch.
+        steps: number of batches; None: one epoch, for fixed shares one of the part that lasts longest.
+        seed: non-negative numbers such as (seed, stage, round, epoch). Order and augmentation depend on them and
+            on the batch's position alone, not on `workers`.
+        workers: processes that read ahead; 0: none.
+        pin_memory: give batches in page-locked memory.
+
+    Raises:
+        UserError: there are no images, or none of a part that every batch needs.
+    """
+    if isinstance(batch_size, int):
+        plan = _Mixed(parts, batch_size, steps, seed)
+    else:
+        plan = _Fixed(parts, batch_size, steps, seed)
+    return Batches(_TrainReader(parts, num_classes), plan, workers, pin_memory)
+
+
+def predict_batches(
+    images: Images, transform: Transform, *, batch_size: int, workers: int, pin_memory: bool = False
+) -> Batches:
+    """Every image once and in order, a sized iterable of float32 (B, C, S, S)."""
+    return Batches(_PredictReader(images, transform), _InOrder(len(images), batch_size), workers, pin_memory)

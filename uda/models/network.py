@@ -1,0 +1,85 @@
+"""The network: backbone -> (head) -> feature x -> linear classifier W."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uda.config import ModelSettings
+from uda.models.backbones import create_backbone
+
+
+class Output(NamedTuple):
+    """What a forward pass gives, in fp32 whatever the autocast."""
+
+    features: Tensor
+    """(B, D), the input x of the last linear layer."""
+    logits: Tensor
+    """(B, K)."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a predict pass leaves: one row an image, in the images' order."""
+
+    features: np.ndarray
+    """(N, D) float32."""
+    logits: np.ndarray
+    """(N, K) float32."""
+    weight: np.ndarray
+    """(K, D) float32, the classifier's rows."""
+
+
+class Network(nn.Module):
+    """Backbone, an optional head (Linear, ReLU), and a linear classifier.
+
+    Args:
+        backbone: images (B, C, S, S) to pooled features (B, `width`).
+        width: the backbone's feature width.
+        num_classes: K.
+        head: width D of the head; None puts the classifier on the backbone.
+        dropout: dropout before the classifier.
+        bias: whether the classifier has biases.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        width: int,
+        num_classes: int,
+        head: int | None = None,
+        dropout: float = 0.0,
+        bias: bool = True,
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Sequential(nn.Linear(width, head), nn.ReLU()) if head else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(head or width, num_classes, bias=bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """Class weights W, (K, D)."""
+        return self.classifier.weight
+
+    def forward(self, images: Tensor) -> Output:
+        """(B, C, S, S) -> features (B, D) and logits (B, K). The last layer is computed in fp32."""
+        features = self.head(self.backbone(images))
+        with torch.autocast(images.device.type, enabled=False):
+            features = features.float()
+            return Output(features, self.classifier(self.dropout(features)))
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Parameters by role: `backbone` (possibly pretrained) and `new` (head and classifier)."""
+        return {
+            "backbone": list(self.backbone.parameters()),
+            "new": [*self.head.parameters(), *self.classifier.parameters()],
+        }
+
+
+def create_network(settings: ModelSettings, num_classes: int, in_channels: int) -> Network:
+    """The network that a config describes; new layers come from torch's current generator."""
+    backbone, width = create_backbone(settings.backbone, settings.weights, in_channels)
+    return Network(backbone, width, num_classes, settings.head, settings.dropout, settings.bias)

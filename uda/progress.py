@@ -1,0 +1,28 @@
+"""Progress for people: a bar on a terminal, plain lines in a log file."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+#: Without a terminal, a line every so many seconds.
+SECONDS_BETWEEN_LINES = 30.0
+
+
+def progress(items: Iterable[T], label: str, total: int, log: Callable[[str], None]) -> Iterator[T]:
+    """Pass `items` on and, once it takes longer than two seconds, show how far they are, the rate and the time left."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True, file=sys.stderr)
+        return
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES and done < total:
+            last = now
+            rate = done / (now - start)
+            log(f"{label}: {done}/{total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left")

@@ -1,0 +1,178 @@
+"""The figures of the report, drawn without matplotlib's global state, in colours that the colour-blind tell apart."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
+import numpy as np
+
+# Okabe and Ito's palette; each series has a marker and a dash of its own besides.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377")
+MARKERS = ("o", "s", "^", "D")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+INK, FAINT = "#2b2f36", "#d9dde3"
+P = ParamSpec("P")
+T = TypeVar("T")
+
+MOST_CLASSES = 40
+MOST_ANNOTATED = 15
+
+_STYLE = {
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.size": 11,
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": "#8a9099",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "hatch.color": "white",
+    "svg.fonttype": "none",
+}
+
+
+def _styled(draw: Callable[P, T]) -> Callable[P, T]:
+    """Run `draw` under the report's style; the caller's own settings come back afterwards."""
+
+    @wraps(draw)
+    def under_style(*args: P.args, **kwargs: P.kwargs) -> T:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return under_style
+
+
+def _axes(width: float, height: float):
+    """New axes of `width` by `height` inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained").subplots()
+
+
+@_styled
+def curves_figure(
+    rounds: Sequence[int],
+    series: Mapping[str, Sequence[float | None]],
+    ylabel: str,
+    baseline: float | None = None,
+):
+    """One line a series over the rounds; `baseline`: the first series' value of the source model, a level line."""
+    axes = _axes(5, 3.1)
+    for position, (name, values) in enumerate(series.items()):
+        heights = [np.nan if value is None else value for value in values]
+        axes.plot(
+            rounds, heights, label=name, color=COLOURS[position], marker=MARKERS[position],
+            linestyle=DASHES[position], markersize=5, linewidth=1.8,
+        )  # fmt: skip
+    if baseline is not None:
+        axes.axhline(baseline, color=COLOURS[0], linewidth=1, linestyle=(0, (2, 3)))
+        axes.annotate(
+            f"source {baseline:.1f}", (1, baseline), xycoords=("axes fraction", "data"), fontsize=9,
+            ha="right", va="bottom", color=COLOURS[0],
+        )  # fmt: skip
+    _finish(axes, ylabel, legend=len(series) > 1)
+    return axes.figure
+
+
+@_styled
+def counts_figure(rounds: Sequence[int], both: Sequence[int], only_selector: Sequence[int], selector: str):
+    """Stacked bars of the chosen images: those that softmax chose too, and those that it did not."""
+    axes = _axes(5, 3.1)
+    axes.bar(rounds, both, 0.7, color=COLOURS[0], label="softmax too")
+    axes.bar(rounds, only_selector, 0.7, bottom=both, color=COLOURS[1], hatch="///", label=f"{selector} only")
+    axes.set_ylim(0, 1.05 * max([1, *(a + b for a, b in zip(both, only_selector, strict=True))]))
+    _finish(axes, "images chosen", legend=True)
+    return axes.figure
+
+
+@_styled
+def classes_figure(source: Mapping[str, float | None], final: Mapping[str, float | None], names: Sequence[str]):
+    """Bars of the accuracy in per cent, a pair for each of `names`: source model and final."""
+    axes = _axes(6, 1.0 + 0.4 * len(names))
+    positions = np.arange(len(names))
+    for offset, accuracy, colour, hatch, title in (
+        (-0.2, source, "#9aa5b1", "///", "source only"),
+        (0.2, final, COLOURS[0], None, "final"),
+    ):
+        shares = [100 * (accuracy.get(name) or 0) for name in names]
+        bars = axes.barh(positions + offset, shares, 0.38, color=colour, hatch=hatch, label=title)
+        labels = ["no labels" if accuracy.get(name) is None else f"{100 * accuracy[name]:.1f}" for name in names]
+        axes.bar_label(bars, labels, padding=3, fontsize=9)
+    axes.set_yticks(positions, names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 110)
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("accuracy, % (oracle)")
+    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    axes.figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10)
+    return axes.figure
+
+
+@_styled
+def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str]):
+    """The confusion matrix in per cent of each true class."""
+    counts = np.asarray(confusion, dtype=float)
+    shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = float(np.clip(2.5 + 0.4 * len(classes), 4, 8))
+    axes = _axes(side, side * 0.92)
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="nearest")
+    if len(classes) <= MOST_CLASSES:
+        positions = range(len(classes))
+        slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks(positions, classes, **(slanted if max(map(len, classes)) > 3 else {}))
+        axes.set_yticks(positions, classes)
+    if len(classes) <= MOST_ANNOTATED:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.5:
+                colour = "white" if share > 55 else INK
+                axes.text(column, row, f"{share:.0f}", ha="center", va="center", fontsize=9, color=colour)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true class (oracle)")
+    axes.figure.colorbar(picture, ax=axes, label="% of the true class", shrink=0.75)
+    return axes.figure
+
+
+@_styled
+def to_svg(figure, name: str, description: str) -> str:
+    """The figure as an `<svg>` element for use within HTML: no outside references, ids that begin with `name`."""
+    import matplotlib
+    from markupsafe import escape
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    box = re.search(r'viewBox="[^"]*"', text)[0]
+    title = escape(description)
+    return re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{title}">', text, count=1)
+
+
+@_styled
+def to_rgb(figure, dpi: int = 100) -> np.ndarray:
+    """The figure as pixels: (H, W, 3) uint8."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+
+
+def _finish(axes, ylabel: str, legend: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.set_xlabel("round")
+    axes.set_ylabel(ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    if legend:
+        axes.figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=10)

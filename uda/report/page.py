@@ -1,0 +1,307 @@
+"""`report.html`: one file that holds all it shows."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from uda.config import Config
+from uda.data.images import Images
+from uda.report import figures, table
+from uda.report.gallery import thumbnail
+
+MOST_BARS = 40
+NOTABLE_LOSS = 0.02
+
+
+def render_page(
+    config: Config,
+    classes: Sequence[str],
+    images: Images,
+    truth: np.ndarray | None,
+    source: Mapping[str, Any] | None,
+    rounds: Sequence[Mapping[str, Any]],
+    results: Mapping[str, Any],
+) -> str:
+    """The page of a run.
+
+    Args:
+        config: the run's config.
+        classes: K class names.
+        images: the target images, for the galleries.
+        truth: (N,) target labels, -1 where unknown, or None: then the page says that oracle figures are missing.
+        source: record of the source model, or None.
+        rounds: records of the rounds, in order.
+        results: content of `results.json`.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": table.percent, "fraction": table.fraction, "duration": duration}
+    environment.globals["difference"] = table.difference
+    final = rounds[-1] if rounds else source
+    labelled = final is not None and final["accuracy"] is not None
+    return environment.get_template("report.html").render(
+        config=config,
+        selector=results["selector"],
+        facts=_facts(config, classes, images, truth),
+        labelled=labelled,
+        headline=_headline(results),
+        notices=_notices(rounds, results, labelled),
+        source=source,
+        rounds=rounds,
+        results=results,
+        curves=_curves(rounds, source, results["selector"], config.self_training.validator) if rounds else [],
+        bars=_bars(source, final, classes) if labelled else None,
+        class_rows=_class_rows(classes, source, final, rounds),
+        confusion=_confusion(final, classes) if labelled else None,
+        galleries=_galleries(rounds, classes, images, truth, results["selector"]),
+        yaml=config.to_yaml(),
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds for a reader: `48 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.ndarray | None) -> list[tuple[str, str]]:
+    """The config in the terms of a reader."""
+    known = 0 if truth is None else int((truth >= 0).sum())
+    labels = "none known" if known == 0 else "all known" if known == len(truth) else f"known for {known}"
+    facts = [
+        ("Data", f"{config.data.dataset or 'own images'}: {config.data.source} to {config.data.target}"),
+        ("Target", f"{len(images.ids)} images, {len(classes)} classes, labels {labels}"),
+        ("Model", f"{config.model.backbone}, head {config.model.head or 'none'}, input {config.transforms.size} px"),
+        ("Method", config.method),
+    ]
+    if config.method == "self_training":
+        training = config.self_training
+        batch = training.batch
+        length = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
+        facts += [
+            ("Selector", training.selector),
+            ("Regulariser", training.regularizer),
+            ("Rounds", f"{training.rounds} of {length}"),
+            ("Portion chosen", _schedule(training.portion)),
+            ("Source share", _schedule(training.source_share)),
+            ("Batch", f"{batch.mixed} mixed" if batch.mixed else f"{batch.source} source + {batch.selected} chosen"),
+            ("Domains", f"{training.forward} forward pass, BatchNorm {training.batch_norm}"),
+        ]
+    return [*facts, ("Seed", str(config.seed))]
+
+
+def _schedule(schedule) -> str:
+    return f"{schedule.start:g}, + {schedule.step:g} a round, at most {schedule.max:g}"
+
+
+def _headline(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The four figures at the top; all need target labels."""
+    before = results["source_only"]["class_mean"]
+    choice, best = results["label_free_choice"], results["oracle_best"]
+    cards = [
+        {"title": "Source only", "value": before, "note": "before adaptation"},
+        {"title": "Final", "value": results["final"]["class_mean"], "note": "the last round; nothing picked"},
+    ]
+    if results["rounds"]:
+        cards += [
+            {
+                "title": "Label-free choice",
+                "value": choice["class_mean"],
+                "note": f"round {choice['round']}, picked by the validator '{choice['validator']}'",
+            },
+            {
+                "title": "Oracle best",
+                "value": best["class_mean"],
+                "note": f"round {best['round']}, picked by target labels: a bound, no result",
+            },
+        ]
+    for card in cards:
+        card["change"] = "" if card["title"] == "Source only" else table.difference(card["value"], before)
+    return cards
+
+
+def _notices(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], labelled: bool) -> list[str]:
+    """What a reader should not overlook."""
+    notices = []
+    if not labelled:
+        notices.append("The target has no labels: accuracy and the other oracle figures are missing.")
+    empty = [str(record["round"]) for record in rounds if record["selected"] == 0]
+    if empty:
+        notices.append(f"Nothing was chosen in round {', '.join(empty)}.")
+    if rounds and rounds[-1]["selected"]:
+        without = [name for name, count in rounds[-1]["selected_per_class"].items() if count == 0]
+        if without:
+            notices.append(f"The last round chose no image as: {', '.join(without)}.")
+    if labelled and rounds:
+        final, best = results["final"]["class_mean"], results["oracle_best"]
+        before = results["source_only"]["class_mean"]
+        if before is not None and final < before:
+            notices.append("Self-training made the class mean lower than the source model's (oracle).")
+        if best["class_mean"] - final >= NOTABLE_LOSS:
+            lost = 100 * (best["class_mean"] - final)
+            notices.append(f"The rounds after round {best['round']} lost {lost:.1f} points of class mean (oracle).")
+    return notices
+
+
+def _curves(
+    rounds: Sequence[Mapping[str, Any]], source: Mapping[str, Any] | None, selector: str, validator: str
+) -> list[dict[str, Any]]:
+    """The figures over the rounds, each with a title and a sentence for those who do not see it."""
+    numbers = [record["round"] for record in rounds]
+    overlap = {name: [record["overlap"][name] for record in rounds] for name in rounds[0]["overlap"]}
+    own = selector != "softmax"
+
+    def values(name: str, scale: float = 1) -> list[float | None]:
+        return [None if record[name] is None else scale * record[name] for record in rounds]
+
+    panels = []
+
+    def add(name: str, title: str, figure, description: str) -> None:
+        svg = figures.to_svg(figure, name, description)
+        panels.append({"title": title, "svg": svg, "description": description})
+
+    def range_of(name: str, scale: float = 1, digits: int = 3) -> str:
+        known = [value for value in values(name, scale) if value is not None]
+        return f"from {known[0]:.{digits}f} to {known[-1]:.{digits}f}" if known else "unknown"
+
+    if any(value is not None for value in values("class_mean")):
+        before = None if source is None or source["class_mean"] is None else 100 * source["class_mean"]
+        series = {"class mean": values("class_mean", 100), "overall": values("overall", 100)}
+        figure = figures.curves_figure(numbers, series, "% right (oracle)", before)
+        add("accuracy", "Accuracy after the round (oracle)", figure,
+            f"Class mean by round, {range_of('class_mean', 100, 1)} per cent.")  # fmt: skip
+    if any(value is not None for value in values("tp_rate")):
+        series = {"all chosen": values("tp_rate", 100)}
+        if own:
+            for name, key in ((f"{selector} only", "only_selector"), ("softmax only", "only_softmax")):
+                rates = overlap[f"tp_rate_{key}"]
+                series[name] = [None if rate is None else 100 * rate for rate in rates]
+        figure = figures.curves_figure(numbers, series, "% right (oracle)")
+        add("tp-rate", "Right pseudo-labels, TP rate (oracle)", figure,
+            f"Share of right pseudo-labels by round, {range_of('tp_rate', 100, 1)} per cent.")  # fmt: skip
+    only = overlap["only_selector"]
+    figure = figures.counts_figure(numbers, overlap["both"], only, selector)
+    add("counts", "Chosen images", figure, f"Number of chosen images by round, {range_of('selected', 1, 0)}.")
+    series = {"AVC": values("avc"), "AVH": values("avh")}
+    figure = figures.curves_figure(numbers, series, "mean over the chosen")
+    add("angles", "AVC and AVH of the chosen images", figure, f"Mean AVC by round, {range_of('avc')}.")
+    figure = figures.curves_figure(numbers, {"confidence": values("confidence")}, "mean largest softmax")
+    add("confidence", "Confidence of the chosen images", figure, f"Mean confidence, {range_of('confidence')}.")
+    figure = figures.curves_figure(numbers, {"norm": values("feature_norm")}, "mean |x|")
+    add("norm", "Feature norm of the chosen images", figure, f"Mean feature norm, {range_of('feature_norm', 1, 2)}.")
+    scores = [record["validators"].get(validator) for record in rounds]
+    if any(score is not None for score in scores):
+        figure = figures.curves_figure(numbers, {validator: scores}, f"{validator}, higher = better")
+        add("validator", "Label-free score after the round", figure,
+            f"Score of the validator {validator} by round; it picks the label-free choice.")  # fmt: skip
+    figure = figures.curves_figure(numbers, {"loss": values("loss")}, "mean training loss")
+    add("loss", "Training loss", figure, f"Mean training loss by round, {range_of('loss')}.")
+    return panels
+
+
+def _bars(source: Mapping[str, Any] | None, final: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """Accuracy by class before and after; with many classes those that changed most."""
+    before = source["accuracy"]["per_class"] if source and source["accuracy"] else {}
+    after = final["accuracy"]["per_class"]
+    names = list(classes)
+    note = ""
+    if len(names) > MOST_BARS:
+        change = {name: abs((after[name] or 0) - (before.get(name) or 0)) for name in names}
+        kept = set(sorted(names, key=change.get, reverse=True)[:MOST_BARS])
+        names = [name for name in names if name in kept]
+        note = f"The {MOST_BARS} of {len(classes)} classes that changed most; the table holds all."
+    description = "Accuracy by class of the source model and of the final one; the table below holds the numbers."
+    svg = figures.to_svg(figures.classes_figure(before, after, names), "classes", description)
+    return {"svg": svg, "note": note}
+
+
+def _confusion(final: Mapping[str, Any], classes: Sequence[str]) -> str:
+    description = "Confusion matrix of the final model in per cent of each true class."
+    figure = figures.confusion_figure(final["accuracy"]["confusion"], classes)
+    return figures.to_svg(figure, "confusion", description)
+
+
+def _class_rows(
+    classes: Sequence[str],
+    source: Mapping[str, Any] | None,
+    final: Mapping[str, Any] | None,
+    rounds: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """For each class: accuracy before and after, and what the last round chose."""
+
+    def accuracy_of(record: Mapping[str, Any] | None, name: str) -> float | None:
+        return record["accuracy"]["per_class"][name] if record and record["accuracy"] else None
+
+    return [
+        {
+            "name": name,
+            "source": accuracy_of(source, name),
+            "final": accuracy_of(final, name),
+            "selected": rounds[-1]["selected_per_class"][name] if rounds else None,
+            "threshold": rounds[-1]["lambda"][name] if rounds else None,
+            "tp_rate": rounds[-1]["tp_rate_per_class"][name] if rounds else None,
+        }
+        for name in classes
+    ]
+
+
+def _galleries(
+    rounds: Sequence[Mapping[str, Any]],
+    classes: Sequence[str],
+    images: Images,
+    truth: np.ndarray | None,
+    selector: str | None,
+) -> list[dict[str, Any]]:
+    """The galleries of the last round and of the first, where selector and softmax looked at the source model."""
+    if selector is None or selector == "softmax":
+        return []
+    shown = {record["round"]: record for record in (*rounds[-1:], *rounds[:1])}
+    return [
+        {
+            "round": record["round"],
+            "overlap": record["overlap"],
+            "sides": [
+                {
+                    "chooser": chooser,
+                    "other": other,
+                    "count": record["overlap"][name],
+                    "tp_rate": record["overlap"][f"tp_rate_{name}"],
+                    "pictures": [_picture(entry, classes, images, truth) for entry in record["gallery"][name]],
+                }
+                for name, chooser, other in (
+                    ("only_selector", selector, "softmax"),
+                    ("only_softmax", "softmax", selector),
+                )
+            ],
+        }
+        for record in shown.values()
+    ]
+
+
+def _picture(
+    entry: Mapping[str, Any], classes: Sequence[str], images: Images, truth: np.ndarray | None
+) -> dict[str, Any]:
+    true_label = -1 if truth is None else int(truth[entry["index"]])
+    verdict = "unknown" if true_label < 0 else "right" if true_label == entry["label"] else "wrong"
+    return {
+        **entry,
+        "label": classes[entry["label"]],
+        "other_label": classes[entry["other_label"]],
+        "truth": classes[true_label] if true_label >= 0 else None,
+        "verdict": verdict,
+        "data": thumbnail(images, entry["index"]),
+    }

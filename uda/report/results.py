@@ -1,0 +1,52 @@
+"""`results.json`: the run in figures, for tools."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uda.config import Config
+
+_ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll")
+
+
+def summarise(
+    config: Config, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """The content of `results.json` from the records of the source model and of the rounds.
+
+    `final` is the last round, or the source model where there are none. `label_free_choice` and `oracle_best` are
+    among the rounds only; without rounds they name none. Figures that need target labels are None without them.
+    """
+    training = config.self_training
+    last = rounds[-1] if rounds else source
+    choice = _best(rounds, [record["validators"].get(training.validator) for record in rounds])
+    best = _best(rounds, [record["class_mean"] for record in rounds])
+    return {
+        "config": config.name,
+        "method": config.method,
+        "selector": training.selector if config.method == "self_training" else None,
+        "regularizer": training.regularizer if config.method == "self_training" else None,
+        "seed": config.seed,
+        "source_only": _accuracy(source),
+        "final": _accuracy(last),
+        "label_free_choice": {**choice, "validator": training.validator},
+        "oracle_best": best,
+        "rounds": [
+            {key: value for key, value in record.items() if key not in ("accuracy", "gallery")} | _accuracy(record)
+            for record in rounds
+        ],
+        "seconds": seconds,
+    }
+
+
+def _accuracy(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    known = (record or {}).get("accuracy") or {}
+    return {name: known.get(name, {} if name == "per_class" else None) for name in _ACCURACY}
+
+
+def _best(rounds: Sequence[Mapping[str, Any]], scores: Sequence[float | None]) -> dict[str, Any]:
+    """The round of the highest score, the first of them where several are equal."""
+    known = [index for index, score in enumerate(scores) if score is not None]
+    if not known:
+        return {"round": None, "class_mean": None}
+    index = max(known, key=lambda position: scores[position])
+    return {"round": rounds[index]["round"], "class_mean": rounds[index]["class_mean"]}

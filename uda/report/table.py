@@ -1,0 +1,107 @@
+"""The table in the terminal: one row a round, 100 columns at most."""
+
+import textwrap
+from collections.abc import Mapping
+from typing import Any
+
+WIDTH = 100
+MOST_CLASSES = 24
+HEADER_EVERY = 10
+
+# Heading, width, and whether the figure needs target labels.
+COLUMNS = (
+    ("round", 6, False),
+    ("portion", 8, False),
+    ("selected", 10, False),
+    ("TP rate", 9, True),
+    ("AVC", 7, False),
+    ("confidence", 12, False),
+    ("class mean", 12, True),
+    ("overall", 9, True),
+    ("to source", 11, True),
+    ("seconds", 9, False),
+)
+
+
+def header() -> list[str]:
+    """The table's head: which figures are oracle, what they are, a rule."""
+    oracle = "".join(f"{'oracle' if needs_labels else '':>{width}}" for _, width, needs_labels in COLUMNS)
+    titles = "".join(f"{title:>{width}}" for title, width, _ in COLUMNS)
+    return [oracle.rstrip(), titles, "-" * len(titles)]
+
+
+def source_row(record: Mapping[str, Any]) -> str:
+    """The row of the source model."""
+    return _row(
+        ("source", "", "", "", "", "", percent(record["class_mean"]), percent(record["overall"]), "",
+         f"{record['seconds']:.0f}")
+    )  # fmt: skip
+
+
+def round_row(record: Mapping[str, Any], source: Mapping[str, Any] | None) -> str:
+    """The row of a round; `source` is the source model's record."""
+    before = source["class_mean"] if source else None
+    return _row(
+        (
+            str(record["round"]),
+            f"{record['portion']:.3g}",
+            f"{record['selected']}",
+            fraction(record["tp_rate"]),
+            fraction(record["avc"]),
+            fraction(record["confidence"]),
+            percent(record["class_mean"]),
+            percent(record["overall"]),
+            difference(record["class_mean"], before),
+            f"{record['seconds']:.0f}",
+        )
+    )
+
+
+def class_lines(per_class: Mapping[str, float | None]) -> list[str]:
+    """Accuracy by class in per cent, wrapped; with many classes the lowest ones only."""
+    known = [(name, share) for name, share in per_class.items() if share is not None]
+    title = "% by class (oracle) "
+    if len(known) > MOST_CLASSES:
+        known = sorted(known, key=lambda entry: entry[1])[:MOST_CLASSES]
+        title = f"% of the lowest {MOST_CLASSES} of {len(per_class)} classes (oracle) "
+    # A class and its figure stay on one line: textwrap does not break at NO-BREAK SPACE.
+    words = title + ", ".join(f"{name}: {100 * share:.1f}".replace(" ", "\u00a0") for name, share in known)
+    lines = textwrap.wrap(words, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 10)
+    return [line.replace("\u00a0", " ") for line in lines]
+
+
+def summary_lines(results: Mapping[str, Any]) -> list[str]:
+    """The run's result in a few lines."""
+    choice, best = results["label_free_choice"], results["oracle_best"]
+    lines = [
+        ("source only", results["source_only"]["class_mean"], ""),
+        ("final", results["final"]["class_mean"], "the last round"),
+    ]
+    if results["rounds"]:
+        lines += [
+            ("label-free choice", choice["class_mean"], f"round {choice['round']}, by {choice['validator']}"),
+            ("oracle best", best["class_mean"], f"round {best['round']}, picked by target labels: no result"),
+        ]
+    if results["final"]["class_mean"] is None:
+        return ["The target has no labels: no accuracy can be told."]
+    rows = [f"  {name:<18}{percent(value):>7}  {note}".rstrip() for name, value, note in lines]
+    return ["class mean on the target, % (oracle):", *rows]
+
+
+def percent(share: float | None) -> str:
+    """A fraction in per cent with two decimals, a dash where it is not known."""
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
+def fraction(value: float | None, digits: int = 3) -> str:
+    """A figure with three decimals, a dash where it is not known."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def difference(share: float | None, reference: float | None) -> str:
+    """Percentage points from `reference` to `share`, with its sign."""
+    return "-" if share is None or reference is None else f"{100 * (share - reference):+.2f}"
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "".join(f"{cell:>{width}}" for cell, (_, width, _) in zip(cells, COLUMNS, strict=True)).rstrip()

@@ -1,0 +1,288 @@
+"""Tables of runs: which are missing, run them, one CSV row a run, Markdown from the CSV.
+
+The first row of a table is its source model; the others start from that row's weights, pair by pair and seed by seed,
+so that they differ in what is compared and in nothing else.
+"""
+
+import csv
+import io
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from uda.atomic import write_text
+from uda.config import ROOT, Settings
+from uda.errors import UserError
+
+#: Inner metrics of the last round's selection, by their key in results.json.
+INNER = ("tp_rate", "avh", "avc", "confidence", "feature_norm")
+COLUMNS = (
+    "row",
+    "config",
+    "source",
+    "target",
+    "seed",
+    "source_only",
+    "class_mean",
+    "overall",
+    "label_free",
+    "oracle_best",
+    "selected",
+    *INNER,
+    "tp_rate_round0",
+    "seconds",
+    "commit",
+)
+
+
+class Row(Settings):
+    """One line of a table: a config and what is changed in it."""
+
+    name: str
+    """What the table calls it."""
+    cfg: str
+    """Config in configs/."""
+    set: list[str] = Field(default_factory=list)
+    """Overrides."""
+
+
+class Table(Settings):
+    """A comparison: rows x pairs of domains x seeds."""
+
+    name: str
+    """Name of the CSV and of the folder of runs."""
+    seeds: list[int] = Field(min_length=1)
+    """Seeds of every row."""
+    pairs: list[tuple[str, str]] = Field(min_length=1)
+    """Source and target domains."""
+    rows: list[Row] = Field(min_length=1)
+    """The source model first."""
+
+
+def load_table(path: str | Path) -> Table:
+    """Read a table's YAML. Raises UserError with what is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        path = ROOT / "configs" / "tables" / f"{path.stem}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise UserError(f"{path.name}: no such table in configs/tables/ (known: {known})")
+    try:
+        return Table.model_validate({"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))})
+    except ValidationError as error:
+        problems = [f"{path.name}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise UserError("\n".join(problems)) from None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a table."""
+
+    table: Table
+    row: Row
+    pair: tuple[str, str]
+    seed: int
+    runs: Path
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        slug = re.sub(r"[^a-z0-9]+", "_", self.row.name.lower()).strip("_")
+        return self.runs / self.table.name / slug / f"{self.pair[0]}_to_{self.pair[1]}" / f"seed{self.seed}"
+
+    @property
+    def is_source(self) -> bool:
+        """Whether this is the model that the others start from."""
+        return self.row is self.table.rows[0]
+
+    def command(self, extra: list[str]) -> list[str]:
+        """The command that runs it."""
+        words = [
+            sys.executable,
+            str(ROOT / "tools" / "self_train.py"),
+            "--cfg",
+            self.row.cfg,
+            f"data.source={self.pair[0]}",
+            f"data.target={self.pair[1]}",
+            f"seed={self.seed}",
+            f"output={self.folder}",
+            *self.row.set,
+            *extra,
+        ]
+        if not self.is_source:
+            source = Job(self.table, self.table.rows[0], self.pair, self.seed, self.runs)
+            words.append(f"source.checkpoint={source.folder / 'checkpoints' / 'final.safetensors'}")
+        return words
+
+    def record(self) -> dict[str, object] | None:
+        """The CSV row of a finished run, None for one that is not."""
+        path = self.folder / "results.json"
+        if not path.is_file():
+            return None
+        results = json.loads(path.read_text(encoding="utf-8"))
+        environment = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
+        rounds = results["rounds"]
+        last = rounds[-1] if rounds else {}
+        chosen, best = results["label_free_choice"], results["oracle_best"]
+        return {
+            "row": self.row.name,
+            "config": results["config"],
+            "source": self.pair[0],
+            "target": self.pair[1],
+            "seed": self.seed,
+            "source_only": results["source_only"]["class_mean"],
+            "class_mean": results["final"]["class_mean"],
+            "overall": results["final"]["overall"],
+            "label_free": chosen["class_mean"] if rounds else None,
+            "oracle_best": best["class_mean"] if rounds else None,
+            "selected": last.get("selected"),
+            **{key: last.get(key) for key in INNER},
+            "tp_rate_round0": rounds[0]["tp_rate"] if rounds else None,
+            "seconds": results["seconds"],
+            "commit": environment["commit"],
+        }
+
+
+def jobs_of(table: Table, runs: Path) -> list[Job]:
+    """Every run of a table, source models first."""
+    return [Job(table, row, pair, seed, runs) for row in table.rows for pair in table.pairs for seed in table.seeds]
+
+
+def run_jobs(jobs: list[Job], at_once: int, extra: list[str], log=print) -> None:
+    """Run the unfinished ones, `at_once` at a time, source models before what needs them.
+
+    Raises:
+        UserError: runs that failed, with the log of each; the others are finished first.
+    """
+    threads = max(1, (os.cpu_count() or 1) // at_once)
+    failures: list[str] = []
+
+    def execute(job: Job) -> None:
+        started = time.monotonic()
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        output = job.folder.parent / f"{job.folder.name}.out"
+        with open(output, "w", encoding="utf-8") as file:
+            code = subprocess.run(
+                job.command([*extra, f"runtime.threads={threads}"]), stdout=file, stderr=subprocess.STDOUT
+            ).returncode
+        what = f"{job.row.name}, {job.pair[0]} to {job.pair[1]}, seed {job.seed}"
+        record = job.record()
+        if code or record is None:
+            failures.append(f"{what}: exit code {code}, see {output}")
+            log(f"FAILED {failures[-1]}")
+        else:
+            log(f"{what}: class mean {record['class_mean']:.4f} in {time.monotonic() - started:.0f} s")
+
+    for wave in (True, False):
+        todo = [job for job in jobs if job.is_source is wave and job.record() is None]
+        with ThreadPoolExecutor(at_once) as pool:
+            list(pool.map(execute, todo))
+        if failures:
+            raise UserError("\n".join(failures))
+
+
+def to_csv(records: list[dict[str, object]]) -> str:
+    """CSV of the runs' records; fractions with six decimals."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for record in records:
+        writer.writerow({key: f"{value:.6f}" if isinstance(value, float) else value for key, value in record.items()})
+    return stream.getvalue()
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    """Rows of a results CSV."""
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _cell(values: list[str], percent: bool = True) -> str:
+    numbers = [float(value) * (100 if percent else 1) for value in values if value]
+    if not numbers:
+        return ""
+    digits = 1 if percent else 3
+    spread = f" ± {statistics.stdev(numbers):.{digits}f}" if len(numbers) > 1 else ""
+    return f"{statistics.mean(numbers):.{digits}f}{spread}"
+
+
+def to_markdown(records: list[dict[str, str]]) -> str:
+    """Mean and sample standard deviation over seeds: class mean a pair, then the inner metrics of the last round."""
+    rows = list(dict.fromkeys(record["row"] for record in records))
+    pairs = list(dict.fromkeys((record["source"], record["target"]) for record in records))
+    seeds = sorted({int(record["seed"]) for record in records})
+
+    def values(key: str, row: str, pair: tuple[str, str] | None = None) -> list[str]:
+        return [
+            record[key]
+            for record in records
+            if record["row"] == row and (pair is None or (record["source"], record["target"]) == pair)
+        ]
+
+    head = [f"{source} to {target}" for source, target in pairs]
+    columns = ["overall", "label-free choice", "oracle best"] if len(pairs) == 1 else ["mean"]
+    lines = [
+        f"Class mean of the last round in %, mean ± standard deviation over {len(seeds)} seeds:",
+        "",
+        f"| Method | {' | '.join([*head, *columns])} |",
+        f"|---|{'---|' * (len(head) + len(columns))}",
+    ]
+    for row in rows:
+        cells = [_cell(values("class_mean", row, pair)) for pair in pairs]
+        if len(pairs) == 1:
+            cells += [_cell(values(key, row)) for key in ("overall", "label_free", "oracle_best")]
+        else:
+            by_seed = [
+                str(
+                    statistics.mean(
+                        float(r["class_mean"]) for r in records if r["row"] == row and int(r["seed"]) == seed
+                    )
+                )
+                for seed in seeds
+            ]
+            cells.append(_cell(by_seed))
+        lines.append(f"| {row} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Inner metrics of the images selected in the last round (TP rates are oracle figures):",
+        "",
+        "| Method | TP rate, first round | TP rate | AVH | AVC | confidence | norm of x |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if any(values("tp_rate", row)):
+            cells = [_cell(values(key, row), percent=False) for key in ("tp_rate_round0", *INNER)]
+            lines.append(f"| {row} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def insert_markdown(document: str, name: str, markdown: str) -> str:
+    """`document` with the block between `<!-- table NAME -->` and `<!-- end NAME -->` replaced."""
+    begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
+    if begin not in document or end not in document:
+        raise UserError(f"no place for table '{name}': the document needs the lines {begin} and {end}")
+    before, _, rest = document.partition(begin)
+    return f"{before}{begin}\n{markdown}{end}{rest.partition(end)[2]}"
+
+
+def write_table(table: Table, jobs: list[Job], folder: Path, document: Path | None) -> str:
+    """Write `folder/<name>.csv` from the finished runs and, where asked, the block in a document. Returns Markdown."""
+    records = [record for job in jobs if (record := job.record())]
+    if not records:
+        raise UserError(f"table '{table.name}': no finished run in {jobs[0].runs / table.name}")
+    path = folder / f"{table.name}.csv"
+    write_text(path, to_csv(records))
+    markdown = to_markdown(read_csv(path))
+    if document is not None:
+        write_text(document, insert_markdown(document.read_text(encoding="utf-8"), table.name, markdown))
+    return markdown
