@@ -63,14 +63,6 @@ def test_a_name_taken_twice_is_refused(cheeses):
     assert cheeses["brie"]() == "brie"
 
 
-def test_the_same_source_imported_again_is_no_clash(tmp_path):
-    registry = Registry("cheese")
-    source = compile('@registry.register("feta")\ndef feta():\n    return "feta"\n', str(tmp_path / "mine.py"), "exec")
-    exec(source, {"registry": registry})  # noqa: S102
-    exec(source, {"registry": registry})  # noqa: S102
-    assert registry["feta"]() == "feta"
-
-
 def test_describe_gives_names_in_order_with_the_first_line(cheeses):
     assert cheeses.describe() == [("brie", "Soft."), ("gouda", "Round and yellow.")]
 

@@ -41,24 +41,17 @@ class Registry(Mapping[str, T]):
         """Decorator that files its object under `name`."""
 
         def file(entry: T) -> T:
-            if name in self._entries and not self._same_source(self._entries[name], entry):
+            if name in self._entries:
                 raise ValueError(f"{self.kind} '{name}' is registered twice")
             self._entries[name] = entry
             return entry
 
         return file
 
-    @staticmethod
-    def _same_source(old: T, new: T) -> bool:
-        """A plugin file that is imported again brings the same code; that is no clash."""
-        codes = [getattr(entry, "__code__", None) for entry in (old, new)]
-        return old is new or (None not in codes and codes[0] == codes[1])
-
     def __getitem__(self, name: str) -> T:
         if name not in self._entries:
-            raise UnknownNameError(
-                f"unknown {self.kind} '{name}'{nearest(name, sorted(self))} (known: {', '.join(sorted(self))})"
-            )
+            known = ", ".join(sorted(self)) or "none"
+            raise UnknownNameError(f"unknown {self.kind} '{name}'{nearest(name, sorted(self))} (known: {known})")
         return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
