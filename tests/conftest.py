@@ -3,17 +3,7 @@
 import pytest
 import torch
 
-#: Overrides that make a digits run take seconds.
-TINY_DIGITS = [
-    "data.rendered_per_class=20",
-    "source.epochs=1",
-    "source.batch_size=50",
-    "self_training.rounds=2",
-    "self_training.steps=3",
-    "report.tensorboard=false",
-    "report.gallery=4",
-    "runtime.predict_batch_size=1000",
-]
+from tests.data.trees import make_folders
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +19,31 @@ def in_folder(tmp_path, monkeypatch):
     """Work in a temporary folder, so that runs/ does not land in the checkout."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+TINY = """\
+data: {{dataset: null, source: {root}/drawn, target: {root}/photos, cache: memory}}
+transforms: {{size: 24, resize: 28, source: {{scale: [0.8, 1.0], flip: true}}, target: {{scale: [0.8, 1.0]}}}}
+model: {{backbone: digits_cnn, weights: none, head: 16}}
+source: {{epochs: 1, batch_size: 8, optim: {{lr: 0.05}}}}
+self_training:
+  rounds: 2
+  steps: 3
+  portion: {{start: 0.5, step: 0.1, max: 0.9}}
+  source_share: {{start: 0.5, max: 1.0}}
+  batch: {{source: 4, selected: 4}}
+  optim: {{lr: 0.05}}
+runtime: {{device: cpu}}
+report: {{tensorboard: false, page: false, gallery: 2}}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """Path of a config whose runs take a second: four classes of drawn stripes, eight images each in either domain."""
+    root = tmp_path_factory.mktemp("tiny")
+    for seed, domain in enumerate(("drawn", "photos")):
+        make_folders(root / domain, ["ant", "bee", "cat", "dog"], per_class=8, seed=seed)
+    path = root / "tiny.yaml"
+    path.write_text(TINY.format(root=root))
+    return path

@@ -248,6 +248,8 @@ class ReportSettings(Settings):
 
     tensorboard: bool = True
     """Write TensorBoard event files."""
+    page: bool = True
+    """Write report.html at the end."""
     gallery: int = Field(24, ge=0)
     """Images in each gallery of report.html."""
 

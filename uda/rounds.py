@@ -151,7 +151,7 @@ class Run:
     def execute(self) -> dict | None:
         """Run to the end. Returns the results, or None when the run had been finished before."""
         if self.folder.finished:
-            self.log(f"{self.folder.path} is finished; its report is {self.folder.path / 'report.html'}")
+            self.log(f"{self.folder.path} is finished: results.json and report.html are in there")
             return None
         self.folder.create(sys.argv)
         self.log.open(self.folder.path / "log.txt")
@@ -175,7 +175,8 @@ class Run:
             prediction = self._round(prediction)
         save_network(self.engine.network, self.folder.checkpoints / "final.safetensors", self.description)
         results = self.report.finish(self.seconds)
-        self.log(f"report: {self.folder.path / 'report.html'}")
+        if self.config.report.page:
+            self.log(f"report: {self.folder.path / 'report.html'}")
         return results
 
     # Stages

@@ -123,13 +123,14 @@ class RunReport:
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write `results.json` and `report.html` from the files of all rounds; returns the results."""
-        from uda.report.page import render_page
-
         source, rounds = self._source(), records.read_rounds(self.folder)
         results = records.plain(summarise(self.config, source, rounds, seconds))
-        truth = None if self.target_labels is None else np.asarray(self.target_labels.reveal())
-        page = render_page(self.config, self.classes, self.images, truth, source, rounds, results)
-        write_text(self.folder / "report.html", page)
+        if self.config.report.page:
+            from uda.report.page import render_page
+
+            truth = None if self.target_labels is None else np.asarray(self.target_labels.reveal())
+            page = render_page(self.config, self.classes, self.images, truth, source, rounds, results)
+            write_text(self.folder / "report.html", page)
         write_json(self.folder / "results.json", results)
         for line in table.summary_lines(results):
             self.log(line)
