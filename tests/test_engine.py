@@ -172,7 +172,7 @@ def test_adapted_batch_norm_has_the_targets_statistics():
     network = tiny_network()
     engine = Engine(network, RuntimeSettings(device="cpu"), quiet)
     images = 3 + 2 * torch.rand(64, 1, 8, 8)
-    engine.adapt_batch_norm(images.split(16), 64)
+    engine.adapt_batch_norm(images.split(16))
     (layer,) = batch_norms(network)
     activations = network.backbone[0](images)
     torch.testing.assert_close(layer.running_mean, activations.mean(dim=(0, 2, 3)), atol=1e-4, rtol=1e-4)

@@ -134,6 +134,8 @@ class SourceSettings(Settings):
     """Images in a batch."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing of the source cross-entropy."""
+    adapt_batch_norm: bool = False
+    """Take BatchNorm's statistics from target images before the source model is judged: AdaBN as a method."""
     optim: OptimSettings = OptimSettings()
     """Optimiser of this stage."""
 
@@ -213,7 +215,8 @@ class SelfTrainingSettings(Settings):
     batch_norm: Literal["train", "eval"] = "train"
     """BatchNorm during training: batch statistics, or the frozen running ones."""
     adapt_batch_norm: bool = False
-    """Before each predict pass take BatchNorm's statistics from the target images (AdaBN, Li et al. 2016)."""
+    """In the rounds, take BatchNorm's statistics from up to 2,048 random target images before each predict pass
+    (AdaBN, Li et al. 2016)."""
     target_weight: float = Field(1.0, gt=0)
     """Weight of a pseudo-labelled sample's loss beside a source sample's."""
     on_empty: Literal["stop", "continue"] = "stop"

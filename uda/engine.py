@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -278,8 +278,12 @@ class Engine:
             raise RuntimeError(f"{label}: {done} images came out of the loader, not {count}")
         return Prediction(features, logits, self.network.weight.detach().float().cpu().numpy().copy())
 
-    def adapt_batch_norm(self, batches: Iterable[Tensor], count: int, *, label: str = "BatchNorm statistics") -> None:
-        """Replace BatchNorm's running statistics by the averages over `batches` (AdaBN, Li et al. 2016)."""
+    def adapt_batch_norm(self, batches: Collection[Tensor]) -> None:
+        """Replace BatchNorm's running statistics by the averages over `batches` (AdaBN, Li et al. 2016).
+
+        Args:
+            batches: image batches (B, C, S, S) in random order: each should look like the whole domain.
+        """
         layers = batch_norms(self.network)
         if not layers:
             return
@@ -290,9 +294,8 @@ class Engine:
             layer.momentum = None  # cumulative average
             layer.train()
         try:
-            total = math.ceil(count / self.settings.predict_batch_size)
             with torch.no_grad(), self.autocast(self.settings.predict_precision):
-                for images in show_progress(batches, label, total, self.log):
+                for images in show_progress(batches, "BatchNorm statistics", len(batches), self.log):
                     self.network(self._move(images))
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):

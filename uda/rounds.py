@@ -13,7 +13,8 @@ from torch import Tensor
 from uda.checkpoint import Progress, load_checkpoint, save_checkpoint
 from uda.config import Config, OptimSettings
 from uda.data.domains import load_domains
-from uda.data.loaders import Part, predict_batches, training_batches
+from uda.data.images import Images
+from uda.data.loaders import Batches, Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.engine import Engine, seed_everything
 from uda.errors import UserError
@@ -27,7 +28,11 @@ from uda.selectors import SELECTORS
 from uda.thresholds import PseudoLabels, class_balanced_thresholds, portion_schedule, select
 
 # First numbers of every derived seed, so that no two uses of randomness share one.
-INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE = range(4)
+INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES = range(5)
+
+#: BatchNorm's statistics settle long before so many images.
+ADAPT_IMAGES = 2048
+ADAPT_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -168,9 +173,7 @@ class Run:
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
         else:
             self.log(self.plan())
-        if self.progress.stage == "source":
-            self._source_stage()
-        prediction = None
+        prediction = self._source_stage() if self.progress.stage == "source" else None
         while self.progress.stage == "round":
             prediction = self._round(prediction)
         save_network(self.engine.network, self.folder.checkpoints / "final.safetensors", self.description)
@@ -181,7 +184,8 @@ class Run:
 
     # Stages
 
-    def _source_stage(self) -> None:
+    def _source_stage(self) -> Prediction | None:
+        """Train and report the source model. Returns its prediction where round 0 may choose from it as it is."""
         settings = self.config.source
         started = time.monotonic()
         if not settings.checkpoint:
@@ -195,9 +199,12 @@ class Run:
                 progress=lambda done: done / (1 + self.rounds),
             )
         save_network(self.engine.network, self.folder.checkpoints / "source.safetensors", self.description)
-        prediction = self.predict(adapt=False)
+        if settings.adapt_batch_norm:
+            self.adapt_batch_norm()
+        prediction = self.predict()
         self.report.source(self.accuracy(prediction), self.validate(prediction), time.monotonic() - started)
         self._save(Progress("round" if self.rounds else "done", 0, 0, self.seconds))
+        return None if self.config.self_training.adapt_batch_norm else prediction
 
     def _round(self, prediction: Prediction | None) -> Prediction:
         """One round; `prediction` is the last round's, None after a start."""
@@ -207,8 +214,8 @@ class Run:
         if resumed:
             choice = Choice.from_state(resumed)
         else:
-            if prediction is None or index == 0:
-                prediction = self.predict()
+            if prediction is None:
+                prediction = self._adapted_predict()
             choice = choose(prediction, self.config, index, self.domains.target_labels, self.classes)
             if not choice.pseudo.count:
                 self._nothing_selected(index, choice)
@@ -223,7 +230,7 @@ class Run:
             freeze_batch_norm=settings.batch_norm == "eval",
             choice=choice,
         )
-        prediction = self.predict()
+        prediction = self._adapted_predict()
         validators = self.validate(prediction)
         self.report.round(
             RoundRecord(
@@ -243,6 +250,11 @@ class Run:
         last = index + 1 == self.rounds
         self._save(Progress("done" if last else "round", index + 1, 0, self.seconds))
         return prediction
+
+    def _adapted_predict(self) -> Prediction:
+        if self.config.self_training.adapt_batch_norm:
+            self.adapt_batch_norm()
+        return self.predict()
 
     def _nothing_selected(self, index: int, choice: Choice) -> None:
         message = (
@@ -347,23 +359,29 @@ class Run:
         transform = make_train(self.config.transforms, self.config.transforms.source)
         return Part(source.images, indices, source.labels[indices], transform, domain=0, is_target=False)
 
-    def predict(self, adapt: bool | None = None) -> Prediction:
-        """A predict pass over the target, after taking BatchNorm's statistics from it where the config says so."""
+    def predict(self) -> Prediction:
+        """A predict pass over the target: every image once, in order."""
         images = self.domains.target.images
-        runtime = self.config.runtime
+        return self.engine.predict(self._predict_batches(images, self.config.runtime.predict_batch_size), len(images))
 
-        def batches():
-            return predict_batches(
-                images,
-                make_predict(self.config.transforms),
-                batch_size=runtime.predict_batch_size,
-                workers=self.engine.workers(images.in_memory),
-                pin_memory=self.engine.pin_memory,
-            )
+    def adapt_batch_norm(self) -> None:
+        """BatchNorm statistics from random target images.
 
-        if self.config.self_training.adapt_batch_norm if adapt is None else adapt:
-            self.engine.adapt_batch_norm(batches(), len(images))
-        return self.engine.predict(batches(), len(images))
+        They are drawn, and batched in random order, by the run's seed: in the order of class folders each batch would
+        be of one class, and the order of the images would tell of their labels.
+        """
+        images = self.domains.target.images
+        drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))[:ADAPT_IMAGES]
+        self.engine.adapt_batch_norm(self._predict_batches(images.take(drawn), ADAPT_BATCH))
+
+    def _predict_batches(self, images: Images, batch_size: int) -> Batches:
+        return predict_batches(
+            images,
+            make_predict(self.config.transforms),
+            batch_size=batch_size,
+            workers=self.engine.workers(images.in_memory),
+            pin_memory=self.engine.pin_memory,
+        )
 
     def accuracy(self, prediction: Prediction) -> Accuracy | None:
         """Oracle accuracy, None where no label is known."""
@@ -440,8 +458,6 @@ class Run:
     def dry_run(self, measured_steps: int = 3) -> str:
         """Check config, data and network, time a few steps on real batches, change and write nothing."""
         plan = self.plan()
-        if self.folder.finished:
-            return plan
         batches = self.source_batches(0, measured_steps + 1)
         optimization = self.engine.optimization(self.source_method, self.config.source.optim, measured_steps + 1)
         moments = [time.monotonic()]

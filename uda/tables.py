@@ -21,7 +21,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from uda.atomic import write_text
-from uda.config import ROOT, Settings
+from uda.config import ROOT, Settings, differing_keys, load_config
 from uda.errors import UserError
 
 #: Inner metrics of the last round's selection, by their key in results.json.
@@ -105,30 +105,38 @@ class Job:
         """Whether this is the model that the others start from."""
         return self.row is self.table.rows[0]
 
-    def command(self, extra: list[str]) -> list[str]:
-        """The command that runs it."""
+    def overrides(self) -> list[str]:
+        """What the run changes in its config."""
         words = [
-            sys.executable,
-            str(ROOT / "tools" / "self_train.py"),
-            "--cfg",
-            self.row.cfg,
             f"data.source={self.pair[0]}",
             f"data.target={self.pair[1]}",
             f"seed={self.seed}",
             f"output={self.folder}",
             *self.row.set,
-            *extra,
         ]
         if not self.is_source:
             source = Job(self.table, self.table.rows[0], self.pair, self.seed, self.runs)
             words.append(f"source.checkpoint={source.folder / 'checkpoints' / 'final.safetensors'}")
         return words
 
+    def command(self, extra: list[str]) -> list[str]:
+        """The command that runs it."""
+        tool = str(ROOT / "tools" / "self_train.py")
+        return [sys.executable, tool, "--cfg", self.row.cfg, *self.overrides(), *extra]
+
     def record(self) -> dict[str, object] | None:
-        """The CSV row of a finished run, None for one that is not."""
+        """The CSV row of a finished run, None for one that is not.
+
+        Raises:
+            UserError: the run was made by another config than the table's.
+        """
         path = self.folder / "results.json"
         if not path.is_file():
             return None
+        saved = yaml.safe_load((self.folder / "config.yaml").read_text(encoding="utf-8"))
+        differences = differing_keys(load_config(self.row.cfg, self.overrides()), saved)
+        if differences:
+            raise UserError(f"{self.folder} was made by another config ({'; '.join(differences)}); delete it")
         results = json.loads(path.read_text(encoding="utf-8"))
         environment = json.loads((self.folder / "environment.json").read_text(encoding="utf-8"))
         rounds = results["rounds"]
