@@ -50,6 +50,13 @@ def test_base_is_overlaid_and_overrides_win(tmp_path):
 def test_batch_of_one_kind_replaces_the_other(tmp_path):
     config = load_config("digits_avh", ["self_training.batch.mixed=64"])
     assert (config.self_training.batch.mixed, config.self_training.batch.source) == (64, None)
+    batch = load_config("digits_avh", ["self_training.batch.selected=16"]).self_training.batch
+    assert (batch.source, batch.selected) == (32, 16), "one of a pair keeps the other"
+
+
+def test_base_is_also_looked_for_in_configs(tmp_path):
+    path = write(tmp_path, "mine.yaml", "_base_: visda_avh.yaml\ndata: {dataset: null, source: a, target: b}\n")
+    assert load_config(path).self_training.rounds == 20
 
 
 def test_every_mistake_at_once_with_file_key_and_cure(tmp_path):
@@ -83,6 +90,10 @@ def test_every_mistake_at_once_with_file_key_and_cure(tmp_path):
         ("data: [unclosed", "not valid YAML"),
         ("- a\n- b\n", "a config is a mapping"),
         ("_base_: nowhere.yaml\n", "_base_: no such file: nowhere.yaml"),
+        ("_base_: 5\n", "_base_: is a path or a list of paths; got 5"),
+        ("? [a, b]\n: 1\n", "not valid YAML"),
+        ("plugins: mine.py\ndata: {source: a, target: b}\n", "plugins: input should be a valid list"),
+        ("data: {source: a, target: b}\nsource: {optim: {lr: .inf}}\n", "lr: input should be a finite number"),
         ("_base_: mine.yaml\n", "_base_ leads in a circle"),
         ("data: {source: a}\n", "data.target: missing"),
         ("data: {source: a, target: b}\nself_training: {batch: {source: 8}}\n", "give either 'mixed' or both"),

@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 import yaml
+from safetensors.torch import load_file
 
 import uda.rounds
 from tests.data.trees import make_visda
@@ -14,6 +15,7 @@ from uda.cli import main
 from uda.config import ROOT, load_config
 from uda.errors import UserError
 from uda.rounds import Run, epoch_steps
+from uda.selectors import SELECTORS
 
 ROUND_KEYS = {
     "round",
@@ -164,8 +166,23 @@ def test_source_only_has_no_rounds(run, tmp_path):
     assert results["selector"] is None
 
 
-def test_the_label_free_weights_are_those_of_the_chosen_round(finished):
-    assert (finished / "checkpoints" / "label_free.safetensors").is_file()
+def test_the_label_free_weights_are_those_of_the_chosen_round(tiny, run, tmp_path, monkeypatch):
+    """Information maximisation is made to prefer round 0 of 2."""
+    values = iter([0.0, 3.0, 2.0])
+    monkeypatch.setitem(uda.rounds.VALIDATORS._entries, "im", lambda prediction: next(values))
+    weights = []
+    predict = Run._adapted_predict
+
+    def remember(self):
+        weights.append({name: value.clone() for name, value in self.engine.network.state_dict().items()})
+        return predict(self)
+
+    monkeypatch.setattr(Run, "_adapted_predict", remember)
+    results = run(f"output={tmp_path / 'run'}")
+    assert results["label_free_choice"]["round"] == 0
+    saved = load_file(tmp_path / "run" / "checkpoints" / "label_free.safetensors")
+    assert all(torch.equal(saved[name], weights[-2][name]) for name in saved)
+    assert not all(torch.equal(saved[name], weights[-1][name]) for name in saved)
 
 
 @pytest.mark.parametrize(
@@ -205,6 +222,51 @@ def test_nan_loss_stops_with_the_last_checkpoint_kept(tiny, tmp_path, capsys):
     assert "round 0: the loss is" in error and ".jpg" in error and "last good checkpoint is kept" in error
     progress, state = load_checkpoint(tmp_path / "run" / "checkpoints")
     assert progress.stage == "round" and all(torch.isfinite(v).all() for v in state["network"].values())
+
+
+@pytest.mark.parametrize("stage", ["source", "self_training"])
+def test_a_blow_up_in_the_last_step_of_an_epoch_is_found_before_it_is_saved(tiny, tmp_path, capsys, stage):
+    arguments = ["--cfg", str(tiny), f"output={tmp_path / 'run'}", f"{stage}.steps=1", f"{stage}.optim.lr=1e30"]
+    assert main(arguments) == 2
+    assert "without finite values" in capsys.readouterr().err
+    assert "error: " in (tmp_path / "run" / "log.txt").read_text()
+    saved = load_checkpoint(tmp_path / "run" / "checkpoints")
+    assert saved is None or all(torch.isfinite(v).all() for v in saved[1]["network"].values())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["transforms.target.scale=[2,1]"], "transforms"),
+        (["transforms.size=48", "transforms.resize=36"], "transforms.resize"),
+        (["model.backbone=vit_tiny_patch16_224", "transforms.size=24"], "cannot take images of transforms.size=24"),
+        (["self_training.selector=test_rounds_flat"], "selector 'test_rounds_flat' gave scores of shape"),
+    ],
+)
+def test_what_does_not_fit_is_found_before_training(tiny, tmp_path, capsys, overrides, message):
+    if "test_rounds_flat" not in SELECTORS:
+        SELECTORS.register("test_rounds_flat")(lambda features, logits, weight: logits.amax(1))
+    assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}", *overrides]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_scores_that_are_not_positive_name_the_selector(tiny, tmp_path, capsys):
+    if "test_rounds_negative" not in SELECTORS:
+        SELECTORS.register("test_rounds_negative")(lambda features, logits, weight: logits - 1e6)
+    assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}", "self_training.selector=test_rounds_negative"]) == 2
+    assert "selector 'test_rounds_negative'" in capsys.readouterr().err
+
+
+def test_adapted_batch_norm_does_not_know_the_images_order(tiny, tmp_path):
+    """Folders are sorted by class; the statistics must not be taken one class at a time."""
+    job = Run(load_config(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_batch_norm=true"]))
+    seen = []
+    job.engine.adapt_batch_norm = lambda batches: seen.extend(batches)
+    job.adapt_batch_norm()
+    in_order = torch.cat(list(job._predict_batches(job.domains.target.images, 32)))
+    order = [next(i for i, image in enumerate(in_order) if torch.equal(image, other)) for other in torch.cat(seen)]
+    assert sorted(order) == list(range(32)) and order != list(range(32))
 
 
 def test_a_broken_or_newer_checkpoint_is_named(finished, tmp_path):

@@ -207,7 +207,7 @@ def _predict_pass(backbone: str, channels: int, size: int, count: int) -> Contes
     from uda.engine import Engine
     from uda.models import create_network
 
-    config = _config(backbone, channels, size, half_batch=1)
+    config = _config(backbone, channels, size, half_batch=2)
     torch.manual_seed(0)
     network = create_network(config.model, NUM_CLASSES, channels)
     pixels = torch.randint(256, (count, channels, size, size), dtype=torch.uint8)

@@ -1,10 +1,8 @@
+#!/usr/bin/env python3
 """Compare a data set on disk with its card: `python tools/check_data.py visda2017 [--root DIR]`."""
 
 import argparse
 import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from uda.data.cards import CARDS, load_card
 from uda.data.inventory import table, take_stock

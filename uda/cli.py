@@ -87,18 +87,30 @@ def main(argv: list[str] | None = None) -> int:
         arguments.error("--cfg FILE is needed (or --list WHAT, or --help); for a first run: --cfg digits_avh.yaml")
     try:
         config = load_config(options.cfg, options.overrides)
-        from uda.rounds import Run
+    except UserError as error:
+        return _mistake(error)
+    from uda.rounds import Run
+    from uda.run_folder import RunLog
 
-        run = Run(config)
-        if options.dry_run:
-            print(run.dry_run() if not run.folder.finished else f"{run.folder.path} is finished")
+    log = RunLog()
+    try:
+        run = Run(config, log)
+        if options.dry_run and not run.folder.finished:
+            print(run.dry_run())
         else:
             run.execute()
     except UserError as error:
-        for line in str(error).split("\n"):
-            print(f"error: {line}", file=sys.stderr)
-        return 2
+        log.note(f"error: {error}")
+        return _mistake(error)
     except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on from the last finished epoch", file=sys.stderr)
+        message = "interrupted: the same command goes on from the last finished epoch"
+        log.note(message)
+        print(f"\n{message}", file=sys.stderr)
         return 130
     return 0
+
+
+def _mistake(error: UserError) -> int:
+    for line in str(error).split("\n"):
+        print(f"error: {line}", file=sys.stderr)
+    return 2

@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 class Settings(BaseModel):
     """Base of every section: frozen, no unknown keys, docstrings as field descriptions."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class DataSettings(Settings):
@@ -172,9 +172,9 @@ class BatchSettings(Settings):
 
     mixed: int | None = Field(None, ge=2)
     """Source share and selected target images shuffled together, this many a batch (CBST's way)."""
-    source: int | None = Field(None, ge=1)
+    source: int | None = Field(None, ge=2)
     """Otherwise: so many source images in every batch..."""
-    selected: int | None = Field(None, ge=1)
+    selected: int | None = Field(None, ge=2)
     """...and so many selected target images."""
 
     @model_validator(mode="after")
@@ -215,8 +215,9 @@ class SelfTrainingSettings(Settings):
     batch_norm: Literal["train", "eval"] = "train"
     """BatchNorm during training: batch statistics, or the frozen running ones."""
     adapt_batch_norm: bool = False
-    """In the rounds, take BatchNorm's statistics from up to 2,048 random target images before each predict pass
-    (AdaBN, Li et al. 2016)."""
+    """In the rounds, take BatchNorm's statistics from target images before each predict pass (AdaBN, 2016)."""
+    adapt_images: int = Field(2048, ge=2)
+    """How many target images, drawn at random, AdaBN takes them from."""
     target_weight: float = Field(1.0, gt=0)
     """Weight of a pseudo-labelled sample's loss beside a source sample's."""
     on_empty: Literal["stop", "continue"] = "stop"
@@ -311,9 +312,9 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key, _ in node.value:
-            if key.value in seen and key.value != "<<":
+            if isinstance(key.value, str) and key.value in seen and key.value != "<<":
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
-            seen.add(key.value)
+            seen.add(str(key.value))
         return super().construct_mapping(node, deep)
 
 
@@ -350,10 +351,14 @@ def _read(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dic
     bases = content.pop("_base_", [])
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for base in [bases] if isinstance(bases, str) else bases:
-        base_path = path.parent / base
-        if not base_path.is_file():
-            raise ConfigError(f"{path.name}: _base_: no such file: {base}")
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path.name}: _base_: is a path or a list of paths; got {bases!r}")
+    for base in bases:
+        places = [place / base for place in (path.parent, ROOT / "configs")]
+        base_path = next((place for place in places if place.is_file()), None)
+        if base_path is None:
+            raise ConfigError(f"{path.name}: _base_: no such file: {base} (beside {path.name} or in configs/)")
         values, names = _read(base_path, (*chain, path))
         merged = _merge(merged, values)
         origins |= names
@@ -366,7 +371,9 @@ def _merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and key != "batch":
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            if key == "batch" and ("mixed" in value) != ("mixed" in old):
+                old = {}
             merged[key] = _merge(old, value)
         else:
             merged[key] = value
@@ -456,8 +463,9 @@ def load_config(name: str | Path, overrides: Iterable[str] = ()) -> Config:
     except ValidationError as error:
         problems += [_explain(entry, origins, path.name) for entry in error.errors()]
     try:
-        for plugin in merged.get("plugins") or []:
-            load_plugin(plugin)
+        plugins = merged.get("plugins")
+        for plugin in plugins if isinstance(plugins, list) else []:
+            load_plugin(str(plugin))
     except UserError as error:
         problems.append(f"{path.name}: {error}")
     problems += _check_names(merged, origins, path.name)
@@ -530,7 +538,7 @@ def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default
 
 
 #: Sections and keys that say how or where a run is computed, not what it is.
-NOT_IDENTITY = ("runtime", "report", "output", "data.root", "data.cache", "plugins", "name")
+NOT_IDENTITY = ("runtime", "report", "output", "data.root", "data.cache", "plugins", "name", "self_training.on_empty")
 
 
 def differing_keys(config: Config, saved: Mapping[str, Any]) -> list[str]:

@@ -22,6 +22,12 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Log = Callable[[str], None]
 
 
+CURE = (
+    "the last good checkpoint is kept. Lower the learning rate, set clip_grad or use runtime.precision=fp32, with "
+    "another output=... (source.checkpoint=FOLDER/checkpoints/source.safetensors spares the source stage)"
+)
+
+
 class TrainingDivergedError(UserError):
     """The loss is no longer a number."""
 
@@ -68,11 +74,7 @@ class Optimization:
         self.scaler = scaler
         self.steps_done = 0
         scales = {"backbone": settings.backbone_lr_scale}
-        self.parameters = {
-            role: [p for p in parameters if p.requires_grad]
-            for role, parameters in groups.items()
-            if scales.get(role, 1) > 0
-        }
+        self.parameters = {role: [p for p in parameters if p.requires_grad] for role, parameters in groups.items()}
         param_groups = [
             {"params": parameters, "lr": settings.lr, "base_lr": settings.lr * scales.get(role, 1.0), "role": role}
             for role, parameters in self.parameters.items()
@@ -213,10 +215,10 @@ class Engine:
             freeze_batch_norm: BatchNorm in eval mode, its running statistics untouched.
 
         Returns:
-            The mean of every scalar that the method reports, and `last_loss`.
+            The mean of every scalar that the method reports.
 
         Raises:
-            TrainingDivergedError: a loss is NaN or infinite; names the step.
+            TrainingDivergedError: a loss or the network after the last step is not finite; names step and images.
         """
         self.network.train()
         if freeze_batch_norm:
@@ -238,7 +240,15 @@ class Engine:
             if len(pending) == check_every or step == steps - 1:
                 self._check_finite(pending, step, steps, label, batches)
                 pending.clear()
+        self._check_network(label, batch.images[:2])
         return {name: float(value) / max(steps, 1) for name, value in sums.items()}
+
+    @torch.no_grad()
+    def _check_network(self, label: str, images: Tensor) -> None:
+        """A loss is taken before its update, so the last update of an epoch is judged by a forward pass of its own."""
+        self.network.eval()
+        if not torch.isfinite(self.network(images).logits).all():
+            raise TrainingDivergedError(f"{label}: the last update left a network without finite values; {CURE}")
 
     def _check_finite(self, losses: list[Tensor], step: int, steps: int, label: str, batches: Iterable[Batch]) -> None:
         finite = torch.isfinite(torch.stack(losses)).tolist()
@@ -248,8 +258,7 @@ class Engine:
         ids = batches.ids(bad) if hasattr(batches, "ids") else []
         named = f" (batch: {', '.join(ids[:4])}{', ...' if len(ids) > 4 else ''})" if ids else ""
         raise TrainingDivergedError(
-            f"{label}: the loss is {float(losses[finite.index(False)])} at step {bad + 1} of {steps}{named}; the last "
-            "good checkpoint is kept: lower the learning rate, set clip_grad, or use precision=fp32"
+            f"{label}: the loss is {float(losses[finite.index(False)])} at step {bad + 1} of {steps}{named}; {CURE}"
         )
 
     def predict(self, batches: Iterable[Tensor], count: int, *, label: str = "predict") -> Prediction:

@@ -30,8 +30,7 @@ from uda.thresholds import PseudoLabels, class_balanced_thresholds, portion_sche
 # First numbers of every derived seed, so that no two uses of randomness share one.
 INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES = range(5)
 
-#: BatchNorm's statistics settle long before so many images.
-ADAPT_IMAGES = 2048
+#: Images in a batch of AdaBN's pass; part of the result, so not of `runtime`.
 ADAPT_BATCH = 128
 
 
@@ -82,8 +81,11 @@ def choose(prediction: Prediction, config: Config, round_index: int, target_labe
         torch.from_numpy(a) for a in (prediction.features, prediction.logits, prediction.weight)
     )
     scores = _scores(settings.selector, features, logits, weight)
-    thresholds = class_balanced_thresholds(scores, portion)
-    pseudo = select(scores, thresholds)
+    try:
+        thresholds = class_balanced_thresholds(scores, portion)
+        pseudo = select(scores, thresholds)
+    except ValueError as error:
+        raise UserError(f"selector '{settings.selector}': {error}") from None
     reference = pseudo
     if settings.selector != "softmax":
         softmax_scores = _scores("softmax", features, logits, weight)
@@ -129,13 +131,32 @@ class Run:
         seed_everything(INITIAL_WEIGHTS, config.seed)
         network = create_network(config.model, len(self.classes), len(config.transforms.mean))
         self.engine = Engine(network, config.runtime, self.log)
+        self.transforms = {
+            "source": make_train(config.transforms, config.transforms.source),
+            "target": make_train(config.transforms, config.transforms.target),
+            "predict": make_predict(config.transforms),
+        }
         self.method: Method = METHODS[config.method](network, config)
         self.source_method: Method = METHODS["source_only"](network, config)
         self.saved = load_checkpoint(self.folder.checkpoints)
         if config.source.checkpoint and self.saved is None:
             load_network(network, config.source.checkpoint, self.description)
         self.progress = self.saved[0] if self.saved else Progress()
+        self._try_out()
         self._started = time.monotonic()
+
+    def _try_out(self) -> None:
+        """Send two target images all the way to scores, so that what does not fit is found before hours of training."""
+        first = self.domains.target.images.take(np.arange(min(2, len(self.domains.target.images))))
+        try:
+            prediction = self.engine.predict(self._predict_batches(first, 2, workers=0), len(first))
+        except (AssertionError, RuntimeError) as error:
+            reason = str(error).split("\n")[0]
+            model, size = self.config.model.backbone, self.config.transforms.size
+            raise UserError(f"model.backbone: {model} cannot take images of transforms.size={size}: {reason}") from None
+        if self.rounds:
+            tensors = (prediction.features, prediction.logits, prediction.weight)
+            _scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))
 
     @property
     def rounds(self) -> int:
@@ -332,8 +353,9 @@ class Run:
         parts = [self._source_part(drawn)]
         if len(selected):
             images = self.domains.target.images
-            transform = make_train(self.config.transforms, self.config.transforms.target)
-            parts.append(Part(images, selected, choice.labels[selected], transform, domain=1, is_target=True))
+            parts.append(
+                Part(images, selected, choice.labels[selected], self.transforms["target"], domain=1, is_target=True)
+            )
         batch = settings.batch
         sizes = batch.mixed or [batch.source, batch.selected][: len(parts)]
         return training_batches(
@@ -356,8 +378,9 @@ class Run:
 
     def _source_part(self, indices: np.ndarray) -> Part:
         source = self.domains.source
-        transform = make_train(self.config.transforms, self.config.transforms.source)
-        return Part(source.images, indices, source.labels[indices], transform, domain=0, is_target=False)
+        return Part(
+            source.images, indices, source.labels[indices], self.transforms["source"], domain=0, is_target=False
+        )
 
     def predict(self) -> Prediction:
         """A predict pass over the target: every image once, in order."""
@@ -371,15 +394,16 @@ class Run:
         be of one class, and the order of the images would tell of their labels.
         """
         images = self.domains.target.images
-        drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))[:ADAPT_IMAGES]
+        drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))
+        drawn = drawn[: self.config.self_training.adapt_images]
         self.engine.adapt_batch_norm(self._predict_batches(images.take(drawn), ADAPT_BATCH))
 
-    def _predict_batches(self, images: Images, batch_size: int) -> Batches:
+    def _predict_batches(self, images: Images, batch_size: int, workers: int | None = None) -> Batches:
         return predict_batches(
             images,
-            make_predict(self.config.transforms),
+            self.transforms["predict"],
             batch_size=batch_size,
-            workers=self.engine.workers(images.in_memory),
+            workers=self.engine.workers(images.in_memory) if workers is None else workers,
             pin_memory=self.engine.pin_memory,
         )
 
@@ -470,14 +494,7 @@ class Run:
         self.engine.fit(self.source_method, timed(), optimization, label="dry run", steps=measured_steps + 1)
         step_seconds = float(np.median(np.diff(moments[1:])))
         images = self.domains.target.images
-        loader = iter(
-            predict_batches(
-                images,
-                make_predict(self.config.transforms),
-                batch_size=self.config.runtime.predict_batch_size,
-                workers=0,
-            )
-        )
+        loader = iter(self._predict_batches(images, self.config.runtime.predict_batch_size, workers=0))
         started = time.monotonic()
         first = next(loader)
         self.engine.predict([first], len(first))

@@ -23,6 +23,10 @@ class RunLog:
 
     def __call__(self, message: str) -> None:
         print(message, flush=True)
+        self.note(message)
+
+    def note(self, message: str) -> None:
+        """Write to the file what the terminal is told by other means: errors."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         self._waiting += [f"{stamp}  {line}" for line in message.split("\n")]
         self._flush()
@@ -58,7 +62,11 @@ class RunFolder:
             raise UserError(f"output: {self.path} is a file, not a folder")
         saved = self.path / "config.yaml"
         if saved.is_file():
-            differences = differing_keys(self.config, yaml.safe_load(saved.read_text(encoding="utf-8")) or {})
+            try:
+                content = yaml.safe_load(saved.read_text(encoding="utf-8"))
+                differences = differing_keys(self.config, content)
+            except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
+                raise UserError(f"{saved} cannot be read; choose another output=..., or delete {self.path}") from None
             if differences:
                 raise UserError(
                     f"{self.path} was made by another config ({'; '.join(differences)}); "

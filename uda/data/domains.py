@@ -1,6 +1,7 @@
 """The two domains of a run: labelled source images, and target images whose labels are kept apart."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,11 @@ def load_domains(settings: DataSettings, seed: int, log: Callable[[str], None] =
     Raises:
         UserError: naming the file, folder or class, and the cure.
     """
+    if settings.source == settings.target:
+        raise UserError(
+            f"data.source and data.target are both '{settings.source}': the target's labels would be trained on; "
+            "name two different domains"
+        )
     card = load_card(settings.dataset) if settings.dataset is not None else None
     if card is not None:
         for name in (settings.source, settings.target):
@@ -111,6 +117,7 @@ def load_domains(settings: DataSettings, seed: int, log: Callable[[str], None] =
                 f"data.source: {settings.source}: {source.paths[line]} has no label; every source image needs one"
             )
         target = _list_own(settings.target, "target", root, source.classes)
+    _check_apart(source, target, settings)
     source_images, source_labels = _readable(source, settings, log)
     target_images, target_labels = _readable(target, settings, log)
     _check_every_class(source_labels, source.classes, settings.source)
@@ -179,6 +186,23 @@ def _list_own(place: str, role: str, root: Path | None, classes: tuple[str, ...]
     if not images_below(path):
         raise UserError(f"data.{role}: {path} holds no images")
     return list_flat_folder(path)
+
+
+def _check_apart(source: Listing, target: Listing, settings: DataSettings) -> None:
+    """Raise UserError when an image belongs to both domains: its true label would be trained on."""
+    shared = _real_paths(source) & _real_paths(target)
+    if shared:
+        raise UserError(
+            f"data.source ({settings.source}) and data.target ({settings.target}) share {len(shared)} images, such as "
+            f"{min(shared)}: the target's labels would be trained on; name domains without a common image"
+        )
+
+
+def _real_paths(listing: Listing) -> set[str]:
+    """Absolute paths of the images, with symbolic links to folders resolved."""
+    parted = [os.path.split(path) for path in listing.paths]
+    folders = {folder: os.path.realpath(listing.root / folder) for folder in {folder for folder, _ in parted}}
+    return {os.path.join(folders[folder], name) for folder, name in parted}
 
 
 def _readable(listing: Listing, settings: DataSettings, log: Callable[[str], None]) -> tuple[ImageFiles, np.ndarray]:

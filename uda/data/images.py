@@ -3,31 +3,36 @@
 import io
 import os
 import warnings
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
-from tqdm import tqdm
 
 from uda.errors import UserError
+from uda.progress import progress
 
 try:  # decodes a JPEG nearly twice as fast as PIL, but torchvision 0.29 announces its end
-    from torchvision.io import ImageReadMode, decode_image
+    from torchvision.io import ImageReadMode, decode_jpeg
 except ImportError:
-    decode_image = None
+    decode_jpeg = None
 
-warnings.filterwarnings("ignore", "The image decoding and encoding capabilities of TorchVision", DeprecationWarning)
+# Once and for this message alone: warnings.catch_warnings() around each call is not safe in threads.
+warnings.filterwarnings(
+    "ignore", "The image decoding and encoding capabilities of TorchVision are deprecated", DeprecationWarning
+)
 
 #: File name endings that count as images, in lower case.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif"})
 
-#: How a whole file of the common formats begins and ends.
-_ENVELOPES = ((b"\xff\xd8\xff", b"\xff\xd9"), (b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"))
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 
 #: So much of a file's end is searched for its end mark: cameras append data of their own.
 _TAIL_BYTES = 4096
@@ -115,61 +120,80 @@ class ImageFiles(Images):
     def problem(self, i: int) -> str | None:
         """Why image `i` cannot be read, or None.
 
-        JPEG and PNG files with sound first and last bytes pass without being decoded, which finds empty,
-        truncated and foreign files at the price of two short reads; any other file is decoded.
+        A PNG's checksums are compared, which finds any damage without decoding it. A JPEG has none: one with
+        sound first and last bytes passes at the price of two short reads, which finds empty, truncated and foreign
+        files; damage between them shows, if at all, in `read`. Any other file is decoded.
         """
         path = self.root / self.ids[i]
         try:
             if self.cache == "memory":
                 if self.ids[i] not in self._decoded:
                     self._decoded[self.ids[i]] = decode(path)
-            elif not _looks_whole(path):
-                decode(path)
+            else:
+                _check(path)
         except (OSError, ValueError) as error:
             return str(error)
         return None
 
 
-def _looks_whole(path: Path) -> bool:
+def _check(path: Path) -> None:
+    """Raise OSError or ValueError for a file that is not a sound image, and decode no more than that takes."""
     with path.open("rb", buffering=0) as file:
-        head = file.read(8)
-        for start, end in _ENVELOPES:
-            if head.startswith(start):
-                size = os.fstat(file.fileno()).st_size
-                file.seek(max(0, size - _TAIL_BYTES))
-                return end in file.read(_TAIL_BYTES)
-    return False
+        head = file.read(len(_PNG_START))
+        if head == _PNG_START:
+            _check_png(head + file.read())
+            return
+        if head.startswith(_JPEG_START):
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _TAIL_BYTES))
+            if _JPEG_END in file.read(_TAIL_BYTES):
+                return
+    decode(path)
+
+
+def _check_png(content: bytes) -> None:
+    """Raise OSError for a PNG of which any byte up to its end mark is damaged or missing."""
+    start = len(_PNG_START)
+    while start + 12 <= len(content):  # length, type, data, checksum of type and data
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        if end > len(content):
+            break
+        body = memoryview(content)[start + 4 : end - 4]
+        if zlib.crc32(body) != int.from_bytes(content[end - 4 : end], "big"):
+            raise OSError(f"the PNG is damaged: wrong checksum in the chunk at byte {start}")
+        if body[:4] == b"IEND":
+            return
+        start = end
+    raise OSError("the PNG is truncated or damaged: it has no sound end")
 
 
 def decode(path: str | Path) -> torch.Tensor:
     """An image file as RGB uint8 (3, H, W).
 
-    Transparency is dropped, 16 bits are rounded to 8, an animation gives its first picture and the EXIF
+    Transparency is dropped, 16 bits become 8, an animation gives its first picture and the EXIF
     orientation is ignored, as it was when the published numbers on these data sets were made.
 
     Raises:
-        OSError: the file is missing, truncated or of no known format.
+        OSError: the file is missing, truncated, a PNG with a wrong checksum, or of no known format.
         ValueError: its content is broken in another way.
     """
-    content = np.fromfile(path, dtype=np.uint8)
-    if content.size == 0:
+    content = Path(path).read_bytes()
+    if not content:
         raise OSError("the file is empty")
-    if decode_image is None:
-        return _decode_with_pil(content)
-    try:
-        image = decode_image(torch.from_numpy(content), mode=ImageReadMode.RGB)
-    except (RuntimeError, ValueError):
-        return _decode_with_pil(content)
-    if image.ndim == 4:
-        image = image[0]
-    if image.dtype == torch.uint16:
-        image = ((image.to(torch.int32) + 128) // 257).to(torch.uint8)
-    return image
+    if content.startswith(_PNG_START):
+        _check_png(content)
+    # JPEG alone: one wrong byte in a PNG crashes the whole process in torchvision's decoder.
+    if content.startswith(_JPEG_START) and decode_jpeg is not None:
+        try:
+            return decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB)
+        except (RuntimeError, ValueError):
+            pass  # perhaps PIL can, or says better what is wrong
+    return _decode_with_pil(content)
 
 
-def _decode_with_pil(content: np.ndarray) -> torch.Tensor:
+def _decode_with_pil(content: bytes) -> torch.Tensor:
     try:
-        with Image.open(io.BytesIO(content.tobytes())) as image:
+        with Image.open(io.BytesIO(content)) as image:
             if image.mode.startswith("I"):  # 16 bits, which convert() would cut off at 255
                 grey = ((np.asarray(image).astype(np.int64) + 128) // 257).clip(0, 255).astype(np.uint8)
                 return torch.from_numpy(grey).expand(3, -1, -1)
@@ -186,9 +210,9 @@ def check_readable(images: Images, max_unreadable: float, log: Callable[[str], N
     """Numbers of the images that can be read, int64 in ascending order.
 
     Args:
-        images: looked through with their `problem` method, in threads, with a progress bar.
+        images: looked through with their `problem` method, in threads.
         max_unreadable: share of unreadable images, 0..1, that is let pass.
-        log: told every unreadable image with the reason.
+        log: told every unreadable image with the reason, and without a terminal the progress.
 
     Raises:
         UserError: more than that share is unreadable, or everything.
@@ -196,16 +220,10 @@ def check_readable(images: Images, max_unreadable: float, log: Callable[[str], N
     if type(images).problem is Images.problem:
         return np.arange(len(images))
     chunks = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
-    reasons: dict[int, str] = {}
-    with (
-        ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool,
-        tqdm(total=len(images), desc="checking images", unit=" images", delay=2, disable=None) as bar,
-    ):
-        for chunk, found in zip(
-            chunks, pool.map(lambda chunk: [images.problem(i) for i in chunk], chunks), strict=True
-        ):
-            reasons |= {int(i): reason for i, reason in zip(chunk, found, strict=True) if reason is not None}
-            bar.update(len(chunk))
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        found = chain.from_iterable(pool.map(lambda chunk: [images.problem(i) for i in chunk], chunks))
+        found = progress(found, "checking images", len(images), log)
+        reasons = {i: reason for i, reason in enumerate(found) if reason is not None}
     for i, reason in reasons.items():
         log(f"unreadable image: {images.ids[i]}: {reason}")
     if len(reasons) > max_unreadable * len(images) or (reasons and len(reasons) == len(images)):

@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -243,9 +242,3 @@ def _names_of_numbers(entries: Sequence[ListEntry], labels: np.ndarray) -> tuple
     if all(alone) and len(set(alone)) == count:
         return tuple(alone)
     return tuple(str(k) for k in range(count))
-
-
-def count_per_class(listing: Listing) -> dict[str, int]:
-    """Number of images of each class."""
-    counts = Counter(listing.labels.tolist())
-    return {name: counts[k] for k, name in enumerate(listing.classes)}

@@ -100,11 +100,6 @@ def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module
     return backbone, width
 
 
-def has_batch_norm(module: nn.Module) -> bool:
-    """Whether anything in `module` keeps BatchNorm statistics."""
-    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in module.modules())
-
-
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
     """All BatchNorm layers of `module` that keep running statistics."""
     return [

@@ -4,7 +4,6 @@ Nothing that executes code is ever loaded.
 """
 
 import json
-import pickle
 from pathlib import Path
 
 import torch
@@ -74,9 +73,11 @@ def load_backbone_state(backbone: nn.Module, path: str) -> None:
             if path.endswith(".safetensors")
             else torch.load(path, weights_only=True, map_location="cpu")
         )
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # torch.load meets foreign files with errors of every kind
         reason = str(error).split("\n")[0]
         raise UserError(f"model.weights: {path} is not a file of plain tensors: {reason}") from None
+    if not isinstance(state, dict):
+        raise UserError(f"model.weights: {path} holds a {type(state).__name__}, not a mapping of names to tensors")
     for wrapper in ("state_dict", "model"):
         if isinstance(state.get(wrapper), dict):
             state = state[wrapper]
