@@ -8,7 +8,7 @@ for each side, and counts what the work takes on top of its inputs.
     python tools/bench.py                                 # all of them
     python tools/bench.py --only select_1000000x12 --repeats 5
     python tools/bench.py --scale 0.01                    # a hundredth of the work: does it run?
-    python tools/bench.py --json results/bench.json
+    python tools/bench.py --json results/bench.json --into README.md
 """
 
 import argparse
@@ -31,7 +31,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, one_hot
 
-from uda.atomic import write_json
+from uda.atomic import write_json, write_text
 from uda.config import (
     BatchSettings,
     Config,
@@ -44,6 +44,7 @@ from uda.config import (
 )
 from uda.errors import UserError
 from uda.registry import Registry
+from uda.tables import insert_markdown
 
 
 @dataclass(frozen=True)
@@ -305,6 +306,17 @@ def table_line(row: Row) -> str:
     )
 
 
+def to_markdown(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| benchmark | bare / ours | bar | ours | bare | peak memory, ours / bare |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        bar = "" if row.bar is None else f"{row.bar:.2f}"
+        times = f"{_readable(row.seconds)} | {_readable(row.floor_seconds)}"
+        memory = f"{row.peak_mib:,.0f} / {row.floor_peak_mib:,.0f} MiB"
+        lines.append(f"| `{row.name}` | {row.ratio:.2f} | {bar} | {times} | {memory} |")
+    return "\n".join(lines) + "\n"
+
+
 def _readable(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds >= 1 else f"{1000 * seconds:.3f} ms"
 
@@ -333,6 +345,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=_count, default=5, help="timed calls of each side (default: 5)")
     parser.add_argument("--scale", type=_share, default=1.0, help="share of the full amount of work (default: 1)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file too")
+    parser.add_argument("--into", metavar="FILE", type=Path, help="and into this document's bench block")
     return parser.parse_args(arguments)
 
 
@@ -364,6 +377,9 @@ def main(arguments: list[str] | None = None) -> int:
             "rows": [asdict(row) for row in rows],
         }
         write_json(options.json, content)
+    if options.into:
+        document = options.into.read_text(encoding="utf-8")
+        write_text(options.into, insert_markdown(document, "bench", to_markdown(rows)))
     return 0
 
 

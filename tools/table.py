@@ -33,9 +33,9 @@ def main() -> int:
     options = parser.parse_intermixed_args()
     try:
         table = load_table(options.table)
-        jobs = jobs_of(table, options.runs)
+        jobs = jobs_of(table, options.runs, options.overrides)
         if not options.collect:
-            run_jobs(jobs, max(1, options.jobs), options.overrides, log=lambda line: print(line, flush=True))
+            run_jobs(jobs, max(1, options.jobs), log=lambda line: print(line, flush=True))
         print(write_table(table, jobs, options.results, options.into), end="")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -13,8 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -93,6 +94,7 @@ class Job:
     pair: tuple[str, str]
     seed: int
     runs: Path
+    extra: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -113,16 +115,20 @@ class Job:
             f"seed={self.seed}",
             f"output={self.folder}",
             *self.row.set,
+            *self.extra,
         ]
         if not self.is_source:
-            source = Job(self.table, self.table.rows[0], self.pair, self.seed, self.runs)
-            words.append(f"source.checkpoint={source.folder / 'checkpoints' / 'final.safetensors'}")
+            words.append(f"source.checkpoint={self.source.folder / 'checkpoints' / 'final.safetensors'}")
         return words
 
-    def command(self, extra: list[str]) -> list[str]:
+    @property
+    def source(self) -> "Job":
+        """The run that trains this one's source model."""
+        return replace(self, row=self.table.rows[0])
+
+    def command(self) -> list[str]:
         """The command that runs it."""
-        tool = str(ROOT / "tools" / "self_train.py")
-        return [sys.executable, tool, "--cfg", self.row.cfg, *self.overrides(), *extra]
+        return [sys.executable, str(ROOT / "tools" / "self_train.py"), "--cfg", self.row.cfg, *self.overrides()]
 
     def record(self) -> dict[str, object] | None:
         """The CSV row of a finished run, None for one that is not.
@@ -161,42 +167,50 @@ class Job:
         }
 
 
-def jobs_of(table: Table, runs: Path) -> list[Job]:
-    """Every run of a table, source models first."""
-    return [Job(table, row, pair, seed, runs) for row in table.rows for pair in table.pairs for seed in table.seeds]
+def jobs_of(table: Table, runs: Path, extra: Sequence[str] = ()) -> list[Job]:
+    """Every run of a table, source models first; `extra` overrides concern them all."""
+    return [
+        Job(table, row, pair, seed, runs, tuple(extra))
+        for row in table.rows
+        for pair in table.pairs
+        for seed in table.seeds
+    ]
 
 
-def run_jobs(jobs: list[Job], at_once: int, extra: list[str], log=print) -> None:
+def run_jobs(jobs: list[Job], at_once: int, log=print) -> None:
     """Run the unfinished ones, `at_once` at a time, source models before what needs them.
 
     Raises:
-        UserError: runs that failed, with the log of each; the others are finished first.
+        UserError: runs that failed, with the log of each; those that do not need them are finished first.
     """
     threads = max(1, (os.cpu_count() or 1) // at_once)
     failures: list[str] = []
 
     def execute(job: Job) -> None:
+        what = f"{job.row.name}, {job.pair[0]} to {job.pair[1]}, seed {job.seed}"
+        if not job.is_source and job.source.record() is None:
+            failures.append(f"{what}: its source model is missing")
+            return
         started = time.monotonic()
         job.folder.parent.mkdir(parents=True, exist_ok=True)
         output = job.folder.parent / f"{job.folder.name}.out"
         with open(output, "w", encoding="utf-8") as file:
-            code = subprocess.run(
-                job.command([*extra, f"runtime.threads={threads}"]), stdout=file, stderr=subprocess.STDOUT
-            ).returncode
-        what = f"{job.row.name}, {job.pair[0]} to {job.pair[1]}, seed {job.seed}"
+            command = [*job.command(), f"runtime.threads={threads}"]
+            code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
         record = job.record()
         if code or record is None:
             failures.append(f"{what}: exit code {code}, see {output}")
             log(f"FAILED {failures[-1]}")
         else:
-            log(f"{what}: class mean {record['class_mean']:.4f} in {time.monotonic() - started:.0f} s")
+            reached = "no labels" if record["class_mean"] is None else f"class mean {record['class_mean']:.4f}"
+            log(f"{what}: {reached} in {time.monotonic() - started:.0f} s")
 
     for wave in (True, False):
         todo = [job for job in jobs if job.is_source is wave and job.record() is None]
         with ThreadPoolExecutor(at_once) as pool:
             list(pool.map(execute, todo))
-        if failures:
-            raise UserError("\n".join(failures))
+    if failures:
+        raise UserError("\n".join(failures))
 
 
 def to_csv(records: list[dict[str, object]]) -> str:
@@ -244,7 +258,8 @@ def to_markdown(records: list[dict[str, str]]) -> str:
         """Of each seed that has every pair."""
         by_seed: dict[str, list[float]] = {}
         for record in of(row):
-            by_seed.setdefault(record["seed"], []).append(float(record["class_mean"]))
+            if record["class_mean"]:
+                by_seed.setdefault(record["seed"], []).append(float(record["class_mean"]))
         return [str(statistics.mean(found)) for found in by_seed.values() if len(found) == len(pairs)]
 
     head = [f"{source} to {target}" for source, target in pairs]
@@ -278,10 +293,14 @@ def to_markdown(records: list[dict[str, str]]) -> str:
 
 
 def insert_markdown(document: str, name: str, markdown: str) -> str:
-    """`document` with the block between `<!-- table NAME -->` and `<!-- end NAME -->` replaced."""
+    """`document` with the block between `<!-- table NAME -->` and `<!-- end NAME -->` replaced.
+
+    Raises:
+        UserError: the two marks are not there, once each and in this order.
+    """
     begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
-    if begin not in document or end not in document:
-        raise UserError(f"no place for table '{name}': the document needs the lines {begin} and {end}")
+    if document.count(begin) != 1 or document.count(end) != 1 or document.index(begin) > document.index(end):
+        raise UserError(f"no place for table '{name}': the document needs the lines {begin} and {end}, once each")
     before, _, rest = document.partition(begin)
     return f"{before}{begin}\n{markdown}{end}{rest.partition(end)[2]}"
 

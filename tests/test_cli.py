@@ -1,0 +1,161 @@
+"""The command line: what it lists, what it explains, and what a mistake gets."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from uda.cli import LISTS, main
+from uda.config import ROOT
+from uda.data.cards import CARDS
+from uda.evaluation import VALIDATORS
+from uda.methods import METHODS
+from uda.models import BACKBONES
+from uda.regularizers import REGULARIZERS
+from uda.selectors import SELECTORS
+
+HELD = {
+    "configs": sorted(path.name for path in (ROOT / "configs").glob("*.yaml")),
+    "methods": METHODS,
+    "selectors": SELECTORS,
+    "regularizers": REGULARIZERS,
+    "validators": VALIDATORS,
+    "datasets": CARDS,
+    "backbones": BACKBONES,
+}
+
+
+def run_python(*arguments):
+    """A Python process of its own on this checkout."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize("what", sorted(LISTS))
+def test_list_prints_what_the_registry_holds_with_a_line_each(what, capsys):
+    assert main(["--list", what]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    described = {line[0] for line in lines if len(line) == 2}
+    assert described >= set(HELD[what]), "each with a description"
+
+
+def test_list_backbones_says_that_all_of_timm_can_be_had(capsys):
+    main(["--list", "backbones"])
+    assert "timm" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_help_shows_examples_that_name_real_configs(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    examples = [line.split() for line in text.split("examples:")[1].splitlines() if "self_train.py" in line]
+    named = {words[words.index("--cfg") + 1] for words in examples if "--cfg" in words}
+    assert named and named <= set(HELD["configs"])
+    assert any("--list" in words for words in examples)
+    assert all(what in text for what in LISTS)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cfg", "digits_avh.yaml", "--dryrun"], "--dryrun"),
+        (["--cfg", "digits_avh.yaml", "--dry"], "--dry"),  # no abbreviations
+        (["--list", "selector"], "selectors"),
+        (["--cfg"], "--cfg"),
+        ([], "digits_avh.yaml"),
+        (["seed=1"], "--cfg FILE is needed"),
+    ],
+)
+def test_wrong_use_ends_with_2_and_says_why(arguments, message, in_folder, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err.splitlines()
+    assert error[-1].startswith("self_train.py: error: ") and message in error[-1]
+    assert list(in_folder.iterdir()) == []
+
+
+def error_lines(capsys):
+    """Lines on standard error: every one must be a mistake's."""
+    lines = capsys.readouterr().err.splitlines()
+    assert lines and all(line.startswith("error: ") for line in lines), lines
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("self_training.selecter=avc", ["command line: self_training.selecter", "did you mean 'selector'?"]),
+        ("self_training.rounds=many", ["self_training.rounds", "'many'"]),
+        ("self_training.selector=sofmax", ["self_training.selector", "did you mean 'softmax'?"]),
+        ("self_training.regularizer=mrk", ["self_training.regularizer", "known: "]),
+        ("method=self_trainig", ["method", "did you mean 'self_training'?"]),
+        ("seed=-1", ["seed", "-1"]),
+        ("softmax", ["'softmax'", "key=value"]),
+        ("data=photos", ["data", "section of keys"]),
+        ("plugins=mein.py", ["plugins: no such file", "mein.py"]),
+        ("data.source=renderings", ["data.source", "no such folder: renderings"]),
+        ("data.dataset=visda17", ["visda17", "did you mean 'visda2017'?"]),
+        ("source.checkpoint=best.safetensors", ["best.safetensors"]),
+        ("model.backbone=resnet1", ["resnet1"]),
+        ("runtime.device=abacus", ["abacus"]),
+    ],
+)
+def test_a_mistake_gets_one_line_with_key_and_cure_and_leaves_nothing(override, parts, tiny, in_folder, capsys):
+    assert main(["--cfg", str(tiny), override]) == 2
+    (line,) = error_lines(capsys)
+    assert all(part in line for part in parts), line
+    assert list(in_folder.iterdir()) == []
+
+
+def test_an_unknown_config_names_the_nearest(in_folder, capsys):
+    assert main(["--cfg", "digits_avg.yaml"]) == 2
+    (line,) = error_lines(capsys)
+    assert "digits_avg.yaml: no such config" in line and "did you mean 'digits_avh.yaml'?" in line
+
+
+def test_missing_data_says_what_to_get_and_where_to_put_it(in_folder, monkeypatch, capsys):
+    monkeypatch.setenv("UDA_DATA", str(in_folder / "data"))
+    if (ROOT / "datasets" / "visda2017").exists():
+        pytest.skip("VisDA-2017 lies in datasets/")
+    assert main(["--cfg", "visda_avh.yaml", "model.weights=none"]) == 2
+    (line,) = error_lines(capsys)
+    assert CARDS["visda2017"].url in line and str(in_folder / "data" / "visda2017") in line
+    assert list(in_folder.iterdir()) == []
+
+
+def test_all_mistakes_at_once_a_line_each(tiny, in_folder, capsys):
+    wrong = ["sede=1", "self_training.rounds=many", "self_training.selector=sofmax", "loud"]
+    assert main(["--cfg", str(tiny), *wrong]) == 2
+    lines = error_lines(capsys)
+    assert len(lines) == len(wrong)
+    for part in ("sede", "'many'", "'sofmax'", "'loud'"):
+        assert sum(part in line for line in lines) == 1, part
+
+
+def test_overrides_may_stand_anywhere(tiny, in_folder, capsys):
+    assert main(["self_training.rounds=7", "--cfg", str(tiny), "--dry-run", "seed=5"]) == 0
+    plan = capsys.readouterr().out
+    assert "seed5" in plan and "7" in plan
+    assert list(in_folder.iterdir()) == []
+
+
+def test_the_tool_itself_ends_with_2_and_no_traceback(tmp_path):
+    wrong = ["self_training.selecter=avc", f"output={tmp_path / 'run'}"]
+    ended = run_python(str(ROOT / "tools" / "self_train.py"), "--cfg", "digits_avh.yaml", *wrong)
+    assert ended.returncode == 2
+    assert ended.stdout == ""
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ") and "did you mean 'selector'?" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_help_does_not_wait_for_torch():
+    """Importing torch takes seconds; --help and a mistyped option must not."""
+    ended = run_python(
+        "-c", "import sys, uda.cli; uda.cli.parser().format_help(); print({'torch', 'timm'} & sys.modules.keys())"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.strip() == "set()"

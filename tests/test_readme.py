@@ -1,0 +1,166 @@
+"""README.md is true: its commands parse, its plugin and its five lines of config run, its tables are the CSVs'."""
+
+import json
+import re
+import runpy
+import shlex
+from configparser import ConfigParser
+
+import pytest
+
+from tests.data.trees import make_folders
+from uda.cli import main, parser
+from uda.config import ROOT, load_config
+from uda.data.cards import CARDS
+from uda.selectors import SELECTORS
+from uda.tables import load_table, read_csv, to_markdown
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+PLUGIN = "my_selectors.py"
+
+
+def block_after(marker, language):
+    """The fenced block that follows a marker."""
+    found = re.search(rf"<!-- {marker} -->\n+```{language}\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
+    assert found, f"README.md: no {language} block after <!-- {marker} -->"
+    return found[1]
+
+
+def tool_commands():
+    """Words of every `python tools/...` command: in fenced blocks, and in backquotes within the text."""
+    fenced = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
+    commands = [part for line in [*fenced, *re.findall(r"`([^`\n]+)`", prose)] for part in line.split("&&")]
+    return [words[1:] for c in commands if (words := shlex.split(c, comments=True))[:1] == ["python"]]
+
+
+TOOLS = tool_commands()
+SELF_TRAIN = [words[1:] for words in TOOLS if words[0] == "tools/self_train.py"]
+
+
+@pytest.fixture
+def forget_mine():
+    """Take README's selector out of the registry again: a plugin is registered once a process."""
+    yield
+    SELECTORS._entries.pop("mine", None)
+
+
+@pytest.fixture
+def plugin(in_folder, forget_mine):
+    """README's plugin, word for word, in the working folder."""
+    (in_folder / PLUGIN).write_text(block_after("plugin", "python"), encoding="utf-8")
+
+
+def test_the_two_set_up_commands_come_first():
+    """Before any other block, a line each: install and run the main job, install and test."""
+    demo, test = (text.strip() for _, text in BLOCKS[:2])
+    assert demo == 'pip install -e ".[demo]" && python tools/self_train.py --cfg digits_avh.yaml'
+    assert test == 'pip install -e ".[test]" && pytest'
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    assert {"demo", "test"} <= set(setup["options.extras_require"])
+
+
+def test_a_selector_of_ones_own_in_ten_lines_makes_a_whole_run(plugin, tiny, in_folder):
+    text = block_after("plugin", "python")
+    assert len(text.splitlines()) <= 10
+    assert text.startswith(f"# {PLUGIN}\n"), "README says what to call the file"
+    arguments = ["--cfg", str(tiny), f"plugins={PLUGIN}", "self_training.selector=mine", "output=run"]
+    assert main(arguments) == 0
+    results = json.loads((in_folder / "run" / "results.json").read_text())
+    assert results["selector"] == "mine" and [r["round"] for r in results["rounds"]] == [0, 1]
+    assert all(r["selected"] > 0 for r in results["rounds"])
+    assert "plugins: [my_selectors.py]" in README and "`selector: mine`" in README, "the way through a config"
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_data_of_ones_own_in_five_lines_makes_a_whole_run(labelled, in_folder):
+    """README's config beside renderings/<class>/*.png and photos.txt; only network and sizes are cut down."""
+    text = block_after("own data", "yaml")
+    assert len(text.splitlines()) <= 5
+    config = in_folder / "mine.yaml"
+    config.write_text(text, encoding="utf-8")
+    classes = ["ant", "bee", "cat"]
+    make_folders(in_folder / "renderings", classes, per_class=6, suffix=".png")
+    make_folders(in_folder / "shots", classes, per_class=6, seed=1)
+    shots = [(path.relative_to(in_folder), path.parent.name) for path in sorted((in_folder / "shots").rglob("*.jpg"))]
+    lines = [f"{path} {name}\n" if labelled else f"{path}\n" for path, name in shots]
+    (in_folder / "photos.txt").write_text("".join(lines), encoding="utf-8")
+    small = [
+        "model.backbone=digits_cnn",
+        "model.weights=none",
+        "model.head=16",
+        "transforms.size=24",
+        "transforms.resize=28",
+        "source.epochs=1",
+        "source.batch_size=6",
+        "self_training.rounds=1",
+        "self_training.portion.start=0.5",
+        "self_training.source_share.start=1.0",
+        "self_training.source_share.max=1.0",
+        "self_training.batch.mixed=6",
+        "runtime.device=cpu",
+        "runtime.workers=0",
+    ]
+    assert main(["--cfg", str(config), *small]) == 0
+    results = json.loads((in_folder / "runs" / "mine" / "seed0" / "results.json").read_text())
+    assert results["selector"] == "avc" and results["rounds"][0]["selected"] > 0
+    assert list(results["rounds"][0]["selected_per_class"]) == classes
+    assert (results["final"]["class_mean"] is not None) == labelled, "oracle figures need labels"
+
+
+def test_there_are_commands_to_check():
+    assert {words[0] for words in TOOLS} == {f"tools/{n}.py" for n in ("self_train", "check_data", "table", "bench")}
+    assert sum("--cfg" in words for words in SELF_TRAIN) >= 4
+
+
+@pytest.mark.parametrize("words", SELF_TRAIN, ids=" ".join)
+def test_every_command_of_the_main_tool_is_valid(words, plugin):
+    """Options parse, the config exists, the overrides validate, the domains are the card's."""
+    options = parser().parse_intermixed_args(words)
+    if options.list:
+        return
+    config = load_config(options.cfg, options.overrides)
+    card = CARDS[config.data.dataset]
+    assert {config.data.source, config.data.target} <= card.domains.keys()
+
+
+@pytest.mark.parametrize("words", [words for words in TOOLS if "self_train.py" not in words[0]], ids=" ".join)
+def test_every_option_of_the_other_tools_is_in_their_help(words, monkeypatch, capsys):
+    tool, *arguments = words
+    monkeypatch.setattr("sys.argv", [tool, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / tool), run_name="__main__")
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for option in arguments:
+        assert not option.startswith("--") or re.search(rf"{option}\b", text), option
+    if tool == "tools/check_data.py":
+        assert arguments[0] in CARDS
+
+
+def test_every_config_family_that_readme_names_is_there():
+    methods = re.findall(r"^\| `<dataset>_(\w+)\.yaml` \|", README, flags=re.MULTILINE)
+    assert sorted(methods) == ["avh", "cbst", "crst", "source"]
+    for dataset in ("visda", "digits", "pacs"):
+        for method in methods:
+            assert (ROOT / "configs" / f"{dataset}_{method}.yaml").is_file()
+
+
+def test_links_within_the_repository_lead_somewhere():
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
+    assert targets
+    assert [target for target in targets if not (ROOT / target).exists()] == []
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "tables").glob("*.yaml")))
+def test_a_table_in_readme_is_what_its_csv_gives(name):
+    block = re.search(rf"<!-- table {name} -->\n(.*?)<!-- end {name} -->", README, flags=re.DOTALL)
+    assert block, f"README.md: no place for table '{name}'"
+    path = ROOT / "results" / f"{name}.csv"
+    if not path.is_file():
+        pytest.skip(f"results/{name}.csv is not there yet: python tools/table.py {name} --into README.md")
+    records = read_csv(path)
+    assert block[1] == to_markdown(records)
+    assert {record["row"] for record in records} <= {row.name for row in load_table(name).rows}
