@@ -150,7 +150,7 @@ def _config(backbone: str, channels: int, size: int, half_batch: int) -> Config:
         self_training=SelfTrainingSettings(
             batch=BatchSettings(source=half_batch, selected=half_batch), optim=OptimSettings(lr=0.01)
         ),
-        runtime=RuntimeSettings(device="cpu", predict_batch_size=256),
+        runtime=RuntimeSettings(device="cpu"),
     )
 
 
@@ -214,7 +214,7 @@ def _predict_pass(backbone: str, channels: int, size: int, count: int) -> Contes
     pixels = torch.randint(256, (count, channels, size, size), dtype=torch.uint8)
     images = ImageArray(pixels.numpy(), [str(i) for i in range(count)])
     engine = Engine(network, config.runtime, log=lambda line: None)
-    batch_size = config.runtime.predict_batch_size
+    batch_size = engine.predict_batch_size
 
     def ours() -> object:
         transform = make_predict(config.transforms)

@@ -243,8 +243,8 @@ class RuntimeSettings(Settings):
     """Loader processes; null: none for images in memory, else up to 8 and at most the cores."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch; null: torch's own choice."""
-    predict_batch_size: int = Field(256, ge=1)
-    """Images in a batch of the predict pass."""
+    predict_batch_size: int | None = Field(None, ge=1)
+    """Images in a batch of the predict pass; null: 256, on a CPU 32 (what fits its caches goes twice as fast)."""
 
 
 class ReportSettings(Settings):

@@ -169,6 +169,11 @@ class Engine:
         self.network = network.to(self.device, memory_format=self.memory_format)
 
     @property
+    def predict_batch_size(self) -> int:
+        """Images in a batch of the predict pass."""
+        return self.settings.predict_batch_size or (32 if self.device.type == "cpu" else 256)
+
+    @property
     def pin_memory(self) -> bool:
         """Pinned host memory makes copies to a CUDA device asynchronous."""
         return self.device.type == "cuda"
@@ -272,7 +277,7 @@ class Engine:
         self.network.eval()
         features = logits = None
         done = 0
-        total = math.ceil(count / self.settings.predict_batch_size)
+        total = math.ceil(count / self.predict_batch_size)
         with torch.inference_mode(), self.autocast(self.settings.predict_precision):
             for images in show_progress(batches, label, total, self.log):
                 output = self.network(self._move(images))

@@ -385,7 +385,7 @@ class Run:
     def predict(self) -> Prediction:
         """A predict pass over the target: every image once, in order."""
         images = self.domains.target.images
-        return self.engine.predict(self._predict_batches(images, self.config.runtime.predict_batch_size), len(images))
+        return self.engine.predict(self._predict_batches(images, self.engine.predict_batch_size), len(images))
 
     def adapt_batch_norm(self) -> None:
         """BatchNorm statistics from random target images.
@@ -477,7 +477,7 @@ class Run:
             )
             steps += training.steps or math.ceil(natural) * training.epochs
         passes = 1 + (self.rounds + 1) * (2 if training.adapt_batch_norm else 1)
-        return steps, passes * math.ceil(target / config.runtime.predict_batch_size)
+        return steps, passes * math.ceil(target / self.engine.predict_batch_size)
 
     def dry_run(self, measured_steps: int = 3) -> str:
         """Check config, data and network, time a few steps on real batches, change and write nothing."""
@@ -494,7 +494,7 @@ class Run:
         self.engine.fit(self.source_method, timed(), optimization, label="dry run", steps=measured_steps + 1)
         step_seconds = float(np.median(np.diff(moments[1:])))
         images = self.domains.target.images
-        loader = iter(self._predict_batches(images, self.config.runtime.predict_batch_size, workers=0))
+        loader = iter(self._predict_batches(images, self.engine.predict_batch_size, workers=0))
         started = time.monotonic()
         first = next(loader)
         self.engine.predict([first], len(first))
