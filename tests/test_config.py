@@ -111,7 +111,9 @@ def test_plugin_registers_a_selector_beside_its_config(tmp_path):
         "norms.py",
         "from uda.selectors import SELECTORS\n"
         "@SELECTORS.register('test_config_norm')\n"
-        "def norm(features, logits, weight):\n    return logits.softmax(1) * features.norm(dim=1, keepdim=True)\n",
+        "def norm(features, logits, weight):\n"
+        "    'Softmax times the norm.'\n"
+        "    return logits.softmax(1) * features.norm(dim=1, keepdim=True)\n",
     )
     text = "plugins: [norms.py]\ndata: {source: a, target: b}\nself_training: {selector: test_config_norm}\n"
     path = write(tmp_path, "mine.yaml", text)

@@ -14,7 +14,8 @@ from uda.checkpoint import load_checkpoint
 from uda.cli import main
 from uda.config import ROOT, load_config
 from uda.errors import UserError
-from uda.rounds import Run, epoch_steps
+from uda.plan import epoch_steps
+from uda.rounds import Run
 from uda.selectors import SELECTORS
 
 ROUND_KEYS = {
@@ -243,17 +244,15 @@ def test_a_blow_up_in_the_last_step_of_an_epoch_is_found_before_it_is_saved(tiny
         (["self_training.selector=test_rounds_flat"], "selector 'test_rounds_flat' gave scores of shape"),
     ],
 )
-def test_what_does_not_fit_is_found_before_training(tiny, tmp_path, capsys, overrides, message):
-    if "test_rounds_flat" not in SELECTORS:
-        SELECTORS.register("test_rounds_flat")(lambda features, logits, weight: logits.amax(1))
+def test_what_does_not_fit_is_found_before_training(tiny, tmp_path, capsys, monkeypatch, overrides, message):
+    monkeypatch.setitem(SELECTORS._entries, "test_rounds_flat", lambda features, logits, weight: logits.amax(1))
     assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}", *overrides]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_scores_that_are_not_positive_name_the_selector(tiny, tmp_path, capsys):
-    if "test_rounds_negative" not in SELECTORS:
-        SELECTORS.register("test_rounds_negative")(lambda features, logits, weight: logits - 1e6)
+def test_scores_that_are_not_positive_name_the_selector(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(SELECTORS._entries, "test_rounds_negative", lambda features, logits, weight: logits - 1e6)
     assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}", "self_training.selector=test_rounds_negative"]) == 2
     assert "selector 'test_rounds_negative'" in capsys.readouterr().err
 
@@ -264,7 +263,7 @@ def test_adapted_batch_norm_does_not_know_the_images_order(tiny, tmp_path):
     seen = []
     job.engine.adapt_batch_norm = lambda batches: seen.extend(batches)
     job.adapt_batch_norm()
-    in_order = torch.cat(list(job._predict_batches(job.domains.target.images, 32)))
+    in_order = torch.cat(list(job.predict_batches(job.domains.target.images, 32)))
     order = [next(i for i, image in enumerate(in_order) if torch.equal(image, other)) for other in torch.cat(seen)]
     assert sorted(order) == list(range(32)) and order != list(range(32))
 

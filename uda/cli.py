@@ -89,6 +89,7 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(options.cfg, options.overrides)
     except UserError as error:
         return _mistake(error)
+    from uda.plan import dry_run
     from uda.rounds import Run
     from uda.run_folder import RunLog
 
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run = Run(config, log)
         if options.dry_run and not run.folder.finished:
-            print(run.dry_run())
+            print(dry_run(run))
         else:
             run.execute()
     except UserError as error:

@@ -1,6 +1,5 @@
 """The whole circle: source training, then rounds of predict -> select -> fit -> report."""
 
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -12,15 +11,17 @@ from torch import Tensor
 
 from uda.checkpoint import Progress, load_checkpoint, save_checkpoint
 from uda.config import Config, OptimSettings
+from uda.data import loaders
 from uda.data.domains import load_domains
 from uda.data.images import Images
-from uda.data.loaders import Batches, Part, predict_batches, training_batches
+from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.engine import Engine, seed_everything
 from uda.errors import UserError
 from uda.evaluation import VALIDATORS, Accuracy, accuracy, selection_metrics
 from uda.methods import METHODS, Method
 from uda.models import Prediction, create_network, load_network, save_network
+from uda.plan import epoch_steps, plan
 from uda.regularizers import create_regularizer, lrent_keeps
 from uda.report import RoundRecord, RunReport
 from uda.run_folder import RunFolder, RunLog
@@ -149,7 +150,7 @@ class Run:
         """Send two target images all the way to scores, so that what does not fit is found before hours of training."""
         first = self.domains.target.images.take(np.arange(min(2, len(self.domains.target.images))))
         try:
-            prediction = self.engine.predict(self._predict_batches(first, 2, workers=0), len(first))
+            prediction = self.engine.predict(self.predict_batches(first, 2, workers=0), len(first))
         except (AssertionError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
             model, size = self.config.model.backbone, self.config.transforms.size
@@ -193,7 +194,7 @@ class Run:
             self.engine.network.load_state_dict(self.saved[1]["network"])
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
         else:
-            self.log(self.plan())
+            self.log(plan(self))
         prediction = self._source_stage() if self.progress.stage == "source" else None
         while self.progress.stage == "round":
             prediction = self._round(prediction)
@@ -385,7 +386,7 @@ class Run:
     def predict(self) -> Prediction:
         """A predict pass over the target: every image once, in order."""
         images = self.domains.target.images
-        return self.engine.predict(self._predict_batches(images, self.engine.predict_batch_size), len(images))
+        return self.engine.predict(self.predict_batches(images, self.engine.predict_batch_size), len(images))
 
     def adapt_batch_norm(self) -> None:
         """BatchNorm statistics from random target images.
@@ -396,10 +397,11 @@ class Run:
         images = self.domains.target.images
         drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))
         drawn = drawn[: self.config.self_training.adapt_images]
-        self.engine.adapt_batch_norm(self._predict_batches(images.take(drawn), ADAPT_BATCH))
+        self.engine.adapt_batch_norm(self.predict_batches(images.take(drawn), ADAPT_BATCH))
 
-    def _predict_batches(self, images: Images, batch_size: int, workers: int | None = None) -> Batches:
-        return predict_batches(
+    def predict_batches(self, images: Images, batch_size: int, workers: int | None = None) -> Batches:
+        """Images as the network sees them in a predict pass, in order."""
+        return loaders.predict_batches(
             images,
             self.transforms["predict"],
             batch_size=batch_size,
@@ -415,109 +417,3 @@ class Run:
     def validate(self, prediction: Prediction) -> dict[str, float]:
         """Every label-free validator's score."""
         return {name: float(validator(prediction)) for name, validator in VALIDATORS.items()}
-
-    # What a person reads before it starts
-
-    def plan(self) -> str:
-        """What will be done, in lines."""
-        config, network = self.config, self.engine.network
-        source, target = self.domains.source.images, self.domains.target.images
-        parameters = sum(p.numel() for p in network.parameters())
-        if config.source.checkpoint:
-            start = f"checkpoint {config.source.checkpoint}"
-        else:
-            start = f"{self._source_steps():,} steps of {config.source.batch_size}"
-        memory = ", channels_last" if config.runtime.channels_last else ""
-        lines = [
-            f"run      {config.name}, seed {config.seed}, method {config.method} -> {self.folder.path}",
-            f"data     {len(source):,} labelled source images, {len(target):,} target images, "
-            f"{len(self.classes)} classes",
-            f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters; "
-            f"{self.engine.device}, {config.runtime.precision}{memory}",
-            f"source   {start}",
-        ]
-        if self.rounds:
-            training = config.self_training
-            portion = training.portion
-            last = portion_schedule(self.rounds - 1, portion.start, portion.step, portion.max)
-            lines.append(
-                f"rounds   {self.rounds}, selector {training.selector}, regularizer {training.regularizer}, "
-                f"portion {portion.start:g} to {last:g}, {self._round_steps()}"
-            )
-        return "\n".join(lines)
-
-    def _source_steps(self) -> int:
-        settings = self.config.source
-        if settings.checkpoint:
-            return 0
-        return sum(epoch_steps(len(self.source_batches(0, None)), settings.epochs, settings.steps))
-
-    def _round_steps(self) -> str:
-        training = self.config.self_training
-        if training.steps:
-            return f"{training.steps:,} steps each"
-        return f"{training.epochs} epoch{'s' if training.epochs > 1 else ''} each"
-
-    def estimate_steps(self) -> tuple[int, int]:
-        """Training steps of the whole run (rounds as if every class kept its portion), and predict batches."""
-        config = self.config
-        target = len(self.domains.target.images)
-        steps = self._source_steps()
-        training, batch = config.self_training, config.self_training.batch
-        for index in range(self.rounds):
-            portion = portion_schedule(index, training.portion.start, training.portion.step, training.portion.max)
-            share = portion_schedule(
-                index, training.source_share.start, training.source_share.step, training.source_share.max
-            )
-            source, selected = share * len(self.domains.source.images), portion * target
-            natural = (
-                (source + selected) / batch.mixed
-                if batch.mixed
-                else max(source / batch.source, selected / batch.selected)
-            )
-            steps += training.steps or math.ceil(natural) * training.epochs
-        passes = 1 + (self.rounds + 1) * (2 if training.adapt_batch_norm else 1)
-        return steps, passes * math.ceil(target / self.engine.predict_batch_size)
-
-    def dry_run(self, measured_steps: int = 3) -> str:
-        """Check config, data and network, time a few steps on real batches, change and write nothing."""
-        plan = self.plan()
-        batches = self.source_batches(0, measured_steps + 1)
-        optimization = self.engine.optimization(self.source_method, self.config.source.optim, measured_steps + 1)
-        moments = [time.monotonic()]
-
-        def timed():
-            for batch in batches:
-                yield batch
-                moments.append(time.monotonic())
-
-        self.engine.fit(self.source_method, timed(), optimization, label="dry run", steps=measured_steps + 1)
-        step_seconds = float(np.median(np.diff(moments[1:])))
-        images = self.domains.target.images
-        loader = iter(self._predict_batches(images, self.engine.predict_batch_size, workers=0))
-        started = time.monotonic()
-        first = next(loader)
-        self.engine.predict([first], len(first))
-        predict_seconds = time.monotonic() - started
-        steps, predicts = self.estimate_steps()
-        total = steps * step_seconds + predicts * predict_seconds
-        return (
-            f"{plan}\n"
-            f"cost     about {steps:,} training steps of {step_seconds:.3f} s and {predicts:,} predict batches of "
-            f"{predict_seconds:.2f} s: about {_duration(total)} on {self.engine.device}\n"
-            "dry run: config, data and network are right; nothing was written"
-        )
-
-
-def epoch_steps(natural: int, epochs: int, steps: int | None) -> list[int]:
-    """Steps of each epoch of a stage: `epochs` whole ones, or as many as `steps` in all need, the last one cut."""
-    if steps is None:
-        return [natural] * epochs
-    whole, rest = divmod(steps, natural)
-    return [natural] * whole + ([rest] if rest else [])
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

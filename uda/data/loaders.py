@@ -2,6 +2,7 @@
 
 import itertools
 import signal
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -113,8 +114,9 @@ class _Plan(Sampler):
         seeds = _mix(self._base + np.arange(sum(map(len, rows)), dtype=np.uint64) + np.uint64(step << 24))
         return _Draw(rows, tuple(np.split(seeds, np.cumsum([len(r) for r in rows])[:-1])))
 
+    @abstractmethod
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
-        raise NotImplementedError
+        """The rows of each part that make up a step."""
 
     def _permutation(self, stream: int, epoch: int, n: int) -> np.ndarray:
         """Order of a stream's `n` items in an epoch; the latest one is remembered."""

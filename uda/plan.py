@@ -1,0 +1,118 @@
+"""What a run will do and what it will cost, for a person to read before it starts."""
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from uda.thresholds import portion_schedule
+
+if TYPE_CHECKING:
+    from uda.rounds import Run
+
+
+def epoch_steps(natural: int, epochs: int, steps: int | None) -> list[int]:
+    """Steps of each epoch of a stage: `epochs` whole ones, or as many as `steps` in all need, the last one cut."""
+    if steps is None:
+        return [natural] * epochs
+    whole, rest = divmod(steps, natural)
+    return [natural] * whole + ([rest] if rest else [])
+
+
+def plan(run: "Run") -> str:
+    """What will be done, in lines."""
+    config, network = run.config, run.engine.network
+    source, target = run.domains.source.images, run.domains.target.images
+    parameters = sum(p.numel() for p in network.parameters())
+    if config.source.checkpoint:
+        start = f"checkpoint {config.source.checkpoint}"
+    else:
+        start = f"{source_steps(run):,} steps of {config.source.batch_size}"
+    memory = ", channels_last" if config.runtime.channels_last else ""
+    lines = [
+        f"run      {config.name}, seed {config.seed}, method {config.method} -> {run.folder.path}",
+        f"data     {len(source):,} labelled source images, {len(target):,} target images, {len(run.classes)} classes",
+        f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters; "
+        f"{run.engine.device}, {config.runtime.precision}{memory}",
+        f"source   {start}",
+    ]
+    if run.rounds:
+        training, portion = config.self_training, config.self_training.portion
+        last = portion_schedule(run.rounds - 1, portion.start, portion.step, portion.max)
+        epochs = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
+        lines.append(
+            f"rounds   {run.rounds}, selector {training.selector}, regularizer {training.regularizer}, "
+            f"portion {portion.start:g} to {last:g}, {f'{training.steps:,} steps' if training.steps else epochs} each"
+        )
+    return "\n".join(lines)
+
+
+def source_steps(run: "Run") -> int:
+    """Optimiser steps of the source stage."""
+    settings = run.config.source
+    if settings.checkpoint:
+        return 0
+    return sum(epoch_steps(len(run.source_batches(0, None)), settings.epochs, settings.steps))
+
+
+def round_steps(run: "Run") -> int:
+    """Optimiser steps of all rounds, as if every class kept its portion."""
+    training, batch = run.config.self_training, run.config.self_training.batch
+    total = 0
+    for index in range(run.rounds):
+        source, selected = (
+            portion_schedule(index, schedule.start, schedule.step, schedule.max) * len(domain.images)
+            for schedule, domain in (
+                (training.source_share, run.domains.source),
+                (training.portion, run.domains.target),
+            )
+        )
+        if batch.mixed:
+            natural = (source + selected) / batch.mixed
+        else:
+            natural = max(source / batch.source, selected / batch.selected)
+        total += training.steps or math.ceil(natural) * training.epochs
+    return total
+
+
+def dry_run(run: "Run", measured_steps: int = 3) -> str:
+    """Check config, data and network, time a few steps on real batches; writes nothing. The run is spent afterwards."""
+    config, engine = run.config, run.engine
+    text = plan(run)
+    batches = run.source_batches(0, measured_steps + 1)
+    optimization = engine.optimization(run.source_method, config.source.optim, measured_steps + 1)
+    moments = [time.monotonic()]
+
+    def timed():
+        for batch in batches:
+            yield batch
+            moments.append(time.monotonic())
+
+    engine.fit(run.source_method, timed(), optimization, label="dry run", steps=measured_steps + 1)
+    step_seconds = float(np.median(np.diff(moments[1:])))
+    images = run.domains.target.images
+    started = time.monotonic()
+    first = next(iter(run.predict_batches(images, engine.predict_batch_size, workers=0)))
+    engine.predict([first], len(first))
+    predict_seconds = (time.monotonic() - started) / len(first)
+
+    training = config.self_training
+    in_round = training.batch.mixed or training.batch.source + training.batch.selected
+    steps, rounds_steps = source_steps(run), round_steps(run)
+    predicted = (1 + run.rounds) * len(images)
+    if run.rounds and training.adapt_batch_norm:
+        predicted += len(images) + (1 + run.rounds) * min(training.adapt_images, len(images))
+    total = step_seconds * (steps + rounds_steps * in_round / config.source.batch_size) + predict_seconds * predicted
+    cost = (
+        f"{steps + rounds_steps:,} training steps, {step_seconds:.3f} s for {config.source.batch_size} images; "
+        f"{predicted:,} images predicted, {1 / predict_seconds:,.0f} a second: about {_duration(total)} on "
+        f"{engine.device}"
+    )
+    return f"{text}\ncost     {cost}\ndry run: config, data and network are right; nothing was written"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
