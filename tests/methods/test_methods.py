@@ -28,7 +28,7 @@ def make_batch(size=8):
 def long_hand(logits, batch, penalty, target_weight=1.0):
     """Mean over the batch of CE, plus the penalty on target samples, in plain fp64."""
     total = 0.0
-    for row, label, is_target in zip(logits.double(), batch.labels, batch.is_target, strict=True):
+    for row, label, is_target in zip(logits.detach().double(), batch.labels, batch.is_target, strict=True):
         p = row.exp() / row.exp().sum()
         loss = -float((label * p.log()).sum())
         total += target_weight * (loss + penalty(p)) if is_target else loss
