@@ -229,7 +229,7 @@ class SelfTrainingSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """How the run is computed; none of it is part of what the run is, so a resume may change it."""
+    """How the run is computed: results differ by rounding alone, so a resume may change it."""
 
     device: str = "auto"
     """`auto` (cuda, then mps, then cpu), or a torch device."""

@@ -107,7 +107,8 @@ class Card(Settings):
                 return place
         raise UserError(
             f"{self.title} is not at {' or '.join(map(str, places))}: download it from {self.url} and unpack it so "
-            f"that {places[0] / next(iter(self.domains.values())).paths[0]} exists, or set data.root to its folder"
+            f"that {places[0] / next(iter(self.domains.values())).paths[0]} exists, or set data.root to its "
+            "folder, or UDA_DATA to the one above"
         )
 
 

@@ -126,7 +126,7 @@ def _headline(results: Mapping[str, Any]) -> list[dict[str, Any]]:
             {
                 "title": "Oracle best",
                 "value": best["class_mean"],
-                "note": f"round {best['round']}, picked by target labels: a bound, no result",
+                "note": f"round {best['round']}, picked by target labels: a bound, not a result",
             },
         ]
     for card in cards:

@@ -80,7 +80,11 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     if results["rounds"]:
         lines += [
             ("label-free choice", choice["class_mean"], f"round {choice['round']}, by {choice['validator']}"),
-            ("oracle best", best["class_mean"], f"round {best['round']}, picked by target labels: no result"),
+            (
+                "oracle best",
+                best["class_mean"],
+                f"round {best['round']}, picked by target labels: a bound, not a result",
+            ),
         ]
     if results["final"]["class_mean"] is None:
         return ["The target has no labels: no accuracy can be told."]
