@@ -268,6 +268,16 @@ def test_adapted_batch_norm_does_not_know_the_images_order(tiny, tmp_path):
     assert sorted(order) == list(range(32)) and order != list(range(32))
 
 
+def test_adapted_batch_norm_takes_whole_batches(tiny, tmp_path, monkeypatch):
+    """31 is two batches of 15 and one image, which BatchNorm cannot take."""
+    monkeypatch.setattr(uda.rounds, "ADAPT_BATCH", 15)
+    job = Run(load_config(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_images=31"]))
+    seen = []
+    job.engine.adapt_batch_norm = lambda batches: seen.extend(len(batch) for batch in batches)
+    job.adapt_batch_norm()
+    assert seen == [15, 15]
+
+
 def test_a_broken_or_newer_checkpoint_is_named(finished, tmp_path):
     folder = tmp_path / "checkpoints"
     folder.mkdir()

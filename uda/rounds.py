@@ -397,6 +397,8 @@ class Run:
         images = self.domains.target.images
         drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))
         drawn = drawn[: self.config.self_training.adapt_images]
+        # Whole batches alone: every batch counts alike, and a last one of a single image has no variance.
+        drawn = drawn[: max(len(drawn) // ADAPT_BATCH, 1) * ADAPT_BATCH]
         self.engine.adapt_batch_norm(self.predict_batches(images.take(drawn), ADAPT_BATCH))
 
     def predict_batches(self, images: Images, batch_size: int, workers: int | None = None) -> Batches:
