@@ -7,11 +7,15 @@ its largest ratio S_ik / lambda_k, and is kept when that ratio reaches 1.
 Ties: equal scores, or equal ratios, go to the class of the lowest index. Every image whose score equals
 lambda exactly is kept, so ties at the threshold can select more than floor(p * n_k) images.
 
+`class_balanced_thresholds` is the definition and the way to go while the scores fit in memory. Where they do not, or
+lie on several processes, `uda.streaming_thresholds` finds the same thresholds, bit for bit, from chunks of rows.
+
 All functions take numpy arrays or torch tensors, give numpy arrays and leave their arguments alone.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import floor
 
 import numpy as np
 import torch
@@ -71,6 +75,14 @@ def portion_schedule(round_index: int, start: float, step: float, maximum: float
     return portion
 
 
+def exact_portion(portion: float) -> Fraction:
+    """The decimal number as written: 0.29 is 29/100. Raises ValueError for one outside of [0, 1]."""
+    share = Fraction(str(portion)) if np.isfinite(portion) else None
+    if share is None or not 0 <= share <= 1:
+        raise ValueError(f"portion must lie in [0, 1], got {portion}")
+    return share
+
+
 def class_balanced_thresholds(scores: ArrayLike, portion: float) -> NDArray[np.float64]:
     """Thresholds lambda that keep the best `portion` of each class: scores (N, K) -> (K,) float64.
 
@@ -79,11 +91,9 @@ def class_balanced_thresholds(scores: ArrayLike, portion: float) -> NDArray[np.f
     0.29 of 100 is 29, although 0.29 * 100 is 28.999... in floating point. Raises ValueError for a portion outside of
     [0, 1], and for rows with NaN or without a finite score above 0.
     """
-    share = Fraction(str(portion)) if np.isfinite(portion) else None
-    if share is None or not 0 <= share <= 1:
-        raise ValueError(f"portion must lie in [0, 1], got {portion}")
-    scores = _score_matrix(scores)
-    classes, best = _best(scores)
+    share = exact_portion(portion)
+    scores = score_matrix(scores)
+    classes, best = best_classes(scores)
     counts = np.bincount(classes, minlength=scores.shape[1])
     # A 16-bit key gets numpy's radix sort.
     key = classes.astype(np.int16) if scores.shape[1] <= np.iinfo(np.int16).max else classes
@@ -92,7 +102,7 @@ def class_balanced_thresholds(scores: ArrayLike, portion: float) -> NDArray[np.f
     stop = 0
     for k, count in enumerate(counts.tolist()):
         start, stop = stop, stop + count
-        keep = share.numerator * count // share.denominator
+        keep = floor(share * count)
         if keep > 0:
             # The index from the bottom: counted from the top as [-keep], a keep of 0 would be the lowest score.
             rank = count - keep
@@ -107,13 +117,13 @@ def select(scores: ArrayLike, thresholds: ArrayLike) -> PseudoLabels:
     of the largest score, the ratios are 0 and nothing is selected. Raises ValueError for shapes that do
     not match, a threshold that is not above 0, and rows with NaN or without a finite score above 0.
     """
-    scores = _score_matrix(scores)
+    scores = score_matrix(scores)
     thresholds = to_numpy(thresholds).astype(np.float64)
     if thresholds.shape != scores.shape[1:]:
         raise ValueError(f"thresholds must have shape ({scores.shape[1]},), one for each class, got {thresholds.shape}")
     if not (thresholds > 0).all():
         raise ValueError(f"thresholds must be above 0, got {thresholds[~(thresholds > 0)][0]}")
-    labels, best = _best(scores)
+    labels, best = best_classes(scores)
     closed = np.isinf(thresholds)
     if closed.all():
         nothing = np.zeros(len(scores), dtype=bool)
@@ -138,24 +148,31 @@ def to_numpy(values: ArrayLike) -> NDArray:
     return values.astype(np.float32) if values.dtype == np.float16 else values
 
 
-def _score_matrix(scores: ArrayLike) -> NDArray[np.floating]:
+def score_matrix(scores: ArrayLike) -> NDArray[np.floating]:
+    """Scores as a floating array (N, K); integers become float64. Raises ValueError for another shape."""
     scores = to_numpy(scores)
     if scores.ndim != 2 or scores.shape[1] == 0:
         raise ValueError(f"scores must be (N, K) with K > 0, got {scores.shape}")
     return scores if np.issubdtype(scores.dtype, np.floating) else scores.astype(np.float64)
 
 
-def _best(scores: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-    """Class and value of each row's largest score, (N,) and (N,); refuses rows that have none above 0."""
+def best_classes(scores: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Class and value of each row's largest score: (N, K) -> (N,), (N,). Raises what `refuse_unusable` does."""
     classes = scores.argmax(axis=1)
     best = _at(scores, classes)  # argmax stops at a NaN, so that a row with one shows it here
-    bad = ~(np.isfinite(best) & (best > 0))
-    if bad.any():
-        raise ValueError(
-            f"{np.count_nonzero(bad)} of {len(scores)} rows of scores hold NaN or have no finite largest score above 0 "
-            f"(the first is row {bad.argmax()}): thresholds divide by scores, so a selector's must be positive"
-        )
+    refuse_unusable(best)
     return classes, best
+
+
+def refuse_unusable(best: NDArray) -> None:
+    """Raises ValueError for rows whose largest score, one of (N,), is NaN, infinite or not above 0."""
+    if not best.size or (best.min() > 0 and best.max() < np.inf):  # a NaN is the minimum
+        return
+    bad = ~(np.isfinite(best) & (best > 0))
+    raise ValueError(
+        f"{np.count_nonzero(bad)} of {len(best)} rows of scores hold NaN or have no finite largest score above 0 "
+        f"(the first is row {bad.argmax()}): thresholds divide by scores, so a selector's must be positive"
+    )
 
 
 def _at(matrix: NDArray, columns: NDArray[np.int64]) -> NDArray:
