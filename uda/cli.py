@@ -2,10 +2,16 @@
 
 import argparse
 import sys
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from uda.config import ROOT, load_config
+from uda.config import ROOT, Config, load_config
 from uda.errors import UserError
+from uda.interruption import HOW_TO_GO_ON, Interruption
+
+if TYPE_CHECKING:
+    from uda.distributed import Ranks
 
 LISTS = ("configs", "methods", "selectors", "regularizers", "validators", "datasets", "backbones")
 
@@ -17,6 +23,7 @@ examples:
   python tools/self_train.py --cfg visda_avh.yaml self_training.selector=softmax seed=1
   python tools/self_train.py --cfg pacs_avh.yaml data.source=photo data.target=sketch
   python tools/self_train.py --list selectors
+  torchrun --nproc_per_node=8 tools/self_train.py --cfg visda_avh.yaml   a process a GPU, one job
 
 A run that was interrupted goes on when the same command is given again."""
 
@@ -77,7 +84,7 @@ def _first_comment(path: Path) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 2 a mistake of the user's, 130 interrupted."""
+    """Run the command line; returns the exit code: 0 done, 2 a mistake of the user's, 128 + signal interrupted."""
     arguments = parser()
     options = arguments.parse_intermixed_args(argv)
     if options.list:
@@ -89,29 +96,50 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(options.cfg, options.overrides)
     except UserError as error:
         return _mistake(error)
+    from uda.distributed import start
+
+    with Interruption() as interruption:
+        try:
+            with start() as ranks:
+                return _run(config, options.dry_run, ranks, interruption)
+        except UserError as error:
+            return _mistake(error)
+
+
+def _run(config: Config, dry: bool, ranks: "Ranks", interruption: Interruption) -> int:
     from uda.plan import dry_run
     from uda.rounds import Run
     from uda.run_folder import RunLog
 
-    log = RunLog()
+    log = RunLog(silent=not ranks.is_main)
+    run = None
     try:
-        run = Run(config, log)
-        if options.dry_run and not run.folder.finished:
-            print(dry_run(run))
+        run = Run(config, log, ranks, interruption)
+        if dry and not run.finished:
+            log(dry_run(run))
         else:
             run.execute()
     except UserError as error:
         log.note(f"error: {error}")
-        return _mistake(error)
-    except KeyboardInterrupt:
-        message = "interrupted: the same command goes on from the last finished epoch"
+        return _mistake(error, ranks)
+    except KeyboardInterrupt as interrupt:
+        name = str(interrupt) or "SIGINT"
+        begun = run is not None and run.checkpoints.newest is not None
+        left = f"saved at {run.progress.describe()}; {HOW_TO_GO_ON}" if begun else "nothing was saved yet"
+        message = f"interrupted by {name}: {left}"
         log.note(message)
-        print(f"\n{message}", file=sys.stderr)
-        return 130
+        if ranks.is_main:
+            print(f"\n{message}", file=sys.stderr, flush=True)
+        return getattr(interrupt, "exit_code", 130)
     return 0
 
 
-def _mistake(error: UserError) -> int:
+def _mistake(error: UserError, ranks: "Ranks | None" = None) -> int:
+    who = ""
+    if ranks is not None and not ranks.is_main:
+        # Mostly rank 0 has met the same error, has said so and ends the job.
+        time.sleep(2)
+        who = f"[process {ranks.rank}] "
     for line in str(error).split("\n"):
-        print(f"error: {line}", file=sys.stderr)
+        print(f"{who}error: {line}", file=sys.stderr, flush=True)
     return 2

@@ -243,6 +243,13 @@ class RuntimeSettings(Settings):
     """Loader processes; null: none for images in memory, else up to 8 and at most the cores."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch; null: torch's own choice."""
+    accumulate: int = Field(1, ge=1)
+    """Parts that a process deals its batch out to and adds up the gradients of: less memory, and what so many
+    processes would compute (BatchNorm sees each part by itself)."""
+    sync_batch_norm: bool = False
+    """BatchNorm's statistics over the batch of all processes (SyncBatchNorm; CUDA)."""
+    checkpoint_minutes: float = Field(5.0, ge=0)
+    """Minutes between the checkpoints within an epoch; never so often that they cost more than 1 % of the time."""
     predict_batch_size: int | None = Field(None, ge=1)
     """Images in a batch of the predict pass; null: 256, on a CPU 32 (what fits its caches goes twice as fast)."""
 
@@ -541,8 +548,8 @@ def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default
 NOT_IDENTITY = ("runtime", "report", "output", "data.root", "data.cache", "plugins", "name", "self_training.on_empty")
 
 
-def differing_keys(config: Config, saved: Mapping[str, Any]) -> list[str]:
-    """Keys in which a run folder's saved config differs from this one, as `key: saved -> now`."""
+def differing_keys(config: Config, saved: Mapping[str, Any], skip: Iterable[str] = NOT_IDENTITY) -> list[str]:
+    """Keys in which a saved config differs from this one, as `key: saved -> now`, but for some sections and keys."""
 
     def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         leaves: dict[str, Any] = {}
@@ -557,5 +564,5 @@ def differing_keys(config: Config, saved: Mapping[str, Any]) -> list[str]:
     return [
         f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(now.keys() | then.keys())
-        if now.get(key) != then.get(key) and not any(key == k or key.startswith(k + ".") for k in NOT_IDENTITY)
+        if now.get(key) != then.get(key) and not any(key == k or key.startswith(k + ".") for k in skip)
     ]

@@ -2,8 +2,11 @@
 
 import math
 import os
+import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 
 from uda.config import OptimSettings, RuntimeSettings
 from uda.data.loaders import Batch
+from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.methods import Method
 from uda.models import Network, Prediction
@@ -48,8 +52,37 @@ def pick_device(name: str) -> torch.device:
 
 
 def seed_everything(*keys: int) -> None:
-    """Seed torch's global generators (dropout, initial weights) from a tuple of numbers."""
-    torch.manual_seed(int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    """Seed every global generator (torch's on the CPU and the current GPU, NumPy's, Python's) from some numbers."""
+    words = np.random.SeedSequence(keys).generate_state(2, np.uint64)
+    seed = int(words[0] >> np.uint64(1))
+    # torch.manual_seed would keep a stack trace for every GPU that is not in use yet.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+    np.random.seed(int(words[1] >> np.uint64(32)))  # noqa: NPY002 (for code of a user's own that draws from it)
+    random.seed(seed)
+
+
+@dataclass
+class EpochState:
+    """How far an epoch is."""
+
+    step: int = 0
+    """Finished steps."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sum over them of every scalar that the method reports."""
+
+
+class Pauses(Protocol):
+    """Decides where an epoch pauses to be saved."""
+
+    def due(self, step: int) -> bool:
+        """Whether to save after so many steps of the epoch; every rank of a job must answer alike."""
+
+    def save(self, state: EpochState) -> None:
+        """Save; may end the run."""
 
 
 class Optimization:
@@ -60,6 +93,7 @@ class Optimization:
         settings: the optimiser's settings.
         total_steps: steps of the stage, for the schedule.
         scaler: loss scaler for fp16, None otherwise.
+        ranks: the processes whose gradients are averaged.
     """
 
     def __init__(
@@ -68,8 +102,11 @@ class Optimization:
         settings: OptimSettings,
         total_steps: int,
         scaler: torch.amp.GradScaler | None = None,
+        ranks: Ranks | None = None,
     ):
         self.settings = settings
+        self.ranks = ranks or Ranks()
+        self.weight = 1.0
         self.total_steps = total_steps
         self.scaler = scaler
         self.steps_done = 0
@@ -113,20 +150,36 @@ class Optimization:
         self.steps_done += 1
 
     def descend(self, loss: Tensor, only: str | None = None) -> None:
-        """One update down the gradient of `loss`, of all parameters or of the group `only`."""
+        """One update down the gradient of `loss`, of all parameters or of the group `only`.
+
+        In a job of several processes the gradient is the mean over the losses of all, each weighted by its images.
+        """
         if only is not None and only not in self.parameters:
             raise KeyError(f"no parameter group '{only}' (known: {', '.join(self.parameters)})")
         self.optimizer.zero_grad(set_to_none=True)
+        self.backward(loss)
+        self.update(only)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, weighted as the part of the batch that it is of."""
+        if self.weight != 1:
+            loss = loss * self.weight
         with torch.autocast(loss.device.type, enabled=False):  # gradients run in the types of their forward
             (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def update(self, only: str | None = None, parts: int = 1) -> None:
+        """Move the parameters by the gradients that are there, the sum of those of so many `parts` of a batch."""
         for role, parameters in self.parameters.items():
             if only is not None and role != only:
                 for parameter in parameters:
                     parameter.grad = None
+        moving = self.parameters[only] if only else [p for group in self.parameters.values() for p in group]
+        self.ranks.average_gradients(moving)
+        if parts > 1:
+            torch._foreach_div_([p.grad for p in moving if p.grad is not None], parts)
         if self.settings.clip_grad is not None:
             if self.scaler:
                 self.scaler.unscale_(self.optimizer)
-            moving = self.parameters[only] if only else [p for group in self.parameters.values() for p in group]
             nn.utils.clip_grad_norm_(moving, self.settings.clip_grad)
         if self.scaler:
             self.scaler.step(self.optimizer)
@@ -157,11 +210,15 @@ class Engine:
         network: moved to the device in place.
         settings: device, precision, memory format.
         log: receives plain lines.
+        ranks: the processes of the job.
     """
 
-    def __init__(self, network: Network, settings: RuntimeSettings, log: Log = print):
+    def __init__(
+        self, network: Network, settings: RuntimeSettings, log: Log | None = print, ranks: Ranks | None = None
+    ):
         self.settings = settings
         self.log = log
+        self.ranks = ranks or Ranks()
         if settings.threads:
             torch.set_num_threads(settings.threads)
         self.device = pick_device(settings.device)
@@ -195,7 +252,7 @@ class Engine:
         """An optimiser for a method's parameters."""
         fp16 = self.settings.precision == "fp16" and self.device.type == "cuda"
         scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
-        return Optimization(method.parameter_groups(), settings, total_steps, scaler)
+        return Optimization(method.parameter_groups(), settings, total_steps, scaler, self.ranks)
 
     def fit(
         self,
@@ -207,46 +264,105 @@ class Engine:
         steps: int,
         progress: Callable[[float], float] = lambda done: done,
         freeze_batch_norm: bool = False,
+        seed: Sequence[int] = (0,),
+        begin: EpochState | None = None,
+        pauses: Pauses | None = None,
     ) -> dict[str, float]:
         """Train on `batches`, one step each.
 
         Args:
             method: computes the update from a batch.
-            batches: `steps` batches.
+            batches: `steps` batches less those done before `begin`.
             optimization: the optimiser; its schedule counts on from where it stands.
             label: what the progress bar says.
-            steps: number of batches.
+            steps: number of batches of the epoch.
             progress: the stage's share done (0..1) to the run's.
             freeze_batch_norm: BatchNorm in eval mode, its running statistics untouched.
+            seed: the global generators (dropout) are seeded from it, the step and the rank, so that a step's draws
+                do not depend on what came before it.
+            begin: where an earlier start paused.
+            pauses: where to pause, and what to do then.
 
         Returns:
-            The mean of every scalar that the method reports.
+            The mean of every scalar that the method reports, over steps and ranks.
 
         Raises:
             TrainingDivergedError: a loss or the network after the last step is not finite; names step and images.
         """
-        self.network.train()
-        if freeze_batch_norm:
-            for layer in batch_norms(self.network):
-                layer.eval()
-        sums: dict[str, Tensor] = {}
+        state = begin or EpochState()
+        sums = state.sums
         pending: list[Tensor] = []
         # Reading a loss makes a GPU wait; on a CPU it is free.
         check_every = 1 if self.device.type == "cpu" else 20
-        for step, batch in enumerate(show_progress(batches, label, steps, self.log)):
+        self._train_mode(freeze_batch_norm)
+        for step, batch in enumerate(show_progress(batches, label, steps, self.log, state.step), state.step):
+            seed_everything(*seed, step, self.ranks.rank)
             batch = batch.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)
             optimization.begin_step()
             done = optimization.steps_done / max(optimization.total_steps, 1)
             with self.autocast(self.settings.precision):
-                scalars = method.step(batch, optimization, progress(done))
+                scalars = self._step(method, batch, optimization, progress(done))
             for name, value in scalars.items():
                 sums[name] = sums[name] + value if name in sums else value
             pending.append(scalars["loss"])
-            if len(pending) == check_every or step == steps - 1:
+            last = step + 1 == steps
+            pause = not last and pauses is not None and pauses.due(step + 1)
+            if len(pending) == check_every or last or pause:
                 self._check_finite(pending, step, steps, label, batches)
                 pending.clear()
-        self._check_network(label, batch.images[:2])
-        return {name: float(value) / max(steps, 1) for name, value in sums.items()}
+            if last or pause:
+                self._check_network(label, batch.images[:2])
+            if pause:
+                pauses.save(EpochState(step + 1, sums))
+                self._train_mode(freeze_batch_norm)
+        self._average_batch_norm()
+        means = {name: float(value) / max(steps, 1) for name, value in sums.items()}
+        over_ranks = self.ranks.sum(np.array(list(means.values()))) / self.ranks.world
+        return dict(zip(means, over_ranks.tolist(), strict=True))
+
+    def _step(self, method: Method, batch: Batch, optimization: Optimization, progress: float) -> dict[str, Tensor]:
+        parts = self.settings.accumulate
+        if parts == 1:
+            optimization.weight = batch.weight
+            return method.step(batch, optimization, progress)
+        if type(method).step is not Method.step:
+            raise UserError(f"runtime.accumulate: {type(method).__name__} updates several times a batch; set it to 1")
+        sums: dict[str, Tensor] = {}
+        statistics = self.running_statistics()
+        before, totals = (
+            [tensor.clone() for tensor in statistics],
+            [torch.zeros_like(tensor) for tensor in statistics],
+        )
+        optimization.optimizer.zero_grad(set_to_none=True)
+        for part in batch.dealt(parts):
+            part = part.to(self.device, memory_format=self.memory_format)  # dealt out, its images are not dense
+            optimization.weight = part.weight
+            loss, scalars = method.loss(part)
+            optimization.backward(loss)
+            for name, value in {"loss": loss.detach(), **scalars}.items():
+                sums[name] = sums.get(name, 0) + part.weight * value / parts
+            # BatchNorm moves its statistics once a step, by the mean of the parts, as over as many processes.
+            for tensor, total, old in zip(statistics, totals, before, strict=True):
+                total += tensor
+                tensor.copy_(old)
+        for tensor, total in zip(statistics, totals, strict=True):
+            tensor.copy_(total / parts)
+        optimization.update(parts=parts)
+        return sums
+
+    def _train_mode(self, freeze_batch_norm: bool) -> None:
+        self.network.train()
+        if freeze_batch_norm:
+            for layer in batch_norms(self.network):
+                layer.eval()
+
+    def running_statistics(self) -> list[Tensor]:
+        """BatchNorm's running means and variances: what differs between the ranks until an epoch ends."""
+        layers = [layer for layer in batch_norms(self.network) if layer.running_mean is not None]
+        return [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
+
+    def _average_batch_norm(self, weight: float = 1.0) -> None:
+        self.ranks.average(self.running_statistics(), weight)
 
     @torch.no_grad()
     def _check_network(self, label: str, images: Tensor) -> None:
@@ -270,33 +386,33 @@ class Engine:
         """Features and logits of every image, once each, in eval mode.
 
         Args:
-            batches: image batches (B, C, S, S) in order.
-            count: N, images in all.
+            batches: image batches (B, C, S, S) in order; in a job of several processes those of this rank's images.
+            count: N, images that the batches hold.
             label: what the progress bar says.
         """
         self.network.eval()
-        features = logits = None
+        weight = self.network.weight.detach().float().cpu().numpy().copy()
+        features = np.empty((count, weight.shape[1]), np.float32)
+        logits = np.empty((count, weight.shape[0]), np.float32)
         done = 0
         total = math.ceil(count / self.predict_batch_size)
         with torch.inference_mode(), self.autocast(self.settings.predict_precision):
             for images in show_progress(batches, label, total, self.log):
                 output = self.network(self._move(images))
-                if features is None:
-                    features = np.empty((count, output.features.shape[1]), np.float32)
-                    logits = np.empty((count, output.logits.shape[1]), np.float32)
                 rows = slice(done, done + len(images))
                 features[rows] = output.features.float().cpu().numpy()
                 logits[rows] = output.logits.float().cpu().numpy()
                 done += len(images)
         if done != count:
             raise RuntimeError(f"{label}: {done} images came out of the loader, not {count}")
-        return Prediction(features, logits, self.network.weight.detach().float().cpu().numpy().copy())
+        return Prediction(features, logits, weight)
 
     def adapt_batch_norm(self, batches: Collection[Tensor]) -> None:
         """Replace BatchNorm's running statistics by the averages over `batches` (AdaBN, Li et al. 2016).
 
         Args:
-            batches: image batches (B, C, S, S) in random order: each should look like the whole domain.
+            batches: image batches (B, C, S, S) in random order: each should look like the whole domain. In a job of
+                several processes this rank's share of them, perhaps none; the ranks' averages are averaged.
         """
         layers = batch_norms(self.network)
         if not layers:
@@ -315,6 +431,7 @@ class Engine:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
                 layer.eval()
+        self._average_batch_norm(weight=len(batches))
 
     def _move(self, images: Tensor) -> Tensor:
         return images.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)

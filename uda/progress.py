@@ -13,16 +13,25 @@ T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 30.0
 
 
-def progress(items: Iterable[T], label: str, total: int, log: Callable[[str], None]) -> Iterator[T]:
-    """Pass `items` on and, once it takes longer than two seconds, show how far they are, the rate and the time left."""
+def progress(
+    items: Iterable[T], label: str, total: int, log: Callable[[str], None] | None, already: int = 0
+) -> Iterator[T]:
+    """Pass `items` on and, once it takes longer than two seconds, show how far they are, the rate and the time left.
+
+    Of `total`, so many were done `already`, by an earlier start. With a `log` of None nothing is shown.
+    """
+    if log is None:
+        yield from items
+        return
     if sys.stderr.isatty():
-        yield from tqdm(items, desc=label, total=total, delay=2, leave=False, dynamic_ncols=True, file=sys.stderr)
+        bar = {"delay": 2, "leave": False, "dynamic_ncols": True, "file": sys.stderr}
+        yield from tqdm(items, desc=label, total=total, initial=already, **bar)
         return
     start = last = time.monotonic()
-    for done, item in enumerate(items, 1):
+    for done, item in enumerate(items, already + 1):
         yield item
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES and done < total:
             last = now
-            rate = done / (now - start)
+            rate = (done - already) / (now - start)
             log(f"{label}: {done}/{total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left")

@@ -1,5 +1,7 @@
 """The whole circle: source training, then rounds of predict -> select -> fit -> report."""
 
+import hashlib
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -7,18 +9,22 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
-from uda.checkpoint import Progress, load_checkpoint, save_checkpoint
-from uda.config import Config, OptimSettings
+from uda import checkpoint
+from uda.checkpoint import Checkpoints, Progress
+from uda.config import Config, OptimSettings, differing_keys
 from uda.data import loaders
 from uda.data.domains import load_domains
 from uda.data.images import Images
 from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import make_predict, make_train
-from uda.engine import Engine, seed_everything
+from uda.distributed import Ranks
+from uda.engine import Engine, EpochState, seed_everything
 from uda.errors import UserError
 from uda.evaluation import VALIDATORS, Accuracy, accuracy, selection_metrics
+from uda.interruption import Interrupted, Interruption
 from uda.methods import METHODS, Method
 from uda.models import Prediction, create_network, load_network, save_network
 from uda.plan import epoch_steps, plan
@@ -26,6 +32,7 @@ from uda.regularizers import create_regularizer, lrent_keeps
 from uda.report import RoundRecord, RunReport
 from uda.run_folder import RunFolder, RunLog
 from uda.selectors import SELECTORS
+from uda.streaming_thresholds import stream_thresholds
 from uda.thresholds import PseudoLabels, class_balanced_thresholds, portion_schedule, select
 
 # First numbers of every derived seed, so that no two uses of randomness share one.
@@ -35,9 +42,23 @@ INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES = range
 ADAPT_BATCH = 128
 
 
+#: In a job of several processes they ask each other this often, in seconds, whether to pause.
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A predict pass over the target."""
+
+    mine: Prediction
+    """This process's rows of it."""
+    whole: Prediction
+    """All rows on rank 0, none on the others."""
+
+
 @dataclass(frozen=True)
 class Choice:
-    """What a round trains on: the pseudo-labels, and what is said about them."""
+    """What a round trains on: the pseudo-labels of all target images, and what is said about them."""
 
     pseudo: PseudoLabels
     """The selector's choice."""
@@ -48,7 +69,7 @@ class Choice:
     portion: float
     """Share of each class that was asked for."""
     metrics: dict
-    """`selection_metrics` of the choice."""
+    """`selection_metrics` of the choice; empty but on rank 0."""
 
     def state(self) -> dict[str, object]:
         """For a checkpoint: tensors, numbers and strings only."""
@@ -71,32 +92,43 @@ class Choice:
         return cls(pseudo, reference, state["labels"].numpy(), state["portion"], state["metrics"])
 
 
-def choose(prediction: Prediction, config: Config, round_index: int, target_labels, classes: Sequence[str]) -> Choice:
+def choose(mine: Prediction, config: Config, round_index: int, count: int, ranks: Ranks) -> Choice:
     """Pseudo-labels of a round from the current model's prediction on the target.
 
     The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels.
+    Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
     """
     settings = config.self_training
     portion = portion_schedule(round_index, settings.portion.start, settings.portion.step, settings.portion.max)
-    features, logits, weight = (
-        torch.from_numpy(a) for a in (prediction.features, prediction.logits, prediction.weight)
-    )
-    scores = _scores(settings.selector, features, logits, weight)
+    features, logits, weight = (torch.from_numpy(a) for a in (mine.features, mine.logits, mine.weight))
+
+    def chosen_by(selector: str) -> PseudoLabels:
+        scores = _scores(selector, features, logits, weight)
+        return select(scores, _thresholds(scores, portion, ranks))
+
     try:
-        thresholds = class_balanced_thresholds(scores, portion)
-        pseudo = select(scores, thresholds)
+        pseudo = chosen_by(settings.selector)
     except ValueError as error:
         raise UserError(f"selector '{settings.selector}': {error}") from None
-    reference = pseudo
-    if settings.selector != "softmax":
-        softmax_scores = _scores("softmax", features, logits, weight)
-        reference = select(softmax_scores, class_balanced_thresholds(softmax_scores, portion))
+    reference = pseudo if settings.selector == "softmax" else chosen_by("softmax")
     regularizer = create_regularizer(settings.regularizer, settings.alpha, settings.alpha_label)
-    labels = regularizer.soft_labels(logits, thresholds, pseudo.labels)
+    labels = np.asarray(regularizer.soft_labels(logits, pseudo.thresholds, pseudo.labels), np.float32)
     if settings.keep == "lrent":
-        pseudo = replace(pseudo, selected=lrent_keeps(logits, thresholds, regularizer.alpha_label))
-    metrics = selection_metrics(pseudo, prediction, reference, target_labels, classes)
-    return Choice(pseudo, reference, np.asarray(labels, np.float32), portion, metrics)
+        pseudo = replace(pseudo, selected=lrent_keeps(logits, pseudo.thresholds, regularizer.alpha_label))
+    pseudo, reference = (_of_all(chosen, count, ranks) for chosen in (pseudo, reference))
+    return Choice(pseudo, reference, ranks.gather_rows(labels, count), portion, {})
+
+
+def _thresholds(scores: Tensor, portion: float, ranks: Ranks) -> np.ndarray:
+    if ranks.world == 1:
+        return class_balanced_thresholds(scores, portion)
+    return stream_thresholds(lambda: [scores], portion, scores.shape[1], reduce=ranks.sum)
+
+
+def _of_all(chosen: PseudoLabels, count: int, ranks: Ranks) -> PseudoLabels:
+    """What all processes chose, from this one's rows."""
+    rows = ("labels", "scores", "ratios", "selected")
+    return replace(chosen, **{field: ranks.gather_rows(getattr(chosen, field), count) for field in rows})
 
 
 def _scores(selector: str, features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
@@ -116,22 +148,35 @@ class Run:
     Args:
         config: the validated config.
         log: receives plain lines.
+        ranks: the processes of the job; rank 0 alone reads checkpoints and writes.
+        interruption: asked at every step whether to save and leave.
 
     Raises:
         UserError: anything that the user can mend, before anything is written.
     """
 
-    def __init__(self, config: Config, log: RunLog | None = None):
+    def __init__(
+        self,
+        config: Config,
+        log: RunLog | None = None,
+        ranks: Ranks | None = None,
+        interruption: Interruption | None = None,
+    ):
         self.config = config
         self.log = log or RunLog()
-        self.folder = RunFolder(config)
-        if self.folder.finished:
+        self.ranks = ranks or Ranks()
+        self.interruption = interruption or Interruption()
+        self.ranks.check_same("the config", config.to_yaml(), _difference)
+        self.folder = RunFolder(config, check=self.ranks.is_main)
+        self.finished = bool(self.ranks.maximum([self.ranks.is_main and self.folder.finished])[0])
+        if self.finished:
             return
         self.domains = load_domains(config.data, config.seed, self.log)
+        self._check_same_images()
         self.classes = self.domains.classes
         seed_everything(INITIAL_WEIGHTS, config.seed)
         network = create_network(config.model, len(self.classes), len(config.transforms.mean))
-        self.engine = Engine(network, config.runtime, self.log)
+        self.engine = Engine(network, config.runtime, self.log if self.ranks.is_main else None, self.ranks)
         self.transforms = {
             "source": make_train(config.transforms, config.transforms.source),
             "target": make_train(config.transforms, config.transforms.target),
@@ -139,12 +184,25 @@ class Run:
         }
         self.method: Method = METHODS[config.method](network, config)
         self.source_method: Method = METHODS["source_only"](network, config)
-        self.saved = load_checkpoint(self.folder.checkpoints)
-        if config.source.checkpoint and self.saved is None:
-            load_network(network, config.source.checkpoint, self.description)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, self.log, 60 * config.runtime.checkpoint_minutes)
+        content = self.ranks.broadcast(self.checkpoints.read() if self.ranks.is_main else None)
+        self.saved = None if content is None else checkpoint.parse(content, str(self.folder.checkpoints))
+        if self.saved is None:
+            if config.source.checkpoint and self.ranks.is_main:
+                load_network(network, config.source.checkpoint, self.description)
+            self.ranks.broadcast_network(network)
         self.progress = self.saved[0] if self.saved else Progress()
         self._try_out()
         self._started = time.monotonic()
+
+    def _check_same_images(self) -> None:
+        domains = (self.domains.source, self.domains.target)
+        ids = ("\n".join(domain.images.ids) for domain in domains)
+        found = [
+            f"{len(domain.images)} {role} images ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
+            for role, domain, names in zip(("source", "target"), domains, ids, strict=True)
+        ]
+        self.ranks.check_same("the data", ", ".join(found), lambda first, other: f"{first} / {other}")
 
     def _try_out(self) -> None:
         """Send two target images all the way to scores, so that what does not fit is found before hours of training."""
@@ -176,29 +234,38 @@ class Run:
         return self.progress.seconds + time.monotonic() - self._started
 
     def execute(self) -> dict | None:
-        """Run to the end. Returns the results, or None when the run had been finished before."""
-        if self.folder.finished:
+        """Run to the end. Returns the results; None when the run had been finished before, and but on rank 0."""
+        if self.finished:
             self.log(f"{self.folder.path} is finished: results.json and report.html are in there")
             return None
+        self.report = self._begin() if self.ranks.is_main else None
+        if self.saved:
+            self._load_network(self.saved[1])
+            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
+        else:
+            self.log(plan(self))
+        predicted = self._source_stage() if self.progress.stage == "source" else None
+        while self.progress.stage == "round":
+            predicted = self._round(predicted)
+        return self._end() if self.ranks.is_main else None
+
+    def _begin(self) -> RunReport:
+        """Make or open the run's folder."""
         self.folder.create(sys.argv)
         self.log.open(self.folder.path / "log.txt")
-        self.report = RunReport(
+        return RunReport(
             self.folder.path,
             self.config,
             self.classes,
             self.domains.target.images,
             self.domains.target_labels,
             self.log,
+            rounds_done=self.progress.round,
         )
-        if self.saved:
-            self.engine.network.load_state_dict(self.saved[1]["network"])
-            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
-        else:
-            self.log(plan(self))
-        prediction = self._source_stage() if self.progress.stage == "source" else None
-        while self.progress.stage == "round":
-            prediction = self._round(prediction)
-        save_network(self.engine.network, self.folder.checkpoints / "final.safetensors", self.description)
+
+    def _end(self) -> dict:
+        """Write the final weights and the results."""
+        self._save_weights("final")
         results = self.report.finish(self.seconds)
         if self.config.report.page:
             self.log(f"report: {self.folder.path / 'report.html'}")
@@ -206,7 +273,7 @@ class Run:
 
     # Stages
 
-    def _source_stage(self) -> Prediction | None:
+    def _source_stage(self) -> Predicted | None:
         """Train and report the source model. Returns its prediction where round 0 may choose from it as it is."""
         settings = self.config.source
         started = time.monotonic()
@@ -220,27 +287,25 @@ class Run:
                 steps=settings.steps,
                 progress=lambda done: done / (1 + self.rounds),
             )
-        save_network(self.engine.network, self.folder.checkpoints / "source.safetensors", self.description)
+        if self.ranks.is_main:
+            self._save_weights("source")
         if settings.adapt_batch_norm:
             self.adapt_batch_norm()
-        prediction = self.predict()
-        self.report.source(self.accuracy(prediction), self.validate(prediction), time.monotonic() - started)
-        self._save(Progress("round" if self.rounds else "done", 0, 0, self.seconds))
-        return None if self.config.self_training.adapt_batch_norm else prediction
+        predicted = self.predict()
+        if self.ranks.is_main:
+            whole = predicted.whole
+            self.report.source(self.accuracy(whole), self.validate(whole), time.monotonic() - started)
+        self._save(Progress("round" if self.rounds else "done", seconds=self.seconds))
+        return None if self.config.self_training.adapt_batch_norm else predicted
 
-    def _round(self, prediction: Prediction | None) -> Prediction:
-        """One round; `prediction` is the last round's, None after a start."""
+    def _round(self, predicted: Predicted | None) -> Predicted:
+        """One round; `predicted` is the last round's, None after a start."""
         settings, index = self.config.self_training, self.progress.round
         started = time.monotonic()
-        resumed = self.saved[1].get("choice") if self.saved and self.progress.epoch else None
-        if resumed:
-            choice = Choice.from_state(resumed)
+        if self.saved and self.progress.begun:
+            choice = Choice.from_state(self.saved[1]["choice"])
         else:
-            if prediction is None:
-                prediction = self._adapted_predict()
-            choice = choose(prediction, self.config, index, self.domains.target_labels, self.classes)
-            if not choice.pseudo.count:
-                self._nothing_selected(index, choice)
+            choice = self._choose(index, predicted or self._adapted_predict())
         scalars = self._train(
             self.method,
             lambda epoch, steps: self.round_batches(choice, epoch, steps),
@@ -252,8 +317,24 @@ class Run:
             freeze_batch_norm=settings.batch_norm == "eval",
             choice=choice,
         )
-        prediction = self._adapted_predict()
-        validators = self.validate(prediction)
+        predicted = self._adapted_predict()
+        if self.ranks.is_main:
+            self._report_round(index, choice, predicted.whole, scalars["loss"], started)
+        last = index + 1 == self.rounds
+        self._save(Progress("done" if last else "round", index + 1, seconds=self.seconds))
+        return predicted
+
+    def _choose(self, index: int, predicted: Predicted) -> Choice:
+        choice = choose(predicted.mine, self.config, index, len(self.domains.target.images), self.ranks)
+        if self.ranks.is_main:
+            labels = self.domains.target_labels
+            metrics = selection_metrics(choice.pseudo, predicted.whole, choice.reference, labels, self.classes)
+            choice = replace(choice, metrics=metrics)
+        if not choice.pseudo.count:
+            self._nothing_selected(index, choice)
+        return choice
+
+    def _report_round(self, index: int, choice: Choice, prediction: Prediction, loss: float, started: float) -> None:
         self.report.round(
             RoundRecord(
                 round=index,
@@ -262,18 +343,15 @@ class Run:
                 reference=choice.reference,
                 metrics=choice.metrics,
                 accuracy=self.accuracy(prediction),
-                validators=validators,
-                loss=scalars["loss"],
+                validators=self.validate(prediction),
+                loss=loss,
                 seconds=time.monotonic() - started,
             )
         )
-        if self.report.label_free_round() == index:
-            save_network(self.engine.network, self.folder.checkpoints / "label_free.safetensors", self.description)
-        last = index + 1 == self.rounds
-        self._save(Progress("done" if last else "round", index + 1, 0, self.seconds))
-        return prediction
+        if self.report.label_free_round(last=index) == index:
+            self._save_weights("label_free")
 
-    def _adapted_predict(self) -> Prediction:
+    def _adapted_predict(self) -> Predicted:
         if self.config.self_training.adapt_batch_norm:
             self.adapt_batch_norm()
         return self.predict()
@@ -302,37 +380,69 @@ class Run:
         freeze_batch_norm: bool = False,
         choice: Choice | None = None,
     ) -> dict[str, float]:
-        """Train one stage from the epoch where it stands; a checkpoint after every epoch."""
+        """Train one stage from the step where it stands, with checkpoints on the way and one at its end."""
         plan = epoch_steps(len(batches(0, None)), epochs, steps)
         optimization = self.engine.optimization(method, optim, sum(plan))
         scalars: dict[str, float] = {}
-        if self.progress.epoch:
-            optimization.load_state_dict(self.saved[1]["optimization"])
-            scalars = self.saved[1]["scalars"]
+        begin = EpochState()
+        if self.progress.begun:
+            saved = self.saved[1]
+            optimization.load_state_dict(saved["optimization"])
+            scalars, begin = saved["scalars"], EpochState(self.progress.step, saved["sums"])
         self.saved = None
+        stage = SOURCE_STAGE if self.progress.stage == "source" else ROUND_STAGE
+
+        def save(epoch: int, state: EpochState) -> None:
+            progress = replace(self.progress, epoch=epoch, step=state.step, seconds=self.seconds)
+            kept = {"optimization": optimization.state_dict(), "scalars": scalars, "sums": state.sums}
+            self._save(progress, kept if choice is None else {**kept, "choice": choice.state()})
+
         for epoch in range(self.progress.epoch, len(plan)):
-            stage = SOURCE_STAGE if self.progress.stage == "source" else ROUND_STAGE
-            seed_everything(stage, self.config.seed, self.progress.round, epoch)
-            scalars = self.engine.fit(
-                method,
-                batches(epoch, plan[epoch]),
-                optimization,
-                label=label if len(plan) == 1 else f"{label}, epoch {epoch + 1}/{len(plan)}",
-                steps=plan[epoch],
-                progress=progress,
-                freeze_batch_norm=freeze_batch_norm,
-            )
-            state = {"optimization": optimization.state_dict(), "scalars": scalars}
-            if choice is not None:
-                state["choice"] = choice.state()
-            self._save(replace(self.progress, epoch=epoch + 1, seconds=self.seconds), state)
+            with self.interruption.deferred():
+                pauses = _Pauses(self, lambda state, epoch=epoch: save(epoch, state))
+                scalars = self.engine.fit(
+                    method,
+                    batches(epoch, plan[epoch]).starting_at(begin.step),
+                    optimization,
+                    label=label if len(plan) == 1 else f"{label}, epoch {epoch + 1}/{len(plan)}",
+                    steps=plan[epoch],
+                    progress=progress,
+                    freeze_batch_norm=freeze_batch_norm,
+                    seed=(stage, self.config.seed, self.progress.round, epoch),
+                    begin=begin,
+                    pauses=pauses,
+                )
+                begin = EpochState()
+                if epoch + 1 == len(plan) or pauses.due():
+                    save(epoch + 1, begin)
+                    pauses.leave()
         return scalars
 
     def _save(self, progress: Progress, state: dict | None = None) -> None:
+        """Write a checkpoint; every rank calls it, rank 0 writes."""
         self._started = time.monotonic()
         self.progress = progress
         state = {"network": self.engine.network.state_dict(), **(state or {})}
-        save_checkpoint(self.folder.checkpoints, progress, state)
+        if self.ranks.world > 1 and progress.step:
+            mine = _flat(self.engine.running_statistics())
+            state["statistics"] = torch.from_numpy(self.ranks.gather_rows_to_main(mine[None], self.ranks.world))
+        if self.ranks.is_main:
+            with self.interruption.deferred():
+                self.checkpoints.save(progress, state)
+
+    def _load_network(self, state: dict) -> None:
+        """Within an epoch each rank has BatchNorm statistics of its own; for another number of ranks, their mean."""
+        self.engine.network.load_state_dict(state["network"])
+        statistics = state.get("statistics")
+        if statistics is None:
+            return
+        mine = statistics[self.ranks.rank] if len(statistics) == self.ranks.world else statistics.mean(0)
+        tensors = self.engine.running_statistics()
+        for tensor, values in zip(tensors, mine.split([tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(values.view_as(tensor))
+
+    def _save_weights(self, name: str) -> None:
+        save_network(self.engine.network, self.folder.checkpoints / f"{name}.safetensors", self.description)
 
     def source_batches(self, epoch: int, steps: int | None):
         """Batches of one epoch of the source stage."""
@@ -342,8 +452,7 @@ class Run:
             batch_size=self.config.source.batch_size,
             steps=steps,
             seed=(SOURCE_STAGE, self.config.seed, 0, epoch),
-            workers=self.engine.workers(self.domains.source.images.in_memory),
-            pin_memory=self.engine.pin_memory,
+            **self._loading,
         )
 
     def round_batches(self, choice: Choice, epoch: int, steps: int | None):
@@ -365,8 +474,7 @@ class Run:
             batch_size=sizes,
             steps=steps,
             seed=(ROUND_STAGE, self.config.seed, index, epoch),
-            workers=self.engine.workers(self.domains.source.images.in_memory),
-            pin_memory=self.engine.pin_memory,
+            **self._loading,
         )
 
     def source_share(self, index: int) -> np.ndarray:
@@ -383,10 +491,27 @@ class Run:
             source.images, indices, source.labels[indices], self.transforms["source"], domain=0, is_target=False
         )
 
-    def predict(self) -> Prediction:
-        """A predict pass over the target: every image once, in order."""
+    @property
+    def _loading(self) -> dict[str, object]:
+        """How training batches are loaded and dealt out."""
+        return {
+            "workers": self.engine.workers(self.domains.source.images.in_memory),
+            "pin_memory": self.engine.pin_memory,
+            "rank": self.ranks.rank,
+            "world": self.ranks.world,
+            "accumulate": self.config.runtime.accumulate,
+        }
+
+    def predict(self) -> Predicted:
+        """A predict pass over the target: every image once, in order, each process a share of them."""
         images = self.domains.target.images
-        return self.engine.predict(self.predict_batches(images, self.engine.predict_batch_size), len(images))
+        rows = self.ranks.rows(len(images))
+        batches = self.predict_batches(images, self.engine.predict_batch_size, rows=rows)
+        mine = self.engine.predict(batches, rows.stop - rows.start)
+        features, logits = (
+            self.ranks.gather_rows_to_main(array, len(images)) for array in (mine.features, mine.logits)
+        )
+        return Predicted(mine, Prediction(features, logits, mine.weight))
 
     def adapt_batch_norm(self) -> None:
         """BatchNorm statistics from random target images.
@@ -398,10 +523,13 @@ class Run:
         drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))
         drawn = drawn[: self.config.self_training.adapt_images]
         # Whole batches alone: every batch counts alike, and a last one of a single image has no variance.
-        drawn = drawn[: max(len(drawn) // ADAPT_BATCH, 1) * ADAPT_BATCH]
-        self.engine.adapt_batch_norm(self.predict_batches(images.take(drawn), ADAPT_BATCH))
+        size = min(ADAPT_BATCH, len(drawn))
+        batches = drawn[: len(drawn) // size * size].reshape(-1, size)[self.ranks.rank :: self.ranks.world]
+        self.engine.adapt_batch_norm(self.predict_batches(images.take(batches.reshape(-1)), size))
 
-    def predict_batches(self, images: Images, batch_size: int, workers: int | None = None) -> Batches:
+    def predict_batches(
+        self, images: Images, batch_size: int, workers: int | None = None, rows: slice | None = None
+    ) -> Batches:
         """Images as the network sees them in a predict pass, in order."""
         return loaders.predict_batches(
             images,
@@ -409,6 +537,7 @@ class Run:
             batch_size=batch_size,
             workers=self.engine.workers(images.in_memory) if workers is None else workers,
             pin_memory=self.engine.pin_memory,
+            rows=rows,
         )
 
     def accuracy(self, prediction: Prediction) -> Accuracy | None:
@@ -419,3 +548,50 @@ class Run:
     def validate(self, prediction: Prediction) -> dict[str, float]:
         """Every label-free validator's score."""
         return {name: float(validator(prediction)) for name, validator in VALIDATORS.items()}
+
+
+class _Pauses:
+    """Where an epoch pauses: when a checkpoint is due, or the run was asked to end. All ranks answer alike."""
+
+    def __init__(self, run: Run, save: Callable[[EpochState], None]):
+        self.run = run
+        self.save_state = save
+        self._leaving = False
+        self._look_at = 0
+        self._looked = (0, time.monotonic())
+
+    def due(self, step: int | None = None) -> bool:
+        """Whether to pause after `step` steps; None: at the epoch's end, where one may always ask."""
+        run = self.run
+        asked, old = run.interruption.requested is not None, run.ranks.is_main and run.checkpoints.due
+        if run.ranks.world == 1:
+            self._leaving = asked
+            return asked or old
+        if step is not None and step < self._look_at:
+            return False
+        now = time.monotonic()
+        seconds = (now - self._looked[1]) / max(1, (step or 0) - self._looked[0])
+        self._leaving, due, seconds = run.ranks.maximum([asked, asked or old, seconds])
+        if step is not None:
+            self._look_at = step + max(1, int(SECONDS_BETWEEN_LOOKS / max(seconds, 1e-3)))
+            self._looked = (step, now)
+        return bool(due)
+
+    def save(self, state: EpochState) -> None:
+        """Save, and end the run if it was asked to."""
+        self.save_state(state)
+        self.leave()
+
+    def leave(self) -> None:
+        """End the run if any rank was asked to."""
+        if self._leaving:
+            raise Interrupted(self.run.interruption.requested or signal.SIGTERM)
+
+
+def _flat(tensors: Sequence[Tensor]) -> np.ndarray:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors]).float().cpu().numpy() if tensors else np.zeros(0)
+
+
+def _difference(first: str, other: str) -> str:
+    """The keys in which two configs, as YAML, differ."""
+    return "; ".join(differing_keys(Config.model_validate(yaml.safe_load(other)), yaml.safe_load(first), skip=()))

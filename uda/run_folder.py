@@ -1,5 +1,6 @@
 """A run's folder: whose it is, its log, and what it was made with."""
 
+import errno
 import platform
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 import yaml
 
 import uda
-from uda.atomic import write_json, write_text
+from uda.atomic import remove_temporaries, write_json, write_text
 from uda.config import ROOT, Config, differing_keys
 from uda.errors import UserError
 
@@ -17,13 +18,16 @@ from uda.errors import UserError
 class RunLog:
     """Plain lines to the terminal and, once there is a folder, to its log.txt with the time of day."""
 
-    def __init__(self):
+    def __init__(self, silent: bool = False):
+        self.silent = silent
         self._path: Path | None = None
         self._waiting: list[str] = []
+        self._full = False
 
     def __call__(self, message: str) -> None:
-        print(message, flush=True)
-        self.note(message)
+        if not self.silent:  # of a job's processes one speaks
+            print(message, flush=True)
+            self.note(message)
 
     def note(self, message: str) -> None:
         """Write to the file what the terminal is told by other means: errors."""
@@ -38,8 +42,15 @@ class RunLog:
 
     def _flush(self) -> None:
         if self._path and self._waiting:
-            with open(self._path, "a", encoding="utf-8") as file:
-                file.write("\n".join(self._waiting) + "\n")
+            try:
+                with open(self._path, "a", encoding="utf-8") as file:
+                    file.write("\n".join(self._waiting) + "\n")
+            except OSError as error:  # what matters more will fail too and say so
+                if not self._full:
+                    print(f"warning: {self._path} cannot be written: {error.strerror}", file=sys.stderr)
+                self._full = True
+                return
+            self._full = False
             self._waiting.clear()
 
 
@@ -50,12 +61,13 @@ class RunFolder:
         UserError: the folder holds something else, cannot be written, or belongs to another config (keys named).
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: Config, check: bool = True):
         self.config = config
         self.path = config.folder
         self.checkpoints = self.path / "checkpoints"
         self.results = self.path / "results.json"
-        self._check_owner()
+        if check:
+            self._check_owner()
 
     def _check_owner(self) -> None:
         if self.path.exists() and not self.path.is_dir():
@@ -81,14 +93,36 @@ class RunFolder:
         return self.results.is_file()
 
     def create(self, command: list[str]) -> None:
-        """Make the folder with its config.yaml and environment.json."""
+        """Make the folder with its config.yaml and environment.json, and keep other runs out of it.
+
+        Raises UserError when the folder cannot be written, or another process is at work in it.
+        """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            if not (self.path / "config.yaml").is_file():
-                write_text(self.path / "config.yaml", self.config.to_yaml())
-            write_json(self.path / "environment.json", environment(command))
+            self._lock()
         except OSError as error:
             raise UserError(f"output: {self.path} cannot be written: {error.strerror}") from None
+        remove_temporaries(self.path)
+        if not (self.path / "config.yaml").is_file():
+            write_text(self.path / "config.yaml", self.config.to_yaml())
+        write_json(self.path / "environment.json", environment(command))
+
+    def _lock(self) -> None:
+        """A lock that ends with this process, however it ends; record locks are not inherited by loader workers."""
+        try:
+            import fcntl
+        except ImportError:  # Windows
+            return
+        self._lock_file = open(self.path / ".lock", "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        try:
+            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            raise UserError(
+                f"output: another process is at work in {self.path}; wait for its end, or choose another output=..."
+            ) from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
+                raise  # those: a file system that knows no locks
 
 
 def environment(command: list[str]) -> dict[str, object]:

@@ -57,7 +57,7 @@ def test_self_training_loss_long_hand_target_samples_only(name, target_weight):
     network.eval()
     loss, _ = method.loss(batch)
     expected = long_hand(network(batch.images).logits, batch, PENALTIES[name], target_weight)
-    assert float(loss) == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_source_only_is_cross_entropy():
@@ -115,7 +115,8 @@ class TestEveryMethod:
         assert scalars["loss"] > 0
 
     def test_batch_has_no_place_for_a_target_label(self, name):
-        assert {field.name for field in dataclasses.fields(Batch)} == {"images", "labels", "domain", "is_target"}
+        fields = {field.name for field in dataclasses.fields(Batch)}
+        assert fields == {"images", "labels", "domain", "is_target", "weight"}
 
     def test_docstring_for_the_list(self, name):
         assert len((METHODS[name].__doc__ or "").split("\n")[0]) > 10

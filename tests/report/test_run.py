@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from uda.atomic import OutputError
 from uda.report import table
 
 
@@ -162,7 +163,7 @@ def test_an_interrupted_write_leaves_the_old_round(make_run, monkeypatch):
 
     with monkeypatch.context() as broken:
         broken.setattr(os, "replace", fail)
-        with pytest.raises(OSError, match="no power"):
+        with pytest.raises(OutputError, match="no power"):
             report.round(run.record(0, portion=0.9))
     assert (run.folder / "rounds/00/report.json").read_bytes() == before
     assert sorted(path.name for path in (run.folder / "rounds/00").iterdir()) == ["pseudo_labels.csv", "report.json"]

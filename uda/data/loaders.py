@@ -1,7 +1,7 @@
 """Batches for training and predicting, the same for any number of workers."""
 
+import copy
 import itertools
-import signal
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from uda.data.images import Images
 from uda.data.transforms import Transform
 from uda.errors import UserError
+from uda.interruption import leave_signals_to_the_main_process
 
 
 @dataclass
@@ -27,6 +28,8 @@ class Batch:
     labels: torch.Tensor
     domain: torch.Tensor
     is_target: torch.Tensor
+    weight: float = 1.0
+    """What the mean over this batch counts where it is a part of a larger one: its images over those of a mean part."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -35,18 +38,32 @@ class Batch:
         self, device: torch.device | str, memory_format: torch.memory_format | None = None, non_blocking: bool = False
     ) -> "Batch":
         """The batch on another device; `memory_format` concerns the images."""
-        return Batch(
-            self.images.to(device, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format),
-            self.labels.to(device, non_blocking=non_blocking),
-            self.domain.to(device, non_blocking=non_blocking),
-            self.is_target.to(device, non_blocking=non_blocking),
-        )
+        images = self.images.to(device, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format)
+        rest = (self.labels, self.domain, self.is_target)
+        return Batch(images, *(tensor.to(device, non_blocking=non_blocking) for tensor in rest), self.weight)
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, which copies to a GPU in the background."""
-        return Batch(
-            self.images.pin_memory(), self.labels.pin_memory(), self.domain.pin_memory(), self.is_target.pin_memory()
-        )
+        tensors = (self.images, self.labels, self.domain, self.is_target)
+        return Batch(*(tensor.pin_memory() for tensor in tensors), self.weight)
+
+    def dealt(self, parts: int) -> list["Batch"]:
+        """The batch dealt out image by image to so many parts, as it is to the processes of a job.
+
+        Raises UserError for fewer than two images a part, which BatchNorm cannot take.
+        """
+        if parts == 1:
+            return [self]
+        if len(self) < 2 * parts:
+            raise UserError(f"a batch of {len(self)} images cannot be dealt out to {parts}: each needs two at least")
+        tensors = (self.images, self.labels, self.domain, self.is_target)
+        return [
+            Batch(
+                *(tensor[part::parts].contiguous() for tensor in tensors),
+                self.weight * len(range(part, len(self), parts)) * parts / len(self),
+            )
+            for part in range(parts)
+        ]
 
 
 @dataclass(frozen=True)
@@ -90,10 +107,31 @@ class _Draw:
 
     rows: tuple[np.ndarray, ...]
     seeds: tuple[np.ndarray, ...]
+    weight: float = 1.0
+
+    def dealt(self, rank: int, world: int) -> "_Draw":
+        """One process's share: every world-th image of the batch, counted through its parts."""
+        if world == 1:
+            return self
+        total = sum(map(len, self.rows))
+        if total < 2 * world:
+            raise UserError(
+                f"a batch of {total} images cannot be dealt out to {world} processes: each needs two at least; enlarge "
+                "the batch, or start fewer processes"
+            )
+        firsts = [(rank - start) % world for start in np.cumsum([0, *map(len, self.rows[:-1])]).tolist()]
+        rows, seeds = (
+            tuple(values[first::world] for values, first in zip(arrays, firsts, strict=True))
+            for arrays in (self.rows, self.seeds)
+        )
+        return _Draw(rows, seeds, sum(map(len, rows)) * world / total)
 
 
 class _Plan(Sampler):
-    """The draws of a stage; draw number s is a function of the seed and s alone."""
+    """The draws of a stage, from step `first` on; draw number s is a function of the seed and s alone."""
+
+    first = 0
+    rank, world = 0, 1
 
     def __init__(self, parts: Sequence[Part], steps: int, seed: Sequence[int]):
         self.lengths = [len(part) for part in parts]
@@ -103,16 +141,23 @@ class _Plan(Sampler):
         self._order: dict[int, tuple[int, np.ndarray]] = {}
 
     def __len__(self) -> int:
-        return self.steps
+        return self.steps - self.first
 
     def __iter__(self) -> Iterator[_Draw]:
-        return (self.draw(step) for step in range(self.steps))
+        return (self.draw(step) for step in range(self.first, self.steps))
 
     def draw(self, step: int) -> _Draw:
-        """The rows and seeds of a step."""
+        """This process's rows and seeds of a step."""
         rows = self._rows(step)
         seeds = _mix(self._base + np.arange(sum(map(len, rows)), dtype=np.uint64) + np.uint64(step << 24))
-        return _Draw(rows, tuple(np.split(seeds, np.cumsum([len(r) for r in rows])[:-1])))
+        whole = _Draw(rows, tuple(np.split(seeds, np.cumsum([len(r) for r in rows])[:-1])))
+        return whole.dealt(self.rank, self.world)
+
+    def starting_at(self, step: int) -> "_Plan":
+        """The same plan without the steps before `step`."""
+        rest = copy.copy(self)
+        rest.first = step
+        return rest
 
     @abstractmethod
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
@@ -126,15 +171,14 @@ class _Plan(Sampler):
 
 
 class _Mixed(_Plan):
-    """All parts shuffled together, epoch after epoch."""
+    """All parts shuffled together, epoch after epoch; a rest of fewer than `least` images joins the batch before it."""
 
-    def __init__(self, parts: Sequence[Part], batch_size: int, steps: int | None, seed: Sequence[int]):
+    def __init__(self, parts: Sequence[Part], batch_size: int, steps: int | None, seed: Sequence[int], least: int):
         self.total = sum(len(part) for part in parts)
         if self.total == 0:
             raise UserError("no images to train on: source share and selection are both empty")
         self.batch_size = batch_size
-        rest = self.total % batch_size
-        self.batches = self.total // batch_size + (rest > 1 or (rest == 1 and self.total == 1))
+        self.batches = max(1, self.total // batch_size + (self.total % batch_size >= least))
         super().__init__(parts, self.batches if steps is None else steps, seed)
 
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
@@ -181,18 +225,18 @@ class _Fixed(_Plan):
 
 
 class _InOrder(Sampler):
-    """Every image once, in order."""
+    """Every image of some rows once, in order."""
 
-    def __init__(self, total: int, batch_size: int):
-        self.total = total
+    def __init__(self, rows: slice, batch_size: int):
+        self.rows = range(rows.start, rows.stop)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-self.total // self.batch_size)
+        return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for start in range(0, self.total, self.batch_size):
-            yield np.arange(start, min(start + self.batch_size, self.total))
+        for start in self.rows[:: self.batch_size]:
+            yield np.arange(start, min(start + self.batch_size, self.rows.stop))
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
@@ -232,9 +276,9 @@ class _TrainReader(Dataset):
                 labels.append(part.distributions(rows, self.num_classes))
                 domains.append(torch.full((len(rows),), part.domain))
                 targets.append(torch.full((len(rows),), part.is_target))
-        if len(images) == 1:
-            return Batch(images[0], labels[0], domains[0], targets[0])
-        return Batch(torch.cat(images), torch.cat(labels), torch.cat(domains), torch.cat(targets))
+        columns = (images, labels, domains, targets)
+        joined = (torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns)
+        return Batch(*joined, draw.weight)
 
 
 class _PredictReader(Dataset):
@@ -277,6 +321,10 @@ class Batches:
         """Which images batch number `step` is made of."""
         return self._reader.ids(self._plan.draw(step))
 
+    def starting_at(self, step: int) -> "Batches":
+        """The training batches from number `step` on, as they would have come."""
+        return Batches(self._reader, self._plan.starting_at(step), self._workers, self._pin_memory)
+
     def _made_here(self) -> Iterator:
         for draw in self._plan:
             batch = self._reader.__getitems__(draw)
@@ -292,7 +340,7 @@ class Batches:
             prefetch_factor=2,
             # its own generator: the workers' base seed is not drawn from the global one, which dropout uses
             generator=torch.Generator(),
-            worker_init_fn=_leave_interrupts_to_the_main_process,
+            worker_init_fn=_leave_signals_to_the_main_process,
         )
 
 
@@ -300,9 +348,9 @@ def _as_it_is(batch):
     return batch
 
 
-def _leave_interrupts_to_the_main_process(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; workers end with the main one, without tracebacks of their own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """Workers end with the main process, without tracebacks of their own."""
+    leave_signals_to_the_main_process()
 
 
 def training_batches(
@@ -314,6 +362,9 @@ def training_batches(
     seed: Sequence[int],
     workers: int,
     pin_memory: bool = False,
+    rank: int = 0,
+    world: int = 1,
+    accumulate: int = 1,
 ) -> Batches:
     """Batches of some parts, a sized iterable of `Batch`. In a batch the parts stand in their order.
 
@@ -321,7 +372,8 @@ def training_batches(
         parts: what to train on.
         num_classes: K.
         batch_size: a number: all parts are shuffled together, epoch after epoch, and a last batch of one image
-            joins the one before it (BatchNorm cannot take it). Or one number a part: so many of its images are in
+            joins the one before it (BatchNorm cannot take it; in a job of several processes, one of fewer than two
+            images for each). Or one number a part: so many of its images are in
             every batch, and each part is an endless stream, shuffled anew each time round, so that a part with
             fewer images than its share repeats within a batch.
         steps: number of batches; None: one epoch, for fixed shares one of the part that lasts longest.
@@ -329,19 +381,29 @@ def training_batches(
             on the batch's position alone, not on `workers`.
         workers: processes that read ahead; 0: none.
         pin_memory: give batches in page-locked memory.
+        rank, world: give this process's share of every batch, the batch being that of all `world` processes.
+        accumulate: parts that each process deals its share out to in turn.
 
     Raises:
         UserError: there are no images, or none of a part that every batch needs.
     """
     if isinstance(batch_size, int):
-        plan = _Mixed(parts, batch_size, steps, seed)
+        plan = _Mixed(parts, batch_size, steps, seed, least=2 * world * accumulate)
     else:
         plan = _Fixed(parts, batch_size, steps, seed)
+    plan.rank, plan.world = rank, world
     return Batches(_TrainReader(parts, num_classes), plan, workers, pin_memory)
 
 
 def predict_batches(
-    images: Images, transform: Transform, *, batch_size: int, workers: int, pin_memory: bool = False
+    images: Images,
+    transform: Transform,
+    *,
+    batch_size: int,
+    workers: int,
+    pin_memory: bool = False,
+    rows: slice | None = None,
 ) -> Batches:
-    """Every image once and in order, a sized iterable of float32 (B, C, S, S)."""
-    return Batches(_PredictReader(images, transform), _InOrder(len(images), batch_size), workers, pin_memory)
+    """Every image (of some rows) once and in order, a sized iterable of float32 (B, C, S, S)."""
+    plan = _InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
+    return Batches(_PredictReader(images, transform), plan, workers, pin_memory)

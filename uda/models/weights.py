@@ -8,19 +8,18 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from uda.atomic import atomic_path
+from uda.atomic import write_bytes
 from uda.errors import UserError
 
 
 def save_network(network: nn.Module, path: Path, description: dict[str, object]) -> None:
     """Write all of a network's tensors, atomically, with what it is (backbone, head, classes) as metadata."""
-    # save_file refuses tensors that are not contiguous, which channels_last weights are not.
+    # safetensors refuses tensors that are not contiguous, which channels_last weights are not.
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(state, temporary, metadata={"uda": json.dumps(description)})
+    write_bytes(path, save(state, metadata={"uda": json.dumps(description)}))
 
 
 def load_network(network: nn.Module, path: str | Path, description: dict[str, object]) -> None:

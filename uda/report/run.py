@@ -1,13 +1,14 @@
 """The report of a run as it goes: called once after source training, once a round, once at the end."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uda.atomic import write_json, write_text
+from uda.atomic import OutputError, write_json, write_text
 from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
@@ -55,6 +56,8 @@ class RunReport:
         images: the target images.
         target_labels: for the oracle figures of the page; None without.
         log: prints one line.
+        rounds_done: rounds that need no report any more; the event files of later ones are purged. None: those that
+            have a whole report on disk.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class RunReport:
         images: Images,
         target_labels: TargetLabels | None,
         log: Callable[[str], None] = print,
+        rounds_done: int | None = None,
     ):
         self.folder = Path(folder)
         self.config = config
@@ -74,16 +78,17 @@ class RunReport:
         self.log = log
         self._rows = 0
         # Step 0 is the source model, step r + 1 round r; what an interrupted round left is purged.
-        first_step = self.completed_rounds() + 1 if self._source() else 0
+        done = self.completed_rounds() if rounds_done is None else rounds_done
+        first_step = done + 1 if self._source() else 0
         self._events = Events(self.folder / "tb", first_step) if config.report.tensorboard else None
 
     def completed_rounds(self) -> int:
         """How many rounds, from 0 on, have a whole report on disk."""
         return len(records.read_rounds(self.folder))
 
-    def label_free_round(self) -> int | None:
-        """The round that the config's validator likes best so far, None before the first."""
-        rounds = records.read_rounds(self.folder)
+    def label_free_round(self, last: int | None = None) -> int | None:
+        """The round that the config's validator likes best, of those up to `last`; None before the first."""
+        rounds = records.read_rounds(self.folder)[: None if last is None else last + 1]
         return summarise(self.config, self._source(), rounds, 0.0)["label_free_choice"]["round"]
 
     def source(self, accuracy: Accuracy | None, validators: dict[str, float], seconds: float) -> None:
@@ -93,8 +98,9 @@ class RunReport:
         record = self._source()
         self._print_row(table.source_row(record), record)
         if self._events:
-            self._events.model(0, record, self.classes)
-            self._events.flush()
+            with self._writing_events():
+                self._events.model(0, record, self.classes)
+                self._events.flush()
 
     def round(self, record: RoundRecord) -> None:
         """Report a round: `report.json` and `pseudo_labels.csv` in `rounds/NN/`, TensorBoard, a row of the table."""
@@ -116,10 +122,11 @@ class RunReport:
         content = records.read_record(folder / "report.json")
         self._print_row(table.round_row(content, self._source()), content)
         if self._events:
-            self._events.model(record.round + 1, content, self.classes)
             chosen = surest_by_class(record.pseudo, record.pseudo.selected, self.config.report.gallery)
-            self._events.choice(record.round + 1, content, self.images, chosen)
-            self._events.flush()
+            with self._writing_events():
+                self._events.model(record.round + 1, content, self.classes)
+                self._events.choice(record.round + 1, content, self.images, chosen)
+                self._events.flush()
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write `results.json` and `report.html` from the files of all rounds; returns the results."""
@@ -135,8 +142,17 @@ class RunReport:
         for line in table.summary_lines(results):
             self.log(line)
         if self._events:
-            self._events.close()
+            with self._writing_events():
+                self._events.close()
         return results
+
+    @contextmanager
+    def _writing_events(self) -> Iterator[None]:
+        """TensorBoard writes in a thread; a full disk shows at one of the next calls."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(self.folder / "tb", error) from error
 
     def _source(self) -> dict[str, Any] | None:
         return records.read_record(records.source_file(self.folder))

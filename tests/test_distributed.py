@@ -1,0 +1,163 @@
+"""Several processes, started as users start them: by torchrun."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.test_rounds import read_results
+from uda.config import ROOT
+from uda.distributed import Ranks, start
+from uda.errors import UserError
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+TOOL = ROOT / "tools" / "self_train.py"
+
+
+def torchrun(processes, *arguments, **options):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    return subprocess.Popen(
+        [*launcher, *map(str, arguments)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        **options,
+    )
+
+
+def run_tool(*arguments):
+    command = [sys.executable, TOOL, *map(str, arguments)]
+    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+
+
+def test_collectives_in_a_job_of_three(tmp_path):
+    job = torchrun(3, ROOT / "tests" / "ranks_script.py", tmp_path)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert found == [[0, 3, 0], [1, 3, 1], [2, 3, 2]]
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 8])
+@pytest.mark.parametrize("count", [0, 1, 7, 64])
+def test_rows_cover_everything_once_and_evenly(count, world):
+    shares = [np.arange(count)[Ranks(rank, world).rows(count)] for rank in range(world)]
+    assert np.concatenate(shares).tolist() == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_one_process_sends_nothing_and_needs_no_environment(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    with start() as ranks:
+        assert (ranks.rank, ranks.world, ranks.is_main) == (0, 1, True)
+        assert ranks.gather_texts("x") == ["x"] and ranks.broadcast(b"y") == b"y"
+
+
+def test_half_an_environment_is_an_error(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(UserError, match=r"without RANK.*torchrun"), start():
+        pass
+
+
+def labels(folder, index):
+    return list(csv.DictReader((folder / f"rounds/{index:02d}/pseudo_labels.csv").open()))
+
+
+@pytest.fixture(scope="module")
+def two_processes(tiny, tmp_path_factory):
+    """A job of two, ended by SIGTERM in round 0 and gone on by one process alone."""
+    folder = tmp_path_factory.mktemp("job") / "two"
+    job = torchrun(2, TOOL, "--cfg", tiny, f"output={folder}")
+    output, _ = job.communicate(timeout=120)
+    return folder, job.returncode, output
+
+
+def test_two_processes_choose_what_one_does_with_the_same_batches(tiny, tmp_path, two_processes):
+    """One process that deals its batch out to two parts computes what two processes do, up to rounding."""
+    folder, code, output = two_processes
+    assert code == 0, output
+    assert output.count("oracle best") == 1, "one process speaks"
+    alone = tmp_path / "one"
+    assert run_tool("--cfg", tiny, f"output={alone}", "runtime.accumulate=2").returncode == 0
+    for index in (0, 1):
+        pairs = list(zip(labels(alone, index), labels(folder, index), strict=True))
+        assert all((a["image"], a["label"], a["selected"]) == (b["image"], b["label"], b["selected"]) for a, b in pairs)
+        assert all(float(a["score"]) == pytest.approx(float(b["score"]), rel=1e-3) for a, b in pairs)
+    ours, theirs = read_results(folder), read_results(alone)
+    assert ours["final"]["per_class"] == theirs["final"]["per_class"]
+    assert ours["rounds"][1]["loss"] == pytest.approx(theirs["rounds"][1]["loss"], rel=1e-3)
+
+
+def test_ranks_with_different_configs_are_stopped_with_the_keys(tiny, tmp_path):
+    code = f"""
+import os, sys
+sys.path.insert(0, {str(ROOT)!r})
+from uda.cli import main
+sys.exit(main(["--cfg", {str(tiny)!r}, "output={tmp_path / "run"}", "seed=" + os.environ["RANK"]]))
+"""
+    script = tmp_path / "differently.py"
+    script.write_text(code)
+    output, _ = torchrun(2, script).communicate(timeout=120)
+    assert "the config of process 1 is not that of process 0 (seed: 0 -> 1)" in output
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_small_a_batch_is_named(tiny, tmp_path):
+    job = torchrun(3, TOOL, "--cfg", tiny, f"output={tmp_path / 'run'}", "source.batch_size=4")
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode != 0 and "a batch of 4 images cannot be dealt out to 3 processes" in output
+
+
+def wait_for(path, process):
+    until = time.monotonic() + 60
+    while not path.exists() and process.poll() is None and time.monotonic() < until:
+        time.sleep(0.01)
+    assert path.exists()
+
+
+def ranks_of(job):
+    """Process numbers of a job's ranks."""
+    return [int(word) for word in Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()]
+
+
+LONG = ("self_training.rounds=40", "self_training.portion.step=0", "runtime.checkpoint_minutes=0")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the ranks")
+def test_a_killed_rank_ends_the_job_which_goes_on_with_another_number_of_processes(tiny, tmp_path):
+    folder = tmp_path / "run"
+    job = torchrun(2, TOOL, "--cfg", tiny, f"output={folder}", *LONG)
+    wait_for(folder / "rounds/00/report.json", job)
+    killed = time.monotonic()
+    os.kill(ranks_of(job)[-1], signal.SIGKILL)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode != 0 and time.monotonic() - killed < 60
+    assert "another process of this job has ended or was killed" in output or "interrupted by SIGTERM" in output
+    ended = run_tool("--cfg", tiny, f"output={folder}", *LONG)
+    assert ended.returncode == 0, ended.stderr
+    assert "resuming" in ended.stdout and len(read_results(folder)["rounds"]) == 40
+
+
+def test_sigterm_to_the_job_saves_and_leaves(tiny, tmp_path):
+    folder = tmp_path / "run"
+    job = torchrun(2, TOOL, "--cfg", tiny, f"output={folder}", "self_training.steps=3000")
+    wait_for(folder / "rounds/source.json", job)
+    time.sleep(1)
+    asked = time.monotonic()
+    job.send_signal(signal.SIGTERM)
+    output, _ = job.communicate(timeout=60)
+    assert time.monotonic() - asked < 10
+    assert re.search(r"interrupted by SIGTERM: saved at round 0, epoch \d+", output), output
+    ended = run_tool("--cfg", tiny, f"output={folder}", "self_training.steps=3000", "--dry-run")
+    assert ended.returncode == 0, ended.stderr

@@ -1,0 +1,235 @@
+"""The processes of one job, as torchrun starts them: who reads what, and what all of them must agree on.
+
+Every process ("rank") holds the whole network. A training batch is dealt out image by image, a predict pass in
+contiguous rows; gradients are averaged in `Ranks.average_gradients`, so that a method with several phases needs no
+wrapper around its network. A run by itself is the job of one rank: nothing is sent, and the code is the same.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from uda.errors import UserError
+
+#: Gradients travel in pieces of this many bytes, so that the copy made for the journey stays small.
+BUCKET_BYTES = 32 << 20
+
+#: How long a rank waits for the others. Rank 0 writes reports meanwhile, so this is generous: a rank that dies is
+#: noticed at once, by its closed connection and by torchrun.
+PATIENCE = timedelta(minutes=30)
+
+
+class RankLostError(UserError):
+    """Another process of the job ended or was killed."""
+
+
+class Ranks:
+    """This process among all of the job. Every method that sends must be called by all ranks in the same order.
+
+    Args:
+        rank: this process, 0..world-1.
+        world: number of processes.
+        local_rank: this process among those of its machine.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0):
+        self.rank = rank
+        self.world = world
+        self.local_rank = local_rank
+
+    @property
+    def is_main(self) -> bool:
+        """Rank 0 alone writes."""
+        return self.rank == 0
+
+    def rows(self, count: int) -> slice:
+        """This rank's contiguous share of `count` rows; shares differ by one at most."""
+        return slice(*(count * edge // self.world for edge in (self.rank, self.rank + 1)))
+
+    def sum(self, array: np.ndarray) -> np.ndarray:
+        """The sum over all ranks, the same bits on each."""
+        if self.world == 1:
+            return array
+        total = torch.from_numpy(np.array(array, copy=True, ndmin=1))
+        with self._together():
+            dist.all_reduce(total)
+        return total.numpy().reshape(np.shape(array))
+
+    def maximum(self, values: Sequence[float]) -> list[float]:
+        """The largest of each number over all ranks."""
+        if self.world == 1:
+            return list(values)
+        largest = torch.tensor(values, dtype=torch.float64)
+        with self._together():
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return largest.tolist()
+
+    def gather_rows(self, local: np.ndarray, count: int) -> np.ndarray:
+        """All `count` rows on every rank, from each rank's own `rows(count)`."""
+        return self._gather(local, count, everywhere=True)
+
+    def gather_rows_to_main(self, local: np.ndarray, count: int) -> np.ndarray:
+        """All `count` rows on rank 0; no rows elsewhere."""
+        return self._gather(local, count, everywhere=False)
+
+    def _gather(self, local: np.ndarray, count: int, everywhere: bool) -> np.ndarray:
+        if self.world == 1:
+            return local
+        longest = -(-count // self.world)
+        padded = np.zeros((longest, *local.shape[1:]), local.dtype)
+        padded[: len(local)] = local
+        # as bytes: every type that numpy has can travel
+        sent = torch.from_numpy(padded.reshape(-1).view(np.uint8))
+        receives = everywhere or self.is_main
+        pieces = [torch.empty_like(sent) for _ in range(self.world)] if receives else None
+        with self._together():
+            if everywhere:
+                dist.all_gather(pieces, sent)
+            else:
+                dist.gather(sent, pieces, dst=0)
+        if not receives:
+            return local[:0]
+        whole = np.empty((count, *local.shape[1:]), local.dtype)
+        for rank, piece in enumerate(pieces):
+            rows = Ranks(rank, self.world).rows(count)
+            whole[rows] = piece.numpy().view(local.dtype).reshape(padded.shape)[: rows.stop - rows.start]
+        return whole
+
+    def broadcast(self, content: bytes | None) -> bytes | None:
+        """What rank 0 holds."""
+        if self.world == 1:
+            return content
+        size = torch.tensor([-1 if content is None else len(content)])
+        with self._together():
+            dist.broadcast(size, src=0)
+            if size < 0:
+                return None
+            carried = torch.empty(int(size), dtype=torch.uint8)
+            if self.is_main:
+                carried.numpy()[:] = np.frombuffer(content, np.uint8)
+            dist.broadcast(carried, src=0)
+        return carried.numpy().tobytes()
+
+    def broadcast_network(self, network: nn.Module) -> None:
+        """Give every rank the parameters and buffers of rank 0."""
+        if self.world > 1:
+            with self._together():
+                for tensor in network.state_dict().values():
+                    carried = tensor.detach().contiguous()
+                    dist.broadcast(carried, src=0)
+                    tensor.copy_(carried)
+
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace every gradient by its mean over the ranks; one that no rank has stays None.
+
+        A rank's images may leave out what another's use, so all parameters travel, zeros for a missing gradient, and
+        behind them which ones were there.
+        """
+        if self.world == 1:
+            return
+        parameters = list(parameters)
+        there = [parameter.grad is not None for parameter in parameters]
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        gradients.append(gradients[0].new_tensor(there))
+        with self._together(), torch.no_grad():
+            sent = []
+            for bucket in _buckets(gradients):
+                flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+                sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+            for bucket, flat, work in sent:
+                work.wait()
+                flat.div_(self.world)
+                for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+                    gradient.copy_(mean.view_as(gradient))
+        if not all(there):  # looked at in this case alone: reading it makes a GPU wait
+            somewhere = (gradients[-1] > 0).tolist()
+            for parameter, gradient, present in zip(parameters, gradients, somewhere, strict=False):
+                if parameter.grad is None and present:
+                    parameter.grad = gradient
+
+    def average(self, tensors: Sequence[Tensor], weight: float = 1.0) -> None:
+        """Replace floating tensors by their mean over the ranks, each rank with its weight."""
+        if self.world == 1 or not tensors:
+            return
+        with self._together(), torch.no_grad():
+            weights = tensors[0].new_tensor([weight], dtype=torch.float64)
+            flat = torch.cat([*(tensor.double().reshape(-1) * weight for tensor in tensors), weights])
+            dist.all_reduce(flat)
+            for tensor, mean in zip(tensors, (flat[:-1] / flat[-1]).split([t.numel() for t in tensors]), strict=True):
+                tensor.copy_(mean.view_as(tensor))
+
+    def gather_texts(self, text: str) -> list[str]:
+        """Each rank's text, on every rank."""
+        if self.world == 1:
+            return [text]
+        content = np.frombuffer(text.encode(), np.uint8)
+        lengths = self.gather_rows(np.array([len(content)]), self.world)
+        padded = np.zeros((1, max(int(lengths.max()), 1)), np.uint8)
+        padded[0, : len(content)] = content
+        gathered = self.gather_rows(padded, self.world)
+        return [row[:length].tobytes().decode() for row, length in zip(gathered, lengths, strict=True)]
+
+    def check_same(self, what: str, text: str, difference: Callable[[str, str], str] = lambda first, other: "") -> None:
+        """Raise UserError on every rank unless all hold the same text; `difference` says what is not the same."""
+        first, *others = self.gather_texts(text)
+        for rank, other in enumerate(others, 1):
+            if other != first:
+                how = difference(first, other)
+                raise UserError(
+                    f"{what} of process {rank} is not that of process 0{f' ({how})' if how else ''}: start all alike"
+                )
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # gloo and NCCL have no class of their own for a lost peer
+            reason = str(error).strip().split("\n")[0].rpartition("] ")[2].split(". ")[0]
+            raise RankLostError(
+                f"another process of this job has ended or was killed ({reason}); what was saved stands: the same "
+                "command goes on from there"
+            ) from None
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Runs of neighbouring tensors of one type, cut at BUCKET_BYTES."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size >= BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.numel() * tensor.element_size()
+    if bucket:
+        yield bucket
+
+
+@contextmanager
+def start() -> Iterator[Ranks]:
+    """Join the job that torchrun describes in the environment; without one, a job of this process alone.
+
+    Raises UserError for an environment that is not whole, and when the others cannot be reached.
+    """
+    world = os.environ.get("WORLD_SIZE", "1")
+    if world == "1":
+        yield Ranks()
+        return
+    missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(f"WORLD_SIZE={world} without {', '.join(missing)}: start several processes with torchrun")
+    ranks = Ranks(int(os.environ["RANK"]), int(world), int(os.environ["LOCAL_RANK"]))
+    # Tensors on the CPU go by gloo also where those on GPUs go by NCCL.
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    try:
+        dist.init_process_group(backend, timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the processes cannot reach each other: {str(error).splitlines()[0]}") from None
+    yield ranks
+    dist.destroy_process_group()  # not after an error: it would wait for the others

@@ -1,0 +1,121 @@
+"""SIGTERM and SIGINT: leave at the next place where a run can be left, and within seconds whatever happens."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+#: Seconds from the signal to the end; whoever asks for the end often kills after ten (docker) or thirty (Slurm).
+GRACE = 4.0
+
+HOW_TO_GO_ON = "the same command goes on from there"
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to end."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """The shell's code for a process that a signal ended."""
+        return 128 + self.number
+
+
+class Interruption:
+    """Takes SIGINT and SIGTERM while it is entered.
+
+    A signal raises `Interrupted` at once, but within `deferred()` it is only noted in `requested`: the code there comes
+    to a place where state can be saved, and calls `leave()`. A thread sees every signal, also while the main thread
+    is deep in a kernel or a read that never returns: after `grace` seconds, or at a second signal, it ends the process,
+    and what was saved before stands.
+    """
+
+    def __init__(self, grace: float = GRACE):
+        self.grace = grace
+        self.requested: int | None = None
+        self._deferred = 0
+        self._over = threading.Event()
+
+    def __enter__(self) -> "Interruption":
+        self._entered = threading.current_thread() is threading.main_thread()
+        if self._entered:
+            self._heard, tell = socket.socketpair()
+            tell.setblocking(False)
+            self._tell = tell
+            self._old_handlers = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._old_wakeup = signal.set_wakeup_fd(tell.fileno(), warn_on_full_buffer=False)
+            threading.Thread(target=self._watch, name="uda signals", daemon=True).start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._over.set()
+        if self._entered:
+            signal.set_wakeup_fd(self._old_wakeup)
+            for number, handler in self._old_handlers.items():
+                signal.signal(number, handler)
+            self._tell.close()
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Within, a signal waits in `requested`; at the end of the outermost block it is raised."""
+        self._deferred += 1
+        try:
+            yield
+        finally:
+            self._deferred -= 1
+        if not self._deferred:
+            self.leave()
+
+    def leave(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self.requested is not None:
+            raise Interrupted(self.requested)
+
+    def _note(self, number: int, frame) -> None:
+        self.requested = number
+        if not self._deferred:
+            raise Interrupted(number)
+
+    def _watch(self) -> None:
+        """Wait for a first signal, then for its time to be up or a second one."""
+        number = self._next_signal(None)
+        if number is None:
+            return
+        second = self._next_signal(self.grace)
+        if self._over.is_set():
+            return
+        why = "a second signal" if second is not None else f"no place to stop within {self.grace:g} s"
+        with suppress(OSError):
+            print(
+                f"\ninterrupted: {why}, ending now with the last checkpoint as it is: {HOW_TO_GO_ON}",
+                file=sys.stderr,
+                flush=True,
+            )
+        os._exit(128 + number)
+
+    def _next_signal(self, seconds: float | None) -> int | None:
+        self._heard.settimeout(seconds)
+        while True:
+            try:
+                byte = self._heard.recv(1)
+            except (TimeoutError, OSError):
+                return None
+            if not byte:  # the other end was closed: no more signals are taken
+                return None
+            if byte[0] in SIGNALS:
+                return byte[0]
+
+
+def leave_signals_to_the_main_process() -> None:
+    """In a loader's worker: Ctrl-C and schedulers reach every process, but workers end with the main one."""
+    signal.set_wakeup_fd(-1)
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
