@@ -84,7 +84,7 @@ class RunFolder:
                     f"{self.path} was made by another config ({'; '.join(differences)}); "
                     "choose another output=..., or delete that folder"
                 )
-        elif self.path.is_dir() and any(self.path.iterdir()):
+        elif self.path.is_dir() and not all(_ours_at_once(path.name) for path in self.path.iterdir()):
             raise UserError(f"output: {self.path} is not empty and not a run folder; choose another output=...")
 
     @property
@@ -123,6 +123,11 @@ class RunFolder:
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
                 raise  # those: a file system that knows no locks
+
+
+def _ours_at_once(name: str) -> bool:
+    """Whether a run that was killed in its first moments can have left this file."""
+    return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def environment(command: list[str]) -> dict[str, object]:
