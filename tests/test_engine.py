@@ -9,8 +9,8 @@ from torch import nn
 
 from uda.config import OptimSettings, RuntimeSettings, load_config
 from uda.data.loaders import Batch
-from uda.engine import Engine, Optimization, TrainingDivergedError, pick_device
-from uda.errors import UserError
+from uda.device import _has_compiler
+from uda.engine import Engine, Optimization, TrainingDivergedError
 from uda.methods import METHODS
 from uda.models import Network
 from uda.models.backbones import batch_norms
@@ -184,11 +184,59 @@ def test_adapted_batch_norm_has_the_targets_statistics():
     assert layer.momentum == 0.1
 
 
-def test_devices():
-    assert pick_device("cpu").type == "cpu"
-    assert pick_device("auto").type in ("cuda", "mps", "cpu")
-    with pytest.raises(UserError, match=r"runtime\.device: 'quantum'"):
-        pick_device("quantum")
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("clip_grad", [None, 0.01])
+def test_a_fused_update_is_the_plain_one_also_with_a_scaler_and_clipping(name, clip_grad):
+    """The scaler hands its scale to a fused optimiser, unless clipping has taken it out of the gradients before."""
+    settings = OptimSettings(name=name, lr=0.1, weight_decay=0.01, clip_grad=clip_grad)
+    inputs = torch.randn(8, 5)
+    ends = []
+    for fused, scaled in ((False, False), (True, False), (True, True)):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
+        optimization = Optimization({"new": list(network.parameters())}, settings, 3, scaler, fused)
+        for _ in range(3):
+            optimization.begin_step()
+            optimization.descend(network(inputs).exp().sum())
+        assert all(bool(group["fused"]) is fused for group in optimization.optimizer.param_groups)
+        ends.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    torch.testing.assert_close(ends[1], ends[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ends[2], ends[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_engine_decides_what_its_settings_leave_open_and_keeps_what_they_say():
+    engine = Engine(tiny_network(), RuntimeSettings(device="cpu"), quiet)
+    assert engine.settings.precision == "fp32" and engine.settings.channels_last is True
+    assert engine.network.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
+    plain = Engine(tiny_network(), RuntimeSettings(device="cpu", channels_last=False, fused=True), quiet)
+    assert plain.memory_format is torch.contiguous_format
+    method = source_method(plain.network)
+    (group, *_) = plain.optimization(method, OptimSettings(), 1).optimizer.param_groups
+    assert group["fused"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _has_compiler(), reason="needs a C++ compiler")
+def test_a_compiled_network_trains_and_predicts_like_the_plain_one_under_the_same_names():
+    """Train, predict with a smaller last batch, adapt BatchNorm, train again: every mode that a run goes through."""
+    ends = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        network = tiny_network()
+        names = list(network.state_dict())
+        engine = Engine(network, RuntimeSettings(device="cpu", compile=compiled, predict_batch_size=4), quiet)
+        method = source_method(network)
+        optimization = engine.optimization(method, OptimSettings(lr=0.1), 4)
+        images = torch.rand(10, 1, 8, 8)
+        for _ in range(2):
+            engine.fit(method, batches(2), optimization, label="x", steps=2)
+            engine.adapt_batch_norm(images.split(5))
+            prediction = engine.predict(images.split(4), 10)
+        assert list(network.state_dict()) == names
+        assert (network._compiled_call_impl is not None) is compiled
+        ends.append(prediction)
+    np.testing.assert_allclose(ends[1].logits, ends[0].logits, atol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

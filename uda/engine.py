@@ -1,7 +1,6 @@
 """The only training loop, and the only predict pass: devices, precision, schedules, logging."""
 
 import math
-import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from uda.config import OptimSettings, RuntimeSettings
 from uda.data.loaders import Batch
+from uda.device import apply_settings, loader_workers, settle
 from uda.errors import UserError
 from uda.methods import Method
 from uda.models import Network, Prediction
@@ -32,21 +32,6 @@ class TrainingDivergedError(UserError):
     """The loss is no longer a number."""
 
 
-def pick_device(name: str) -> torch.device:
-    """`auto` is cuda, then mps, then cpu. Raises UserError for a device that is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"runtime.device: '{name}' is not to be had here: {reason}") from None
-    return device
-
-
 def seed_everything(*keys: int) -> None:
     """Seed torch's global generators (dropout, initial weights) from a tuple of numbers."""
     torch.manual_seed(int(np.random.SeedSequence(keys).generate_state(1, np.uint64)[0] >> np.uint64(1)))
@@ -60,6 +45,7 @@ class Optimization:
         settings: the optimiser's settings.
         total_steps: steps of the stage, for the schedule.
         scaler: loss scaler for fp16, None otherwise.
+        fused: the update in one kernel.
     """
 
     def __init__(
@@ -68,6 +54,7 @@ class Optimization:
         settings: OptimSettings,
         total_steps: int,
         scaler: torch.amp.GradScaler | None = None,
+        fused: bool = False,
     ):
         self.settings = settings
         self.total_steps = total_steps
@@ -87,10 +74,15 @@ class Optimization:
                 momentum=settings.momentum,
                 nesterov=settings.nesterov and settings.momentum > 0,
                 weight_decay=settings.weight_decay,
+                fused=fused or None,
             )
         else:
             self.optimizer = torch.optim.AdamW(
-                param_groups, lr=settings.lr, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
+                param_groups,
+                lr=settings.lr,
+                betas=(settings.momentum, 0.999),
+                weight_decay=settings.weight_decay,
+                fused=fused or None,
             )
 
     def schedule(self, step: int) -> float:
@@ -155,35 +147,33 @@ class Engine:
 
     Args:
         network: moved to the device in place.
-        settings: device, precision, memory format.
+        settings: device, precision, memory format; the attribute of that name has all that they leave open decided.
         log: receives plain lines.
     """
 
     def __init__(self, network: Network, settings: RuntimeSettings, log: Log = print):
-        self.settings = settings
+        self.settings = settle(settings, network)
         self.log = log
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        self.device = pick_device(settings.device)
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        apply_settings(self.settings)
+        self.device = torch.device(self.settings.device)
+        self.memory_format = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         self.network = network.to(self.device, memory_format=self.memory_format)
+        if self.settings.compile:
+            network.compile()  # in place: the names of its tensors stay
 
     @property
     def predict_batch_size(self) -> int:
         """Images in a batch of the predict pass."""
-        return self.settings.predict_batch_size or (32 if self.device.type == "cpu" else 256)
+        return self.settings.predict_batch_size
 
     @property
     def pin_memory(self) -> bool:
         """Pinned host memory makes copies to a CUDA device asynchronous."""
-        return self.device.type == "cuda"
+        return self.settings.pin_memory
 
     def workers(self, in_memory: bool) -> int:
         """Loader processes."""
-        if self.settings.workers is not None:
-            return self.settings.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return 0 if in_memory else min(8, cores)
+        return loader_workers(self.settings, in_memory)
 
     def autocast(self, precision: str):
         """The autocast context of a precision."""
@@ -195,7 +185,7 @@ class Engine:
         """An optimiser for a method's parameters."""
         fp16 = self.settings.precision == "fp16" and self.device.type == "cuda"
         scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
-        return Optimization(method.parameter_groups(), settings, total_steps, scaler)
+        return Optimization(method.parameter_groups(), settings, total_steps, scaler, self.settings.fused)
 
     def fit(
         self,

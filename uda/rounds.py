@@ -21,7 +21,7 @@ from uda.errors import UserError
 from uda.evaluation import VALIDATORS, Accuracy, accuracy, selection_metrics
 from uda.methods import METHODS, Method
 from uda.models import Prediction, create_network, load_network, save_network
-from uda.plan import epoch_steps, plan
+from uda.plan import compute_line, epoch_steps, plan
 from uda.regularizers import create_regularizer, lrent_keeps
 from uda.report import RoundRecord, RunReport
 from uda.run_folder import RunFolder, RunLog
@@ -180,7 +180,7 @@ class Run:
         if self.folder.finished:
             self.log(f"{self.folder.path} is finished: results.json and report.html are in there")
             return None
-        self.folder.create(sys.argv)
+        self.folder.create(sys.argv, self.engine.settings.model_dump())
         self.log.open(self.folder.path / "log.txt")
         self.report = RunReport(
             self.folder.path,
@@ -193,6 +193,7 @@ class Run:
         if self.saved:
             self.engine.network.load_state_dict(self.saved[1]["network"])
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
+            self.log(compute_line(self))
         else:
             self.log(plan(self))
         prediction = self._source_stage() if self.progress.stage == "source" else None

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -80,18 +81,18 @@ class RunFolder:
         """Whether the run has written its results."""
         return self.results.is_file()
 
-    def create(self, command: list[str]) -> None:
-        """Make the folder with its config.yaml and environment.json."""
+    def create(self, command: list[str], compute: Mapping[str, object] | None = None) -> None:
+        """Make the folder with its config.yaml and environment.json (`compute`: the settled runtime settings)."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             if not (self.path / "config.yaml").is_file():
                 write_text(self.path / "config.yaml", self.config.to_yaml())
-            write_json(self.path / "environment.json", environment(command))
+            write_json(self.path / "environment.json", environment(command, compute))
         except OSError as error:
             raise UserError(f"output: {self.path} cannot be written: {error.strerror}") from None
 
 
-def environment(command: list[str]) -> dict[str, object]:
+def environment(command: list[str], compute: Mapping[str, object] | None = None) -> dict[str, object]:
     """Versions, device and commit: what someone needs to understand a difference between two runs."""
     import numpy
     import timm
@@ -109,6 +110,7 @@ def environment(command: list[str]) -> dict[str, object]:
         "timm": timm.__version__,
         "numpy": numpy.__version__,
         "threads": torch.get_num_threads(),
+        "compute": dict(compute or {}),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
