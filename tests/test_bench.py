@@ -1,14 +1,22 @@
 """The benchmark tool: every contest runs, and the figures that it writes are consistent."""
 
 import importlib.util
+import itertools
 import json
 import os
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 
+from uda import device
+from uda.benchmarks import Contest, network
 from uda.config import ROOT
+from uda.errors import UserError
 
 TOOL = ROOT / "tools" / "bench.py"
 
@@ -24,26 +32,85 @@ def load_tool():
 bench = load_tool()
 
 
+#: The others build large networks, or start a Python of their own.
+QUICK = ("select", "train_digits_cnn", "predict_digits_cnn")
+
+
 def test_list_names_every_benchmark_with_a_line(capsys):
     assert bench.main(["--list"]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert [line[0] for line in lines] == sorted(bench.BENCHMARKS)
     assert all(len(line) == 2 for line in lines)
-    for work in ("train_step", "predict", "select_1000000x12", "select_100000x1000"):
-        assert any(line[0].startswith(work) for line in lines), work
 
 
-@pytest.mark.parametrize("name", sorted(bench.BENCHMARKS))
+def test_both_floors_stand_for_every_network_precision_and_memory_format():
+    for work, subject in itertools.product(("train", "predict"), ("digits_cnn", "efficientnet_lite0", "resnet18")):
+        wanted = {f"{work}_{subject}_vs_plain"}
+        wanted |= {f"{work}_{subject}_{p}_{f}" for p in ("fp32", "bf16") for f in ("channels_last", "contiguous")}
+        assert wanted <= bench.BENCHMARKS.keys()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name.startswith(QUICK) else pytest.mark.slow) for name in sorted(bench.BENCHMARKS)],
+)
 def test_every_contest_runs(name):
-    """The least amount of work: both sides take time, and the bar is a ratio that an overhead can miss."""
-    seconds, floor_seconds, bar = bench.time_contest(name, scale=0.001, repeats=1)
-    assert seconds > 0 and floor_seconds > 0
-    assert bar is None or 0.9 < bar <= 1
+    """The least amount of work, both sides in this process, and a bar is a ratio that an overhead can miss."""
+    contest = bench.BENCHMARKS[name](0.001)
+    contest.floor(), contest.ours()
+    assert contest.per_call >= 1
+    assert contest.bar is None or 0.9 < contest.bar <= 1
+
+
+def networks_made(monkeypatch):
+    """The networks that benchmarks build from here on, in order."""
+    made, build = [], network._network
+
+    def kept(*arguments):
+        made.append(build(*arguments))
+        return made[-1]
+
+    monkeypatch.setattr(network, "_network", kept)
+    return made
+
+
+@pytest.mark.parametrize("runtime", [network.PLAIN, network.AUTOMATIC], ids=["plain", "automatic"])
+def test_ours_and_the_bare_loop_train_to_the_same_weights(monkeypatch, runtime):
+    """Otherwise the ratio would compare two kinds of work."""
+    subject = replace(network.SUBJECTS["digits_cnn"], half_batch=8, steps=2)
+    made = networks_made(monkeypatch)
+    contest = network._training_step(subject, runtime, runtime, None)
+    contest.ours(), contest.floor()
+    ours, bare = (model.state_dict() for model in made)
+    start = network._network(subject.config(runtime), 1).state_dict()
+    assert not torch.allclose(ours["classifier.weight"], start["classifier.weight"], atol=1e-4)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, bare[name], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("runtime", [network.PLAIN, network.AUTOMATIC], ids=["plain", "automatic"])
+def test_ours_and_the_bare_loop_predict_the_same(runtime):
+    contest = network._predict_pass(replace(network.SUBJECTS["digits_cnn"], count=50), runtime, runtime, None)
+    ours, (features, logits) = contest.ours(), contest.floor()
+    np.testing.assert_allclose(ours.features, features, atol=1e-5)
+    np.testing.assert_allclose(ours.logits, logits, atol=1e-5)
+
+
+def test_a_plain_floor_leaves_malloc_alone_and_ours_tunes_it(monkeypatch):
+    calls = []
+    monkeypatch.setattr(device, "keep_memory", lambda: calls.append(True))
+    monkeypatch.setattr(device, "_has_glibc", lambda: True)
+    monkeypatch.setattr(device, "_malloc_is_chosen", lambda: False)
+    contest = bench.BENCHMARKS["predict_digits_cnn_vs_plain"](0.001)
+    contest.floor()
+    assert not calls
+    contest.ours()
+    assert calls
 
 
 def test_json_of_a_quick_benchmark(tmp_path):
     path = tmp_path / "bench.json"
-    command = ["--only", "select_1000000x12", "--scale", "0.001", "--repeats", "1", "--json", str(path)]
+    command = ["--only", "select_1000000*", "--scale", "0.001", "--repeats", "1", "--json", str(path)]
     ended = subprocess.run(
         [sys.executable, str(TOOL), *command],
         capture_output=True,
@@ -52,20 +119,71 @@ def test_json_of_a_quick_benchmark(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert ended.returncode == 0, ended.stderr
-    content = json.loads(path.read_text(encoding="utf-8"))
-    (row,) = content["rows"]
+    (row,) = json.loads(path.read_text(encoding="utf-8"))
     assert row.keys() >= {"name", "seconds", "floor_seconds", "ratio", "bar", "peak_mib", "floor_peak_mib"}
     assert row["name"] == "select_1000000x12" and row["seconds"] > 0
     assert row["ratio"] == pytest.approx(row["floor_seconds"] / row["seconds"])
-    assert (content["scale"], content["repeats"]) == (0.001, 1)
+    assert (row["scale"], row["repeats"]) == (0.001, 1) and row["environment"]["torch"] == torch.__version__
     assert f"{row['ratio']:.3f}" in ended.stdout
+
+
+class Pipe:
+    """The other end of a side's process: asks for the first call, for so many timings, and for the end."""
+
+    def __init__(self, calls):
+        self.orders = [True] * (1 + calls) + [False]
+        self.sent = []
+
+    def recv(self):
+        return self.orders.pop(0)
+
+    def send(self, answer):
+        self.sent.append(answer)
+
+
+def test_a_side_warms_up_once_and_gives_seconds_per_unit_of_work(monkeypatch):
+    calls = []
+    work = lambda: calls.append(time.sleep(0.05))  # noqa: E731
+    monkeypatch.setitem(bench.BENCHMARKS._entries, "nap", lambda scale: Contest(work, work, 10, 0.97, 2.0))
+    pipe = Pipe(calls=3)
+    bench.serve("nap", 1.0, "ours", pipe)
+    first, *seconds = pipe.sent
+    assert (first["bar"], first["limit"]) == (0.97, 2.0) and first["peak"] >= 0
+    assert len(calls) == 4 and len(seconds) == 3
+    assert all(0.005 <= value < 0.05 for value in seconds)
+
+
+def test_a_mistake_of_the_users_crosses_the_pipe(monkeypatch):
+    def broken(scale):
+        raise UserError("needs a package")
+
+    monkeypatch.setitem(bench.BENCHMARKS._entries, "broken", broken)
+    pipe = Pipe(calls=0)
+    bench.serve("broken", 1.0, "ours", pipe)
+    assert [str(answer) for answer in pipe.sent] == ["needs a package"]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "bar", "limit", "verdict"),
+    [
+        (0.96, 0.97, None, "below the bar"),
+        (0.97, 0.97, None, ""),
+        (0.01, None, 3.0, ""),
+        (9.0, None, 1.0, "above its limit"),
+    ],
+)
+def test_verdicts(ratio, bar, limit, verdict):
+    row = bench.Row("x", 2.0, 2.0 * ratio, ratio, bar, limit, 1.0, 1.0)
+    assert row.verdict == verdict
+    assert bench.table_line(row).endswith(verdict or "MiB")
+    assert (f"| {limit:g} s |" if limit else "| 0.97 |") in bench.to_markdown([row])
 
 
 def test_an_unknown_benchmark_is_named_before_anything_is_measured(tmp_path, capsys):
     path = tmp_path / "bench.json"
-    assert bench.main(["--only", "predict_resnet", "--json", str(path)]) == 2
+    assert bench.main(["--only", "predict_resnet18_vs_plane", "--json", str(path)]) == 2
     captured = capsys.readouterr()
-    assert "did you mean 'predict_resnet18'?" in captured.err and captured.out == ""
+    assert "did you mean 'predict_resnet18_vs_plain'?" in captured.err and captured.out == ""
     assert not path.exists()
 
 

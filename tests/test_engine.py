@@ -1,19 +1,22 @@
 """The loop: schedules, groups, precision, predict passes, and what stops it."""
 
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from uda.config import OptimSettings, RuntimeSettings, load_config
+from uda.config import ModelSettings, OptimSettings, RuntimeSettings, load_config
 from uda.data.loaders import Batch
-from uda.engine import Engine, Optimization, TrainingDivergedError, pick_device
+from uda.device import _has_compiler
+from uda.distributed import Ranks
+from uda.engine import Engine, EpochState, Optimization, TrainingDivergedError
 from uda.errors import UserError
 from uda.methods import METHODS
-from uda.models import Network
-from uda.models.backbones import batch_norms
+from uda.models import Network, create_network
+from uda.models.backbones import batch_norms, synchronise_batch_norms
 
 
 def quiet(line):
@@ -184,11 +187,59 @@ def test_adapted_batch_norm_has_the_targets_statistics():
     assert layer.momentum == 0.1
 
 
-def test_devices():
-    assert pick_device("cpu").type == "cpu"
-    assert pick_device("auto").type in ("cuda", "mps", "cpu")
-    with pytest.raises(UserError, match=r"runtime\.device: 'quantum'"):
-        pick_device("quantum")
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("clip_grad", [None, 0.01])
+def test_a_fused_update_is_the_plain_one_also_with_a_scaler_and_clipping(name, clip_grad):
+    """The scaler hands its scale to a fused optimiser, unless clipping has taken it out of the gradients before."""
+    settings = OptimSettings(name=name, lr=0.1, weight_decay=0.01, clip_grad=clip_grad)
+    inputs = torch.randn(8, 5)
+    ends = []
+    for fused, scaled in ((False, False), (True, False), (True, True)):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0) if scaled else None
+        optimization = Optimization({"new": list(network.parameters())}, settings, 3, scaler, fused)
+        for _ in range(3):
+            optimization.begin_step()
+            optimization.descend(network(inputs).exp().sum())
+        assert all(bool(group["fused"]) is fused for group in optimization.optimizer.param_groups)
+        ends.append(torch.cat([p.detach().flatten() for p in network.parameters()]))
+    torch.testing.assert_close(ends[1], ends[0], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ends[2], ends[0], atol=1e-5, rtol=1e-4)
+
+
+def test_the_engine_decides_what_its_settings_leave_open_and_keeps_what_they_say():
+    engine = Engine(tiny_network(), RuntimeSettings(device="cpu"), quiet)
+    assert engine.settings.precision == "fp32" and engine.settings.channels_last is True
+    assert engine.network.backbone[0].weight.is_contiguous(memory_format=torch.channels_last)
+    plain = Engine(tiny_network(), RuntimeSettings(device="cpu", channels_last=False, fused=True), quiet)
+    assert plain.memory_format is torch.contiguous_format
+    method = source_method(plain.network)
+    (group, *_) = plain.optimization(method, OptimSettings(), 1).optimizer.param_groups
+    assert group["fused"] is True
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _has_compiler(), reason="needs a C++ compiler")
+def test_a_compiled_network_trains_and_predicts_like_the_plain_one_under_the_same_names():
+    """Train, predict with a smaller last batch, adapt BatchNorm, train again: every mode that a run goes through."""
+    ends = []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        network = tiny_network()
+        names = list(network.state_dict())
+        engine = Engine(network, RuntimeSettings(device="cpu", compile=compiled, predict_batch_size=4), quiet)
+        method = source_method(network)
+        optimization = engine.optimization(method, OptimSettings(lr=0.1), 4)
+        images = torch.rand(10, 1, 8, 8)
+        for _ in range(2):
+            engine.fit(method, batches(2), optimization, label="x", steps=2)
+            engine.adapt_batch_norm(images.split(5))
+            prediction = engine.predict(images.split(4), 10)
+        assert list(network.state_dict()) == names
+        assert (network._compiled_call_impl is not None) is compiled
+        ends.append(prediction)
+    np.testing.assert_allclose(ends[1].logits, ends[0].logits, atol=1e-4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -199,3 +250,69 @@ def test_fp16_on_cuda_scales_its_loss():
     optimization = engine.optimization(method, OptimSettings(lr=0.1), 2)
     assert engine.fit(method, batches(2), optimization, label="x", steps=2)["loss"] > 0
     assert optimization.state_dict()["scaler"]["scale"] > 1
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "tf_efficientnet_lite0"])
+def test_synchronised_batch_norm_replaces_every_layer_and_no_name(backbone):
+    network = create_network(ModelSettings(backbone=backbone, weights="none", head=8), 3, 3)
+    before, layers = list(network.state_dict()), len(list(batch_norms(network)))
+    synchronise_batch_norms(network)
+    assert list(network.state_dict()) == before
+    synchronised = [layer for layer in network.modules() if isinstance(layer, nn.SyncBatchNorm)]
+    assert len(synchronised) == layers == len(list(batch_norms(network))) > 0
+
+
+def test_synchronised_batch_norm_without_a_gpu_is_named():
+    settings = RuntimeSettings(device="cpu", sync_batch_norm=True)
+    with pytest.raises(UserError, match=r"runtime\.sync_batch_norm"):
+        Engine(tiny_network(), settings, quiet, Ranks(0, 2))
+    Engine(tiny_network(), settings, quiet)  # one process needs none
+
+
+def test_accumulated_parts_are_the_batch_without_batch_norm():
+    """Without BatchNorm the sum over the parts of a batch is the batch: 7 images in parts of 3, 2 and 2."""
+    states = []
+    for parts in (1, 3):
+        torch.manual_seed(0)
+        network = Network(nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), 4, 3, head=6)
+        engine = Engine(network, RuntimeSettings(device="cpu", accumulate=parts), quiet)
+        method = source_method(network)
+        torch.manual_seed(1)
+        data = batches(3, size=7)
+        loss = engine.fit(method, data, engine.optimization(method, OptimSettings(lr=0.1), 3), label="fit", steps=3)
+        states.append((loss["loss"], network.state_dict()))
+    assert states[0][0] == pytest.approx(states[1][0], rel=1e-6)
+    assert all(torch.allclose(states[0][1][name], states[1][1][name], atol=1e-6) for name in states[0][1])
+
+
+def test_a_method_of_several_updates_refuses_to_accumulate():
+    class Twice(METHODS["source_only"]):
+        def step(self, batch, optimizer, progress):
+            raise AssertionError("not reached")
+
+    network = tiny_network()
+    engine = Engine(network, RuntimeSettings(device="cpu", accumulate=2), quiet)
+    method = Twice(network, load_config("digits_source"))
+    optimization = engine.optimization(method, OptimSettings(), 1)
+    with pytest.raises(UserError, match=r"runtime\.accumulate: Twice updates several times a batch"):
+        engine.fit(method, batches(1), optimization, label="fit", steps=1)
+
+
+def test_a_step_draws_the_same_whatever_came_before_it():
+    """Dropout in step 2 of a whole epoch and of one that begins there."""
+    seen = []
+
+    class Watch(METHODS["source_only"]):
+        def loss(self, batch):
+            seen.append((torch.rand(()).item(), np.random.rand(), random.random()))  # noqa: NPY002
+            return super().loss(batch)
+
+    data = batches(3)
+    for begin in (0, 2):
+        network = tiny_network()
+        engine = Engine(network, RuntimeSettings(device="cpu"), quiet)
+        method = Watch(network, load_config("digits_source"))
+        optimization = engine.optimization(method, OptimSettings(), 3)
+        engine.fit(method, data[begin:], optimization, label="fit", steps=3, seed=(7,), begin=EpochState(begin))
+    whole, rest = seen[:3], seen[3:]
+    assert rest == whole[2:] and len(set(whole)) == 3

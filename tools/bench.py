@@ -1,17 +1,19 @@
 """How fast is uda beside the least that the work can cost?
 
-Every benchmark is a contest: our code against a floor, a bare hand-written PyTorch version of the work that no
-toolkit can undercut. Both run in one process, turn about, so that a busy machine slows both alike; the figures
-are medians, and `ratio` is floor / ours (1.00: no overhead). Peak memory is measured apart, in a fresh process
-for each side, and counts what the work takes on top of its inputs.
+Every benchmark is a contest: our code against a floor, a bare hand-written version of the work. Each side has a
+process of its own (malloc's settings are a whole process's), and the two are called turn about, so that a busy machine
+slows both alike; the figures are medians, and `ratio` is floor / ours (1.00: no overhead). Peak memory is what a
+side's first call takes on top of its inputs.
 
     python tools/bench.py                                 # all of them
-    python tools/bench.py --only select_1000000x12 --repeats 5
+    python tools/bench.py --only 'train_*' --repeats 7
     python tools/bench.py --scale 0.01                    # a hundredth of the work: does it run?
     python tools/bench.py --json results/bench.json --into README.md
 """
 
 import argparse
+import contextlib
+import fnmatch
 import multiprocessing
 import os
 import platform
@@ -19,10 +21,8 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,58 +47,114 @@ class Row:
     """floor_seconds / seconds."""
     bar: float | None
     """The ratio that is good enough, if there is one."""
+    limit_seconds: float | None
+    """What ours may take at most, if that is limited."""
     peak_mib: float
     """Ours: most memory held at any time beyond the inputs."""
     floor_peak_mib: float
     """The floor's, likewise."""
 
+    @property
+    def verdict(self) -> str:
+        """What is not as it should be, or an empty string."""
+        if self.bar is not None and self.ratio < self.bar:
+            return "below the bar"
+        if self.limit_seconds is not None and self.seconds > self.limit_seconds:
+            return "above its limit"
+        return ""
+
+
+SideName = Literal["ours", "floor"]
+
 
 def _peak_mib() -> float:
-    """This process's largest resident set so far."""
-    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return kibibytes / (2**20 if sys.platform == "darwin" else 2**10)
+    """The largest resident set so far of this process and of the largest of its children that have ended."""
+    amounts = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(amounts) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def serve(name: str, scale: float, side: SideName, pipe: Connection) -> None:
+    """One side's process. The pipe's first word: build, call once, say what that took; each later one: time a call."""
+    if not pipe.recv():
+        return
+    try:
+        contest = BENCHMARKS[name](scale)
+        work = getattr(contest, side)
+        before = _peak_mib()
+        work()
+    except UserError as error:
+        pipe.send(error)
+        return
+    pipe.send({"peak": _peak_mib() - before, "bar": contest.bar, "limit": contest.limit_seconds})
+    while pipe.recv():
+        start = time.perf_counter()
+        work()
+        pipe.send((time.perf_counter() - start) / contest.per_call)
 
 
-def time_contest(name: str, scale: float, repeats: int) -> tuple[float, float, float | None]:
-    """Median seconds per unit of work: ours, the floor's; and the bar. One warm-up each, then turn about."""
-    contest = BENCHMARKS[name](scale)
-    contest.floor(), contest.ours()
-    seconds: dict[str, list[float]] = {"ours": [], "floor": []}
-    for repeat in range(repeats):
-        # Who goes first alternates too: the second finds other caches than the first.
-        for side in ("ours", "floor") if repeat % 2 else ("floor", "ours"):
-            seconds[side].append(_seconds(getattr(contest, side)) / contest.per_call)
-    return statistics.median(seconds["ours"]), statistics.median(seconds["floor"]), contest.bar
+class Side:
+    """One side of a benchmark, in a process of its own."""
 
+    def __init__(self, name: str, scale: float, side: SideName):
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(name, scale, side, theirs))
+        self._process.start()
+        theirs.close()  # so that its end is noticed here
 
-def measure_peak(name: str, scale: float, side: Literal["ours", "floor"]) -> float:
-    """MiB that one call holds at its peak beyond what building its inputs took. Needs a fresh process."""
-    contest = BENCHMARKS[name](scale)
-    before = _peak_mib()
-    getattr(contest, side)()
-    return _peak_mib() - before
+    def ask(self) -> Any:
+        """The first time: build, call once, and say how. Then: the seconds of a call, per unit of work.
 
+        Raises:
+            UserError: the process could not, or ended.
+        """
+        try:
+            self._pipe.send(True)
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            killed = "was killed, most likely for want of memory; try --scale 0.1"
+            ended = "ended with the error above"
+            fate = killed if self._process.exitcode < 0 else ended
+            raise UserError(f"{self.name}: its process {fate}") from None
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
 
-def _in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's result, computed in a new interpreter, which takes its memory with it when it ends."""
-    with ProcessPoolExecutor(max_workers=1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):  # it has ended before
+            self._pipe.send(False)
+        self._process.join(5)
+        self._process.kill()
 
 
 def run(name: str, scale: float, repeats: int) -> Row:
-    """Time one benchmark and measure its memory."""
+    """Measure one benchmark."""
+    sides: dict[SideName, Side] = {}
+    seconds: dict[SideName, list[float]] = {"ours": [], "floor": []}
+    first: dict[SideName, dict[str, Any]] = {}
     try:
-        seconds, floor_seconds, bar = _in_fresh_process(time_contest, name, scale, repeats)
-        peaks = [_in_fresh_process(measure_peak, name, scale, side) for side in ("ours", "floor")]
-    except BrokenProcessPool:
-        raise UserError(f"{name}: its process was killed, most likely for want of memory; try --scale 0.1") from None
-    return Row(name, seconds, floor_seconds, floor_seconds / seconds, bar, *peaks)
+        sides |= {side: Side(name, scale, side) for side in ("ours", "floor")}
+        first |= {side: sides[side].ask() for side in sides}  # one after the other: peaks would add up
+        for repeat in range(repeats):
+            for side in ("ours", "floor") if repeat % 2 else ("floor", "ours"):
+                seconds[side].append(sides[side].ask())
+    finally:
+        for process in sides.values():
+            process.close()
+    ours, floor = statistics.median(seconds["ours"]), statistics.median(seconds["floor"])
+    return Row(
+        name,
+        ours,
+        floor,
+        floor / ours,
+        first["ours"]["bar"],
+        first["ours"]["limit"],
+        first["ours"]["peak"],
+        first["floor"]["peak"],
+    )
 
 
 def environment() -> dict[str, Any]:
@@ -112,17 +168,16 @@ def environment() -> dict[str, Any]:
     }
 
 
-HEADER = f"{'benchmark':<24}{'ours':>12}{'floor':>12}{'ratio':>8}{'bar':>7}{'peak':>12}{'floor peak':>13}"
+HEADER = f"{'benchmark':<46}{'ours':>12}{'floor':>12}{'ratio':>8}{'bar':>7}{'peak':>12}{'floor peak':>13}"
 
 
 def table_line(row: Row) -> str:
     """One row of the terminal's table."""
     bar = "-" if row.bar is None else f"{row.bar:.2f}"
-    verdict = "  below the bar" if row.bar is not None and row.ratio < row.bar else ""
     return (
-        f"{row.name:<24}{_readable(row.seconds):>12}{_readable(row.floor_seconds):>12}{row.ratio:>8.3f}{bar:>7}"
-        f"{row.peak_mib:>8,.0f} MiB{row.floor_peak_mib:>9,.0f} MiB{verdict}"
-    )
+        f"{row.name:<46}{_readable(row.seconds):>12}{_readable(row.floor_seconds):>12}{row.ratio:>8.3f}{bar:>7}"
+        f"{row.peak_mib:>8,.0f} MiB{row.floor_peak_mib:>9,.0f} MiB  {row.verdict}"
+    ).rstrip()
 
 
 def to_markdown(rows: list[Row]) -> str:
@@ -130,6 +185,8 @@ def to_markdown(rows: list[Row]) -> str:
     lines = ["| benchmark | bare / ours | bar | ours | bare | peak memory, ours / bare |", "|---|---|---|---|---|---|"]
     for row in rows:
         bar = "" if row.bar is None else f"{row.bar:.2f}"
+        if row.limit_seconds is not None:
+            bar = f"{row.limit_seconds:g} s"
         times = f"{_readable(row.seconds)} | {_readable(row.floor_seconds)}"
         memory = f"{row.peak_mib:,.0f} / {row.floor_peak_mib:,.0f} MiB"
         lines.append(f"| `{row.name}` | {row.ratio:.2f} | {bar} | {times} | {memory} |")
@@ -160,7 +217,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--list", action="store_true", help="print the benchmarks, a line each, and end")
-    parser.add_argument("--only", metavar="NAME", action="append", help="run this one only; may be given several times")
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        action="append",
+        help="run these only; may be given several times, and hold * as in 'train_*'",
+    )
     parser.add_argument("--repeats", type=_count, default=5, help="timed calls of each side (default: 5)")
     parser.add_argument("--scale", type=_share, default=1.0, help="share of the full amount of work (default: 1)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file too")
@@ -168,17 +230,26 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def chosen(patterns: list[str] | None) -> list[str]:
+    """The benchmarks that `--only` means, all of them without it. Raises UserError for one that means none."""
+    names: dict[str, None] = {}
+    for pattern in patterns or ["*"]:
+        matching = fnmatch.filter(sorted(BENCHMARKS), pattern)
+        if not matching:
+            BENCHMARKS[pattern]
+        names |= dict.fromkeys(matching)
+    return list(names)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmarks that the command line names. Returns the exit code: 0, or 2 for a mistake of the user's."""
     options = parse_arguments(arguments)
     if options.list:
         for name, line in BENCHMARKS.describe():
-            print(f"{name:<24}{line}")
+            print(f"{name:<46}{line}")
         return 0
     try:
-        names = options.only or sorted(BENCHMARKS)
-        for name in names:
-            BENCHMARKS[name]
+        names = chosen(options.only)
         print(", ".join(f"{key} {value}" for key, value in environment().items()))
         print(HEADER, flush=True)
         rows = []
@@ -189,13 +260,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     if options.json:
-        content = {
-            "environment": environment(),
-            "scale": options.scale,
-            "repeats": options.repeats,
-            "rows": [asdict(row) for row in rows],
-        }
-        write_json(options.json, content)
+        how = {"scale": options.scale, "repeats": options.repeats, "environment": environment()}
+        write_json(options.json, [asdict(row) | how for row in rows])
     if options.into:
         document = options.into.read_text(encoding="utf-8")
         write_text(options.into, insert_markdown(document, "bench", to_markdown(rows)))

@@ -229,18 +229,33 @@ class SelfTrainingSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """How the run is computed: results differ by rounding alone, so a resume may change it."""
+    """How the run is computed: results differ by rounding alone, so a resume may change it.
+
+    `auto` and null are decided by device and network (uda/device.py); the log's `compute` line says what was chosen.
+    """
 
     device: str = "auto"
     """`auto` (cuda, then mps, then cpu), or a torch device."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast of forward passes in training. Angles, losses and scores are never in half precision."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast in training. `auto`: bf16 where the hardware computes in it, fp32 elsewhere and for small networks."""
     predict_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Autocast of predict passes."""
-    channels_last: bool = False
-    """Memory format of images and weights; pays for convolutions on GPUs and on CPUs with AVX-512."""
+    """Autocast of predict passes. fp32 on every device: bf16's 8 bits make ties, and lambda cuts between scores."""
+    channels_last: bool | None = None
+    """Memory format of images and weights; null: for convolutional networks on CUDA and CPUs."""
+    compile: bool = False
+    """torch.compile of the network: a minute or more at the start, then faster steps on most devices."""
+    fused: bool | None = None
+    """The optimiser's update in one kernel; null: on CUDA (on CPUs it gains nothing)."""
+    tf32: bool = True
+    """CUDA: products of fp32 with 10 bits of mantissa, in predict passes too; false: all 23, at a fraction of speed."""
+    cudnn_benchmark: bool | None = None
+    """cuDNN times its algorithms and takes the fastest, so two runs may differ in their last bits; null: on CUDA."""
+    allocator: Literal["auto", "default", "keep"] = "auto"
+    """`keep`: glibc's malloc keeps what is freed, in huge pages; `auto`: on CPUs, unless the environment tunes it."""
     workers: int | None = Field(None, ge=0)
     """Loader processes; null: none for images in memory, else up to 8 and at most the cores."""
+    pin_memory: bool | None = None
+    """Page-locked batches, which copy to a GPU in the background; null: on CUDA."""
     threads: int | None = Field(None, ge=1)
     """CPU threads of torch; null: torch's own choice."""
     accumulate: int = Field(1, ge=1)

@@ -1,7 +1,6 @@
 """The only training loop, and the only predict pass: devices, precision, schedules, logging."""
 
 import math
-import os
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 
 from uda.config import OptimSettings, RuntimeSettings
 from uda.data.loaders import Batch
+from uda.device import apply_settings, loader_workers, settle
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.methods import Method
 from uda.models import Network, Prediction
-from uda.models.backbones import batch_norms
+from uda.models.backbones import batch_norms, synchronise_batch_norms
 from uda.progress import progress as show_progress
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,21 +34,6 @@ CURE = (
 
 class TrainingDivergedError(UserError):
     """The loss is no longer a number."""
-
-
-def pick_device(name: str) -> torch.device:
-    """`auto` is cuda, then mps, then cpu. Raises UserError for a device that is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(f"runtime.device: '{name}' is not to be had here: {reason}") from None
-    return device
 
 
 def seed_everything(*keys: int) -> None:
@@ -93,6 +78,7 @@ class Optimization:
         settings: the optimiser's settings.
         total_steps: steps of the stage, for the schedule.
         scaler: loss scaler for fp16, None otherwise.
+        fused: the update in one kernel.
         ranks: the processes whose gradients are averaged.
     """
 
@@ -102,6 +88,7 @@ class Optimization:
         settings: OptimSettings,
         total_steps: int,
         scaler: torch.amp.GradScaler | None = None,
+        fused: bool = False,
         ranks: Ranks | None = None,
     ):
         self.settings = settings
@@ -124,10 +111,15 @@ class Optimization:
                 momentum=settings.momentum,
                 nesterov=settings.nesterov and settings.momentum > 0,
                 weight_decay=settings.weight_decay,
+                fused=fused or None,
             )
         else:
             self.optimizer = torch.optim.AdamW(
-                param_groups, lr=settings.lr, betas=(settings.momentum, 0.999), weight_decay=settings.weight_decay
+                param_groups,
+                lr=settings.lr,
+                betas=(settings.momentum, 0.999),
+                weight_decay=settings.weight_decay,
+                fused=fused or None,
             )
 
     def schedule(self, step: int) -> float:
@@ -208,7 +200,7 @@ class Engine:
 
     Args:
         network: moved to the device in place.
-        settings: device, precision, memory format.
+        settings: device, precision, memory format; the attribute of that name has all that they leave open decided.
         log: receives plain lines.
         ranks: the processes of the job.
     """
@@ -216,31 +208,33 @@ class Engine:
     def __init__(
         self, network: Network, settings: RuntimeSettings, log: Log | None = print, ranks: Ranks | None = None
     ):
-        self.settings = settings
+        self.settings = settle(settings, network)
         self.log = log
         self.ranks = ranks or Ranks()
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
-        self.device = pick_device(settings.device)
-        self.memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
+        apply_settings(self.settings)
+        self.device = torch.device(self.settings.device)
+        self.memory_format = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        if self.settings.sync_batch_norm and self.ranks.world > 1:
+            if self.device.type != "cuda":
+                raise UserError("runtime.sync_batch_norm: torch's SyncBatchNorm works on CUDA alone; set it to false")
+            synchronise_batch_norms(network)
         self.network = network.to(self.device, memory_format=self.memory_format)
+        if self.settings.compile:
+            network.compile()  # in place: the names of its tensors stay
 
     @property
     def predict_batch_size(self) -> int:
         """Images in a batch of the predict pass."""
-        return self.settings.predict_batch_size or (32 if self.device.type == "cpu" else 256)
+        return self.settings.predict_batch_size
 
     @property
     def pin_memory(self) -> bool:
         """Pinned host memory makes copies to a CUDA device asynchronous."""
-        return self.device.type == "cuda"
+        return self.settings.pin_memory
 
     def workers(self, in_memory: bool) -> int:
         """Loader processes."""
-        if self.settings.workers is not None:
-            return self.settings.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return 0 if in_memory else min(8, cores)
+        return loader_workers(self.settings, in_memory)
 
     def autocast(self, precision: str):
         """The autocast context of a precision."""
@@ -252,7 +246,7 @@ class Engine:
         """An optimiser for a method's parameters."""
         fp16 = self.settings.precision == "fp16" and self.device.type == "cuda"
         scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
-        return Optimization(method.parameter_groups(), settings, total_steps, scaler, self.ranks)
+        return Optimization(method.parameter_groups(), settings, total_steps, scaler, self.settings.fused, self.ranks)
 
     def fit(
         self,
@@ -358,8 +352,7 @@ class Engine:
 
     def running_statistics(self) -> list[Tensor]:
         """BatchNorm's running means and variances: what differs between the ranks until an epoch ends."""
-        layers = [layer for layer in batch_norms(self.network) if layer.running_mean is not None]
-        return [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
+        return [tensor for layer in batch_norms(self.network) for tensor in (layer.running_mean, layer.running_var)]
 
     def _average_batch_norm(self, weight: float = 1.0) -> None:
         self.ranks.average(self.running_statistics(), weight)

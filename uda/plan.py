@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from uda.device import describe
 from uda.thresholds import portion_schedule
 
 if TYPE_CHECKING:
@@ -29,12 +30,11 @@ def plan(run: "Run") -> str:
         start = f"checkpoint {config.source.checkpoint}"
     else:
         start = f"{source_steps(run):,} steps of {config.source.batch_size}"
-    memory = ", channels_last" if config.runtime.channels_last else ""
     lines = [
         f"run      {config.name}, seed {config.seed}, method {config.method} -> {run.folder.path}",
         f"data     {len(source):,} labelled source images, {len(target):,} target images, {len(run.classes)} classes",
-        f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters; "
-        f"{run.engine.device}, {config.runtime.precision}{memory}",
+        f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
+        compute_line(run),
         f"source   {start}",
     ]
     if run.rounds:
@@ -46,6 +46,12 @@ def plan(run: "Run") -> str:
             f"portion {portion.start:g} to {last:g}, {f'{training.steps:,} steps' if training.steps else epochs} each"
         )
     return "\n".join(lines)
+
+
+def compute_line(run: "Run") -> str:
+    """How the run is computed on this machine; a resume may have found another one."""
+    in_memory = run.domains.source.images.in_memory
+    return f"compute  {describe(run.engine.settings, run.engine.workers(in_memory))}"
 
 
 def source_steps(run: "Run") -> int:

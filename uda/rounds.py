@@ -27,7 +27,7 @@ from uda.evaluation import VALIDATORS, Accuracy, accuracy, selection_metrics
 from uda.interruption import Interrupted, Interruption
 from uda.methods import METHODS, Method
 from uda.models import Prediction, create_network, load_network, save_network
-from uda.plan import epoch_steps, plan
+from uda.plan import compute_line, epoch_steps, plan
 from uda.regularizers import create_regularizer, lrent_keeps
 from uda.report import RoundRecord, RunReport
 from uda.run_folder import RunFolder, RunLog
@@ -242,6 +242,7 @@ class Run:
         if self.saved:
             self._load_network(self.saved[1])
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
+            self.log(compute_line(self))
         else:
             self.log(plan(self))
         predicted = self._source_stage() if self.progress.stage == "source" else None
@@ -251,7 +252,7 @@ class Run:
 
     def _begin(self) -> RunReport:
         """Make or open the run's folder."""
-        self.folder.create(sys.argv)
+        self.folder.create(sys.argv, self.engine.settings.model_dump())
         self.log.open(self.folder.path / "log.txt")
         return RunReport(
             self.folder.path,

@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -92,8 +93,10 @@ class RunFolder:
         """Whether the run has written its results."""
         return self.results.is_file()
 
-    def create(self, command: list[str]) -> None:
+    def create(self, command: list[str], compute: Mapping[str, object] | None = None) -> None:
         """Make the folder with its config.yaml and environment.json, and keep other runs out of it.
+
+        `compute`: the settled runtime settings, for environment.json.
 
         Raises UserError when the folder cannot be written, or another process is at work in it.
         """
@@ -105,7 +108,7 @@ class RunFolder:
         remove_temporaries(self.path)
         if not (self.path / "config.yaml").is_file():
             write_text(self.path / "config.yaml", self.config.to_yaml())
-        write_json(self.path / "environment.json", environment(command))
+        write_json(self.path / "environment.json", environment(command, compute))
 
     def _lock(self) -> None:
         """A lock that ends with this process, however it ends; record locks are not inherited by loader workers."""
@@ -130,7 +133,7 @@ def _ours_at_once(name: str) -> bool:
     return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))
 
 
-def environment(command: list[str]) -> dict[str, object]:
+def environment(command: list[str], compute: Mapping[str, object] | None = None) -> dict[str, object]:
     """Versions, device and commit: what someone needs to understand a difference between two runs."""
     import numpy
     import timm
@@ -148,6 +151,7 @@ def environment(command: list[str]) -> dict[str, object]:
         "timm": timm.__version__,
         "numpy": numpy.__version__,
         "threads": torch.get_num_threads(),
+        "compute": dict(compute or {}),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

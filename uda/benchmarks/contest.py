@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 from uda.registry import Registry
 
 
 @dataclass(frozen=True)
 class Contest:
-    """Our code and its floor, ready to run on the same inputs; a call returns when its work is done."""
+    """Our code and its floor, ready to run on the same inputs; a call returns when its work is done.
+
+    tools/bench.py builds one in each of two processes and calls one side in either, so building must not do what
+    only one side should feel (settings of the whole process): see `at_first_call`.
+    """
 
     ours: Callable[[], object]
     floor: Callable[[], object]
@@ -16,7 +21,15 @@ class Contest:
     """Units of work in a call, for example training steps; seconds are given per unit."""
     bar: float | None = None
     """The ratio that is good enough; None: the row is there to be watched."""
+    limit_seconds: float | None = None
+    """What ours may take at most, where it is the time itself that counts and not its ratio to a floor."""
 
 
 #: name -> function of `scale` (share of the full amount of work, in (0, 1]) that builds the inputs and the Contest.
 BENCHMARKS: Registry[Callable[[float], Contest]] = Registry("benchmark")
+
+
+def at_first_call(prepare: Callable[[], Callable[[], object]]) -> Callable[[], object]:
+    """One side of a contest whose preparation waits for the first call, which is never timed."""
+    prepared = cache(prepare)
+    return lambda: prepared()()

@@ -107,3 +107,11 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
         for part in module.modules()
         if isinstance(part, nn.modules.batchnorm._BatchNorm) and isinstance(part.running_mean, torch.Tensor)
     ]
+
+
+def synchronise_batch_norms(network: nn.Module) -> None:
+    """Let every BatchNorm layer take its statistics from the batch of all processes (SyncBatchNorm), in place."""
+    from timm.layers import convert_sync_batchnorm  # knows timm's own BatchNormAct2d too
+
+    for name, child in network.named_children():
+        network.add_module(name, convert_sync_batchnorm(child))

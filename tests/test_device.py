@@ -1,0 +1,229 @@
+"""Which settings a device gets, by capabilities that the tests make up; and malloc for real, where there is glibc."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from uda import device
+from uda.config import ROOT, RuntimeSettings
+from uda.device import apply_settings, describe, loader_workers, pick_device, settle
+from uda.errors import UserError
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch):
+    """No malloc settings, no torchrun, no compiler of the machine that the tests run on."""
+    for name in ("LD_PRELOAD", "GLIBC_TUNABLES", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    for name in [name for name in os.environ if name.startswith("MALLOC_")]:
+        monkeypatch.delenv(name)
+
+
+def network(parameters=2_000_000, convolutional=True):
+    layers = [nn.Conv2d(1, 1, 1)] if convolutional else []
+    return nn.Sequential(*layers, nn.Linear(parameters // 100, 100))
+
+
+def pretend_cuda(monkeypatch, bf16=True):
+    monkeypatch.setattr(device, "pick_device", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda which: "Tesla X")
+
+
+def pretend_cpu(monkeypatch, **capabilities):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+
+
+def test_devices():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in ("cuda", "mps", "cpu")
+    with pytest.raises(UserError, match=r"runtime\.device: 'quantum'"):
+        pick_device("quantum")
+
+
+def test_under_torchrun_each_process_takes_its_own_gpu(monkeypatch):
+    """On a machine without that GPU it is the one that the message names."""
+    monkeypatch.setenv("LOCAL_RANK", "61")
+    with pytest.raises(UserError, match=r"runtime\.device: 'cuda:61' is not to be had here"):
+        pick_device("cuda")
+    assert pick_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "parameters", "precision"),
+    [
+        ({}, 2_000_000, "fp32"),
+        ({"avx512_f": True, "avx512_bf16": False}, 2_000_000, "fp32"),
+        ({"avx512_bf16": True}, 2_000_000, "bf16"),
+        ({"amx_bf16": True}, 2_000_000, "bf16"),
+        ({"avx512_bf16": True}, 100_000, "fp32"),
+    ],
+)
+def test_a_cpu_trains_in_bf16_only_where_it_computes_in_it_and_the_network_is_large(
+    monkeypatch, capabilities, parameters, precision
+):
+    pretend_cpu(monkeypatch, **capabilities)
+    settled = settle(RuntimeSettings(device="cpu"), network(parameters))
+    assert (settled.precision, settled.predict_precision) == (precision, "fp32")
+
+
+@pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_cuda_settings(monkeypatch, bf16, precision):
+    """Emulated bf16 (GPUs before Ampere) does not count."""
+    pretend_cuda(monkeypatch, bf16)
+    settled = settle(RuntimeSettings(), network())
+    assert settled.precision == precision
+    assert settled.channels_last and settled.fused and settled.cudnn_benchmark and settled.pin_memory
+    assert (settled.allocator, settled.predict_batch_size, settled.device) == ("default", 256, "cuda:0")
+
+
+def test_mps_settings(monkeypatch):
+    monkeypatch.setattr(device, "pick_device", lambda name: torch.device("mps"))
+    settled = settle(RuntimeSettings(), network())
+    assert (settled.precision, settled.channels_last, settled.fused, settled.pin_memory) == ("fp32",) + (False,) * 3
+    assert settled.allocator == "default"
+
+
+def test_cpu_settings(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(device, "_has_glibc", lambda: True)
+    settled = settle(RuntimeSettings(device="cpu"), network())
+    assert (settled.channels_last, settled.fused, settled.cudnn_benchmark) == (True, False, False)
+    assert (settled.allocator, settled.predict_batch_size) == ("keep", 32)
+    assert settled.threads == torch.get_num_threads()
+    assert settle(RuntimeSettings(device="cpu"), network(convolutional=False)).channels_last is False
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert settle(RuntimeSettings(device="cpu"), network()).channels_last is False
+
+
+def test_what_the_user_says_stays(monkeypatch):
+    pretend_cuda(monkeypatch)
+    monkeypatch.setattr(device, "_has_glibc", lambda: True)
+    said = {
+        "precision": "fp16",
+        "channels_last": False,
+        "fused": False,
+        "cudnn_benchmark": False,
+        "pin_memory": False,
+        "threads": 1,
+        "predict_batch_size": 7,
+        "allocator": "keep",
+        "tf32": False,
+        "workers": 3,
+    }
+    settled = settle(RuntimeSettings(**said), network())
+    assert {name: getattr(settled, name) for name in said} == said
+
+
+def test_what_cannot_be_had_is_left_out(monkeypatch):
+    """Malloc settings without glibc, page-locked memory without CUDA: a config should run everywhere."""
+    monkeypatch.setattr(device, "_has_glibc", lambda: False)
+    settled = settle(RuntimeSettings(device="cpu", allocator="keep", pin_memory=True), network())
+    assert (settled.allocator, settled.pin_memory) == ("default", False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LD_PRELOAD", "/usr/lib/libjemalloc.so.2"),
+        ("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+        ("MALLOC_TOP_PAD_", "1"),
+    ],
+)
+def test_malloc_that_the_environment_tunes_is_left_alone(monkeypatch, name, value):
+    monkeypatch.setattr(device, "_has_glibc", lambda: True)
+    assert settle(RuntimeSettings(device="cpu"), network()).allocator == "keep"
+    monkeypatch.setenv(name, value)
+    assert settle(RuntimeSettings(device="cpu"), network()).allocator == "default"
+    assert settle(RuntimeSettings(device="cpu", allocator="keep"), network()).allocator == "keep"
+
+
+def test_compile_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=r"runtime\.compile: .*needs a C\+\+ compiler"):
+        settle(RuntimeSettings(device="cpu", compile=True), network())
+
+
+def test_workers(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(12)), raising=False)
+    free = RuntimeSettings()
+    assert (loader_workers(free, in_memory=True), loader_workers(free, in_memory=False)) == (0, 8)
+    assert loader_workers(RuntimeSettings(workers=3), in_memory=True) == 3
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert loader_workers(free, in_memory=False) == 3
+
+
+def test_the_line_names_what_is_on(monkeypatch):
+    monkeypatch.setattr(device, "_has_glibc", lambda: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    pretend_cpu(monkeypatch)
+    settled = settle(RuntimeSettings(device="cpu", threads=2), network())
+    assert describe(settled, 0) == "cpu, 2 threads, fp32, channels_last, malloc keeps its memory, 0 workers"
+    plain = RuntimeSettings(device="cpu", threads=1, channels_last=False, allocator="default", compile=True)
+    monkeypatch.setattr(device, "_has_compiler", lambda: True)
+    assert describe(settle(plain, network()), 1) == "cpu, 1 thread, fp32, torch.compile, 1 worker"
+    pretend_cuda(monkeypatch)
+    assert describe(settle(RuntimeSettings(), network()), 8) == (
+        "cuda:0 (Tesla X), bf16, predicting in fp32, channels_last, TF32, cuDNN benchmark, fused optimiser, "
+        "pinned memory, 8 workers"
+    )
+
+
+def test_tf32_and_cudnn_are_set_for_cuda_and_no_warning_is_raised(monkeypatch, recwarn):
+    """torch takes both without a GPU, so the flags themselves can be read; what they do needs one."""
+    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    pretend_cuda(monkeypatch)
+    try:
+        for on in (True, False):
+            apply_settings(settle(RuntimeSettings(tf32=on, cudnn_benchmark=on), network()))
+            assert torch.backends.cuda.matmul.allow_tf32 is on
+            assert torch.backends.cudnn.allow_tf32 is on
+            assert torch.backends.cudnn.benchmark is on
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
+    assert not [str(warning.message) for warning in recwarn]
+
+
+FAULTS = """
+import resource
+import torch
+from uda import device
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(64, 2**20).mul(2)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+plain = min(faults() for _ in range(3))
+device.keep_memory()
+faults()
+print(plain, min(faults() for _ in range(3)))
+"""
+
+
+@pytest.mark.skipif(not device._has_glibc(), reason="needs glibc")
+def test_malloc_keeps_its_memory():
+    """A block that was freed is given out again without the kernel: next to no page is faulted in anew."""
+    ended = subprocess.run(
+        [sys.executable, "-c", FAULTS],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert ended.returncode == 0, ended.stderr
+    plain, kept = map(int, ended.stdout.split())
+    assert kept < 20 < plain
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_settings_on_a_real_gpu():
+    settled = settle(RuntimeSettings(device="cuda"), network())
+    apply_settings(settled)
+    assert torch.backends.cudnn.benchmark and settled.fused
+    assert torch.cuda.get_device_name(0) in describe(settled, 0)

@@ -1,0 +1,221 @@
+"""Which device a run uses, and the settings that are best on it.
+
+`settle` decides what a config leaves open, `apply_settings` puts it into force, `describe` says it in one line.
+CUDA and MPS are decided by what their makers document; the CPU's settings by measurement (`tools/bench.py`).
+"""
+
+import ctypes
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from uda.config import RuntimeSettings
+from uda.errors import UserError
+
+#: Networks with fewer parameters stay in fp32: their casts cost more than half precision saves.
+FEW_PARAMETERS = 1_000_000
+
+
+def pick_device(name: str) -> torch.device:
+    """`auto` is cuda, then mps, then cpu; `cuda` is this process's own GPU under torchrun.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise UserError(f"runtime.device: '{name}' is not to be had here: {reason}") from None
+    return device
+
+
+def settle(settings: RuntimeSettings, network: nn.Module) -> RuntimeSettings:
+    """The settings with every `auto` and null decided for this machine and network, but for `workers`.
+
+    What the user has set stays as it is. `workers` hangs on where the images lie: see `loader_workers`.
+
+    Raises:
+        UserError: a device that is not there, or `compile` without a C++ compiler on a CPU.
+    """
+    device = pick_device(settings.device)
+    cuda, cpu = device.type == "cuda", device.type == "cpu"
+    if settings.compile and cpu and not _has_compiler():
+        raise UserError("runtime.compile: torch.compile needs a C++ compiler on CPUs (g++, or one named by $CXX)")
+    best = {
+        "precision": _precision(device, sum(p.numel() for p in network.parameters())),
+        "channels_last": _channels_last(device, network),
+        "fused": cuda,
+        "cudnn_benchmark": cuda,
+        "pin_memory": cuda,
+        "threads": torch.get_num_threads(),
+        "predict_batch_size": 32 if cpu else 256,
+        "allocator": "keep" if cpu and not _malloc_is_chosen() else "default",
+    }
+    decided = {name: value for name, value in best.items() if getattr(settings, name) in (None, "auto")}
+    # Asked for where they cannot be had: a config should run on every machine.
+    if not _has_glibc():
+        decided["allocator"] = "default"
+    if not cuda:
+        decided["pin_memory"] = False
+    return settings.model_copy(update={**decided, "device": str(device)})
+
+
+def apply_settings(settings: RuntimeSettings) -> None:
+    """Put settled settings into force. They are the whole process's: threads, TF32, cuDNN, malloc."""
+    if settings.threads and settings.threads != torch.get_num_threads():
+        torch.set_num_threads(settings.threads)
+    if settings.device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
+        torch.backends.cudnn.allow_tf32 = settings.tf32
+        torch.backends.cudnn.benchmark = settings.cudnn_benchmark
+    if settings.allocator == "keep":
+        keep_memory()
+
+
+def loader_workers(settings: RuntimeSettings, in_memory: bool) -> int:
+    """Loader processes: none for images in memory, else up to 8 and at most this process's share of the cores."""
+    if settings.workers is not None:
+        return settings.workers
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes on this machine
+    return 0 if in_memory else max(1, min(8, cores // processes))
+
+
+def describe(settings: RuntimeSettings, workers: int) -> str:
+    """Settled settings in a line, such as `cpu, 2 threads, fp32, channels_last, malloc keeps its memory, 0 workers`."""
+    device = torch.device(settings.device)
+    if device.type == "cuda":
+        words = [f"{device} ({torch.cuda.get_device_name(device)})"]
+    else:
+        words = [str(device)]
+    if device.type == "cpu":
+        words.append(_count(settings.threads, "thread"))
+    words.append(settings.precision)
+    if settings.predict_precision != settings.precision:
+        words.append(f"predicting in {settings.predict_precision}")
+    words += [
+        text
+        for text, on in (
+            ("channels_last", settings.channels_last),
+            ("TF32", settings.tf32 and device.type == "cuda"),
+            ("cuDNN benchmark", settings.cudnn_benchmark and device.type == "cuda"),
+            ("fused optimiser", settings.fused),
+            ("torch.compile", settings.compile),
+            ("pinned memory", settings.pin_memory),
+            ("malloc keeps its memory", settings.allocator == "keep"),
+        )
+        if on
+    ]
+    return ", ".join([*words, _count(workers, "worker")])
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def _precision(device: torch.device, parameters: int) -> str:
+    """bf16 where the hardware computes in it and the network is large enough to gain; emulated, it costs ninefold."""
+    if parameters < FEW_PARAMETERS:
+        return "fp32"
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if device.type == "cpu" and _cpu_computes_bf16() else "fp32"
+
+
+def _cpu_computes_bf16() -> bool:
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 cannot tell
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
+
+
+def _channels_last(device: torch.device, network: nn.Module) -> bool:
+    """For convolutional networks on CUDA, and on CPUs by way of oneDNN; on MPS it gains nothing that is known."""
+    if not any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
+        return False
+    return device.type == "cuda" or (device.type == "cpu" and torch.backends.mkldnn.is_available())
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name)
+
+
+# malloc. Each training step frees and takes some hundred blocks of megabytes. By default glibc gets each of them from
+# the kernel anew, which hands out zeroed pages, 4 KiB at a time: for EfficientNet-Lite0 a tenth of the step.
+
+
+def _has_glibc() -> bool:
+    try:
+        return (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc")
+    except (AttributeError, ValueError, OSError):  # Windows, musl
+        return False
+
+
+def _malloc_is_chosen() -> bool:
+    """Whether the environment says how to allocate: another malloc, or glibc's with settings of its own."""
+    return (
+        "malloc" in os.environ.get("LD_PRELOAD", "")
+        or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
+        or any(name.startswith("MALLOC_") for name in os.environ)
+    )
+
+
+# From glibc's malloc.h and Linux's mman.h.
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _MADV_HUGEPAGE = -1, -2, -4, 14
+_TOP_PAD = 64 * 2**20
+_HUGE_PAGES = 4 * 2**30
+
+_kept = False
+
+
+def keep_memory() -> None:
+    """Tell glibc's malloc to keep what it has: no mmap for large blocks, no trim, growth by 64 MiB, huge pages.
+
+    Cannot be undone, so the process stays as large as it has ever been. Only where `_has_glibc()`.
+    """
+    global _kept
+    if _kept:
+        return
+    _kept = True
+    libc = ctypes.CDLL(None)
+    libc.mallopt.argtypes = [ctypes.c_int, ctypes.c_int]
+    for parameter, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, _TOP_PAD)):
+        libc.mallopt(parameter, value)
+    if _may_reserve():
+        _advise_huge_pages(libc)
+
+
+def _may_reserve() -> bool:
+    """Whether address space that is not used costs nothing here."""
+    import resource  # not on Windows, which has no glibc either
+
+    limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
+    strict = Path("/proc/sys/vm/overcommit_memory")
+    return all(limit == resource.RLIM_INFINITY for limit in limits) and (
+        not strict.is_file() or strict.read_text().strip() != "2"
+    )
+
+
+def _advise_huge_pages(libc: ctypes.CDLL) -> None:
+    """Ask for huge pages for the heap's next 4 GiB.
+
+    The heap grows once by a block that nothing ever touches. As nothing is trimmed, its addresses stay with the
+    heap when the block is freed, and with them the advice; memory is taken only where later blocks are written.
+    """
+    libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
+    libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    block = libc.malloc(_HUGE_PAGES)
+    if not block:
+        return
+    page = os.sysconf("SC_PAGESIZE")
+    start = -(-block // page) * page
+    libc.madvise(start, (block + _HUGE_PAGES - start) // page * page, _MADV_HUGEPAGE)  # refused by some kernels: well
+    libc.free(block)
