@@ -267,6 +267,7 @@ class Run:
     def _end(self) -> dict:
         """Write the final weights and the results."""
         self._save_weights("final")
+        self.log(f"checkpoints took {self.checkpoints.seconds_spent:.1f} s since the last start")
         results = self.report.finish(self.seconds)
         if self.config.report.page:
             self.log(f"report: {self.folder.path / 'report.html'}")

@@ -1,0 +1,32 @@
+"""What checkpoints cost a run."""
+
+import tempfile
+
+from uda.benchmarks.contest import BENCHMARKS, Contest
+from uda.config import load_config
+
+
+@BENCHMARKS.register("checkpoints_digits")
+def checkpoints_of_digits(scale: float) -> Contest:
+    """A digits run of two rounds with its checkpoints, against the same run that saves none: at most 2 % more."""
+    return Contest(lambda: _run_digits(scale, save=True), lambda: _run_digits(scale, save=False), bar=0.98)
+
+
+def _run_digits(scale: float, save: bool) -> None:
+    from uda.rounds import Run
+    from uda.run_folder import RunLog
+
+    with tempfile.TemporaryDirectory() as folder:
+        overrides = [
+            f"output={folder}/run",
+            f"data.rendered_per_class={max(20, round(1000 * scale))}",
+            "source.epochs=1",
+            "self_training.rounds=2",
+            f"self_training.steps={max(2, round(50 * scale))}",
+            "report.tensorboard=false",
+            "report.page=false",
+        ]
+        run = Run(load_config("digits_avh", overrides), RunLog(silent=True))
+        if not save:
+            run.checkpoints.save = lambda *_: None
+        run.execute()
