@@ -1,4 +1,4 @@
-"""README.md is true: its commands parse, its plugin and its five lines of config run, its tables are the CSVs'."""
+"""README.md and docs/ are true: commands parse, the plugin and the five lines of config run, tables are the CSVs."""
 
 import json
 import re
@@ -28,11 +28,21 @@ def block_after(marker, language):
 
 
 def tool_commands():
-    """Words of every `python tools/...` command: in fenced blocks, and in backquotes within the text."""
-    fenced = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
-    prose = re.sub(r"^```.*?^```$", "", README, flags=re.DOTALL | re.MULTILINE)
-    commands = [part for line in [*fenced, *re.findall(r"`([^`\n]+)`", prose)] for part in line.split("&&")]
-    return [words[1:] for c in commands if (words := shlex.split(c, comments=True))[:1] == ["python"]]
+    """Words of every command that runs something in tools/: in fenced blocks, and in backquotes within the text."""
+    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    texts = [path.read_text(encoding="utf-8").replace("\\\n", " ") for path in documents]
+    lines = [
+        line
+        for text in texts
+        for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+        for line in block.split("\n")
+    ]
+    prose = "".join(re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE) for text in texts)
+    parts = [part for line in [*lines, *re.findall(r"`([^`\n]+)`", prose)] for part in line.split("&&")]
+    commands = [
+        shlex.split(part, comments=True) for part in parts if re.search(r"\b(python|torchrun)\b.*\btools/", part)
+    ]
+    return [words[next(i for i, word in enumerate(words) if word.startswith("tools/")) :] for words in commands]
 
 
 TOOLS = tool_commands()
@@ -111,8 +121,8 @@ def test_data_of_ones_own_in_five_lines_makes_a_whole_run(labelled, in_folder):
 
 
 def test_there_are_commands_to_check():
-    assert {words[0] for words in TOOLS} == {f"tools/{n}.py" for n in ("self_train", "check_data", "table", "bench")}
-    assert sum("--cfg" in words for words in SELF_TRAIN) >= 4
+    assert {words[0] for words in TOOLS} == {f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")}
+    assert sum("--cfg" in words for words in SELF_TRAIN) >= 8
 
 
 @pytest.mark.parametrize("words", SELF_TRAIN, ids=" ".join)
