@@ -245,7 +245,7 @@ class RuntimeSettings(Settings):
     compile: bool = False
     """torch.compile of the network: a minute or more at the start, then faster steps on most devices."""
     fused: bool | None = None
-    """The optimiser's update in one kernel; null: on CUDA (on CPUs it gains nothing)."""
+    """The optimiser's update in one kernel; null: on CUDA (on CPUs it rounds otherwise, for a percent or two)."""
     tf32: bool = True
     """CUDA: products of fp32 with 10 bits of mantissa, in predict passes too; false: all 23, at a fraction of speed."""
     cudnn_benchmark: bool | None = None

@@ -135,10 +135,9 @@ def _ours_at_once(name: str) -> bool:
 
 def environment(command: list[str], compute: Mapping[str, object] | None = None) -> dict[str, object]:
     """Versions, device and commit: what someone needs to understand a difference between two runs."""
-    import numpy
-    import timm
+    from importlib.metadata import version  # importing timm for its version takes half a second
+
     import torch
-    import torchvision
 
     return {
         "uda": uda.__version__,
@@ -147,9 +146,9 @@ def environment(command: list[str], compute: Mapping[str, object] | None = None)
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "numpy": numpy.__version__,
+        "torchvision": version("torchvision"),
+        "timm": version("timm"),
+        "numpy": version("numpy"),
         "threads": torch.get_num_threads(),
         "compute": dict(compute or {}),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
