@@ -144,3 +144,11 @@ def test_two_runs_in_one_folder_are_kept_apart(tiny, tmp_path, capsys):
         other.communicate("\n")
     assert "another process is at work" in capsys.readouterr().err
     assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 0
+
+
+@pytest.mark.parametrize("place", ["/dev/null/run", "/proc/run"])
+@pytest.mark.skipif(not os.path.exists("/proc/self"), reason="these places are Linux's")
+def test_an_output_that_cannot_be_written_is_named(tiny, place, capsys):
+    assert main(["--cfg", str(tiny), f"output={place}"]) == 2
+    error = capsys.readouterr().err
+    assert f"output: {place} cannot be written" in error and "Traceback" not in error

@@ -32,6 +32,7 @@ def pretend_cuda(monkeypatch, bf16=True):
     monkeypatch.setattr(device, "pick_device", lambda name: torch.device("cuda:0"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda which: "Tesla X")
+    monkeypatch.setattr(torch.cuda, "set_device", lambda which: None)
 
 
 def pretend_cpu(monkeypatch, **capabilities):
@@ -208,7 +209,7 @@ print(plain, min(faults() for _ in range(3)))
 
 @pytest.mark.skipif(not device._has_glibc(), reason="needs glibc")
 def test_malloc_keeps_its_memory():
-    """A block that was freed is given out again without the kernel: next to no page is faulted in anew."""
+    """Blocks that were freed are given out again, or come in huge pages: the kernel is asked for next to none."""
     ended = subprocess.run(
         [sys.executable, "-c", FAULTS],
         capture_output=True,
@@ -218,7 +219,7 @@ def test_malloc_keeps_its_memory():
     )
     assert ended.returncode == 0, ended.stderr
     plain, kept = map(int, ended.stdout.split())
-    assert kept < 20 < plain
+    assert 100 * kept < plain
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

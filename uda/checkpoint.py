@@ -129,10 +129,14 @@ class Checkpoints:
     def _files(self) -> list[tuple[int, str, Path]]:
         """Number, checksum and path of each file, the newest first."""
         found = []
-        with suppress(FileNotFoundError):
+        try:
             for path in self.folder.iterdir():
                 if match := _NAME.fullmatch(path.name):
                     found.append((int(match[1]), match[2], path))
+        except (FileNotFoundError, NotADirectoryError):
+            pass
+        except OSError as error:
+            raise UserError(f"{self.folder} cannot be read: {error.strerror}") from None
         return sorted(found, reverse=True)
 
 

@@ -73,7 +73,10 @@ def apply_settings(settings: RuntimeSettings) -> None:
     """Put settled settings into force. They are the whole process's: threads, TF32, cuDNN, malloc."""
     if settings.threads and settings.threads != torch.get_num_threads():
         torch.set_num_threads(settings.threads)
-    if settings.device.startswith("cuda"):
+    device = torch.device(settings.device)
+    if device.type == "cuda":
+        if device.index is not None:
+            torch.cuda.set_device(device)  # what is seeded and allocated without saying where belongs there too
         torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
         torch.backends.cudnn.allow_tf32 = settings.tf32
         torch.backends.cudnn.benchmark = settings.cudnn_benchmark
