@@ -66,7 +66,7 @@ def test_source_only_is_cross_entropy():
     batch = make_batch()
     batch = dataclasses.replace(batch, is_target=torch.zeros(8, dtype=torch.bool))
     expected = long_hand(network(batch.images).logits, batch, PENALTIES["none"])
-    assert float(method.loss(batch)[0]) == pytest.approx(expected, rel=1e-5)
+    assert method.loss(batch)[0].item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_separate_passes_keep_batch_norm_statistics_apart():
