@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from uda.config import ROOT, Config, load_config
 from uda.errors import UserError
-from uda.interruption import HOW_TO_GO_ON, Interruption
+from uda.interruption import HOW_TO_GO_ON, Interrupted, Interruption
 
 if TYPE_CHECKING:
     from uda.distributed import Ranks
+    from uda.run_folder import RunLog
 
 LISTS = ("configs", "methods", "selectors", "regularizers", "validators", "datasets", "backbones")
 
@@ -96,14 +97,18 @@ def main(argv: list[str] | None = None) -> int:
         config = load_config(options.cfg, options.overrides)
     except UserError as error:
         return _mistake(error)
-    from uda.distributed import start
-
     with Interruption() as interruption:
         try:
+            from uda.distributed import start  # torch: seconds, and a signal may come within
+
             with start() as ranks:
-                return _run(config, options.dry_run, ranks, interruption)
+                code = _run(config, options.dry_run, ranks, interruption)
+                ranks.in_order = code == 0
+                return code
         except UserError as error:
             return _mistake(error)
+        except KeyboardInterrupt as interrupt:
+            return _interrupted(interrupt, "nothing was begun")
 
 
 def _run(config: Config, dry: bool, ranks: "Ranks", interruption: Interruption) -> int:
@@ -123,15 +128,19 @@ def _run(config: Config, dry: bool, ranks: "Ranks", interruption: Interruption) 
         log.note(f"error: {error}")
         return _mistake(error, ranks)
     except KeyboardInterrupt as interrupt:
-        name = str(interrupt) or "SIGINT"
-        begun = run is not None and run.checkpoints.newest is not None
+        begun = run is not None and not run.finished and run.checkpoints.newest is not None
         left = f"saved at {run.progress.describe()}; {HOW_TO_GO_ON}" if begun else "nothing was saved yet"
-        message = f"interrupted by {name}: {left}"
-        log.note(message)
-        if ranks.is_main:
-            print(f"\n{message}", file=sys.stderr, flush=True)
-        return getattr(interrupt, "exit_code", 130)
+        return _interrupted(interrupt, left, log)
     return 0
+
+
+def _interrupted(interrupt: KeyboardInterrupt, left: str, log: "RunLog | None" = None) -> int:
+    message = f"interrupted by {interrupt if isinstance(interrupt, Interrupted) else 'SIGINT'}: {left}"
+    if log is None or not log.silent:
+        print(f"\n{message}", file=sys.stderr, flush=True)
+    if log is not None:
+        log.note(message)
+    return interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
 
 
 def _mistake(error: UserError, ranks: "Ranks | None" = None) -> int:

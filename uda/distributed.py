@@ -42,6 +42,8 @@ class Ranks:
         self.rank = rank
         self.world = world
         self.local_rank = local_rank
+        self.in_order = True
+        """Whether the job can be taken leave of; after an error that would be to wait for the others."""
 
     @property
     def is_main(self) -> bool:
@@ -232,4 +234,5 @@ def start() -> Iterator[Ranks]:
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the processes cannot reach each other: {str(error).splitlines()[0]}") from None
     yield ranks
-    dist.destroy_process_group()  # not after an error: it would wait for the others
+    if ranks.in_order:
+        dist.destroy_process_group()
