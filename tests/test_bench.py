@@ -35,10 +35,13 @@ def test_list_names_every_benchmark_with_a_line(capsys):
 
 @pytest.mark.parametrize("name", sorted(bench.BENCHMARKS))
 def test_every_contest_runs(name):
-    """The least amount of work: both sides take time, and the bar is a ratio that an overhead can miss."""
+    """The least amount of work: both sides take time, and the bar is a ratio that an overhead can miss.
+
+    Only reading files has a floor that can be undercut: another library's way to read them.
+    """
     seconds, floor_seconds, bar = bench.time_contest(name, scale=0.001, repeats=1)
     assert seconds > 0 and floor_seconds > 0
-    assert bar is None or 0.9 < bar <= 1
+    assert bar is None or 0.9 < bar <= (8 if name.startswith("files") else 1)
 
 
 def test_json_of_a_quick_benchmark(tmp_path):
