@@ -55,11 +55,14 @@ def test_both_floors_stand_for_every_network_precision_and_memory_format():
     [pytest.param(name, marks=[] if name.startswith(QUICK) else pytest.mark.slow) for name in sorted(bench.BENCHMARKS)],
 )
 def test_every_contest_runs(name):
-    """The least amount of work, both sides in this process, and a bar is a ratio that an overhead can miss."""
+    """The least amount of work, both sides in this process, and a bar is a ratio that an overhead can miss.
+
+    Only reading files has a floor that can be undercut: another library's way to read them.
+    """
     contest = bench.BENCHMARKS[name](0.001)
     contest.floor(), contest.ours()
     assert contest.per_call >= 1
-    assert contest.bar is None or 0.9 < contest.bar <= 1
+    assert contest.bar is None or 0.9 < contest.bar <= (8 if name.startswith("files") else 1)
 
 
 def networks_made(monkeypatch):

@@ -39,8 +39,14 @@ class DataSettings(Settings):
     """Where the data lies; null: $UDA_DATA/<folder of the card>, else datasets/<folder of the card>."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Share of unreadable images that is skipped and reported; above it the run stops before training."""
-    cache: Literal["none", "memory"] = "none"
-    """Keep decoded images in memory: for data sets of some thousand small images."""
+    load_size: int | None = Field(None, ge=8)
+    """Shrink images in reading until the shorter side is this long (a smaller one stays as it is); null: none."""
+    cache: Literal["none", "memory", "store"] = "none"
+    """Keep decoded images: in `memory`, for some thousand small ones; or in a `store` on disk, for later runs too."""
+    store: str | None = None
+    """Folder of the decoded store; null: $UDA_STORE, else uda/ in the user's cache folder."""
+    store_gb: float = Field(64.0, gt=0)
+    """Most that the run's decoded stores may take, in GB (10^9 bytes)."""
     rendered_per_class: int = Field(1000, ge=1)
     """Digits task only: how many images of each digit the source domain draws."""
 
@@ -560,7 +566,10 @@ def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default
 
 
 #: Sections and keys that say how or where a run is computed, not what it is.
-NOT_IDENTITY = ("runtime", "report", "output", "data.root", "data.cache", "plugins", "name", "self_training.on_empty")
+NOT_IDENTITY = (
+    *("runtime", "report", "output", "plugins", "name", "self_training.on_empty"),
+    *("data.root", "data.cache", "data.store", "data.store_gb"),
+)
 
 
 def differing_keys(config: Config, saved: Mapping[str, Any], skip: Iterable[str] = NOT_IDENTITY) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
+from torchvision.transforms.v2 import functional as image_functions
 
 import uda.data.images
 from tests.data.trees import make_folders, write_image
@@ -76,6 +77,46 @@ def test_without_torchvisions_decoder_pil_takes_its_place(tmp_path, monkeypatch)
     assert later.decode_jpeg is None
     image = later.decode(tmp_path / "a" / "a_0.jpg")
     assert (image.float() - decode(tmp_path / "a" / "a_0.jpg").float()).abs().max() <= 4
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [((60, 40), (30, 20)), ((41, 97), (20, 47)), ((20, 50), (20, 50)), ((12, 90), (12, 90))]
+)
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_load_size_shrinks_the_shorter_side_and_never_enlarges(tmp_path, size, kept, suffix):
+    write_image(tmp_path / f"image{suffix}", 3, np.random.default_rng(0), size)
+    whole, small = decode(tmp_path / f"image{suffix}"), decode(tmp_path / f"image{suffix}", 20)
+    assert whole.shape == (3, size[1], size[0]) and small.shape == (3, kept[1], kept[0])
+    expected = image_functions.resize(whole, [kept[1], kept[0]], antialias=True)
+    assert small.dtype == torch.uint8
+    assert torch.equal(small, expected)
+    assert small.stride() == whole.permute(1, 2, 0)[: kept[1], : kept[0]].contiguous().permute(2, 0, 1).stride()
+
+
+@pytest.mark.usefixtures("decoder")
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("times", [4, 5, 9])
+def test_large_jpegs_are_decoded_at_a_fraction_of_their_size(tmp_path, mode, times, monkeypatch):
+    """Smooth pictures, whose shrunk pixels no order of filters changes much."""
+    y, x = np.mgrid[: 20 * times, : 30 * times] / (10 * times)
+    pixels = 128 + 100 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], 2)
+    Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(tmp_path / "large.jpg", quality=95)
+    expected = image_functions.resize(decode(tmp_path / "large.jpg"), [20, 30], antialias=True)
+    small = decode(tmp_path / "large.jpg", 20)
+    assert small.shape == (3, 20, 30)
+    assert (small.float() - expected.float()).abs().mean() < 2
+    monkeypatch.setattr("uda.data.images.decode_jpeg", None)
+    monkeypatch.setattr("uda.data.images._decode_with_pil", None)
+    assert torch.equal(decode(tmp_path / "large.jpg", 20), small)  # neither decoder of whole images was asked
+
+
+def test_every_way_to_keep_images_obeys_load_size(tmp_path):
+    make_folders(tmp_path, ["a"], per_class=2)
+    kept = ImageFiles(tmp_path, ["a/a_0.jpg", "a/a_1.jpg"], "memory", load_size=16)
+    check_readable(kept, 0.0, print)
+    for images in (kept, kept.take(np.array([0, 1])), ImageFiles(tmp_path, kept.ids, load_size=16)):
+        assert torch.equal(images.read(1), decode(tmp_path / "a" / "a_1.jpg", 16))
+        assert images.read(1).shape == (3, 16, 20)
 
 
 def test_every_damaged_byte_of_a_png_is_found_and_no_shorter_file_passes(tmp_path):

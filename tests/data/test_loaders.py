@@ -6,6 +6,7 @@ import torch
 
 from tests.data.trees import make_folders
 from uda.config import AugmentSettings, TransformSettings
+from uda.data.handover import Ring
 from uda.data.images import ImageArray, ImageFiles
 from uda.data.loaders import Batch, Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
@@ -131,6 +132,46 @@ def test_workers_change_nothing(batch_size):
     state = torch.get_rng_state()
     assert same(expected, list(batches(parts, batch_size, steps=5, workers=2)))
     assert torch.equal(state, torch.get_rng_state())
+
+
+CROP = TransformSettings(size=8, resize=8)
+
+
+@pytest.mark.parametrize("way", ["ring", "too small a ring", "no fork"])
+def test_workers_hand_over_pixels_unchanged_and_each_batch_stays_as_it_was(tmp_path, monkeypatch, way):
+    """More batches than the ring has slots, all kept: what lies in a slot is overwritten."""
+    make_folders(tmp_path, ["a", "b"], per_class=10)
+    files = ImageFiles(tmp_path, [f"{c}/{c}_{i}.jpg" for c in "ab" for i in range(10)])
+    transform = make_train(CROP, AugmentSettings(scale=(0.3, 1), flip=True))
+    parts = [
+        Part(files, np.arange(20), np.arange(20) % 3, transform, 0, False),
+        Part(files, np.arange(5), None, transform, 1, True),
+    ]
+    expected = list(batches(parts, [4, 1], steps=16))
+    predicted = list(predict_batches(files, make_predict(CROP), batch_size=3, workers=0))
+    if way == "too small a ring":
+        monkeypatch.setattr("uda.data.loaders._Fixed.largest", 0)
+    if way == "no fork":
+        monkeypatch.setattr(Ring, "possible", lambda: False)
+    assert same(expected, list(batches(parts, [4, 1], steps=16, workers=2)))
+    again = predict_batches(files, make_predict(CROP), batch_size=3, workers=2)
+    assert all(torch.equal(a, b) for a, b in zip(predicted, again, strict=True))
+
+
+def test_a_ring_gives_what_was_put_in_and_returns_what_does_not_fit():
+    ring = Ring(2, 2 * 3 * 4 * 5)
+    first, second = torch.randint(0, 256, (2, 2, 3, 4, 5), dtype=torch.uint8)
+    handed = [ring.put(number, pixels) for number, pixels in enumerate((first, second[:1]))]
+    assert torch.equal(ring.take(handed[0]), first) and torch.equal(ring.take(handed[1]), second[:1])
+    assert torch.equal(ring.take(ring.put(2, second)), second) and torch.equal(ring.take(handed[0]), second)
+    for pixels in (torch.zeros(9, 3, 200, 200, dtype=torch.uint8), first.float()):
+        assert ring.put(0, pixels) is pixels
+
+
+def test_parts_of_other_normalisations_are_refused():
+    other = make_predict(TransformSettings(kind="affine", size=8, mean=(0.5,), std=(1 / 255,)))
+    with pytest.raises(ValueError, match="the same mean and std"):
+        batches([part(3), dataclasses.replace(part(3), transform=other)], 2)
 
 
 def test_predicting_gives_each_image_once_and_in_order(tmp_path):

@@ -1,11 +1,13 @@
 import math
+from random import Random
 
 import pytest
 import torch
+from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as image_functions
 
 from uda.config import AugmentSettings, TransformSettings
-from uda.data.transforms import inverse_maps, make_predict, make_train, warp
+from uda.data.transforms import inverse_maps, make_predict, make_train, random_box, warp
 from uda.errors import UserError
 
 CROP = TransformSettings(size=16, resize=20)
@@ -57,6 +59,93 @@ def test_predicting_a_batch_of_one_size_is_the_same_as_one_by_one():
     batch = images((40, 30), (40, 30), (40, 30))
     transform = make_predict(CROP)
     assert torch.equal(transform(batch, [0] * 3), torch.cat([transform([image], [0]) for image in batch]))
+
+
+def test_an_image_comes_out_the_same_in_channels_last_order():
+    """Decoders give (H, W, C); an array in memory has (C, H, W)."""
+    for transform in (make_train(CROP, CROP_AUGMENT), make_predict(CROP)):
+        for image in images((30, 24), (18, 40)):
+            turned = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
+            assert torch.equal(transform([image], [3]), transform([turned], [3]))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_normalising_is_the_formula_in_either_order(channels):
+    """(x / 255 - mean) / std in float64, a channel, whatever the order of the pixels in memory."""
+    transform = make_predict(
+        TransformSettings(size=8, resize=8, mean=(0.1, 0.2, 0.7)[:channels], std=(0.5,) * channels)
+    )
+    (pixels,) = images((2 * 8, 8), channels=channels)
+    pixels = pixels.view(channels, 2, 8, 8).transpose(0, 1)
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(-1, 1, 1) for v in transform.normalisation)
+    expected = ((pixels.double() / 255 - mean) / std).float()
+    for order in (torch.contiguous_format, torch.channels_last):
+        before = pixels.contiguous(memory_format=order)
+        copy = before.clone()
+        torch.testing.assert_close(transform.normalise(before), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(transform.normalise(before.float()), expected, rtol=0, atol=1e-6)
+        assert torch.equal(before, copy)
+
+
+def box_figures(boxes, height, width):
+    """Mean and spread of a box's area and aspect, and of where it lies between the edges."""
+    top, left, h, w = torch.tensor(boxes, dtype=torch.float64).T
+    area, aspect = h * w / (height * width), (w / h).log()
+    down, right = (top + 0.5) / (height - h + 1), (left + 0.5) / (width - w + 1)
+    figures = torch.stack([area, aspect, down, right])
+    return torch.cat([figures.mean(1), figures.std(1), torch.quantile(figures, 0.1, dim=1)])
+
+
+@pytest.mark.parametrize(("height", "width"), [(300, 400), (500, 200)])
+def test_crops_are_distributed_as_torchvisions(height, width):
+    augment = AugmentSettings(scale=(0.08, 1), ratio=(3 / 4, 4 / 3))
+    ours = [random_box(height, width, augment, Random(seed)) for seed in range(4000)]
+    theirs = RandomResizedCrop(8, augment.scale, augment.ratio)
+    torch.manual_seed(0)
+    image = torch.zeros(1, height, width)
+    drawn = [theirs.make_params([image]) for _ in range(4000)]
+    expected = [tuple(params[key] for key in ("top", "left", "height", "width")) for params in drawn]
+    torch.testing.assert_close(
+        box_figures(ours, height, width), box_figures(expected, height, width), rtol=0, atol=0.025
+    )
+
+
+@pytest.mark.parametrize(("height", "width"), [(100, 30), (30, 100), (40, 41), (7, 1), (1, 7)])
+def test_a_crop_that_cannot_fit_is_torchvisions_largest_in_the_middle(height, width):
+    """With the whole area and an aspect far from the image's no draw fits."""
+    augment = AugmentSettings(scale=(1, 1), ratio=(0.6, 0.9) if width > height else (1.2, 1.5))
+    params = RandomResizedCrop(8, augment.scale, augment.ratio).make_params([torch.zeros(1, height, width)])
+    expected = tuple(params[key] for key in ("top", "left", "height", "width"))
+    assert random_box(height, width, augment, Random(0)) == expected
+
+
+def test_a_training_image_is_its_box_resized_and_in_half_of_all_cases_mirrored():
+    augment = AugmentSettings(scale=(0.2, 1), flip=True)
+    (image,) = images((60, 50))
+    transform = make_train(CROP, augment)
+    mirrored = 0
+    for seed in range(200):
+        box = random_box(60, 50, augment, Random(seed))
+        expected = image_functions.resized_crop(image, *box, [16, 16], antialias=True)
+        pixels = transform.pixels([image], [seed])[0]
+        flipped = not torch.equal(pixels, expected)
+        assert not flipped or torch.equal(pixels, expected.flip(-1))
+        mirrored += flipped
+    assert 75 <= mirrored <= 125
+
+
+def test_jitter_changes_brightness_contrast_and_saturation_within_its_share():
+    """A grey image has neither contrast nor saturation: its brightness alone moves, evenly within +- 30 %."""
+    transform = make_train(CROP, AugmentSettings(scale=(1, 1), ratio=(1, 1), jitter=0.3))
+    grey = torch.full((3, 16, 16), 100, dtype=torch.uint8)
+    values = transform.pixels([grey] * 300, range(300)).float()
+    assert values.std((1, 2, 3)).max() == 0
+    means = values.mean((1, 2, 3))
+    assert means.min() >= 67 and means.max() <= 131 and means.std() == pytest.approx(30 / math.sqrt(3), rel=0.1)
+    colour = torch.tensor([200, 100, 50], dtype=torch.uint8).view(3, 1, 1).expand(3, 16, 16)
+    spread = transform.pixels([colour] * 300, range(300)).float()[:, :, 0, 0]
+    share = (spread[:, 0] - spread[:, 2]) / spread.mean(1)  # brightness and contrast of a plain image leave it
+    assert share.min() < 1.1 < 1.4 < share.max()
 
 
 def test_affine_without_augmentation_is_the_identity():

@@ -1,6 +1,13 @@
 """The benchmarks of tools/bench.py, a module a subject."""
 
-from uda.benchmarks import network, saving, selection, start_up, thresholds  # noqa: F401  (they register themselves)
+from uda.benchmarks import (  # noqa: F401  (they register themselves)
+    files,
+    network,
+    saving,
+    selection,
+    start_up,
+    thresholds,
+)
 from uda.benchmarks.contest import BENCHMARKS, Contest
 
 __all__ = ["BENCHMARKS", "Contest"]

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from uda.data.listing import (
     list_folder,
     subfolders,
 )
+from uda.data.store import DecodedStore, open_stores, take_inventory
 from uda.errors import UserError
 
 _SOURCE = "the source domain"
@@ -118,8 +119,9 @@ def load_domains(settings: DataSettings, seed: int, log: Callable[[str], None] =
             )
         target = _list_own(settings.target, "target", root, source.classes)
     _check_apart(source, target, settings)
-    source_images, source_labels = _readable(source, settings, log)
-    target_images, target_labels = _readable(target, settings, log)
+    stores = _stores([source, target], settings, log)
+    source_images, source_labels = _readable(source, stores[0], settings, log)
+    target_images, target_labels = _readable(target, stores[1], settings, log)
     _check_every_class(source_labels, source.classes, settings.source)
     if (target_labels >= 0).all():
         _check_every_class(target_labels, source.classes, settings.target)
@@ -205,8 +207,20 @@ def _real_paths(listing: Listing) -> set[str]:
     return {os.path.join(folders[folder], name) for folder, name in parted}
 
 
-def _readable(listing: Listing, settings: DataSettings, log: Callable[[str], None]) -> tuple[ImageFiles, np.ndarray]:
-    images = ImageFiles(listing.root, listing.paths, settings.cache)
+def _stores(
+    listings: Sequence[Listing], settings: DataSettings, log: Callable[[str], None]
+) -> list[DecodedStore | None]:
+    if settings.cache != "store":
+        return [None] * len(listings)
+    inventories = [take_inventory(listing.root, listing.paths, settings.load_size) for listing in listings]
+    return open_stores(inventories, settings.store, settings.store_gb, log)
+
+
+def _readable(
+    listing: Listing, store: DecodedStore | None, settings: DataSettings, log: Callable[[str], None]
+) -> tuple[ImageFiles, np.ndarray]:
+    cache = "memory" if settings.cache == "memory" else "none"
+    images = ImageFiles(listing.root, listing.paths, cache, load_size=settings.load_size, store=store)
     readable = check_readable(images, settings.max_unreadable, log)
     if len(readable) == len(images):
         return images, listing.labels

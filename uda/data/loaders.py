@@ -3,13 +3,14 @@
 import copy
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from uda.data.handover import Handed, Ring
 from uda.data.images import Images
 from uda.data.transforms import Transform
 from uda.errors import UserError
@@ -159,6 +160,11 @@ class _Plan(Sampler):
         rest.first = step
         return rest
 
+    @property
+    @abstractmethod
+    def largest(self) -> int:
+        """Most images that a step may have."""
+
     @abstractmethod
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
         """The rows of each part that make up a step."""
@@ -178,8 +184,13 @@ class _Mixed(_Plan):
         if self.total == 0:
             raise UserError("no images to train on: source share and selection are both empty")
         self.batch_size = batch_size
+        self._least = least
         self.batches = max(1, self.total // batch_size + (self.total % batch_size >= least))
         super().__init__(parts, self.batches if steps is None else steps, seed)
+
+    @property
+    def largest(self) -> int:
+        return self.batch_size + self._least
 
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
         epoch, batch = divmod(step, self.batches)
@@ -208,6 +219,10 @@ class _Fixed(_Plan):
         once = max(-(-len(part) // share) for part, share in zip(parts, shares, strict=True) if share)
         super().__init__(parts, once if steps is None else steps, seed)
 
+    @property
+    def largest(self) -> int:
+        return sum(self.shares)
+
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
         return tuple(
             self._stream(stream, step * share, share, n)
@@ -229,7 +244,7 @@ class _InOrder(Sampler):
 
     def __init__(self, rows: slice, batch_size: int):
         self.rows = range(rows.start, rows.stop)
-        self.batch_size = batch_size
+        self.batch_size = self.largest = batch_size
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -251,14 +266,23 @@ class _TrainReader(Dataset):
     """Reads and transforms the images of a draw."""
 
     def __init__(self, parts: Sequence[Part], num_classes: int):
+        if len({part.transform.normalisation for part in parts}) > 1:
+            raise ValueError("the parts of a batch need transforms with the same mean and std")
         self.parts = parts
         self.num_classes = num_classes
+        self.transform = parts[0].transform
 
-    def __getitems__(self, draw: _Draw) -> Batch | UserError:
+    def __getitems__(self, draw: _Draw) -> tuple[torch.Tensor, ...] | UserError:
+        """Pixels before they are normalised, labels, domains, whether they are of the target; the batch's weight."""
         try:
             return self._read(draw)
         except UserError as error:  # handed over as a value: a raised one would come out with a worker's traceback
             return error
+
+    def finish(self, pixels: torch.Tensor, *rest: torch.Tensor) -> Batch:
+        """The batch, of what `__getitems__` gave."""
+        *columns, weight = rest
+        return Batch(self.transform.normalise(pixels), *columns, weight.item())
 
     def ids(self, draw: _Draw) -> list[str]:
         """The names of a draw's images."""
@@ -268,17 +292,18 @@ class _TrainReader(Dataset):
             for i in part.indices[rows].tolist()
         ]
 
-    def _read(self, draw: _Draw) -> Batch:
-        images, labels, domains, targets = [], [], [], []
+    def _read(self, draw: _Draw) -> tuple[torch.Tensor, ...]:
+        pixels, labels, domains, targets = [], [], [], []
         for part, rows, seeds in zip(self.parts, draw.rows, draw.seeds, strict=True):
             if len(rows):
-                images.append(part.transform([part.images.read(int(i)) for i in part.indices[rows]], seeds.tolist()))
+                images = [part.images.read(int(i)) for i in part.indices[rows]]
+                pixels.append(part.transform.pixels(images, seeds.tolist()))
                 labels.append(part.distributions(rows, self.num_classes))
                 domains.append(torch.full((len(rows),), part.domain))
                 targets.append(torch.full((len(rows),), part.is_target))
-        columns = (images, labels, domains, targets)
-        joined = (torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns)
-        return Batch(*joined, draw.weight)
+        weight = torch.tensor(draw.weight, dtype=torch.float64)
+        columns = (pixels, labels, domains, targets)
+        return *(torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns), weight
 
 
 class _PredictReader(Dataset):
@@ -288,11 +313,46 @@ class _PredictReader(Dataset):
         self.images = images
         self.transform = transform
 
-    def __getitems__(self, indices: np.ndarray) -> torch.Tensor | UserError:
+    def __getitems__(self, indices: np.ndarray) -> tuple[torch.Tensor] | UserError:
         try:
-            return self.transform([self.images.read(int(i)) for i in indices], [0] * len(indices))
+            return (self.transform.pixels([self.images.read(int(i)) for i in indices], [0] * len(indices)),)
         except UserError as error:
             return error
+
+    def finish(self, pixels: torch.Tensor) -> torch.Tensor:
+        """The batch, of what `__getitems__` gave."""
+        return self.transform.normalise(pixels)
+
+
+class _Worker(Dataset):
+    """A reader in a loader process: its pixels go to the ring and all else as plain bytes, or finished batches go."""
+
+    def __init__(self, reader: _TrainReader | _PredictReader, ring: Ring | None):
+        self.reader = reader
+        self.ring = ring
+
+    def __getitems__(self, numbered: tuple[int, object]) -> object:
+        number, draw = numbered
+        read = self.reader.__getitems__(draw)
+        if isinstance(read, UserError):
+            return read
+        if self.ring is None:
+            return self.reader.finish(*read)
+        pixels, *rest = read
+        return self.ring.put(number, pixels), *(tensor.numpy() for tensor in rest)
+
+
+class _Numbered(Sampler):
+    """The draws of a plan with their numbers."""
+
+    def __init__(self, plan: Sampler):
+        self.plan = plan
+
+    def __len__(self) -> int:
+        return len(self.plan)
+
+    def __iter__(self) -> Iterator[tuple[int, object]]:
+        return enumerate(self.plan)
 
 
 class Batches:
@@ -302,7 +362,7 @@ class Batches:
     one iteration, however many epochs that holds.
     """
 
-    def __init__(self, reader: Dataset, plan: Sampler, workers: int, pin_memory: bool):
+    def __init__(self, reader: _TrainReader | _PredictReader, plan: Sampler, workers: int, pin_memory: bool):
         self._reader = reader
         self._plan = plan
         self._workers = workers
@@ -327,21 +387,39 @@ class Batches:
 
     def _made_here(self) -> Iterator:
         for draw in self._plan:
-            batch = self._reader.__getitems__(draw)
+            read = self._reader.__getitems__(draw)
+            batch = read if isinstance(read, UserError) else self._reader.finish(*read)
             yield batch.pin_memory() if self._pin_memory and not isinstance(batch, UserError) else batch
 
-    def _loaded(self) -> Iterable:
-        return DataLoader(
-            self._reader,
-            batch_sampler=self._plan,
+    def _loaded(self) -> Iterator:
+        ring = None
+        # Page-locked batches are finished by the workers: the loader locks them in a thread of its own.
+        if Ring.possible() and not self._pin_memory:
+            transform = self._reader.transform
+            # One slot for each batch that is asked for ahead, and one for that which is being finished here.
+            ring = Ring(_AHEAD * self._workers + 1, self._plan.largest * transform.channels * transform.size**2)
+        loader = DataLoader(
+            _Worker(self._reader, ring),
+            batch_sampler=_Numbered(self._plan),
             collate_fn=_as_it_is,
             num_workers=self._workers,
             pin_memory=self._pin_memory,
-            prefetch_factor=2,
+            prefetch_factor=_AHEAD,
             # its own generator: the workers' base seed is not drawn from the global one, which dropout uses
             generator=torch.Generator(),
             worker_init_fn=_leave_signals_to_the_main_process,
         )
+        for batch in loader:
+            if ring is None or isinstance(batch, UserError):
+                yield batch
+            else:
+                handed, *rest = batch
+                pixels = ring.take(handed) if isinstance(handed, Handed) else handed
+                yield self._reader.finish(pixels, *map(torch.from_numpy, rest))
+
+
+#: Batches that each worker makes ahead.
+_AHEAD = 2
 
 
 def _as_it_is(batch):

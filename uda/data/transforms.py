@@ -1,15 +1,17 @@
 """From decoded images to what the network sees: random in training, plain in predicting."""
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
+from random import Random
 
 import torch
 from torch.nn import functional as F
-from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as image_functions
 
 from uda.config import AugmentSettings, TransformSettings
+from uda.data.images import resized
 from uda.errors import UserError
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -19,18 +21,37 @@ class Transform(ABC):
     """Images to a batch, (B) uint8 (C, H, W) -> float32 (B, channels, size, size), normalised.
 
     All randomness comes from `seeds`, one an image: an image comes out the same in any batch and on any worker.
+    A call is `normalise(pixels(images, seeds))`; pixels go from a loader process to the main one at a quarter of the
+    bytes. Colour images come out in channels-last order, as decoders give them and convolutions like them.
     """
 
     def __init__(self, settings: TransformSettings):
         self.size = settings.size
         self.channels = len(settings.mean)
+        self.normalisation = (settings.mean, settings.std)
         # (x / 255 - mean) / std as one multiplication and one addition
-        std = torch.tensor(settings.std).view(-1, 1, 1)
+        std = torch.tensor(settings.std)
         self._factor = 1 / (255 * std)
-        self._offset = -torch.tensor(settings.mean).view(-1, 1, 1) / std
+        self._offset = -torch.tensor(settings.mean) / std
+
+    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        return self.normalise(self.pixels(images, seeds))
 
     @abstractmethod
-    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor: ...
+    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        """All but the last step: uint8 or float32 in 0..255, (B, channels, size, size)."""
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 or float 0..255 (B, C, H, W) -> float32, normalised; channels-last stays so."""
+        if self.channels > 1 and pixels.is_contiguous(memory_format=torch.channels_last):
+            # As rows of width * channels numbers: over three channels alone, no loop is worth its start.
+            rows = pixels.permute(0, 2, 3, 1).flatten(2)
+            width = pixels.shape[-1]
+            values = rows.to(torch.float32, copy=True)
+            torch.addcmul(self._offset.repeat(width), values, self._factor.repeat(width), out=values)
+            return values.unflatten(2, (width, self.channels)).permute(0, 3, 1, 2)
+        factor, offset = self._factor.view(-1, 1, 1), self._offset.view(-1, 1, 1)
+        return torch.addcmul(offset, pixels.to(torch.float32), factor)
 
     def _with_channels(self, images: torch.Tensor) -> torch.Tensor:
         """Grey images for a colour network are repeated, colour images for a grey network lose their colour."""
@@ -44,37 +65,59 @@ class Transform(ABC):
             f"images of {images.shape[-3]} channels, but transforms.mean has {self.channels}; give one mean a channel"
         )
 
-    def _normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 or float 0..255 (B, C, H, W) -> float32, normalised."""
-        return torch.addcmul(self._offset, images.to(torch.float32), self._factor)
+    def _one_by_one(self, changed: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+        """Images (channels, size, size) to a channels-last batch of uint8."""
+        batch = torch.empty(count, self.size, self.size, self.channels, dtype=torch.uint8)
+        for row, image in zip(batch.permute(0, 3, 1, 2).unbind(), changed, strict=True):
+            row.copy_(image)
+        return batch.permute(0, 3, 1, 2)
 
 
 class _CropTrain(Transform):
-    """Random resized crop, flip and colour jitter, image by image (torchvision's v2 transforms)."""
+    """Random resized crop, flip and colour jitter, image by image, drawn as torchvision's transforms draw them."""
 
     def __init__(self, settings: TransformSettings, augment: AugmentSettings):
         super().__init__(settings)
-        steps = [v2.RandomResizedCrop(settings.size, augment.scale, augment.ratio, antialias=True)]
-        if augment.flip:
-            steps.append(v2.RandomHorizontalFlip())
-        if augment.jitter:
-            colour = augment.jitter if self.channels == 3 else 0
-            steps.append(v2.ColorJitter(brightness=augment.jitter, contrast=augment.jitter, saturation=colour))
-        self._change = v2.Compose(steps)
+        self.augment = augment
 
-    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
-        # torchvision draws from torch's global generator of the CPU: it gets each image's seed, and afterwards
-        # its own state back. torch.manual_seed would reset the GPU's generators (dropout) as well.
-        generator = torch.default_generator
-        state = generator.get_state()
-        try:
-            changed = []
-            for image, seed in zip(images, seeds, strict=True):
-                generator.manual_seed(int(seed))
-                changed.append(self._change(self._with_channels(image)))
-        finally:
-            generator.set_state(state)
-        return self._normalise(torch.stack(changed))
+    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        return self._one_by_one(map(self._change, images, seeds), len(images))
+
+    def _change(self, image: torch.Tensor, seed: int) -> torch.Tensor:
+        random = Random(int(seed))  # of all generators the one that is seeded soonest
+        top, left, height, width = random_box(image.shape[-2], image.shape[-1], self.augment, random)
+        image = self._with_channels(image[:, top : top + height, left : left + width])
+        image = resized(image, self.size, self.size)
+        if self.augment.flip and random.random() < 0.5:
+            image = image.flip(-1)
+        return self._jitter(image, random) if self.augment.jitter else image
+
+    def _jitter(self, image: torch.Tensor, random: Random) -> torch.Tensor:
+        change = [image_functions.adjust_brightness, image_functions.adjust_contrast]
+        if self.channels == 3:
+            change.append(image_functions.adjust_saturation)
+        random.shuffle(change)
+        for adjust in change:
+            image = adjust(image, random.uniform(1 - self.augment.jitter, 1 + self.augment.jitter))
+        return image
+
+
+def random_box(height: int, width: int, augment: AugmentSettings, random: Random) -> tuple[int, int, int, int]:
+    """Top, left, height and width of a random crop, distributed as in torchvision's RandomResizedCrop.
+
+    Its area is uniform in `augment.scale` as a share of the image's, the logarithm of its aspect in that of
+    `augment.ratio`, its place among all that fit; after ten boxes that do not fit it is the largest in the middle.
+    """
+    low, high = map(math.log, augment.ratio)
+    for _ in range(10):
+        area = height * width * random.uniform(*augment.scale)
+        aspect = math.exp(random.uniform(low, high))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return random.randrange(height - h + 1), random.randrange(width - w + 1), h, w
+    aspect = min(max(width / height, augment.ratio[0]), augment.ratio[1])
+    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    return (height - h) // 2, (width - w) // 2, h, w
 
 
 class _CropPredict(Transform):
@@ -87,12 +130,18 @@ class _CropPredict(Transform):
                 f"transforms.resize: {settings.resize} is smaller than transforms.size, {settings.size}: "
                 "the centre crop would have black borders; make it at least as large"
             )
-        self._change = v2.Compose([v2.Resize(settings.resize, antialias=True), v2.CenterCrop(settings.size)])
+        self.resize = settings.resize
 
-    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
-        if len({image.shape for image in images}) == 1:
-            return self._normalise(self._change(self._with_channels(torch.stack(list(images)))))
-        return self._normalise(torch.stack([self._change(self._with_channels(image)) for image in images]))
+    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        return self._one_by_one(map(self._change, images), len(images))
+
+    def _change(self, image: torch.Tensor) -> torch.Tensor:
+        height, width = image.shape[-2:]
+        shorter = min(height, width)
+        image = resized(
+            self._with_channels(image), int(self.resize * height / shorter), int(self.resize * width / shorter)
+        )
+        return image_functions.center_crop(image, [self.size, self.size])
 
 
 class _Whole(Transform):
@@ -107,8 +156,8 @@ class _Whole(Transform):
                 )
         return self._with_channels(torch.stack(list(images)))
 
-    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
-        return self._normalise(self._stack(images))
+    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        return self._stack(images)
 
 
 class _AffineTrain(_Whole):
@@ -118,7 +167,7 @@ class _AffineTrain(_Whole):
         super().__init__(settings)
         self.augment = augment
 
-    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         augment = self.augment
         stacked = self._stack(images).to(torch.float32)
         # One call of the generator an image, for speed: its first nine draws become uniform by their own
@@ -135,7 +184,7 @@ class _AffineTrain(_Whole):
             changed = changed.add_(draws[:, 9:].view(stacked.shape), alpha=255 * augment.noise)
         if augment.jitter or augment.noise:
             changed = changed.clamp_(0, 255)
-        return self._normalise(changed)
+        return changed
 
 
 def warp(images: torch.Tensor, maps: torch.Tensor, size: int) -> torch.Tensor:

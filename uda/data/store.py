@@ -1,0 +1,441 @@
+"""The decode-once store: each image is decoded by whoever reads it first, and read from one flat file from then on.
+
+A store holds the images of one listing, as uint8 (height, width, 3) one behind the other:
+
+    header (4096 bytes of JSON) | index (N, 3) int64 | marks (N + 1) uint32 | pixels
+
+An image's place is known from its file's header before anything is decoded, so any number of processes and runs fill a
+store at once, without locks: each writes an image to its place, and sets the image's mark when the write is done. A
+process that is killed in a write leaves no mark, and the image is decoded again. Two that decode the same image write
+the same bytes. An image that cannot be read has a mark of its own.
+
+What a killed process has written is still in the system's memory, but a power cut may save a mark and lose its pixels.
+So a mark is a number that stands for this boot of this machine: after another boot nothing counts, until all marks
+were seen at once, the pixels were forced to the disk and the last mark, the seal, was set.
+"""
+
+import errno
+import hashlib
+import json
+import mmap
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from uda.errors import UserError
+from uda.progress import progress
+
+SUFFIX = ".decoded"
+FORMAT = 1
+
+#: This much of the disk stays free.
+SPARE_BYTES = 1 << 30
+
+_HEADER_BYTES = 4096
+_ALIGNMENT = 64
+#: What the last mark says when every image is there and on the disk.
+_SEALED = 1
+#: What the mark of an image says that cannot be read. Marks that stand for a boot are larger.
+_ABSENT = 1
+#: Reading headers mostly waits for the disk.
+_THREADS = min(16, 2 * (os.cpu_count() or 1))
+#: So often, in numbers of images, a read looks whether the store has become complete.
+_SEAL_EVERY = 1024
+
+
+@dataclass(frozen=True)
+class Inventory:
+    """What a store is made of: image files as they are now, and the size at which they are kept.
+
+    `stamps` (N, 2) int64 holds each file's size in bytes and its time of change in ns, -1 for one that is not there.
+    """
+
+    root: Path
+    paths: Sequence[str]
+    load_size: int | None
+    stamps: np.ndarray
+
+    @cached_property
+    def images(self) -> str:
+        """A digest of which images these are, whatever their content."""
+        return _digest([str(self.root.resolve()), *self.paths])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A digest of everything that decides the pixels; the folder may move."""
+        decoders = [f"{name} {version(name)}" for name in ("torch", "torchvision", "Pillow")]
+        files = (f"{path}\0{size}\0{time}" for path, (size, time) in zip(self.paths, self.stamps.tolist(), strict=True))
+        return _digest([f"format {FORMAT}", *decoders, f"load_size {self.load_size}", *files])
+
+    def index(self, log: Callable[[str], None]) -> np.ndarray:
+        """Place, height and width of each image in a store, (N, 3) int64; 0 by 0 where a header cannot be read."""
+        with ThreadPoolExecutor(_THREADS) as pool:
+            sizes = pool.map(self._kept_size, self.paths)
+            index = np.array(
+                [(0, *size) for size in progress(sizes, "reading image sizes", len(self.paths), log)], dtype=np.int64
+            )
+        padded = -(-index[:, 1:].prod(1) * 3 // _ALIGNMENT) * _ALIGNMENT
+        index[1:, 0] = padded.cumsum()[:-1]
+        return index
+
+    def _kept_size(self, path: str) -> tuple[int, int]:
+        try:
+            with Image.open(self.root / path) as image:
+                return kept_size(image.height, image.width, self.load_size)
+        except Exception:  # broken bytes may raise anything; reading the image will tell
+            return 0, 0
+
+
+def kept_size(height: int, width: int, load_size: int | None) -> tuple[int, int]:
+    """Height and width at which an image is kept: its shorter side at most `load_size`, its aspect as it was."""
+    shorter = min(height, width)
+    if load_size is None or shorter <= load_size:
+        return height, width
+    return round(height * load_size / shorter), round(width * load_size / shorter)
+
+
+def take_inventory(root: Path, paths: Sequence[str], load_size: int | None) -> Inventory:
+    """The state of the files below `root`."""
+
+    def stamp(path: str) -> tuple[int, int]:
+        try:
+            return file_stamp(os.stat(root / path))
+        except OSError:
+            return -1, -1
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        stamps = np.array(list(pool.map(stamp, paths, chunksize=256)), dtype=np.int64).reshape(-1, 2)
+    return Inventory(Path(root), list(paths), load_size, stamps)
+
+
+def file_stamp(status: os.stat_result) -> tuple[int, int]:
+    """Size in bytes and time of change in ns: another stamp, another content."""
+    return status.st_size, status.st_mtime_ns
+
+
+class DecodedStore:
+    """An open store. It may be pickled; a forked or spawned process reads and fills the same file.
+
+    Args:
+        path: the store's file.
+        inventory: the images that it must have been made from.
+        log: told when the store cannot be filled any further.
+
+    Raises:
+        UserError: it is no store, a broken one, or one of other images.
+        OSError: it cannot be opened for reading and writing.
+    """
+
+    def __init__(self, path: Path, inventory: Inventory, log: Callable[[str], None]):
+        header = read_header(path)
+        if header is None or header.get("fingerprint") != inventory.fingerprint:
+            raise UserError(
+                f"{path}: this decoded store was made from other images, or by another version: "
+                "remove the file, or give another folder by data.store"
+            )
+        if path.stat().st_size != header["bytes"]:
+            raise UserError(f"{path}: this decoded store is cut off: remove the file")
+        self.path = path
+        self._stamps = inventory.stamps
+        self._count = len(inventory.paths)
+        self._open(log)
+
+    def _open(self, log: Callable[[str], None]) -> None:
+        self._log = log
+        #: 1 from when an image could not be written; shared with forked workers, one of which says so.
+        self._given_up = mmap.mmap(-1, 1)
+        try:
+            self._file = os.open(self.path, os.O_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
+            self._file = os.open(self.path, os.O_RDONLY)  # somebody else's: good to read from
+            self._given_up[0] = 1
+        table = mmap.mmap(self._file, _table_bytes(self._count), access=mmap.ACCESS_READ)
+        self._index = np.frombuffer(table, np.int64, 3 * self._count, _HEADER_BYTES).reshape(-1, 3)
+        self._marks_at = _HEADER_BYTES + self._index.nbytes
+        self._marks = np.frombuffer(table, np.uint32, self._count + 1, self._marks_at)
+        self._mark = np.uint32(_mark_of_this_boot())
+        self._start = _pixels_at(self._count)
+        self._sealed = bool(self._marks[-1] == _SEALED)
+
+    def __getstate__(self) -> dict:
+        return {name: getattr(self, name) for name in ("path", "_stamps", "_count")}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self._open(print)
+
+    def __del__(self):
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def sealed(self) -> bool:
+        """Whether every image is there and on the disk."""
+        return self._sealed
+
+    @property
+    def held(self) -> int:
+        """How many images are there."""
+        marks = self._marks[:-1]
+        return int(((marks == self._mark) | (self._sealed & (marks != _ABSENT))).sum())
+
+    def holds(self, place: int) -> bool:
+        """Whether image number `place` of the listing is there."""
+        mark = self._marks[place]
+        return bool(mark == self._mark or (self._sealed and mark != _ABSENT))
+
+    def read(self, place: int) -> torch.Tensor | None:
+        """Image number `place` of the listing, uint8 (3, H, W), or None where it is not there."""
+        if not self.holds(place):
+            return None
+        offset, height, width = self._index[place].tolist()
+        image = torch.empty((height, width, 3), dtype=torch.uint8)
+        # A read, not a map of the pixels: as fast, and what goes wrong on a disk is an error, not the process's end.
+        try:
+            done = os.preadv(self._file, [image.numpy()], self._start + offset)
+        except OSError:
+            return None
+        if not self._sealed and place % _SEAL_EVERY == 0:
+            self.seal()
+        return image.permute(2, 0, 1) if done == image.numel() else None
+
+    def write(self, place: int, image: torch.Tensor, stamp: tuple[int, int]) -> None:
+        """Keep image number `place`, uint8 (3, H, W), as it was decoded from a file with that stamp.
+
+        An image of a file that has changed since the store was opened is not kept. When the disk is full or fails,
+        this says so and nothing is kept from then on.
+        """
+        if self._marks[-1] == _SEALED:  # what comes later would not be safe from a power cut
+            return
+        offset, height, width = self._index[place].tolist()
+        if stamp != tuple(self._stamps[place].tolist()) or image.shape != (3, height, width):
+            return
+        pixels = image.permute(1, 2, 0).contiguous().numpy().reshape(-1)
+        self._put((pixels, self._start + offset), (self._mark.tobytes(), self._marks_at + 4 * place))
+
+    def leave_out(self, place: int) -> None:
+        """Image number `place` cannot be read: the store is complete without it."""
+        self._put((np.uint32(_ABSENT).tobytes(), self._marks_at + 4 * place))
+
+    def seal(self) -> bool:
+        """Make a store that holds every image outlast the machine's next start; says whether it does."""
+        if not self._sealed and np.isin(self._marks[:-1], (self._mark, _ABSENT)).all():
+            try:
+                os.fsync(self._file)
+                self._put((np.uint32(_SEALED).tobytes(), self._marks_at + 4 * self._count))
+                os.fsync(self._file)
+            except OSError:
+                return False
+            self._sealed = bool(self._marks[-1] == _SEALED)
+        return self._sealed
+
+    def _put(self, *writes: tuple[np.ndarray | bytes, int]) -> None:
+        """Write contents to their places, one after the other; an error ends all writing."""
+        if self._given_up[0]:
+            return
+        try:
+            for content, at in writes:
+                rest = memoryview(content)
+                while rest:  # a nearly full disk takes a part
+                    done = os.pwrite(self._file, rest, at)
+                    rest, at = rest[done:], at + done
+        except OSError as error:
+            first, self._given_up[0] = not self._given_up[0], 1
+            if first:
+                self._log(
+                    f"decoded store: {self.path}: {error.strerror or error}: nothing more is stored; reading goes on"
+                )
+
+
+def open_stores(
+    inventories: Sequence[Inventory], folder: str | Path | None, limit_gb: float, log: Callable[[str], None]
+) -> list[DecodedStore | None]:
+    """A store for each inventory: the one that is there, or a new and empty one.
+
+    Args:
+        inventories: what to store.
+        folder: where; None: `default_folder()`.
+        limit_gb: most that all of them may take, in GB of 10^9 bytes.
+        log: told what is made, what is found, and why there is no store.
+
+    Returns:
+        The stores; None for each one that the disk has no room for or that cannot be written.
+
+    Raises:
+        UserError: they would be larger than the limit; or a store is broken or of other images.
+    """
+    folder = default_folder() if folder is None else Path(folder)
+    paths = [folder / f"{entry.root.name or 'images'}-{entry.fingerprint[:16]}{SUFFIX}" for entry in inventories]
+    try:
+        stores = [
+            DecodedStore(path, entry, log) if path.exists() else None
+            for path, entry in zip(paths, inventories, strict=True)
+        ]
+        indices = [
+            entry.index(log) if store is None else None for store, entry in zip(stores, inventories, strict=True)
+        ]
+        sizes = [
+            path.stat().st_size if index is None else _store_bytes(index)
+            for path, index in zip(paths, indices, strict=True)
+        ]
+        images = sum(len(entry.paths) for entry in inventories)
+        _check_limit(sum(sizes), limit_gb, inventories[0].load_size)
+        log(f"decoded store: {images:,} images, {gigabytes(sum(sizes))} in {folder}")
+        _name_older(folder, paths, inventories, log)
+        missing = sum(
+            0 if store is not None and store.sealed else size - _on_disk(path)
+            for store, size, path in zip(stores, sizes, paths, strict=True)
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if missing and missing > free - SPARE_BYTES:
+            log(
+                f"decoded store: the disk has {gigabytes(free)} free, the store needs {gigabytes(missing)} more, and "
+                f"{gigabytes(SPARE_BYTES)} are to stay free: going on without it; make room, or set data.load_size "
+                "or data.store"
+            )
+            return [None] * len(inventories)
+        for number, (path, index, entry) in enumerate(zip(paths, indices, inventories, strict=True)):
+            if index is not None:
+                _create(path, index, entry)
+                stores[number] = DecodedStore(path, entry, log)
+    except OSError as error:
+        log(f"decoded store: {folder}: {error.strerror or error}: going on without it; data.store names another folder")
+        return [None] * len(inventories)
+    for store in stores:
+        if store.held:
+            whole = "complete" if store.seal() else f"{store.held:,} of {len(store):,} images are there already"
+            log(f"decoded store: {store.path.name}: {whole}")
+    return stores
+
+
+def default_folder() -> Path:
+    """$UDA_STORE, else uda/ in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
+    if os.environ.get("UDA_STORE"):
+        return Path(os.environ["UDA_STORE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uda"
+
+
+def gigabytes(count: int) -> str:
+    """Bytes for people."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _table_bytes(count: int) -> int:
+    """Bytes of header, index and marks of a store of so many images."""
+    return _HEADER_BYTES + 24 * count + 4 * (count + 1)
+
+
+def _pixels_at(count: int) -> int:
+    """Where the pixels begin: at a page."""
+    return -(-_table_bytes(count) // 4096) * 4096
+
+
+def _store_bytes(index: np.ndarray) -> int:
+    """Bytes of a whole store."""
+    return _pixels_at(len(index)) + int((index[:, 0] + 3 * index[:, 1] * index[:, 2]).max(initial=0))
+
+
+def _on_disk(path: Path) -> int:
+    """Bytes that a file takes on the disk: a store has holes where no image is yet."""
+    return path.stat().st_blocks * 512 if path.exists() else 0
+
+
+def _check_limit(size: int, limit_gb: float, load_size: int | None) -> None:
+    if size > limit_gb * 1e9:
+        cure = "set data.load_size" if load_size is None else f"lower data.load_size (now {load_size})"
+        raise UserError(
+            f"data.cache: the decoded store would take {gigabytes(size)}, more than data.store_gb={limit_gb:g} lets "
+            f"it: {cure}, raise data.store_gb, or set data.cache=none"
+        )
+
+
+def _create(path: Path, index: np.ndarray, inventory: Inventory) -> None:
+    """Make an empty store under its name at one stroke, unless another process was first."""
+    size = _store_bytes(index)
+    header = {
+        "format": FORMAT,
+        "fingerprint": inventory.fingerprint,
+        "images": inventory.images,
+        "root": str(inventory.root.resolve())[-300:],
+        "count": len(inventory.paths),
+        "load_size": inventory.load_size,
+        "bytes": size,
+    }
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(json.dumps(header).encode().ljust(_HEADER_BYTES - 1) + b"\n")
+            file.write(index.tobytes())
+            file.write(bytes(4 * (len(index) + 1)))
+            file.truncate(size)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)  # fails, where os.replace would put an empty store over a full one
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_header(path: Path) -> dict | None:
+    """What a store says of itself; None for anything else."""
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(_HEADER_BYTES))
+    except (OSError, ValueError):
+        return None
+    return header if isinstance(header, dict) and header.get("format") == FORMAT else None
+
+
+def _name_older(
+    folder: Path, files: Sequence[Path], inventories: Sequence[Inventory], log: Callable[[str], None]
+) -> None:
+    """Say where stores lie that were made of the same images before they changed, or at another size."""
+    images = {entry.images for entry in inventories}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        header = None if path in files else read_header(path)
+        if header is not None and header.get("images") in images:
+            size = "full size" if header["load_size"] is None else f"load_size {header['load_size']}"
+            log(
+                f"decoded store: {path} ({size}, {gigabytes(_on_disk(path))}) was made of the same images as they were "
+                "or at another size; this run does not use it: remove it if no other does"
+            )
+
+
+def _digest(lines: Sequence[str]) -> str:
+    digest = hashlib.sha256()
+    for line in lines:
+        digest.update(line.encode("utf-8", "surrogateescape") + b"\n")
+    return digest.hexdigest()
+
+
+def _mark_of_this_boot() -> int:
+    """A number for this machine since it was started, 2 to 2^32 - 1; where it is not told, one for this process."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text()
+    except OSError:
+        boot = _PROCESS
+    return max(2, zlib.crc32(boot.encode()))
+
+
+_PROCESS = uuid.uuid4().hex
