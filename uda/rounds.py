@@ -171,7 +171,7 @@ class Run:
         self.finished = bool(self.ranks.maximum([self.ranks.is_main and self.folder.finished])[0])
         if self.finished:
             return
-        self.domains = load_domains(config.data, config.seed, self.log)
+        self.domains = load_domains(config.data, config.seed, self.log, self.ranks)
         self._check_same_images()
         self.classes = self.domains.classes
         seed_everything(INITIAL_WEIGHTS, config.seed)

@@ -22,6 +22,7 @@ from uda.data.listing import (
     subfolders,
 )
 from uda.data.store import DecodedStore, open_stores, take_inventory
+from uda.distributed import Ranks
 from uda.errors import UserError
 
 _SOURCE = "the source domain"
@@ -77,13 +78,16 @@ class Domains:
     classes: tuple[str, ...]
 
 
-def load_domains(settings: DataSettings, seed: int, log: Callable[[str], None] = print) -> Domains:
+def load_domains(
+    settings: DataSettings, seed: int, log: Callable[[str], None] = print, ranks: Ranks | None = None
+) -> Domains:
     """The source and target domain that a config names.
 
     Args:
         settings: a card and two of its domains, or two folders or list files of the user's own.
         seed: seed of generated images; files do not depend on it.
         log: told of unreadable images and other things worth a line.
+        ranks: the processes of a job; rank 0 alone looks through the files for unreadable ones.
 
     Returns:
         Domains with every unreadable image left out; the order of images and classes is the same on any machine.
@@ -120,8 +124,9 @@ def load_domains(settings: DataSettings, seed: int, log: Callable[[str], None] =
         target = _list_own(settings.target, "target", root, source.classes)
     _check_apart(source, target, settings)
     stores = _stores([source, target], settings, log)
-    source_images, source_labels = _readable(source, stores[0], settings, log)
-    target_images, target_labels = _readable(target, stores[1], settings, log)
+    ranks = ranks or Ranks()
+    source_images, source_labels = _readable(source, stores[0], settings, log, ranks)
+    target_images, target_labels = _readable(target, stores[1], settings, log, ranks)
     _check_every_class(source_labels, source.classes, settings.source)
     if (target_labels >= 0).all():
         _check_every_class(target_labels, source.classes, settings.target)
@@ -217,11 +222,12 @@ def _stores(
 
 
 def _readable(
-    listing: Listing, store: DecodedStore | None, settings: DataSettings, log: Callable[[str], None]
+    listing: Listing, store: DecodedStore | None, settings: DataSettings, log: Callable[[str], None], ranks: Ranks
 ) -> tuple[ImageFiles, np.ndarray]:
     cache = "memory" if settings.cache == "memory" else "none"
     images = ImageFiles(listing.root, listing.paths, cache, load_size=settings.load_size, store=store)
-    readable = check_readable(images, settings.max_unreadable, log)
+    found = check_readable(images, settings.max_unreadable, log).tobytes() if ranks.is_main else None
+    readable = np.frombuffer(ranks.broadcast(found), dtype=np.int64)
     if len(readable) == len(images):
         return images, listing.labels
     return images.take(readable), listing.labels[readable]
