@@ -10,6 +10,7 @@ from uda.device import describe
 from uda.thresholds import portion_schedule
 
 if TYPE_CHECKING:
+    from uda.config import Config
     from uda.rounds import Run
 
 
@@ -64,22 +65,34 @@ def source_steps(run: "Run") -> int:
 
 def round_steps(run: "Run") -> int:
     """Optimiser steps of all rounds, as if every class kept its portion."""
-    training, batch = run.config.self_training, run.config.self_training.batch
-    total = 0
-    for index in range(run.rounds):
+    counts = (len(domain.images) for domain in (run.domains.source, run.domains.target))
+    return sum(steps_of_rounds(run.config, *counts)) if run.rounds else 0
+
+
+def steps_of_rounds(config: "Config", num_source: int, num_target: int) -> list[int]:
+    """Optimiser steps of each round, for so many images of either domain, as if every class kept its portion."""
+    training, batch = config.self_training, config.self_training.batch
+    steps = []
+    for index in range(training.rounds):
         source, selected = (
-            portion_schedule(index, schedule.start, schedule.step, schedule.max) * len(domain.images)
-            for schedule, domain in (
-                (training.source_share, run.domains.source),
-                (training.portion, run.domains.target),
-            )
+            portion_schedule(index, schedule.start, schedule.step, schedule.max) * count
+            for schedule, count in ((training.source_share, num_source), (training.portion, num_target))
         )
         if batch.mixed:
             natural = (source + selected) / batch.mixed
         else:
             natural = max(source / batch.source, selected / batch.selected)
-        total += training.steps or math.ceil(natural) * training.epochs
-    return total
+        steps.append(training.steps or math.ceil(natural) * training.epochs)
+    return steps
+
+
+def predicted_images(config: "Config", rounds: int, num_target: int) -> int:
+    """Images that go through the network in eval mode: predict passes, and AdaBN's where it is asked for."""
+    training = config.self_training
+    predicted = (1 + rounds) * num_target
+    if rounds and training.adapt_batch_norm:
+        predicted += num_target + (1 + rounds) * min(training.adapt_images, num_target)
+    return predicted
 
 
 def dry_run(run: "Run", measured_steps: int = 3) -> str:
@@ -106,9 +119,7 @@ def dry_run(run: "Run", measured_steps: int = 3) -> str:
     training = config.self_training
     in_round = training.batch.mixed or training.batch.source + training.batch.selected
     steps, rounds_steps = source_steps(run), round_steps(run)
-    predicted = (1 + run.rounds) * len(images)
-    if run.rounds and training.adapt_batch_norm:
-        predicted += len(images) + (1 + run.rounds) * min(training.adapt_images, len(images))
+    predicted = predicted_images(config, run.rounds, len(images))
     total = step_seconds * (steps + rounds_steps * in_round / config.source.batch_size) + predict_seconds * predicted
     cost = (
         f"{steps + rounds_steps:,} training steps, {step_seconds:.3f} s for {config.source.batch_size} images; "

@@ -1,0 +1,98 @@
+"""How time and memory grow with images, classes, width, parameters and processes; and an estimate for GPUs.
+
+Measures on this machine what docs/scaling.md shows, and estimates from it and from stated assumptions what VisDA-2017
+with ResNet-101 would cost on 1, 8 and 64 GPUs. Some minutes on two idle cores.
+
+    python tools/scaling.py                             # print the tables
+    python tools/scaling.py --into docs/scaling.md      # and write them and the figures
+    python tools/scaling.py --scale 0.01 --repeats 1    # a hundredth of the images: does it run?
+"""
+
+import argparse
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from uda.benchmarks.estimate import Assumptions
+from uda.benchmarks.scaling import measure_curves
+from uda.benchmarks.scaling_document import blocks, write_document
+from uda.benchmarks.world import World, run_world
+from uda.errors import UserError
+
+#: More processes than this on one machine say nothing new.
+MOST_PROCESSES = 8
+
+
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = argparse.ArgumentParser(
+        prog="scaling.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--into", metavar="FILE", type=Path, help="write tables and figures into this document")
+    parser.add_argument("--scale", type=_share, default=1.0, help="share of the full numbers of images (default: 1)")
+    parser.add_argument("--repeats", type=_count, default=3, help="timed calls of each work (default: 3)")
+    return parser.parse_args(arguments)
+
+
+def measure_worlds(scale: float, repeats: int) -> list[World]:
+    """Jobs of 1, 2, 4... processes, up to the processor's cores: more would only take turns."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    worlds, processes = [], 1
+    while processes <= min(cores, MOST_PROCESSES):
+        print(f"torchrun: {processes} processes", flush=True)
+        worlds.append(run_world(processes, scale, repeats))
+        processes *= 2
+    return worlds
+
+
+def machine(scale: float, repeats: int) -> dict[str, Any]:
+    """What the figures were measured on, and how."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "medians of": repeats,
+        "scale": f"{scale:g}",
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure, print, write. Returns the exit code: 0, or 2 for a mistake of the user's."""
+    options = parse_arguments(arguments)
+    try:
+        if options.into and not options.into.is_file():
+            raise UserError(f"{options.into}: no such document; docs/scaling.md is the one with places for the tables")
+        curves = measure_curves(options.scale, options.repeats, log=lambda line: print(line, flush=True))
+        measured = (curves, measure_worlds(options.scale, options.repeats), machine(options.scale, options.repeats))
+        for name, markdown in blocks(*measured, Assumptions()).items():
+            print(f"\n{name}\n\n{markdown}", end="")
+        if options.into:
+            write_document(options.into, *measured)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError("must lie above 0 and at most at 1")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
