@@ -153,7 +153,7 @@ def test_a_tiny_run_writes_the_document_and_its_figures(tmp_path, monkeypatch, c
     written = path.read_text(encoding="utf-8")
     assert emptied(written)[0] == prose, "the prose is as it was"
     sections = blocks_of(written)
-    assert sorted(sections) == names and all(sections.values())
+    assert sorted(sections) == names == sorted(scaling_document.BLOCKS) and all(sections.values())
     assert "| N | 12 | 30 | 100 | 300 | 1,000 | grows as |" in sections["choice"]
     assert sections["choice"].count("| seconds | ") == 3
     assert sections["rank0"].count(", s | ") == 7 and "validator snd, s" in sections["rank0"]
@@ -187,6 +187,14 @@ def test_a_missing_document_is_named_before_anything_is_measured(tmp_path, capsy
     assert tool.main(["--into", str(tmp_path / "none.md")]) == 2
     captured = capsys.readouterr()
     assert "no such document" in captured.err and captured.out == ""
+
+
+def test_a_document_without_a_place_is_refused_before_anything_is_measured(tmp_path, capsys):
+    path = tmp_path / "scaling.md"
+    path.write_text(DOCUMENT.read_text(encoding="utf-8").replace("<!-- end scaling-world -->", ""), encoding="utf-8")
+    assert tool.main(["--into", str(path)]) == 2
+    captured = capsys.readouterr()
+    assert "no place for table 'scaling-world'" in captured.err and captured.out == ""
 
 
 @pytest.mark.parametrize("arguments", [["--scale", "0"], ["--scale", "2"], ["--repeats", "0"], ["--fast"]])

@@ -19,7 +19,7 @@ import torch
 
 from uda.benchmarks.estimate import Assumptions
 from uda.benchmarks.scaling import measure_curves
-from uda.benchmarks.scaling_document import blocks, write_document
+from uda.benchmarks.scaling_document import blocks, check_document, write_document
 from uda.benchmarks.world import World, run_world
 from uda.errors import UserError
 
@@ -66,8 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write. Returns the exit code: 0, or 2 for a mistake of the user's."""
     options = parse_arguments(arguments)
     try:
-        if options.into and not options.into.is_file():
-            raise UserError(f"{options.into}: no such document; docs/scaling.md is the one with places for the tables")
+        if options.into:
+            check_document(options.into)
         curves = measure_curves(options.scale, options.repeats, log=lambda line: print(line, flush=True))
         measured = (curves, measure_worlds(options.scale, options.repeats), machine(options.scale, options.repeats))
         for name, markdown in blocks(*measured, Assumptions()).items():

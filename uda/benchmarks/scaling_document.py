@@ -9,10 +9,14 @@ from uda.atomic import atomic_path, write_text
 from uda.benchmarks.estimate import Assumptions, Cost, Job, Serial, estimate, job_of, visda_config
 from uda.benchmarks.scaling import NUM_CLASSES, WIDTH, Curve
 from uda.benchmarks.world import World
+from uda.errors import UserError
 from uda.tables import insert_markdown
 
 #: GPUs of the estimate, each with the batches that are dealt out to them: the recipe's, and so many images a GPU.
 GPUS, IMAGES_A_GPU = (1, 8, 64), (2, 32)
+
+#: Blocks that a document needs, each between its two marks.
+BLOCKS = ("machine", "choice", "rank0", "checkpoint", "stream", "world", "estimate", "assumptions")
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#B8860B", "#56B4E9", "#2b2f36")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -184,7 +188,8 @@ def _plot(axes, curves: Sequence[Curve], field: str, ylabel: str) -> None:
     low, high = axes.get_ylim()
     if high < 30 * low:  # a flat line looks like one
         middle = (low * high) ** 0.5
-        axes.set_ylim(middle / 6, middle * 6)
+        low, high = axes.set_ylim(middle / 6, middle * 6)
+    if high < 100 * low:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -224,6 +229,14 @@ def _name_lines(axes, curves: Sequence[Curve], field: str) -> None:
     for line, (curve, text) in enumerate(zip(curves, texts, strict=True)):
         where = (1.02, places[line] - over)
         axes.annotate(f"{curve.name} {text}", where, xycoords="axes fraction", color=_COLOURS[line], va="center")
+
+
+def check_document(path: Path) -> None:
+    """Raise UserError for a document that is not there or lacks the place of a block."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such document; docs/scaling.md is the one with places for the tables")
+    for name in BLOCKS:
+        insert_markdown(path.read_text(encoding="utf-8"), f"scaling-{name}", "")
 
 
 def write_document(
