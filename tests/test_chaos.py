@@ -20,13 +20,15 @@ spec = importlib.util.spec_from_file_location("chaos_under_test", ROOT / "tools"
 chaos = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(chaos)
 
-LONGER = ("self_training.steps=60", "source.steps=40", "self_training.adapt_batch_norm=true", "model.dropout=0.3")
+LONGER = ("self_training.steps=150", "source.steps=100", "self_training.adapt_batch_norm=true", "model.dropout=0.3")
 
 
 def test_three_kills(tiny, tmp_path, capsys):
-    assert chaos.main(["--cfg", str(tiny), "--kills", "3", "--life", "9", "--keep", str(tmp_path), *LONGER]) == 0
+    arguments = ["--cfg", str(tiny), "--kills", "3", "--life", "0.8", "--keep", str(tmp_path), *LONGER]
+    assert chaos.main(arguments) == 0
     out = capsys.readouterr().out
     assert out.count("kill ") == 3 and "killed 3 times: equal bit for bit" in out
+    assert (tmp_path / "killed" / "log.txt").read_text().count("resuming") >= 2, "the kills came too soon to matter"
 
 
 @pytest.mark.slow

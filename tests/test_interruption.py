@@ -69,7 +69,7 @@ with Interruption(grace=float(sys.argv[1])) as interruption, interruption.deferr
 PYTHON, NATIVE = "time.sleep(60)", "ctypes.CDLL(None).pause(); ctypes.CDLL(None).pause(); ctypes.CDLL(None).pause()"
 
 
-def stuck(grace, signals, stuck_in=PYTHON):
+def stuck(grace, signals, stuck_in=PYTHON, between=0.3):
     """Seconds, exit code and last words of a process that comes to no place to stop."""
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK.format(stuck_in=stuck_in), str(grace)],
@@ -82,7 +82,7 @@ def stuck(grace, signals, stuck_in=PYTHON):
     started = time.monotonic()
     for number in signals:
         process.send_signal(number)
-        time.sleep(0.3)
+        time.sleep(between)
     _, error = process.communicate(timeout=30)
     return time.monotonic() - started, process.returncode, error
 
@@ -99,5 +99,11 @@ def test_a_main_thread_deep_in_native_code_ends_too():
 
 
 def test_a_second_signal_ends_it_now():
-    seconds, code, error = stuck(20.0, [signal.SIGINT, signal.SIGINT])
-    assert code == 130 and "a second signal" in error and seconds < 3
+    seconds, code, error = stuck(20.0, [signal.SIGINT, signal.SIGINT], between=1.3)
+    assert code == 130 and "a second signal" in error and seconds < 5
+
+
+def test_one_signal_that_comes_twice_is_one():
+    """A scheduler tells every process of a group, and torchrun passes it on."""
+    seconds, code, error = stuck(2.0, [signal.SIGTERM, signal.SIGTERM, signal.SIGTERM], between=0.1)
+    assert code == 143 and "no place to stop within 2 s" in error and 1.9 < seconds < 4

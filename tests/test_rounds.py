@@ -371,3 +371,42 @@ def test_source_share_is_drawn_anew_each_round(tiny, tmp_path):
     job = Run(load_config(tiny, [f"output={tmp_path}"]))
     draws = [set(job.source_share(index).tolist()) for index in (0, 1, 0)]
     assert len(draws[0]) == 16 and draws[0] != draws[1] and draws[0] == draws[2]
+
+
+def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
+    """Stopped in round 0; then an image of the target has another name, and so all pseudo-labels another place."""
+    folder, save = tmp_path / "cut", Checkpoints.save
+
+    def save_and_die(self, progress, state):
+        save(self, progress, state)
+        if progress.stage == "round" and progress.begun:
+            raise PowerCut
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    with pytest.raises(PowerCut):
+        Run(load_config(tiny, [f"output={folder}"])).execute()
+    monkeypatch.undo()
+    target = sorted((tiny.parent / "photos").rglob("*.jpg"))[0]
+    moved = target.with_name("zzz.jpg")
+    target.rename(moved)
+    try:
+        with pytest.raises(UserError, match="was begun with other images: then 32 source images"):
+            Run(load_config(tiny, [f"output={folder}"]))
+    finally:
+        moved.rename(target)
+    assert Run(load_config(tiny, [f"output={folder}"])).execute()["rounds"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["source.batch_size=4", "runtime.accumulate=3"], "source.batch_size"),
+        (["self_training.batch.selected=3", "runtime.accumulate=4"], "self_training.batch"),
+        (["self_training.on_empty=continue", "runtime.accumulate=3"], "self_training.batch"),
+    ],
+)
+def test_batches_too_small_to_be_dealt_out_are_found_at_the_start(tiny, tmp_path, overrides, key):
+    """4 and 4 + 3 images; and the 4 source images alone, where a round may go on without selected ones."""
+    with pytest.raises(UserError, match=rf"{key}: a batch of \d images cannot be dealt out to"):
+        Run(load_config(tiny, [f"output={tmp_path / 'run'}", *overrides]))
+    assert not (tmp_path / "run").exists()

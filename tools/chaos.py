@@ -2,9 +2,10 @@
 """Kill a run again and again, and see that it comes to the same end, bit for bit.
 
 The run is done once undisturbed. Then it is started anew and killed (SIGKILL) at random moments, half of them while a
-file of the run is being written, until it has died --kills times and may end. Compared are `results.json` and every
-report (times aside), every `pseudo_labels.csv` and the final weights. With --nproc the run is a torchrun job of which a
-random process is killed, and the job must end by itself within a minute.
+file of the run is being written and every sixth while it starts, until it has died --kills times and may end. A run
+that ends before that is compared and begun again. Compared are `results.json` and every report (times aside), every
+`pseudo_labels.csv` and the final weights. With --nproc the run is a torchrun job of which a random process is killed,
+and the job must end by itself within a minute.
 
     python tools/chaos.py                                   # digits, 30 kills, about ten minutes on two cores
     python tools/chaos.py --kills 3 --cfg pacs_avh.yaml self_training.rounds=2
@@ -61,6 +62,19 @@ def victim(process: subprocess.Popen, options: argparse.Namespace, chance: rando
     if options.nproc == 1:
         return process.pid
     return chance.choice(children(process.pid) or [None])
+
+
+def started_anew(folder: Path) -> int:
+    """Changes with every start that has come to its work: environment.json is written then."""
+    with suppress(OSError):
+        return (folder / "environment.json").stat().st_mtime_ns
+    return 0
+
+
+def wait_for_work(process: subprocess.Popen, folder: Path, before: int) -> None:
+    """Wait until the start has come to its work, or has ended."""
+    while process.poll() is None and started_anew(folder) == before:
+        time.sleep(0.02)
 
 
 def wait_for_the_moment(process: subprocess.Popen, folder: Path, seconds: float, writing: bool) -> str | None:
@@ -130,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
     parser.add_argument("--kills", type=int, default=30, help="how often to kill (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
-    parser.add_argument("--life", type=float, help="longest life in seconds (default: an eighth of the whole run, + 5)")
+    parser.add_argument("--life", type=float, help="longest time at work in seconds (default: an eighth of the run)")
     parser.add_argument("--nproc", type=int, default=1, help="processes of the job, under torchrun (default: 1)")
     parser.add_argument("--keep", metavar="FOLDER", type=Path, help="work here, and leave both runs there")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -148,18 +162,23 @@ def _chaos(options: argparse.Namespace, work: Path) -> int:
     chance = random.Random(options.seed)
     whole, killed, log = work / "whole", work / "killed", work / "killed.log"
     seconds = finish(options, whole, work / "whole.log")
-    life = options.life or seconds / 8 + 5
+    life = options.life or seconds / 8
     print(f"undisturbed: {seconds:.0f} s; {options.kills} kills after up to {life:.0f} s each", flush=True)
     kills = slowest_end = 0
     while kills < options.kills:
+        before = started_anew(killed)
         process = start(options, killed, log)
+        if kills % 6 != 5:
+            wait_for_work(process, killed, before)
         moment = wait_for_the_moment(process, killed, chance.uniform(0, life), writing=kills % 2 == 1)
         target = victim(process, options, chance) if moment else None
         if target is None:
             if process.wait() != 0:
                 sys.exit(f"it ended with {process.returncode} by itself:\n{log.read_text()[-2000:]}")
             if (killed / "results.json").is_file():
-                print(f"the run came to its end after {kills} kills: begun again")
+                if _compare(whole, killed, kills):
+                    return 1
+                print("begun again", flush=True)
                 shutil.rmtree(killed)
             continue
         with suppress(ProcessLookupError):
@@ -178,9 +197,14 @@ def _chaos(options: argparse.Namespace, work: Path) -> int:
     finish(options, killed, log)
     if options.nproc > 1:
         print(f"the job had ended {slowest_end:.1f} s after a kill at the latest")
+    return 1 if _compare(whole, killed, kills) else 0
+
+
+def _compare(whole: Path, killed: Path, kills: int) -> list[str]:
     unequal = differences(whole, killed)
-    print(f"killed {kills} times: " + (f"DIFFERENT: {', '.join(unequal)}" if unequal else "equal bit for bit"))
-    return 1 if unequal else 0
+    verdict = f"DIFFERENT: {', '.join(unequal)}" if unequal else "equal bit for bit"
+    print(f"killed {kills} times: {verdict}", flush=True)
+    return unequal
 
 
 if __name__ == "__main__":

@@ -67,20 +67,21 @@ def final(folder: Path) -> float:
 def to_markdown(rows: list[dict[str, float]], nproc: int) -> str:
     """The comparison as a Markdown table, with mean and standard deviation over the seeds."""
     lines = [
-        f"| seed | one process | one, batch in {nproc} parts | {nproc} processes | round 0: parts and job agree |",
-        "|---|---|---|---|---|",
+        f"| seed | one process | one, batch in {nproc} parts | {nproc} processes "
+        f"| round 0: one process and {nproc} agree | in parts they agree |",
+        "|---|---|---|---|---|---|",
     ]
     for seed, row in enumerate(rows):
         finals = " | ".join(f"{100 * row[kind]:.1f}" for kind in ("alone", "parts", "job"))
-        lines.append(f"| {seed} | {finals} | {100 * row['agreement']:.2f} % |")
+        shares = " | ".join(f"{100 * row[pair]:.2f} %" for pair in ("alone_job", "parts_job"))
+        lines.append(f"| {seed} | {finals} | {shares} |")
     if len(rows) > 1:
         spread = [
             f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
             for values in ([row[kind] for row in rows] for kind in ("alone", "parts", "job"))
         ]
-        lines.append(
-            f"| all | {' | '.join(spread)} | {100 * min(row['agreement'] for row in rows):.2f} % at the least |"
-        )
+        least = (f"{100 * min(row[pair] for row in rows):.2f} % at least" for pair in ("alone_job", "parts_job"))
+        lines.append(f"| all | {' | '.join([*spread, *least])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -102,7 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
     for seed in range(options.seeds):
         folders = {kind: run(options, kind, seed) for kind in ("alone", "parts", "job")}
         row = {kind: final(folder) for kind, folder in folders.items()}
-        rows.append({**row, "agreement": agreement(folders["parts"], folders["job"])})
+        agreements = {f"{kind}_job": agreement(folders[kind], folders["job"]) for kind in ("alone", "parts")}
+        rows.append({**row, **agreements})
         print(f"seed {seed}: " + ", ".join(f"{name} {100 * value:.2f}" for name, value in rows[-1].items()), flush=True)
     table = to_markdown(rows, options.nproc)
     print(table, end="")

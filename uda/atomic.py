@@ -65,13 +65,13 @@ def write_json(path: Path, content: object) -> None:
 
 
 def _sync(path: Path) -> None:
+    folder = path.is_dir()
     try:
         descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
     except OSError:
-        if path.is_dir():  # Windows opens no folders
-            return
-        raise
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        if not folder:  # Windows opens none, some file systems sync none
+            raise

@@ -93,8 +93,9 @@ class Checkpoints:
         torch.save({"version": VERSION, "progress": asdict(progress), **state}, buffer)
         path = self.folder / f"state-{number:06d}-{_digest(buffer.getbuffer())}.pt"
         write_bytes(path, buffer.getbuffer())
+        before = self.newest or (files[0][2] if files else None)
         for _, _, old in files:
-            if old != self.newest:
+            if old != before:
                 with suppress(OSError):
                     old.unlink()
         self.newest = path

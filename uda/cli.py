@@ -93,13 +93,10 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if not options.cfg:
         arguments.error("--cfg FILE is needed (or --list WHAT, or --help); for a first run: --cfg digits_avh.yaml")
-    try:
-        config = load_config(options.cfg, options.overrides)
-    except UserError as error:
-        return _mistake(error)
     with Interruption() as interruption:
         try:
-            from uda.distributed import start  # torch: seconds, and a signal may come within
+            config = load_config(options.cfg, options.overrides)
+            from uda.distributed import start
 
             with start() as ranks:
                 code = _run(config, options.dry_run, ranks, interruption)
@@ -128,8 +125,11 @@ def _run(config: Config, dry: bool, ranks: "Ranks", interruption: Interruption) 
         log.note(f"error: {error}")
         return _mistake(error, ranks)
     except KeyboardInterrupt as interrupt:
-        begun = run is not None and not run.finished and run.checkpoints.newest is not None
-        left = f"saved at {run.progress.describe()}; {HOW_TO_GO_ON}" if begun else "nothing was saved yet"
+        if run is not None and not run.finished and run.checkpoints.newest is not None:
+            left = f"saved at {run.progress.describe()}; {HOW_TO_GO_ON}"
+        else:  # before a checkpoint was read or written
+            earlier = any((config.folder / "checkpoints").glob("state-*.pt"))
+            left = f"an earlier start has saved; {HOW_TO_GO_ON}" if earlier else "nothing was saved yet"
         return _interrupted(interrupt, left, log)
     return 0
 

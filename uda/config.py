@@ -235,7 +235,10 @@ class SelfTrainingSettings(Settings):
 
 
 class RuntimeSettings(Settings):
-    """How the run is computed: results differ by rounding alone, so a resume may change it.
+    """How the run is computed, which a resume may change.
+
+    Results differ by rounding alone, but for `accumulate`, `sync_batch_norm` and the number of processes, which decide
+    which images share BatchNorm statistics.
 
     `auto` and null are decided by device and network (uda/device.py); the log's `compute` line says what was chosen.
     """

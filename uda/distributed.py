@@ -6,6 +6,8 @@ wrapper around its network. A run by itself is the job of one rank: nothing is s
 """
 
 import os
+import re
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,6 +21,10 @@ from uda.errors import UserError
 
 #: Gradients travel in pieces of this many bytes, so that the copy made for the journey stays small.
 BUCKET_BYTES = 32 << 20
+BUCKETS_UNDER_WAY = 2
+
+#: What gloo and NCCL say when the others are gone; other errors (memory, shapes) keep their own words.
+_LOST = re.compile(r"gloo|nccl|connection|socket|peer|timed? ?out|broken pipe|store", re.IGNORECASE)
 
 #: How long a rank waits for the others. Rank 0 writes reports meanwhile, so this is generous: a rank that dies is
 #: noticed at once, by its closed connection and by torchrun.
@@ -140,20 +146,25 @@ class Ranks:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         gradients.append(gradients[0].new_tensor(there))
         with self._together(), torch.no_grad():
-            sent = []
+            under_way: deque[tuple[list[Tensor], Tensor, dist.Work]] = deque()
             for bucket in _buckets(gradients):
                 flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-                sent.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
-            for bucket, flat, work in sent:
-                work.wait()
-                flat.div_(self.world)
-                for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
-                    gradient.copy_(mean.view_as(gradient))
+                under_way.append((bucket, flat, dist.all_reduce(flat, async_op=True)))
+                if len(under_way) > BUCKETS_UNDER_WAY:
+                    self._take_back(*under_way.popleft())
+            while under_way:
+                self._take_back(*under_way.popleft())
         if not all(there):  # looked at in this case alone: reading it makes a GPU wait
             somewhere = (gradients[-1] > 0).tolist()
             for parameter, gradient, present in zip(parameters, gradients, somewhere, strict=False):
                 if parameter.grad is None and present:
                     parameter.grad = gradient
+
+    def _take_back(self, bucket: list[Tensor], flat: Tensor, work: dist.Work) -> None:
+        work.wait()
+        flat.div_(self.world)
+        for gradient, mean in zip(bucket, flat.split([g.numel() for g in bucket]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
     def average(self, tensors: Sequence[Tensor], weight: float = 1.0) -> None:
         """Replace floating tensors by their mean over the ranks, each rank with its weight."""
@@ -191,7 +202,9 @@ class Ranks:
     def _together(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # gloo and NCCL have no class of their own for a lost peer
+        except RuntimeError as error:  # there is no class of its own for a lost peer
+            if isinstance(error, torch.OutOfMemoryError) or not _LOST.search(str(error)):
+                raise
             reason = str(error).strip().split("\n")[0].rpartition("] ")[2].split(". ")[0]
             raise RankLostError(
                 f"another process of this job has ended or was killed ({reason}); what was saved stands: the same "

@@ -189,7 +189,10 @@ class Optimization:
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
         """Go on from a saved state."""
+        fused = [group["fused"] for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, setting in zip(self.optimizer.param_groups, fused, strict=True):
+            group["fused"] = setting  # this machine's, not that of the start before
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.steps_done = state["steps_done"]
@@ -214,6 +217,8 @@ class Engine:
         apply_settings(self.settings)
         self.device = torch.device(self.settings.device)
         self.memory_format = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        if self.device.type == "mps" and self.ranks.world > 1:
+            raise UserError("runtime.device: several processes work together on cuda or cpu, not on mps")
         if self.settings.sync_batch_norm and self.ranks.world > 1:
             if self.device.type != "cuda":
                 raise UserError("runtime.sync_batch_norm: torch's SyncBatchNorm works on CUDA alone; set it to false")
@@ -297,6 +302,7 @@ class Engine:
             with self.autocast(self.settings.precision):
                 scalars = self._step(method, batch, optimization, progress(done))
             for name, value in scalars.items():
+                value = value * batch.weight if batch.weight != 1 else value
                 sums[name] = sums[name] + value if name in sums else value
             pending.append(scalars["loss"])
             last = step + 1 == steps

@@ -1,10 +1,12 @@
 """SIGTERM and SIGINT: leave at the next place where a run can be left, and within seconds whatever happens."""
 
+import math
 import os
 import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -12,6 +14,9 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 #: Seconds from the signal to the end; whoever asks for the end often kills after ten (docker) or thirty (Slurm).
 GRACE = 4.0
+
+#: A second signal so soon is the first one come twice: to the whole group, and passed on by torchrun.
+ECHO = 1.0
 
 HOW_TO_GO_ON = "the same command goes on from there"
 
@@ -41,6 +46,7 @@ class Interruption:
     def __init__(self, grace: float = GRACE):
         self.grace = grace
         self.requested: int | None = None
+        self._process = os.getpid()
         self._deferred = 0
         self._over = threading.Event()
 
@@ -80,16 +86,22 @@ class Interruption:
             raise Interrupted(self.requested)
 
     def _note(self, number: int, frame) -> None:
+        if os.getpid() != self._process:  # a worker just forked, not yet deaf by itself
+            return
         self.requested = number
         if not self._deferred:
             raise Interrupted(number)
 
     def _watch(self) -> None:
         """Wait for a first signal, then for its time to be up or a second one."""
-        number = self._next_signal(None)
-        if number is None:
-            return
-        second = self._next_signal(self.grace)
+        with self._heard:
+            number = self._next_signal(math.inf)
+            if number is None:
+                return
+            first = time.monotonic()
+            second = number
+            while second is not None and time.monotonic() < first + min(ECHO, self.grace):
+                second = self._next_signal(first + self.grace)
         if self._over.is_set():
             return
         why = "a second signal" if second is not None else f"no place to stop within {self.grace:g} s"
@@ -101,10 +113,10 @@ class Interruption:
             )
         os._exit(128 + number)
 
-    def _next_signal(self, seconds: float | None) -> int | None:
-        self._heard.settimeout(seconds)
+    def _next_signal(self, until: float) -> int | None:
         while True:
             try:
+                self._heard.settimeout(None if until == math.inf else max(0.001, until - time.monotonic()))
                 byte = self._heard.recv(1)
             except (TimeoutError, OSError):
                 return None

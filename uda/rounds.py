@@ -171,6 +171,7 @@ class Run:
         self.finished = bool(self.ranks.maximum([self.ranks.is_main and self.folder.finished])[0])
         if self.finished:
             return
+        self._check_batches()
         self.domains = load_domains(config.data, config.seed, self.log, self.ranks)
         self._check_same_images()
         self.classes = self.domains.classes
@@ -187,6 +188,11 @@ class Run:
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.log, 60 * config.runtime.checkpoint_minutes)
         content = self.ranks.broadcast(self.checkpoints.read() if self.ranks.is_main else None)
         self.saved = None if content is None else checkpoint.parse(content, str(self.folder.checkpoints))
+        if self.saved is not None and self.saved[1]["images"] != self._images:
+            raise UserError(
+                f"{self.folder.path} was begun with other images: then {self.saved[1]['images']}, now {self._images} "
+                "(their number and a checksum of their names); bring them back, or choose another output=..."
+            )
         if self.saved is None:
             if config.source.checkpoint and self.ranks.is_main:
                 load_network(network, config.source.checkpoint, self.description)
@@ -195,6 +201,26 @@ class Run:
         self._try_out()
         self._started = time.monotonic()
 
+    def _check_batches(self) -> None:
+        """Raise UserError for a batch that is too small for the job, before hours of training lead to it."""
+        batch, parts = self.config.self_training.batch, self.ranks.world * self.config.runtime.accumulate
+        sizes = {"source.batch_size": self.config.source.batch_size}
+        if METHODS[self.config.method].rounds:
+            alone = self.config.self_training.on_empty == "continue"  # source images without any selected
+            fixed = (batch.source or 0) + (0 if alone else batch.selected or 0)
+            sizes["self_training.batch"] = batch.mixed or fixed
+        for key, size in sizes.items():
+            if parts > 1 and size < 2 * parts:
+                raise UserError(
+                    f"{key}: a batch of {size} images cannot be dealt out to {parts} (processes times "
+                    "runtime.accumulate): each needs two at least; enlarge it, or start fewer processes"
+                )
+        if self.config.runtime.sync_batch_norm and self.config.self_training.forward == "separate":
+            raise UserError(
+                "runtime.sync_batch_norm: not with self_training.forward=separate, where a process may have no image "
+                "of one domain"
+            )
+
     def _check_same_images(self) -> None:
         domains = (self.domains.source, self.domains.target)
         ids = ("\n".join(domain.images.ids) for domain in domains)
@@ -202,7 +228,8 @@ class Run:
             f"{len(domain.images)} {role} images ({hashlib.sha256(names.encode()).hexdigest()[:8]})"
             for role, domain, names in zip(("source", "target"), domains, ids, strict=True)
         ]
-        self.ranks.check_same("the data", ", ".join(found), lambda first, other: f"{first} / {other}")
+        self._images = ", ".join(found)
+        self.ranks.check_same("the data", self._images, lambda first, other: f"{first} / {other}")
 
     def _try_out(self) -> None:
         """Send two target images all the way to scores, so that what does not fit is found before hours of training."""
@@ -236,7 +263,7 @@ class Run:
     def execute(self) -> dict | None:
         """Run to the end. Returns the results; None when the run had been finished before, and but on rank 0."""
         if self.finished:
-            self.log(f"{self.folder.path} is finished: results.json and report.html are in there")
+            self.log(f"{self.folder.path} is finished: its results.json is in there")
             return None
         self.report = self._begin() if self.ranks.is_main else None
         if self.saved:
@@ -390,18 +417,23 @@ class Run:
         if self.progress.begun:
             saved = self.saved[1]
             optimization.load_state_dict(saved["optimization"])
-            scalars, begin = saved["scalars"], EpochState(self.progress.step, saved["sums"])
+            sums = {name: self._own(values) for name, values in saved["sums"].items()}
+            scalars, begin = saved["scalars"], EpochState(self.progress.step, sums)
         self.saved = None
         stage = SOURCE_STAGE if self.progress.stage == "source" else ROUND_STAGE
 
         def save(epoch: int, state: EpochState) -> None:
             progress = replace(self.progress, epoch=epoch, step=state.step, seconds=self.seconds)
-            kept = {"optimization": optimization.state_dict(), "scalars": scalars, "sums": state.sums}
+            kept = {
+                "optimization": optimization.state_dict(),
+                "scalars": scalars,
+                "sums": {name: self._of_every_rank(value.reshape(1)) for name, value in state.sums.items()},
+            }
             self._save(progress, kept if choice is None else {**kept, "choice": choice.state()})
 
         for epoch in range(self.progress.epoch, len(plan)):
             with self.interruption.deferred():
-                pauses = _Pauses(self, lambda state, epoch=epoch: save(epoch, state))
+                pauses = _Pauses(self, begin.step, lambda state, epoch=epoch: save(epoch, state))
                 scalars = self.engine.fit(
                     method,
                     batches(epoch, plan[epoch]).starting_at(begin.step),
@@ -425,9 +457,9 @@ class Run:
         self._started = time.monotonic()
         self.progress = progress
         state = {"network": self.engine.network.state_dict(), **(state or {})}
+        state["images"] = self._images
         if self.ranks.world > 1 and progress.step:
-            mine = _flat(self.engine.running_statistics())
-            state["statistics"] = torch.from_numpy(self.ranks.gather_rows_to_main(mine[None], self.ranks.world))
+            state["statistics"] = self._of_every_rank(_flat(self.engine.running_statistics()))
         if self.ranks.is_main:
             with self.interruption.deferred():
                 self.checkpoints.save(progress, state)
@@ -438,10 +470,19 @@ class Run:
         statistics = state.get("statistics")
         if statistics is None:
             return
-        mine = statistics[self.ranks.rank] if len(statistics) == self.ranks.world else statistics.mean(0)
         tensors = self.engine.running_statistics()
-        for tensor, values in zip(tensors, mine.split([tensor.numel() for tensor in tensors]), strict=True):
+        mine = self._own(statistics).split([tensor.numel() for tensor in tensors])
+        for tensor, values in zip(tensors, mine, strict=True):
             tensor.copy_(values.view_as(tensor))
+
+    def _of_every_rank(self, mine: Tensor) -> Tensor:
+        """Each rank's (n) numbers, (world, n) on rank 0."""
+        return torch.from_numpy(self.ranks.gather_rows_to_main(mine.cpu().numpy()[None], self.ranks.world))
+
+    def _own(self, of_every_rank: Tensor) -> Tensor:
+        """This rank's row; the mean where another number of ranks saved."""
+        same = len(of_every_rank) == self.ranks.world
+        return (of_every_rank[self.ranks.rank] if same else of_every_rank.mean(0)).squeeze(0)
 
     def _save_weights(self, name: str) -> None:
         save_network(self.engine.network, self.folder.checkpoints / f"{name}.safetensors", self.description)
@@ -526,7 +567,11 @@ class Run:
         drawn = drawn[: self.config.self_training.adapt_images]
         # Whole batches alone: every batch counts alike, and a last one of a single image has no variance.
         size = min(ADAPT_BATCH, len(drawn))
-        batches = drawn[: len(drawn) // size * size].reshape(-1, size)[self.ranks.rank :: self.ranks.world]
+        batches = drawn[: len(drawn) // size * size].reshape(-1, size)
+        if self.config.runtime.sync_batch_norm and len(batches) >= self.ranks.world:
+            batches = batches[: len(batches) // self.ranks.world * self.ranks.world]  # all meet in every forward pass
+        if not self.config.runtime.sync_batch_norm or len(batches) >= self.ranks.world:
+            batches = batches[self.ranks.rank :: self.ranks.world]
         self.engine.adapt_batch_norm(self.predict_batches(images.take(batches.reshape(-1)), size))
 
     def predict_batches(
@@ -555,12 +600,12 @@ class Run:
 class _Pauses:
     """Where an epoch pauses: when a checkpoint is due, or the run was asked to end. All ranks answer alike."""
 
-    def __init__(self, run: Run, save: Callable[[EpochState], None]):
+    def __init__(self, run: Run, first_step: int, save: Callable[[EpochState], None]):
         self.run = run
         self.save_state = save
         self._leaving = False
-        self._look_at = 0
-        self._looked = (0, time.monotonic())
+        self._look_at = first_step
+        self._looked = (first_step, time.monotonic())
 
     def due(self, step: int | None = None) -> bool:
         """Whether to pause after `step` steps; None: at the epoch's end, where one may always ask."""
@@ -590,8 +635,8 @@ class _Pauses:
             raise Interrupted(self.run.interruption.requested or signal.SIGTERM)
 
 
-def _flat(tensors: Sequence[Tensor]) -> np.ndarray:
-    return torch.cat([tensor.reshape(-1) for tensor in tensors]).float().cpu().numpy() if tensors else np.zeros(0)
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else torch.empty(0)
 
 
 def _difference(first: str, other: str) -> str:
