@@ -296,7 +296,7 @@ class _TrainReader(Dataset):
         pixels, labels, domains, targets = [], [], [], []
         for part, rows, seeds in zip(self.parts, draw.rows, draw.seeds, strict=True):
             if len(rows):
-                images = [part.images.read(int(i)) for i in part.indices[rows]]
+                images = map(part.images.read, part.indices[rows].tolist())
                 pixels.append(part.transform.pixels(images, seeds.tolist()))
                 labels.append(part.distributions(rows, self.num_classes))
                 domains.append(torch.full((len(rows),), part.domain))
@@ -315,7 +315,7 @@ class _PredictReader(Dataset):
 
     def __getitems__(self, indices: np.ndarray) -> tuple[torch.Tensor] | UserError:
         try:
-            return (self.transform.pixels([self.images.read(int(i)) for i in indices], [0] * len(indices)),)
+            return (self.transform.pixels(map(self.images.read, indices.tolist()), [0] * len(indices)),)
         except UserError as error:
             return error
 

@@ -22,11 +22,12 @@ import os
 import shutil
 import uuid
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -48,8 +49,6 @@ _ALIGNMENT = 64
 _SEALED = 1
 #: What the mark of an image says that cannot be read. Marks that stand for a boot are larger.
 _ABSENT = 1
-#: Reading headers mostly waits for the disk.
-_THREADS = min(16, 2 * (os.cpu_count() or 1))
 #: So often, in numbers of images, a read looks whether the store has become complete.
 _SEAL_EVERY = 1024
 
@@ -80,18 +79,15 @@ class Inventory:
 
     def index(self, log: Callable[[str], None]) -> np.ndarray:
         """Place, height and width of each image in a store, (N, 3) int64; 0 by 0 where a header cannot be read."""
-        with ThreadPoolExecutor(_THREADS) as pool:
-            sizes = pool.map(self._kept_size, self.paths)
-            index = np.array(
-                [(0, *size) for size in progress(sizes, "reading image sizes", len(self.paths), log)], dtype=np.int64
-            )
+        sizes = progress(_in_threads(self._kept_size, self.paths), "reading image sizes", len(self.paths), log)
+        index = np.array([(0, *size) for size in sizes], dtype=np.int64)
         padded = -(-index[:, 1:].prod(1) * 3 // _ALIGNMENT) * _ALIGNMENT
         index[1:, 0] = padded.cumsum()[:-1]
         return index
 
     def _kept_size(self, path: str) -> tuple[int, int]:
         try:
-            with Image.open(self.root / path) as image:
+            with Image.open(os.path.join(self.root, path)) as image:
                 return kept_size(image.height, image.width, self.load_size)
         except Exception:  # broken bytes may raise anything; reading the image will tell
             return 0, 0
@@ -110,13 +106,18 @@ def take_inventory(root: Path, paths: Sequence[str], load_size: int | None) -> I
 
     def stamp(path: str) -> tuple[int, int]:
         try:
-            return file_stamp(os.stat(root / path))
+            return file_stamp(os.stat(os.path.join(root, path)))
         except OSError:
             return -1, -1
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        stamps = np.array(list(pool.map(stamp, paths, chunksize=256)), dtype=np.int64).reshape(-1, 2)
-    return Inventory(Path(root), list(paths), load_size, stamps)
+    return Inventory(Path(root), list(paths), load_size, np.array(list(_in_threads(stamp, paths)), dtype=np.int64))
+
+
+def _in_threads(ask: Callable[[str], tuple[int, int]], paths: Sequence[str]) -> Iterator[tuple[int, int]]:
+    """Two numbers about each file, in order; asking mostly waits for the disk."""
+    chunks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        yield from chain.from_iterable(pool.map(lambda chunk: list(map(ask, chunk)), chunks))
 
 
 def file_stamp(status: os.stat_result) -> tuple[int, int]:

@@ -34,12 +34,16 @@ class Transform(ABC):
         self._factor = 1 / (255 * std)
         self._offset = -torch.tensor(settings.mean) / std
 
-    def __call__(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+    def __call__(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         return self.normalise(self.pixels(images, seeds))
 
     @abstractmethod
-    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
-        """All but the last step: uint8 or float32 in 0..255, (B, channels, size, size)."""
+    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        """All but the last step: uint8 or float32 in 0..255, (B, channels, size, size).
+
+        Images that are read as they are asked for go through one by one where the transform allows it, and each is
+        worked on while it lies in the processor's cache.
+        """
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 or float 0..255 (B, C, H, W) -> float32, normalised; channels-last stays so."""
@@ -80,8 +84,8 @@ class _CropTrain(Transform):
         super().__init__(settings)
         self.augment = augment
 
-    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
-        return self._one_by_one(map(self._change, images, seeds), len(images))
+    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        return self._one_by_one(map(self._change, images, seeds), len(seeds))
 
     def _change(self, image: torch.Tensor, seed: int) -> torch.Tensor:
         random = Random(int(seed))  # of all generators the one that is seeded soonest
@@ -132,8 +136,8 @@ class _CropPredict(Transform):
             )
         self.resize = settings.resize
 
-    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
-        return self._one_by_one(map(self._change, images), len(images))
+    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+        return self._one_by_one(map(self._change, images), len(seeds))
 
     def _change(self, image: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[-2:]
@@ -147,16 +151,17 @@ class _CropPredict(Transform):
 class _Whole(Transform):
     """Images that have the network's size already, a batch at a time."""
 
-    def _stack(self, images: Sequence[torch.Tensor]) -> torch.Tensor:
+    def _stack(self, images: Iterable[torch.Tensor]) -> torch.Tensor:
+        images = list(images)
         for image in images:
             if image.shape[-2:] != (self.size, self.size):
                 raise UserError(
                     f"transforms.kind 'affine' needs images of {self.size} x {self.size} pixels, one has "
                     f"{image.shape[-2]} x {image.shape[-1]}: set transforms.kind=crop, or transforms.size"
                 )
-        return self._with_channels(torch.stack(list(images)))
+        return self._with_channels(torch.stack(images))
 
-    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         return self._stack(images)
 
 
@@ -167,7 +172,7 @@ class _AffineTrain(_Whole):
         super().__init__(settings)
         self.augment = augment
 
-    def pixels(self, images: Sequence[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         augment = self.augment
         stacked = self._stack(images).to(torch.float32)
         # One call of the generator an image, for speed: its first nine draws become uniform by their own
