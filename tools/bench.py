@@ -30,6 +30,7 @@ import torch
 
 from uda.atomic import write_json, write_text
 from uda.benchmarks import BENCHMARKS
+from uda.benchmarks.measure import count, share
 from uda.errors import UserError
 from uda.tables import insert_markdown
 
@@ -197,20 +198,6 @@ def _readable(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds >= 1 else f"{1000 * seconds:.3f} ms"
 
 
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("must lie above 0 and at most at 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
-
-
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
     parser = argparse.ArgumentParser(
@@ -223,8 +210,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         action="append",
         help="run these only; may be given several times, and hold * as in 'train_*'",
     )
-    parser.add_argument("--repeats", type=_count, default=5, help="timed calls of each side (default: 5)")
-    parser.add_argument("--scale", type=_share, default=1.0, help="share of the full amount of work (default: 1)")
+    parser.add_argument("--repeats", type=count, default=5, help="timed calls of each side (default: 5)")
+    parser.add_argument("--scale", type=share, default=1.0, help="share of the full amount of work (default: 1)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file too")
     parser.add_argument("--into", metavar="FILE", type=Path, help="and into this document's bench block")
     return parser.parse_args(arguments)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from uda.benchmarks.estimate import Assumptions
+from uda.benchmarks.measure import count, share
 from uda.benchmarks.scaling import measure_curves
 from uda.benchmarks.scaling_document import blocks, check_document, write_document
 from uda.benchmarks.world import World, run_world
@@ -33,8 +34,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         prog="scaling.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--into", metavar="FILE", type=Path, help="write tables and figures into this document")
-    parser.add_argument("--scale", type=_share, default=1.0, help="share of the full numbers of images (default: 1)")
-    parser.add_argument("--repeats", type=_count, default=3, help="timed calls of each work (default: 3)")
+    parser.add_argument("--scale", type=share, default=1.0, help="share of the full numbers of images (default: 1)")
+    parser.add_argument("--repeats", type=count, default=3, help="timed calls of each work (default: 3)")
     return parser.parse_args(arguments)
 
 
@@ -78,20 +79,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     return 0
-
-
-def _share(text: str) -> float:
-    value = float(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("must lie above 0 and at most at 1")
-    return value
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
 
 
 if __name__ == "__main__":

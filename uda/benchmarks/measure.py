@@ -1,5 +1,6 @@
 """Seconds and memory of a piece of work, measured where nothing else disturbs them."""
 
+import argparse
 import multiprocessing
 import resource
 import statistics
@@ -40,6 +41,22 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
                 f"the process of {function.__name__}{arguments} was killed, most likely for want of memory; take a "
                 "smaller --scale"
             ) from None
+
+
+def share(text: str) -> float:
+    """An option that says how much of the full work to do: above 0, at most 1."""
+    value = float(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError("must lie above 0 and at most at 1")
+    return value
+
+
+def count(text: str) -> int:
+    """An option that is a number of repeats: 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
