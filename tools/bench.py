@@ -8,7 +8,7 @@ side's first call takes on top of its inputs.
     python tools/bench.py                                 # all of them
     python tools/bench.py --only 'train_*' --repeats 7
     python tools/bench.py --scale 0.01                    # a hundredth of the work: does it run?
-    python tools/bench.py --json results/bench.json --into README.md
+    python tools/bench.py --json results/bench.json --into docs/speed.md
 """
 
 import argparse
