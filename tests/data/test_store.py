@@ -111,6 +111,22 @@ def test_kept_size_by_hand():
     assert kept_size(400, 300, None) == (400, 300)
 
 
+def test_sizes_are_read_from_headers_of_every_kind(tmp_path, monkeypatch):
+    """Plain, progressive, grey and CMYK JPEGs; one whose size lies behind 8,000 bytes of notes; a PNG; a broken JPEG."""
+    picture = Image.fromarray(np.zeros((31, 47, 3), np.uint8))
+    picture.save(tmp_path / "a.jpg")
+    picture.save(tmp_path / "b.jpg", progressive=True)
+    picture.convert("L").save(tmp_path / "c.jpg")
+    picture.convert("CMYK").save(tmp_path / "d.jpg", comment=b"\xff\xc0" * 100)
+    picture.save(tmp_path / "e.jpg", comment=b"\xff\xc0" * 4000)
+    picture.save(tmp_path / "f.png")
+    (tmp_path / "g.jpg").write_bytes(b"\xff\xd8\xff\xe0")
+    inventory = take_inventory(tmp_path, paths_of(tmp_path), None)
+    assert inventory.index(print)[:, 1:].tolist() == [[31, 47]] * 6 + [[0, 0]]
+    monkeypatch.setattr(Image, "open", None)
+    assert inventory.index(print)[:, 1:].tolist() == [[31, 47]] * 4 + [[0, 0]] * 3
+
+
 # ---- killed writers, writers at once
 
 

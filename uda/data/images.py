@@ -249,6 +249,8 @@ def _decode_reduced(content: bytes, load_size: int) -> torch.Tensor | None:
 
     Half the size would gain next to nothing over torchvision's decoder.
     """
+    if len(content) < 2 * load_size**2:  # it is small, or so strongly compressed that a whole decode is quick
+        return None
     try:
         with Image.open(io.BytesIO(content)) as image:
             height, width = kept_size(image.height, image.width, load_size)

@@ -87,10 +87,28 @@ class Inventory:
 
     def _kept_size(self, path: str) -> tuple[int, int]:
         try:
-            with Image.open(os.path.join(self.root, path)) as image:
-                return kept_size(image.height, image.width, self.load_size)
+            with open(os.path.join(self.root, path), "rb", buffering=0) as file:
+                size = _jpeg_size(file.read(4096))
+                if size is None:
+                    with Image.open(file) as image:
+                        size = image.height, image.width
+            return kept_size(*size, self.load_size)
         except Exception:  # broken bytes may raise anything; reading the image will tell
             return 0, 0
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Height and width from a JPEG's first bytes; None where they lie further on, and for any other file.
+
+    PIL reads all that stands in the header besides, and takes four times as long over a data set.
+    """
+    at = 2
+    while head.startswith(b"\xff\xd8\xff") and at + 9 <= len(head) and head[at] == 0xFF:
+        marker = head[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, not a table
+            return int.from_bytes(head[at + 5 : at + 7], "big"), int.from_bytes(head[at + 7 : at + 9], "big")
+        at += 2 + int.from_bytes(head[at + 2 : at + 4], "big")
+    return None
 
 
 def kept_size(height: int, width: int, load_size: int | None) -> tuple[int, int]:
