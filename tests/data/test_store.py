@@ -112,7 +112,7 @@ def test_kept_size_by_hand():
 
 
 def test_sizes_are_read_from_headers_of_every_kind(tmp_path, monkeypatch):
-    """Plain, progressive, grey and CMYK JPEGs; one whose size lies behind 8,000 bytes of notes; a PNG; a broken JPEG."""
+    """Plain, progressive, grey and CMYK JPEGs; one whose size lies behind 8,000 bytes of notes; PNG; a broken JPEG."""
     picture = Image.fromarray(np.zeros((31, 47, 3), np.uint8))
     picture.save(tmp_path / "a.jpg")
     picture.save(tmp_path / "b.jpg", progressive=True)
