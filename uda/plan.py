@@ -126,7 +126,8 @@ def dry_run(run: "Run", measured_steps: int = 3) -> str:
         f"{predicted:,} images predicted, {1 / predict_seconds:,.0f} a second: about {_duration(total)} on "
         f"{engine.device}"
     )
-    return f"{text}\ncost     {cost}\ndry run: config, data and network are right; nothing was written"
+    but = " but the decoded store" if config.data.cache == "store" else ""
+    return f"{text}\ncost     {cost}\ndry run: config, data and network are right; nothing was written{but}"
 
 
 def _duration(seconds: float) -> str:
