@@ -49,11 +49,12 @@ class Progress:
         return bool(self.epoch or self.step)
 
     def describe(self) -> str:
-        """For people: `round 3, epoch 1, step 40`."""
+        """For people: `round 3, 1 epoch done and 40 steps of the next`."""
         if self.stage == "done":
             return "the end"
         stage = "the source stage" if self.stage == "source" else f"round {self.round}"
-        return f"{stage}, epoch {self.epoch}" + (f", step {self.step}" if self.step else "")
+        epochs = f"{stage}, {self.epoch} epoch{'' if self.epoch == 1 else 's'} done"
+        return epochs + (f" and {self.step} steps of the next" if self.step else "")
 
 
 class Checkpoints:

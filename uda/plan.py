@@ -52,7 +52,9 @@ def plan(run: "Run") -> str:
 def compute_line(run: "Run") -> str:
     """How the run is computed on this machine; a resume may have found another one."""
     in_memory = run.domains.source.images.in_memory
-    return f"compute  {describe(run.engine.settings, run.engine.workers(in_memory))}"
+    world = run.ranks.world
+    job = f"{world} processes, each " if world > 1 else ""
+    return f"compute  {job}{describe(run.engine.settings, run.engine.workers(in_memory))}"
 
 
 def source_steps(run: "Run") -> int:

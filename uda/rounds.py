@@ -279,7 +279,7 @@ class Run:
 
     def _begin(self) -> RunReport:
         """Make or open the run's folder."""
-        self.folder.create(sys.argv, self.engine.settings.model_dump())
+        self.folder.create(sys.argv, self.engine.settings.model_dump() | {"processes": self.ranks.world})
         self.log.open(self.folder.path / "log.txt")
         return RunReport(
             self.folder.path,

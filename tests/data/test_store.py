@@ -141,7 +141,7 @@ def read_all(root, folder, seed, rounds, kill_at, started):
     def write(file, content, at):
         nonlocal writes
         writes += len(content) > 4
-        if writes == kill_at:
+        if kill_at and writes == kill_at:
             whole_write(file, content[: len(content) // 2], at)
             os.kill(os.getpid(), signal.SIGKILL)
         return whole_write(file, content, at)
@@ -422,9 +422,10 @@ def test_without_a_place_for_a_store_there_is_a_warning_and_reading_goes_on(tree
         monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     lines = []
     assert open_one(root, paths, folder, log=lines.append) is None
+    without = "going on without it; data.store names another folder"
     expected = {
-        "no folder": f"decoded store: {folder}: Not a directory: going on without it; data.store names another folder",
-        "no right": f"decoded store: {folder}: Permission denied: going on without it; data.store names another folder",
+        "no folder": f"warning: decoded store: {folder}: Not a directory: " + without,
+        "no right": f"warning: decoded store: {folder}: Permission denied: " + without,
         "no room": "decoded store: the disk has 1.1 GB free, the store needs 0.1 MB more, and 1.1 GB are to stay free: "
         "going on without it; make room, or set data.load_size or data.store",
     }

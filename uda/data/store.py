@@ -335,7 +335,10 @@ def open_stores(
                 _create(path, index, entry)
                 stores[number] = DecodedStore(path, entry, log)
     except OSError as error:
-        log(f"decoded store: {folder}: {error.strerror or error}: going on without it; data.store names another folder")
+        log(
+            f"warning: decoded store: {folder}: {error.strerror or error}: going on without it; data.store names "
+            "another folder"
+        )
         return [None] * len(inventories)
     for store in stores:
         if store.held:
