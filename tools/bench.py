@@ -243,16 +243,20 @@ def main(arguments: list[str] | None = None) -> int:
         for name in names:
             rows.append(run(name, options.scale, options.repeats))
             print(table_line(rows[-1]), flush=True)
+            _write(options, rows)  # after each row: the whole takes long, and what is measured should stay
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
+    return 0
+
+
+def _write(options: argparse.Namespace, rows: list[Row]) -> None:
     if options.json:
         how = {"scale": options.scale, "repeats": options.repeats, "environment": environment()}
         write_json(options.json, [asdict(row) | how for row in rows])
     if options.into:
         document = options.into.read_text(encoding="utf-8")
         write_text(options.into, insert_markdown(document, "bench", to_markdown(rows)))
-    return 0
 
 
 if __name__ == "__main__":
