@@ -57,7 +57,9 @@ class _Photos:
     """JPEG files for the length of the process, and both ways to read them."""
 
     def __init__(self, scale: float, load_size: int | None):
-        folder = tempfile.TemporaryDirectory(prefix="uda-bench-")
+        torch.set_num_threads(1)  # on both sides: the other cores are the loaders'
+        memory = Path("/dev/shm")  # where there is one: how fast a disk takes the store is not what is compared
+        folder = tempfile.TemporaryDirectory(prefix="uda-bench-", dir=memory if memory.is_dir() else None)
         atexit.register(folder.cleanup)
         self.root, self.store = Path(folder.name, "images"), Path(folder.name, "store")
         self.paths = _write_photos(self.root, max(2 * BATCH_SIZE, round(2048 * scale)))
