@@ -14,6 +14,7 @@ side's first call takes on top of its inputs.
 import argparse
 import contextlib
 import fnmatch
+import json
 import multiprocessing
 import os
 import platform
@@ -21,7 +22,7 @@ import resource
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
@@ -78,6 +79,8 @@ def serve(name: str, scale: float, side: SideName, pipe: Connection) -> None:
     """One side's process. The pipe's first word: build, call once, say what that took; each later one: time a call."""
     if not pipe.recv():
         return
+    # This process was spawned; loaders in it start their workers as they do in a user's own.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     try:
         contest = BENCHMARKS[name](scale)
         work = getattr(contest, side)
@@ -251,12 +254,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(options: argparse.Namespace, rows: list[Row]) -> None:
+    """Write the rows, and keep those of other benchmarks that stand in the file already."""
+    how = {"scale": options.scale, "repeats": options.repeats, "environment": environment()}
+    written = {row.name: asdict(row) | how for row in rows}
     if options.json:
-        how = {"scale": options.scale, "repeats": options.repeats, "environment": environment()}
-        write_json(options.json, [asdict(row) | how for row in rows])
+        earlier = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []
+        written = {row["name"]: row for row in earlier if row["name"] in BENCHMARKS} | written
+        write_json(options.json, [written[name] for name in sorted(written)])
     if options.into:
+        known = [Row(**{field.name: row[field.name] for field in fields(Row)}) for _, row in sorted(written.items())]
         document = options.into.read_text(encoding="utf-8")
-        write_text(options.into, insert_markdown(document, "bench", to_markdown(rows)))
+        write_text(options.into, insert_markdown(document, "bench", to_markdown(known)))
 
 
 if __name__ == "__main__":
