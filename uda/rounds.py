@@ -41,7 +41,6 @@ INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES = range
 #: Images in a batch of AdaBN's pass; part of the result, so not of `runtime`.
 ADAPT_BATCH = 128
 
-
 #: In a job of several processes they ask each other this often, in seconds, whether to pause.
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -447,7 +446,8 @@ class Run:
                     pauses=pauses,
                 )
                 begin = EpochState()
-                if epoch + 1 == len(plan) or pauses.due():
+                due = pauses.due()  # asked in the last epoch too: all ranks leave together
+                if due or epoch + 1 == len(plan):
                     save(epoch + 1, begin)
                     pauses.leave()
         return scalars
