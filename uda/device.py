@@ -181,10 +181,10 @@ _kept = False
 def keep_memory() -> None:
     """Tell glibc's malloc to keep what it has: no mmap for large blocks, no trim, growth by 64 MiB, huge pages.
 
-    Cannot be undone, so the process stays as large as it has ever been. Only where `_has_glibc()`.
+    Cannot be undone, so the process stays as large as it has ever been. With another C library nothing happens.
     """
     global _kept
-    if _kept:
+    if _kept or not _has_glibc():
         return
     _kept = True
     libc = ctypes.CDLL(None)

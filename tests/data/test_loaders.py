@@ -166,6 +166,22 @@ def test_a_ring_gives_what_was_put_in_and_returns_what_does_not_fit():
     assert torch.equal(ring.take(ring.put(2, second)), second) and torch.equal(ring.take(handed[0]), second)
     for pixels in (torch.zeros(9, 3, 200, 200, dtype=torch.uint8), first.float()):
         assert ring.put(0, pixels) is pixels
+    assert ring.space(0, (9, 3, 200, 200)) is None
+    space = ring.space(3, (2, 3, 4, 5))
+    space.copy_(first)
+    assert torch.equal(ring.take(ring.put(3, space)), first)  # it lies where it is to lie
+
+
+@pytest.mark.parametrize("kind", ["crop", "affine"])
+def test_pixels_may_be_left_in_memory_that_is_given(kind):
+    """By the transforms that go image by image; others give memory of their own."""
+    settings = TransformSettings(kind=kind, size=8, resize=8)
+    for transform in (make_predict(settings), make_train(settings, AugmentSettings())):
+        images = [torch.randint(0, 256, (3, 8, 8), dtype=torch.uint8) for _ in range(3)]
+        memory = torch.zeros(3, 8, 8, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
+        pixels = transform.pixels(images, [0, 1, 2], memory)
+        assert (pixels is memory) == (kind == "crop")
+        assert torch.equal(pixels, transform.pixels(images, [0, 1, 2]))
 
 
 def test_parts_of_other_normalisations_are_refused():

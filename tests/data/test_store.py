@@ -79,6 +79,32 @@ def test_what_is_read_equals_the_files_bit_for_bit_and_later_runs_decode_nothing
     assert check_readable(again, 0.0, print).tolist() == list(range(len(paths)))
 
 
+def test_a_cut_equals_the_same_cut_of_the_whole_image_and_reads_its_rows_alone(tree, tmp_path, monkeypatch):
+    images = stored(*tree, tmp_path / "store")
+    box = (slice(None), slice(2, 6), slice(1, 5))
+    assert all(torch.equal(images.open(i)[box], images.read(i)[box]) for i in range(len(images)))  # not there yet
+    read, original = [], os.preadv
+    monkeypatch.setattr(
+        os, "preadv", lambda file, pieces, at: read.append(pieces[0].size) or original(file, pieces, at)
+    )
+    for i, name in enumerate(images.ids):
+        expected, image = decode(images.root / name), images.open(i)
+        assert image.shape == tuple(expected.shape)
+        cut = image[box]
+        assert torch.equal(cut, expected[box]) and cut.stride()[0] == 1  # in the order of decoded images: channels last
+        assert read == [3 * 4 * expected.shape[2]]
+        read.clear()
+        assert torch.equal(image[:, :, :], expected) and torch.equal(image[:, 1:-2, -3:], expected[:, 1:-2, -3:])
+        read.clear()
+    image = images.open(0)
+    monkeypatch.setattr(os, "preadv", fail_to_read)
+    assert torch.equal(image[box], decode(images.root / images.ids[0])[box])  # the file is still there
+
+
+def fail_to_read(*_):
+    raise OSError(errno.EIO, "Input/output error")
+
+
 def test_what_is_read_belongs_to_the_reader(tree, tmp_path):
     images = stored(*tree, tmp_path / "store")
     for _ in range(2):

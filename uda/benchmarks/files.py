@@ -1,15 +1,18 @@
-"""Training batches from JPEG files against torchvision's ImageFolder with PIL transforms, both with two workers.
+"""Training batches from JPEG files against torchvision's ImageFolder with PIL transforms, with as many workers.
 
 The files are drawn here: 500 x 375 pixels, smooth random fields of colour at three scales and a little noise, saved at
 quality 90, which makes them about 60 KB each, like photos of that size. There are 64 pictures, each under many names.
 A batch holds 32 images of 224 pixels: a random resized crop, mirrored in half of all cases, normalised. Workers start
-once a call on either side; a call over a full store lasts four epochs, so that it is reading that is measured.
+once a call on either side; a call over a full store lasts six epochs, so that it is reading that is measured.
+
+Every row is there for one worker and for two. On a machine of two cores two workers and the main process get into each
+other's way, and the faster side suffers more: its main process has a larger part in the work.
 """
 
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -20,33 +23,28 @@ from torch.utils.data import DataLoader
 
 from uda.benchmarks.contest import BENCHMARKS, Contest
 from uda.config import AugmentSettings, TransformSettings
+from uda.device import keep_memory
 
 
-@BENCHMARKS.register("files_first_epoch")
-def first_epoch(scale: float) -> Contest:
-    """An image's share of the first epoch over JPEG files, which fills the decoded store, against ImageFolder."""
-    return _first_epoch(scale, load_size=None)
+def _register(load_size: int | None, workers: int) -> None:
+    """The rows of a size and a number of workers."""
+    who = f"{workers} loader process{'es' if workers > 1 else ''}"
+    size = "" if load_size is None else f" with data.load_size={load_size}"
+    ending = ("" if load_size is None else f"_{load_size}") + f"_{workers}w"
+
+    def add(name: str, make: Callable[..., Contest], what: str) -> None:
+        def contest(scale: float) -> Contest:
+            return make(scale, load_size, workers)
+
+        contest.__doc__ = f"An image's share of {what}{size}, against ImageFolder on the files, {who} on either side."
+        BENCHMARKS.register(f"{name}{ending}")(contest)
+
+    add("files_first_epoch", _first_epoch, "the first epoch over JPEG files (it fills the decoded store)")
+    add("files_from_store", _from_store, "later epochs, from the decoded store")
+    if load_size is None:
+        add("files_no_store", _no_store, "an epoch over JPEG files without a store")
 
 
-@BENCHMARKS.register("files_first_epoch_256")
-def first_small_epoch(scale: float) -> Contest:
-    """The same with data.load_size=256."""
-    return _first_epoch(scale, load_size=256)
-
-
-@BENCHMARKS.register("files_from_store")
-def from_store(scale: float) -> Contest:
-    """An image's share of later epochs, from the decoded store, against ImageFolder on the files."""
-    return _from_store(scale, load_size=None)
-
-
-@BENCHMARKS.register("files_from_store_256")
-def from_small_store(scale: float) -> Contest:
-    """The same with data.load_size=256."""
-    return _from_store(scale, load_size=256)
-
-
-WORKERS = 2
 BATCH_SIZE = 32
 CLASSES = 4
 SETTINGS = TransformSettings()
@@ -56,7 +54,7 @@ AUGMENT = AugmentSettings(scale=(0.08, 1), flip=True)
 class _Photos:
     """JPEG files for the length of the process, and both ways to read them."""
 
-    def __init__(self, scale: float, load_size: int | None):
+    def __init__(self, scale: float, load_size: int | None, workers: int):
         torch.set_num_threads(1)  # on both sides: the other cores are the loaders'
         memory = Path("/dev/shm")  # where there is one: how fast a disk takes the store is not what is compared
         folder = tempfile.TemporaryDirectory(prefix="uda-bench-", dir=memory if memory.is_dir() else None)
@@ -64,22 +62,26 @@ class _Photos:
         self.root, self.store = Path(folder.name, "images"), Path(folder.name, "store")
         self.paths = _write_photos(self.root, max(2 * BATCH_SIZE, round(2048 * scale)))
         self.load_size = load_size
+        self.workers = workers
 
-    def ours(self, epochs: int) -> None:
-        """Read by way of the store, which is opened, or made, first."""
+    def ours(self, epochs: int, stored: bool = True) -> None:
+        """Read by way of the store, which is opened, or made, first; or from the files alone."""
         from uda.data.images import ImageFiles
         from uda.data.loaders import Part, training_batches
         from uda.data.store import open_stores, take_inventory
         from uda.data.transforms import make_train
 
-        inventory = take_inventory(self.root, self.paths, self.load_size)
-        (store,) = open_stores([inventory], self.store, 64.0, lambda line: None)
+        keep_memory()  # as the tools do
+        store = None
+        if stored:
+            inventory = take_inventory(self.root, self.paths, self.load_size)
+            (store,) = open_stores([inventory], self.store, 64.0, lambda line: None)
         images = ImageFiles(self.root, self.paths, load_size=self.load_size, store=store)
         numbers = np.arange(len(images))
         part = Part(images, numbers, numbers % CLASSES, make_train(SETTINGS, AUGMENT), domain=0, is_target=False)
         steps = epochs * -(-len(images) // BATCH_SIZE)
         batches = training_batches(
-            [part], num_classes=CLASSES, batch_size=BATCH_SIZE, steps=steps, seed=(0,), workers=WORKERS
+            [part], num_classes=CLASSES, batch_size=BATCH_SIZE, steps=steps, seed=(0,), workers=self.workers
         )
         self._look_at(batch.images for batch in batches)
 
@@ -96,7 +98,7 @@ class _Photos:
         ]
         images = ImageFolder(str(self.root), transforms.Compose(steps))
         loader = DataLoader(
-            images, batch_size=BATCH_SIZE, shuffle=True, num_workers=WORKERS, persistent_workers=epochs > 1
+            images, batch_size=BATCH_SIZE, shuffle=True, num_workers=self.workers, persistent_workers=epochs > 1
         )
         for _ in range(epochs):
             self._look_at(batch for batch, _ in loader)
@@ -106,8 +108,14 @@ class _Photos:
             assert images.dtype == torch.float32 and images.shape[1:] == (3, SETTINGS.size, SETTINGS.size)
 
 
-def _first_epoch(scale: float, load_size: int | None) -> Contest:
-    photos = _Photos(scale, load_size)
+def _no_store(scale: float, load_size: int | None, workers: int) -> Contest:
+    photos = _Photos(scale, load_size, workers)
+    count = len(photos.paths)
+    return Contest(lambda: photos.ours(1, stored=False), lambda: photos.floor(1), per_call=count, bar=2.0)
+
+
+def _first_epoch(scale: float, load_size: int | None, workers: int) -> Contest:
+    photos = _Photos(scale, load_size, workers)
 
     def ours() -> None:
         shutil.rmtree(photos.store, ignore_errors=True)
@@ -116,8 +124,8 @@ def _first_epoch(scale: float, load_size: int | None) -> Contest:
     return Contest(ours, lambda: photos.floor(epochs=1), per_call=len(photos.paths), bar=2.0)
 
 
-def _from_store(scale: float, load_size: int | None, epochs: int = 4) -> Contest:
-    photos = _Photos(scale, load_size)
+def _from_store(scale: float, load_size: int | None, workers: int, epochs: int = 6) -> Contest:
+    photos = _Photos(scale, load_size, workers)
     photos.ours(epochs=1)
     per_call = epochs * len(photos.paths)
     return Contest(lambda: photos.ours(epochs), lambda: photos.floor(epochs), per_call=per_call, bar=8.0)
@@ -146,3 +154,8 @@ def _photo(generator: torch.Generator) -> np.ndarray:
         picture += contrast * F.interpolate(field, size=size, mode="bicubic")
     picture += 5 * torch.randn(1, 1, *size, generator=generator)
     return picture.clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy()
+
+
+for _load_size in (None, 256):
+    for _workers in (1, 2):
+        _register(_load_size, _workers)

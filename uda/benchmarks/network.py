@@ -76,9 +76,9 @@ class Subject:
 
 
 SUBJECTS = {
-    "digits_cnn": Subject("digits_cnn", channels=1, size=28, half_batch=64, steps=20, count=5000),
-    "efficientnet_lite0": Subject("tf_efficientnet_lite0", channels=3, size=96, half_batch=32, steps=3, count=512),
-    "resnet18": Subject("resnet18", channels=3, size=96, half_batch=16, steps=3, count=256),
+    "digits_cnn": Subject("digits_cnn", channels=1, size=28, half_batch=64, steps=60, count=5000),
+    "efficientnet_lite0": Subject("tf_efficientnet_lite0", channels=3, size=96, half_batch=32, steps=10, count=512),
+    "resnet18": Subject("resnet18", channels=3, size=96, half_batch=16, steps=10, count=256),
 }
 
 

@@ -4,6 +4,7 @@ A DataLoader gives every tensor a new piece of shared memory, and the system has
 anew in both processes: for a batch of photos that takes as long as reading and cropping them.
 """
 
+import math
 import mmap
 import multiprocessing
 from dataclasses import dataclass
@@ -40,13 +41,21 @@ class Ring:
         chosen = multiprocessing.get_start_method(allow_none=True)
         return (chosen or multiprocessing.get_all_start_methods()[0]) == "fork"
 
+    def space(self, number: int, shape: tuple[int, ...]) -> torch.Tensor | None:
+        """Memory for the pixels of batch `number`, uint8 (B, C, H, W); None where they do not fit."""
+        return self.take(Handed(number % self._slots, shape)) if math.prod(shape) <= self._slot_bytes else None
+
     def put(self, number: int, pixels: torch.Tensor) -> torch.Tensor | Handed:
-        """Leave the pixels of batch `number`, uint8 (B, C, H, W); those that do not fit come back as they are."""
-        if pixels.dtype != torch.uint8 or pixels.numel() > self._slot_bytes:
+        """Leave the pixels of batch `number`, uint8 (B, C, H, W), which may lie in its `space` already.
+
+        Those that do not fit come back as they are.
+        """
+        space = self.space(number, tuple(pixels.shape))
+        if pixels.dtype != torch.uint8 or space is None:
             return pixels
-        handed = Handed(number % self._slots, tuple(pixels.shape))
-        self.take(handed).copy_(pixels)
-        return handed
+        if pixels.data_ptr() != space.data_ptr():
+            space.copy_(pixels)
+        return Handed(number % self._slots, tuple(pixels.shape))
 
     def take(self, handed: Handed) -> torch.Tensor:
         """The pixels, uint8 (B, C, H, W) in channels-last order, where they lie."""

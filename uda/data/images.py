@@ -58,6 +58,13 @@ class Images(ABC):
     def read(self, i: int) -> torch.Tensor:
         """Image `i` as uint8 (C, H, W), values 0..255. Raises UserError naming the image."""
 
+    def open(self, i: int) -> "torch.Tensor | StoredImage":
+        """Image `i` to be cut from: it has a `shape`, (C, H, W), and `[:, top:bottom, left:right]` gives uint8.
+
+        What is not asked for is not read where that can be. Raises UserError naming the image, here or in cutting.
+        """
+        return self.read(i)
+
     @abstractmethod
     def take(self, indices: np.ndarray) -> "Images":
         """The images of the given numbers (n,), in that order."""
@@ -139,6 +146,12 @@ class ImageFiles(Images):
             self._store.write(place, image, stamp)
         return image
 
+    def open(self, i: int) -> "torch.Tensor | StoredImage":
+        place = int(self._places[i])
+        if self._store is None or self.in_memory or not self._store.holds(place):
+            return self.read(i)
+        return StoredImage(self._store, place, lambda: self.read(i))
+
     def take(self, indices: np.ndarray) -> "ImageFiles":
         taken = ImageFiles(self.root, [self.ids[i] for i in indices], self.cache, load_size=self.load_size)
         taken._store, taken._places = self._store, self._places[indices]
@@ -167,6 +180,28 @@ class ImageFiles(Images):
                 self._store.leave_out(int(self._places[i]))
             return str(error)
         return None
+
+
+class StoredImage:
+    """An image of a decoded store, of which only the rows that are cut out are read.
+
+    Args:
+        store: the store.
+        place: the image's number in it.
+        read: gives the whole image, should the store fail.
+    """
+
+    def __init__(self, store: DecodedStore, place: int, read: Callable[[], torch.Tensor]):
+        self.shape = (3, *store.size(place))
+        self._store = store
+        self._place = place
+        self._read = read
+
+    def __getitem__(self, box: tuple[slice, slice, slice]) -> torch.Tensor:
+        channels, rows, columns = box
+        top, bottom, _ = rows.indices(self.shape[1])
+        cut = self._store.read(self._place, top, bottom - top)
+        return self._read()[box] if cut is None else cut[channels, :, columns]
 
 
 def _check(path: Path) -> None:

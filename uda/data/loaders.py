@@ -110,11 +110,14 @@ class _Draw:
     seeds: tuple[np.ndarray, ...]
     weight: float = 1.0
 
+    def __len__(self) -> int:
+        return sum(map(len, self.rows))
+
     def dealt(self, rank: int, world: int) -> "_Draw":
         """One process's share: every world-th image of the batch, counted through its parts."""
         if world == 1:
             return self
-        total = sum(map(len, self.rows))
+        total = len(self)
         if total < 2 * world:
             raise UserError(
                 f"a batch of {total} images cannot be dealt out to {world} processes: each needs two at least; enlarge "
@@ -262,7 +265,7 @@ def _mix(words: np.ndarray) -> np.ndarray:
     return (words ^ (words >> np.uint64(31))) >> np.uint64(1)
 
 
-class _TrainReader(Dataset):
+class _TrainReader:
     """Reads and transforms the images of a draw."""
 
     def __init__(self, parts: Sequence[Part], num_classes: int):
@@ -272,15 +275,18 @@ class _TrainReader(Dataset):
         self.num_classes = num_classes
         self.transform = parts[0].transform
 
-    def __getitems__(self, draw: _Draw) -> tuple[torch.Tensor, ...] | UserError:
-        """Pixels before they are normalised, labels, domains, whether they are of the target; the batch's weight."""
+    def read(self, draw: _Draw, memory: torch.Tensor | None = None) -> tuple[torch.Tensor, ...] | UserError:
+        """Pixels before they are normalised, labels, domains, whether they are of the target; the batch's weight.
+
+        `memory`, uint8 (B, C, S, S), may be used for the pixels.
+        """
         try:
-            return self._read(draw)
+            return self._read(draw, memory)
         except UserError as error:  # handed over as a value: a raised one would come out with a worker's traceback
             return error
 
     def finish(self, pixels: torch.Tensor, *rest: torch.Tensor) -> Batch:
-        """The batch, of what `__getitems__` gave."""
+        """The batch, of what `read` gave."""
         *columns, weight = rest
         return Batch(self.transform.normalise(pixels), *columns, weight.item())
 
@@ -292,35 +298,42 @@ class _TrainReader(Dataset):
             for i in part.indices[rows].tolist()
         ]
 
-    def _read(self, draw: _Draw) -> tuple[torch.Tensor, ...]:
+    def _read(self, draw: _Draw, memory: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+        counts = list(map(len, draw.rows))
+        places = [None] * len(counts) if memory is None else memory.split(counts)
         pixels, labels, domains, targets = [], [], [], []
-        for part, rows, seeds in zip(self.parts, draw.rows, draw.seeds, strict=True):
+        for part, rows, seeds, place in zip(self.parts, draw.rows, draw.seeds, places, strict=True):
             if len(rows):
-                images = map(part.images.read, part.indices[rows].tolist())
-                pixels.append(part.transform.pixels(images, seeds.tolist()))
+                read = part.images.open if part.transform.cuts else part.images.read
+                images = map(read, part.indices[rows].tolist())
+                pixels.append(part.transform.pixels(images, seeds.tolist(), place))
                 labels.append(part.distributions(rows, self.num_classes))
                 domains.append(torch.full((len(rows),), part.domain))
                 targets.append(torch.full((len(rows),), part.is_target))
         weight = torch.tensor(draw.weight, dtype=torch.float64)
+        used = [place for place, count in zip(places, counts, strict=True) if count]
+        if memory is not None and all(piece is place for piece, place in zip(pixels, used, strict=True)):
+            pixels = [memory]
         columns = (pixels, labels, domains, targets)
         return *(torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns), weight
 
 
-class _PredictReader(Dataset):
+class _PredictReader:
     """Reads and transforms images by number."""
 
     def __init__(self, images: Images, transform: Transform):
         self.images = images
         self.transform = transform
 
-    def __getitems__(self, indices: np.ndarray) -> tuple[torch.Tensor] | UserError:
+    def read(self, indices: np.ndarray, memory: torch.Tensor | None = None) -> tuple[torch.Tensor] | UserError:
+        """Pixels before they are normalised; `memory`, uint8 (B, C, S, S), may be used for them."""
         try:
-            return (self.transform.pixels(map(self.images.read, indices.tolist()), [0] * len(indices)),)
+            return (self.transform.pixels(map(self.images.read, indices.tolist()), [0] * len(indices), memory),)
         except UserError as error:
             return error
 
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The batch, of what `__getitems__` gave."""
+        """The batch, of what `read` gave."""
         return self.transform.normalise(pixels)
 
 
@@ -333,7 +346,9 @@ class _Worker(Dataset):
 
     def __getitems__(self, numbered: tuple[int, object]) -> object:
         number, draw = numbered
-        read = self.reader.__getitems__(draw)
+        transform = self.reader.transform
+        shape = (len(draw), transform.channels, transform.size, transform.size)
+        read = self.reader.read(draw, None if self.ring is None else self.ring.space(number, shape))
         if isinstance(read, UserError):
             return read
         if self.ring is None:
@@ -387,7 +402,7 @@ class Batches:
 
     def _made_here(self) -> Iterator:
         for draw in self._plan:
-            read = self._reader.__getitems__(draw)
+            read = self._reader.read(draw)
             batch = read if isinstance(read, UserError) else self._reader.finish(*read)
             yield batch.pin_memory() if self._pin_memory and not isinstance(batch, UserError) else batch
 
@@ -419,7 +434,7 @@ class Batches:
 
 
 #: Batches that each worker makes ahead.
-_AHEAD = 2
+_AHEAD = 3
 
 
 def _as_it_is(batch):

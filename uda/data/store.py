@@ -219,15 +219,23 @@ class DecodedStore:
         mark = self._marks[place]
         return bool(mark == self._mark or (self._sealed and mark != _ABSENT))
 
-    def read(self, place: int) -> torch.Tensor | None:
-        """Image number `place` of the listing, uint8 (3, H, W), or None where it is not there."""
+    def size(self, place: int) -> tuple[int, int]:
+        """Height and width of image number `place` of the listing."""
+        _, height, width = self._index[place].tolist()
+        return height, width
+
+    def read(self, place: int, top: int = 0, rows: int | None = None) -> torch.Tensor | None:
+        """Image number `place` of the listing, uint8 (3, H, W), or None where it is not there.
+
+        With `rows` so many of its rows alone, from row `top` on.
+        """
         if not self.holds(place):
             return None
         offset, height, width = self._index[place].tolist()
-        image = torch.empty((height, width, 3), dtype=torch.uint8)
+        image = torch.empty((height - top if rows is None else rows, width, 3), dtype=torch.uint8)
         # A read, not a map of the pixels: as fast, and what goes wrong on a disk is an error, not the process's end.
         try:
-            done = os.preadv(self._file, [image.numpy()], self._start + offset)
+            done = os.preadv(self._file, [image.numpy()], self._start + offset + 3 * width * top)
         except OSError:
             return None
         if not self._sealed and place % _SEAL_EVERY == 0:

@@ -25,6 +25,9 @@ class Transform(ABC):
     bytes. Colour images come out in channels-last order, as decoders give them and convolutions like them.
     """
 
+    cuts: bool = False
+    """Whether it first cuts a part out of each image, so that `Images.open` spares reading the rest."""
+
     def __init__(self, settings: TransformSettings):
         self.size = settings.size
         self.channels = len(settings.mean)
@@ -38,21 +41,27 @@ class Transform(ABC):
         return self.normalise(self.pixels(images, seeds))
 
     @abstractmethod
-    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+    def pixels(
+        self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """All but the last step: uint8 or float32 in 0..255, (B, channels, size, size).
 
         Images that are read as they are asked for go through one by one where the transform allows it, and each is
-        worked on while it lies in the processor's cache.
+        worked on while it lies in the processor's cache. They are then left in `memory`, uint8 (B, channels, size,
+        size), where that is given, and it is what is returned.
         """
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 or float 0..255 (B, C, H, W) -> float32, normalised; channels-last stays so."""
         if self.channels > 1 and pixels.is_contiguous(memory_format=torch.channels_last):
-            # As rows of width * channels numbers: over three channels alone, no loop is worth its start.
-            rows = pixels.permute(0, 2, 3, 1).flatten(2)
+            # Rows of width * channels numbers: over three channels alone, no loop is worth its start. And image by
+            # image: the second pass finds what the first has written in the processor's cache.
             width = pixels.shape[-1]
-            values = rows.to(torch.float32, copy=True)
-            torch.addcmul(self._offset.repeat(width), values, self._factor.repeat(width), out=values)
+            rows = pixels.permute(0, 2, 3, 1).flatten(2)
+            factor, offset = self._factor.repeat(width), self._offset.repeat(width)
+            values = torch.empty(rows.shape)
+            for image, raw in zip(values.unbind(), rows.unbind(), strict=True):
+                torch.addcmul(offset, image.copy_(raw), factor, out=image)
             return values.unflatten(2, (width, self.channels)).permute(0, 3, 1, 2)
         factor, offset = self._factor.view(-1, 1, 1), self._offset.view(-1, 1, 1)
         return torch.addcmul(offset, pixels.to(torch.float32), factor)
@@ -69,23 +78,28 @@ class Transform(ABC):
             f"images of {images.shape[-3]} channels, but transforms.mean has {self.channels}; give one mean a channel"
         )
 
-    def _one_by_one(self, changed: Iterable[torch.Tensor], count: int) -> torch.Tensor:
+    def _one_by_one(self, changed: Iterable[torch.Tensor], count: int, memory: torch.Tensor | None) -> torch.Tensor:
         """Images (channels, size, size) to a channels-last batch of uint8."""
-        batch = torch.empty(count, self.size, self.size, self.channels, dtype=torch.uint8)
-        for row, image in zip(batch.permute(0, 3, 1, 2).unbind(), changed, strict=True):
+        if memory is None:
+            memory = torch.empty(count, self.size, self.size, self.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+        for row, image in zip(memory.unbind(), changed, strict=True):
             row.copy_(image)
-        return batch.permute(0, 3, 1, 2)
+        return memory
 
 
 class _CropTrain(Transform):
     """Random resized crop, flip and colour jitter, image by image, drawn as torchvision's transforms draw them."""
 
+    cuts = True
+
     def __init__(self, settings: TransformSettings, augment: AugmentSettings):
         super().__init__(settings)
         self.augment = augment
 
-    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
-        return self._one_by_one(map(self._change, images, seeds), len(seeds))
+    def pixels(
+        self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self._one_by_one(map(self._change, images, seeds), len(seeds), memory)
 
     def _change(self, image: torch.Tensor, seed: int) -> torch.Tensor:
         random = Random(int(seed))  # of all generators the one that is seeded soonest
@@ -136,8 +150,10 @@ class _CropPredict(Transform):
             )
         self.resize = settings.resize
 
-    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
-        return self._one_by_one(map(self._change, images), len(seeds))
+    def pixels(
+        self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self._one_by_one(map(self._change, images), len(seeds), memory)
 
     def _change(self, image: torch.Tensor) -> torch.Tensor:
         height, width = image.shape[-2:]
@@ -161,7 +177,9 @@ class _Whole(Transform):
                 )
         return self._with_channels(torch.stack(images))
 
-    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+    def pixels(
+        self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None
+    ) -> torch.Tensor:
         return self._stack(images)
 
 
@@ -172,7 +190,9 @@ class _AffineTrain(_Whole):
         super().__init__(settings)
         self.augment = augment
 
-    def pixels(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
+    def pixels(
+        self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None
+    ) -> torch.Tensor:
         augment = self.augment
         stacked = self._stack(images).to(torch.float32)
         # One call of the generator an image, for speed: its first nine draws become uniform by their own
