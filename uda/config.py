@@ -524,6 +524,17 @@ def _section(location: list[str]) -> type[Settings] | None:
     return section if isinstance(section, type) and issubclass(section, Settings) else None
 
 
+def _places_of(key: str, section: type[Settings] = Config, prefix: str = "") -> list[str]:
+    """Dotted places of all settings that bear this name."""
+    places = []
+    for name, field in section.model_fields.items():
+        if name == key:
+            places.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            places += _places_of(key, field.annotation, f"{prefix}{name}.")
+    return places
+
+
 def _explain(error: Mapping[str, Any], origins: Mapping[str, str], default: str) -> str:
     """One line for one of pydantic's errors."""
     location = [str(part) for part in error["loc"]]
@@ -532,7 +543,9 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str], default: str)
     if error["type"] == "extra_forbidden":
         section = _section(location[:-1])
         known = sorted(section.model_fields) if section else []
-        return f"{where}: unknown key{nearest(location[-1], known) or ' (known: ' + ', '.join(known) + ')'}"
+        elsewhere = _places_of(location[-1])
+        hint = f", did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else nearest(location[-1], known)
+        return f"{where}: unknown key{hint or ' (known: ' + ', '.join(known) + ')'}"
     if error["type"] == "missing":
         return f"{where}: missing"
     if error["type"] in ("model_type", "model_attributes_type"):

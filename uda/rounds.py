@@ -1,11 +1,10 @@
 """The whole circle: source training, then rounds of predict -> select -> fit -> report."""
 
 import hashlib
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from uda import checkpoint
 from uda.checkpoint import Checkpoints, Progress
+from uda.choice import Choice, Predicted, choose, target_scores
 from uda.config import Config, OptimSettings, differing_keys
 from uda.data import loaders
 from uda.data.domains import load_domains
@@ -24,121 +24,20 @@ from uda.distributed import Ranks
 from uda.engine import Engine, EpochState, seed_everything
 from uda.errors import UserError
 from uda.evaluation import VALIDATORS, Accuracy, accuracy, selection_metrics
-from uda.interruption import Interrupted, Interruption
+from uda.interruption import Interruption
 from uda.methods import METHODS, Method
 from uda.models import Prediction, create_network, load_network, save_network
+from uda.pauses import RunPauses
 from uda.plan import compute_line, epoch_steps, plan
-from uda.regularizers import create_regularizer, lrent_keeps
 from uda.report import RoundRecord, RunReport
 from uda.run_folder import RunFolder, RunLog
-from uda.selectors import SELECTORS
-from uda.streaming_thresholds import stream_thresholds
-from uda.thresholds import PseudoLabels, class_balanced_thresholds, portion_schedule, select
+from uda.thresholds import portion_schedule
 
 # First numbers of every derived seed, so that no two uses of randomness share one.
 INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES = range(5)
 
 #: Images in a batch of AdaBN's pass; part of the result, so not of `runtime`.
 ADAPT_BATCH = 128
-
-#: In a job of several processes they ask each other this often, in seconds, whether to pause.
-SECONDS_BETWEEN_LOOKS = 0.5
-
-
-@dataclass(frozen=True)
-class Predicted:
-    """A predict pass over the target."""
-
-    mine: Prediction
-    """This process's rows of it."""
-    whole: Prediction
-    """All rows on rank 0, none on the others."""
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a round trains on: the pseudo-labels of all target images, and what is said about them."""
-
-    pseudo: PseudoLabels
-    """The selector's choice."""
-    reference: PseudoLabels
-    """What softmax would have chosen at the same portion."""
-    labels: np.ndarray
-    """(N, K) float32 label distributions: one-hot, or LRENT's soft labels."""
-    portion: float
-    """Share of each class that was asked for."""
-    metrics: dict
-    """`selection_metrics` of the choice; empty but on rank 0."""
-
-    def state(self) -> dict[str, object]:
-        """For a checkpoint: tensors, numbers and strings only."""
-        arrays = {
-            name: {
-                field: torch.from_numpy(np.ascontiguousarray(getattr(chosen, field)))
-                for field in chosen.__dataclass_fields__
-            }
-            for name, chosen in (("pseudo", self.pseudo), ("reference", self.reference))
-        }
-        return {**arrays, "labels": torch.from_numpy(self.labels), "portion": self.portion, "metrics": self.metrics}
-
-    @classmethod
-    def from_state(cls, state: dict) -> "Choice":
-        """The inverse of `state`."""
-        pseudo, reference = (
-            PseudoLabels(**{field: value.numpy() for field, value in state[name].items()})
-            for name in ("pseudo", "reference")
-        )
-        return cls(pseudo, reference, state["labels"].numpy(), state["portion"], state["metrics"])
-
-
-def choose(mine: Prediction, config: Config, round_index: int, count: int, ranks: Ranks) -> Choice:
-    """Pseudo-labels of a round from the current model's prediction on the target.
-
-    The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels.
-    Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
-    """
-    settings = config.self_training
-    portion = portion_schedule(round_index, settings.portion.start, settings.portion.step, settings.portion.max)
-    features, logits, weight = (torch.from_numpy(a) for a in (mine.features, mine.logits, mine.weight))
-
-    def chosen_by(selector: str) -> PseudoLabels:
-        scores = _scores(selector, features, logits, weight)
-        return select(scores, _thresholds(scores, portion, ranks))
-
-    try:
-        pseudo = chosen_by(settings.selector)
-    except ValueError as error:
-        raise UserError(f"selector '{settings.selector}': {error}") from None
-    reference = pseudo if settings.selector == "softmax" else chosen_by("softmax")
-    regularizer = create_regularizer(settings.regularizer, settings.alpha, settings.alpha_label)
-    labels = np.asarray(regularizer.soft_labels(logits, pseudo.thresholds, pseudo.labels), np.float32)
-    if settings.keep == "lrent":
-        pseudo = replace(pseudo, selected=lrent_keeps(logits, pseudo.thresholds, regularizer.alpha_label))
-    pseudo, reference = (_of_all(chosen, count, ranks) for chosen in (pseudo, reference))
-    return Choice(pseudo, reference, ranks.gather_rows(labels, count), portion, {})
-
-
-def _thresholds(scores: Tensor, portion: float, ranks: Ranks) -> np.ndarray:
-    if ranks.world == 1:
-        return class_balanced_thresholds(scores, portion)
-    return stream_thresholds(lambda: [scores], portion, scores.shape[1], reduce=ranks.sum)
-
-
-def _of_all(chosen: PseudoLabels, count: int, ranks: Ranks) -> PseudoLabels:
-    """What all processes chose, from this one's rows."""
-    rows = ("labels", "scores", "ratios", "selected")
-    return replace(chosen, **{field: ranks.gather_rows(getattr(chosen, field), count) for field in rows})
-
-
-def _scores(selector: str, features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    with torch.inference_mode():
-        scores = SELECTORS[selector](features, logits, weight)
-    if tuple(scores.shape) != tuple(logits.shape):
-        raise UserError(
-            f"selector '{selector}' gave scores of shape {tuple(scores.shape)}; a selector gives one score an "
-            f"image and class, here {tuple(logits.shape)}"
-        )
-    return scores
 
 
 class Run:
@@ -241,7 +140,7 @@ class Run:
             raise UserError(f"model.backbone: {model} cannot take images of transforms.size={size}: {reason}") from None
         if self.rounds:
             tensors = (prediction.features, prediction.logits, prediction.weight)
-            _scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))
+            target_scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))
 
     @property
     def rounds(self) -> int:
@@ -432,7 +331,7 @@ class Run:
 
         for epoch in range(self.progress.epoch, len(plan)):
             with self.interruption.deferred():
-                pauses = _Pauses(self, begin.step, lambda state, epoch=epoch: save(epoch, state))
+                pauses = RunPauses(self, begin.step, lambda state, epoch=epoch: save(epoch, state))
                 scalars = self.engine.fit(
                     method,
                     batches(epoch, plan[epoch]).starting_at(begin.step),
@@ -595,44 +494,6 @@ class Run:
     def validate(self, prediction: Prediction) -> dict[str, float]:
         """Every label-free validator's score."""
         return {name: float(validator(prediction)) for name, validator in VALIDATORS.items()}
-
-
-class _Pauses:
-    """Where an epoch pauses: when a checkpoint is due, or the run was asked to end. All ranks answer alike."""
-
-    def __init__(self, run: Run, first_step: int, save: Callable[[EpochState], None]):
-        self.run = run
-        self.save_state = save
-        self._leaving = False
-        self._look_at = first_step
-        self._looked = (first_step, time.monotonic())
-
-    def due(self, step: int | None = None) -> bool:
-        """Whether to pause after `step` steps; None: at the epoch's end, where one may always ask."""
-        run = self.run
-        asked, old = run.interruption.requested is not None, run.ranks.is_main and run.checkpoints.due
-        if run.ranks.world == 1:
-            self._leaving = asked
-            return asked or old
-        if step is not None and step < self._look_at:
-            return False
-        now = time.monotonic()
-        seconds = (now - self._looked[1]) / max(1, (step or 0) - self._looked[0])
-        self._leaving, due, seconds = run.ranks.maximum([asked, asked or old, seconds])
-        if step is not None:
-            self._look_at = step + max(1, int(SECONDS_BETWEEN_LOOKS / max(seconds, 1e-3)))
-            self._looked = (step, now)
-        return bool(due)
-
-    def save(self, state: EpochState) -> None:
-        """Save, and end the run if it was asked to."""
-        self.save_state(state)
-        self.leave()
-
-    def leave(self) -> None:
-        """End the run if any rank was asked to."""
-        if self._leaving:
-            raise Interrupted(self.run.interruption.requested or signal.SIGTERM)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

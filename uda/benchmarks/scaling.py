@@ -90,8 +90,8 @@ def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | 
 
 def choice_work(num_images: int, num_classes: int, width: int) -> Works:
     """The choice of one round: scores of the selector and of softmax, thresholds and pseudo-labels of both."""
+    from uda.choice import choose
     from uda.distributed import Ranks
-    from uda.rounds import choose
 
     prediction = _prediction(num_images, num_classes, width)
     config = Config(

@@ -1,0 +1,113 @@
+"""Pseudo-labels of a round: scores, thresholds over all processes, labels, and all of it as plain state."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uda.config import Config
+from uda.distributed import Ranks
+from uda.errors import UserError
+from uda.models import Prediction
+from uda.regularizers import create_regularizer, lrent_keeps
+from uda.selectors import SELECTORS
+from uda.streaming_thresholds import stream_thresholds
+from uda.thresholds import PseudoLabels, class_balanced_thresholds, portion_schedule, select
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A predict pass over the target."""
+
+    mine: Prediction
+    """This process's rows of it."""
+    whole: Prediction
+    """All rows on rank 0, none on the others."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a round trains on: the pseudo-labels of all target images, and what is said about them."""
+
+    pseudo: PseudoLabels
+    """The selector's choice."""
+    reference: PseudoLabels
+    """What softmax would have chosen at the same portion."""
+    labels: np.ndarray
+    """(N, K) float32 label distributions: one-hot, or LRENT's soft labels."""
+    portion: float
+    """Share of each class that was asked for."""
+    metrics: dict
+    """`selection_metrics` of the choice; empty but on rank 0."""
+
+    def state(self) -> dict[str, object]:
+        """For a checkpoint: tensors, numbers and strings only."""
+        arrays = {
+            name: {
+                field: torch.from_numpy(np.ascontiguousarray(getattr(chosen, field)))
+                for field in chosen.__dataclass_fields__
+            }
+            for name, chosen in (("pseudo", self.pseudo), ("reference", self.reference))
+        }
+        return {**arrays, "labels": torch.from_numpy(self.labels), "portion": self.portion, "metrics": self.metrics}
+
+    @classmethod
+    def from_state(cls, state: dict) -> "Choice":
+        """The inverse of `state`."""
+        pseudo, reference = (
+            PseudoLabels(**{field: value.numpy() for field, value in state[name].items()})
+            for name in ("pseudo", "reference")
+        )
+        return cls(pseudo, reference, state["labels"].numpy(), state["portion"], state["metrics"])
+
+
+def choose(mine: Prediction, config: Config, round_index: int, count: int, ranks: Ranks) -> Choice:
+    """Pseudo-labels of a round from the current model's prediction on the target.
+
+    The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels.
+    Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
+    """
+    settings = config.self_training
+    portion = portion_schedule(round_index, settings.portion.start, settings.portion.step, settings.portion.max)
+    features, logits, weight = (torch.from_numpy(a) for a in (mine.features, mine.logits, mine.weight))
+
+    def chosen_by(selector: str) -> PseudoLabels:
+        scores = target_scores(selector, features, logits, weight)
+        return select(scores, _thresholds(scores, portion, ranks))
+
+    try:
+        pseudo = chosen_by(settings.selector)
+    except ValueError as error:
+        raise UserError(f"selector '{settings.selector}': {error}") from None
+    reference = pseudo if settings.selector == "softmax" else chosen_by("softmax")
+    regularizer = create_regularizer(settings.regularizer, settings.alpha, settings.alpha_label)
+    labels = np.asarray(regularizer.soft_labels(logits, pseudo.thresholds, pseudo.labels), np.float32)
+    if settings.keep == "lrent":
+        pseudo = replace(pseudo, selected=lrent_keeps(logits, pseudo.thresholds, regularizer.alpha_label))
+    pseudo, reference = (_of_all(chosen, count, ranks) for chosen in (pseudo, reference))
+    return Choice(pseudo, reference, ranks.gather_rows(labels, count), portion, {})
+
+
+def _thresholds(scores: Tensor, portion: float, ranks: Ranks) -> np.ndarray:
+    if ranks.world == 1:
+        return class_balanced_thresholds(scores, portion)
+    return stream_thresholds(lambda: [scores], portion, scores.shape[1], reduce=ranks.sum)
+
+
+def _of_all(chosen: PseudoLabels, count: int, ranks: Ranks) -> PseudoLabels:
+    """What all processes chose, from this one's rows."""
+    rows = ("labels", "scores", "ratios", "selected")
+    return replace(chosen, **{field: ranks.gather_rows(getattr(chosen, field), count) for field in rows})
+
+
+def target_scores(selector: str, features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
+    """A selector's scores (N, K). Raises UserError for one that gives another shape."""
+    with torch.inference_mode():
+        scores = SELECTORS[selector](features, logits, weight)
+    if tuple(scores.shape) != tuple(logits.shape):
+        raise UserError(
+            f"selector '{selector}' gave scores of shape {tuple(scores.shape)}; a selector gives one score an "
+            f"image and class, here {tuple(logits.shape)}"
+        )
+    return scores
