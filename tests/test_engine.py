@@ -33,7 +33,7 @@ def batches(count, size=6, fill=None):
     for _ in range(count):
         images = torch.rand(size, 1, 8, 8) if fill is None else torch.full((size, 1, 8, 8), fill)
         labels = torch.eye(3)[torch.arange(size) % 3]
-        made.append(Batch(images, labels, torch.zeros(size).long(), torch.zeros(size).bool()))
+        made.append(Batch(images, labels, torch.zeros(size).long(), torch.zeros(size).bool(), torch.zeros(size).long()))
     return made
 
 

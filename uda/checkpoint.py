@@ -20,7 +20,7 @@ from uda.atomic import write_bytes
 from uda.errors import UserError
 
 #: Raised with every change of the format; an older program refuses a newer file.
-VERSION = 2
+VERSION = 3
 
 #: So many times its own cost passes between two checkpoints that are not needed: they take 1 % of the time at most.
 COST_FACTOR = 100
@@ -33,7 +33,7 @@ class Progress:
     """Where a run stands."""
 
     stage: str = "source"
-    """`source`, `round` or `done`."""
+    """`source`, `round`, `adaptation` or `done`."""
     round: int = 0
     """The round under way."""
     epoch: int = 0
@@ -52,8 +52,9 @@ class Progress:
         """For people: `round 3, 1 epoch done and 40 steps of the next`."""
         if self.stage == "done":
             return "the end"
-        stage = "the source stage" if self.stage == "source" else f"round {self.round}"
-        epochs = f"{stage}, {self.epoch} epoch{'' if self.epoch == 1 else 's'} done"
+        names = {"source": "the source stage", "round": f"round {self.round}", "adaptation": "the adaptation"}
+        what = "interval" if self.stage == "adaptation" else "epoch"
+        epochs = f"{names[self.stage]}, {self.epoch} {what}{'' if self.epoch == 1 else 's'} done"
         return epochs + (f" and {self.step} steps of the next" if self.step else "")
 
 

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from uda.distributed import Ranks
     from uda.run_folder import RunLog
 
-LISTS = ("configs", "methods", "selectors", "regularizers", "validators", "datasets", "backbones")
+LISTS = (
+    *("configs", "methods", "selectors", "regularizers", "unlabelled_losses", "validators"),
+    *("datasets", "backbones"),
+)
 
 EXAMPLES = """\
 examples:
@@ -57,7 +60,7 @@ def listing(what: str) -> str:
         rows = CARDS.describe()
     else:
         from uda.evaluation import VALIDATORS
-        from uda.methods import METHODS
+        from uda.methods import METHODS, UNLABELLED_LOSSES
         from uda.models import BACKBONES
         from uda.regularizers import REGULARIZERS
         from uda.selectors import SELECTORS
@@ -66,6 +69,7 @@ def listing(what: str) -> str:
             "methods": METHODS,
             "selectors": SELECTORS,
             "regularizers": REGULARIZERS,
+            "unlabelled_losses": UNLABELLED_LOSSES,
             "validators": VALIDATORS,
             "backbones": BACKBONES,
         }

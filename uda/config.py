@@ -70,6 +70,8 @@ class AugmentSettings(Settings):
     """Brightness, contrast (and for colour images saturation) changed by up to this share."""
     noise: float = Field(0.0, ge=0)
     """`affine`: standard deviation of Gaussian noise, in units of the 0..1 image."""
+    rand_augment: int = Field(0, ge=0, le=30)
+    """`crop`: magnitude, of 31, of two operations drawn at random (RandAugment, Cubuk et al., 2020); 0: none."""
 
 
 class TransformSettings(Settings):
@@ -100,6 +102,8 @@ class ModelSettings(Settings):
     """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file."""
     head: int | None = Field(512, ge=1)
     """Width of the layer between backbone and classifier (Linear, ReLU); null: the classifier sits on the backbone."""
+    head_batch_norm: bool = False
+    """BatchNorm in the head, before its ReLU."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout before the classifier."""
     bias: bool = True
@@ -121,8 +125,9 @@ class OptimSettings(Settings):
     """SGD with Nesterov's momentum."""
     weight_decay: float = Field(5e-4, ge=0)
     """Weight decay."""
-    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
-    """Learning rate over the stage (a self-training round is a stage of its own)."""
+    schedule: Literal["constant", "cosine", "one_cycle", "inverse"] = "constant"
+    """Learning rate over the stage (a self-training round is a stage of its own); `inverse`: (1 + 10 p)^-0.75, DANN's
+    and DAN's."""
     clip_grad: float | None = Field(None, gt=0)
     """Largest gradient norm; null: no clipping."""
 
@@ -132,8 +137,8 @@ class SourceSettings(Settings):
 
     checkpoint: str | None = None
     """Weights (.safetensors of this project) to start from in place of training."""
-    epochs: int = Field(3, ge=1)
-    """Epochs over the source images."""
+    epochs: int = Field(3, ge=0)
+    """Epochs over the source images; 0: no stage of its own, the method trains from the initial weights."""
     steps: int | None = Field(None, ge=1)
     """Optimiser steps in all; overrides `epochs`."""
     batch_size: int = Field(32, ge=2)
@@ -181,13 +186,17 @@ class BatchSettings(Settings):
     source: int | None = Field(None, ge=2)
     """Otherwise: so many source images in every batch..."""
     selected: int | None = Field(None, ge=2)
-    """...and so many selected target images."""
+    """...and so many selected target images..."""
+    unlabelled: int = Field(0, ge=0)
+    """...and so many target images without a label, for `unlabelled_loss`."""
 
     @model_validator(mode="after")
     def one_way(self):
         fixed = (self.source, self.selected)
         if (self.mixed is None) == (fixed == (None, None)) or (self.mixed is None and None in fixed):
             raise ValueError("give either 'mixed' or both 'source' and 'selected'")
+        if self.unlabelled and self.mixed:
+            raise ValueError("'unlabelled' images go with 'source' and 'selected', not with 'mixed'")
         return self
 
 
@@ -226,12 +235,51 @@ class SelfTrainingSettings(Settings):
     """How many target images, drawn at random, AdaBN takes them from."""
     target_weight: float = Field(1.0, gt=0)
     """Weight of a pseudo-labelled sample's loss beside a source sample's."""
+    unlabelled_loss: str = "none"
+    """Loss on a batch's unlabelled target images, one of `--list unlabelled_losses`."""
+    unlabelled_weight: float = Field(1.0, ge=0)
+    """Its weight beside the others."""
     on_empty: Literal["stop", "continue"] = "stop"
     """What to do in a round in which nothing is selected."""
-    validator: str = "im"
-    """Label-free score that names `label_free_choice`, one of `--list validators`."""
     optim: OptimSettings = OptimSettings()
     """Optimiser of the rounds, made anew each round."""
+
+
+class AdaptationBatchSettings(Settings):
+    """The make-up of a training batch of a method without rounds."""
+
+    source: int = Field(32, ge=0)
+    """Labelled source images; 0 for source-free methods."""
+    target: int = Field(32, ge=2)
+    """Unlabelled target images."""
+
+
+class AdaptationSettings(Settings):
+    """The training of a method without rounds (MMD, DANN, MCD, MCC, ...)."""
+
+    steps: int = Field(1000, ge=1)
+    """Batches in all, those of a source stage not counted."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Batches between two reports, each of which takes the place of a round's; null: a tenth of `steps`."""
+    batch: AdaptationBatchSettings = AdaptationBatchSettings()
+    """Make-up of a batch."""
+    forward: Literal["shared", "separate"] = "shared"
+    """One forward pass for both domains (one set of BatchNorm statistics), or one a domain."""
+    batch_norm: Literal["train", "eval"] = "train"
+    """BatchNorm during training: batch statistics, or the frozen running ones."""
+    adapt_batch_norm: bool = False
+    """Take BatchNorm's statistics from target images before each predict pass (AdaBN)."""
+    adapt_images: int = Field(2048, ge=2)
+    """How many target images, drawn at random, AdaBN takes them from."""
+    strong: AugmentSettings | None = None
+    """A second, strong augmentation of each target image, for the methods that compare two (FixMatch)."""
+    optim: OptimSettings = OptimSettings()
+    """Optimiser of the stage."""
+
+    @property
+    def interval(self) -> int:
+        """Batches between two reports."""
+        return self.evaluate_every or max(1, self.steps // 10)
 
 
 class RuntimeSettings(Settings):
@@ -296,6 +344,10 @@ class Config(Settings):
     """Name of the run's folder; the config file's name unless given."""
     method: str = "self_training"
     """One of `--list methods`."""
+    method_options: dict[str, Any] = {}
+    """Settings of that method alone, as its file in uda/methods/ lists them under `Options`."""
+    validator: str = "im"
+    """Label-free score that names `label_free_choice`, one of `--list validators`."""
     seed: int = Field(0, ge=0)
     """Seed of everything random."""
     output: str | None = None
@@ -307,6 +359,7 @@ class Config(Settings):
     model: ModelSettings = ModelSettings()
     source: SourceSettings = SourceSettings()
     self_training: SelfTrainingSettings = SelfTrainingSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
     runtime: RuntimeSettings = RuntimeSettings()
     report: ReportSettings = ReportSettings()
 
@@ -318,6 +371,11 @@ class Config(Settings):
         if len(self.transforms.mean) != len(self.transforms.std):
             raise ValueError("transforms.mean and transforms.std: need the same number of channels")
         return self
+
+    @property
+    def trains_source(self) -> bool:
+        """Whether the run begins with a stage on source images alone."""
+        return not self.source.checkpoint and bool(self.source.steps or self.source.epochs)
 
     @property
     def folder(self) -> Path:
@@ -535,13 +593,19 @@ def _places_of(key: str, section: type[Settings] = Config, prefix: str = "") -> 
     return places
 
 
-def _explain(error: Mapping[str, Any], origins: Mapping[str, str], default: str) -> str:
-    """One line for one of pydantic's errors."""
-    location = [str(part) for part in error["loc"]]
+def _explain(
+    error: Mapping[str, Any],
+    origins: Mapping[str, str],
+    default: str,
+    root: type[Settings] | None = None,
+    at: tuple[str, ...] = (),
+) -> str:
+    """One line for one of pydantic's errors; `root`: it is one of this section's own, which stands at `at`."""
+    location = [*at, *(str(part) for part in error["loc"])]
     key = ".".join(location)
     where = f"{_origin(key, origins, default)}: {key}" if key else default
     if error["type"] == "extra_forbidden":
-        section = _section(location[:-1])
+        section = root or _section(location[:-1])
         known = sorted(section.model_fields) if section else []
         elsewhere = _places_of(location[-1])
         hint = f", did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else nearest(location[-1], known)
@@ -559,7 +623,7 @@ def _explain(error: Mapping[str, Any], origins: Mapping[str, str], default: str)
 def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default: str) -> list[str]:
     """Names that must be in a registry; in here so that they come out together with all other mistakes."""
     from uda.evaluation import VALIDATORS
-    from uda.methods import METHODS
+    from uda.methods import METHODS, UNLABELLED_LOSSES
     from uda.regularizers import REGULARIZERS
     from uda.selectors import SELECTORS
 
@@ -568,7 +632,8 @@ def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default
         ("method", METHODS),
         ("self_training.selector", SELECTORS),
         ("self_training.regularizer", REGULARIZERS),
-        ("self_training.validator", VALIDATORS),
+        ("self_training.unlabelled_loss", UNLABELLED_LOSSES),
+        ("validator", VALIDATORS),
     ):
         value: Any = content
         for part in key.split("."):
@@ -578,7 +643,22 @@ def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default
                 registry[value]
             except UserError as error:
                 problems.append(f"{_origin(key, origins, default)}: {key}: {error}")
-    return problems
+    return problems + _check_options(content, origins, default)
+
+
+def _check_options(content: Mapping[str, Any], origins: Mapping[str, str], default: str) -> list[str]:
+    """Settings of one method alone, which that method's `Options` describe."""
+    from uda.methods import METHODS
+
+    name, options = content.get("method", Config.model_fields["method"].default), content.get("method_options", {})
+    if not isinstance(name, str) or name not in METHODS or not isinstance(options, Mapping):
+        return []
+    known = METHODS[name].Options
+    try:
+        known.model_validate(options)
+    except ValidationError as error:
+        return [_explain(entry, origins, default, known, ("method_options",)) for entry in error.errors()]
+    return []
 
 
 #: Sections and keys that say how or where a run is computed, not what it is.

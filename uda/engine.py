@@ -127,6 +127,8 @@ class Optimization:
         done = step / max(self.total_steps, 1)
         if self.settings.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
+        if self.settings.schedule == "inverse":
+            return (1 + 10 * done) ** -0.75
         if self.settings.schedule == "one_cycle":
             rise = 0.3
             if done < rise:
@@ -224,8 +226,13 @@ class Engine:
                 raise UserError("runtime.sync_batch_norm: torch's SyncBatchNorm works on CUDA alone; set it to false")
             synchronise_batch_norms(network)
         self.network = network.to(self.device, memory_format=self.memory_format)
+        self._own = nn.ModuleDict()
         if self.settings.compile:
             network.compile()  # in place: the names of its tensors stay
+
+    def attach(self, method: Method) -> None:
+        """Take charge of the networks that a method has of its own: to the device, and in the place of others."""
+        self._own = method.modules.to(self.device)
 
     @property
     def predict_batch_size(self) -> int:
@@ -299,8 +306,9 @@ class Engine:
             batch = batch.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)
             optimization.begin_step()
             done = optimization.steps_done / max(optimization.total_steps, 1)
+            method.progress = progress(done)
             with self.autocast(self.settings.precision):
-                scalars = self._step(method, batch, optimization, progress(done))
+                scalars = self._step(method, batch, optimization)
             for name, value in scalars.items():
                 value = value * batch.weight if batch.weight != 1 else value
                 sums[name] = sums[name] + value if name in sums else value
@@ -320,13 +328,11 @@ class Engine:
         over_ranks = self.ranks.sum(np.array(list(means.values()))) / self.ranks.world
         return dict(zip(means, over_ranks.tolist(), strict=True))
 
-    def _step(self, method: Method, batch: Batch, optimization: Optimization, progress: float) -> dict[str, Tensor]:
+    def _step(self, method: Method, batch: Batch, optimization: Optimization) -> dict[str, Tensor]:
         parts = self.settings.accumulate
         if parts == 1:
             optimization.weight = batch.weight
-            return method.step(batch, optimization, progress)
-        if type(method).step is not Method.step:
-            raise UserError(f"runtime.accumulate: {type(method).__name__} updates several times a batch; set it to 1")
+            return method.step(batch, optimization, method.progress)
         sums: dict[str, Tensor] = {}
         statistics = self.running_statistics()
         before, totals = (
@@ -352,13 +358,15 @@ class Engine:
 
     def _train_mode(self, freeze_batch_norm: bool) -> None:
         self.network.train()
+        self._own.train()
         if freeze_batch_norm:
             for layer in batch_norms(self.network):
                 layer.eval()
 
     def running_statistics(self) -> list[Tensor]:
         """BatchNorm's running means and variances: what differs between the ranks until an epoch ends."""
-        return [tensor for layer in batch_norms(self.network) for tensor in (layer.running_mean, layer.running_var)]
+        layers = [*batch_norms(self.network), *batch_norms(self._own)]
+        return [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
 
     def _average_batch_norm(self, weight: float = 1.0) -> None:
         self.ranks.average(self.running_statistics(), weight)

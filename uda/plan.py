@@ -60,7 +60,7 @@ def compute_line(run: "Run") -> str:
 def source_steps(run: "Run") -> int:
     """Optimiser steps of the source stage."""
     settings = run.config.source
-    if settings.checkpoint:
+    if not run.config.trains_source:
         return 0
     return sum(epoch_steps(len(run.source_batches(0, None)), settings.epochs, settings.steps))
 

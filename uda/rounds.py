@@ -1,4 +1,4 @@
-"""The whole circle: source training, then rounds of predict -> select -> fit -> report."""
+"""The whole circle: source training, then rounds of predict -> select -> fit -> report, or one stage of adaptation."""
 
 import hashlib
 import sys
@@ -14,7 +14,7 @@ from torch import Tensor
 from uda import checkpoint
 from uda.checkpoint import Checkpoints, Progress
 from uda.choice import Choice, Predicted, choose, target_scores
-from uda.config import Config, OptimSettings, differing_keys
+from uda.config import AdaptationSettings, Config, OptimSettings, SelfTrainingSettings, differing_keys
 from uda.data import loaders
 from uda.data.domains import load_domains
 from uda.data.images import Images
@@ -25,16 +25,17 @@ from uda.engine import Engine, EpochState, seed_everything
 from uda.errors import UserError
 from uda.evaluation import VALIDATORS, Accuracy, accuracy, selection_metrics
 from uda.interruption import Interruption
-from uda.methods import METHODS, Method
+from uda.methods import METHODS, Method, check_batch
 from uda.models import Prediction, create_network, load_network, save_network
 from uda.pauses import RunPauses
-from uda.plan import compute_line, epoch_steps, plan
-from uda.report import RoundRecord, RunReport
+from uda.plan import compute_line, epoch_steps, plan, source_steps
+from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.run_folder import RunFolder, RunLog
 from uda.thresholds import portion_schedule
 
 # First numbers of every derived seed, so that no two uses of randomness share one.
-INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES = range(5)
+INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES, ADAPTATION_STAGE = range(6)
+STAGES = {"source": SOURCE_STAGE, "round": ROUND_STAGE, "adaptation": ADAPTATION_STAGE}
 
 #: Images in a batch of AdaBN's pass; part of the result, so not of `runtime`.
 ADAPT_BATCH = 128
@@ -81,8 +82,12 @@ class Run:
             "target": make_train(config.transforms, config.transforms.target),
             "predict": make_predict(config.transforms),
         }
+        if config.adaptation.strong is not None:
+            self.transforms["strong"] = make_train(config.transforms, config.adaptation.strong)
         self.method: Method = METHODS[config.method](network, config)
-        self.source_method: Method = METHODS["source_only"](network, config)
+        source_only = METHODS["source_only"]
+        self.source_method = source_only(network, config.model_copy(update={"method_options": {}}))
+        self.engine.attach(self.method)
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.log, 60 * config.runtime.checkpoint_minutes)
         content = self.ranks.broadcast(self.checkpoints.read() if self.ranks.is_main else None)
         self.saved = None if content is None else checkpoint.parse(content, str(self.folder.checkpoints))
@@ -95,6 +100,7 @@ class Run:
             if config.source.checkpoint and self.ranks.is_main:
                 load_network(network, config.source.checkpoint, self.description)
             self.ranks.broadcast_network(network)
+            self.ranks.broadcast_network(self.method.modules)
         self.progress = self.saved[0] if self.saved else Progress()
         self._try_out()
         self._started = time.monotonic()
@@ -103,7 +109,15 @@ class Run:
         """Raise UserError for a batch that is too small for the job, before hours of training lead to it."""
         batch, parts = self.config.self_training.batch, self.ranks.world * self.config.runtime.accumulate
         sizes = {"source.batch_size": self.config.source.batch_size}
-        if METHODS[self.config.method].rounds:
+        method = METHODS[self.config.method]
+        check_batch(method, self.config.method, self.config)
+        if self.config.runtime.accumulate > 1 and method.step is not Method.step:
+            raise UserError(
+                f"runtime.accumulate: method '{self.config.method}' updates several times a batch; set it to 1"
+            )
+        if method.adapts:
+            sizes["adaptation.batch"] = self.config.adaptation.batch.source + self.config.adaptation.batch.target
+        if method.rounds:
             alone = self.config.self_training.on_empty == "continue"  # source images without any selected
             fixed = (batch.source or 0) + (0 if alone else batch.selected or 0)
             sizes["self_training.batch"] = batch.mixed or fixed
@@ -113,11 +127,12 @@ class Run:
                     f"{key}: a batch of {size} images cannot be dealt out to {parts} (processes times "
                     "runtime.accumulate): each needs two at least; enlarge it, or start fewer processes"
                 )
-        if self.config.runtime.sync_batch_norm and self.config.self_training.forward == "separate":
-            raise UserError(
-                "runtime.sync_batch_norm: not with self_training.forward=separate, where a process may have no image "
-                "of one domain"
-            )
+        for section in ("self_training", "adaptation"):
+            if self.config.runtime.sync_batch_norm and getattr(self.config, section).forward == "separate":
+                raise UserError(
+                    f"runtime.sync_batch_norm: not with {section}.forward=separate, where a process may have no image "
+                    "of one domain"
+                )
 
     def _check_same_images(self) -> None:
         domains = (self.domains.source, self.domains.target)
@@ -173,6 +188,8 @@ class Run:
         predicted = self._source_stage() if self.progress.stage == "source" else None
         while self.progress.stage == "round":
             predicted = self._round(predicted)
+        if self.progress.stage == "adaptation":
+            self._adaptation(predicted)
         return self._end() if self.ranks.is_main else None
 
     def _begin(self) -> RunReport:
@@ -186,7 +203,7 @@ class Run:
             self.domains.target.images,
             self.domains.target_labels,
             self.log,
-            rounds_done=self.progress.round,
+            rounds_done=self.progress.epoch if self.progress.stage == "adaptation" else self.progress.round,
         )
 
     def _end(self) -> dict:
@@ -204,15 +221,16 @@ class Run:
         """Train and report the source model. Returns its prediction where round 0 may choose from it as it is."""
         settings = self.config.source
         started = time.monotonic()
-        if not settings.checkpoint:
+        trained = self.config.trains_source
+        if trained:
+            plan = epoch_steps(len(self.source_batches(0, None)), settings.epochs, settings.steps)
             self._train(
                 self.source_method,
-                self.source_batches,
+                lambda epoch: self.source_batches(epoch, plan[epoch]),
                 settings.optim,
                 label="source",
-                epochs=settings.epochs,
-                steps=settings.steps,
-                progress=lambda done: done / (1 + self.rounds),
+                plan=plan,
+                progress=self._progress("source"),
             )
         if self.ranks.is_main:
             self._save_weights("source")
@@ -220,10 +238,12 @@ class Run:
             self.adapt_batch_norm()
         predicted = self.predict()
         if self.ranks.is_main:
-            whole = predicted.whole
-            self.report.source(self.accuracy(whole), self.validate(whole), time.monotonic() - started)
-        self._save(Progress("round" if self.rounds else "done", seconds=self.seconds))
-        return None if self.config.self_training.adapt_batch_norm else predicted
+            whole, seconds = predicted.whole, time.monotonic() - started
+            reached = self.accuracy(whole) if trained or settings.checkpoint else None  # else there is no source model
+            self.report.source(reached, self.validate(whole), seconds)
+        following = "round" if self.rounds else "adaptation" if self.method.adapts else "done"
+        self._save(Progress(following, seconds=self.seconds))
+        return None if self._stage_settings.adapt_batch_norm else predicted
 
     def _round(self, predicted: Predicted | None) -> Predicted:
         """One round; `predicted` is the last round's, None after a start."""
@@ -233,23 +253,86 @@ class Run:
             choice = Choice.from_state(self.saved[1]["choice"])
         else:
             choice = self._choose(index, predicted or self._adapted_predict())
+        plan = epoch_steps(len(self.round_batches(choice, 0, None)), settings.epochs, settings.steps)
         scalars = self._train(
             self.method,
-            lambda epoch, steps: self.round_batches(choice, epoch, steps),
+            lambda epoch: self.round_batches(choice, epoch, plan[epoch]),
             settings.optim,
             label=f"round {index}",
-            epochs=settings.epochs,
-            steps=settings.steps,
-            progress=lambda done: (1 + index + done) / (1 + self.rounds),
+            plan=plan,
+            progress=self._progress("round"),
             freeze_batch_norm=settings.batch_norm == "eval",
-            choice=choice,
+            extra=lambda: {"choice": choice.state()},
         )
         predicted = self._adapted_predict()
         if self.ranks.is_main:
-            self._report_round(index, choice, predicted.whole, scalars["loss"], started)
+            self._report_round(index, choice, predicted.whole, scalars["loss"], sum(plan), started)
         last = index + 1 == self.rounds
         self._save(Progress("done" if last else "round", index + 1, seconds=self.seconds))
         return predicted
+
+    def _adaptation(self, predicted: Predicted | None) -> None:
+        """One stage of source and target together; a report at the end of every interval, as of a round."""
+        settings = self.config.adaptation
+        plan = epoch_steps(settings.interval, 0, settings.steps)
+        started = time.monotonic()
+        if self.saved and self.progress.begun:
+            self.method.prepared = {name: array.numpy() for name, array in self.saved[1]["prepared"].items()}
+
+        def batches(interval: int) -> Batches:
+            nonlocal predicted
+            begun = self.progress.epoch == interval and self.progress.step
+            if self.method.prepares and not begun:
+                predicted = predicted or self._adapted_predict()
+                found = self.method.prepare(predicted.whole) if self.ranks.is_main else None
+                self.method.prepared = self.ranks.broadcast(found)
+            return self.adaptation_batches().window(settings.interval * interval, plan[interval])
+
+        def report(interval: int, scalars: dict[str, float]) -> None:
+            nonlocal predicted, started
+            predicted = self._adapted_predict()
+            if self.ranks.is_main:
+                whole = predicted.whole
+                self.report.round(
+                    RoundRecord(
+                        round=interval,
+                        steps=sum(plan[: interval + 1]),
+                        accuracy=self.accuracy(whole),
+                        validators=self.validate(whole),
+                        loss=scalars["loss"],
+                        seconds=time.monotonic() - started,
+                    )
+                )
+                if self.report.label_free_round(last=interval) == interval:
+                    self._save_weights("label_free")
+            started = time.monotonic()
+
+        self._train(
+            self.method,
+            batches,
+            settings.optim,
+            label="adaptation",
+            plan=plan,
+            progress=self._progress("adaptation"),
+            freeze_batch_norm=settings.batch_norm == "eval",
+            extra=lambda: {"prepared": {name: torch.from_numpy(array) for name, array in self.method.prepared.items()}},
+            after=report,
+        )
+        self._save(Progress("done", len(plan), seconds=self.seconds))
+
+    @property
+    def _stage_settings(self) -> SelfTrainingSettings | AdaptationSettings:
+        return self.config.adaptation if self.method.adapts else self.config.self_training
+
+    def _progress(self, stage: str) -> Callable[[float], float]:
+        """A stage's share done to the run's: the source stage counts as a round, or by its steps."""
+        if self.method.adapts:
+            adaptation = self.config.adaptation.steps
+            source = source_steps(self)
+            before, length = (0, source) if stage == "source" else (source, adaptation)
+            return lambda done: (before + done * length) / (source + adaptation)
+        before = 0 if stage == "source" else 1 + self.progress.round
+        return lambda done: (before + done) / (1 + self.rounds)
 
     def _choose(self, index: int, predicted: Predicted) -> Choice:
         choice = choose(predicted.mine, self.config, index, len(self.domains.target.images), self.ranks)
@@ -261,14 +344,14 @@ class Run:
             self._nothing_selected(index, choice)
         return choice
 
-    def _report_round(self, index: int, choice: Choice, prediction: Prediction, loss: float, started: float) -> None:
+    def _report_round(
+        self, index: int, choice: Choice, prediction: Prediction, loss: float, steps: int, started: float
+    ) -> None:
         self.report.round(
             RoundRecord(
                 round=index,
-                portion=choice.portion,
-                pseudo=choice.pseudo,
-                reference=choice.reference,
-                metrics=choice.metrics,
+                steps=steps,
+                choice=ChoiceRecord(choice.portion, choice.pseudo, choice.reference, choice.metrics),
                 accuracy=self.accuracy(prediction),
                 validators=self.validate(prediction),
                 loss=loss,
@@ -279,7 +362,7 @@ class Run:
             self._save_weights("label_free")
 
     def _adapted_predict(self) -> Predicted:
-        if self.config.self_training.adapt_batch_norm:
+        if self._stage_settings.adapt_batch_norm:
             self.adapt_batch_norm()
         return self.predict()
 
@@ -301,14 +384,25 @@ class Run:
         optim: OptimSettings,
         *,
         label: str,
-        epochs: int,
-        steps: int | None,
+        plan: Sequence[int],
         progress: Callable[[float], float],
         freeze_batch_norm: bool = False,
-        choice: Choice | None = None,
+        extra: Callable[[], dict[str, object]] = dict,
+        after: Callable[[int, dict[str, float]], None] | None = None,
     ) -> dict[str, float]:
-        """Train one stage from the step where it stands, with checkpoints on the way and one at its end."""
-        plan = epoch_steps(len(batches(0, None)), epochs, steps)
+        """Train one stage from the step where it stands, with checkpoints on the way and one at its end.
+
+        Args:
+            method: what is trained.
+            batches: gives the batches of an epoch.
+            optim: the stage's optimiser.
+            label: what the progress bar says.
+            plan: steps of each epoch.
+            progress: the stage's share done to the run's.
+            freeze_batch_norm: BatchNorm in eval mode.
+            extra: what checkpoints within the stage hold besides.
+            after: called after every epoch with its number and scalars; then a checkpoint follows.
+        """
         optimization = self.engine.optimization(method, optim, sum(plan))
         scalars: dict[str, float] = {}
         begin = EpochState()
@@ -318,7 +412,7 @@ class Run:
             sums = {name: self._own(values) for name, values in saved["sums"].items()}
             scalars, begin = saved["scalars"], EpochState(self.progress.step, sums)
         self.saved = None
-        stage = SOURCE_STAGE if self.progress.stage == "source" else ROUND_STAGE
+        stage = STAGES[self.progress.stage]
 
         def save(epoch: int, state: EpochState) -> None:
             progress = replace(self.progress, epoch=epoch, step=state.step, seconds=self.seconds)
@@ -327,14 +421,14 @@ class Run:
                 "scalars": scalars,
                 "sums": {name: self._of_every_rank(value.reshape(1)) for name, value in state.sums.items()},
             }
-            self._save(progress, kept if choice is None else {**kept, "choice": choice.state()})
+            self._save(progress, {**kept, **extra()})
 
         for epoch in range(self.progress.epoch, len(plan)):
             with self.interruption.deferred():
                 pauses = RunPauses(self, begin.step, lambda state, epoch=epoch: save(epoch, state))
                 scalars = self.engine.fit(
                     method,
-                    batches(epoch, plan[epoch]).starting_at(begin.step),
+                    batches(epoch).starting_at(begin.step),
                     optimization,
                     label=label if len(plan) == 1 else f"{label}, epoch {epoch + 1}/{len(plan)}",
                     steps=plan[epoch],
@@ -345,8 +439,10 @@ class Run:
                     pauses=pauses,
                 )
                 begin = EpochState()
+                if after is not None:
+                    after(epoch, scalars)
                 due = pauses.due()  # asked in the last epoch too: all ranks leave together
-                if due or epoch + 1 == len(plan):
+                if due or after is not None or epoch + 1 == len(plan):
                     save(epoch + 1, begin)
                     pauses.leave()
         return scalars
@@ -355,7 +451,11 @@ class Run:
         """Write a checkpoint; every rank calls it, rank 0 writes."""
         self._started = time.monotonic()
         self.progress = progress
-        state = {"network": self.engine.network.state_dict(), **(state or {})}
+        state = {
+            "network": self.engine.network.state_dict(),
+            "method": self.method.modules.state_dict(),
+            **(state or {}),
+        }
         state["images"] = self._images
         if self.ranks.world > 1 and progress.step:
             state["statistics"] = self._of_every_rank(_flat(self.engine.running_statistics()))
@@ -366,6 +466,7 @@ class Run:
     def _load_network(self, state: dict) -> None:
         """Within an epoch each rank has BatchNorm statistics of its own; for another number of ranks, their mean."""
         self.engine.network.load_state_dict(state["network"])
+        self.method.modules.load_state_dict(state["method"])
         statistics = state.get("statistics")
         if statistics is None:
             return
@@ -410,12 +511,52 @@ class Run:
             )
         batch = settings.batch
         sizes = batch.mixed or [batch.source, batch.selected][: len(parts)]
+        if batch.unlabelled:
+            images = self.domains.target.images
+            every = np.arange(len(images))
+            parts.append(Part(images, every, None, self.transforms["target"], domain=1, is_target=True))
+            sizes.append(batch.unlabelled)
         return training_batches(
             parts,
             num_classes=len(self.classes),
             batch_size=sizes,
             steps=steps,
             seed=(ROUND_STAGE, self.config.seed, index, epoch),
+            **self._loading,
+        )
+
+    def adaptation_batches(self) -> Batches:
+        """Batches of the whole adaptation stage: labelled source images, and target images with a method's labels."""
+        settings, images = self.config.adaptation, self.domains.target.images
+        for name, size, domain in (
+            ("source", settings.batch.source, self.domains.source),
+            ("target", settings.batch.target, self.domains.target),
+        ):
+            if size > len(domain.images):
+                raise UserError(
+                    f"adaptation.batch.{name}: {size} images in a batch, but the {name} domain has only "
+                    f"{len(domain.images)}; lower it"
+                )
+        every = np.arange(len(images))
+        target = Part(
+            images,
+            every,
+            self.method.prepared.get("labels"),
+            self.transforms["target"],
+            domain=1,
+            is_target=True,
+            strong=self.transforms["strong"] if self.method.views > 1 else None,
+        )
+        parts, sizes = [target], [settings.batch.target]
+        if settings.batch.source:
+            parts.insert(0, self._source_part(np.arange(len(self.domains.source.images))))
+            sizes.insert(0, settings.batch.source)
+        return training_batches(
+            parts,
+            num_classes=len(self.classes),
+            batch_size=sizes,
+            steps=settings.steps,
+            seed=(ADAPTATION_STAGE, self.config.seed),
             **self._loading,
         )
 
@@ -463,7 +604,7 @@ class Run:
         """
         images = self.domains.target.images
         drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))
-        drawn = drawn[: self.config.self_training.adapt_images]
+        drawn = drawn[: self._stage_settings.adapt_images]
         # Whole batches alone: every batch counts alike, and a last one of a single image has no variance.
         size = min(ADAPT_BATCH, len(drawn))
         batches = drawn[: len(drawn) // size * size].reshape(-1, size)

@@ -22,7 +22,8 @@ def build(name="self_training", *overrides):
 def make_batch(size=8):
     labels = one_hot(torch.arange(size) % 4, 4).float()
     is_target = torch.arange(size) >= size // 2
-    return Batch(torch.rand(size, 1, 28, 28), labels, is_target.long(), is_target)
+    view = torch.zeros(size, dtype=torch.int64)
+    return Batch(torch.rand(size, 1, 28, 28), labels, is_target.long(), is_target, view)
 
 
 def long_hand(logits, batch, penalty, target_weight=1.0):
@@ -78,10 +79,10 @@ def test_separate_passes_keep_batch_norm_statistics_apart():
         batch, images=batch.images * torch.where(batch.is_target, 5.0, 1.0)[:, None, None, None]
     )
     network.train()
-    logits = method.logits(batch)
+    logits = method.forward(batch).logits
     torch.testing.assert_close(logits[:4], network(batch.images[:4]).logits)
     torch.testing.assert_close(logits[4:], network(batch.images[4:]).logits)
-    assert not torch.allclose(logits, shared.logits(batch), atol=1e-3)
+    assert not torch.allclose(logits, shared.forward(batch).logits, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -116,7 +117,7 @@ class TestEveryMethod:
 
     def test_batch_has_no_place_for_a_target_label(self, name):
         fields = {field.name for field in dataclasses.fields(Batch)}
-        assert fields == {"images", "labels", "domain", "is_target", "weight"}
+        assert fields == {"images", "labels", "domain", "is_target", "view", "weight"}
 
     def test_docstring_for_the_list(self, name):
         assert len((METHODS[name].__doc__ or "").split("\n")[0]) > 10

@@ -11,7 +11,7 @@ from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import ImageArray
 from uda.evaluation import VALIDATORS, Prediction, accuracy, selection_metrics
-from uda.report import RoundRecord, RunReport
+from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.selectors import SELECTORS
 from uda.thresholds import class_balanced_thresholds, select
 
@@ -63,10 +63,13 @@ class SyntheticRun:
         before = self.prediction(index)
         return RoundRecord(
             round=index,
-            portion=portion,
-            pseudo=pseudo,
-            reference=reference,
-            metrics=selection_metrics(pseudo, before, reference, self.target_labels, self.classes),
+            steps=50,
+            choice=ChoiceRecord(
+                portion=portion,
+                pseudo=pseudo,
+                reference=reference,
+                metrics=selection_metrics(pseudo, before, reference, self.target_labels, self.classes),
+            ),
             accuracy=self.accuracy(index + 1),
             validators=self.validators(index + 1),
             loss=1.5 / (index + 1),

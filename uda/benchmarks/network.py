@@ -102,6 +102,7 @@ def _training_step(subject: Subject, ours: RuntimeSettings, floor: RuntimeSettin
             labels=one_hot(torch.randint(NUM_CLASSES, (total,), generator=generator), NUM_CLASSES).float(),
             domain=is_target.long(),
             is_target=is_target,
+            view=torch.zeros(total, dtype=torch.int64),
         )
         for _ in range(subject.steps)
     ]

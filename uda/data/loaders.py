@@ -22,45 +22,57 @@ class Batch:
     """Images for one training step.
 
     `images` float32 (B, C, S, S); `labels` float32 (B, K), a distribution a row, all zeros where there is no label;
-    `domain` int64 (B,); `is_target` bool (B,). Labels of target images are pseudo-labels: true ones never get here.
+    `domain` int64 (B,); `is_target` bool (B,); `view` int64 (B,): 0, or 1 for the strong augmentation of images whose
+    plain one is in the batch too; the two stand in the same order. Labels of target images are pseudo-labels: true
+    ones never get here.
     """
 
     images: torch.Tensor
     labels: torch.Tensor
     domain: torch.Tensor
     is_target: torch.Tensor
+    view: torch.Tensor
     weight: float = 1.0
     """What the mean over this batch counts where it is a part of a larger one: its images over those of a mean part."""
 
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Which rows have a label, bool (B,)."""
+        return self.labels.sum(1) > 0
+
+    @property
+    def _rest(self) -> tuple[torch.Tensor, ...]:
+        return self.labels, self.domain, self.is_target, self.view
+
     def to(
         self, device: torch.device | str, memory_format: torch.memory_format | None = None, non_blocking: bool = False
     ) -> "Batch":
         """The batch on another device; `memory_format` concerns the images."""
         images = self.images.to(device, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format)
-        rest = (self.labels, self.domain, self.is_target)
-        return Batch(images, *(tensor.to(device, non_blocking=non_blocking) for tensor in rest), self.weight)
+        return Batch(images, *(tensor.to(device, non_blocking=non_blocking) for tensor in self._rest), self.weight)
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, which copies to a GPU in the background."""
-        tensors = (self.images, self.labels, self.domain, self.is_target)
-        return Batch(*(tensor.pin_memory() for tensor in tensors), self.weight)
+        return Batch(*(tensor.pin_memory() for tensor in (self.images, *self._rest)), self.weight)
 
     def dealt(self, parts: int) -> list["Batch"]:
         """The batch dealt out image by image to so many parts, as it is to the processes of a job.
 
-        Raises UserError for fewer than two images a part, which BatchNorm cannot take.
+        Raises UserError for fewer than two images a part, which BatchNorm cannot take, and where an image's two views
+        would come apart.
         """
         if parts == 1:
             return [self]
         if len(self) < 2 * parts:
             raise UserError(f"a batch of {len(self)} images cannot be dealt out to {parts}: each needs two at least")
-        tensors = (self.images, self.labels, self.domain, self.is_target)
+        if (strong := int(self.view.sum())) % parts:
+            raise UserError(f"{strong} images in two views cannot be dealt out to {parts} evenly")
         return [
             Batch(
-                *(tensor[part::parts].contiguous() for tensor in tensors),
+                *(tensor[part::parts].contiguous() for tensor in (self.images, *self._rest)),
                 self.weight * len(range(part, len(self), parts)) * parts / len(self),
             )
             for part in range(parts)
@@ -72,7 +84,8 @@ class Part:
     """Some images of one domain to train on.
 
     `indices` (n,) int64 are numbers in `images`; row i of `labels` belongs to `indices[i]`: class numbers (n,) int64
-    with -1 for none, distributions (n, K) float32, or None where nothing is labelled.
+    with -1 for none, distributions (n, K) float32, or None where nothing is labelled. With a `strong` transform each
+    image comes in two views, first all in the plain one.
     """
 
     images: Images
@@ -81,6 +94,12 @@ class Part:
     transform: Transform
     domain: int
     is_target: bool
+    strong: Transform | None = None
+
+    @property
+    def views(self) -> tuple[Transform, ...]:
+        """The transforms of each image."""
+        return (self.transform,) if self.strong is None else (self.transform, self.strong)
 
     def __post_init__(self):
         if self.labels is not None and len(self.labels) != len(self.indices):
@@ -158,15 +177,21 @@ class _Plan(Sampler):
         return whole.dealt(self.rank, self.world)
 
     def starting_at(self, step: int) -> "_Plan":
-        """The same plan without the steps before `step`."""
+        """The same plan without its first `step` steps."""
         rest = copy.copy(self)
-        rest.first = step
+        rest.first = self.first + step
         return rest
+
+    def window(self, first: int, steps: int) -> "_Plan":
+        """Of this plan `steps` steps from number `first` on."""
+        part = copy.copy(self)
+        part.first, part.steps = first, first + steps
+        return part
 
     @property
     @abstractmethod
     def largest(self) -> int:
-        """Most images that a step may have."""
+        """Most images that a step may have, an image in two views counted twice."""
 
     @abstractmethod
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
@@ -219,12 +244,13 @@ class _Fixed(_Plan):
         if not sum(shares):
             raise UserError("a batch needs images: all its shares are 0")
         self.shares = list(shares)
+        self._views = [len(part.views) for part in parts]
         once = max(-(-len(part) // share) for part, share in zip(parts, shares, strict=True) if share)
         super().__init__(parts, once if steps is None else steps, seed)
 
     @property
     def largest(self) -> int:
-        return sum(self.shares)
+        return sum(share * views for share, views in zip(self.shares, self._views, strict=True))
 
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
         return tuple(
@@ -269,14 +295,18 @@ class _TrainReader:
     """Reads and transforms the images of a draw."""
 
     def __init__(self, parts: Sequence[Part], num_classes: int):
-        if len({part.transform.normalisation for part in parts}) > 1:
+        if len({view.normalisation for part in parts for view in part.views}) > 1:
             raise ValueError("the parts of a batch need transforms with the same mean and std")
         self.parts = parts
         self.num_classes = num_classes
         self.transform = parts[0].transform
 
+    def count(self, draw: _Draw) -> int:
+        """Rows of the batch."""
+        return sum(len(rows) * len(part.views) for rows, part in zip(draw.rows, self.parts, strict=True))
+
     def read(self, draw: _Draw, memory: torch.Tensor | None = None) -> tuple[torch.Tensor, ...] | UserError:
-        """Pixels before they are normalised, labels, domains, whether they are of the target; the batch's weight.
+        """Pixels before they are normalised, labels, domains, whether they are of the target, views; the weight.
 
         `memory`, uint8 (B, C, S, S), may be used for the pixels.
         """
@@ -295,26 +325,31 @@ class _TrainReader:
         return [
             part.images.ids[i]
             for part, rows in zip(self.parts, draw.rows, strict=True)
+            for _ in part.views
             for i in part.indices[rows].tolist()
         ]
 
     def _read(self, draw: _Draw, memory: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
-        counts = list(map(len, draw.rows))
-        places = [None] * len(counts) if memory is None else memory.split(counts)
-        pixels, labels, domains, targets = [], [], [], []
-        for part, rows, seeds, place in zip(self.parts, draw.rows, draw.seeds, places, strict=True):
-            if len(rows):
-                read = part.images.open if part.transform.cuts else part.images.read
-                images = map(read, part.indices[rows].tolist())
-                pixels.append(part.transform.pixels(images, seeds.tolist(), place))
-                labels.append(part.distributions(rows, self.num_classes))
-                domains.append(torch.full((len(rows),), part.domain))
-                targets.append(torch.full((len(rows),), part.is_target))
-        weight = torch.tensor(draw.weight, dtype=torch.float64)
-        used = [place for place, count in zip(places, counts, strict=True) if count]
-        if memory is not None and all(piece is place for piece, place in zip(pixels, used, strict=True)):
+        drawn = [
+            (part, rows, seeds if view == 0 else _mix(seeds), view)
+            for part, rows, seeds in zip(self.parts, draw.rows, draw.seeds, strict=True)
+            for view in range(len(part.views))
+            if len(rows)
+        ]
+        places = [None] * len(drawn) if memory is None else memory.split([len(rows) for _, rows, _, _ in drawn])
+        pixels, labels, domains, targets, views = [], [], [], [], []
+        for (part, rows, seeds, view), place in zip(drawn, places, strict=True):
+            transform = part.views[view]
+            read = part.images.open if transform.cuts else part.images.read
+            pixels.append(transform.pixels(map(read, part.indices[rows].tolist()), seeds.tolist(), place))
+            labels.append(part.distributions(rows, self.num_classes))
+            domains.append(torch.full((len(rows),), part.domain))
+            targets.append(torch.full((len(rows),), part.is_target))
+            views.append(torch.full((len(rows),), view))
+        if memory is not None and all(piece is place for piece, place in zip(pixels, places, strict=True)):
             pixels = [memory]
-        columns = (pixels, labels, domains, targets)
+        columns = (pixels, labels, domains, targets, views)
+        weight = torch.tensor(draw.weight, dtype=torch.float64)
         return *(torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns), weight
 
 
@@ -324,6 +359,10 @@ class _PredictReader:
     def __init__(self, images: Images, transform: Transform):
         self.images = images
         self.transform = transform
+
+    def count(self, indices: np.ndarray) -> int:
+        """Rows of the batch."""
+        return len(indices)
 
     def read(self, indices: np.ndarray, memory: torch.Tensor | None = None) -> tuple[torch.Tensor] | UserError:
         """Pixels before they are normalised; `memory`, uint8 (B, C, S, S), may be used for them."""
@@ -347,7 +386,7 @@ class _Worker(Dataset):
     def __getitems__(self, numbered: tuple[int, object]) -> object:
         number, draw = numbered
         transform = self.reader.transform
-        shape = (len(draw), transform.channels, transform.size, transform.size)
+        shape = (self.reader.count(draw), transform.channels, transform.size, transform.size)
         read = self.reader.read(draw, None if self.ring is None else self.ring.space(number, shape))
         if isinstance(read, UserError):
             return read
@@ -377,8 +416,11 @@ class Batches:
     one iteration, however many epochs that holds.
     """
 
-    def __init__(self, reader: _TrainReader | _PredictReader, plan: Sampler, workers: int, pin_memory: bool):
+    def __init__(
+        self, reader: _TrainReader | _PredictReader, plan: Sampler, workers: int, pin_memory: bool, origin: int = 0
+    ):
         self._reader = reader
+        self._origin = origin
         self._plan = plan
         self._workers = workers
         self._pin_memory = pin_memory
@@ -394,11 +436,15 @@ class Batches:
 
     def ids(self, step: int) -> list[str]:
         """Which images batch number `step` is made of."""
-        return self._reader.ids(self._plan.draw(step))
+        return self._reader.ids(self._plan.draw(self._origin + step))
 
     def starting_at(self, step: int) -> "Batches":
-        """The training batches from number `step` on, as they would have come."""
-        return Batches(self._reader, self._plan.starting_at(step), self._workers, self._pin_memory)
+        """The training batches without the first `step`, the others as they would have come."""
+        return Batches(self._reader, self._plan.starting_at(step), self._workers, self._pin_memory, self._origin)
+
+    def window(self, first: int, steps: int) -> "Batches":
+        """Of the training batches `steps` from number `first` on, as they would have come; counted anew."""
+        return Batches(self._reader, self._plan.window(first, steps), self._workers, self._pin_memory, first)
 
     def _made_here(self) -> Iterator:
         for draw in self._plan:

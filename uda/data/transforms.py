@@ -8,6 +8,7 @@ from random import Random
 
 import torch
 from torch.nn import functional as F
+from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as image_functions
 
 from uda.config import AugmentSettings, TransformSettings
@@ -108,7 +109,14 @@ class _CropTrain(Transform):
         image = resized(image, self.size, self.size)
         if self.augment.flip and random.random() < 0.5:
             image = image.flip(-1)
-        return self._jitter(image, random) if self.augment.jitter else image
+        if self.augment.jitter:
+            image = self._jitter(image, random)
+        return self._rand_augment(image, seed) if self.augment.rand_augment else image
+
+    def _rand_augment(self, image: torch.Tensor, seed: int) -> torch.Tensor:
+        with torch.random.fork_rng(devices=[]):  # it draws from the global generator
+            torch.default_generator.manual_seed(seed)
+            return RandAugment(num_ops=2, magnitude=self.augment.rand_augment)(image)
 
     def _jitter(self, image: torch.Tensor, random: Random) -> torch.Tensor:
         change = [image_functions.adjust_brightness, image_functions.adjust_contrast]
@@ -273,6 +281,8 @@ def make_train(settings: TransformSettings, augment: AugmentSettings) -> Transfo
         limit = " of at most 1" if settings.kind == "crop" else ""
         raise UserError(f"transforms: scale {list(augment.scale)}: needs two rising positive numbers{limit}")
     if settings.kind == "affine":
+        if augment.rand_augment:
+            raise UserError("transforms: rand_augment: only transforms.kind=crop does that, this is 'affine'")
         return _AffineTrain(settings, augment)
     if not 0 < augment.ratio[0] <= augment.ratio[1]:
         raise UserError(f"transforms: ratio {list(augment.ratio)}: needs two rising positive numbers")

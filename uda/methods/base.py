@@ -1,13 +1,20 @@
 """The contract between a method and the engine."""
 
-from typing import ClassVar, Protocol
+from collections.abc import Callable
+from typing import ClassVar, Protocol, TypeVar
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from uda.config import Config
+from uda.config import Config, Settings
 from uda.data.loaders import Batch
-from uda.models import Network
+from uda.errors import UserError
+from uda.models import Network, Output, Prediction
 from uda.registry import Registry
+
+T = TypeVar("T")
 
 
 class Optimizer(Protocol):
@@ -22,18 +29,38 @@ class Method:
 
     A batch holds images, label distributions (source labels or pseudo-labels), a domain id and an is-target mask.
     There is no way to a target label from here.
+
+    A method's own settings are the fields of its `Options`, given as `method_options` in the config. Networks of its
+    own (a domain classifier, a second head) go into `modules`: the engine moves, saves and restores them.
     """
 
     rounds: ClassVar[bool] = False
     """Whether the method trains in rounds of pseudo-labels after the source stage."""
+    adapts: ClassVar[bool] = False
+    """Whether it trains on source and unlabelled target images together, in one stage (config section `adaptation`)."""
+    needs_source: ClassVar[bool] = True
+    """Of a method that adapts: whether each batch must hold source images."""
+    prepares: ClassVar[bool] = False
+    """Of a method that adapts: whether it wants a prediction of the whole target before each interval."""
+    views: ClassVar[int] = 1
+    """Of a method that adapts: augmentations of each target image in a batch; 2: a plain and a strong one."""
+
+    class Options(Settings):
+        """Settings of this method alone."""
 
     def __init__(self, network: Network, config: Config):
         self.network = network
         self.config = config
+        self.options = self.Options(**config.method_options)
+        self.modules = nn.ModuleDict()
+        self.prepared: dict[str, np.ndarray] = {}
+        self.progress = 0.0
+        """Share of the whole run that is done, 0..1; the engine sets it before each step."""
 
-    def parameter_groups(self) -> dict[str, list]:
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by role; `descend(loss, only=role)` moves one of them."""
-        return self.network.parameter_groups()
+        own = {"own": list(self.modules.parameters())}
+        return {**self.network.parameter_groups(), **{role: group for role, group in own.items() if group}}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The scalar to descend and its parts, for the log."""
@@ -44,6 +71,53 @@ class Method:
         loss, parts = self.loss(batch)
         optimizer.descend(loss)
         return {"loss": loss.detach(), **parts}
+
+    def prepare(self, prediction: Prediction) -> dict[str, np.ndarray]:
+        """What the method takes from a prediction of the whole target; `prepared` has it until the next report.
+
+        Called before each interval of the adaptation stage, on rank 0 of a job. The array `labels`, (N, K) float32,
+        is what the batches hold as labels of target images.
+        """
+        return {}
+
+    # What most methods need
+
+    def forward(self, batch: Batch) -> Output:
+        """Features and logits of a batch: one pass over both domains (shared BatchNorm statistics), or one each."""
+        return self.by_domain(self.network, batch)
+
+    def by_domain(self, network: Callable[[Tensor], T], batch: Batch) -> T:
+        """`network` of a batch's images, a tensor or a tuple of them, as the config's `forward` says."""
+        way = (self.config.self_training if self.rounds else self.config.adaptation).forward
+        target = batch.is_target
+        if way == "shared" or bool(target.all()) or not bool(target.any()):
+            return network(batch.images)
+        rows = [mask.nonzero(as_tuple=True)[0] for mask in (~target, target)]
+        outputs = [network(batch.images[part]) for part in rows]
+        back = torch.cat(rows).argsort()
+        if isinstance(outputs[0], Tensor):
+            return torch.cat(outputs)[back]
+        return type(outputs[0])(*(torch.cat(pieces)[back] for pieces in zip(*outputs, strict=True)))
+
+    def source_loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Mean cross-entropy of the batch's source images, with the config's label smoothing."""
+        source = ~batch.is_target
+        smoothing = self.config.source.label_smoothing
+        return cross_entropy(logits[source], batch.labels[source], label_smoothing=smoothing)
+
+
+def check_batch(method: type[Method], name: str, config: Config) -> None:
+    """Raise UserError for a make-up of the batch that a method cannot work with."""
+    if not method.adapts:
+        return
+    batch = config.adaptation.batch
+    if method.needs_source and batch.source < 2:
+        raise UserError(
+            f"adaptation.batch.source: method '{name}' needs both domains in every batch, and at least two source "
+            f"images for BatchNorm; got {batch.source}"
+        )
+    if method.views > 1 and config.adaptation.strong is None:
+        raise UserError(f"adaptation.strong: method '{name}' compares two views of a target image; describe the strong")
 
 
 METHODS: Registry[type[Method]] = Registry("method")

@@ -42,6 +42,7 @@ class Network(nn.Module):
         head: width D of the head; None puts the classifier on the backbone.
         dropout: dropout before the classifier.
         bias: whether the classifier has biases.
+        head_batch_norm: BatchNorm in the head, between Linear and ReLU.
     """
 
     def __init__(
@@ -52,10 +53,15 @@ class Network(nn.Module):
         head: int | None = None,
         dropout: float = 0.0,
         bias: bool = True,
+        head_batch_norm: bool = False,
     ):
         super().__init__()
         self.backbone = backbone
-        self.head = nn.Sequential(nn.Linear(width, head), nn.ReLU()) if head else nn.Identity()
+        if head:
+            normalisation = [nn.BatchNorm1d(head)] if head_batch_norm else []
+            self.head = nn.Sequential(nn.Linear(width, head), *normalisation, nn.ReLU())
+        else:
+            self.head = nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(head or width, num_classes, bias=bias)
 
@@ -69,7 +75,12 @@ class Network(nn.Module):
         features = self.head(self.backbone(images))
         with torch.autocast(images.device.type, enabled=False):
             features = features.float()
-            return Output(features, self.classifier(self.dropout(features)))
+            return Output(features, self.logits(features))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Features (B, D) -> logits (B, K); in training dropout draws anew at each call."""
+        with torch.autocast(features.device.type, enabled=False):
+            return self.classifier(self.dropout(features.float()))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by role: `backbone` (possibly pretrained) and `new` (head and classifier)."""
@@ -82,4 +93,6 @@ class Network(nn.Module):
 def create_network(settings: ModelSettings, num_classes: int, in_channels: int) -> Network:
     """The network that a config describes; new layers come from torch's current generator."""
     backbone, width = create_backbone(settings.backbone, settings.weights, in_channels)
-    return Network(backbone, width, num_classes, settings.head, settings.dropout, settings.bias)
+    return Network(
+        backbone, width, num_classes, settings.head, settings.dropout, settings.bias, settings.head_batch_norm
+    )

@@ -26,6 +26,7 @@ class Events:
         """Figures of the model after source training (step 0) or a round (step round + 1)."""
         self._scalars(step, "validator", record["validators"])
         self._scalars(step, "time", {"seconds": record["seconds"]})
+        self._scalars(step, "train", {"loss": record.get("loss")})
         accuracy = record["accuracy"]
         if accuracy is None:
             return
@@ -43,7 +44,6 @@ class Events:
         self._scalars(step, "selection", {name: record[name] for name in names})
         overlap = record["overlap"]
         self._scalars(step, "selection", {"jaccard_with_softmax": overlap["jaccard"]})
-        self._scalars(step, "train", {"loss": record["loss"]})
         oracle = {name: overlap[name] for name in ("tp_rate_only_selector", "tp_rate_only_softmax")}
         self._scalars(step, "oracle", {"tp_rate": record["tp_rate"], **oracle})
         if len(record["lambda"]) <= MOST_CLASSES:

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from uda.config import Config
 from uda.data.images import Images
+from uda.methods import METHODS
 from uda.report import figures, table
 from uda.report.gallery import thumbnail
 
@@ -57,7 +58,8 @@ def render_page(
         source=source,
         rounds=rounds,
         results=results,
-        curves=_curves(rounds, source, results["selector"], config.self_training.validator) if rounds else [],
+        chooses=any("portion" in record for record in rounds),
+        curves=_curves(rounds, source, results["selector"], config.validator) if rounds else [],
         bars=_bars(source, final, classes) if labelled else None,
         class_rows=_class_rows(classes, source, final, rounds),
         confusion=_confusion(final, classes) if labelled else None,
@@ -88,7 +90,7 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
         ("Model", f"{config.model.backbone}, head {config.model.head or 'none'}, input {config.transforms.size} px"),
         ("Method", config.method),
     ]
-    if config.method == "self_training":
+    if METHODS[config.method].rounds:
         training = config.self_training
         batch = training.batch
         length = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
@@ -101,7 +103,21 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
             ("Batch", f"{batch.mixed} mixed" if batch.mixed else f"{batch.source} source + {batch.selected} chosen"),
             ("Domains", f"{training.forward} forward pass, BatchNorm {training.batch_norm}"),
         ]
-    return [*facts, ("Seed", str(config.seed))]
+    if METHODS[config.method].adapts:
+        adaptation = config.adaptation
+        batch = adaptation.batch
+        facts += [
+            ("Settings", _options(config)),
+            ("Steps", f"{adaptation.steps}, a report every {adaptation.interval}"),
+            ("Batch", f"{batch.source} source + {batch.target} target"),
+            ("Domains", f"{adaptation.forward} forward pass, BatchNorm {adaptation.batch_norm}"),
+        ]
+    return [*((name, value) for name, value in facts if value), ("Seed", str(config.seed))]
+
+
+def _options(config: Config) -> str:
+    options = METHODS[config.method].Options(**config.method_options)
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.model_dump().items())
 
 
 def _schedule(schedule) -> str:
@@ -139,10 +155,10 @@ def _notices(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], la
     notices = []
     if not labelled:
         notices.append("The target has no labels: accuracy and the other oracle figures are missing.")
-    empty = [str(record["round"]) for record in rounds if record["selected"] == 0]
+    empty = [str(record["round"]) for record in rounds if record.get("selected") == 0]
     if empty:
         notices.append(f"Nothing was chosen in round {', '.join(empty)}.")
-    if rounds and rounds[-1]["selected"]:
+    if rounds and rounds[-1].get("selected"):
         without = [name for name, count in rounds[-1]["selected_per_class"].items() if count == 0]
         if without:
             notices.append(f"The last round chose no image as: {', '.join(without)}.")
@@ -150,10 +166,11 @@ def _notices(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], la
         final, best = results["final"]["class_mean"], results["oracle_best"]
         before = results["source_only"]["class_mean"]
         if before is not None and final < before:
-            notices.append("Self-training made the class mean lower than the source model's (oracle).")
+            notices.append("Adaptation made the class mean lower than the source model's (oracle).")
         if best["class_mean"] - final >= NOTABLE_LOSS:
             lost = 100 * (best["class_mean"] - final)
-            notices.append(f"The rounds after round {best['round']} lost {lost:.1f} points of class mean (oracle).")
+            what = "round" if "portion" in rounds[-1] else "report"
+            notices.append(f"What came after {what} {best['round']} lost {lost:.1f} points of class mean (oracle).")
     return notices
 
 
@@ -162,8 +179,7 @@ def _curves(
 ) -> list[dict[str, Any]]:
     """The figures over the rounds, each with a title and a sentence for those who do not see it."""
     numbers = [record["round"] for record in rounds]
-    overlap = {name: [record["overlap"][name] for record in rounds] for name in rounds[0]["overlap"]}
-    own = selector != "softmax"
+    chooses = "portion" in rounds[0]
 
     def values(name: str, scale: float = 1) -> list[float | None]:
         return [None if record[name] is None else scale * record[name] for record in rounds]
@@ -184,7 +200,10 @@ def _curves(
         figure = figures.curves_figure(numbers, series, "% right (oracle)", before)
         add("accuracy", "Accuracy after the round (oracle)", figure,
             f"Class mean by round, {range_of('class_mean', 100, 1)} per cent.")  # fmt: skip
-    if any(value is not None for value in values("tp_rate")):
+    if chooses:
+        overlap = {name: [record["overlap"][name] for record in rounds] for name in rounds[0]["overlap"]}
+        own = selector != "softmax"
+    if chooses and any(value is not None for value in values("tp_rate")):
         series = {"all chosen": values("tp_rate", 100)}
         if own:
             for name, key in ((f"{selector} only", "only_selector"), ("softmax only", "only_softmax")):
@@ -193,16 +212,19 @@ def _curves(
         figure = figures.curves_figure(numbers, series, "% right (oracle)")
         add("tp-rate", "Right pseudo-labels, TP rate (oracle)", figure,
             f"Share of right pseudo-labels by round, {range_of('tp_rate', 100, 1)} per cent.")  # fmt: skip
-    only = overlap["only_selector"]
-    figure = figures.counts_figure(numbers, overlap["both"], only, selector)
-    add("counts", "Chosen images", figure, f"Number of chosen images by round, {range_of('selected', 1, 0)}.")
-    series = {"AVC": values("avc"), "AVH": values("avh")}
-    figure = figures.curves_figure(numbers, series, "mean over the chosen")
-    add("angles", "AVC and AVH of the chosen images", figure, f"Mean AVC by round, {range_of('avc')}.")
-    figure = figures.curves_figure(numbers, {"confidence": values("confidence")}, "mean largest softmax")
-    add("confidence", "Confidence of the chosen images", figure, f"Mean confidence, {range_of('confidence')}.")
-    figure = figures.curves_figure(numbers, {"norm": values("feature_norm")}, "mean |x|")
-    add("norm", "Feature norm of the chosen images", figure, f"Mean feature norm, {range_of('feature_norm', 1, 2)}.")
+    if chooses:
+        only = overlap["only_selector"]
+        figure = figures.counts_figure(numbers, overlap["both"], only, selector)
+        add("counts", "Chosen images", figure, f"Number of chosen images by round, {range_of('selected', 1, 0)}.")
+        series = {"AVC": values("avc"), "AVH": values("avh")}
+        figure = figures.curves_figure(numbers, series, "mean over the chosen")
+        add("angles", "AVC and AVH of the chosen images", figure, f"Mean AVC by round, {range_of('avc')}.")
+        figure = figures.curves_figure(numbers, {"confidence": values("confidence")}, "mean largest softmax")
+        add("confidence", "Confidence of the chosen images", figure, f"Mean confidence, {range_of('confidence')}.")
+        figure = figures.curves_figure(numbers, {"norm": values("feature_norm")}, "mean |x|")
+        add(
+            "norm", "Feature norm of the chosen images", figure, f"Mean feature norm, {range_of('feature_norm', 1, 2)}."
+        )
     scores = [record["validators"].get(validator) for record in rounds]
     if any(score is not None for score in scores):
         figure = figures.curves_figure(numbers, {validator: scores}, f"{validator}, higher = better")
@@ -246,14 +268,15 @@ def _class_rows(
     def accuracy_of(record: Mapping[str, Any] | None, name: str) -> float | None:
         return record["accuracy"]["per_class"][name] if record and record["accuracy"] else None
 
+    last = rounds[-1] if rounds else {}
     return [
         {
             "name": name,
             "source": accuracy_of(source, name),
             "final": accuracy_of(final, name),
-            "selected": rounds[-1]["selected_per_class"][name] if rounds else None,
-            "threshold": rounds[-1]["lambda"][name] if rounds else None,
-            "tp_rate": rounds[-1]["tp_rate_per_class"][name] if rounds else None,
+            "selected": last["selected_per_class"][name] if "lambda" in last else None,
+            "threshold": last["lambda"][name] if "lambda" in last else None,
+            "tp_rate": last["tp_rate_per_class"][name] if "lambda" in last else None,
         }
         for name in classes
     ]

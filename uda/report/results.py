@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uda.config import Config
+from uda.methods import METHODS
 
 _ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll")
 
@@ -18,17 +19,17 @@ def summarise(
     """
     training = config.self_training
     last = rounds[-1] if rounds else source
-    choice = _best(rounds, [record["validators"].get(training.validator) for record in rounds])
+    choice = _best(rounds, [record["validators"].get(config.validator) for record in rounds])
     best = _best(rounds, [record["class_mean"] for record in rounds])
     return {
         "config": config.name,
         "method": config.method,
-        "selector": training.selector if config.method == "self_training" else None,
-        "regularizer": training.regularizer if config.method == "self_training" else None,
+        "selector": training.selector if METHODS[config.method].rounds else None,
+        "regularizer": training.regularizer if METHODS[config.method].rounds else None,
         "seed": config.seed,
         "source_only": _accuracy(source),
         "final": _accuracy(last),
-        "label_free_choice": {**choice, "validator": training.validator},
+        "label_free_choice": {**choice, "validator": config.validator},
         "oracle_best": best,
         "rounds": [
             {key: value for key, value in record.items() if key not in ("accuracy", "gallery")} | _accuracy(record)

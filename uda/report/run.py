@@ -13,6 +13,7 @@ from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation import Accuracy
+from uda.methods import METHODS
 from uda.report import records, table
 from uda.report.events import Events
 from uda.report.gallery import gallery_entries, surest_by_class
@@ -21,11 +22,9 @@ from uda.thresholds import PseudoLabels
 
 
 @dataclass(frozen=True)
-class RoundRecord:
-    """What a round chose, from what, and what came of it."""
+class ChoiceRecord:
+    """What a round of self-training chose, and from what."""
 
-    round: int
-    """Number of the round, from 0."""
     portion: float
     """Share of each class's images that was to be chosen."""
     pseudo: PseudoLabels
@@ -34,6 +33,16 @@ class RoundRecord:
     """What softmax would have chosen at the same portion."""
     metrics: dict[str, Any]
     """`uda.evaluation.selection_metrics` of the choice."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A round, or an interval of a method without rounds, and what came of it."""
+
+    round: int
+    """Number of the round, from 0."""
+    steps: int
+    """Training steps since the stage began: a round is a stage of its own, an interval a part of one."""
     accuracy: Accuracy | None
     """Oracle: after the round's training; None without target labels."""
     validators: dict[str, float]
@@ -42,6 +51,8 @@ class RoundRecord:
     """Mean training loss of the round."""
     seconds: float
     """How long the round took."""
+    choice: ChoiceRecord | None = None
+    """What was chosen; None for a method that chooses nothing."""
 
 
 class RunReport:
@@ -96,7 +107,7 @@ class RunReport:
         record = {**_accuracy_fields(accuracy), "validators": validators, "seconds": seconds}
         records.write_record(records.source_file(self.folder), record)
         record = self._source()
-        self._print_row(table.source_row(record), record)
+        self._print_row(table.source_row(record, METHODS[self.config.method].adapts), record)
         if self._events:
             with self._writing_events():
                 self._events.model(0, record, self.classes)
@@ -105,27 +116,33 @@ class RunReport:
     def round(self, record: RoundRecord) -> None:
         """Report a round: `report.json` and `pseudo_labels.csv` in `rounds/NN/`, TensorBoard, a row of the table."""
         folder = records.round_folder(self.folder, record.round)
-        records.write_pseudo_labels(folder / "pseudo_labels.csv", record.pseudo, self.images.ids, self.classes)
-        entries = gallery_entries(record.pseudo, record.reference, self.images.ids, self.config.report.gallery)
+        choice = record.choice
+        chosen, gallery = {}, {}
+        if choice is not None:
+            records.write_pseudo_labels(folder / "pseudo_labels.csv", choice.pseudo, self.images.ids, self.classes)
+            chosen = {"portion": choice.portion, **choice.metrics}
+            limit = self.config.report.gallery
+            gallery = {"gallery": gallery_entries(choice.pseudo, choice.reference, self.images.ids, limit)}
         content = {
             "round": record.round,
-            "portion": record.portion,
-            **record.metrics,
+            "steps": record.steps,
+            **chosen,
             "loss": record.loss,
             **_accuracy_fields(record.accuracy),
             "validators": record.validators,
             "seconds": record.seconds,
-            "gallery": entries,
+            **gallery,
         }
         # report.json comes last: where it is whole, so is the round.
         records.write_record(folder / "report.json", content)
         content = records.read_record(folder / "report.json")
         self._print_row(table.round_row(content, self._source()), content)
         if self._events:
-            chosen = surest_by_class(record.pseudo, record.pseudo.selected, self.config.report.gallery)
             with self._writing_events():
                 self._events.model(record.round + 1, content, self.classes)
-                self._events.choice(record.round + 1, content, self.images, chosen)
+                if choice is not None:
+                    surest = surest_by_class(choice.pseudo, choice.pseudo.selected, self.config.report.gallery)
+                    self._events.choice(record.round + 1, content, self.images, surest)
                 self._events.flush()
 
     def finish(self, seconds: float) -> dict[str, Any]:
@@ -159,7 +176,7 @@ class RunReport:
 
     def _print_row(self, row: str, record: dict[str, Any]) -> None:
         if self._rows % table.HEADER_EVERY == 0:
-            for line in table.header():
+            for line in table.header(METHODS[self.config.method].adapts):
                 self.log(line)
         self._rows += 1
         self.log(row)

@@ -9,7 +9,7 @@ MOST_CLASSES = 24
 HEADER_EVERY = 10
 
 # Heading, width, and whether the figure needs target labels.
-COLUMNS = (
+OF_ROUNDS = (
     ("round", 6, False),
     ("portion", 8, False),
     ("selected", 10, False),
@@ -21,40 +21,58 @@ COLUMNS = (
     ("to source", 11, True),
     ("seconds", 9, False),
 )
+#: For methods that choose nothing: their reports come after so many steps.
+OF_INTERVALS = (
+    ("report", 8, False),
+    ("steps", 9, False),
+    ("loss", 9, False),
+    ("class mean", 12, True),
+    ("overall", 9, True),
+    ("to source", 11, True),
+    ("seconds", 9, False),
+)
 
 
-def header() -> list[str]:
+def header(intervals: bool = False) -> list[str]:
     """The table's head: which figures are oracle, what they are, a rule."""
-    oracle = "".join(f"{'oracle' if needs_labels else '':>{width}}" for _, width, needs_labels in COLUMNS)
-    titles = "".join(f"{title:>{width}}" for title, width, _ in COLUMNS)
+    columns = OF_INTERVALS if intervals else OF_ROUNDS
+    oracle = "".join(f"{'oracle' if needs_labels else '':>{width}}" for _, width, needs_labels in columns)
+    titles = "".join(f"{title:>{width}}" for title, width, _ in columns)
     return [oracle.rstrip(), titles, "-" * len(titles)]
 
 
-def source_row(record: Mapping[str, Any]) -> str:
+def source_row(record: Mapping[str, Any], intervals: bool = False) -> str:
     """The row of the source model."""
-    return _row(
-        ("source", "", "", "", "", "", percent(record["class_mean"]), percent(record["overall"]), "",
-         f"{record['seconds']:.0f}")
-    )  # fmt: skip
+    return _row({"round": "source", "report": "source", **_reached(record, None)}, intervals)
 
 
 def round_row(record: Mapping[str, Any], source: Mapping[str, Any] | None) -> str:
     """The row of a round; `source` is the source model's record."""
-    before = source["class_mean"] if source else None
-    return _row(
-        (
-            str(record["round"]),
-            f"{record['portion']:.3g}",
-            f"{record['selected']}",
-            fraction(record["tp_rate"]),
-            fraction(record["avc"]),
-            fraction(record["confidence"]),
-            percent(record["class_mean"]),
-            percent(record["overall"]),
-            difference(record["class_mean"], before),
-            f"{record['seconds']:.0f}",
+    reached = _reached(record, source["class_mean"] if source else None)
+    number = str(record["round"])
+    if "portion" not in record:
+        return _row(
+            {"report": number, "steps": str(record["steps"]), "loss": fraction(record["loss"]), **reached}, True
         )
-    )
+    cells = {
+        "round": number,
+        "portion": f"{record['portion']:.3g}",
+        "selected": f"{record['selected']}",
+        "TP rate": fraction(record["tp_rate"]),
+        "AVC": fraction(record["avc"]),
+        "confidence": fraction(record["confidence"]),
+    }
+    return _row({**cells, **reached}, False)
+
+
+def _reached(record: Mapping[str, Any], before: float | None) -> dict[str, str]:
+    """The cells that every row has."""
+    return {
+        "class mean": percent(record["class_mean"]),
+        "overall": percent(record["overall"]),
+        "to source": "" if before is None and "round" not in record else difference(record["class_mean"], before),
+        "seconds": f"{record['seconds']:.0f}",
+    }
 
 
 def class_lines(per_class: Mapping[str, float | None]) -> list[str]:
@@ -73,17 +91,18 @@ def class_lines(per_class: Mapping[str, float | None]) -> list[str]:
 def summary_lines(results: Mapping[str, Any]) -> list[str]:
     """The run's result in a few lines."""
     choice, best = results["label_free_choice"], results["oracle_best"]
+    what = "report" if results["rounds"] and "portion" not in results["rounds"][-1] else "round"
     lines = [
         ("source only", results["source_only"]["class_mean"], ""),
-        ("final", results["final"]["class_mean"], "the last round"),
+        ("final", results["final"]["class_mean"], f"the last {what}"),
     ]
     if results["rounds"]:
         lines += [
-            ("label-free choice", choice["class_mean"], f"round {choice['round']}, by {choice['validator']}"),
+            ("label-free choice", choice["class_mean"], f"{what} {choice['round']}, by {choice['validator']}"),
             (
                 "oracle best",
                 best["class_mean"],
-                f"round {best['round']}, picked by target labels: a bound, not a result",
+                f"{what} {best['round']}, picked by target labels: a bound, not a result",
             ),
         ]
     if results["final"]["class_mean"] is None:
@@ -107,5 +126,6 @@ def difference(share: float | None, reference: float | None) -> str:
     return "-" if share is None or reference is None else f"{100 * (share - reference):+.2f}"
 
 
-def _row(cells: tuple[str, ...]) -> str:
-    return "".join(f"{cell:>{width}}" for cell, (_, width, _) in zip(cells, COLUMNS, strict=True)).rstrip()
+def _row(cells: Mapping[str, str], intervals: bool) -> str:
+    columns = OF_INTERVALS if intervals else OF_ROUNDS
+    return "".join(f"{cells.get(title, ''):>{width}}" for title, width, _ in columns).rstrip()

@@ -1,0 +1,91 @@
+"""Adversarial dropout regularisation (ADR, Saito et al., ICLR 2018), and the entropy form of its minimax (ENT)."""
+
+from abc import abstractmethod
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from uda.config import Config, Settings
+from uda.data.loaders import Batch
+from uda.errors import UserError
+from uda.losses import entropy
+from uda.methods.base import METHODS, Method, Optimizer
+from uda.models import Network
+
+
+class _Minimax(Method):
+    """A head that makes a figure large on the target, and a generator that makes it small: both algorithms' frame."""
+
+    adapts = True
+
+    class Options(Settings):
+        """Settings of the minimax."""
+
+        generator_steps: int = Field(4, ge=1)
+        """Updates of the generator in phase C."""
+        weight: float = Field(1.0, ge=0)
+        """Of the target's figure beside the source's cross-entropy."""
+
+    @abstractmethod
+    def figure(self, features: Tensor) -> Tensor:
+        """What head and generator contend for, from the target's features (B, D), a scalar."""
+
+    def parameter_groups(self) -> dict[str, list]:
+        network = self.network
+        generator = [*network.backbone.parameters(), *network.head.parameters()]
+        return {"backbone": generator, "classifier": list(network.classifier.parameters())}
+
+    def step(self, batch: Batch, optimizer: Optimizer, progress: float) -> dict[str, Tensor]:
+        weight = self.options.weight
+
+        # Phase A: generator and head learn the source.
+        features = self.forward(batch).features
+        source = self.source(features, batch)
+        optimizer.descend(source)
+
+        # Phase B: the head keeps the source and makes the figure large. The generator stands still: no gradient.
+        features = self.forward(batch).features
+        frozen = features.detach()
+        apart = self.source(frozen, batch) - weight * self.figure(frozen[batch.is_target])
+        optimizer.descend(apart, only="classifier")
+
+        # Phase C: the generator makes it small. Phase B's features are the first step's.
+        for step in range(self.options.generator_steps):
+            features = features if step == 0 else self.forward(batch).features
+            figure = self.figure(features[batch.is_target])
+            optimizer.descend(weight * figure, only="backbone")
+        return {"loss": source.detach(), "loss/target": figure.detach()}
+
+    def source(self, features: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of the source images."""
+        is_source = ~batch.is_target
+        return cross_entropy(self.network.logits(features[is_source]), batch.labels[is_source])
+
+
+@METHODS.register("adr")
+class AdversarialDropout(_Minimax):
+    """One head whose two dropout passes disagree near its boundary, and a generator that leaves the boundary."""
+
+    def __init__(self, network: Network, config: Config):
+        super().__init__(network, config)
+        if not config.model.dropout:
+            raise UserError("model.dropout: method 'adr' compares two dropout passes of the head; set it, to 0.5 say")
+
+    def figure(self, features: Tensor) -> Tensor:
+        return symmetric_kl(self.network.logits(features), self.network.logits(features))
+
+
+@METHODS.register("ent")
+class EntropyMinimax(_Minimax):
+    """ADR with the entropy of one pass in the discrepancy's place: the head raises it, the generator lowers it."""
+
+    def figure(self, features: Tensor) -> Tensor:
+        return entropy(self.network.logits(features))
+
+
+def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
+    """Mean over images of (KL(p1 || p2) + KL(p2 || p1)) / 2, from logits (B, K), in nats."""
+    log_p, log_q = first.log_softmax(1), second.log_softmax(1)
+    return 0.5 * ((torch.exp(log_p) - torch.exp(log_q)) * (log_p - log_q)).sum(1).mean()

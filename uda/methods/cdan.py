@@ -1,0 +1,68 @@
+"""Conditional adversarial adaptation (CDAN, Long et al., NeurIPS 2018): DANN on features times predictions."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from uda.config import Config, Settings
+from uda.data.loaders import Batch
+from uda.methods.base import METHODS, Method
+from uda.methods.dann import domain_classifier, domain_loss, reverse_gradient, warm_up
+from uda.models import Network
+
+
+@METHODS.register("cdan")
+class ConditionalAdversarial(Method):
+    """DANN whose domain classifier sees the outer product of features and predictions (CDAN+E)."""
+
+    adapts = True
+
+    class Options(Settings):
+        """Settings of CDAN."""
+
+        weight: float = Field(1.0, ge=0)
+        """Of the domain loss beside the source's cross-entropy."""
+        hidden: int = Field(1024, ge=1)
+        """Width of the domain classifier's two hidden layers."""
+        steepness: float = Field(10.0, gt=0)
+        """How fast the reversal grows, as in DANN."""
+        entropy: bool = True
+        """Images count the more the surer their prediction is, by 1 + exp(-entropy)."""
+        random_width: int = Field(1024, ge=1)
+        """Width of the random map that takes the outer product's place where that is wider than 4096 (the paper's)."""
+
+    def __init__(self, network: Network, config: Config):
+        super().__init__(network, config)
+        classes, width = network.weight.shape
+        joint = classes * width
+        if joint > 4096:
+            joint = self.options.random_width
+            # Kept with the method's weights, so that a resume sees the same map.
+            self.modules["map"] = _RandomMap(width, classes, joint)
+        self.modules["domain"] = domain_classifier(joint, self.options.hidden)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        features, logits = self.forward(batch)
+        source = self.source_loss(logits, batch)
+        p = logits.detach().softmax(1)
+        if "map" in self.modules:
+            joint = self.modules["map"](features, p)
+        else:
+            joint = (p[:, :, None] * features[:, None]).flatten(1)
+        weight = 1 + torch.exp(-torch.special.entr(p).sum(1)) if self.options.entropy else None
+        strength = warm_up(self.progress, self.options.steepness)
+        domain = domain_loss(self.modules["domain"], reverse_gradient(joint, strength), batch.is_target, weight)
+        scalars = {"loss/source": source.detach(), "loss/domain": domain.detach()}
+        return source + self.options.weight * domain, scalars
+
+
+class _RandomMap(torch.nn.Module):
+    """(R_f f) * (R_g g) / sqrt(d), which keeps the outer product's inner products in expectation (the paper, eq. 6)."""
+
+    def __init__(self, features: int, classes: int, width: int):
+        super().__init__()
+        self.register_buffer("features", torch.randn(features, width))
+        self.register_buffer("classes", torch.randn(classes, width))
+
+    def forward(self, features: Tensor, p: Tensor) -> Tensor:
+        return (features @ self.features) * (p @ self.classes) / self.features.shape[1] ** 0.5

@@ -1,0 +1,27 @@
+"""Entropy minimisation (Grandvalet and Bengio, NeurIPS 2004): be sure on the target too."""
+
+from pydantic import Field
+from torch import Tensor
+
+from uda.config import Settings
+from uda.data.loaders import Batch
+from uda.losses import entropy
+from uda.methods.base import METHODS, Method
+
+
+@METHODS.register("entmin")
+class EntropyMinimisation(Method):
+    """Cross-entropy on the source, entropy of the predictions on the target."""
+
+    adapts = True
+
+    class Options(Settings):
+        """Settings of entropy minimisation."""
+
+        weight: float = Field(0.1, ge=0)
+        """Of the target's entropy beside the source's cross-entropy."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        logits = self.forward(batch).logits
+        source, target = self.source_loss(logits, batch), entropy(logits[batch.is_target])
+        return source + self.options.weight * target, {"loss/source": source.detach(), "loss/entropy": target.detach()}

@@ -1,0 +1,102 @@
+"""Maximum classifier discrepancy (MCD, Saito et al., CVPR 2018)."""
+
+import copy
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from uda.config import Config, Settings
+from uda.data.loaders import Batch
+from uda.methods.base import METHODS, Method, Optimizer
+from uda.models import Network
+
+
+@METHODS.register("mcd")
+class MaximumClassifierDiscrepancy(Method):
+    """Two heads that disagree on target images far from the source, and a generator that brings them to agree."""
+
+    adapts = True
+
+    class Options(Settings):
+        """Settings of MCD."""
+
+        generator_steps: int = Field(4, ge=1)
+        """Updates of the generator in phase C."""
+        weight: float = Field(1.0, ge=0)
+        """Of the discrepancy beside the source's cross-entropy."""
+        balance: float = Field(0.01, ge=0)
+        """Of the class-balance term in phases A and B (the authors' for VisDA); 0: none."""
+
+    def __init__(self, network: Network, config: Config):
+        super().__init__(network, config)
+        # G is the backbone, a head is all that comes after it. The network's own head is F1, and predicts.
+        self.modules["second"] = _fresh_copy(nn.Sequential(network.head, network.dropout, network.classifier))
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        groups = self.network.parameter_groups()
+        return {"backbone": groups["backbone"], "heads": [*groups["new"], *self.modules["second"].parameters()]}
+
+    def step(self, batch: Batch, optimizer: Optimizer, progress: float) -> dict[str, Tensor]:
+        # Phase A: generator and heads learn the source.
+        features = self.generate(batch)
+        source = self.source_losses(features, batch)
+        optimizer.descend(source)
+
+        # Phase B: the heads keep the source and disagree on the target. The generator stands still: no gradient.
+        features = self.generate(batch)
+        frozen = features.detach()
+        away = self.source_losses(frozen, batch) - self.options.weight * self.discrepancy(frozen, batch)
+        optimizer.descend(away, only="heads")
+
+        # Phase C: the generator brings the heads to agree. Phase B's features are the first step's.
+        for step in range(self.options.generator_steps):
+            features = features if step == 0 else self.generate(batch)
+            discrepancy = self.discrepancy(features, batch)
+            optimizer.descend(self.options.weight * discrepancy, only="backbone")
+        return {"loss": source.detach(), "loss/discrepancy": discrepancy.detach()}
+
+    def generate(self, batch: Batch) -> Tensor:
+        """G of all images of the batch, (B, width)."""
+        return self.by_domain(self.network.backbone, batch)
+
+    def heads(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of F1 and F2, fp32 (B, K) each."""
+        with torch.autocast(features.device.type, enabled=False):
+            features = features.float()
+            return self.network.logits(self.network.head(features)), self.modules["second"](features)
+
+    def source_losses(self, features: Tensor, batch: Batch) -> Tensor:
+        """Cross-entropy of both heads on the source, and the class-balance term on the target."""
+        is_source = ~batch.is_target
+        total = features.new_zeros((), dtype=torch.float32)
+        for logits in self.heads(features):
+            total = total + cross_entropy(logits[is_source], batch.labels[is_source])
+            if self.options.balance:
+                total = total + self.options.balance * class_balance(logits[batch.is_target])
+        return total
+
+    def discrepancy(self, features: Tensor, batch: Batch) -> Tensor:
+        """Of both heads on the target."""
+        first, second = (logits[batch.is_target] for logits in self.heads(features))
+        return discrepancy(first, second)
+
+
+def discrepancy(first: Tensor, second: Tensor) -> Tensor:
+    """Mean over images and classes of |p1 - p2|, from logits (B, K), a scalar in 0 to 2 / K."""
+    return (first.softmax(1) - second.softmax(1)).abs().mean()
+
+
+def class_balance(logits: Tensor) -> Tensor:
+    """-mean_k log mean_i p_ik: smallest, log K, where every class is predicted equally often."""
+    return -(logits.softmax(1).mean(0) + 1e-6).log().mean()
+
+
+def _fresh_copy(module: nn.Module) -> nn.Module:
+    """A copy with weights of its own, drawn anew."""
+    module = copy.deepcopy(module)
+    for part in module.modules():
+        if hasattr(part, "reset_parameters"):
+            part.reset_parameters()
+    return module

@@ -1,0 +1,49 @@
+"""Deep adaptation network (DAN, Long et al., ICML 2015): features of both domains with one distribution, by MK-MMD."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from uda.config import Settings
+from uda.data.loaders import Batch
+from uda.methods.base import METHODS, Method
+
+
+@METHODS.register("mmd")
+class MaximumMeanDiscrepancy(Method):
+    """Cross-entropy on the source, maximum mean discrepancy between the domains' features (DAN)."""
+
+    adapts = True
+
+    class Options(Settings):
+        """Settings of MMD."""
+
+        weight: float = Field(1.0, ge=0)
+        """Of the discrepancy beside the source's cross-entropy."""
+        exponents: tuple[int, ...] = (-3, -2, -1, 0, 1)
+        """k of each kernel: its sigma^2 is 2^k times the mean squared distance within the batch."""
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        features, logits = self.forward(batch)
+        source = self.source_loss(logits, batch)
+        discrepancy = mk_mmd(features[~batch.is_target], features[batch.is_target], self.options.exponents)
+        scalars = {"loss/source": source.detach(), "loss/mmd": discrepancy.detach()}
+        return source + self.options.weight * discrepancy, scalars
+
+
+def mk_mmd(source: Tensor, target: Tensor, exponents: tuple[int, ...] = (-3, -2, -1, 0, 1)) -> Tensor:
+    """Squared maximum mean discrepancy of two samples (n, D) and (m, D), unbiased, a scalar that may be below 0.
+
+    The kernel is a sum of Gaussians exp(-d^2 / (2 sigma^2)), sigma^2 = 2^k * mean(d^2) over all pairs of unlike
+    images; an image is not compared with itself (Gretton et al., JMLR 2012, eq. 3). With one image in a domain that
+    domain's own term is 0.
+    """
+    both = torch.cat([source, target])
+    squares = (both * both).sum(1)
+    distance = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)
+    n, m = len(source), len(target)
+    unlike = ~torch.eye(n + m, dtype=torch.bool, device=both.device)
+    mean = distance.detach()[unlike].mean().clamp(min=torch.finfo(distance.dtype).tiny)
+    kernel = sum(torch.exp(-distance / (2 * 2.0**k * mean)) for k in exponents) * unlike
+    within = [part.sum() / max(1, size * (size - 1)) for part, size in ((kernel[:n, :n], n), (kernel[n:, n:], m))]
+    return within[0] + within[1] - 2 * kernel[:n, n:].mean()
