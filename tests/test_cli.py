@@ -10,7 +10,7 @@ from uda.cli import LISTS, main
 from uda.config import ROOT
 from uda.data.cards import CARDS
 from uda.evaluation import VALIDATORS
-from uda.methods import METHODS
+from uda.methods import METHODS, UNLABELLED_LOSSES
 from uda.models import BACKBONES
 from uda.regularizers import REGULARIZERS
 from uda.selectors import SELECTORS
@@ -20,6 +20,7 @@ HELD = {
     "methods": METHODS,
     "selectors": SELECTORS,
     "regularizers": REGULARIZERS,
+    "unlabelled_losses": UNLABELLED_LOSSES,
     "validators": VALIDATORS,
     "datasets": CARDS,
     "backbones": BACKBONES,

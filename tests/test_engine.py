@@ -285,19 +285,6 @@ def test_accumulated_parts_are_the_batch_without_batch_norm():
     assert all(torch.allclose(states[0][1][name], states[1][1][name], atol=1e-6) for name in states[0][1])
 
 
-def test_a_method_of_several_updates_refuses_to_accumulate():
-    class Twice(METHODS["source_only"]):
-        def step(self, batch, optimizer, progress):
-            raise AssertionError("not reached")
-
-    network = tiny_network()
-    engine = Engine(network, RuntimeSettings(device="cpu", accumulate=2), quiet)
-    method = Twice(network, load_config("digits_source"))
-    optimization = engine.optimization(method, OptimSettings(), 1)
-    with pytest.raises(UserError, match=r"runtime\.accumulate: Twice updates several times a batch"):
-        engine.fit(method, batches(1), optimization, label="fit", steps=1)
-
-
 def test_a_step_draws_the_same_whatever_came_before_it():
     """Dropout in step 2 of a whole epoch and of one that begins there."""
     seen = []

@@ -649,6 +649,7 @@ def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default
 def _check_options(content: Mapping[str, Any], origins: Mapping[str, str], default: str) -> list[str]:
     """Settings of one method alone, which that method's `Options` describe."""
     from uda.methods import METHODS
+    from uda.selectors import SELECTORS
 
     name, options = content.get("method", Config.model_fields["method"].default), content.get("method_options", {})
     if not isinstance(name, str) or name not in METHODS or not isinstance(options, Mapping):
@@ -658,6 +659,10 @@ def _check_options(content: Mapping[str, Any], origins: Mapping[str, str], defau
         known.model_validate(options)
     except ValidationError as error:
         return [_explain(entry, origins, default, known, ("method_options",)) for entry in error.errors()]
+    try:
+        SELECTORS[options.get("selector", "softmax")]
+    except UserError as error:
+        return [f"{_origin('method_options.selector', origins, default)}: method_options.selector: {error}"]
     return []
 
 

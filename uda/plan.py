@@ -29,6 +29,8 @@ def plan(run: "Run") -> str:
     parameters = sum(p.numel() for p in network.parameters())
     if config.source.checkpoint:
         start = f"checkpoint {config.source.checkpoint}"
+    elif not config.trains_source:
+        start = "no stage of its own"
     else:
         start = f"{source_steps(run):,} steps of {config.source.batch_size}"
     lines = [
@@ -45,6 +47,13 @@ def plan(run: "Run") -> str:
         lines.append(
             f"rounds   {run.rounds}, selector {training.selector}, regularizer {training.regularizer}, "
             f"portion {portion.start:g} to {last:g}, {f'{training.steps:,} steps' if training.steps else epochs} each"
+        )
+    if run.method.adapts:
+        adaptation = config.adaptation
+        batch = adaptation.batch
+        lines.append(
+            f"adapts   {adaptation.steps:,} steps of {batch.source} source + {batch.target} target images, a report "
+            f"every {adaptation.interval:,}"
         )
     return "\n".join(lines)
 
@@ -89,8 +98,13 @@ def steps_of_rounds(config: "Config", num_source: int, num_target: int) -> list[
 
 
 def predicted_images(config: "Config", rounds: int, num_target: int) -> int:
-    """Images that go through the network in eval mode: predict passes, and AdaBN's where it is asked for."""
-    training = config.self_training
+    """Images that go through the network in eval mode: predict passes, and AdaBN's where it is asked for.
+
+    `rounds`: or reports of a method without rounds.
+    """
+    from uda.methods import METHODS
+
+    training = config.adaptation if METHODS[config.method].adapts else config.self_training
     predicted = (1 + rounds) * num_target
     if rounds and training.adapt_batch_norm:
         predicted += num_target + (1 + rounds) * min(training.adapt_images, num_target)
@@ -101,8 +115,17 @@ def dry_run(run: "Run", measured_steps: int = 3) -> str:
     """Check config, data and network, time a few steps on real batches; writes nothing. The run is spent afterwards."""
     config, engine = run.config, run.engine
     text = plan(run)
-    batches = run.source_batches(0, measured_steps + 1)
-    optimization = engine.optimization(run.source_method, config.source.optim, measured_steps + 1)
+    training, adaptation = config.self_training, config.adaptation
+    if run.method.adapts:
+        method, size = run.method, adaptation.batch.source + adaptation.batch.target
+        batches = run.adaptation_batches().window(0, measured_steps + 1) if not method.prepares else None
+        rounds, later = math.ceil(adaptation.steps / adaptation.interval), adaptation.steps
+    else:
+        batches, rounds, later = None, run.rounds, round_steps(run)
+    if batches is None:
+        method, size = run.source_method, config.source.batch_size
+        batches = run.source_batches(0, measured_steps + 1)
+    optimization = engine.optimization(method, config.source.optim, measured_steps + 1)
     moments = [time.monotonic()]
 
     def timed():
@@ -110,7 +133,7 @@ def dry_run(run: "Run", measured_steps: int = 3) -> str:
             yield batch
             moments.append(time.monotonic())
 
-    engine.fit(run.source_method, timed(), optimization, label="dry run", steps=measured_steps + 1)
+    engine.fit(method, timed(), optimization, label="dry run", steps=measured_steps + 1)
     step_seconds = float(np.median(np.diff(moments[1:])))
     images = run.domains.target.images
     started = time.monotonic()
@@ -118,15 +141,15 @@ def dry_run(run: "Run", measured_steps: int = 3) -> str:
     engine.predict([first], len(first))
     predict_seconds = (time.monotonic() - started) / len(first)
 
-    training = config.self_training
-    in_round = training.batch.mixed or training.batch.source + training.batch.selected
-    steps, rounds_steps = source_steps(run), round_steps(run)
-    predicted = predicted_images(config, run.rounds, len(images))
-    total = step_seconds * (steps + rounds_steps * in_round / config.source.batch_size) + predict_seconds * predicted
+    in_round = training.batch.mixed or training.batch.source + training.batch.selected + training.batch.unlabelled
+    in_later = adaptation.batch.source + adaptation.batch.target if run.method.adapts else in_round
+    steps = source_steps(run)
+    predicted = predicted_images(config, rounds, len(images))
+    trained = steps * config.source.batch_size + later * in_later
+    total = step_seconds * trained / size + predict_seconds * predicted
     cost = (
-        f"{steps + rounds_steps:,} training steps, {step_seconds:.3f} s for {config.source.batch_size} images; "
-        f"{predicted:,} images predicted, {1 / predict_seconds:,.0f} a second: about {_duration(total)} on "
-        f"{engine.device}"
+        f"{steps + later:,} training steps, {step_seconds:.3f} s for {size} images; {predicted:,} images predicted, "
+        f"{1 / predict_seconds:,.0f} a second: about {_duration(total)} on {engine.device}"
     )
     but = " but the decoded store" if config.data.cache == "store" else ""
     return f"{text}\ncost     {cost}\ndry run: config, data and network are right; nothing was written{but}"

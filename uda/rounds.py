@@ -116,7 +116,14 @@ class Run:
                 f"runtime.accumulate: method '{self.config.method}' updates several times a batch; set it to 1"
             )
         if method.adapts:
-            sizes["adaptation.batch"] = self.config.adaptation.batch.source + self.config.adaptation.batch.target
+            domains = self.config.adaptation.batch
+            sizes["adaptation.batch"] = domains.source + domains.target
+            for name, size in (("source", domains.source), ("target", domains.target)):
+                if 0 < size < parts:
+                    raise UserError(
+                        f"adaptation.batch.{name}: {size} images cannot be dealt out to {parts} (processes times "
+                        "runtime.accumulate): each needs one of either domain; enlarge it, or start fewer processes"
+                    )
         if method.rounds:
             alone = self.config.self_training.on_empty == "continue"  # source images without any selected
             fixed = (batch.source or 0) + (0 if alone else batch.selected or 0)
@@ -153,6 +160,8 @@ class Run:
             reason = str(error).split("\n")[0]
             model, size = self.config.model.backbone, self.config.transforms.size
             raise UserError(f"model.backbone: {model} cannot take images of transforms.size={size}: {reason}") from None
+        if self.method.adapts:
+            self.adaptation_batches()
         if self.rounds:
             tensors = (prediction.features, prediction.logits, prediction.weight)
             target_scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))

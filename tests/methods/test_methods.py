@@ -14,7 +14,9 @@ from uda.models import create_network
 
 
 def build(name="self_training", *overrides):
-    config = load_config("digits_avh", [f"method={name}", "model.head=16", *overrides])
+    needed = ["model.dropout=0.5"] if name == "adr" else []
+    needed += ["adaptation.strong={jitter: 0.3}"] if METHODS[name].views > 1 else []
+    config = load_config("digits_avh", [f"method={name}", "model.head=16", *needed, *overrides])
     network = create_network(config.model, 4, 1)
     return network, METHODS[name](network, config)
 
@@ -24,6 +26,19 @@ def make_batch(size=8):
     is_target = torch.arange(size) >= size // 2
     view = torch.zeros(size, dtype=torch.int64)
     return Batch(torch.rand(size, 1, 28, 28), labels, is_target.long(), is_target, view)
+
+
+def with_strong_views(batch):
+    """The batch, and a second view of each of its target images, as the loaders give it."""
+    target = batch.is_target
+    images = batch.images[target] * 0.7
+    strong = Batch(images, batch.labels[target], batch.domain[target], target[target], torch.ones(len(images)).long())
+    return Batch(
+        *(
+            torch.cat([getattr(part, name) for part in (batch, strong)])
+            for name in ("images", "labels", "domain", "is_target", "view")
+        )
+    )
 
 
 def long_hand(logits, batch, penalty, target_weight=1.0):
@@ -93,6 +108,9 @@ class TestEveryMethod:
         torch.manual_seed(3)
         network, method = build(name)
         engine = Engine(network, method.config.runtime, log=lambda line: None)
+        engine.attach(method)
+        if METHODS[name].views > 1:
+            batches = [with_strong_views(batch) for batch in batches]
         optimization = engine.optimization(method, method.config.self_training.optim, len(batches))
         before = {key: value.clone() for key, value in network.named_parameters()}
         scalars = engine.fit(method, batches, optimization, label="test", steps=len(batches))
@@ -100,8 +118,9 @@ class TestEveryMethod:
 
     def test_moves_every_parameter_with_a_finite_loss(self, name):
         scalars, before, after = self.run(name, [make_batch() for _ in range(2)])
-        assert scalars["loss"] > 0 and torch.isfinite(torch.tensor(list(scalars.values()))).all()
-        assert [key for key in before if torch.equal(before[key], after[key])] == []
+        assert torch.isfinite(torch.tensor(list(scalars.values()))).all()
+        stays = ["classifier.weight", "classifier.bias"] if name == "shot" else []
+        assert [key for key in before if torch.equal(before[key], after[key])] == stays
 
     def test_two_runs_with_one_seed_are_equal(self, name):
         batches = [make_batch() for _ in range(2)]
@@ -109,11 +128,17 @@ class TestEveryMethod:
         _, _, second = self.run(name, batches)
         assert all(torch.equal(first[key], second[key]) for key in first)
 
-    def test_works_at_batch_two_and_with_one_domain(self, name):
-        small = make_batch(2)
-        source = dataclasses.replace(make_batch(4), is_target=torch.zeros(4, dtype=torch.bool))
-        scalars, _, _ = self.run(name, [small, source])
-        assert scalars["loss"] > 0
+    def test_works_at_batch_two_and_with_a_class_missing(self, name):
+        """One image of either domain; then classes 2 and 3 are nowhere."""
+        missing = dataclasses.replace(make_batch(4), labels=one_hot(torch.tensor([0, 1, 1, 0]), 4).float())
+        scalars, _, _ = self.run(name, [make_batch(2), missing])
+        assert torch.isfinite(torch.tensor(list(scalars.values()))).all()
+
+    def test_works_with_one_domain_where_that_can_come(self, name):
+        """A round in which nothing is selected; the others have both domains in every batch."""
+        if not METHODS[name].adapts:
+            source = dataclasses.replace(make_batch(4), is_target=torch.zeros(4, dtype=torch.bool))
+            assert self.run(name, [source])[0]["loss"] > 0
 
     def test_batch_has_no_place_for_a_target_label(self, name):
         fields = {field.name for field in dataclasses.fields(Batch)}

@@ -41,22 +41,26 @@ class _Minimax(Method):
         weight = self.options.weight
 
         # Phase A: generator and head learn the source.
-        features = self.forward(batch).features
+        features = self.features(batch)
         source = self.source(features, batch)
         optimizer.descend(source)
 
         # Phase B: the head keeps the source and makes the figure large. The generator stands still: no gradient.
-        features = self.forward(batch).features
+        features = self.features(batch)
         frozen = features.detach()
         apart = self.source(frozen, batch) - weight * self.figure(frozen[batch.is_target])
         optimizer.descend(apart, only="classifier")
 
         # Phase C: the generator makes it small. Phase B's features are the first step's.
         for step in range(self.options.generator_steps):
-            features = features if step == 0 else self.forward(batch).features
+            features = features if step == 0 else self.features(batch)
             figure = self.figure(features[batch.is_target])
             optimizer.descend(weight * figure, only="backbone")
         return {"loss": source.detach(), "loss/target": figure.detach()}
+
+    def features(self, batch: Batch) -> Tensor:
+        """The generator's, of all images of the batch, (B, D)."""
+        return self.by_domain(self.network.features, batch)
 
     def source(self, features: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the source images."""

@@ -72,10 +72,12 @@ class Network(nn.Module):
 
     def forward(self, images: Tensor) -> Output:
         """(B, C, S, S) -> features (B, D) and logits (B, K). The last layer is computed in fp32."""
-        features = self.head(self.backbone(images))
-        with torch.autocast(images.device.type, enabled=False):
-            features = features.float()
-            return Output(features, self.logits(features))
+        features = self.features(images)
+        return Output(features, self.logits(features))
+
+    def features(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) -> features (B, D), fp32."""
+        return self.head(self.backbone(images)).float()
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (B, D) -> logits (B, K); in training dropout draws anew at each call."""

@@ -1,0 +1,178 @@
+"""Methods of several phases against one update written out with plain autograd, parameter by parameter."""
+
+import copy
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy, one_hot
+
+from uda.config import load_config
+from uda.data.loaders import Batch
+from uda.engine import Engine
+from uda.methods import METHODS
+from uda.models import create_network
+
+LR = 0.1
+K = 3
+
+
+def build(name, *overrides):
+    """Plain SGD without momentum, so that an update is lr times a gradient; no dropout unless asked for."""
+    optim = (
+        f"adaptation.optim={{name: sgd, lr: {LR}, momentum: 0, nesterov: false, weight_decay: 0, schedule: constant}}"
+    )
+    common = [f"method={name}", "model.head=8", "runtime.device=cpu", "runtime.channels_last=false", optim]
+    config = load_config("digits_avh", [*common, *overrides])
+    torch.manual_seed(0)
+    network = create_network(config.model, K, 1)
+    method = METHODS[name](network, config)
+    engine = Engine(network, config.runtime, log=lambda line: None)
+    engine.attach(method)
+    return network, method, engine
+
+
+@pytest.fixture
+def batch():
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(6, 1, 28, 28, generator=generator)
+    labels = one_hot(torch.tensor([0, 1, 2, 0, 0, 0]), K).float()
+    labels[3:] = 0
+    is_target = torch.arange(6) >= 3
+    return Batch(images, labels, is_target.long(), is_target, torch.zeros(6, dtype=torch.int64))
+
+
+def step(method, engine, batch):
+    optimization = engine.optimization(method, method.config.adaptation.optim, 1)
+    method.network.train()
+    method.modules.train()
+    optimization.begin_step()
+    return method.step(batch, optimization, 0.0)
+
+
+def moved(parameters, loss):
+    """Plain gradient descent by hand."""
+    gradients = torch.autograd.grad(loss, parameters)
+    with torch.no_grad():
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter -= LR * gradient
+
+
+def p(logits):
+    return logits.exp() / logits.exp().sum(1, keepdim=True)
+
+
+def assert_equal(network, expected):
+    for (name, value), other in zip(network.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_mcd_one_update_long_hand(batch):
+    """Phase A moves G, F1 and F2 by the source; B moves F1 and F2 by source - |p1 - p2|; C moves G, twice here."""
+    options = "method_options={generator_steps: 2, balance: 0.25, weight: 0.7}"
+    network, method, engine = build("mcd", options)
+    net, second = copy.deepcopy(network), copy.deepcopy(method.modules["second"])
+    net.train(), second.train()
+    first = torch.nn.Sequential(net.head, net.classifier)
+    g, heads = list(net.backbone.parameters()), [*first.parameters(), *second.parameters()]
+    truth = torch.tensor([0, 1, 2])
+
+    def source(z):
+        total = 0.0
+        for head in (first, second):
+            target = p(head(z))[3:]
+            total = total + cross_entropy(head(z)[:3], truth) - 0.25 * torch.log(target.mean(0) + 1e-6).mean()
+        return total
+
+    def apart(z):
+        return (p(first(z)[3:]) - p(second(z)[3:])).abs().mean()
+
+    moved(g + heads, source(net.backbone(batch.images)))
+    z = net.backbone(batch.images)
+    moved(heads, source(z.detach()) - 0.7 * apart(z.detach()))
+    moved(g, 0.7 * apart(z))
+    moved(g, 0.7 * apart(net.backbone(batch.images)))
+
+    scalars = step(method, engine, batch)
+    assert set(scalars) == {"loss", "loss/discrepancy"}
+    assert_equal(network, net)
+    assert_equal(method.modules["second"], second)
+
+
+@pytest.mark.parametrize("name", ["ent", "adr"])
+def test_minimax_one_update_long_hand(name, batch):
+    """A: everything by the source; B: the classifier by source - figure; C: everything else by the figure."""
+    options = ["method_options={generator_steps: 2, weight: 0.6}"]
+    network, method, engine = build(name, *options, *(["model.dropout=0.5"] if name == "adr" else []))
+    net = copy.deepcopy(network)
+    net.train()
+    g, classifier = [*net.backbone.parameters(), *net.head.parameters()], list(net.classifier.parameters())
+    truth = torch.tensor([0, 1, 2])
+
+    def features():
+        return net.head(net.backbone(batch.images))
+
+    def logits(x):
+        return net.classifier(net.dropout(x))
+
+    def figure(x):
+        if name == "ent":
+            return -(p(logits(x)) * p(logits(x)).log()).sum(1).mean()
+        a, b = p(logits(x)), p(logits(x))
+        return 0.5 * ((a * (a / b).log()).sum(1) + (b * (b / a).log()).sum(1)).mean()
+
+    def long_hand():
+        x = features()
+        moved(g + classifier, cross_entropy(logits(x[:3]), truth))
+        x = features()
+        moved(classifier, cross_entropy(logits(x.detach()[:3]), truth) - 0.6 * figure(x.detach()[3:]))
+        moved(g, 0.6 * figure(x[3:]))
+        x = features()
+        moved(g, 0.6 * figure(x[3:]))
+
+    torch.manual_seed(5)
+    long_hand()
+    torch.manual_seed(5)
+    step(method, engine, batch)
+    assert_equal(network, net)
+
+
+def test_dann_moves_the_features_against_the_domain_loss_and_the_domain_classifier_along_it(batch):
+    """Features: grad CE - lambda * grad BCE; domain classifier: grad BCE; classifier: grad CE."""
+    network, method, engine = build("dann", "method_options={hidden: 5}")
+    net, domain = copy.deepcopy(network), copy.deepcopy(method.modules["domain"])
+    net.train(), domain.train()
+    shared, classifier = [*net.backbone.parameters(), *net.head.parameters()], list(net.classifier.parameters())
+    strength = 2 / (1 + torch.tensor(-10 * 0.3).exp().item()) - 1
+    x = net.head(net.backbone(batch.images))
+    label_loss = cross_entropy(net.classifier(x[:3]), torch.tensor([0, 1, 2]))
+    q = torch.sigmoid(domain(x).squeeze(1))
+    domain_loss = 0.5 * (-(1 - q[:3]).log().mean() - q[3:].log().mean())
+    gradients = {
+        "label": torch.autograd.grad(label_loss, shared + classifier, retain_graph=True),
+        "domain": torch.autograd.grad(domain_loss, shared + list(domain.parameters())),
+    }
+    n = len(shared)
+    with torch.no_grad():
+        for i, parameter in enumerate(shared):
+            parameter -= LR * (gradients["label"][i] - strength * gradients["domain"][i])
+        for parameter, gradient in zip(classifier, gradients["label"][n:], strict=True):
+            parameter -= LR * gradient
+        for parameter, gradient in zip(domain.parameters(), gradients["domain"][n:], strict=True):
+            parameter -= LR * gradient
+    method.progress = 0.3
+    step(method, engine, batch)
+    assert_equal(network, net)
+    assert_equal(method.modules["domain"], domain)
+
+
+def test_shot_leaves_the_classifier_where_it_is(batch):
+    network, method, engine = build("shot")
+    before = copy.deepcopy(network)
+    labels = batch.labels.clone()
+    labels[3:] = one_hot(torch.tensor([1, 2, 0]), K).float()
+    batch.labels = labels
+    step(method, engine, batch)
+    assert torch.equal(network.classifier.weight, before.classifier.weight)
+    assert torch.equal(network.classifier.bias, before.classifier.bias)
+    changed = [not torch.equal(a, b) for a, b in zip(network.head.parameters(), before.head.parameters(), strict=True)]
+    assert all(changed)

@@ -1,0 +1,176 @@
+"""Runs of the methods without rounds: what they leave, how they resume, what they refuse."""
+
+import contextlib
+import json
+
+import pytest
+import torch
+
+from tests.test_rounds import PowerCut, read_results
+from uda.checkpoint import Checkpoints
+from uda.cli import main
+from uda.config import ConfigError, load_config
+from uda.errors import UserError
+from uda.methods import METHODS
+from uda.rounds import Run
+
+SMALL = (
+    "source.epochs=0",
+    "adaptation.steps=7",
+    "adaptation.evaluate_every=3",
+    "adaptation.batch={source: 4, target: 5}",
+    "adaptation.optim.lr=0.05",
+)
+NEEDED = {
+    "adr": ["model.dropout=0.5"],
+    "mcd": ["model.dropout=0.5", "model.head_batch_norm=true"],
+    "fixmatch": ["adaptation.strong={scale: [0.5, 1.0], rand_augment: 9}"],
+    "shot": ["source.epochs=1", "adaptation.batch.source=0"],
+}
+ADAPTING = sorted(name for name, method in METHODS.items() if method.adapts)
+
+
+@pytest.fixture(scope="module")
+def execute(tiny):
+    """Run a method on the tiny config."""
+
+    def run(folder, name, *overrides):
+        config = load_config(tiny, [f"output={folder}", f"method={name}", *SMALL, *NEEDED.get(name, []), *overrides])
+        return Run(config).execute()
+
+    return run
+
+
+@pytest.mark.parametrize("name", ADAPTING)
+def test_every_method_that_dies_after_every_step_comes_to_the_same_end(execute, tmp_path, monkeypatch, name):
+    """Reports after 3, 6 and 7 steps; modules and preparations of the method's own are in the checkpoint."""
+    whole = execute(tmp_path / "whole", name)
+    assert [(entry["round"], entry["steps"]) for entry in whole["rounds"]] == [(0, 3), (1, 6), (2, 7)]
+    assert whole["final"]["class_mean"] == whole["rounds"][-1]["class_mean"]
+    assert (whole["source_only"]["class_mean"] is None) == (name != "shot"), "without a source stage there is no model"
+    folder, save, starts = tmp_path / "cut", Checkpoints.save, 0
+
+    def save_and_die(*args):
+        save(*args)
+        raise PowerCut
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    monkeypatch.setattr(Checkpoints, "due", True)
+    while not (folder / "results.json").exists():
+        starts += 1
+        assert starts < 30
+        with contextlib.suppress(PowerCut):
+            execute(folder, name)
+    assert starts > 7
+    assert read_results(folder) == read_results(tmp_path / "whole")
+    weights = [(tmp_path / end / "checkpoints/final.safetensors").read_bytes() for end in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+def test_a_run_leaves_a_page_and_events_without_a_word_of_choices(execute, tmp_path):
+    execute(tmp_path / "run", "dann", "report.page=true", "report.tensorboard=true")
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "Reports" in page and "after 7 steps" not in page, "there is no source model to compare with"
+    assert "TP rate</th>" not in page and "Chosen by" not in page and "hidden 1024" in page
+    assert list((tmp_path / "run" / "tb").iterdir())
+    assert not list((tmp_path / "run").glob("rounds/*/pseudo_labels.csv"))
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "steps        loss" in log.replace("\n", " ") and "the last report" in log
+
+
+def test_target_labels_cannot_reach_a_method(execute, tmp_path, monkeypatch):
+    """Target images come without labels, unless the method has made some."""
+    seen = []
+    for name in ("mcc", "shot"):
+        loss = METHODS[name].loss
+        watched = lambda self, batch, loss=loss: seen.append(batch) or loss(self, batch)  # noqa: E731
+        monkeypatch.setattr(METHODS[name], "loss", watched)
+        execute(tmp_path / name, name)
+    without, source_free = (batch for batch in seen if len(batch) in (9, 5)), seen[-1]
+    first = next(without)
+    assert first.labels[:4].sum(1).tolist() == [1] * 4 and first.labels[4:].sum() == 0
+    assert first.is_target.tolist() == [False] * 4 + [True] * 5
+    assert source_free.is_target.all() and source_free.labels.sum(1).tolist() == [1] * 5
+
+
+def test_fixmatch_sees_two_views_of_the_same_images(execute, tmp_path, monkeypatch):
+    seen = []
+    loss = METHODS["fixmatch"].loss
+    monkeypatch.setattr(METHODS["fixmatch"], "loss", lambda self, batch: seen.append(batch) or loss(self, batch))
+    same = "adaptation.strong={scale: [1.0, 1.0], ratio: [1.0, 1.0]}"
+    execute(tmp_path / "run", "fixmatch", "transforms.target={scale: [1.0, 1.0], ratio: [1.0, 1.0]}", same)
+    for batch in seen:
+        assert batch.view.tolist() == [0] * 9 + [1] * 5
+        assert torch.equal(batch.images[4:9], batch.images[9:]), "without augmentation the two views are equal"
+
+
+def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_path, monkeypatch, tiny):
+    """The stream of images goes on over the reports: 32 target images, 4 batches of 8, each image once."""
+    drawn = []
+    batches = Run.adaptation_batches
+
+    def watch(self):
+        made = batches(self)
+        drawn.append(made)
+        return made
+
+    monkeypatch.setattr(Run, "adaptation_batches", watch)
+    execute(tmp_path / "run", "mcc", "adaptation.steps=4", "adaptation.batch={source: 2, target: 8}")
+    names = [name for step in range(4) for name in drawn[0].ids(step)[2:]]
+    assert len(drawn) == 2 and sorted(names) == sorted(set(names)) and len(names) == 32
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("dann", ["adaptation.batch.source=0"], "'dann' needs both domains in every batch"),
+        ("dann", ["adaptation.batch.source=1"], "at least two source images"),
+        ("mcc", ["adaptation.batch.target=40"], "40 images in a batch, but the target domain has only 32"),
+        ("mcc", ["adaptation.batch.source=33"], "33 images in a batch, but the source domain has only 32"),
+        ("mcc", ["adaptation.batch.source=2", "runtime.accumulate=3"], "each needs one of either domain"),
+        ("mcd", ["runtime.accumulate=2"], "method 'mcd' updates several times a batch"),
+        ("adr", ["model.dropout=0"], "'adr' compares two dropout passes"),
+        ("fixmatch", ["adaptation.strong=null"], "'fixmatch' compares two views"),
+        ("fixmatch", ["method_options={threshold: 0.9, portion: 0.5}"], "a threshold or a portion, not both"),
+        ("mcc", ["transforms.source={rand_augment: 9}", "transforms.kind=affine"], "rand_augment: only"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(execute, tmp_path, name, overrides, message):
+    with pytest.raises(UserError, match=message):
+        execute(tmp_path / "run", name, *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_another_method_are_refused_with_the_nearest(tiny):
+    with pytest.raises(
+        ConfigError, match=r"method_options\.generator_step: unknown key, did you mean 'generator_steps'"
+    ):
+        load_config(tiny, ["method=mcd", "method_options={generator_step: 2}"])
+    with pytest.raises(ConfigError, match=r"method_options\.weight: .*greater than or equal to 0"):
+        load_config(tiny, ["method=mcc", "method_options.weight=-1"])
+    with pytest.raises(ConfigError, match=r"unknown selector 'softmx', did you mean 'softmax'"):
+        load_config(tiny, ["method=fixmatch", "method_options={selector: softmx}"])
+
+
+def test_self_training_with_a_loss_on_unlabelled_images(tiny, tmp_path):
+    config = load_config(
+        tiny,
+        [
+            f"output={tmp_path / 'run'}",
+            "self_training.batch={source: 4, selected: 4, unlabelled: 6}",
+            "self_training.unlabelled_loss=mcc",
+        ],
+    )
+    assert Run(config).execute()["rounds"]
+
+
+def test_dry_run_tells_the_plan(tiny, capsys):
+    assert main(["--cfg", str(tiny), "--dry-run", "method=mcd", *SMALL, *NEEDED["mcd"]]) == 0
+    out = capsys.readouterr().out
+    assert "adapts   7 steps of 4 source + 5 target images, a report every 3" in out
+    assert "7 training steps" in out
+
+
+def test_results_name_no_selector(execute, tmp_path):
+    results = execute(tmp_path / "run", "entmin")
+    assert results["selector"] is None and json.loads((tmp_path / "run/results.json").read_text())["method"] == "entmin"
