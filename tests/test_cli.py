@@ -9,11 +9,11 @@ import pytest
 from uda.cli import LISTS, main
 from uda.config import ROOT
 from uda.data.cards import CARDS
-from uda.evaluation import VALIDATORS
 from uda.methods import METHODS, UNLABELLED_LOSSES
 from uda.models import BACKBONES
 from uda.regularizers import REGULARIZERS
 from uda.selectors import SELECTORS
+from uda.validators import VALIDATORS
 
 HELD = {
     "configs": sorted(path.name for path in (ROOT / "configs").glob("*.yaml")),

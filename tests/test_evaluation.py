@@ -6,7 +6,7 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix
 
 from uda import evaluation
 from uda.data.domains import TargetLabels
-from uda.evaluation import VALIDATORS, Prediction, accuracy, selection_metrics
+from uda.evaluation import Prediction, accuracy, selection_metrics
 from uda.thresholds import PseudoLabels
 
 CLASSES = ("ape", "bee", "cat")
@@ -157,58 +157,3 @@ def test_inner_metrics_do_not_depend_on_the_chunks(monkeypatch):
     parts = selection_metrics(pseudo, prediction, pseudo, None, CLASSES)
     for name in ("avh", "avc", "confidence", "feature_norm"):
         assert parts[name] == pytest.approx(whole[name], rel=1e-6)
-
-
-def test_entropy_validator_by_hand():
-    """Mean of -H(.5, .5) = -log 2 and -H(1, 0) = 0, where logits 1000 apart stand for certainty."""
-    score = VALIDATORS["entropy"](predict([[0, 0], [1000, 0]]))
-    assert score == pytest.approx(-math.log(2) / 2, rel=1e-12)
-
-
-def test_information_maximisation_by_hand():
-    """Two sure and different predictions: H(mean) = log 2, mean H = 0. Two sure and equal ones: 0."""
-    assert VALIDATORS["im"](predict([[1000, 0], [0, 1000]])) == pytest.approx(math.log(2), rel=1e-12)
-    assert VALIDATORS["im"](predict([[1000, 0], [1000, 0]])) == pytest.approx(0, abs=1e-12)
-
-
-def test_soft_neighbourhood_density_by_hand():
-    """Three images; 0 and 1 are sure of one class, 2 of another: similarities 1 within, 0 across.
-
-    Image 0: softmax over (1, 0) / .05 = (20, 0), an entropy of about 4.33e-8; image 1 alike; image 2 sees two equal
-    neighbours: log 2.
-    """
-    near = 1 / (1 + math.exp(-20))
-    entropy = -near * math.log(near) - (1 - near) * math.log1p(-near)
-    score = VALIDATORS["snd"](predict([[1000, 0], [1000, 0], [0, 1000]]))
-    assert score == pytest.approx((2 * entropy + math.log(2)) / 3, rel=1e-9)
-
-
-def test_soft_neighbourhood_density_matches_plain_loops(monkeypatch):
-    monkeypatch.setattr(evaluation, "SND_CHUNK_ENTRIES", 50)
-    logits = np.random.default_rng(1).normal(size=(23, 4)) * 2
-    outputs = [np.exp(row) / np.exp(row).sum() for row in logits.astype(np.float32).astype(np.float64)]
-    outputs = [row / math.sqrt(sum(row**2)) for row in outputs]
-    total = 0.0
-    for i, one in enumerate(outputs):
-        weights = [math.exp(one @ other / 0.05) for j, other in enumerate(outputs) if j != i]
-        total -= sum(w / sum(weights) * math.log(w / sum(weights)) for w in weights)
-    assert VALIDATORS["snd"](predict(logits)) == pytest.approx(total / 23, rel=1e-9)
-
-
-def test_soft_neighbourhood_density_samples_the_same_rows_each_time(monkeypatch):
-    monkeypatch.setattr(evaluation, "SND_ROWS", 20)
-    logits = np.random.default_rng(2).normal(size=(200, 4))
-    first = VALIDATORS["snd"](predict(logits))
-    assert first == VALIDATORS["snd"](predict(logits))
-    assert 0 < first <= math.log(19)
-
-
-@pytest.mark.parametrize("name", sorted(VALIDATORS))
-def test_every_validator_is_finite_and_ignores_a_shift_of_the_logits(name):
-    """Softmax does not change when a row of logits is shifted; nor does any validator. One image will do."""
-    logits = np.random.default_rng(3).normal(size=(40, 5)).round(2)
-    score = VALIDATORS[name](predict(logits))
-    assert math.isfinite(score)
-    assert VALIDATORS[name](predict(logits + 8)) == pytest.approx(score, abs=1e-5)
-    assert math.isfinite(VALIDATORS[name](predict(logits[:1])))
-    assert math.isfinite(VALIDATORS[name](predict(logits * 1e4)))

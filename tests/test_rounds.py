@@ -209,7 +209,7 @@ def test_source_only_has_no_rounds(run, tmp_path):
 def test_the_label_free_weights_are_those_of_the_chosen_round(tiny, run, tmp_path, monkeypatch):
     """Information maximisation is made to prefer round 0 of 2."""
     values = iter([0.0, 3.0, 2.0])
-    monkeypatch.setitem(uda.rounds.VALIDATORS._entries, "im", lambda prediction: next(values))
+    monkeypatch.setitem(uda.rounds.VALIDATORS._entries, "im", lambda *_: next(values))
     weights = []
     predict = Run._adapted_predict
 

@@ -1,4 +1,4 @@
-"""The command line of tools/self_train.py."""
+"""The command line of tools/self_train.py and tools/adapt.py."""
 
 import argparse
 import sys
@@ -26,18 +26,20 @@ examples:
   python tools/self_train.py --cfg visda_avh.yaml --dry-run           check everything, print plan and cost
   python tools/self_train.py --cfg visda_avh.yaml self_training.selector=softmax seed=1
   python tools/self_train.py --cfg pacs_avh.yaml data.source=photo data.target=sketch
+  python tools/self_train.py --cfg digits_mcd.yaml                    another method on the same data
   python tools/self_train.py --list selectors
   torchrun --nproc_per_node=8 tools/self_train.py --cfg visda_avh.yaml   a process a GPU, one job
 
 A run that was interrupted goes on when the same command is given again."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The argument parser."""
+def parser(program: str = "self_train.py") -> argparse.ArgumentParser:
+    """The argument parser of tools/self_train.py, or of tools/adapt.py: one command under two names."""
     arguments = argparse.ArgumentParser(
-        prog="self_train.py",
-        description="Adapt a model from labelled source images to unlabelled target images by rounds of self-training.",
-        epilog=EXAMPLES,
+        prog=program,
+        description="Adapt a model from labelled source images to unlabelled target images, by rounds of self-training "
+        "or by another of the methods that `--list methods` prints.",
+        epilog=EXAMPLES.replace("self_train.py", program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -59,11 +61,11 @@ def listing(what: str) -> str:
 
         rows = CARDS.describe()
     else:
-        from uda.evaluation import VALIDATORS
         from uda.methods import METHODS, UNLABELLED_LOSSES
         from uda.models import BACKBONES
         from uda.regularizers import REGULARIZERS
         from uda.selectors import SELECTORS
+        from uda.validators import VALIDATORS
 
         registries = {
             "methods": METHODS,
@@ -88,9 +90,9 @@ def _first_comment(path: Path) -> str:
     return line.removeprefix("#").strip() if line.startswith("#") else ""
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
     """Run the command line; returns the exit code: 0 done, 2 a mistake of the user's, 128 + signal interrupted."""
-    arguments = parser()
+    arguments = parser(program)
     options = arguments.parse_intermixed_args(argv)
     if options.list:
         print(listing(options.list))

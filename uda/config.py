@@ -622,10 +622,10 @@ def _explain(
 
 def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default: str) -> list[str]:
     """Names that must be in a registry; in here so that they come out together with all other mistakes."""
-    from uda.evaluation import VALIDATORS
     from uda.methods import METHODS, UNLABELLED_LOSSES
     from uda.regularizers import REGULARIZERS
     from uda.selectors import SELECTORS
+    from uda.validators import VALIDATORS
 
     problems = []
     for key, registry in (

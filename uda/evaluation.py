@@ -1,10 +1,10 @@
-"""How good a model and a choice of pseudo-labels are: accuracy, selection metrics, label-free validators.
+"""How good a model and a choice of pseudo-labels are: accuracy and selection metrics.
 
 Besides `uda.report` this is the only module that reads target labels. Figures that need them are "oracle"
 figures: they describe a run and never steer it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,16 +14,10 @@ import torch
 from uda.angular import avc, avh
 from uda.data.domains import TargetLabels
 from uda.models import Prediction
-from uda.registry import Registry
 from uda.thresholds import PseudoLabels
+from uda.validators import CHUNK_ENTRIES, log_softmax
 
-VALIDATORS = Registry("validator")
-
-CHUNK_ENTRIES = 4_000_000  # keeps an fp64 block of (rows, K) at 32 MB
 CALIBRATION_BINS = 15
-SND_TEMPERATURE = 0.05
-SND_ROWS = 10_000
-SND_CHUNK_ENTRIES = 1 << 17  # stays in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ def accuracy(prediction: Prediction, target_labels: TargetLabels, classes: Seque
         name: float(right / total) if total else None for name, right, total in zip(classes, hits, totals, strict=True)
     }
     log_probability, confidence = np.empty(len(known)), np.empty(len(known))
-    for rows, log_p in _log_softmax(prediction.logits[known]):
+    for rows, log_p in log_softmax(prediction.logits[known]):
         log_probability[rows] = log_p[np.arange(len(log_p)), labels[rows]]
         confidence[rows] = np.exp(log_p.max(1))
     return Accuracy(
@@ -135,68 +129,11 @@ def selection_metrics(
     }
 
 
-@VALIDATORS.register("im")
-def information_maximisation(prediction: Prediction) -> float:
-    """Information maximisation: entropy of the mean prediction less the mean entropy, in nats, 0 to log K."""
-    mean = np.zeros(prediction.logits.shape[1])
-    for _, log_p in _log_softmax(prediction.logits):
-        mean += np.exp(log_p).sum(0)
-    mean /= len(prediction.logits)
-    return float(torch.special.entr(torch.from_numpy(mean)).sum()) + negative_entropy(prediction)
-
-
-@VALIDATORS.register("entropy")
-def negative_entropy(prediction: Prediction) -> float:
-    """Entropy, negated: less the mean entropy of the predictions, in nats, -log K to 0."""
-    total = 0.0
-    for _, log_p in _log_softmax(prediction.logits):
-        total += float((np.exp(log_p) * log_p).sum())
-    return total / len(prediction.logits)
-
-
-@VALIDATORS.register("snd")
-def soft_neighbourhood_density(prediction: Prediction) -> float:
-    """Soft neighbourhood density (Saito et al., ICCV 2021): entropy of the similarities to the others, in nats.
-
-    Softmax outputs scaled to unit length, similarities over a temperature of 0.05, mean over the images of the
-    entropy of their softmax without the image itself; 0 to log(N - 1). Above 10,000 images a fixed random sample
-    of that many stands for all; it is the same one in every round.
-    """
-    rows = len(prediction.logits)
-    logits = prediction.logits
-    if rows > SND_ROWS:
-        logits = logits[np.sort(np.random.default_rng(0).choice(rows, SND_ROWS, replace=False))]
-        rows = SND_ROWS
-    if rows < 2:
-        return 0.0
-    outputs = np.concatenate([np.exp(log_p) for _, log_p in _log_softmax(logits)])
-    outputs = torch.nn.functional.normalize(torch.from_numpy(outputs), dim=1)
-    total = 0.0
-    step = max(1, SND_CHUNK_ENTRIES // rows)
-    for start in range(0, rows, step):
-        # Between 0 and 1 / temperature, so the exponentials are safe as they stand: one pass less than log-softmax.
-        similarity = outputs[start : start + step] @ outputs.T / SND_TEMPERATURE
-        share = similarity.exp()
-        itself = torch.arange(len(share))
-        share[itself, itself + start] = 0
-        whole = share.sum(1)
-        total += float((whole.log() - (share * similarity).sum(1) / whole).sum())
-    return total / rows
-
-
 def _labels_of(prediction: Prediction, target_labels: TargetLabels) -> np.ndarray:
     labels = np.asarray(target_labels.reveal())
     if len(labels) != len(prediction.logits):
         raise ValueError(f"{len(labels)} target labels for a prediction of {len(prediction.logits)} images")
     return labels
-
-
-def _log_softmax(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Row slices of (N, K) logits with their log-softmax in fp64: whole, it would not fit for many classes."""
-    step = max(1, CHUNK_ENTRIES // logits.shape[1])
-    for start in range(0, len(logits), step):
-        rows = slice(start, min(start + step, len(logits)))
-        yield rows, torch.log_softmax(torch.from_numpy(logits[rows]).double(), dim=1).numpy()
 
 
 def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
@@ -227,7 +164,7 @@ def _inner_metrics(prediction: Prediction, labels: np.ndarray, chosen: np.ndarra
         totals["avh"] += float(avh(features, weight, own).double().sum())
         totals["avc"] += float(avc(features, weight).gather(1, own[:, None]).double().sum())
         totals["feature_norm"] += float(features.double().norm(dim=1).sum())
-        for _, log_p in _log_softmax(prediction.logits[indices]):
+        for _, log_p in log_softmax(prediction.logits[indices]):
             totals["confidence"] += float(np.exp(log_p.max(1)).sum())
     return {name: total / len(chosen) for name, total in totals.items()}
 

@@ -23,7 +23,7 @@ from uda.data.transforms import make_predict, make_train
 from uda.distributed import Ranks
 from uda.engine import Engine, EpochState, seed_everything
 from uda.errors import UserError
-from uda.evaluation import VALIDATORS, Accuracy, accuracy, selection_metrics
+from uda.evaluation import Accuracy, accuracy, selection_metrics
 from uda.interruption import Interruption
 from uda.methods import METHODS, Method, check_batch
 from uda.models import Prediction, create_network, load_network, save_network
@@ -32,6 +32,7 @@ from uda.plan import compute_line, epoch_steps, plan, source_steps
 from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.run_folder import RunFolder, RunLog
 from uda.thresholds import portion_schedule
+from uda.validators import VALIDATORS
 
 # First numbers of every derived seed, so that no two uses of randomness share one.
 INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES, ADAPTATION_STAGE = range(6)
@@ -102,6 +103,8 @@ class Run:
             self.ranks.broadcast_network(network)
             self.ranks.broadcast_network(self.method.modules)
         self.progress = self.saved[0] if self.saved else Progress()
+        predicted = self.saved[1]["predicted"] if self.saved else None
+        self._predicted = None if predicted is None else predicted.numpy()
         self._try_out()
         self._started = time.monotonic()
 
@@ -463,6 +466,7 @@ class Run:
         state = {
             "network": self.engine.network.state_dict(),
             "method": self.method.modules.state_dict(),
+            "predicted": None if self._predicted is None else torch.from_numpy(self._predicted),
             **(state or {}),
         }
         state["images"] = self._images
@@ -641,9 +645,11 @@ class Run:
         labels = self.domains.target_labels
         return accuracy(prediction, labels, self.classes) if labels is not None else None
 
-    def validate(self, prediction: Prediction) -> dict[str, float]:
-        """Every label-free validator's score."""
-        return {name: float(validator(prediction)) for name, validator in VALIDATORS.items()}
+    def validate(self, prediction: Prediction) -> dict[str, float | None]:
+        """Every label-free validator's score; those that compare do so with the prediction validated before."""
+        scores = {name: validator(prediction, self._predicted) for name, validator in VALIDATORS.items()}
+        self._predicted = prediction.logits.argmax(1)
+        return {name: None if score is None else float(score) for name, score in scores.items()}
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -10,10 +10,11 @@ import torch
 from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import ImageArray
-from uda.evaluation import VALIDATORS, Prediction, accuracy, selection_metrics
+from uda.evaluation import Prediction, accuracy, selection_metrics
 from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.selectors import SELECTORS
 from uda.thresholds import class_balanced_thresholds, select
+from uda.validators import VALIDATORS
 
 
 @dataclass
@@ -49,7 +50,8 @@ class SyntheticRun:
         return accuracy(self.prediction(step), self.target_labels, self.classes)
 
     def validators(self, step: int) -> dict[str, float]:
-        return {name: score(self.prediction(step)) for name, score in VALIDATORS.items()}
+        previous = self.prediction(step - 1).logits.argmax(1) if step else None
+        return {name: score(self.prediction(step), previous) for name, score in VALIDATORS.items()}
 
     def choose(self, selector: str, step: int, portion: float):
         before = self.prediction(step)
