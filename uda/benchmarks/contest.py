@@ -23,6 +23,8 @@ class Contest:
     """The ratio that is good enough; None: the row is there to be watched."""
     limit_seconds: float | None = None
     """What ours may take at most, where it is the time itself that counts and not its ratio to a floor."""
+    before_ours: Callable[[], object] = lambda: None
+    """Called before every call of ours, and not timed."""
 
 
 #: name -> function of `scale` (share of the full amount of work, in (0, 1]) that builds the inputs and the Contest.
