@@ -95,6 +95,7 @@ def test_cpu_settings(monkeypatch):
     settled = settle(RuntimeSettings(device="cpu"), network())
     assert (settled.channels_last, settled.fused, settled.cudnn_benchmark) == (True, False, False)
     assert (settled.allocator, settled.predict_batch_size) == ("keep", 32)
+    assert settle(RuntimeSettings(device="cpu"), network(parameters=50_000)).predict_batch_size == 128
     assert settled.threads == torch.get_num_threads()
     assert settle(RuntimeSettings(device="cpu"), network(convolutional=False)).channels_last is False
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)

@@ -184,6 +184,37 @@ def test_pixels_may_be_left_in_memory_that_is_given(kind):
         assert torch.equal(pixels, transform.pixels(images, [0, 1, 2]))
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_image_in_two_views_comes_twice_first_all_in_the_plain_one(workers):
+    """Numbers are pixels; the strong view adds noise of its own seed."""
+    strong = make_train(PLAIN, AugmentSettings(noise=0.01))
+    two = dataclasses.replace(part(6, first=100, labels=None, domain=1, is_target=True), strong=strong)
+    for batch in batches([part(5), two], [2, 3], steps=4, workers=workers):
+        assert len(batch) == 2 + 3 + 3 and batch.view.tolist() == [0] * 5 + [1] * 3
+        assert batch.is_target.tolist() == [False] * 2 + [True] * 6
+        plain, noisy = batch.images[2:5, 0], batch.images[5:, 0]
+        assert (noisy - plain).abs().max() > 0.5 and (noisy - plain).mean((1, 2)).abs().max() < 3
+    assert batches([part(5), two], [2, 3], steps=4).ids(0)[2:5] == batches([part(5), two], [2, 3], steps=4).ids(0)[5:]
+
+
+def test_two_views_stay_together_when_a_batch_is_dealt_out():
+    two = dataclasses.replace(part(8, labels=None, is_target=True), strong=make_predict(PLAIN))
+    (batch,) = batches([two], [4], steps=1)
+    for dealt in batch.dealt(2):
+        assert numbers(dealt)[:2] == numbers(dealt)[2:] and dealt.view.tolist() == [0, 0, 1, 1]
+    (batch,) = batches([two], [3], steps=1)
+    with pytest.raises(UserError, match="3 images in two views cannot be dealt out to 2"):
+        batch.dealt(2)
+
+
+def test_a_window_is_a_part_of_the_whole_stage():
+    whole = list(batches([part(7), part(5, first=100)], [2, 2], steps=9))
+    loader = batches([part(7), part(5, first=100)], [2, 2], steps=9).window(3, 4)
+    assert [numbers(batch) for batch in loader] == [numbers(batch) for batch in whole[3:7]]
+    assert [numbers(batch) for batch in loader.starting_at(2)] == [numbers(batch) for batch in whole[5:7]]
+    assert loader.ids(2) == loader.starting_at(1).ids(2), "steps are counted from the window's first"
+
+
 def test_parts_of_other_normalisations_are_refused():
     other = make_predict(TransformSettings(kind="affine", size=8, mean=(0.5,), std=(1 / 255,)))
     with pytest.raises(ValueError, match="the same mean and std"):

@@ -65,6 +65,10 @@ class Images(ABC):
         """
         return self.read(i)
 
+    def together(self, indices: np.ndarray) -> torch.Tensor | None:
+        """Several images at once, uint8 (B, C, H, W), where they lie in one array; else None."""
+        return None
+
     @abstractmethod
     def take(self, indices: np.ndarray) -> "Images":
         """The images of the given numbers (n,), in that order."""
@@ -86,6 +90,9 @@ class ImageArray(Images):
 
     def read(self, i: int) -> torch.Tensor:
         return self._array[i]
+
+    def together(self, indices: np.ndarray) -> torch.Tensor:
+        return self._array[torch.from_numpy(indices)]
 
     def take(self, indices: np.ndarray) -> "ImageArray":
         return ImageArray(self._array.numpy()[indices], [self.ids[i] for i in indices])

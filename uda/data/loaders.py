@@ -3,7 +3,7 @@
 import copy
 import itertools
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -291,6 +291,12 @@ def _mix(words: np.ndarray) -> np.ndarray:
     return (words ^ (words >> np.uint64(31))) >> np.uint64(1)
 
 
+def _read(images: Images, indices: np.ndarray, to_cut: bool = False) -> Iterable[torch.Tensor]:
+    """Images by number: all at once from an array, else each when it is asked for."""
+    together = images.together(indices)
+    return map(images.open if to_cut else images.read, indices.tolist()) if together is None else together
+
+
 class _TrainReader:
     """Reads and transforms the images of a draw."""
 
@@ -340,8 +346,8 @@ class _TrainReader:
         pixels, labels, domains, targets, views = [], [], [], [], []
         for (part, rows, seeds, view), place in zip(drawn, places, strict=True):
             transform = part.views[view]
-            read = part.images.open if transform.cuts else part.images.read
-            pixels.append(transform.pixels(map(read, part.indices[rows].tolist()), seeds.tolist(), place))
+            images = _read(part.images, part.indices[rows], transform.cuts)
+            pixels.append(transform.pixels(images, seeds.tolist(), place))
             labels.append(part.distributions(rows, self.num_classes))
             domains.append(torch.full((len(rows),), part.domain))
             targets.append(torch.full((len(rows),), part.is_target))
@@ -367,7 +373,7 @@ class _PredictReader:
     def read(self, indices: np.ndarray, memory: torch.Tensor | None = None) -> tuple[torch.Tensor] | UserError:
         """Pixels before they are normalised; `memory`, uint8 (B, C, S, S), may be used for them."""
         try:
-            return (self.transform.pixels(map(self.images.read, indices.tolist()), [0] * len(indices), memory),)
+            return (self.transform.pixels(_read(self.images, indices), [0] * len(indices), memory),)
         except UserError as error:
             return error
 

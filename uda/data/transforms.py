@@ -47,9 +47,9 @@ class Transform(ABC):
     ) -> torch.Tensor:
         """All but the last step: uint8 or float32 in 0..255, (B, channels, size, size).
 
-        Images that are read as they are asked for go through one by one where the transform allows it, and each is
-        worked on while it lies in the processor's cache. They are then left in `memory`, uint8 (B, channels, size,
-        size), where that is given, and it is what is returned.
+        `images` may be one tensor (B, C, H, W). Images that are read as they are asked for go through one by one where
+        the transform allows it, and each is worked on while it lies in the processor's cache. They are then left in
+        `memory`, uint8 (B, channels, size, size), where that is given, and it is what is returned.
         """
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -176,14 +176,15 @@ class _Whole(Transform):
     """Images that have the network's size already, a batch at a time."""
 
     def _stack(self, images: Iterable[torch.Tensor]) -> torch.Tensor:
-        images = list(images)
-        for image in images:
+        together = isinstance(images, torch.Tensor)
+        images = images if together else list(images)
+        for image in images[:1] if together else images:
             if image.shape[-2:] != (self.size, self.size):
                 raise UserError(
                     f"transforms.kind 'affine' needs images of {self.size} x {self.size} pixels, one has "
                     f"{image.shape[-2]} x {image.shape[-1]}: set transforms.kind=crop, or transforms.size"
                 )
-        return self._with_channels(torch.stack(images))
+        return self._with_channels(images if together else torch.stack(images))
 
     def pixels(
         self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None

@@ -81,6 +81,8 @@ class Network(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (B, D) -> logits (B, K); in training dropout draws anew at each call."""
+        if not torch.is_autocast_enabled(features.device.type):  # the question is free, the context is not
+            return self.classifier(self.dropout(features))
         with torch.autocast(features.device.type, enabled=False):
             return self.classifier(self.dropout(features.float()))
 
