@@ -99,6 +99,34 @@ def test_two_processes_choose_what_one_does_with_the_same_batches(tiny, tmp_path
     assert ours["rounds"][1]["loss"] == pytest.approx(theirs["rounds"][1]["loss"], rel=1e-3)
 
 
+ADAPTING = (
+    *("source.epochs=0", "adaptation.steps=6", "adaptation.evaluate_every=4", "adaptation.optim.lr=0.05"),
+    *("adaptation.batch={source: 8, target: 8}", "method_options={hidden: 8}", "method=dann"),
+)
+
+
+def test_two_processes_adapt_as_one_does_with_the_same_batches(tiny, tmp_path):
+    """DANN: its domain classifier, with BatchNorm of its own, is every process's."""
+    job = torchrun(2, TOOL, "--cfg", tiny, f"output={tmp_path / 'two'}", *ADAPTING)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    alone = run_tool("--cfg", tiny, f"output={tmp_path / 'one'}", *ADAPTING, "runtime.accumulate=2")
+    assert alone.returncode == 0, alone.stderr
+    ours, theirs = read_results(tmp_path / "two"), read_results(tmp_path / "one")
+    assert ours["final"]["per_class"] == theirs["final"]["per_class"]
+    for two, one in zip(ours["rounds"], theirs["rounds"], strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mcd", "shot"])
+def test_several_phases_and_labels_of_rank_0_in_a_job_of_two(tiny, tmp_path, name):
+    own = {"mcd": ["method_options={}"], "shot": ["method_options={}", "adaptation.batch.source=0", "source.epochs=1"]}
+    job = torchrun(2, TOOL, "--cfg", tiny, f"output={tmp_path}/run", *ADAPTING[:-2], f"method={name}", *own[name])
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 0, output
+    assert len(read_results(tmp_path / "run")["rounds"]) == 2
+
+
 def test_ranks_with_different_configs_are_stopped_with_the_keys(tiny, tmp_path):
     code = f"""
 import os, sys
