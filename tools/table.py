@@ -40,9 +40,7 @@ def main() -> int:
     )
     parser.add_argument("--collect", action="store_true", help="run nothing, write what is finished")
     parser.add_argument("--published", action="store_true", help="write a table of published figures instead")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="changes for every run, of runtime and report"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="runtime and report settings of all runs")
     options = parser.parse_intermixed_args()
 
     def say(line: str) -> None:

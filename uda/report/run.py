@@ -103,7 +103,7 @@ class RunReport:
         return summarise(self.config, self._source(), rounds, 0.0)["label_free_choice"]["round"]
 
     def source(self, accuracy: Accuracy | None, validators: dict[str, float], seconds: float, steps: int = 0) -> None:
-        """Report the source model, after `steps` of training: `rounds/source.json`, TensorBoard, the table's first row."""
+        """Report the source model, trained for `steps`: `rounds/source.json`, TensorBoard, the table's first row."""
         record = {"steps": steps, **_accuracy_fields(accuracy), "validators": validators, "seconds": seconds}
         records.write_record(records.source_file(self.folder), record)
         record = self._source()

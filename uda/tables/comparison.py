@@ -69,9 +69,9 @@ def paired_bootstrap(differences: Sequence[float]) -> Difference | None:
     With n differences the interval is that of n points drawn with replacement: for five of them it is somewhat too
     narrow, as every bootstrap of so few is. None without differences.
     """
-    if not differences:
-        return None
     values = np.asarray(differences, dtype=np.float64)
+    if not len(values):
+        return None
     interval = None
     if len(values) > 1:
         drawn = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))

@@ -302,10 +302,16 @@ def run_jobs(
             fail(f"{job.title}: {error}")
             return False
 
+    def lacks_model(job: Job) -> bool:
+        try:
+            return not (job.weights.is_file() and job.results())
+        except UserError:  # those that need it say so
+            return False
+
     def execute(job: Job) -> None:
         started = time.monotonic()
         try:
-            if job.shares_source and not (job.source.results() and job.source.weights.is_file()):
+            if job.shares_source and not (job.source.weights.is_file() and job.source.results()):
                 fail(f"{job.title}: its source model is missing")
                 return
             job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -329,7 +335,7 @@ def run_jobs(
 
     todo = {job.folder: job for job in jobs if is_missing(job)}
     for job in list(todo.values()):
-        if job.shares_source and job.source.folder not in todo and not job.source.weights.is_file():
+        if job.shares_source and job.source.folder not in todo and lacks_model(job.source):
             todo[job.source.folder] = job.source
     for wave in (True, False):
         with ThreadPoolExecutor(at_once) as pool:

@@ -77,7 +77,5 @@ def _mean(values: Sequence[float]) -> str:
 def _tabular(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     lines = [" & ".join(map(escape, cells)) + r" \\" for cells in (head, *body)]
     columns = "l" + "r" * (len(head) - 1)
-    return "\n".join(
-        [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
-        + [r"\end{tabular}", ""]
-    )
+    begin = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule"]
+    return "\n".join([*begin, *lines[1:], r"\bottomrule", r"\end{tabular}", ""])

@@ -121,7 +121,7 @@ class Ledger:
         return list(dict.fromkeys(run[0] for run in gone))
 
     def write(self, folder: Path, table: Table) -> None:
-        """Both CSVs, in the table's order; what it no longer has comes last."""
+        """Both CSVs, in the table's order: rows, pairs, seeds; of each, those that it no longer has come last."""
 
         def place(run: Run) -> tuple:
             return tuple((index is None, index or 0) for index in _place(run, table))
@@ -129,9 +129,10 @@ class Ledger:
         order = sorted(self.runs, key=place)
         write_text(folder / f"{table.name}.csv", to_csv(self.runs[run] for run in order))
         reports = [report for run in order for report in self.reports.get(run, [])]
-        if reports:
+        path = folder / f"{table.name}_reports.csv"
+        if reports or path.is_file():
             columns = tuple(dict.fromkeys([*REPORT_COLUMNS, *(key for report in reports for key in report)]))
-            write_text(folder / f"{table.name}_reports.csv", to_csv(reports, columns))
+            write_text(path, to_csv(reports, columns))
 
 
 def _as_text(records: Iterable[Mapping[str, object]], columns: Sequence[str]) -> list[dict[str, str]]:

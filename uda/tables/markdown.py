@@ -41,8 +41,8 @@ def difference_text(difference: Difference | None) -> str:
     interval = ""
     if difference.interval:
         low, high = difference.interval
-        interval = f" [{100 * low:+.1f}, {100 * high:+.1f}]"
-    return f"{100 * difference.mean:+.1f}{interval}, n = {difference.count}"
+        interval = f" [{100 * low:+z.1f}, {100 * high:+z.1f}]"
+    return f"{100 * difference.mean:+z.1f}{interval}, n = {difference.count}"
 
 
 def steps_text(records: Sequence[Record]) -> str:
@@ -103,8 +103,8 @@ def validator_markdown(reports: Sequence[Record]) -> str:
     validators, runs, groups = validators_of(reports), runs_of(reports), last_reports(reports)
     epochs = [run for run in runs if len(run) > 1]
     lines = [
-        "How well label-free scores rank models, by Spearman's rho with the class mean (oracle), and how many points of "
-        "class mean their choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
+        "How well label-free scores rank models, by Spearman's rho with the class mean (oracle), and how many points "
+        "of it their choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
         "the last models of one pair and seed, mean over these.",
         "",
         "| Validator | rho, epochs | points lost | rho, methods | points lost |",
@@ -145,7 +145,7 @@ def published_markdown(records: Sequence[Record]) -> str:
     classes = published_classes(records)
     where = ", ".join(dict.fromkeys(record["published_in"] for record in records))
     lines = [
-        f"Published, not measured here ({where}): accuracy by class and class mean in %.",
+        f"Published, not measured here: accuracy by class and class mean in %, from {where}.",
         "",
         f"| Method (published) | {' | '.join(classes)} | mean |",
         f"|---|{'---|' * (len(classes) + 1)}",
