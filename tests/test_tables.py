@@ -17,7 +17,6 @@ import yaml
 from uda.cli import main
 from uda.config import ROOT, load_config
 from uda.errors import UserError
-from uda.methods import METHODS
 from uda.tables import (
     COLUMNS,
     INNER,
@@ -153,6 +152,11 @@ def test_what_comes_after_its_training_does_not_make_another_source_model(table,
         row = table.rows[4].model_copy(update={"set": [*table.rows[4].set, word]})
         other = table.model_copy(update={"rows": [table.rows[0], row]})
         assert jobs_of(other, tmp_path)[-1].shares_source is shares, word
+
+
+def test_a_table_without_a_source_stage_shares_none(table, tmp_path):
+    rows = [table.rows[2], table.rows[2].model_copy(update={"name": "MCC again"})]
+    assert not any(job.shares_source for job in jobs_of(table.model_copy(update={"rows": rows}), tmp_path))
 
 
 def test_steps_count_the_source_stage_wherever_it_was_run(ran):
@@ -692,24 +696,16 @@ def test_an_unknown_table_names_the_known_ones():
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "tables").glob("*.yaml")))
 def test_every_table_of_the_project_has_valid_runs(name, tmp_path):
-    """Each job's config loads and has a folder of its own; a row with the source row's own source stage starts from it.
-
-    SHOT smooths its labels, and so trains a source model of its own; methods without a source stage start from none.
-    """
+    """Each job's config loads and has a folder of its own; rows with the source row's source stage start from it."""
     table = load_table(name)
-    jobs = jobs_of(table, tmp_path)
-    assert len({job.folder for job in jobs}) == len(jobs) == len(table.rows) * len(table.pairs) * len(table.seeds)
-    for job in jobs:
+    found = jobs_of(table, tmp_path)
+    assert len({job.folder for job in found}) == len(found) == len(table.rows) * len(table.pairs) * len(table.seeds)
+    first = load_config(table.rows[0].cfg, table.rows[0].set).source
+    starts = {}
+    for job in found:
         config = load_config(job.row.cfg, job.overrides())
         assert (config.seed, config.data.source, config.data.target) == (job.seed, *job.pair)
-        name = job.row.name
-        shares = name.startswith(("CBST", "CRST", "Source +"))
-        assert (config.source.checkpoint is not None) == shares, name
-        assert config.trains_source == (name in ("Source", "SHOT")), name
-
-
-def test_methods_of_the_tables_are_all_methods():
-    """A method that is registered is in both tables."""
-    for name in ("digits", "pacs"):
-        methods = {load_config(row.cfg, row.set).method for row in load_table(name).rows}
-        assert methods == set(METHODS)
+        own = load_config(job.row.cfg, job.row.set).source.model_copy(update={"adapt_batch_norm": False})
+        starts[job.row.name] = "shared" if config.source.checkpoint else "own" if config.trains_source else "none"
+        assert (starts[job.row.name] == "shared") == (own == first and not job.is_source), job.row.name
+    assert {**starts, "Source": "own", "CBST": "shared", "SHOT": "own", "MCD": "none"} == starts
