@@ -4,6 +4,7 @@ import contextlib
 import csv
 import json
 import re
+import runpy
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -274,7 +275,8 @@ def test_a_row_that_is_gone_stays_until_it_is_pruned(table, ran, tmp_path):
     assert recorded[:4] == [("Source", "0"), ("Source", "1"), ("CBST + AVH", "0"), ("CBST + AVH", "1")]
     assert recorded[4:] == [("MCC", "0"), ("Smoothed", "0")] and lines == []
     assert len(kept.runs) == 6
-    collect(smaller, now, tmp_path, prune=True, log=lines.append)
+    pruned = collect(smaller, now, tmp_path, prune=True, log=lines.append)
+    assert len(pruned.runs) == 2 and pruned.reports.keys() == pruned.runs.keys()
     assert [(record["row"], record["seed"]) for record in read_csv(tmp_path / "small.csv")] == [
         ("Source", "0"),
         ("CBST + AVH", "0"),
@@ -358,6 +360,25 @@ def test_a_source_model_that_is_needed_is_run_though_the_csv_has_its_row(table, 
         "Source, drawn to photos, seed 0",
         "CBST + AVH, drawn to photos, seed 0",
     ]
+
+
+def test_the_tool_writes_what_finished_and_then_says_what_failed(table, copied, in_folder, monkeypatch, capsys):
+    """Only the broken row is asked for: it fails again, and all that had finished is in the table."""
+    path = in_folder / "small.yaml"
+    path.write_text(yaml.safe_dump(table.model_dump(exclude={"name"}, mode="json")))
+    document = in_folder / "page.md"
+    document.write_text("<!-- table small -->\n<!-- end small -->\n")
+    words = [str(path), "--rows", "Nothing*", "--seeds", "0", "--runs", str(copied[0].runs), "--into", "page.md"]
+    monkeypatch.setattr("sys.argv", ["table.py", *words])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "tools" / "table.py"), run_name="__main__")
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert re.match(rf"error: {BROKEN}, drawn to photos, seed 0: exit code 2, see ", captured.err)
+    assert [run_name(record) for record in read_csv(in_folder / "results" / "small.csv")] == [
+        (job.row.name, str(job.seed)) for job in finished(copied)
+    ]
+    assert "| CBST + AVH | 2 |" in document.read_text() and "| CBST + AVH | 2 |" in captured.out
 
 
 def test_no_finished_run_is_an_error_and_writes_nothing(table, tmp_path):
@@ -596,9 +617,10 @@ def test_validators_are_judged_by_hand(judged):
 
 
 def test_seeds_are_groups_of_their_own_and_unknown_figures_count_nowhere(judged):
-    """Seed 1 ranks its two methods, which are too few for rho; its choice loses 30. No label, no judgement."""
+    """Seed 1 ranks its two methods, which are too few for rho; its choice loses 30. Seed 3 has no choice."""
     reports = [report("A", 1, 0, 0.5, 2.0), report("B", 1, 0, 0.8, 1.0), report("C", 1, 0, None, 5.0)]
     reports += [report("A", 2, 0, 0.5, 2.0), report("B", 2, 0, 0.6, 3.0), report("D", 2, 0, 0.9, None)]
+    reports += [report("A", 3, 0, 0.5, 2.0)]
     ranks, choices = judged(reports)
     assert ranks["im"] == ["n/a", "n/a", "n/a", "15.0, n = 2"]
     assert choices == {"head": ["runs", "last", "im", "snd", "oracle best"]}
@@ -702,7 +724,7 @@ def test_every_table_of_the_project_has_valid_runs(name, tmp_path):
     assert len({job.folder for job in found}) == len(found) == len(table.rows) * len(table.pairs) * len(table.seeds)
     first = load_config(table.rows[0].cfg, table.rows[0].set).source
     starts = {}
-    for job in found:
+    for job in choose_jobs(found, seeds=str(table.seeds[-1])):
         config = load_config(job.row.cfg, job.overrides())
         assert (config.seed, config.data.source, config.data.target) == (job.seed, *job.pair)
         own = load_config(job.row.cfg, job.row.set).source.model_copy(update={"adapt_batch_norm": False})
