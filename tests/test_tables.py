@@ -309,7 +309,9 @@ def test_a_changed_recipe_replaces_its_row_when_it_was_run_and_no_earlier(table,
     before = {run_name(record): record for record in read_csv(tmp_path / "small.csv")}
     other = changed(table, "self_training.steps=2")
     (job,) = choose_jobs(jobs_of(other, copied[0].runs), "CBST*", seeds="0")
-    ledger = collect(other, [], tmp_path)
+    lines = []
+    ledger = collect(other, jobs_of(other, tmp_path / "none"), tmp_path, log=lines.append)
+    assert len(lines) == 1 and lines[0].startswith("outdated: CBST + AVH: 2 recorded by another recipe")
     assert not ledger.holds(job.run, job.digest), "the recorded row is of the old recipe"
     assert {run_name(record): record for record in read_csv(tmp_path / "small.csv")} == before
     shutil.rmtree(job.folder)

@@ -22,12 +22,13 @@ def collect(
         jobs: runs that may have finished; a folder that another recipe made is reported and left out.
         folder: of the CSVs.
         prune: forget the rows, pairs and seeds that the table no longer has.
-        log: receives what was left out or forgotten.
+        log: receives what was left out or forgotten, and which records are of another recipe than the table's now.
 
     Raises:
         UserError: nothing is recorded and nothing finished.
     """
     ledger = Ledger.read(folder, table.name)
+    outdated: dict[str, int] = {}
     for job in jobs:
         try:
             record = job.record()
@@ -35,6 +36,10 @@ def collect(
                 ledger.add(record, job.reports())
         except UserError as error:
             log(f"left out: {job.title}: {error}")
+        if job.run in ledger.runs and not ledger.holds(job.run, job.digest):
+            outdated[job.row.name] = outdated.get(job.row.name, 0) + 1
+    for name, count in outdated.items():
+        log(f"outdated: {name}: {count} recorded by another recipe than the table has now; they stay until run anew")
     if prune and (gone := ledger.prune(table)):
         log(f"forgotten: {', '.join(gone)}")
     if not ledger.runs:
