@@ -1,44 +1,65 @@
-"""Tables of runs: real tiny runs to CSV and Markdown, and the arithmetic on records made up by hand."""
+"""Tables of runs: real tiny runs to CSV, Markdown and LaTeX, and the arithmetic on records made up by hand."""
 
+import contextlib
 import csv
 import json
 import re
+import runpy
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+from uda.cli import main
 from uda.config import ROOT, load_config
 from uda.errors import UserError
 from uda.tables import (
     COLUMNS,
     INNER,
+    Ledger,
+    choose_jobs,
+    collect,
     insert_markdown,
     jobs_of,
     load_table,
+    paired_bootstrap,
+    published_latex,
+    published_markdown,
+    rank_correlation,
     read_csv,
     run_jobs,
     to_csv,
+    to_latex,
     to_markdown,
-    write_table,
+    validator_markdown,
+    write_document,
+    write_published,
 )
+from uda.tables import jobs as jobs_module
+from uda.tables.jobs import digest, recipe
 
 SEEDS = (0, 1)
 BROKEN = "Nothing selected"
+ROWS = ("Source", BROKEN, "MCC", "Smoothed", "CBST + AVH")
 
 
 @pytest.fixture(scope="module")
 def table(tiny, tmp_path_factory):
-    """Source and AVH rows that work, and between them a row that selects nothing and so stops."""
+    """Rows that share the first one's source model or do not, and a row that selects nothing and so stops."""
     shared = [f"data.root={tiny.parent}"]
     nothing = ["self_training.portion.start=0.01", "self_training.portion.max=0.01"]
+    mcc = ["method=mcc", "source.epochs=0", "adaptation={steps: 5, evaluate_every: 2, batch: {source: 4, target: 4}}"]
+    settings = (["method=source_only"], nothing, mcc, ["source.label_smoothing=0.1"], [])
     content = {
         "seeds": list(SEEDS),
         "pairs": [["drawn", "photos"]],
         "rows": [
-            {"name": "Source", "cfg": str(tiny), "set": [*shared, "method=source_only"]},
-            {"name": BROKEN, "cfg": str(tiny), "set": [*shared, *nothing]},
-            {"name": "CBST + AVH", "cfg": str(tiny), "set": shared},
+            {"name": name, "cfg": str(tiny), "set": [*shared, *own]} for name, own in zip(ROWS, settings, strict=True)
         ],
     }
     path = tmp_path_factory.mktemp("table") / "small.yaml"
@@ -47,118 +68,374 @@ def table(tiny, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ran(table, tmp_path_factory):
-    """All runs of the table (the broken row with one seed): jobs, the error that it ended with, what was logged."""
-    runs = tmp_path_factory.mktemp("runs")
-    jobs = [job for job in jobs_of(table, runs, ["runtime.workers=0"]) if (job.row.name, job.seed) != (BROKEN, 1)]
-    lines = []
+def in_process():
+    """After the first one, calls in place of the tool's processes, which would import torch every time."""
+    processes, start = [], jobs_module.subprocess.run
+
+    def run(command, stdout, stderr):
+        assert command[1] == str(ROOT / "tools" / "self_train.py")
+        if not processes:
+            processes.append(command)
+            return start(command, stdout=stdout, stderr=stderr)
+        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stdout):
+            return SimpleNamespace(returncode=main(command[2:]))
+
+    threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT))
-        with pytest.raises(UserError) as caught:
-            run_jobs(jobs, 2, log=lines.append)
-    return jobs, str(caught.value), lines
+        patch.setattr(jobs_module.os, "cpu_count", lambda: 1)
+        patch.setattr(jobs_module, "subprocess", SimpleNamespace(run=run, STDOUT=jobs_module.subprocess.STDOUT))
+        yield
+    torch.set_num_threads(threads)
 
 
-def finished(jobs):
-    return [job for job in jobs if job.row.name != BROKEN]
+@pytest.fixture(scope="module")
+def ran(table, tmp_path_factory, in_process):
+    """Seed 0 of all rows, and seed 1 of two: jobs, the error that they ended with, what was logged."""
+    runs = tmp_path_factory.mktemp("runs")
+    found = [job for job in jobs_of(table, runs) if job.seed == 0 or job.row.name in ("Source", "CBST + AVH")]
+    lines = []
+    with pytest.raises(UserError) as caught:
+        run_jobs(found, 1, log=lines.append)
+    return found, str(caught.value), lines
+
+
+@pytest.fixture
+def copied(ran, tmp_path):
+    """The jobs with run folders of their own, which a test may spoil."""
+    runs = tmp_path / "copied"
+    shutil.copytree(ran[0][0].runs, runs)
+    return [replace(job, runs=runs) for job in ran[0]]
+
+
+def finished(found):
+    return [job for job in found if job.row.name != BROKEN]
+
+
+def one(found, name, seed=0):
+    return next(job for job in found if (job.row.name, job.seed) == (name, seed))
+
+
+def results_of(job):
+    return json.loads((job.folder / "results.json").read_text())
 
 
 def test_jobs_are_rows_times_pairs_times_seeds_source_first(table, tmp_path):
-    jobs = jobs_of(table, tmp_path)
-    assert [(job.row.name, job.seed) for job in jobs] == [
-        (name, seed) for name in ("Source", BROKEN, "CBST + AVH") for seed in SEEDS
-    ]
-    assert [job.is_source for job in jobs] == [True] * 2 + [False] * 4
-    assert jobs[-1].folder == tmp_path / "small" / "cbst_avh" / "drawn_to_photos" / "seed1"
-    assert len({job.folder for job in jobs}) == len(jobs)
+    found = jobs_of(table, tmp_path)
+    assert [(job.row.name, job.seed) for job in found] == [(name, seed) for name in ROWS for seed in SEEDS]
+    assert [job.is_source for job in found] == [True] * 2 + [False] * 8
+    assert found[-1].folder == tmp_path / "small" / "cbst_avh" / "drawn_to_photos" / "seed1"
+    assert len({job.folder for job in found}) == len(found)
 
 
-def test_other_rows_start_from_the_source_model_of_their_seed(ran):
-    jobs, _, _ = ran
+def test_rows_of_the_same_source_stage_start_from_its_model_and_no_others(ran):
+    """MCC has no source stage and Smoothed another one: neither is given the table's source model."""
     for seed in SEEDS:
-        source, avh = (next(j for j in jobs if (j.row.name, j.seed) == (n, seed)) for n in ("Source", "CBST + AVH"))
-        weights = source.folder / "checkpoints" / "final.safetensors"
-        assert yaml.safe_load((avh.folder / "config.yaml").read_text())["source"]["checkpoint"] == str(weights)
-        before, after = (json.loads((j.folder / "results.json").read_text()) for j in (source, avh))
-        assert after["source_only"]["class_mean"] == before["final"]["class_mean"]
+        source, avh = (one(ran[0], name, seed) for name in ("Source", "CBST + AVH"))
+        saved = yaml.safe_load((avh.folder / "config.yaml").read_text())
+        assert saved["source"]["checkpoint"] == str(source.folder / "checkpoints" / "final.safetensors")
+        assert results_of(avh)["source_only"]["class_mean"] == results_of(source)["final"]["class_mean"]
+    for name in ("Source", "MCC", "Smoothed"):
+        saved = yaml.safe_load((one(ran[0], name).folder / "config.yaml").read_text())
+        assert saved["source"]["checkpoint"] is None
+    assert results_of(one(ran[0], "MCC"))["source_only"]["class_mean"] is None
+
+
+def test_what_comes_after_its_training_does_not_make_another_source_model(table, tmp_path):
+    """AdaBN and the target's augmentation are not part of it; another head or batch size is."""
+    for word, shares in [
+        ("source.adapt_batch_norm=true", True),
+        ("transforms.target.flip=true", True),
+        ("model.head=8", False),
+        ("source.batch_size=4", False),
+        ("source.checkpoint=mine.safetensors", False),
+    ]:
+        row = table.rows[4].model_copy(update={"set": [*table.rows[4].set, word]})
+        other = table.model_copy(update={"rows": [table.rows[0], row]})
+        assert jobs_of(other, tmp_path)[-1].shares_source is shares, word
+
+
+def test_a_table_without_a_source_stage_shares_none(table, tmp_path):
+    rows = [table.rows[2], table.rows[2].model_copy(update={"name": "MCC again"})]
+    assert not any(job.shares_source for job in jobs_of(table.model_copy(update={"rows": rows}), tmp_path))
+
+
+def test_steps_count_the_source_stage_wherever_it_was_run(ran):
+    """32 images in batches of 8 are 4 source steps; two rounds of 3; 5 steps of MCC from nothing."""
+    steps = {name: one(ran[0], name).record()["steps"] for name in ("Source", "CBST + AVH", "Smoothed", "MCC")}
+    assert steps == {"Source": 4, "CBST + AVH": 10, "Smoothed": 10, "MCC": 5}
+    assert [results_of(one(ran[0], name))["steps"] for name in ("CBST + AVH", "Smoothed")] == [6, 10]
 
 
 def test_a_failing_run_is_named_with_its_log_while_the_others_finish(ran):
-    jobs, error, lines = ran
+    found, error, lines = ran
     assert error.startswith(f"{BROKEN}, drawn to photos, seed 0: exit code 2, see ")
     log = Path(error.rpartition("see ")[2])
     assert "selects no target image" in log.read_text()
-    assert all(job.record() for job in finished(jobs)) and len(finished(jobs)) == 4
+    assert all(job.record() for job in finished(found)) and len(finished(found)) == 6
     assert [line for line in lines if line.startswith("FAILED")] == [f"FAILED {error}"]
-    assert len(lines) == len(jobs)
+    assert len(lines) == len(found)
 
 
 def test_a_failed_run_has_no_record(ran):
-    jobs, _, _ = ran
-    (broken,) = (job for job in jobs if job.row.name == BROKEN)
-    assert broken.record() is None
+    assert one(ran[0], BROKEN).record() is None
 
 
 def test_csv_has_a_row_a_run_with_the_figures_of_its_results(table, ran, tmp_path):
-    jobs, _, _ = ran
-    write_table(table, jobs, tmp_path, document=None)
-    with open(tmp_path / "small.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    collect(table, ran[0], tmp_path)
+    rows = read_csv(tmp_path / "small.csv")
     assert tuple(rows[0]) == COLUMNS
-    assert [(row["row"], int(row["seed"])) for row in rows] == [
-        (name, seed) for name in ("Source", "CBST + AVH") for seed in SEEDS
-    ]
-    for row, job in zip(rows, finished(jobs), strict=True):
-        results = json.loads((job.folder / "results.json").read_text())
+    assert [(row["row"], int(row["seed"])) for row in rows] == [(job.row.name, job.seed) for job in finished(ran[0])]
+    for row, job in zip(rows, finished(ran[0]), strict=True):
+        results = results_of(job)
         assert (row["config"], row["source"], row["target"]) == ("tiny", "drawn", "photos")
         assert float(row["class_mean"]) == pytest.approx(results["final"]["class_mean"], abs=1e-6)
-        assert float(row["source_only"]) == pytest.approx(results["source_only"]["class_mean"], abs=1e-6)
+        assert json.loads(row["per_class"]) == pytest.approx(results["final"]["per_class"], abs=1e-6)
+        assert list(json.loads(row["per_class"])) == ["ant", "bee", "cat", "dog"]
+        assert row["digest"] == job.digest and re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["finished"])
+        chooses = job.row.name in ("Smoothed", "CBST + AVH")
         if results["rounds"]:
+            assert float(row["oracle_best"]) >= float(row["class_mean"]) - 1e-6
+        if chooses:
             last = results["rounds"][-1]
             assert int(row["selected"]) == last["selected"] > 0
             assert [float(row[key]) for key in INNER] == pytest.approx([last[key] for key in INNER], abs=1e-6)
             assert float(row["tp_rate_round0"]) == pytest.approx(results["rounds"][0]["tp_rate"], abs=1e-6)
-            assert float(row["oracle_best"]) >= float(row["class_mean"]) - 1e-6
         else:
-            assert [row[key] for key in ("selected", "oracle_best", *INNER)] == [""] * (2 + len(INNER))
+            assert [row[key] for key in ("selected", "tp_rate_round0", *INNER)] == [""] * (2 + len(INNER))
 
 
-def test_the_document_gets_the_table_of_the_csv(table, ran, tmp_path):
-    jobs, _, _ = ran
+def test_reports_hold_every_validator_of_every_report(table, ran, tmp_path):
+    """Two rounds of self-training, three reports of MCC (after 2, 4 and 5 steps), one of a source model."""
+    collect(table, ran[0], tmp_path)
+    reports = read_csv(tmp_path / "small_reports.csv")
+    names = {"Source": ["source"], "MCC": ["0", "1", "2"], "CBST + AVH": ["0", "1"]}
+    for name, expected in names.items():
+        own = [report for report in reports if (report["row"], report["seed"]) == (name, "0")]
+        assert [report["report"] for report in own] == expected
+        for report, entry in zip(own, results_of(one(ran[0], name))["rounds"], strict=False):
+            found = {key: float(report[key]) for key in entry["validators"]}
+            assert found == pytest.approx(entry["validators"], abs=1e-6) and {"im", "entropy", "snd"} <= found.keys()
+            assert float(report["class_mean"]) == pytest.approx(entry["class_mean"], abs=1e-6)
+
+
+def test_the_document_gets_the_tables_of_the_csvs(table, ran, tmp_path):
     document = tmp_path / "README.md"
-    document.write_text("# Runs\n\n<!-- table small -->\nold\n<!-- end small -->\n\nThe end.\n")
-    markdown = write_table(table, jobs, tmp_path / "results", document)
-    assert markdown == to_markdown(read_csv(tmp_path / "results" / "small.csv"))
+    places = "<!-- table {0} -->\n{1}<!-- end {0} -->\n"
+    document.write_text(f"# Runs\n\n{places.format('small', 'old')}{places.format('small_validators', '')}The end.\n")
+    collect(table, ran[0], tmp_path)
+    printed = write_document("small", tmp_path, document)
+    records, reports = (read_csv(tmp_path / name) for name in ("small.csv", "small_reports.csv"))
+    markdown, validators = to_markdown(records), validator_markdown(reports)
+    assert printed == f"{markdown}\n{validators}"
     assert "| CBST + AVH |" in markdown and BROKEN not in markdown
-    assert document.read_text() == f"# Runs\n\n<!-- table small -->\n{markdown}<!-- end small -->\n\nThe end.\n"
+    blocks = places.format("small", markdown) + places.format("small_validators", validators)
+    assert document.read_text() == f"# Runs\n\n{blocks}The end.\n"
+    assert (tmp_path / "small.tex").read_text() == to_latex(records)
 
 
 def test_finished_runs_are_not_run_again(ran):
-    jobs, _, _ = ran
-    places = [path for job in finished(jobs) for path in (job.folder.parent, *job.folder.parent.rglob("*"))]
+    done = finished(ran[0])
+    places = [path for job in done for path in (job.folder.parent, *job.folder.parent.rglob("*"))]
     before = {path: path.stat().st_mtime_ns for path in places}
     lines = []
-    run_jobs(finished(jobs), 1, log=lines.append)
+    run_jobs(done, 1, log=lines.append)
     assert lines == []
     assert {path: path.stat().st_mtime_ns for path in places} == before
 
 
-def test_a_run_of_another_config_is_refused_with_the_key(table, ran, tmp_path):
-    jobs, _, _ = ran
-    runs = jobs[0].runs
-    changed = table.rows[2].model_copy(update={"set": [*table.rows[2].set, "self_training.rounds=5"]})
-    other = table.model_copy(update={"rows": [table.rows[0], changed]})
-    with pytest.raises(UserError, match=r"cbst_avh.*another config.*self_training\.rounds: 2 -> 5"):
-        write_table(other, jobs_of(other, runs), tmp_path, document=None)
-    assert list(tmp_path.iterdir()) == []
+def test_without_run_folders_the_csvs_stay_as_they_are_and_nothing_is_run(table, ran, tmp_path):
+    """A fresh clone: all is in the CSV, the one run that failed is missing."""
+    ledger = collect(table, ran[0], tmp_path)
+    names = ("small.csv", "small_reports.csv")
+    before = [(tmp_path / name).read_bytes() for name in names]
+    elsewhere = jobs_of(table, tmp_path / "none")
+    collect(table, elsewhere, tmp_path, log=pytest.fail)
+    assert [(tmp_path / name).read_bytes() for name in names] == before
+    recorded = [job for job in elsewhere if ledger.holds(job.run, job.digest)]
+    assert [job.run for job in recorded] == [job.run for job in finished(ran[0])]
+    run_jobs(recorded, 1, log=pytest.fail, recorded=ledger)
+
+
+def test_a_table_grows_from_parts_in_its_own_order(table, ran, tmp_path):
+    """AVH on one machine, the others on a second: as if all had been made on one."""
+    for job in reversed(finished(ran[0])):
+        collect(table, [job], tmp_path / "grown")
+    collect(table, ran[0], tmp_path / "whole")
+    for name in ("small.csv", "small_reports.csv"):
+        assert (tmp_path / "grown" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
+def test_a_row_that_is_gone_stays_until_it_is_pruned(table, ran, tmp_path):
+    collect(table, ran[0], tmp_path)
+    lines, smaller = [], table.model_copy(update={"rows": [table.rows[0], table.rows[4]], "seeds": [0]})
+    now = jobs_of(smaller, ran[0][0].runs)
+    kept = collect(smaller, now, tmp_path, log=lines.append)
+    recorded = [(record["row"], record["seed"]) for record in read_csv(tmp_path / "small.csv")]
+    assert recorded[:4] == [("Source", "0"), ("Source", "1"), ("CBST + AVH", "0"), ("CBST + AVH", "1")]
+    assert recorded[4:] == [("MCC", "0"), ("Smoothed", "0")] and lines == []
+    assert len(kept.runs) == 6
+    pruned = collect(smaller, now, tmp_path, prune=True, log=lines.append)
+    assert len(pruned.runs) == 2 and pruned.reports.keys() == pruned.runs.keys()
+    assert [(record["row"], record["seed"]) for record in read_csv(tmp_path / "small.csv")] == [
+        ("Source", "0"),
+        ("CBST + AVH", "0"),
+    ]
+    assert {report["row"] for report in read_csv(tmp_path / "small_reports.csv")} == {"Source", "CBST + AVH"}
+    assert lines == ["forgotten: Source, CBST + AVH, MCC, Smoothed"]
+
+
+def changed(table, *words):
+    """The table with another recipe for its AVH row."""
+    row = table.rows[4].model_copy(update={"set": [*table.rows[4].set, *words]})
+    return table.model_copy(update={"rows": [*table.rows[:4], row]})
+
+
+def test_a_run_of_another_config_is_left_out_and_said_with_the_key_while_the_rest_is_collected(table, ran, tmp_path):
+    other, lines = changed(table, "self_training.rounds=5"), []
+    now = jobs_of(other, ran[0][0].runs)
+    collect(other, now, tmp_path, log=lines.append)
+    message = r"cbst_avh.*another config.*self_training\.rounds: 2 -> 5"
+    assert len(lines) == 2 and all(re.search(message, line) for line in lines)
+    assert {record["row"] for record in read_csv(tmp_path / "small.csv")} == {"Source", "MCC", "Smoothed"}
+    failed = []
     with pytest.raises(UserError, match=r"self_training\.rounds: 2 -> 5"):
-        run_jobs(jobs_of(other, runs), 1, log=print)
+        run_jobs(choose_jobs(now, "Source,CBST*", seeds="0"), 1, log=failed.append)
+    assert len(failed) == 1 and failed[0].startswith("FAILED CBST + AVH")
+
+
+def test_a_changed_recipe_replaces_its_row_when_it_was_run_and_no_earlier(table, copied, tmp_path):
+    collect(table, copied, tmp_path)
+    before = {run_name(record): record for record in read_csv(tmp_path / "small.csv")}
+    other = changed(table, "self_training.steps=2")
+    (job,) = choose_jobs(jobs_of(other, copied[0].runs), "CBST*", seeds="0")
+    lines = []
+    ledger = collect(other, jobs_of(other, tmp_path / "none"), tmp_path, log=lines.append)
+    assert len(lines) == 1 and lines[0].startswith("outdated: CBST + AVH: 2 recorded by another recipe")
+    assert not ledger.holds(job.run, job.digest), "the recorded row is of the old recipe"
+    assert {run_name(record): record for record in read_csv(tmp_path / "small.csv")} == before
+    shutil.rmtree(job.folder)
+    run_jobs([job], 1, log=lambda line: None, recorded=ledger, after=lambda job: collect(other, [job], tmp_path))
+    after = {run_name(record): record for record in read_csv(tmp_path / "small.csv")}
+    assert [run for run in before if before[run] != after[run]] == [("CBST + AVH", "0")]
+    assert after["CBST + AVH", "0"]["digest"] == job.digest and after["CBST + AVH", "0"]["steps"] == "8"
+
+
+def run_name(record):
+    return record["row"], record["seed"]
+
+
+def test_of_two_records_of_a_recipe_the_later_stays(ran):
+    job = one(ran[0], "Source")
+    record = job.record()
+    ledger = Ledger({}, {})
+    ledger.add({**record, "finished": "2026-05-02T00:00:00Z", "commit": "later"}, [])
+    ledger.add({**record, "finished": "2026-05-01T00:00:00Z", "commit": "earlier"}, [])
+    assert ledger.runs[job.run]["commit"] == "later"
+    ledger.add({**record, "finished": "2026-05-03T00:00:00Z", "commit": "last"}, [])
+    assert ledger.runs[job.run]["commit"] == "last"
+
+
+def test_damaged_folders_are_left_out_and_said(table, copied, tmp_path):
+    (one(copied, "MCC").folder / "config.yaml").write_text("name: [")
+    (one(copied, "Smoothed").folder / "results.json").write_text("{")
+    old = one(copied, "CBST + AVH").folder / "config.yaml"
+    old.write_text(old.read_text().replace("self_training:\n", "self_training:\n  no_longer_there: 1\n"))
+    lines = []
+    collect(table, copied, tmp_path / "results", log=lines.append)
+    assert [re.search("out: (.*?),.*(cannot be read|version or is damaged)", line).groups() for line in lines] == [
+        ("MCC", "version or is damaged"),
+        ("Smoothed", "cannot be read"),
+        ("CBST + AVH", "version or is damaged"),
+    ]
+    assert {run_name(r) for r in read_csv(tmp_path / "results" / "small.csv")} == {
+        ("Source", "0"), ("Source", "1"), ("CBST + AVH", "1"),
+    }  # fmt: skip
+
+
+def test_a_source_model_that_is_needed_is_run_though_the_csv_has_its_row(table, ran, tmp_path, in_process):
+    ledger = collect(table, [one(ran[0], "Source")], tmp_path)
+    (job,) = choose_jobs(jobs_of(table, tmp_path / "elsewhere"), "CBST*", seeds="0")
+    lines = []
+    run_jobs([job], 1, log=lines.append, recorded=ledger)
+    assert [line.partition(":")[0] for line in lines] == [
+        "Source, drawn to photos, seed 0",
+        "CBST + AVH, drawn to photos, seed 0",
+    ]
+
+
+def test_the_tool_writes_what_finished_and_then_says_what_failed(table, copied, in_folder, monkeypatch, capsys):
+    """Only the broken row is asked for: it fails again, and all that had finished is in the table."""
+    path = in_folder / "small.yaml"
+    path.write_text(yaml.safe_dump(table.model_dump(exclude={"name"}, mode="json")))
+    document = in_folder / "page.md"
+    document.write_text("<!-- table small -->\n<!-- end small -->\n")
+    words = [str(path), "--rows", "Nothing*", "--seeds", "0", "--runs", str(copied[0].runs), "--into", "page.md"]
+    monkeypatch.setattr("sys.argv", ["table.py", *words])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "tools" / "table.py"), run_name="__main__")
+    assert stopped.value.code == 2
+    captured = capsys.readouterr()
+    assert re.match(rf"error: {BROKEN}, drawn to photos, seed 0: exit code 2, see ", captured.err)
+    assert [run_name(record) for record in read_csv(in_folder / "results" / "small.csv")] == [
+        (job.row.name, str(job.seed)) for job in finished(copied)
+    ]
+    assert "| CBST + AVH | 2 |" in document.read_text() and "| CBST + AVH | 2 |" in captured.out
 
 
 def test_no_finished_run_is_an_error_and_writes_nothing(table, tmp_path):
-    with pytest.raises(UserError, match="'small': no finished run in"):
-        write_table(table, jobs_of(table, tmp_path / "runs"), tmp_path, document=None)
+    with pytest.raises(UserError, match="'small': no finished run"):
+        collect(table, jobs_of(table, tmp_path / "runs"), tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_columns_of_another_version_are_not_lost_silently(table, tmp_path):
+    (tmp_path / "small.csv").write_text("row,source,target,seed,shoe_size\nA,b,c,0,44\n")
+    with pytest.raises(UserError, match=r"small\.csv: unknown columns shoe_size"):
+        Ledger.read(tmp_path, "small")
+
+
+def test_a_recipe_is_what_decides_the_result(tiny):
+    """Not where it runs, not where its files lie, not what its method does not read, not defaults written out."""
+    base = load_config(tiny, [])
+    for word, same in [
+        ("runtime.workers=3", True),
+        ("output=elsewhere", True),
+        ("data.root=/data", True),
+        ("adaptation.steps=7", True),
+        ("source.label_smoothing=0.0", True),
+        ("seed=1", False),
+        ("self_training.steps=4", False),
+        ("method=mcc", False),
+    ]:
+        assert (digest(load_config(tiny, [word])) == digest(base)) is same, word
+    mcc = load_config(tiny, ["method=mcc"])
+    assert digest(load_config(tiny, ["method=mcc", "self_training.steps=4"])) == digest(mcc)
+    assert digest(load_config(tiny, ["method=mcc", "adaptation.steps=7"])) != digest(mcc)
+    assert recipe(mcc)["method"] == "mcc" and "source.label_smoothing" not in recipe(mcc)
+
+
+def test_a_part_of_a_table_is_chosen_by_names_with_wildcards(table, tmp_path):
+    wide = table.model_copy(update={"pairs": [("photo", "sketch"), ("photo", "art"), ("art", "sketch")]})
+    found = jobs_of(wide, tmp_path)
+    chosen = choose_jobs(found, rows="MCC, CBST*", pairs="photo_to_*", seeds="1")
+    assert [(job.row.name, job.pair) for job in chosen] == [
+        (name, pair) for name in ("MCC", "CBST + AVH") for pair in (("photo", "sketch"), ("photo", "art"))
+    ]
+    assert {job.seed for job in chosen} == {1} and choose_jobs(found) == found
+    for words, message in [
+        ({"rows": "MCC,MDC"}, "--rows: nothing matches 'MDC', did you mean 'MCC'"),
+        ({"pairs": "photo"}, "--pairs: nothing matches 'photo'.*photo_to_sketch, photo_to_art, art_to_sketch"),
+        ({"seeds": "0,7"}, r"--seeds: nothing matches '7' \(0, 1\)"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            choose_jobs(found, **words)
+
+
+def test_an_override_that_decides_results_is_refused(table, tmp_path):
+    assert jobs_of(table, tmp_path, ["runtime.device=cpu", "data.root=/data"])[0].extra
+    with pytest.raises(UserError, match=r"source\.epochs: decides the result"):
+        jobs_of(table, tmp_path, ["runtime.device=cpu", "source.epochs=1"])
 
 
 def record(row, seed, class_mean, target="photos", **values):
@@ -168,6 +445,10 @@ def record(row, seed, class_mean, target="photos", **values):
         **empty, "row": row, "config": "made_up", "source": "drawn", "target": target, "seed": seed,
         "class_mean": class_mean, **values,
     }  # fmt: skip
+
+
+def columns_of(block, row):
+    return dict(zip(block["head"], block[row], strict=True))
 
 
 @pytest.fixture
@@ -216,7 +497,7 @@ def test_several_pairs_have_a_column_each_and_their_mean(markdown_of):
         record("CBST", seed, accuracy, target)
         for seed, target, accuracy in [(0, "photos", 0.8), (0, "art", 0.6), (1, "photos", 0.9), (1, "art", 0.7)]
     ]
-    accuracy, _ = markdown_of(records)
+    (accuracy,) = markdown_of(records)
     columns = dict(zip(accuracy["head"], accuracy["CBST"], strict=True))
     assert columns["drawn to photos"] == "85.0 ± 7.1"
     assert columns["drawn to art"] == "65.0 ± 7.1"
@@ -232,12 +513,164 @@ def test_missing_runs_leave_the_cells_of_what_is_there(markdown_of):
         record("AVH", 0, 0.6, "art"),
         record("CRST", 1, 0.7, "art"),
     ]
-    accuracy, _ = markdown_of(records)
+    (accuracy,) = markdown_of(records)
     rows = {name: dict(zip(accuracy["head"], accuracy[name], strict=True)) for name in ("CBST", "AVH", "CRST")}
     assert [rows[name]["seeds"] for name in ("CBST", "AVH", "CRST")] == ["2", "2", "1"]
     assert rows["CBST"]["mean"] == "50.0 ± 0.0"
     assert [rows["AVH"][key] for key in ("drawn to photos", "drawn to art", "mean")] == ["85.0 ± 7.1", "60.0", "70.0"]
     assert [rows["CRST"][key] for key in ("drawn to photos", "drawn to art", "mean")] == ["", "70.0", ""]
+
+
+def test_difference_to_cbst_is_paired_by_hand(markdown_of):
+    """AVH - CBST: +2 and +4 on seeds 0 and 1, mean +3; a bootstrap of two draws 2, 3 or 4: interval [2, 4].
+
+    Seed 2 has no CBST, and so no pair. A single pair has no interval; CBST is not compared with itself.
+    """
+    records = [
+        record("CBST", 0, 0.90), record("CBST", 1, 0.80),
+        record("AVH", 0, 0.92), record("AVH", 1, 0.84), record("AVH", 2, 0.10), record("MCD", 1, 0.75),
+    ]  # fmt: skip
+    (accuracy,) = markdown_of(records)
+    assert columns_of(accuracy, "AVH")["less CBST"] == "+3.0 [+2.0, +4.0], n = 2"
+    assert columns_of(accuracy, "MCD")["less CBST"] == "-5.0, n = 1"
+    assert columns_of(accuracy, "CBST")["less CBST"] == ""
+    (without,) = markdown_of([record("AVH", 0, 0.92)])
+    assert "less CBST" not in without["head"]
+
+
+def test_pairs_of_domains_are_not_mixed_in_the_difference(markdown_of):
+    """photos +10, art -10: mean 0. Crossed pairs would give +30 and -30, and another interval."""
+    records = [
+        record("CBST", 0, 0.40, "photos"), record("CBST", 0, 0.80, "art"),
+        record("AVH", 0, 0.50, "photos"), record("AVH", 0, 0.70, "art"),
+    ]  # fmt: skip
+    (accuracy,) = markdown_of(records)
+    assert columns_of(accuracy, "AVH")["less CBST"] == "+0.0 [-10.0, +10.0], n = 2"
+
+
+def test_bootstrap_interval_is_that_of_normal_theory_for_many():
+    """400 differences of mean .1 and deviation 1: mean ± 1.96 / 20, within the draws' noise; same bits each time."""
+    values = np.random.default_rng(3).normal(size=400)
+    values = (values - values.mean()) / values.std() + 0.1
+    found = paired_bootstrap(values)
+    assert found.mean == pytest.approx(0.1) and found.count == 400
+    assert found.interval == pytest.approx((0.1 - 0.098, 0.1 + 0.098), abs=0.005)
+    assert found == paired_bootstrap(values) and paired_bootstrap([]) is None
+
+
+def test_steps_are_shown_as_one_figure_or_as_a_range(markdown_of):
+    steps = [("A", 0, 1816), ("B", 0, 400), ("B", 1, 402), ("C", 0, None)]
+    (accuracy,) = markdown_of([record(row, seed, 0.5, steps=count) for row, seed, count in steps])
+    assert [columns_of(accuracy, row)["steps"] for row in "ABC"] == ["1,816", "400 to 402", ""]
+
+
+def test_rank_correlation_by_hand():
+    """Ranks 1 2 3 4 and 1 3 2 4: d^2 = 0 1 1 0, rho = 1 - 6 * 2 / (4 * 15) = .8. Constant or too few: not known."""
+    assert rank_correlation([0.1, 0.2, 0.3, 0.9], [5, 7, 6, 8]) == pytest.approx(0.8)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 1, 1], [1, 2, 3]) is rank_correlation([1, 2, 3], [1, 1, 1]) is None
+    assert rank_correlation([1, 2], [1, 2]) is None
+
+
+def report(row, seed, index, class_mean, im, snd=1.0):
+    return {
+        "row": row, "source": "drawn", "target": "photos", "seed": seed, "report": index,
+        "class_mean": class_mean, "im": im, "snd": snd,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def judged(tmp_path):
+    """Validator tables of reports that went through the CSV, as lists of cells by row."""
+
+    def make(reports):
+        path = tmp_path / "reports.csv"
+        path.write_text(to_csv(reports, tuple(reports[0])), encoding="utf-8")
+        blocks = []
+        for line in validator_markdown(read_csv(path)).splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split("|")]
+            if line.startswith(("| Validator", "| Method")):
+                blocks.append({"head": cells[1:]})
+            elif line.startswith("| "):
+                blocks[-1][cells[0]] = cells[1:]
+        return blocks
+
+    return make
+
+
+def test_validators_are_judged_by_hand(judged):
+    """Run A: class means 50 60 70, im 1 3 2: ranks 1 2 3 and 1 3 2, rho = 1 - 6 * 2 / 24 = .5; it chooses 60, loses 10.
+
+    Run B: 80 90 85, im 1 2 3: rho .5 as well; it chooses 85, loses 5: mean 7.5. The last report loses 0 and 5: 2.5.
+    Methods, at the last report: A 70, B 85, C 40 with im 2, 3, 9: ranks 2 3 1 and 1 2 3, squares 1 + 1 + 4,
+    rho = 1 - 6 * 6 / 24 = -.5; it chooses C, loses 45. C has one report: no epochs to rank. snd is constant: n/a, and
+    the first is its choice: 50 of A, 80 of B (losing 20 and 10), A among the methods (losing 15).
+    """
+    reports = [report("A", 0, index, *pair) for index, pair in enumerate([(0.5, 1.0), (0.6, 3.0), (0.7, 2.0)])]
+    reports += [report("B", 0, index, *pair) for index, pair in enumerate([(0.8, 1.0), (0.9, 2.0), (0.85, 3.0)])]
+    reports += [report("C", 0, "source", 0.4, 9.0)]
+    ranks, choices = judged(reports)
+    assert ranks["im"] == ["+0.50, n = 2", "7.5, n = 2", "-0.50, n = 1", "45.0, n = 1"]
+    assert ranks["snd"] == ["n/a", "15.0, n = 2", "n/a", "15.0, n = 1"]
+    assert ranks["the last report"] == ["", "2.5, n = 2", "", ""]
+    assert choices["head"] == ["runs", "last", "im", "snd", "oracle best"]
+    assert choices["A"] == ["1", "70.0", "60.0", "50.0", "70.0"]
+    assert choices["B"] == ["1", "85.0", "85.0", "80.0", "90.0"] and "C" not in choices
+
+
+def test_seeds_are_groups_of_their_own_and_unknown_figures_count_nowhere(judged):
+    """Seed 1 ranks its two methods, which are too few for rho; its choice loses 30. Seed 3 has no choice."""
+    reports = [report("A", 1, 0, 0.5, 2.0), report("B", 1, 0, 0.8, 1.0), report("C", 1, 0, None, 5.0)]
+    reports += [report("A", 2, 0, 0.5, 2.0), report("B", 2, 0, 0.6, 3.0), report("D", 2, 0, 0.9, None)]
+    reports += [report("A", 3, 0, 0.5, 2.0)]
+    ranks, choices = judged(reports)
+    assert ranks["im"] == ["n/a", "n/a", "n/a", "15.0, n = 2"]
+    assert choices == {"head": ["runs", "last", "im", "snd", "oracle best"]}
+
+
+def cells_of(latex, name):
+    """Cells of the line of each tabular that begins with `name`."""
+    lines = [line for line in latex.splitlines() if line.startswith(f"{name} &")]
+    return [[cell.strip() for cell in line.removesuffix(r" \\").split(" & ")][1:] for line in lines]
+
+
+def test_latex_has_a_tabular_a_pair_by_class_and_one_of_mean_and_deviation():
+    """ant .5 and .7 over two seeds: 60.0; bee known once, 90.0. Class means 60 and 80: 70.0 ± 14.1."""
+    rows = [
+        record("CBST", 0, 0.6, "photos", per_class=json.dumps({"ant": 0.5, "bee_x": None}), steps=9),
+        record("CBST", 1, 0.8, "photos", per_class=json.dumps({"ant": 0.7, "bee_x": 0.9}), steps=9),
+        record("A & B_1 100%", 0, 0.5, "art", per_class=json.dumps({"ant": 0.25, "bee_x": 0.75}), steps=9),
+    ]
+    latex = to_latex(list(csv.DictReader(to_csv(rows).splitlines())))
+    assert cells_of(latex, "CBST") == [["60.0", "90.0", "70.0"], ["2", r"70.0 $\pm$ 14.1", "", "", "9", ""]]
+    assert cells_of(latex, r"A \& B\_1 100\%")[0] == ["25.0", "75.0", "50.0"]
+    assert latex.count(r"\begin{tabular}") == latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 3
+    assert r"Method & ant & bee\_x & mean \\" in latex
+    for block in re.findall(r"\\begin{tabular}{(l+r+)}(.*?)\\end", latex, flags=re.DOTALL):
+        lines = [line for line in block[1].splitlines() if line.endswith(r"\\")]
+        assert {len(re.split(r" (?<!\\)& ", line)) for line in lines} == {len(block[0])}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results" / "published").glob("*.csv")), ids=lambda path: path.stem)
+def test_published_figures_agree_with_their_own_means(path):
+    """A slip of the pen in any class would move the mean of twelve by more than its rounding."""
+    for row in read_csv(path):
+        known = [float(value) for key, value in row.items() if key not in ("method", "mean", "published_in")]
+        assert sum(known) / len(known) == pytest.approx(float(row["mean"]), abs=0.051), row["method"]
+        assert row["published_in"]
+
+
+def test_published_figures_are_a_table_of_their_own(tmp_path):
+    (tmp_path / "paper.csv").write_text('method,ant,bee,mean,published_in\nX_1,50.0,60.0,55.0,"Doe, 2020"\n')
+    document = tmp_path / "README.md"
+    document.write_text("<!-- table paper_published -->\n<!-- end paper_published -->\n")
+    markdown = write_published("paper", tmp_path, document)
+    assert markdown == published_markdown(read_csv(tmp_path / "paper.csv")) and markdown in document.read_text()
+    assert "| X_1 | 50.0 | 60.0 | 55.0 |" in markdown and "not measured here" in markdown and "Doe, 2020" in markdown
+    latex = (tmp_path / "paper.tex").read_text()
+    assert latex == published_latex(read_csv(tmp_path / "paper.csv")) and r"X\_1 & 50.0 & 60.0 & 55.0 \\" in latex
+    with pytest.raises(UserError, match=r"papers\.csv: no published figures of that name \(known: paper\)"):
+        write_published("papers", tmp_path)
 
 
 def test_markdown_goes_between_the_markers_and_nowhere_else():
@@ -287,11 +720,16 @@ def test_an_unknown_table_names_the_known_ones():
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "tables").glob("*.yaml")))
 def test_every_table_of_the_project_has_valid_runs(name, tmp_path):
-    """Each job's config loads, each has a folder of its own, and all but the source row start from a source model."""
+    """Each job's config loads and has a folder of its own; rows with the source row's source stage start from it."""
     table = load_table(name)
-    jobs = jobs_of(table, tmp_path)
-    assert len({job.folder for job in jobs}) == len(jobs) == len(table.rows) * len(table.pairs) * len(table.seeds)
-    for job in jobs:
+    found = jobs_of(table, tmp_path)
+    assert len({job.folder for job in found}) == len(found) == len(table.rows) * len(table.pairs) * len(table.seeds)
+    first = load_config(table.rows[0].cfg, table.rows[0].set).source
+    starts = {}
+    for job in choose_jobs(found, seeds=str(table.seeds[-1])):
         config = load_config(job.row.cfg, job.overrides())
         assert (config.seed, config.data.source, config.data.target) == (job.seed, *job.pair)
-        assert (config.source.checkpoint is None) == job.is_source
+        own = load_config(job.row.cfg, job.row.set).source.model_copy(update={"adapt_batch_norm": False})
+        starts[job.row.name] = "shared" if config.source.checkpoint else "own" if config.trains_source else "none"
+        assert (starts[job.row.name] == "shared") == (own == first and not job.is_source), job.row.name
+    assert {**starts, "Source": "own", "CBST": "shared", "SHOT": "own", "MCD": "none"} == starts

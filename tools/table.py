@@ -1,18 +1,23 @@
 #!/usr/bin/env python3
-"""Run a table's missing runs and write its CSV and Markdown: `python tools/table.py digits --jobs 2`."""
+"""Run a table's missing runs, add them to its CSV, write its Markdown and LaTeX: `python tools/table.py digits`."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from uda.errors import UserError
-from uda.tables import jobs_of, load_table, run_jobs, write_table
+from uda.tables import Ledger, choose_jobs, collect, jobs_of, load_table, run_jobs, write_document, write_published
 
 EXAMPLES = """\
 examples:
-  python tools/table.py digits --jobs 2                     run what is missing, write results/digits.csv
-  python tools/table.py digits --collect --into README.md   write the CSV from finished runs, and README's table
-  python tools/table.py pacs --jobs 1 -- runtime.device=cpu"""
+  python tools/table.py digits --jobs 2                     run what is missing, add it to results/digits.csv
+  python tools/table.py digits --rows 'MCD,ADR*' --seeds 0  a part of it
+  python tools/table.py digits --collect --into README.md   add finished runs, write the CSV and README's table
+  python tools/table.py visda2017 --published               a table of published figures, results/published/
+  python tools/table.py pacs --jobs 1 -- runtime.device=cpu
+
+A run whose row is in the CSV is not run again, unless its recipe has changed since (or with --again). Each run is added
+to the CSV as it ends; rows stay there until they are made anew, so a table may grow over days and machines."""
 
 
 def main() -> int:
@@ -21,22 +26,50 @@ def main() -> int:
     )
     parser.add_argument("table", help="a table in configs/tables/, or a path")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); the cores are shared out")
+    parser.add_argument("--rows", default="*", metavar="NAMES", help="run these rows alone: names with * and ?, commas")
+    parser.add_argument("--pairs", default="*", metavar="NAMES", help="run these pairs alone: photo_to_*")
+    parser.add_argument("--seeds", default="*", metavar="SEEDS", help="run these seeds alone: 0,1")
+    parser.add_argument("--again", action="store_true", help="run also what the CSV has, if its run folder is gone")
+    parser.add_argument("--prune", action="store_true", help="drop rows from the CSV that the table no longer has")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/tables"), help="where the runs lie (default runs/tables)"
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="where the CSV goes (default results)")
     parser.add_argument(
-        "--into", type=Path, metavar="FILE", help="also write the table into this document's marked block"
+        "--into", type=Path, metavar="FILE", help="also write the table into this document's marked blocks"
     )
     parser.add_argument("--collect", action="store_true", help="run nothing, write what is finished")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes for every run")
+    parser.add_argument("--published", action="store_true", help="write a table of published figures instead")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="runtime and report settings of all runs")
     options = parser.parse_intermixed_args()
+
+    def say(line: str) -> None:
+        print(line, flush=True)
+
     try:
+        if options.published:
+            print(write_published(options.table, options.results / "published", options.into), end="")
+            return 0
         table = load_table(options.table)
         jobs = jobs_of(table, options.runs, options.overrides)
+        failed = ""
         if not options.collect:
-            run_jobs(jobs, max(1, options.jobs), log=lambda line: print(line, flush=True))
-        print(write_table(table, jobs, options.results, options.into), end="")
+            chosen = choose_jobs(jobs, options.rows, options.pairs, options.seeds)
+            recorded = None if options.again else Ledger.read(options.results, table.name)
+            try:
+                run_jobs(
+                    chosen,
+                    max(1, options.jobs),
+                    log=say,
+                    recorded=recorded,
+                    after=lambda job: collect(table, [job], options.results, log=say),
+                )
+            except UserError as error:
+                failed = str(error)
+        collect(table, jobs, options.results, options.prune, log=say)
+        print(write_document(table.name, options.results, options.into), end="")
+        if failed:
+            raise UserError(failed)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

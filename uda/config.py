@@ -673,19 +673,21 @@ NOT_IDENTITY = (
 )
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
 def differing_keys(config: Config, saved: Mapping[str, Any], skip: Iterable[str] = NOT_IDENTITY) -> list[str]:
     """Keys in which a saved config differs from this one, as `key: saved -> now`, but for some sections and keys."""
 
-    def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-        leaves: dict[str, Any] = {}
-        for key, value in values.items():
-            if isinstance(value, Mapping):
-                leaves |= flat(value, f"{prefix}{key}.")
-            else:
-                leaves[f"{prefix}{key}"] = value
-        return leaves
-
-    now, then = flat(config.model_dump(mode="json")), flat(saved)
+    now, then = flatten(config.model_dump(mode="json")), flatten(saved)
     return [
         f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(now.keys() | then.keys())

@@ -233,7 +233,7 @@ class Run:
         """Train and report the source model. Returns its prediction where round 0 may choose from it as it is."""
         settings = self.config.source
         started = time.monotonic()
-        trained = self.config.trains_source
+        trained, plan = self.config.trains_source, []
         if trained:
             plan = epoch_steps(len(self.source_batches(0, None)), settings.epochs, settings.steps)
             self._train(
@@ -252,7 +252,7 @@ class Run:
         if self.ranks.is_main:
             whole, seconds = predicted.whole, time.monotonic() - started
             reached = self.accuracy(whole) if trained or settings.checkpoint else None  # else there is no source model
-            self.report.source(reached, self.validate(whole), seconds)
+            self.report.source(reached, self.validate(whole), seconds, sum(plan))
         following = "round" if self.rounds else "adaptation" if self.method.adapts else "done"
         self._save(Progress(following, seconds=self.seconds))
         return None if self._stage_settings.adapt_batch_norm else predicted

@@ -16,6 +16,7 @@ def summarise(
 
     `final` is the last round, or the source model where there are none. `label_free_choice` and `oracle_best` are
     among the rounds only; without rounds they name none. Figures that need target labels are None without them.
+    `steps` are all training steps of this run, those behind a `source.checkpoint` not among them.
     """
     training = config.self_training
     last = rounds[-1] if rounds else source
@@ -35,6 +36,7 @@ def summarise(
             {key: value for key, value in record.items() if key not in ("accuracy", "gallery")} | _accuracy(record)
             for record in rounds
         ],
+        "steps": _steps(config, source, rounds),
         "seconds": seconds,
     }
 
@@ -42,6 +44,14 @@ def summarise(
 def _accuracy(record: Mapping[str, Any] | None) -> dict[str, Any]:
     known = (record or {}).get("accuracy") or {}
     return {name: known.get(name, {} if name == "per_class" else None) for name in _ACCURACY}
+
+
+def _steps(config: Config, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]]) -> int | None:
+    """Steps of all stages: each round is one, intervals are parts of one. None where the records do not tell."""
+    stages = [record.get("steps") for record in (source or {}, *rounds)]
+    if METHODS[config.method].adapts:
+        stages = [stages[0], *stages[-1:]] if rounds else stages
+    return None if None in stages else sum(stages)
 
 
 def _best(rounds: Sequence[Mapping[str, Any]], scores: Sequence[float | None]) -> dict[str, Any]:

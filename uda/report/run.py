@@ -102,9 +102,9 @@ class RunReport:
         rounds = records.read_rounds(self.folder)[: None if last is None else last + 1]
         return summarise(self.config, self._source(), rounds, 0.0)["label_free_choice"]["round"]
 
-    def source(self, accuracy: Accuracy | None, validators: dict[str, float], seconds: float) -> None:
-        """Report the source model: `rounds/source.json`, TensorBoard, the table's first row."""
-        record = {**_accuracy_fields(accuracy), "validators": validators, "seconds": seconds}
+    def source(self, accuracy: Accuracy | None, validators: dict[str, float], seconds: float, steps: int = 0) -> None:
+        """Report the source model, trained for `steps`: `rounds/source.json`, TensorBoard, the table's first row."""
+        record = {"steps": steps, **_accuracy_fields(accuracy), "validators": validators, "seconds": seconds}
         records.write_record(records.source_file(self.folder), record)
         record = self._source()
         self._print_row(table.source_row(record, METHODS[self.config.method].adapts), record)

@@ -1,0 +1,40 @@
+"""Tables of runs: which are missing, run them, one CSV row a run, Markdown and LaTeX from the CSV.
+
+A table grows: its CSV is committed and keeps the row of every run that finished, on whatever machine, so that no run
+folder needs to be kept for it. Rows that train the same source stage as the first row start from that row's weights,
+pair by pair and seed by seed, so that they differ in what is compared and in nothing else.
+"""
+
+from uda.tables.collect import collect, write_document, write_published
+from uda.tables.comparison import paired_bootstrap, rank_correlation
+from uda.tables.definition import Row, Table, load_table
+from uda.tables.jobs import Job, choose_jobs, jobs_of, run_jobs
+from uda.tables.latex import published_latex, to_latex
+from uda.tables.ledger import COLUMNS, INNER, Ledger, read_csv, to_csv
+from uda.tables.markdown import insert_markdown, published_markdown, to_markdown, validator_markdown
+
+__all__ = [
+    "COLUMNS",
+    "INNER",
+    "Job",
+    "Ledger",
+    "Row",
+    "Table",
+    "choose_jobs",
+    "collect",
+    "insert_markdown",
+    "jobs_of",
+    "load_table",
+    "paired_bootstrap",
+    "published_latex",
+    "published_markdown",
+    "rank_correlation",
+    "read_csv",
+    "run_jobs",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+    "validator_markdown",
+    "write_document",
+    "write_published",
+]

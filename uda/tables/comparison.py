@@ -1,0 +1,153 @@
+"""Statistics of a table: spread over seeds, paired differences between rows, how well a score ranks.
+
+They work on records as the CSVs hold them: text, empty where a figure is not known.
+"""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from uda.tables.ledger import REPORT_COLUMNS
+
+Record = Mapping[str, str]
+
+#: The row that the others are compared with.
+REFERENCE = "CBST"
+DRAWS = 10_000
+#: Fewer points have too few orders for a correlation to say anything.
+LEAST_POINTS = 3
+
+
+def names_of(records: Sequence[Record]) -> list[str]:
+    """Names of the rows, in their order."""
+    return list(dict.fromkeys(record["row"] for record in records))
+
+
+def pairs_of(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """Pairs of domains, in their order."""
+    return list(dict.fromkeys((record["source"], record["target"]) for record in records))
+
+
+def select(records: Sequence[Record], row: str, pair: tuple[str, str] | None = None) -> list[Record]:
+    """The records of a row, of one pair or of all."""
+    return [
+        record for record in records if record["row"] == row and pair in (None, (record["source"], record["target"]))
+    ]
+
+
+def numbers(records: Sequence[Record], key: str) -> list[float]:
+    """A column's figures, without what is not known."""
+    return [float(record[key]) for record in records if record[key]]
+
+
+def mean_over_pairs(records: Sequence[Record], row: str) -> list[float]:
+    """A row's class mean over all pairs, of each seed that has every pair."""
+    pairs = pairs_of(records)
+    by_seed: dict[str, list[float]] = {}
+    for record in select(records, row):
+        if record["class_mean"]:
+            by_seed.setdefault(record["seed"], []).append(float(record["class_mean"]))
+    return [statistics.mean(found) for found in by_seed.values() if len(found) == len(pairs)]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A mean of paired differences."""
+
+    mean: float
+    count: int
+    """Pairs that it is the mean of."""
+    interval: tuple[float, float] | None
+    """95 %; None for a single pair, which has no spread."""
+
+
+def paired_bootstrap(differences: Sequence[float]) -> Difference | None:
+    """Mean of paired differences with its percentile bootstrap interval of 95 %: 10,000 draws, seeded.
+
+    With n differences the interval is that of n points drawn with replacement: for five of them it is somewhat too
+    narrow, as every bootstrap of so few is. None without differences.
+    """
+    values = np.asarray(differences, dtype=np.float64)
+    if not len(values):
+        return None
+    interval = None
+    if len(values) > 1:
+        drawn = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
+        low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
+        interval = (float(low), float(high))
+    return Difference(float(values.mean()), len(values), interval)
+
+
+def difference_to_reference(records: Sequence[Record], row: str, reference: str = REFERENCE) -> Difference | None:
+    """A row's class mean less the reference's, paired by domains and seed; None without a pair, or for itself."""
+    if row == reference:
+        return None
+    of_reference, of_row = (
+        {(r["source"], r["target"], r["seed"]): float(r["class_mean"]) for r in select(records, n) if r["class_mean"]}
+        for n in (reference, row)
+    )
+    return paired_bootstrap([value - of_reference[unit] for unit, value in of_row.items() if unit in of_reference])
+
+
+def rank_correlation(scores: Sequence[float], truth: Sequence[float]) -> float | None:
+    """Spearman's rho, -1 to 1; None for fewer than three points, or where either is constant."""
+    if len(scores) < LEAST_POINTS or len(set(scores)) == 1 or len(set(truth)) == 1:
+        return None
+    from scipy.stats import spearmanr
+
+    return float(spearmanr(scores, truth).statistic)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How well a score that needs no label judges models, by the oracle class mean."""
+
+    correlations: tuple[float, ...]
+    """Spearman's rho in each group of models."""
+    losses: tuple[float, ...]
+    """Class mean of each group's best model less that of the score's choice."""
+
+
+def validators_of(reports: Sequence[Record]) -> list[str]:
+    """Names of the validators that reports hold."""
+    return [key for key in (reports[0] if reports else {}) if key not in REPORT_COLUMNS]
+
+
+def runs_of(reports: Sequence[Record]) -> list[list[Record]]:
+    """The reports with a known class mean, run by run."""
+    runs: dict[tuple[str, ...], list[Record]] = {}
+    for report in reports:
+        if report["class_mean"]:
+            run = tuple(report[key] for key in ("row", "source", "target", "seed"))
+            runs.setdefault(run, []).append(report)
+    return list(runs.values())
+
+
+def last_reports(reports: Sequence[Record]) -> list[list[Record]]:
+    """The last report of every run, grouped by pair and seed: one model a method."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for run in runs_of(reports):
+        groups.setdefault(tuple(run[-1][key] for key in ("source", "target", "seed")), []).append(run[-1])
+    return list(groups.values())
+
+
+def choice_of(validator: str, models: Sequence[Record]) -> Record:
+    """The model that a validator likes best, the first of them where several are equal."""
+    return max(models, key=lambda model: float(model[validator]))
+
+
+def judge(validator: str, groups: Sequence[Sequence[Record]]) -> Judgement:
+    """What a validator makes of groups of models; a group needs two models, and their scores, to choose from."""
+    correlations, losses = [], []
+    for models in groups:
+        models = [model for model in models if model[validator]]
+        if len(models) < 2:
+            continue
+        truth = numbers(models, "class_mean")
+        correlation = rank_correlation(numbers(models, validator), truth)
+        if correlation is not None:
+            correlations.append(correlation)
+        losses.append(max(truth) - float(choice_of(validator, models)["class_mean"]))
+    return Judgement(tuple(correlations), tuple(losses))

@@ -1,0 +1,48 @@
+"""What a table compares: its YAML in configs/tables/."""
+
+from pathlib import Path
+
+import yaml
+from pydantic import Field, ValidationError
+
+from uda.config import ROOT, Settings
+from uda.errors import UserError
+
+
+class Row(Settings):
+    """One line of a table: a config and what is changed in it."""
+
+    name: str
+    """What the table calls it."""
+    cfg: str
+    """Config in configs/."""
+    set: list[str] = Field(default_factory=list)
+    """Overrides."""
+
+
+class Table(Settings):
+    """A comparison: rows x pairs of domains x seeds."""
+
+    name: str
+    """Name of the CSV and of the folder of runs."""
+    seeds: list[int] = Field(min_length=1)
+    """Seeds of every row."""
+    pairs: list[tuple[str, str]] = Field(min_length=1)
+    """Source and target domains."""
+    rows: list[Row] = Field(min_length=1)
+    """The source model first."""
+
+
+def load_table(path: str | Path) -> Table:
+    """Read a table's YAML. Raises UserError with what is wrong."""
+    path = Path(path)
+    if not path.is_file():
+        path = ROOT / "configs" / "tables" / f"{path.stem}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise UserError(f"{path.name}: no such table in configs/tables/ (known: {known})")
+    try:
+        return Table.model_validate({"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))})
+    except ValidationError as error:
+        problems = [f"{path.name}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        raise UserError("\n".join(problems)) from None
