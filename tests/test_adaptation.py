@@ -27,6 +27,7 @@ NEEDED = {
     "fixmatch": ["adaptation.strong={scale: [0.5, 1.0], rand_augment: 9}"],
     "shot": ["source.epochs=1", "adaptation.batch.source=0"],
 }
+SEPARATE = "adaptation.forward=separate"
 ADAPTING = sorted(name for name, method in METHODS.items() if method.adapts)
 
 
@@ -86,8 +87,7 @@ def test_target_labels_cannot_reach_a_method(execute, tmp_path, monkeypatch):
         watched = lambda self, batch, loss=loss: seen.append(batch) or loss(self, batch)  # noqa: E731
         monkeypatch.setattr(METHODS[name], "loss", watched)
         execute(tmp_path / name, name)
-    without, source_free = (batch for batch in seen if len(batch) in (9, 5)), seen[-1]
-    first = next(without)
+    first, source_free = seen[0], seen[-1]
     assert first.labels[:4].sum(1).tolist() == [1] * 4 and first.labels[4:].sum() == 0
     assert first.is_target.tolist() == [False] * 4 + [True] * 5
     assert source_free.is_target.all() and source_free.labels.sum(1).tolist() == [1] * 5
@@ -127,11 +127,19 @@ def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_
         ("dann", ["adaptation.batch.source=1"], "at least two source images"),
         ("mcc", ["adaptation.batch.target=40"], "40 images in a batch, but the target domain has only 32"),
         ("mcc", ["adaptation.batch.source=33"], "33 images in a batch, but the source domain has only 32"),
-        ("mcc", ["adaptation.batch.source=2", "runtime.accumulate=3"], "each needs one of either domain"),
+        (
+            "mcc",
+            ["adaptation.batch={source: 6, target: 4}", "runtime.accumulate=3"],
+            "target: 4 images cannot",
+        ),
+        ("mcc", ["adaptation.batch={source: 2, target: 4}", "runtime.accumulate=2", SEPARATE], "two at least to each"),
+        ("shot", ["adaptation.batch.source=4"], "'shot' is source-free; set it to 0, not 4"),
+        ("source_only", [], "0 leaves method 'source_only' without a source model"),
         ("mcd", ["runtime.accumulate=2"], "method 'mcd' updates several times a batch"),
         ("adr", ["model.dropout=0"], "'adr' compares two dropout passes"),
         ("fixmatch", ["adaptation.strong=null"], "'fixmatch' compares two views"),
         ("fixmatch", ["method_options={threshold: 0.9, portion: 0.5}"], "a threshold or a portion, not both"),
+        ("mmd", ["method_options={exponents: []}"], "exponents: tuple should have at least 1 item"),
         ("mcc", ["transforms.source={rand_augment: 9}", "transforms.kind=affine"], "rand_augment: only"),
     ],
 )

@@ -300,7 +300,8 @@ class RuntimeSettings(Settings):
     channels_last: bool | None = None
     """Memory format of images and weights; null: for convolutional networks on CUDA and CPUs."""
     compile: bool = False
-    """torch.compile of the network: a minute or more at the start, then faster steps on most devices."""
+    """torch.compile of the network: a minute or more at the start, then faster steps on most devices. MCD, ADR and ENT
+    pass its parts one by one and gain nothing."""
     fused: bool | None = None
     """The optimiser's update in one kernel; null: on CUDA (on CPUs it rounds otherwise, for a percent or two)."""
     tf32: bool = True
@@ -649,7 +650,6 @@ def _check_names(content: Mapping[str, Any], origins: Mapping[str, str], default
 def _check_options(content: Mapping[str, Any], origins: Mapping[str, str], default: str) -> list[str]:
     """Settings of one method alone, which that method's `Options` describe."""
     from uda.methods import METHODS
-    from uda.selectors import SELECTORS
 
     name, options = content.get("method", Config.model_fields["method"].default), content.get("method_options", {})
     if not isinstance(name, str) or name not in METHODS or not isinstance(options, Mapping):
@@ -659,10 +659,8 @@ def _check_options(content: Mapping[str, Any], origins: Mapping[str, str], defau
         known.model_validate(options)
     except ValidationError as error:
         return [_explain(entry, origins, default, known, ("method_options",)) for entry in error.errors()]
-    try:
-        SELECTORS[options.get("selector", "softmax")]
-    except UserError as error:
-        return [f"{_origin('method_options.selector', origins, default)}: method_options.selector: {error}"]
+    except UserError as error:  # a name that its registry does not know
+        return [f"{_origin('method_options', origins, default)}: method_options: {error}"]
     return []
 
 

@@ -1,14 +1,32 @@
 """Losses on unlabelled target images: functions of their logits (B, K) to a scalar, small where the model is sure."""
 
 from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec
 
 import torch
 from torch import Tensor
 
 from uda.registry import Registry
 
+P = ParamSpec("P")
+
 #: Functions `(logits (B, K)) -> scalar`.
 UNLABELLED_LOSSES: Registry[Callable[[Tensor], Tensor]] = Registry("unlabelled loss")
+
+
+def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
+    """Compute a loss outside of autocast, with bf16 and fp16 arguments as fp32: its sums and differences need them."""
+
+    @wraps(function)
+    def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
+        low = (torch.bfloat16, torch.float16)
+        args = [arg.float() if isinstance(arg, Tensor) and arg.dtype in low else arg for arg in args]
+        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        with torch.autocast(device, enabled=False):
+            return function(*args, **kwargs)
+
+    return computed
 
 
 @UNLABELLED_LOSSES.register("none")
@@ -18,6 +36,7 @@ def none(logits: Tensor) -> Tensor:
 
 
 @UNLABELLED_LOSSES.register("entropy")
+@full_precision
 def entropy(logits: Tensor) -> Tensor:
     """Mean entropy of the predictions, in nats, 0 to log K (Grandvalet and Bengio, NeurIPS 2004)."""
     log_p = logits.log_softmax(1)
@@ -25,13 +44,16 @@ def entropy(logits: Tensor) -> Tensor:
 
 
 @UNLABELLED_LOSSES.register("im")
+@full_precision
 def information_maximisation(logits: Tensor) -> Tensor:
     """Mean entropy less the entropy of the mean prediction, in nats, -log K to 0 (SHOT, Liang et al., ICML 2020)."""
-    mean = logits.softmax(1).mean(0)
-    return entropy(logits) - torch.special.entr(mean).sum()
+    # By logarithms: p log p has an infinite slope at a class that no image is predicted to have.
+    log_mean = logits.log_softmax(1).logsumexp(0) - torch.tensor(float(len(logits))).log()
+    return entropy(logits) + (log_mean.exp() * log_mean).sum()
 
 
 @UNLABELLED_LOSSES.register("mcc")
+@full_precision
 def minimum_class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
     """Minimum class confusion (Jin et al., ECCV 2020): how often two classes share a prediction, 0 to 1.
 
@@ -43,5 +65,5 @@ def minimum_class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
     certainty = 1 + torch.exp(-torch.special.entr(p.detach()).sum(1, keepdim=True))
     weight = certainty * len(p) / certainty.sum()
     confusion = (weight * p).T @ p
-    confusion = confusion / confusion.sum(1, keepdim=True)
+    confusion = confusion / confusion.sum(1, keepdim=True).clamp(min=torch.finfo(p.dtype).tiny)
     return 1 - confusion.diagonal().mean()

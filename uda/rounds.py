@@ -1,6 +1,7 @@
 """The whole circle: source training, then rounds of predict -> select -> fit -> report, or one stage of adaptation."""
 
 import hashlib
+import io
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -121,12 +122,19 @@ class Run:
         if method.adapts:
             domains = self.config.adaptation.batch
             sizes["adaptation.batch"] = domains.source + domains.target
-            for name, size in (("source", domains.source), ("target", domains.target)):
-                if 0 < size < parts:
-                    raise UserError(
-                        f"adaptation.batch.{name}: {size} images cannot be dealt out to {parts} (processes times "
-                        "runtime.accumulate): each needs one of either domain; enlarge it, or start fewer processes"
-                    )
+            shares = {"adaptation.batch.source": domains.source, "adaptation.batch.target": domains.target}
+            stage = self.config.adaptation
+        else:
+            shares = {"self_training.batch.unlabelled": batch.unlabelled} if method.rounds else {}
+            stage = self.config.self_training
+        # Losses are means over a domain's images, so each part needs as many of them as the others.
+        least = 2 * parts if stage.forward == "separate" and stage.batch_norm == "train" else parts
+        for key, size in shares.items():
+            if size % parts or 0 < size < least:
+                raise UserError(
+                    f"{key}: {size} images cannot be dealt out evenly to {parts} (processes times runtime.accumulate)"
+                    f"{', two at least to each' if least > parts else ''}; change it, or the number of processes"
+                )
         if method.rounds:
             alone = self.config.self_training.on_empty == "continue"  # source images without any selected
             fixed = (batch.source or 0) + (0 if alone else batch.selected or 0)
@@ -137,12 +145,16 @@ class Run:
                     f"{key}: a batch of {size} images cannot be dealt out to {parts} (processes times "
                     "runtime.accumulate): each needs two at least; enlarge it, or start fewer processes"
                 )
-        for section in ("self_training", "adaptation"):
-            if self.config.runtime.sync_batch_norm and getattr(self.config, section).forward == "separate":
-                raise UserError(
-                    f"runtime.sync_batch_norm: not with {section}.forward=separate, where a process may have no image "
-                    "of one domain"
-                )
+        if self.config.runtime.sync_batch_norm and stage.forward == "separate":
+            raise UserError(
+                f"runtime.sync_batch_norm: not with {'adaptation' if method.adapts else 'self_training'}.forward="
+                "separate, where a process may have no image of one domain"
+            )
+        if not (method.adapts or self.config.trains_source or self.config.source.checkpoint):
+            raise UserError(
+                f"source.epochs: 0 leaves method '{self.config.method}' without a source model; train one, or name "
+                "its weights by source.checkpoint"
+            )
 
     def _check_same_images(self) -> None:
         domains = (self.domains.source, self.domains.target)
@@ -233,8 +245,14 @@ class Run:
         """Train and report the source model. Returns its prediction where round 0 may choose from it as it is."""
         settings = self.config.source
         started = time.monotonic()
-        trained, plan = self.config.trains_source, []
-        if trained:
+        following = "round" if self.rounds else "adaptation" if self.method.adapts else "done"
+        if not (self.config.trains_source or settings.checkpoint):  # no source model to save or to judge
+            if self.ranks.is_main:
+                self.report.source(None, {}, 0.0)
+            self._save(Progress(following, seconds=self.seconds))
+            return None
+        plan = []
+        if self.config.trains_source:
             plan = epoch_steps(len(self.source_batches(0, None)), settings.epochs, settings.steps)
             self._train(
                 self.source_method,
@@ -251,9 +269,7 @@ class Run:
         predicted = self.predict()
         if self.ranks.is_main:
             whole, seconds = predicted.whole, time.monotonic() - started
-            reached = self.accuracy(whole) if trained or settings.checkpoint else None  # else there is no source model
-            self.report.source(reached, self.validate(whole), seconds, sum(plan))
-        following = "round" if self.rounds else "adaptation" if self.method.adapts else "done"
+            self.report.source(self.accuracy(whole), self.validate(whole), seconds, sum(plan))
         self._save(Progress(following, seconds=self.seconds))
         return None if self._stage_settings.adapt_batch_norm else predicted
 
@@ -296,8 +312,8 @@ class Run:
             begun = self.progress.epoch == interval and self.progress.step
             if self.method.prepares and not begun:
                 predicted = predicted or self._adapted_predict()
-                found = self.method.prepare(predicted.whole) if self.ranks.is_main else None
-                self.method.prepared = self.ranks.broadcast(found)
+                found = self.method.prepare(predicted.whole) if self.ranks.is_main else {}
+                self.method.prepared = self._of_rank_0(found)
             return self.adaptation_batches().window(settings.interval * interval, plan[interval])
 
         def report(interval: int, scalars: dict[str, float]) -> None:
@@ -450,9 +466,11 @@ class Run:
                     begin=begin,
                     pauses=pauses,
                 )
-                begin = EpochState()
                 if after is not None:
+                    if self.progress.step < plan[epoch]:  # what comes now may outlast a signal's grace
+                        save(epoch, EpochState(plan[epoch], begin.sums))
                     after(epoch, scalars)
+                begin = EpochState()
                 due = pauses.due()  # asked in the last epoch too: all ranks leave together
                 if due or after is not None or epoch + 1 == len(plan):
                     save(epoch + 1, begin)
@@ -496,6 +514,15 @@ class Run:
         """This rank's row; the mean where another number of ranks saved."""
         same = len(of_every_rank) == self.ranks.world
         return (of_every_rank[self.ranks.rank] if same else of_every_rank.mean(0)).squeeze(0)
+
+    def _of_rank_0(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Rank 0's arrays on every rank."""
+        if self.ranks.world == 1:
+            return arrays
+        buffer = io.BytesIO()
+        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, buffer)
+        content = self.ranks.broadcast(buffer.getvalue() if self.ranks.is_main else None)
+        return {name: array.numpy() for name, array in torch.load(io.BytesIO(content), weights_only=True).items()}
 
     def _save_weights(self, name: str) -> None:
         save_network(self.engine.network, self.folder.checkpoints / f"{name}.safetensors", self.description)

@@ -122,9 +122,9 @@ def test_minimax_one_update_long_hand(name, batch):
 
     def long_hand():
         x = features()
-        moved(g + classifier, cross_entropy(logits(x[:3]), truth))
+        moved(g + classifier, cross_entropy(logits(x)[:3], truth))
         x = features()
-        moved(classifier, cross_entropy(logits(x.detach()[:3]), truth) - 0.6 * figure(x.detach()[3:]))
+        moved(classifier, cross_entropy(logits(x.detach())[:3], truth) - 0.6 * figure(x.detach()[3:]))
         moved(g, 0.6 * figure(x[3:]))
         x = features()
         moved(g, 0.6 * figure(x[3:]))
@@ -165,12 +165,108 @@ def test_dann_moves_the_features_against_the_domain_loss_and_the_domain_classifi
     assert_equal(method.modules["domain"], domain)
 
 
+def loss_of(name, batch, *overrides):
+    """A method's loss in eval mode, its network and itself."""
+    network, method, _ = build(name, *overrides)
+    network.eval(), method.modules.eval()
+    return float(method.loss(batch)[0]), network, method
+
+
+def entropies(q):
+    return -(q * q.log()).sum(1)
+
+
+def test_losses_of_one_phase_by_hand(batch):
+    """Cross-entropy of the source plus, not minus, weight times what is to become small on the target."""
+    labels = torch.tensor([0, 1, 2])
+    found, network, _ = loss_of("entmin", batch, "method_options={weight: 0.3}")
+    logits = network(batch.images).logits
+    source, q = cross_entropy(logits[:3], labels), p(logits[3:])
+    assert found == pytest.approx(float(source + 0.3 * entropies(q).mean()), rel=1e-5)
+
+    found, _, _ = loss_of("mcc", batch, "method_options={weight: 0.3, temperature: 1.0}")
+    w = 1 + torch.exp(-entropies(q))
+    confusion = (w[:, None] / w.mean() * q).T @ q
+    beside = 1 - (confusion / confusion.sum(1, keepdim=True)).diagonal().mean()
+    assert found == pytest.approx(float(source + 0.3 * beside), rel=1e-5)
+
+    found, network, _ = loss_of("mmd", batch, "method_options={weight: 0.3, exponents: [0]}")
+    x = network(batch.images).features
+    d = ((x[:, None] - x) ** 2).sum(2)
+    kernel = torch.exp(-d / (2 * d.sum() / 30))
+    pairs = [(i, j) for i in range(3) for j in range(3) if i != j]
+    within = sum(kernel[i, j] + kernel[i + 3, j + 3] for i, j in pairs) / 6
+    assert found == pytest.approx(float(source + 0.3 * (within - 2 * kernel[:3, 3:].mean())), rel=1e-4)
+
+
+def test_shot_by_hand(batch):
+    """Mean entropy less entropy of the mean, plus beta times the cross-entropy with the centroids' labels."""
+    batch.images, batch.is_target = batch.images[3:], torch.ones(3, dtype=torch.bool)
+    batch.labels = one_hot(torch.tensor([1, 2, 0]), K).float()
+    found, network, _ = loss_of("shot", batch, "method_options={weight: 0.4}")
+    q = p(network(batch.images).logits)
+    diversity = float(-(q.mean(0) * q.mean(0).log()).sum())
+    labels = float(-(batch.labels * q.log()).sum(1).mean())
+    assert found == pytest.approx(float(entropies(q).mean()) - diversity + 0.4 * labels, rel=1e-4)
+
+
+def test_fixmatch_by_hand(batch):
+    """Threshold at the middle one of three: two plain views are kept, and their strong views learn their labels."""
+    strong = 1 - batch.images[3:]
+    labels = torch.cat([batch.labels, torch.zeros(3, K)])
+    view = torch.tensor([0] * 6 + [1] * 3)
+    both = Batch(torch.cat([batch.images, strong]), labels, (view + 1), torch.arange(9) >= 3, view)
+    network, _, _ = build("fixmatch", "adaptation.strong={jitter: 0.3}")
+    network.eval()
+    q, strong_q = p(network(batch.images).logits), p(network(strong).logits)
+    sure, chosen = q[3:].max(1)
+    threshold = float(sure.sort().values[1])
+    options = f"method_options={{threshold: {threshold - 1e-6}, weight: 0.5}}"
+    found, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", options)
+    each = [-float(strong_q[i, chosen[i]].log()) for i in range(3) if sure[i] >= threshold]
+    source = float(cross_entropy(q[:3].log(), torch.tensor([0, 1, 2])))
+    assert len(each) == 2 and found == pytest.approx(source + 0.5 * sum(each) / 3, rel=1e-4)
+    _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", "method_options={portion: 0.34}")
+    kept = method.pseudo_labels(network(both.images), both.is_target & (view == 0))[1]
+    assert kept.tolist() == [float(i == int(sure.argmax())) for i in range(3)]
+
+
+@pytest.mark.parametrize("products", [4096, 2])
+def test_cdan_one_update_long_hand(batch, monkeypatch, products):
+    """Features times predictions, or their random map; surer images count more; the gradient comes back reversed."""
+    monkeypatch.setattr("uda.methods.cdan.MOST_PRODUCTS", products)
+    network, method, engine = build("cdan", "method_options={hidden: 5, random_width: 7}")
+    net, own = copy.deepcopy(network), copy.deepcopy(method.modules)
+    net.train(), own.train()
+    shared = [*net.backbone.parameters(), *net.head.parameters()]
+    strength = 2 / (1 + torch.tensor(-10 * 0.3).exp().item()) - 1
+    x = net.head(net.backbone(batch.images))
+    logits = net.classifier(x)
+    q = p(logits).detach()
+    if products == 2:
+        joint = (x @ own["joint"].features) * (q @ own["joint"].classes) / 7**0.5
+    else:
+        joint = torch.stack([torch.outer(a, b).flatten() for a, b in zip(q, x, strict=True)])
+    weight = 1 + torch.exp(-entropies(q))
+    domain = torch.sigmoid(own["domain"](joint).squeeze(1))
+    each = -torch.cat([(1 - domain[:3]).log(), domain[3:].log()]) * weight
+    domain_loss = (each[:3].sum() / weight[:3].sum() + each[3:].sum() / weight[3:].sum()) / 2
+    label_loss = cross_entropy(logits[:3], torch.tensor([0, 1, 2]))
+    towards = torch.autograd.grad(label_loss, shared, retain_graph=True)
+    against = torch.autograd.grad(domain_loss, shared)
+    with torch.no_grad():
+        for parameter, a, b in zip(shared, towards, against, strict=True):
+            parameter -= LR * (a - strength * b)
+    method.progress = 0.3
+    step(method, engine, batch)
+    for value, expected in zip([*network.backbone.parameters(), *network.head.parameters()], shared, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_shot_leaves_the_classifier_where_it_is(batch):
     network, method, engine = build("shot")
     before = copy.deepcopy(network)
-    labels = batch.labels.clone()
-    labels[3:] = one_hot(torch.tensor([1, 2, 0]), K).float()
-    batch.labels = labels
+    batch.labels = one_hot(torch.tensor([1, 2, 0, 1, 2, 0]), K).float()
     step(method, engine, batch)
     assert torch.equal(network.classifier.weight, before.classifier.weight)
     assert torch.equal(network.classifier.bias, before.classifier.bias)

@@ -4,13 +4,12 @@ from abc import abstractmethod
 
 import torch
 from pydantic import Field
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
 from uda.config import Config, Settings
 from uda.data.loaders import Batch
 from uda.errors import UserError
-from uda.losses import entropy
+from uda.losses import entropy, full_precision
 from uda.methods.base import METHODS, Method, Optimizer
 from uda.models import Network
 
@@ -32,7 +31,7 @@ class _Minimax(Method):
     def figure(self, features: Tensor) -> Tensor:
         """What head and generator contend for, from the target's features (B, D), a scalar."""
 
-    def parameter_groups(self) -> dict[str, list]:
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         network = self.network
         generator = [*network.backbone.parameters(), *network.head.parameters()]
         return {"backbone": generator, "classifier": list(network.classifier.parameters())}
@@ -64,8 +63,7 @@ class _Minimax(Method):
 
     def source(self, features: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the source images."""
-        is_source = ~batch.is_target
-        return cross_entropy(self.network.logits(features[is_source]), batch.labels[is_source])
+        return self.source_loss(self.network.logits(features), batch)
 
 
 @METHODS.register("adr")
@@ -89,6 +87,7 @@ class EntropyMinimax(_Minimax):
         return entropy(self.network.logits(features))
 
 
+@full_precision
 def symmetric_kl(first: Tensor, second: Tensor) -> Tensor:
     """Mean over images of (KL(p1 || p2) + KL(p2 || p1)) / 2, from logits (B, K), in nats."""
     log_p, log_q = first.log_softmax(1), second.log_softmax(1)

@@ -75,8 +75,8 @@ class Method:
     def prepare(self, prediction: Prediction) -> dict[str, np.ndarray]:
         """What the method takes from a prediction of the whole target; `prepared` has it until the next report.
 
-        Called before each interval of the adaptation stage, on rank 0 of a job. The array `labels`, (N, K) float32,
-        is what the batches hold as labels of target images.
+        Called before each interval of the adaptation stage, on rank 0 of a job. The array `labels`, class numbers (N,)
+        int64 or distributions (N, K) float32, is what the batches hold as labels of target images.
         """
         return {}
 
@@ -116,6 +116,8 @@ def check_batch(method: type[Method], name: str, config: Config) -> None:
             f"adaptation.batch.source: method '{name}' needs both domains in every batch, and at least two source "
             f"images for BatchNorm; got {batch.source}"
         )
+    if not method.needs_source and batch.source:
+        raise UserError(f"adaptation.batch.source: method '{name}' is source-free; set it to 0, not {batch.source}")
     if method.views > 1 and config.adaptation.strong is None:
         raise UserError(f"adaptation.strong: method '{name}' compares two views of a target image; describe the strong")
 

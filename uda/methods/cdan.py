@@ -2,13 +2,17 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from uda.config import Config, Settings
 from uda.data.loaders import Batch
+from uda.losses import full_precision
 from uda.methods.base import METHODS, Method
 from uda.methods.dann import domain_classifier, domain_loss, reverse_gradient, warm_up
 from uda.models import Network
+
+#: Products of a feature and a class; above that many a random map takes their place.
+MOST_PRODUCTS = 4096
 
 
 @METHODS.register("cdan")
@@ -27,28 +31,24 @@ class ConditionalAdversarial(Method):
         steepness: float = Field(10.0, gt=0)
         """How fast the reversal grows, as in DANN."""
         entropy: bool = True
-        """Images count the more the surer their prediction is, by 1 + exp(-entropy)."""
+        """Images count the more the surer their prediction is, by 1 + exp(-entropy). No gradient through that."""
         random_width: int = Field(1024, ge=1)
-        """Width of the random map that takes the outer product's place where that is wider than 4096 (the paper's)."""
+        """Width of the random map that takes the outer product's place where that is wider than 4096, as in the
+        paper."""
 
     def __init__(self, network: Network, config: Config):
         super().__init__(network, config)
         classes, width = network.weight.shape
-        joint = classes * width
-        if joint > 4096:
-            joint = self.options.random_width
-            # Kept with the method's weights, so that a resume sees the same map.
-            self.modules["map"] = _RandomMap(width, classes, joint)
+        outer = classes * width <= MOST_PRODUCTS
+        joint = classes * width if outer else self.options.random_width
+        self.modules["joint"] = _OuterProduct() if outer else _RandomMap(width, classes, joint)
         self.modules["domain"] = domain_classifier(joint, self.options.hidden)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         features, logits = self.forward(batch)
         source = self.source_loss(logits, batch)
         p = logits.detach().softmax(1)
-        if "map" in self.modules:
-            joint = self.modules["map"](features, p)
-        else:
-            joint = (p[:, :, None] * features[:, None]).flatten(1)
+        joint = self.modules["joint"](features, p)
         weight = 1 + torch.exp(-torch.special.entr(p).sum(1)) if self.options.entropy else None
         strength = warm_up(self.progress, self.options.steepness)
         domain = domain_loss(self.modules["domain"], reverse_gradient(joint, strength), batch.is_target, weight)
@@ -56,13 +56,24 @@ class ConditionalAdversarial(Method):
         return source + self.options.weight * domain, scalars
 
 
-class _RandomMap(torch.nn.Module):
-    """(R_f f) * (R_g g) / sqrt(d), which keeps the outer product's inner products in expectation (the paper, eq. 6)."""
+class _OuterProduct(nn.Module):
+    """Features (B, D) times predictions (B, K): (B, K * D)."""
+
+    def forward(self, features: Tensor, p: Tensor) -> Tensor:
+        return (p[:, :, None] * features[:, None]).flatten(1)
+
+
+class _RandomMap(nn.Module):
+    """(R_f f) * (R_g g) / sqrt(d), which keeps the outer product's inner products in expectation (the paper, eq. 6).
+
+    The matrices are buffers: saved with the method's weights, so that a resume sees the same map.
+    """
 
     def __init__(self, features: int, classes: int, width: int):
         super().__init__()
         self.register_buffer("features", torch.randn(features, width))
         self.register_buffer("classes", torch.randn(classes, width))
 
+    @full_precision
     def forward(self, features: Tensor, p: Tensor) -> Tensor:
         return (features @ self.features) * (p @ self.classes) / self.features.shape[1] ** 0.5

@@ -1,13 +1,12 @@
 """FixMatch (Sohn et al., NeurIPS 2020) for adaptation: the strong view learns what the model says of the plain one."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from uda.config import Config, Settings
 from uda.data.loaders import Batch
-from uda.errors import UserError
 from uda.methods.base import METHODS, Method
 from uda.models import Network, Output
 from uda.selectors import SELECTORS
@@ -32,11 +31,16 @@ class FixMatch(Method):
         portion: float | None = Field(None, gt=0, le=1)
         """In a threshold's place: the surest share of each batch's target images; null: a half."""
 
+        @model_validator(mode="after")
+        def known(self):
+            SELECTORS[self.selector]
+            if self.threshold is not None and self.portion is not None:
+                raise ValueError("a threshold or a portion, not both")
+            return self
+
     def __init__(self, network: Network, config: Config):
         super().__init__(network, config)
         options = self.options
-        if options.threshold is not None and options.portion is not None:
-            raise UserError("method_options: fixmatch takes a threshold or a portion, not both")
         self.select = SELECTORS[options.selector]
         self.threshold = options.threshold
         if self.threshold is None and options.portion is None and options.selector == "softmax":

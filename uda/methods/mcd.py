@@ -5,10 +5,10 @@ import copy
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from uda.config import Config, Settings
 from uda.data.loaders import Batch
+from uda.losses import full_precision
 from uda.methods.base import METHODS, Method, Optimizer
 from uda.models import Network
 
@@ -69,10 +69,9 @@ class MaximumClassifierDiscrepancy(Method):
 
     def source_losses(self, features: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of both heads on the source, and the class-balance term on the target."""
-        is_source = ~batch.is_target
         total = features.new_zeros((), dtype=torch.float32)
         for logits in self.heads(features):
-            total = total + cross_entropy(logits[is_source], batch.labels[is_source])
+            total = total + self.source_loss(logits, batch)
             if self.options.balance:
                 total = total + self.options.balance * class_balance(logits[batch.is_target])
         return total
@@ -83,19 +82,21 @@ class MaximumClassifierDiscrepancy(Method):
         return discrepancy(first, second)
 
 
+@full_precision
 def discrepancy(first: Tensor, second: Tensor) -> Tensor:
     """Mean over images and classes of |p1 - p2|, from logits (B, K), a scalar in 0 to 2 / K."""
     return (first.softmax(1) - second.softmax(1)).abs().mean()
 
 
+@full_precision
 def class_balance(logits: Tensor) -> Tensor:
     """-mean_k log mean_i p_ik: smallest, log K, where every class is predicted equally often."""
     return -(logits.softmax(1).mean(0) + 1e-6).log().mean()
 
 
 def _fresh_copy(module: nn.Module) -> nn.Module:
-    """A copy with weights of its own, drawn anew."""
-    module = copy.deepcopy(module)
+    """A copy with weights of its own, drawn anew; on the CPU, whose generator the run has seeded."""
+    module = copy.deepcopy(module).cpu()
     for part in module.modules():
         if hasattr(part, "reset_parameters"):
             part.reset_parameters()

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from uda.config import Settings
 from uda.data.loaders import Batch
+from uda.losses import full_precision
 from uda.methods.base import METHODS, Method
 
 
@@ -20,7 +21,7 @@ class MaximumMeanDiscrepancy(Method):
 
         weight: float = Field(1.0, ge=0)
         """Of the discrepancy beside the source's cross-entropy."""
-        exponents: tuple[int, ...] = (-3, -2, -1, 0, 1)
+        exponents: tuple[int, ...] = Field((-3, -2, -1, 0, 1), min_length=1)
         """k of each kernel: its sigma^2 is 2^k times the mean squared distance within the batch."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -31,6 +32,7 @@ class MaximumMeanDiscrepancy(Method):
         return source + self.options.weight * discrepancy, scalars
 
 
+@full_precision
 def mk_mmd(source: Tensor, target: Tensor, exponents: tuple[int, ...] = (-3, -2, -1, 0, 1)) -> Tensor:
     """Squared maximum mean discrepancy of two samples (n, D) and (m, D), unbiased, a scalar that may be below 0.
 
