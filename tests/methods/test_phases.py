@@ -169,7 +169,7 @@ def loss_of(name, batch, *overrides):
     """A method's loss in eval mode, its network and itself."""
     network, method, _ = build(name, *overrides)
     network.eval(), method.modules.eval()
-    return float(method.loss(batch)[0]), network, method
+    return method.loss(batch)[0].item(), network, method
 
 
 def entropies(q):
