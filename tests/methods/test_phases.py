@@ -176,6 +176,7 @@ def entropies(q):
     return -(q * q.log()).sum(1)
 
 
+@torch.no_grad()
 def test_losses_of_one_phase_by_hand(batch):
     """Cross-entropy of the source plus, not minus, weight times what is to become small on the target."""
     labels = torch.tensor([0, 1, 2])
@@ -199,6 +200,7 @@ def test_losses_of_one_phase_by_hand(batch):
     assert found == pytest.approx(float(source + 0.3 * (within - 2 * kernel[:3, 3:].mean())), rel=1e-4)
 
 
+@torch.no_grad()
 def test_shot_by_hand(batch):
     """Mean entropy less entropy of the mean, plus beta times the cross-entropy with the centroids' labels."""
     batch.images, batch.is_target = batch.images[3:], torch.ones(3, dtype=torch.bool)
@@ -210,6 +212,7 @@ def test_shot_by_hand(batch):
     assert found == pytest.approx(float(entropies(q).mean()) - diversity + 0.4 * labels, rel=1e-4)
 
 
+@torch.no_grad()
 def test_fixmatch_by_hand(batch):
     """Threshold at the middle one of three: two plain views are kept, and their strong views learn their labels."""
     strong = 1 - batch.images[3:]
