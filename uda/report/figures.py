@@ -61,6 +61,7 @@ def curves_figure(
     series: Mapping[str, Sequence[float | None]],
     ylabel: str,
     baseline: float | None = None,
+    xlabel: str = "round",
 ):
     """One line a series over the rounds; `baseline`: the first series' value of the source model, a level line."""
     axes = _axes(5, 3.1)
@@ -76,7 +77,7 @@ def curves_figure(
             f"source {baseline:.1f}", (1, baseline), xycoords=("axes fraction", "data"), fontsize=9,
             ha="right", va="bottom", color=COLOURS[0],
         )  # fmt: skip
-    _finish(axes, ylabel, legend=len(series) > 1)
+    _finish(axes, ylabel, legend=len(series) > 1, xlabel=xlabel)
     return axes.figure
 
 
@@ -92,14 +93,13 @@ def counts_figure(rounds: Sequence[int], both: Sequence[int], only_selector: Seq
 
 
 @_styled
-def classes_figure(source: Mapping[str, float | None], final: Mapping[str, float | None], names: Sequence[str]):
-    """Bars of the accuracy in per cent, a pair for each of `names`: source model and final."""
+def classes_figure(models: Mapping[str, Mapping[str, float | None]], names: Sequence[str]):
+    """Bars of the accuracy in per cent, for each of `names` one a model: `source only`, where there is one, `final`."""
     axes = _axes(6, 1.0 + 0.4 * len(names))
     positions = np.arange(len(names))
-    for offset, accuracy, colour, hatch, title in (
-        (-0.2, source, "#9aa5b1", "///", "source only"),
-        (0.2, final, COLOURS[0], None, "final"),
-    ):
+    looks = {"source only": (-0.2, "#9aa5b1", "///"), "final": (0.2, COLOURS[0], None)}
+    for title, accuracy in models.items():
+        offset, colour, hatch = looks[title] if len(models) > 1 else (0, *looks[title][1:])
         shares = [100 * (accuracy.get(name) or 0) for name in names]
         bars = axes.barh(positions + offset, shares, 0.38, color=colour, hatch=hatch, label=title)
         labels = ["no labels" if accuracy.get(name) is None else f"{100 * accuracy[name]:.1f}" for name in names]
@@ -167,10 +167,10 @@ def to_rgb(figure, dpi: int = 100) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
-def _finish(axes, ylabel: str, legend: bool) -> None:
+def _finish(axes, ylabel: str, legend: bool, xlabel: str = "round") -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axes.set_xlabel("round")
+    axes.set_xlabel(xlabel)
     axes.set_ylabel(ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=FAINT, linewidth=0.8)

@@ -46,6 +46,8 @@ def render_page(
     )
     environment.filters |= {"percent": table.percent, "fraction": table.fraction, "duration": duration}
     environment.globals["difference"] = table.difference
+    if source is not None and not source["validators"]:  # the method began with initial weights
+        source = None
     final = rounds[-1] if rounds else source
     labelled = final is not None and final["accuracy"] is not None
     return environment.get_template("report.html").render(
@@ -53,7 +55,7 @@ def render_page(
         selector=results["selector"],
         facts=_facts(config, classes, images, truth),
         labelled=labelled,
-        headline=_headline(results),
+        headline=_headline(results, rounds, source is not None),
         notices=_notices(rounds, results, labelled),
         source=source,
         rounds=rounds,
@@ -124,29 +126,33 @@ def _schedule(schedule) -> str:
     return f"{schedule.start:g}, + {schedule.step:g} a round, at most {schedule.max:g}"
 
 
-def _headline(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The four figures at the top; all need target labels."""
+def _headline(
+    results: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], has_source: bool
+) -> list[dict[str, Any]]:
+    """The figures at the top; all need target labels."""
     before = results["source_only"]["class_mean"]
     choice, best = results["label_free_choice"], results["oracle_best"]
-    cards = [
-        {"title": "Source only", "value": before, "note": "before adaptation"},
-        {"title": "Final", "value": results["final"]["class_mean"], "note": "the last round; nothing picked"},
-    ]
+    what = "report" if rounds and "portion" not in rounds[-1] else "round"
+    cards = [{"title": "Source only", "value": before, "note": "before adaptation"}] if has_source else []
+    cards.append(
+        {"title": "Final", "value": results["final"]["class_mean"], "note": f"the last {what}; nothing picked"}
+    )
     if results["rounds"]:
         cards += [
             {
                 "title": "Label-free choice",
                 "value": choice["class_mean"],
-                "note": f"round {choice['round']}, picked by the validator '{choice['validator']}'",
+                "note": f"{what} {choice['round']}, picked by the validator '{choice['validator']}'",
             },
             {
                 "title": "Oracle best",
                 "value": best["class_mean"],
-                "note": f"round {best['round']}, picked by target labels: a bound, not a result",
+                "note": f"{what} {best['round']}, picked by target labels: a bound, not a result",
             },
         ]
     for card in cards:
-        card["change"] = "" if card["title"] == "Source only" else table.difference(card["value"], before)
+        told = has_source and card["title"] != "Source only"
+        card["change"] = table.difference(card["value"], before) if told else ""
     return cards
 
 
@@ -180,6 +186,7 @@ def _curves(
     """The figures over the rounds, each with a title and a sentence for those who do not see it."""
     numbers = [record["round"] for record in rounds]
     chooses = "portion" in rounds[0]
+    what = "round" if chooses else "report"
 
     def values(name: str, scale: float = 1) -> list[float | None]:
         return [None if record[name] is None else scale * record[name] for record in rounds]
@@ -197,9 +204,9 @@ def _curves(
     if any(value is not None for value in values("class_mean")):
         before = None if source is None or source["class_mean"] is None else 100 * source["class_mean"]
         series = {"class mean": values("class_mean", 100), "overall": values("overall", 100)}
-        figure = figures.curves_figure(numbers, series, "% right (oracle)", before)
-        add("accuracy", "Accuracy after the round (oracle)", figure,
-            f"Class mean by round, {range_of('class_mean', 100, 1)} per cent.")  # fmt: skip
+        figure = figures.curves_figure(numbers, series, "% right (oracle)", before, xlabel=what)
+        add("accuracy", f"Accuracy after the {what} (oracle)", figure,
+            f"Class mean by {what}, {range_of('class_mean', 100, 1)} per cent.")  # fmt: skip
     if chooses:
         overlap = {name: [record["overlap"][name] for record in rounds] for name in rounds[0]["overlap"]}
         own = selector != "softmax"
@@ -227,11 +234,11 @@ def _curves(
         )
     scores = [record["validators"].get(validator) for record in rounds]
     if any(score is not None for score in scores):
-        figure = figures.curves_figure(numbers, {validator: scores}, f"{validator}, higher = better")
-        add("validator", "Label-free score after the round", figure,
-            f"Score of the validator {validator} by round; it picks the label-free choice.")  # fmt: skip
-    figure = figures.curves_figure(numbers, {"loss": values("loss")}, "mean training loss")
-    add("loss", "Training loss", figure, f"Mean training loss by round, {range_of('loss')}.")
+        figure = figures.curves_figure(numbers, {validator: scores}, f"{validator}, higher = better", xlabel=what)
+        add("validator", f"Label-free score after the {what}", figure,
+            f"Score of the validator {validator} by {what}; it picks the label-free choice.")  # fmt: skip
+    figure = figures.curves_figure(numbers, {"loss": values("loss")}, "mean training loss", xlabel=what)
+    add("loss", "Training loss", figure, f"Mean training loss by {what}, {range_of('loss')}.")
     return panels
 
 
@@ -247,7 +254,8 @@ def _bars(source: Mapping[str, Any] | None, final: Mapping[str, Any], classes: S
         names = [name for name in names if name in kept]
         note = f"The {MOST_BARS} of {len(classes)} classes that changed most; the table holds all."
     description = "Accuracy by class of the source model and of the final one; the table below holds the numbers."
-    svg = figures.to_svg(figures.classes_figure(before, after, names), "classes", description)
+    shown = {"source only": before, "final": after} if source else {"final": after}
+    svg = figures.to_svg(figures.classes_figure(shown, names), "classes", description)
     return {"svg": svg, "note": note}
 
 

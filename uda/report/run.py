@@ -107,7 +107,8 @@ class RunReport:
         record = {"steps": steps, **_accuracy_fields(accuracy), "validators": validators, "seconds": seconds}
         records.write_record(records.source_file(self.folder), record)
         record = self._source()
-        self._print_row(table.source_row(record, METHODS[self.config.method].adapts), record)
+        if validators:  # else the method begins with initial weights, and there is nothing to tell
+            self._print_row(table.source_row(record, METHODS[self.config.method].adapts), record)
         if self._events:
             with self._writing_events():
                 self._events.model(0, record, self.classes)

@@ -92,8 +92,9 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     """The run's result in a few lines."""
     choice, best = results["label_free_choice"], results["oracle_best"]
     what = "report" if results["rounds"] and "portion" not in results["rounds"][-1] else "round"
+    before = results["source_only"]["class_mean"]
     lines = [
-        ("source only", results["source_only"]["class_mean"], ""),
+        *([("source only", before, "")] if before is not None else []),
         ("final", results["final"]["class_mean"], f"the last {what}"),
     ]
     if results["rounds"]:
