@@ -100,19 +100,19 @@ def test_mcd_one_update_long_hand(batch):
 
 @pytest.mark.parametrize("name", ["ent", "adr"])
 def test_minimax_one_update_long_hand(name, batch):
-    """A: everything by the source; B: the classifier by source - figure; C: everything else by the figure."""
+    """A: everything by the source; B: the head by source - figure; C: the generator by the figure."""
     options = ["method_options={generator_steps: 2, weight: 0.6}"]
     network, method, engine = build(name, *options, *(["model.dropout=0.5"] if name == "adr" else []))
     net = copy.deepcopy(network)
     net.train()
-    g, classifier = [*net.backbone.parameters(), *net.head.parameters()], list(net.classifier.parameters())
+    g, head = list(net.backbone.parameters()), [*net.head.parameters(), *net.classifier.parameters()]
     truth = torch.tensor([0, 1, 2])
 
     def features():
-        return net.head(net.backbone(batch.images))
+        return net.backbone(batch.images)
 
-    def logits(x):
-        return net.classifier(net.dropout(x))
+    def logits(z):
+        return net.classifier(net.dropout(net.head(z)))
 
     def figure(x):
         if name == "ent":
@@ -122,9 +122,9 @@ def test_minimax_one_update_long_hand(name, batch):
 
     def long_hand():
         x = features()
-        moved(g + classifier, cross_entropy(logits(x)[:3], truth))
+        moved(g + head, cross_entropy(logits(x)[:3], truth))
         x = features()
-        moved(classifier, cross_entropy(logits(x.detach())[:3], truth) - 0.6 * figure(x.detach()[3:]))
+        moved(head, cross_entropy(logits(x.detach())[:3], truth) - 0.6 * figure(x.detach()[3:]))
         moved(g, 0.6 * figure(x[3:]))
         x = features()
         moved(g, 0.6 * figure(x[3:]))

@@ -29,41 +29,44 @@ class _Minimax(Method):
 
     @abstractmethod
     def figure(self, features: Tensor) -> Tensor:
-        """What head and generator contend for, from the target's features (B, D), a scalar."""
+        """What head and generator contend for, from the generator's output (B, width) on the target, a scalar."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        network = self.network
-        generator = [*network.backbone.parameters(), *network.head.parameters()]
-        return {"backbone": generator, "classifier": list(network.classifier.parameters())}
+        groups = self.network.parameter_groups()
+        return {"backbone": groups["backbone"], "head": groups["new"]}
 
     def step(self, batch: Batch, optimizer: Optimizer, progress: float) -> dict[str, Tensor]:
         weight = self.options.weight
 
         # Phase A: generator and head learn the source.
-        features = self.features(batch)
+        features = self.generate(batch)
         source = self.source(features, batch)
         optimizer.descend(source)
 
         # Phase B: the head keeps the source and makes the figure large. The generator stands still: no gradient.
-        features = self.features(batch)
+        features = self.generate(batch)
         frozen = features.detach()
         apart = self.source(frozen, batch) - weight * self.figure(frozen[batch.is_target])
-        optimizer.descend(apart, only="classifier")
+        optimizer.descend(apart, only="head")
 
         # Phase C: the generator makes it small. Phase B's features are the first step's.
         for step in range(self.options.generator_steps):
-            features = features if step == 0 else self.features(batch)
+            features = features if step == 0 else self.generate(batch)
             figure = self.figure(features[batch.is_target])
             optimizer.descend(weight * figure, only="backbone")
         return {"loss": source.detach(), "loss/target": figure.detach()}
 
-    def features(self, batch: Batch) -> Tensor:
-        """The generator's, of all images of the batch, (B, D)."""
-        return self.by_domain(self.network.features, batch)
+    def generate(self, batch: Batch) -> Tensor:
+        """G of all images of the batch, (B, width)."""
+        return self.by_domain(self.network.backbone, batch)
+
+    def logits(self, features: Tensor) -> Tensor:
+        """The head's, fp32 (B, K); each call draws a dropout mask of its own."""
+        return self.network.logits(self.network.head(features).float())
 
     def source(self, features: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the source images."""
-        return self.source_loss(self.network.logits(features), batch)
+        return self.source_loss(self.logits(features), batch)
 
 
 @METHODS.register("adr")
@@ -76,7 +79,7 @@ class AdversarialDropout(_Minimax):
             raise UserError("model.dropout: method 'adr' compares two dropout passes of the head; set it, to 0.5 say")
 
     def figure(self, features: Tensor) -> Tensor:
-        return symmetric_kl(self.network.logits(features), self.network.logits(features))
+        return symmetric_kl(self.logits(features), self.logits(features))
 
 
 @METHODS.register("ent")
@@ -84,7 +87,7 @@ class EntropyMinimax(_Minimax):
     """ADR with the entropy of one pass in the discrepancy's place: the head raises it, the generator lowers it."""
 
     def figure(self, features: Tensor) -> Tensor:
-        return entropy(self.network.logits(features))
+        return entropy(self.logits(features))
 
 
 @full_precision
