@@ -1,13 +1,11 @@
 """Runs of the methods without rounds: what they leave, how they resume, what they refuse."""
 
-import contextlib
 import json
 
 import pytest
 import torch
 
-from tests.test_rounds import PowerCut, read_results
-from uda.checkpoint import Checkpoints
+from tests.test_rounds import cut_after_every_save, read_results
 from uda.cli import main
 from uda.config import ConfigError, load_config
 from uda.errors import UserError
@@ -49,20 +47,8 @@ def test_every_method_that_dies_after_every_step_comes_to_the_same_end(execute, 
     assert [(entry["round"], entry["steps"]) for entry in whole["rounds"]] == [(0, 3), (1, 6), (2, 7)]
     assert whole["final"]["class_mean"] == whole["rounds"][-1]["class_mean"]
     assert (whole["source_only"]["class_mean"] is None) == (name != "shot"), "without a source stage there is no model"
-    folder, save, starts = tmp_path / "cut", Checkpoints.save, 0
-
-    def save_and_die(*args):
-        save(*args)
-        raise PowerCut
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
-    monkeypatch.setattr(Checkpoints, "due", True)
-    while not (folder / "results.json").exists():
-        starts += 1
-        assert starts < 30
-        with contextlib.suppress(PowerCut):
-            execute(folder, name)
-    assert starts > 7
+    folder = tmp_path / "cut"
+    assert cut_after_every_save(monkeypatch, folder, lambda: execute(folder, name)) > 7
     assert read_results(folder) == read_results(tmp_path / "whole")
     weights = [(tmp_path / end / "checkpoints/final.safetensors").read_bytes() for end in ("whole", "cut")]
     assert weights[0] == weights[1]

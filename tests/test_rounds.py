@@ -109,6 +109,24 @@ class PowerCut(BaseException):
     """What a test throws in place of a kill."""
 
 
+def cut_after_every_save(monkeypatch, folder, start):
+    """Call `start` until the run in `folder` has its results, with a power cut after each save; how many starts."""
+    save, starts = Checkpoints.save, 0
+
+    def save_and_die(*args):
+        save(*args)
+        raise PowerCut
+
+    monkeypatch.setattr(Checkpoints, "save", save_and_die)
+    monkeypatch.setattr(Checkpoints, "due", True)
+    while not (folder / "results.json").exists():
+        starts += 1
+        assert starts < 50
+        with contextlib.suppress(PowerCut):
+            start()
+    return starts
+
+
 def same_end(folder, finished):
     """Results without times, every pseudo-label and the last weights are those of the undisturbed run."""
     assert read_results(folder) == read_results(finished)
@@ -153,19 +171,8 @@ def test_a_run_cut_after_any_checkpoint_goes_on_to_the_same_end(run, finished, t
 def test_a_run_that_dies_after_every_step_comes_to_the_same_end(run, tmp_path, monkeypatch, overrides):
     """A checkpoint at every step, and the power cut after each of them: dropout, both batch plans, both optimisers."""
     run(f"output={tmp_path / 'whole'}", *overrides)
-    folder, save, starts = tmp_path / "cut", Checkpoints.save, 0
-
-    def save_and_die(*args):
-        save(*args)
-        raise PowerCut
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
-    monkeypatch.setattr(Checkpoints, "due", True)
-    while not (folder / "results.json").exists():
-        starts += 1
-        assert starts < 50
-        with contextlib.suppress(PowerCut):
-            run(f"output={folder}", *overrides)
+    folder = tmp_path / "cut"
+    starts = cut_after_every_save(monkeypatch, folder, lambda: run(f"output={folder}", *overrides))
     assert starts > 12, "four source steps and three in each of two rounds at the least"
     assert same_end(folder, tmp_path / "whole")
 
