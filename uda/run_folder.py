@@ -156,14 +156,15 @@ def environment(command: list[str], compute: Mapping[str, object] | None = None)
 
 
 def _commit() -> str | None:
+    """The commit of the code; `-dirty` where what decides a result has changed since, as results/ does not."""
+
+    def git(*arguments: str) -> str:
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
+        return answer.stdout.strip()
+
     try:
-        answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=10,
-        )
+        commit = git("describe", "--always", "--abbrev=12")
+        changed = git("status", "--porcelain", "--", "uda", "configs", "datasets", "tools")
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return answer.stdout.strip() or None
+    return (commit + "-dirty" * bool(changed)) or None

@@ -11,6 +11,7 @@ from uda.data.loaders import Batch
 from uda.engine import Engine
 from uda.methods import METHODS
 from uda.models import create_network
+from uda.selectors import SELECTORS
 
 LR = 0.1
 K = 3
@@ -232,6 +233,16 @@ def test_fixmatch_by_hand(batch):
     _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", "method_options={portion: 0.34}")
     kept = method.pseudo_labels(network(both.images), both.is_target & (view == 0))[1]
     assert kept.tolist() == [float(i == int(sure.argmax())) for i in range(3)]
+    # Angles order the images otherwise, but keep as many as the softmax threshold does.
+    avc = f"method_options={{threshold: {threshold - 1e-6}, selector: avc}}"
+    _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", avc)
+    output = network(both.images)
+    surest = SELECTORS["avc"](output.features[3:6], output.logits[3:6], network.weight).amax(1)
+    kept = method.pseudo_labels(output, both.is_target & (view == 0))[1]
+    assert kept.tolist() == [float(i != int(surest.argmin())) for i in range(3)]
+    none = f"method_options={{threshold: {float(sure.max()) + 1e-6}}}"
+    _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", none)
+    assert method.pseudo_labels(output, both.is_target & (view == 0))[1].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("products", [4096, 2])

@@ -26,26 +26,21 @@ class FixMatch(Method):
         """Of the target's consistency beside the source's cross-entropy."""
         selector: str = "softmax"
         """How sure is the plain view? One of `--list selectors`."""
-        threshold: float | None = None
-        """Score from which on a pseudo-label counts; null: 0.95 for softmax, and `portion` for every other selector."""
+        threshold: float = Field(0.95, ge=0, le=1)
+        """Softmax confidence that decides how many of a batch count, whatever the selector that says which."""
         portion: float | None = Field(None, gt=0, le=1)
-        """In a threshold's place: the surest share of each batch's target images; null: a half."""
+        """In the threshold's place: the share of each batch that counts."""
 
         @model_validator(mode="after")
         def known(self):
             SELECTORS[self.selector]
-            if self.threshold is not None and self.portion is not None:
+            if self.portion is not None and "threshold" in self.model_fields_set:
                 raise ValueError("a threshold or a portion, not both")
             return self
 
     def __init__(self, network: Network, config: Config):
         super().__init__(network, config)
-        options = self.options
-        self.select = SELECTORS[options.selector]
-        self.threshold = options.threshold
-        if self.threshold is None and options.portion is None and options.selector == "softmax":
-            self.threshold = 0.95
-        self.portion = options.portion or 0.5
+        self.select = SELECTORS[self.options.selector]
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = self.forward(batch)
@@ -58,10 +53,16 @@ class FixMatch(Method):
 
     @torch.no_grad()
     def pseudo_labels(self, output: Output, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Of some rows: labels (n,), and 1 where they are kept, else 0, float32 (n,)."""
-        scores = self.select(output.features[rows].detach(), output.logits[rows].detach(), self.network.weight.detach())
+        """Of some rows: labels (n,), and 1 where they are kept, else 0, float32 (n,).
+
+        With softmax these are FixMatch's: what is above the threshold. Another selector keeps as many, its own surest.
+        """
+        logits = output.logits[rows].detach()
+        scores = self.select(output.features[rows].detach(), logits, self.network.weight.detach())
         surest, labels = scores.max(1)
-        threshold = self.threshold
-        if threshold is None:
-            threshold = surest.sort(descending=True).values[max(1, round(self.portion * len(surest))) - 1]
-        return labels, (surest >= threshold).float()
+        rank = surest.argsort(descending=True, stable=True).argsort()
+        if self.options.portion is None:
+            count = (logits.double().softmax(1).amax(1) >= self.options.threshold).sum()
+        else:
+            count = max(1, round(self.options.portion * len(surest)))
+        return labels, (rank < count).float()
