@@ -24,6 +24,7 @@ from uda.tables import (
     Ledger,
     choose_jobs,
     collect,
+    inner_markdown,
     insert_markdown,
     jobs_of,
     load_table,
@@ -37,7 +38,7 @@ from uda.tables import (
     to_latex,
     to_markdown,
     validator_markdown,
-    write_document,
+    write_documents,
     write_published,
 )
 from uda.tables import jobs as jobs_module
@@ -45,7 +46,7 @@ from uda.tables.jobs import digest, recipe
 
 SEEDS = (0, 1)
 BROKEN = "Nothing selected"
-ROWS = ("Source", BROKEN, "MCC", "Smoothed", "CBST + AVH")
+ROWS = ("Source", BROKEN, "MCC", "Smoothed", "CBST + AVH", "AVH after MCC")
 
 
 @pytest.fixture(scope="module")
@@ -54,12 +55,15 @@ def table(tiny, tmp_path_factory):
     shared = [f"data.root={tiny.parent}"]
     nothing = ["self_training.portion.start=0.01", "self_training.portion.max=0.01"]
     mcc = ["method=mcc", "source.epochs=0", "adaptation={steps: 5, evaluate_every: 2, batch: {source: 4, target: 4}}"]
-    settings = (["method=source_only"], nothing, mcc, ["source.label_smoothing=0.1"], [])
+    settings = (["method=source_only"], nothing, mcc, ["source.label_smoothing=0.1"], [], [])
+    starts = {"AVH after MCC": {"start": "MCC"}}
     content = {
+        "reference": "CBST + AVH",
         "seeds": list(SEEDS),
         "pairs": [["drawn", "photos"]],
         "rows": [
-            {"name": name, "cfg": str(tiny), "set": [*shared, *own]} for name, own in zip(ROWS, settings, strict=True)
+            {"name": name, "cfg": str(tiny), "set": [*shared, *own], **starts.get(name, {})}
+            for name, own in zip(ROWS, settings, strict=True)
         ],
     }
     path = tmp_path_factory.mktemp("table") / "small.yaml"
@@ -123,8 +127,8 @@ def results_of(job):
 def test_jobs_are_rows_times_pairs_times_seeds_source_first(table, tmp_path):
     found = jobs_of(table, tmp_path)
     assert [(job.row.name, job.seed) for job in found] == [(name, seed) for name in ROWS for seed in SEEDS]
-    assert [job.is_source for job in found] == [True] * 2 + [False] * 8
-    assert found[-1].folder == tmp_path / "small" / "cbst_avh" / "drawn_to_photos" / "seed1"
+    assert [job.is_source for job in found] == [True] * 2 + [False] * 10
+    assert found[-3].folder == tmp_path / "small" / "cbst_avh" / "drawn_to_photos" / "seed1"
     assert len({job.folder for job in found}) == len(found)
 
 
@@ -139,6 +143,35 @@ def test_rows_of_the_same_source_stage_start_from_its_model_and_no_others(ran):
         saved = yaml.safe_load((one(ran[0], name).folder / "config.yaml").read_text())
         assert saved["source"]["checkpoint"] is None
     assert results_of(one(ran[0], "MCC"))["source_only"]["class_mean"] is None
+
+
+def test_a_row_may_start_from_the_model_of_another(ran):
+    """Its first choice is that model's, its steps are both rows', and its recipe changes with the other's."""
+    job, mcc = one(ran[0], "AVH after MCC"), one(ran[0], "MCC")
+    saved = yaml.safe_load((job.folder / "config.yaml").read_text())
+    assert saved["source"]["checkpoint"] == str(mcc.weights)
+    assert results_of(job)["source_only"]["class_mean"] == results_of(mcc)["final"]["class_mean"]
+    assert job.record()["steps"] == results_of(job)["steps"] + mcc.record()["steps"]
+    changed = mcc.row.model_copy(update={"set": [*mcc.row.set, "adaptation.steps=6"]})
+    rows = [changed if row is mcc.row else row for row in job.table.rows]
+    other = replace(job, table=job.table.model_copy(update={"rows": rows}))
+    assert other.digest != job.digest and other.config == job.config
+
+
+def test_the_model_that_a_row_starts_from_is_run_first(table, tmp_path, in_process):
+    """Asked for alone, a row brings along what it starts from; without that model it fails and says so."""
+    (job,) = choose_jobs(jobs_of(table, tmp_path), rows="AVH after MCC", seeds="0")
+    run_jobs([job], 2, log=lambda line: None)
+    assert job.has_model and job.needs.has_model and not job.source.folder.exists()
+    shutil.rmtree(job.folder)
+    job.needs.weights.unlink()
+    broken = replace(job, table=table.model_copy(update={"rows": [*table.rows[:2], _failing(table.rows[2]), job.row]}))
+    with pytest.raises(UserError, match=r"AVH after MCC.*: the model that it begins with is missing \(MCC, "):
+        run_jobs([broken], 1, log=lambda line: None)
+
+
+def _failing(row):
+    return row.model_copy(update={"set": [*row.set, "adaptation.batch.target=5000"]})
 
 
 def test_what_comes_after_its_training_does_not_make_another_source_model(table, tmp_path):
@@ -172,7 +205,7 @@ def test_a_failing_run_is_named_with_its_log_while_the_others_finish(ran):
     assert error.startswith(f"{BROKEN}, drawn to photos, seed 0: exit code 2, see ")
     log = Path(error.rpartition("see ")[2])
     assert "selects no target image" in log.read_text()
-    assert all(job.record() for job in finished(found)) and len(finished(found)) == 6
+    assert all(job.record() for job in finished(found)) and len(finished(found)) == 7
     assert [line for line in lines if line.startswith("FAILED")] == [f"FAILED {error}"]
     assert len(lines) == len(found)
 
@@ -193,7 +226,7 @@ def test_csv_has_a_row_a_run_with_the_figures_of_its_results(table, ran, tmp_pat
         assert json.loads(row["per_class"]) == pytest.approx(results["final"]["per_class"], abs=1e-6)
         assert list(json.loads(row["per_class"])) == ["ant", "bee", "cat", "dog"]
         assert row["digest"] == job.digest and re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", row["finished"])
-        chooses = job.row.name in ("Smoothed", "CBST + AVH")
+        chooses = job.row.name in ("Smoothed", "CBST + AVH", "AVH after MCC")
         if results["rounds"]:
             assert float(row["oracle_best"]) >= float(row["class_mean"]) - 1e-6
         if chooses:
@@ -225,15 +258,23 @@ def test_the_document_gets_the_tables_of_the_csvs(table, ran, tmp_path):
     document = tmp_path / "README.md"
     places = "<!-- table {0} -->\n{1}<!-- end {0} -->\n"
     document.write_text(f"# Runs\n\n{places.format('small', 'old')}{places.format('small_validators', '')}The end.\n")
+    other = tmp_path / "more.md"
+    other.write_text(places.format("small_inner", "old"))
     collect(table, ran[0], tmp_path)
-    printed = write_document("small", tmp_path, document)
+    printed = write_documents(table, tmp_path, [document, other])
     records, reports = (read_csv(tmp_path / name) for name in ("small.csv", "small_reports.csv"))
-    markdown, validators = to_markdown(records), validator_markdown(reports)
-    assert printed == f"{markdown}\n{validators}"
+    markdown, validators = to_markdown(records, "CBST + AVH"), validator_markdown(reports)
+    inner = inner_markdown(records)
+    assert printed == f"{markdown}\n{inner}\n{validators}"
+    assert "| CBST + AVH |" in inner and "| MCC |" not in inner
+    assert other.read_text() == places.format("small_inner", inner)
     assert "| CBST + AVH |" in markdown and BROKEN not in markdown
     blocks = places.format("small", markdown) + places.format("small_validators", validators)
     assert document.read_text() == f"# Runs\n\n{blocks}The end.\n"
-    assert (tmp_path / "small.tex").read_text() == to_latex(records)
+    assert (tmp_path / "small.tex").read_text() == to_latex(records, "CBST + AVH")
+    document.write_text("no place\n")
+    with pytest.raises(UserError, match="no place for table 'small'"):
+        write_documents(table, tmp_path, [document])
 
 
 def test_finished_runs_are_not_run_again(ran):
@@ -275,8 +316,8 @@ def test_a_row_that_is_gone_stays_until_it_is_pruned(table, ran, tmp_path):
     kept = collect(smaller, now, tmp_path, log=lines.append)
     recorded = [(record["row"], record["seed"]) for record in read_csv(tmp_path / "small.csv")]
     assert recorded[:4] == [("Source", "0"), ("Source", "1"), ("CBST + AVH", "0"), ("CBST + AVH", "1")]
-    assert recorded[4:] == [("MCC", "0"), ("Smoothed", "0")] and lines == []
-    assert len(kept.runs) == 6
+    assert recorded[4:] == [("MCC", "0"), ("Smoothed", "0"), ("AVH after MCC", "0")] and lines == []
+    assert len(kept.runs) == 7
     pruned = collect(smaller, now, tmp_path, prune=True, log=lines.append)
     assert len(pruned.runs) == 2 and pruned.reports.keys() == pruned.runs.keys()
     assert [(record["row"], record["seed"]) for record in read_csv(tmp_path / "small.csv")] == [
@@ -284,7 +325,7 @@ def test_a_row_that_is_gone_stays_until_it_is_pruned(table, ran, tmp_path):
         ("CBST + AVH", "0"),
     ]
     assert {report["row"] for report in read_csv(tmp_path / "small_reports.csv")} == {"Source", "CBST + AVH"}
-    assert lines == ["forgotten: Source, CBST + AVH, MCC, Smoothed"]
+    assert lines == ["forgotten: Source, CBST + AVH, MCC, Smoothed, AVH after MCC"]
 
 
 def changed(table, *words):
@@ -349,6 +390,7 @@ def test_damaged_folders_are_left_out_and_said(table, copied, tmp_path):
         ("MCC", "version or is damaged"),
         ("Smoothed", "cannot be read"),
         ("CBST + AVH", "version or is damaged"),
+        ("AVH after MCC", "version or is damaged"),  # its steps are also MCC's
     ]
     assert {run_name(r) for r in read_csv(tmp_path / "results" / "small.csv")} == {
         ("Source", "0"), ("Source", "1"), ("CBST + AVH", "1"),
@@ -461,7 +503,8 @@ def markdown_of(tmp_path):
         path = tmp_path / "made_up.csv"
         path.write_text(to_csv(records), encoding="utf-8")
         blocks = []
-        for line in to_markdown(read_csv(path)).splitlines():
+        written = read_csv(path)
+        for line in (to_markdown(written, "CBST") + inner_markdown(written)).splitlines():
             cells = [cell.strip() for cell in line.strip("|").split("|")]
             if line.startswith("| Method "):
                 blocks.append({"head": cells[1:]})
@@ -643,7 +686,7 @@ def test_latex_has_a_tabular_a_pair_by_class_and_one_of_mean_and_deviation():
         record("CBST", 1, 0.8, "photos", per_class=json.dumps({"ant": 0.7, "bee_x": 0.9}), steps=9),
         record("A & B_1 100%", 0, 0.5, "art", per_class=json.dumps({"ant": 0.25, "bee_x": 0.75}), steps=9),
     ]
-    latex = to_latex(list(csv.DictReader(to_csv(rows).splitlines())))
+    latex = to_latex(list(csv.DictReader(to_csv(rows).splitlines())), "CBST")
     assert cells_of(latex, "CBST") == [["60.0", "90.0", "70.0"], ["2", r"70.0 $\pm$ 14.1", "", "", "9", ""]]
     assert cells_of(latex, r"A \& B\_1 100\%")[0] == ["25.0", "75.0", "50.0"]
     assert latex.count(r"\begin{tabular}") == latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 3
@@ -666,7 +709,7 @@ def test_published_figures_are_a_table_of_their_own(tmp_path):
     (tmp_path / "paper.csv").write_text('method,ant,bee,mean,published_in\nX_1,50.0,60.0,55.0,"Doe, 2020"\n')
     document = tmp_path / "README.md"
     document.write_text("<!-- table paper_published -->\n<!-- end paper_published -->\n")
-    markdown = write_published("paper", tmp_path, document)
+    markdown = write_published("paper", tmp_path, [document])
     assert markdown == published_markdown(read_csv(tmp_path / "paper.csv")) and markdown in document.read_text()
     assert "| X_1 | 50.0 | 60.0 | 55.0 |" in markdown and "not measured here" in markdown and "Doe, 2020" in markdown
     latex = (tmp_path / "paper.tex").read_text()
@@ -699,6 +742,9 @@ def test_missing_or_crossed_markers_are_named(document):
         insert_markdown(document, "mine", "| new |\n")
 
 
+PLAIN = "seeds: [0]\npairs: [[a, b]]\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -706,6 +752,12 @@ def test_missing_or_crossed_markers_are_named(document):
         ("seeds: [0]\npairs: [[a]]\nrows: [{name: A, cfg: c.yaml}]\n", r"wrong\.yaml: pairs\.0"),
         ("seeds: [0]\npairs: [[a, b]]\nrows: [{name: A, config: c.yaml}]\n", r"wrong\.yaml: rows\.0\.cfg: "),
         ("seeds: [0]\n", r"wrong\.yaml: rows: "),
+        (f"{PLAIN}rows: [{{name: A, cfg: c}}, {{name: A, cfg: d}}]\n", r"wrong\.yaml: .*two rows 'A'"),
+        (
+            f"{PLAIN}rows: [{{name: A, cfg: c, start: B}}, {{name: B, cfg: d}}]\n",
+            "'A' starts from 'B', which is no row",
+        ),
+        (f"{PLAIN}reference: Sorce\nrows: [{{name: Source, cfg: c}}]\n", "no row 'Sorce' .*did you mean 'Source'"),
     ],
 )
 def test_a_wrong_table_is_refused_with_file_and_key(tmp_path, text, message):

@@ -6,13 +6,13 @@ import sys
 from pathlib import Path
 
 from uda.errors import UserError
-from uda.tables import Ledger, choose_jobs, collect, jobs_of, load_table, run_jobs, write_document, write_published
+from uda.tables import Ledger, choose_jobs, collect, jobs_of, load_table, run_jobs, write_documents, write_published
 
 EXAMPLES = """\
 examples:
   python tools/table.py digits --jobs 2                     run what is missing, add it to results/digits.csv
   python tools/table.py digits --rows 'MCD,ADR*' --seeds 0  a part of it
-  python tools/table.py digits --collect --into README.md   add finished runs, write the CSV and README's table
+  python tools/table.py digits --collect --into README.md   add finished runs, write the CSV and README's tables
   python tools/table.py visda2017 --published               a table of published figures, results/published/
   python tools/table.py pacs --jobs 1 -- runtime.device=cpu
 
@@ -36,7 +36,11 @@ def main() -> int:
     )
     parser.add_argument("--results", type=Path, default=Path("results"), help="where the CSV goes (default results)")
     parser.add_argument(
-        "--into", type=Path, metavar="FILE", help="also write the table into this document's marked blocks"
+        "--into",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="fill this document's marked blocks too (repeatable)",
     )
     parser.add_argument("--collect", action="store_true", help="run nothing, write what is finished")
     parser.add_argument("--published", action="store_true", help="write a table of published figures instead")
@@ -48,7 +52,7 @@ def main() -> int:
 
     try:
         if options.published:
-            print(write_published(options.table, options.results / "published", options.into), end="")
+            print(write_published(options.table, options.results / "published", options.into or []), end="")
             return 0
         table = load_table(options.table)
         jobs = jobs_of(table, options.runs, options.overrides)
@@ -67,7 +71,7 @@ def main() -> int:
             except UserError as error:
                 failed = str(error)
         collect(table, jobs, options.results, options.prune, log=say)
-        print(write_document(table.name, options.results, options.into), end="")
+        print(write_documents(table, options.results, options.into or []), end="")
         if failed:
             raise UserError(failed)
     except UserError as error:

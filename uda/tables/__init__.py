@@ -5,13 +5,19 @@ folder needs to be kept for it. Rows that train the same source stage as the fir
 pair by pair and seed by seed, so that they differ in what is compared and in nothing else.
 """
 
-from uda.tables.collect import collect, write_document, write_published
+from uda.tables.collect import blocks_of, collect, write_documents, write_published
 from uda.tables.comparison import paired_bootstrap, rank_correlation
 from uda.tables.definition import Row, Table, load_table
 from uda.tables.jobs import Job, choose_jobs, jobs_of, run_jobs
 from uda.tables.latex import published_latex, to_latex
 from uda.tables.ledger import COLUMNS, INNER, Ledger, read_csv, to_csv
-from uda.tables.markdown import insert_markdown, published_markdown, to_markdown, validator_markdown
+from uda.tables.markdown import (
+    inner_markdown,
+    insert_markdown,
+    published_markdown,
+    to_markdown,
+    validator_markdown,
+)
 
 __all__ = [
     "COLUMNS",
@@ -20,8 +26,10 @@ __all__ = [
     "Ledger",
     "Row",
     "Table",
+    "blocks_of",
     "choose_jobs",
     "collect",
+    "inner_markdown",
     "insert_markdown",
     "jobs_of",
     "load_table",
@@ -35,6 +43,6 @@ __all__ = [
     "to_latex",
     "to_markdown",
     "validator_markdown",
-    "write_document",
+    "write_documents",
     "write_published",
 ]

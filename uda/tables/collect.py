@@ -1,6 +1,6 @@
 """From finished runs to a table's files."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from uda.atomic import write_text
@@ -9,7 +9,14 @@ from uda.tables.definition import Table
 from uda.tables.jobs import Job
 from uda.tables.latex import published_latex, to_latex
 from uda.tables.ledger import Ledger, read_csv
-from uda.tables.markdown import has_place, insert_markdown, published_markdown, to_markdown, validator_markdown
+from uda.tables.markdown import (
+    has_place,
+    inner_markdown,
+    insert_markdown,
+    published_markdown,
+    to_markdown,
+    validator_markdown,
+)
 
 
 def collect(
@@ -48,30 +55,36 @@ def collect(
     return ledger
 
 
-def write_document(name: str, folder: Path, document: Path | None = None) -> str:
-    """Write `folder/<name>.tex` and the document's blocks from the table's CSVs. Returns all of its Markdown.
-
-    The blocks are `<!-- table <name> -->`, and `<!-- table <name>_validators -->` if the document has it.
-    """
-    records = read_csv(folder / f"{name}.csv")
-    write_text(folder / f"{name}.tex", to_latex(records))
-    markdown, validators = to_markdown(records), ""
-    reports = folder / f"{name}_reports.csv"
+def blocks_of(table: Table, folder: Path) -> dict[str, str]:
+    """A table's Markdown from its CSVs, by the name of the block: `<name>`, `<name>_inner`, `<name>_validators`."""
+    records = read_csv(folder / f"{table.name}.csv")
+    blocks = {table.name: to_markdown(records, table.reference), f"{table.name}_inner": inner_markdown(records)}
+    reports = folder / f"{table.name}_reports.csv"
     if reports.is_file():
-        validators = validator_markdown(read_csv(reports))
-    if document is not None:
-        text = insert_markdown(document.read_text(encoding="utf-8"), name, markdown)
-        if validators and has_place(text, f"{name}_validators"):
-            text = insert_markdown(text, f"{name}_validators", validators)
-        write_text(document, text)
-    return f"{markdown}\n{validators}" if validators else markdown
+        blocks[f"{table.name}_validators"] = validator_markdown(read_csv(reports))
+    return {name: markdown for name, markdown in blocks.items() if markdown}
 
 
-def write_published(name: str, folder: Path, document: Path | None = None) -> str:
-    """Write `folder/<name>.tex` and the document's block `<name>_published` from the CSV of published figures.
+def write_documents(table: Table, folder: Path, documents: Sequence[Path] = ()) -> str:
+    """Write `folder/<name>.tex`, and from the table's CSVs those of its blocks that each document has a place for.
+
+    Returns:
+        All of the table's Markdown.
 
     Raises:
-        UserError: there is no such CSV; the known ones are named.
+        UserError: a document has a place for none of them.
+    """
+    write_text(folder / f"{table.name}.tex", to_latex(read_csv(folder / f"{table.name}.csv"), table.reference))
+    blocks = blocks_of(table, folder)
+    _fill(documents, blocks)
+    return "\n".join(blocks.values())
+
+
+def write_published(name: str, folder: Path, documents: Sequence[Path] = ()) -> str:
+    """Write `folder/<name>.tex` and each document's block `<name>_published` from the CSV of published figures.
+
+    Raises:
+        UserError: there is no such CSV; the known ones are named. A document has no such block.
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
@@ -80,7 +93,14 @@ def write_published(name: str, folder: Path, document: Path | None = None) -> st
     records = read_csv(path)
     write_text(folder / f"{name}.tex", published_latex(records))
     markdown = published_markdown(records)
-    if document is not None:
-        text = insert_markdown(document.read_text(encoding="utf-8"), f"{name}_published", markdown)
-        write_text(document, text)
+    _fill(documents, {f"{name}_published": markdown})
     return markdown
+
+
+def _fill(documents: Iterable[Path], blocks: Mapping[str, str]) -> None:
+    """Write those of the blocks that a document has a place for; the first one's absence is an error if it has none."""
+    for document in documents:
+        text = document.read_text(encoding="utf-8")
+        for name in [name for name in blocks if has_place(text, name)] or list(blocks)[:1]:
+            text = insert_markdown(text, name, blocks[name])
+        write_text(document, text)

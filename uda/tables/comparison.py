@@ -13,8 +13,6 @@ from uda.tables.ledger import REPORT_COLUMNS
 
 Record = Mapping[str, str]
 
-#: The row that the others are compared with.
-REFERENCE = "CBST"
 DRAWS = 10_000
 #: Fewer points have too few orders for a correlation to say anything.
 LEAST_POINTS = 3
@@ -80,7 +78,7 @@ def paired_bootstrap(differences: Sequence[float]) -> Difference | None:
     return Difference(float(values.mean()), len(values), interval)
 
 
-def difference_to_reference(records: Sequence[Record], row: str, reference: str = REFERENCE) -> Difference | None:
+def difference_to_reference(records: Sequence[Record], row: str, reference: str) -> Difference | None:
     """A row's class mean less the reference's, paired by domains and seed; None without a pair, or for itself."""
     if row == reference:
         return None

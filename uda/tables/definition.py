@@ -3,10 +3,11 @@
 from pathlib import Path
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from uda.config import ROOT, Settings
 from uda.errors import UserError
+from uda.registry import nearest
 
 
 class Row(Settings):
@@ -18,6 +19,8 @@ class Row(Settings):
     """Config in configs/."""
     set: list[str] = Field(default_factory=list)
     """Overrides."""
+    start: str | None = None
+    """Another row, whose final model of the same pair and seed it begins with; its steps count too."""
 
 
 class Table(Settings):
@@ -31,6 +34,21 @@ class Table(Settings):
     """Source and target domains."""
     rows: list[Row] = Field(min_length=1)
     """The source model first."""
+    reference: str | None = None
+    """The row that the others are compared with."""
+
+    @model_validator(mode="after")
+    def rows_that_are_there(self) -> "Table":
+        """Names are unique, and a row starts from one above it."""
+        names = [row.name for row in self.rows]
+        for index, row in enumerate(self.rows):
+            if row.name in names[:index]:
+                raise ValueError(f"two rows '{row.name}'")
+            if row.start is not None and row.start not in names[:index]:
+                raise ValueError(f"row '{row.name}' starts from '{row.start}', which is no row above it")
+        if self.reference is not None and self.reference not in names:
+            raise ValueError(f"no row '{self.reference}' to compare with{nearest(self.reference, names)}")
+        return self
 
 
 def load_table(path: str | Path) -> Table:
@@ -44,5 +62,6 @@ def load_table(path: str | Path) -> Table:
     try:
         return Table.model_validate({"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))})
     except ValidationError as error:
-        problems = [f"{path.name}: {'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+        found = [(path.name, ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
+        problems = [": ".join(filter(None, parts)) for parts in found]
         raise UserError("\n".join(problems)) from None

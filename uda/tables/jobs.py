@@ -40,9 +40,10 @@ def recipe(config: Config) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if not _below(key, (*NOT_IDENTITY, unread))}
 
 
-def digest(config: Config) -> str:
-    """Twelve hexadecimal digits that stand for a recipe."""
-    return hashlib.sha256(json.dumps(recipe(config), sort_keys=True).encode()).hexdigest()[:12]
+def digest(config: Config, start: str = "") -> str:
+    """Twelve hexadecimal digits that stand for a recipe, and for that of the run that it starts from."""
+    text = json.dumps(recipe(config), sort_keys=True) + start
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _below(key: str, sections: Sequence[str]) -> bool:
@@ -104,14 +105,30 @@ class Job:
     @cached_property
     def digest(self) -> str:
         """Its recipe's digest, by which a record says whether it is still this run's."""
-        return digest(self.config)
+        return digest(self.config, self.start.digest if self.start else "")
 
     @cached_property
     def shares_source(self) -> bool:
         """Whether it starts from the table's source model: it has a source stage, and it is that model's own."""
-        if self.is_source or not self.config.trains_source:
+        if self.is_source or self.start or not self.config.trains_source:
             return False
         return _source_recipe(self.config) == _source_recipe(self.source.config)
+
+    @cached_property
+    def start(self) -> "Job | None":
+        """The run of the row that this one's row says it starts from."""
+        rows = [row for row in self.table.rows if row.name == self.row.start]
+        return replace(self, row=rows[0]) if rows else None
+
+    @property
+    def needs(self) -> "Job | None":
+        """The run whose final model it begins with."""
+        return self.start or (self.source if self.shares_source else None)
+
+    @property
+    def has_model(self) -> bool:
+        """Whether it is finished and its model is there. Raises UserError as `results` does."""
+        return self.weights.is_file() and self.results() is not None
 
     @property
     def weights(self) -> Path:
@@ -130,8 +147,7 @@ class Job:
 
     def overrides(self) -> list[str]:
         """What the run changes in its config."""
-        start = [f"source.checkpoint={self.source.weights}"] if self.shares_source else []
-        return [*self._own_overrides(), *start]
+        return [*self._own_overrides(), *([f"source.checkpoint={self.needs.weights}"] if self.needs else [])]
 
     def command(self) -> list[str]:
         """The command that runs it."""
@@ -151,10 +167,10 @@ class Job:
         except (ValidationError, yaml.YAMLError, UnicodeDecodeError):
             raise UserError(f"{self.folder} was made by another version or is damaged; delete it") from None
         skip = NOT_IDENTITY
-        if self.shares_source:
+        if self.needs:
             skip = (*NOT_IDENTITY, "source.checkpoint")
             made_by = made_by.model_copy(update={"source": made_by.source.model_copy(update={"checkpoint": None})})
-        if digest(made_by) != self.digest:
+        if digest(made_by) != digest(self.config):
             differences = "; ".join(differing_keys(self.config, made_by.model_dump(mode="json"), skip))
             raise UserError(f"{self.folder} was made by another config ({differences}); delete it")
         path = self.folder / "results.json"
@@ -174,9 +190,9 @@ class Job:
         rounds, final = results["rounds"], results["final"]
         last = rounds[-1] if rounds else {}
         steps = results.get("steps")
-        if self.shares_source and steps is not None:
-            source_steps = (read_record(self.source.folder / "results.json") or {}).get("steps")
-            steps = None if source_steps is None else steps + source_steps
+        if self.needs and steps is not None:
+            before = (self.needs.record() or {}).get("steps")
+            steps = None if before is None else steps + before
         finished = datetime.fromtimestamp((self.folder / "results.json").stat().st_mtime, UTC)
         per_class = {name: None if share is None else round(share, 6) for name, share in final["per_class"].items()}
         return {
@@ -275,10 +291,10 @@ def run_jobs(
     recorded: Ledger | None = None,
     after: Callable[[Job], None] | None = None,
 ) -> None:
-    """Run the unfinished ones, `at_once` at a time, source models before what needs them.
+    """Run the unfinished ones, `at_once` at a time, each after the one whose model it begins with.
 
     Args:
-        jobs: what is wanted. A source model that one of them needs and that is not there is run as well.
+        jobs: what is wanted. A model that one of them begins with and that is not there is run as well.
         at_once: processes; they share the cores.
         log: receives a line a run.
         recorded: runs in here count as finished, if their recipe is still the same.
@@ -304,15 +320,15 @@ def run_jobs(
 
     def lacks_model(job: Job) -> bool:
         try:
-            return not (job.weights.is_file() and job.results())
+            return not job.has_model
         except UserError:  # those that need it say so
             return False
 
     def execute(job: Job) -> None:
         started = time.monotonic()
         try:
-            if job.shares_source and not (job.source.weights.is_file() and job.source.results()):
-                fail(f"{job.title}: its source model is missing")
+            if job.needs and not job.needs.has_model:
+                fail(f"{job.title}: the model that it begins with is missing ({job.needs.title})")
                 return
             job.folder.parent.mkdir(parents=True, exist_ok=True)
             output = job.folder.parent / f"{job.folder.name}.out"
@@ -335,10 +351,14 @@ def run_jobs(
 
     todo = {job.folder: job for job in jobs if is_missing(job)}
     for job in list(todo.values()):
-        if job.shares_source and job.source.folder not in todo and lacks_model(job.source):
-            todo[job.source.folder] = job.source
-    for wave in (True, False):
+        while (job := job.needs) and job.folder not in todo and lacks_model(job):
+            todo[job.folder] = job
+    waves: list[list[Job]] = []
+    while todo:
+        waves.append([job for job in todo.values() if not (job.needs and job.needs.folder in todo)])
+        todo = {folder: job for folder, job in todo.items() if job not in waves[-1]}
+    for wave in waves:
         with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(execute, [job for job in todo.values() if job.is_source is wave]))
+            list(pool.map(execute, wave))
     if failures:
         raise UserError("\n".join(failures))

@@ -5,7 +5,6 @@ import statistics
 from collections.abc import Sequence
 
 from uda.tables.comparison import (
-    REFERENCE,
     Record,
     difference_to_reference,
     mean_over_pairs,
@@ -30,7 +29,7 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
-def to_latex(records: Sequence[Record]) -> str:
+def to_latex(records: Sequence[Record], reference: str | None = None) -> str:
     """One tabular a pair with the accuracy by class, then one with mean and deviation over seeds, all in %."""
     rows, pairs = names_of(records), pairs_of(records)
     parts = ["% Needs \\usepackage{booktabs}. Measured; accuracy in %, means over seeds."]
@@ -45,7 +44,8 @@ def to_latex(records: Sequence[Record]) -> str:
             body.append([row, *cells, _mean(numbers(runs, "class_mean"))])
         parts.append(f"% {pair[0]} to {pair[1]}\n" + _tabular(["Method", *classes, "mean"], body))
     head = ["Method", "seeds", *(f"{source} to {target}" for source, target in pairs)]
-    head += ["mean"] * (len(pairs) > 1) + ["steps"] + [f"less {REFERENCE}"] * (REFERENCE in rows)
+    compared = reference in rows
+    head += ["mean"] * (len(pairs) > 1) + ["steps"] + [f"less {reference}"] * compared
     body = []
     for row in rows:
         own = select(records, row)
@@ -54,10 +54,11 @@ def to_latex(records: Sequence[Record]) -> str:
         if len(pairs) > 1:
             cells.append(mean_and_spread(mean_over_pairs(records, row)))
         cells.append(steps_text(own))
-        if REFERENCE in rows:
-            cells.append(difference_text(difference_to_reference(records, row)))
+        if compared:
+            cells.append(difference_text(difference_to_reference(records, row, reference)))
         body.append(cells)
-    parts.append(f"% mean and standard deviation; less {REFERENCE}: 95 % paired bootstrap\n" + _tabular(head, body))
+    note = f"; less {reference}: 95 % paired bootstrap" * compared
+    parts.append(f"% mean and standard deviation{note}\n" + _tabular(head, body))
     return "\n".join(parts)
 
 

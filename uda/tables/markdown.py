@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from uda.errors import UserError
 from uda.tables.comparison import (
     LEAST_POINTS,
-    REFERENCE,
     Difference,
     Record,
     choice_of,
@@ -53,15 +52,15 @@ def steps_text(records: Sequence[Record]) -> str:
     return f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
 
 
-def to_markdown(records: Sequence[Record]) -> str:
-    """Class mean a pair over seeds, difference to CBST with its interval, then the inner metrics of the last round."""
+def to_markdown(records: Sequence[Record], reference: str | None = None) -> str:
+    """Class mean a pair over seeds, and the difference to the reference row with its interval."""
     rows, pairs = names_of(records), pairs_of(records)
-    several, compared = len(pairs) > 1, REFERENCE in rows
+    several, compared = len(pairs) > 1, reference in rows
     head = [f"{source} to {target}" for source, target in pairs]
     head += ["mean"] if several else ["overall", "label-free choice", "oracle best"]
-    head += ["steps"] + [f"less {REFERENCE}"] * compared
+    head += ["steps"] + [f"less {reference}"] * compared
     interval = (
-        f" `less {REFERENCE}`: mean difference in points of the n runs of equal pair and seed, with the paired "
+        f" `less {reference}`: mean difference in points of the n runs of equal pair and seed, with the paired "
         "bootstrap interval of 95 %."
     )
     lines = [
@@ -79,18 +78,23 @@ def to_markdown(records: Sequence[Record]) -> str:
             cells += [mean_and_spread(numbers(own, key)) for key in ("overall", "label_free", "oracle_best")]
         cells.append(steps_text(own))
         if compared:
-            cells.append(difference_text(difference_to_reference(records, row)))
+            cells.append(difference_text(difference_to_reference(records, row, reference)))
         seeds = len({record["seed"] for record in own})
         lines.append(f"| {row} | {seeds} | {' | '.join(cells)} |")
-    chosen = [row for row in rows if numbers(select(records, row), "tp_rate")]
-    if chosen:
-        lines += [
-            "",
-            "Inner metrics of the selected images, first column apart in the last round (TP rates are oracle figures):",
-            "",
-            "| Method | TP rate, first round | TP rate | AVH | AVC | confidence | norm of x |",
-            "|---|---|---|---|---|---|---|",
-        ]
+    return "\n".join(lines) + "\n"
+
+
+def inner_markdown(records: Sequence[Record]) -> str:
+    """The inner metrics of the last round's selection, a row a method that selects; empty where none does."""
+    chosen = [row for row in names_of(records) if numbers(select(records, row), "tp_rate")]
+    if not chosen:
+        return ""
+    lines = [
+        "Inner metrics of the selected images, first column apart in the last round (TP rates are oracle figures):",
+        "",
+        "| Method | TP rate, first round | TP rate | AVH | AVC | confidence | norm of x |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in chosen:
         own = select(records, row)
         cells = [mean_and_spread(numbers(own, key), percent=False) for key in ("tp_rate_round0", *INNER)]
