@@ -9,6 +9,7 @@ from tests.test_rounds import cut_after_every_save, read_results
 from uda.cli import main
 from uda.config import ConfigError, load_config
 from uda.errors import UserError
+from uda.feeds import Feeds
 from uda.methods import METHODS
 from uda.rounds import Run
 
@@ -93,14 +94,14 @@ def test_fixmatch_sees_two_views(execute, tmp_path, monkeypatch):
 def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_path, monkeypatch, tiny):
     """The stream of images goes on over the reports: 32 target images, 4 batches of 8, each image once."""
     drawn = []
-    batches = Run.adaptation_batches
+    batches = Feeds.adaptation
 
-    def watch(self):
-        made = batches(self)
+    def watch(self, *arguments):
+        made = batches(self, *arguments)
         drawn.append(made)
         return made
 
-    monkeypatch.setattr(Run, "adaptation_batches", watch)
+    monkeypatch.setattr(Feeds, "adaptation", watch)
     execute(tmp_path / "run", "mcc", "adaptation.steps=4", "adaptation.batch={source: 2, target: 8}")
     names = [name for step in range(4) for name in drawn[0].ids(step)[2:]]
     assert sorted(names) == sorted(set(names)) and len(names) == 32

@@ -9,7 +9,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+import uda.feeds
 import uda.rounds
+import uda.session
 from tests.data.trees import make_visda
 from uda.checkpoint import Checkpoints, load_checkpoint
 from uda.cli import main
@@ -181,7 +183,7 @@ def test_interrupt_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(uda.rounds.Engine, "fit", interrupt)
+    monkeypatch.setattr(uda.session.Engine, "fit", interrupt)
     assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 130
     assert "interrupted by SIGINT: nothing was saved yet" in capsys.readouterr().err
 
@@ -309,14 +311,14 @@ def test_adapted_batch_norm_does_not_know_the_images_order(tiny, tmp_path):
     seen = []
     job.engine.adapt_batch_norm = lambda batches: seen.extend(batches)
     job.adapt_batch_norm()
-    in_order = torch.cat(list(job.predict_batches(job.domains.target.images, 32)))
+    in_order = torch.cat(list(job.feeds.predict(job.domains.target.images, 32)))
     order = [next(i for i, image in enumerate(in_order) if torch.equal(image, other)) for other in torch.cat(seen)]
     assert sorted(order) == list(range(32)) and order != list(range(32))
 
 
 def test_adapted_batch_norm_takes_whole_batches(tiny, tmp_path, monkeypatch):
     """31 is two batches of 15 and one image, which BatchNorm cannot take."""
-    monkeypatch.setattr(uda.rounds, "ADAPT_BATCH", 15)
+    monkeypatch.setattr(uda.feeds, "ADAPT_BATCH", 15)
     job = Run(load_config(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_images=31"]))
     seen = []
     job.engine.adapt_batch_norm = lambda batches: seen.extend(len(batch) for batch in batches)
@@ -376,7 +378,7 @@ def test_only_evaluation_and_report_read_target_labels():
 
 def test_source_share_is_drawn_anew_each_round(tiny, tmp_path):
     job = Run(load_config(tiny, [f"output={tmp_path}"]))
-    draws = [set(job.source_share(index).tolist()) for index in (0, 1, 0)]
+    draws = [set(job.feeds.source_share(index).tolist()) for index in (0, 1, 0)]
     assert len(draws[0]) == 16 and draws[0] != draws[1] and draws[0] == draws[2]
 
 

@@ -5,6 +5,7 @@ contiguous rows; gradients are averaged in `Ranks.average_gradients`, so that a 
 wrapper around its network. A run by itself is the job of one rank: nothing is sent, and the code is the same.
 """
 
+import io
 import os
 import re
 from collections import deque
@@ -123,6 +124,15 @@ class Ranks:
                 carried.numpy()[:] = np.frombuffer(content, np.uint8)
             dist.broadcast(carried, src=0)
         return carried.numpy().tobytes()
+
+    def broadcast_arrays(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Rank 0's arrays on every rank."""
+        if self.world == 1:
+            return arrays
+        buffer = io.BytesIO()
+        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, buffer)
+        content = self.broadcast(buffer.getvalue() if self.is_main else None)
+        return {name: array.numpy() for name, array in torch.load(io.BytesIO(content), weights_only=True).items()}
 
     def broadcast_network(self, network: nn.Module) -> None:
         """Give every rank the parameters and buffers of rank 0."""

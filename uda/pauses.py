@@ -9,7 +9,7 @@ from uda.engine import EpochState
 from uda.interruption import Interrupted
 
 if TYPE_CHECKING:
-    from uda.rounds import Run
+    from uda.session import Session
 
 #: In a job of several processes they ask each other this often, in seconds, whether to pause.
 SECONDS_BETWEEN_LOOKS = 0.5
@@ -18,7 +18,7 @@ SECONDS_BETWEEN_LOOKS = 0.5
 class RunPauses:
     """Where an epoch pauses: when a checkpoint is due, or the run was asked to end. All ranks answer alike."""
 
-    def __init__(self, run: "Run", first_step: int, save: Callable[[EpochState], None]):
+    def __init__(self, run: "Session", first_step: int, save: Callable[[EpochState], None]):
         self.run = run
         self.save_state = save
         self._leaving = False

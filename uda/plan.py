@@ -71,7 +71,7 @@ def source_steps(run: "Run") -> int:
     settings = run.config.source
     if not run.config.trains_source:
         return 0
-    return sum(epoch_steps(len(run.source_batches(0, None)), settings.epochs, settings.steps))
+    return sum(epoch_steps(len(run.feeds.source(0, None)), settings.epochs, settings.steps))
 
 
 def round_steps(run: "Run") -> int:
@@ -118,13 +118,13 @@ def dry_run(run: "Run", measured_steps: int = 3) -> str:
     training, adaptation = config.self_training, config.adaptation
     if run.method.adapts:
         method, size = run.method, adaptation.batch.source + adaptation.batch.target
-        batches = run.adaptation_batches().window(0, measured_steps + 1) if not method.prepares else None
+        batches = None if method.prepares else run.feeds.adaptation(None, method.views).window(0, measured_steps + 1)
         rounds, later = math.ceil(adaptation.steps / adaptation.interval), adaptation.steps
     else:
         batches, rounds, later = None, run.rounds, round_steps(run)
     if batches is None:
         method, size = run.source_method, config.source.batch_size
-        batches = run.source_batches(0, measured_steps + 1)
+        batches = run.feeds.source(0, measured_steps + 1)
     optimization = engine.optimization(method, config.source.optim, measured_steps + 1)
     moments = [time.monotonic()]
 
@@ -137,7 +137,7 @@ def dry_run(run: "Run", measured_steps: int = 3) -> str:
     step_seconds = float(np.median(np.diff(moments[1:])))
     images = run.domains.target.images
     started = time.monotonic()
-    first = next(iter(run.predict_batches(images, engine.predict_batch_size, workers=0)))
+    first = next(iter(run.feeds.predict(images, engine.predict_batch_size, workers=0)))
     engine.predict([first], len(first))
     predict_seconds = (time.monotonic() - started) / len(first)
 

@@ -1,0 +1,172 @@
+"""What batches the stages of a run are fed: which images, with which labels, in which transform."""
+
+import numpy as np
+
+from uda.choice import Choice
+from uda.config import Config
+from uda.data import loaders
+from uda.data.domains import Domains
+from uda.data.images import Images
+from uda.data.loaders import Batches, Part, training_batches
+from uda.data.transforms import make_predict, make_train
+from uda.engine import Engine
+from uda.errors import UserError
+from uda.session import ADAPTATION_STAGE, ADAPTED_IMAGES, ROUND_STAGE, SOURCE_SHARE, SOURCE_STAGE
+from uda.thresholds import portion_schedule
+
+#: Images in a batch of AdaBN's pass; part of the result, so not of `runtime`.
+ADAPT_BATCH = 128
+
+
+class Feeds:
+    """The batches of a run from a source to a target domain."""
+
+    def __init__(self, config: Config, domains: Domains, engine: Engine):
+        self.config = config
+        self.domains = domains
+        self.engine = engine
+        self.ranks = engine.ranks
+        self.transforms = {
+            "source": make_train(config.transforms, config.transforms.source),
+            "target": make_train(config.transforms, config.transforms.target),
+            "predict": make_predict(config.transforms),
+        }
+        if config.adaptation.strong is not None:
+            self.transforms["strong"] = make_train(config.transforms, config.adaptation.strong)
+
+    def source(self, epoch: int, steps: int | None) -> Batches:
+        """Batches of one epoch of the source stage."""
+        return training_batches(
+            [self._source_part(np.arange(len(self.domains.source.images)))],
+            num_classes=len(self.domains.classes),
+            batch_size=self.config.source.batch_size,
+            steps=steps,
+            seed=(SOURCE_STAGE, self.config.seed, 0, epoch),
+            **self._loading,
+        )
+
+    def round(self, index: int, choice: Choice, epoch: int, steps: int | None) -> Batches:
+        """Batches of one epoch of a round: the round's share of the source, and the selected target images."""
+        settings = self.config.self_training
+        drawn = self.source_share(index)
+        selected = np.flatnonzero(choice.pseudo.selected)
+        parts = [self._source_part(drawn)]
+        if len(selected):
+            images = self.domains.target.images
+            parts.append(
+                Part(images, selected, choice.labels[selected], self.transforms["target"], domain=1, is_target=True)
+            )
+        batch = settings.batch
+        sizes = batch.mixed or [batch.source, batch.selected][: len(parts)]
+        if batch.unlabelled:
+            images = self.domains.target.images
+            every = np.arange(len(images))
+            parts.append(Part(images, every, None, self.transforms["target"], domain=1, is_target=True))
+            sizes.append(batch.unlabelled)
+        return training_batches(
+            parts,
+            num_classes=len(self.domains.classes),
+            batch_size=sizes,
+            steps=steps,
+            seed=(ROUND_STAGE, self.config.seed, index, epoch),
+            **self._loading,
+        )
+
+    def adaptation(self, labels: np.ndarray | None, views: int) -> Batches:
+        """Batches of the whole adaptation stage: labelled source images, and target images with a method's labels.
+
+        Args:
+            labels: class numbers (N,) or distributions (N, K) of the target images; None: without.
+            views: 2 for a strong view beside the plain one.
+
+        Raises:
+            UserError: a batch holds more images of a domain than there are.
+        """
+        settings, images = self.config.adaptation, self.domains.target.images
+        for name, size, domain in (
+            ("source", settings.batch.source, self.domains.source),
+            ("target", settings.batch.target, self.domains.target),
+        ):
+            if size > len(domain.images):
+                raise UserError(
+                    f"adaptation.batch.{name}: {size} images in a batch, but the {name} domain has only "
+                    f"{len(domain.images)}; lower it"
+                )
+        every = np.arange(len(images))
+        target = Part(
+            images,
+            every,
+            labels,
+            self.transforms["target"],
+            domain=1,
+            is_target=True,
+            strong=self.transforms["strong"] if views > 1 else None,
+        )
+        parts, sizes = [target], [settings.batch.target]
+        if settings.batch.source:
+            parts.insert(0, self._source_part(np.arange(len(self.domains.source.images))))
+            sizes.insert(0, settings.batch.source)
+        return training_batches(
+            parts,
+            num_classes=len(self.domains.classes),
+            batch_size=sizes,
+            steps=settings.steps,
+            seed=(ADAPTATION_STAGE, self.config.seed),
+            **self._loading,
+        )
+
+    def source_share(self, index: int) -> np.ndarray:
+        """The source images of a round: a random share of all, drawn anew each round, in ascending order."""
+        share = self.config.self_training.source_share
+        count = len(self.domains.source.images)
+        drawn = max(1, round(portion_schedule(index, share.start, share.step, share.max) * count))
+        generator = np.random.default_rng((SOURCE_SHARE, self.config.seed, index))
+        return np.sort(generator.choice(count, drawn, replace=False))
+
+    def _source_part(self, indices: np.ndarray) -> Part:
+        source = self.domains.source
+        return Part(
+            source.images, indices, source.labels[indices], self.transforms["source"], domain=0, is_target=False
+        )
+
+    @property
+    def _loading(self) -> dict[str, object]:
+        """How training batches are loaded and dealt out."""
+        return {
+            "workers": self.engine.workers(self.domains.source.images.in_memory),
+            "pin_memory": self.engine.pin_memory,
+            "rank": self.ranks.rank,
+            "world": self.ranks.world,
+            "accumulate": self.config.runtime.accumulate,
+        }
+
+    def statistics(self, count: int) -> Batches:
+        """This process's share of `count` random target images, whole batches of them, to take BatchNorm's statistics.
+
+        They are drawn, and batched in random order, by the run's seed: in the order of class folders each batch would
+        be of one class, and the order of the images would tell of their labels.
+        """
+        images = self.domains.target.images
+        drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))
+        drawn = drawn[:count]
+        # Whole batches alone: every batch counts alike, and a last one of a single image has no variance.
+        size = min(ADAPT_BATCH, len(drawn))
+        batches = drawn[: len(drawn) // size * size].reshape(-1, size)
+        if self.config.runtime.sync_batch_norm and len(batches) >= self.ranks.world:
+            batches = batches[: len(batches) // self.ranks.world * self.ranks.world]  # all meet in every forward pass
+        if not self.config.runtime.sync_batch_norm or len(batches) >= self.ranks.world:
+            batches = batches[self.ranks.rank :: self.ranks.world]
+        return self.predict(images.take(batches.reshape(-1)), size)
+
+    def predict(
+        self, images: Images, batch_size: int, workers: int | None = None, rows: slice | None = None
+    ) -> Batches:
+        """Images as the network sees them in a predict pass, in order."""
+        return loaders.predict_batches(
+            images,
+            self.transforms["predict"],
+            batch_size=batch_size,
+            workers=self.engine.workers(images.in_memory) if workers is None else workers,
+            pin_memory=self.engine.pin_memory,
+            rows=rows,
+        )

@@ -1,0 +1,253 @@
+"""A run as it stands: its folder, engine and checkpoint, how a stage is trained from there, how all of it is saved."""
+
+import hashlib
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+
+import torch
+import yaml
+from torch import Tensor
+
+from uda import checkpoint
+from uda.checkpoint import Checkpoints, Progress
+from uda.config import Config, OptimSettings, differing_keys
+from uda.distributed import Ranks
+from uda.engine import Engine, EpochState
+from uda.errors import UserError
+from uda.interruption import Interruption
+from uda.methods import Method
+from uda.models import Network, load_network, save_network
+from uda.pauses import RunPauses
+from uda.run_folder import RunFolder, RunLog
+
+# First numbers of every derived seed, so that no two uses of randomness share one.
+INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES, ADAPTATION_STAGE = range(6)
+STAGES = {"source": SOURCE_STAGE, "round": ROUND_STAGE, "adaptation": ADAPTATION_STAGE}
+
+
+class Session:
+    """What every kind of run has: where it stands, and the way from there to its end through any interruption.
+
+    A subclass says what its stages are.
+
+    Args:
+        config: the validated config.
+        log: receives plain lines.
+        ranks: the processes of the job; rank 0 alone reads checkpoints and writes.
+        interruption: asked at every step whether to save and leave.
+
+    Raises:
+        UserError: the folder belongs to another config, or the processes were not started alike.
+    """
+
+    engine: Engine
+    checkpoints: Checkpoints
+    method: Method
+    """What is trained; its own networks are saved and restored."""
+
+    def __init__(
+        self,
+        config: Config,
+        log: RunLog | None = None,
+        ranks: Ranks | None = None,
+        interruption: Interruption | None = None,
+    ):
+        self.config = config
+        self.log = log or RunLog()
+        self.ranks = ranks or Ranks()
+        self.interruption = interruption or Interruption()
+        self.ranks.check_same("the config", config.to_yaml(), _difference)
+        self.folder = RunFolder(config, check=self.ranks.is_main)
+        self.finished = bool(self.ranks.maximum([self.ranks.is_main and self.folder.finished])[0])
+        self.progress = Progress()
+        self._started = time.monotonic()
+
+    # To be said by a subclass
+
+    @property
+    def description(self) -> dict[str, object]:
+        """What a weights file says about itself, and must share with a network that loads it."""
+        raise NotImplementedError
+
+    @property
+    def images(self) -> str:
+        """The run's images in a line, their number and a checksum of their names: a run goes on with its own alone."""
+        raise NotImplementedError
+
+    def state(self) -> dict[str, object]:
+        """What a checkpoint holds besides the networks: tensors, numbers and strings."""
+        return {}
+
+    # The way through a run
+
+    def build(self, network: Network, method: Callable[[Network], Method]) -> None:
+        """Bring the network to the device, and network and method to where the run stands.
+
+        Raises:
+            UserError: the run was begun with other images, its checkpoints are damaged, or the weights that it is to
+                begin with do not fit.
+        """
+        self.ranks.check_same("the data", self.images, lambda first, other: f"{first} / {other}")
+        self.engine = Engine(network, self.config.runtime, self.log if self.ranks.is_main else None, self.ranks)
+        self.method = method(network)
+        self.engine.attach(self.method)
+        self.checkpoints = Checkpoints(self.folder.checkpoints, self.log, 60 * self.config.runtime.checkpoint_minutes)
+        content = self.ranks.broadcast(self.checkpoints.read() if self.ranks.is_main else None)
+        self.saved = None if content is None else checkpoint.parse(content, str(self.folder.checkpoints))
+        if self.saved is not None and self.saved[1]["images"] != self.images:
+            raise UserError(
+                f"{self.folder.path} was begun with other images: then {self.saved[1]['images']}, now {self.images} "
+                "(their number and a checksum of their names); bring them back, or choose another output=..."
+            )
+        if self.saved is None:
+            if self.config.source.checkpoint and self.ranks.is_main:
+                load_network(network, self.config.source.checkpoint, self.description)
+            self.ranks.broadcast_network(network)
+            self.ranks.broadcast_network(self.method.modules)
+        else:
+            self.progress = self.saved[0]
+        self._started = time.monotonic()
+
+    def open_folder(self) -> None:
+        """Make the run's folder, or go on in it."""
+        self.folder.create(sys.argv, self.engine.settings.model_dump() | {"processes": self.ranks.world})
+        self.log.open(self.folder.path / "log.txt")
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this run, over all its starts."""
+        return self.progress.seconds + time.monotonic() - self._started
+
+    def train(
+        self,
+        method: Method,
+        batches: Callable,
+        optim: OptimSettings,
+        *,
+        label: str,
+        plan: Sequence[int],
+        progress: Callable[[float], float],
+        freeze_batch_norm: bool = False,
+        extra: Callable[[], dict[str, object]] = dict,
+        after: Callable[[int, dict[str, float]], None] | None = None,
+    ) -> dict[str, float]:
+        """Train one stage from the step where it stands, with checkpoints on the way and one at its end.
+
+        Args:
+            method: what is trained.
+            batches: gives the batches of an epoch.
+            optim: the stage's optimiser.
+            label: what the progress bar says.
+            plan: steps of each epoch.
+            progress: the stage's share done to the run's.
+            freeze_batch_norm: BatchNorm in eval mode.
+            extra: what checkpoints within the stage hold besides.
+            after: called after every epoch with its number and scalars; then a checkpoint follows.
+        """
+        optimization = self.engine.optimization(method, optim, sum(plan))
+        scalars: dict[str, float] = {}
+        begin = EpochState()
+        if self.progress.begun:
+            saved = self.saved[1]
+            optimization.load_state_dict(saved["optimization"])
+            sums = {name: self._own(values) for name, values in saved["sums"].items()}
+            scalars, begin = saved["scalars"], EpochState(self.progress.step, sums)
+        self.saved = None
+        stage = STAGES[self.progress.stage]
+
+        def save(epoch: int, state: EpochState) -> None:
+            progress = replace(self.progress, epoch=epoch, step=state.step, seconds=self.seconds)
+            kept = {
+                "optimization": optimization.state_dict(),
+                "scalars": scalars,
+                "sums": {name: self._of_every_rank(value.reshape(1)) for name, value in state.sums.items()},
+            }
+            self.save(progress, {**kept, **extra()})
+
+        for epoch in range(self.progress.epoch, len(plan)):
+            with self.interruption.deferred():
+                pauses = RunPauses(self, begin.step, lambda state, epoch=epoch: save(epoch, state))
+                scalars = self.engine.fit(
+                    method,
+                    batches(epoch).starting_at(begin.step),
+                    optimization,
+                    label=label if len(plan) == 1 else f"{label}, epoch {epoch + 1}/{len(plan)}",
+                    steps=plan[epoch],
+                    progress=progress,
+                    freeze_batch_norm=freeze_batch_norm,
+                    seed=(stage, self.config.seed, self.progress.round, epoch),
+                    begin=begin,
+                    pauses=pauses,
+                )
+                if after is not None:
+                    if self.progress.step < plan[epoch]:  # what comes now may outlast a signal's grace
+                        save(epoch, EpochState(plan[epoch], begin.sums))
+                    after(epoch, scalars)
+                begin = EpochState()
+                due = pauses.due()  # asked in the last epoch too: all ranks leave together
+                if due or after is not None or epoch + 1 == len(plan):
+                    save(epoch + 1, begin)
+                    pauses.leave()
+        return scalars
+
+    def save(self, progress: Progress, state: Mapping[str, object] | None = None) -> None:
+        """Write a checkpoint; every rank calls it, rank 0 writes."""
+        self._started = time.monotonic()
+        self.progress = progress
+        state = {
+            "network": self.engine.network.state_dict(),
+            "method": self.method.modules.state_dict(),
+            **self.state(),
+            **(state or {}),
+            "images": self.images,
+        }
+        if self.ranks.world > 1 and progress.step:
+            state["statistics"] = self._of_every_rank(_flat(self.engine.running_statistics()))
+        if self.ranks.is_main:
+            with self.interruption.deferred():
+                self.checkpoints.save(progress, state)
+
+    def save_weights(self, name: str) -> None:
+        """Write the network to `checkpoints/<name>.safetensors`."""
+        save_network(self.engine.network, self.folder.checkpoints / f"{name}.safetensors", self.description)
+
+    def load(self, state: Mapping[str, object]) -> None:
+        """Network and method from a checkpoint's state.
+
+        Within an epoch each rank has BatchNorm statistics of its own; for another number of ranks, their
+        mean.
+        """
+        self.engine.network.load_state_dict(state["network"])
+        self.method.modules.load_state_dict(state["method"])
+        statistics = state.get("statistics")
+        if statistics is None:
+            return
+        tensors = self.engine.running_statistics()
+        mine = self._own(statistics).split([tensor.numel() for tensor in tensors])
+        for tensor, values in zip(tensors, mine, strict=True):
+            tensor.copy_(values.view_as(tensor))
+
+    def _of_every_rank(self, mine: Tensor) -> Tensor:
+        """Each rank's (n) numbers, (world, n) on rank 0."""
+        return torch.from_numpy(self.ranks.gather_rows_to_main(mine.cpu().numpy()[None], self.ranks.world))
+
+    def _own(self, of_every_rank: Tensor) -> Tensor:
+        """This rank's row; the mean where another number of ranks saved."""
+        same = len(of_every_rank) == self.ranks.world
+        return (of_every_rank[self.ranks.rank] if same else of_every_rank.mean(0)).squeeze(0)
+
+
+def checksum(ids: Iterable[str]) -> str:
+    """Eight hexadecimal digits for the names of images, in their order."""
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else torch.empty(0)
+
+
+def _difference(first: str, other: str) -> str:
+    """The keys in which two configs, as YAML, differ."""
+    return "; ".join(differing_keys(Config.model_validate(yaml.safe_load(other)), yaml.safe_load(first), skip=()))
