@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from uda.config import OptimSettings
 from uda.distributed import start
 from uda.engine import Optimization
 from uda.errors import UserError
+from uda.settings import OptimSettings
 from uda.streaming_thresholds import stream_thresholds
 from uda.thresholds import class_balanced_thresholds
 

@@ -7,7 +7,8 @@ import torch
 
 from tests.test_rounds import cut_after_every_save, read_results
 from uda.cli import main
-from uda.config import ConfigError, load_config
+from uda.config import load_config
+from uda.config_files import ConfigError
 from uda.errors import UserError
 from uda.feeds import Feeds
 from uda.methods import METHODS

@@ -15,7 +15,7 @@ import torch
 
 from uda import device
 from uda.benchmarks import Contest, network
-from uda.config import ROOT
+from uda.config_files import ROOT
 from uda.errors import UserError
 
 TOOL = ROOT / "tools" / "bench.py"

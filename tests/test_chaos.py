@@ -14,7 +14,7 @@ import pytest
 from tests.test_rounds import read_results
 from uda.checkpoint import Checkpoints, load_checkpoint
 from uda.cli import main
-from uda.config import ROOT
+from uda.config_files import ROOT
 
 spec = importlib.util.spec_from_file_location("chaos_under_test", ROOT / "tools" / "chaos.py")
 chaos = importlib.util.module_from_spec(spec)

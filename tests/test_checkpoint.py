@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from uda.atomic import OutputError
 from uda.checkpoint import VERSION, Checkpoints, Progress, load_checkpoint, parse
-from uda.config import ROOT
+from uda.config_files import ROOT
 from uda.errors import UserError
 
 

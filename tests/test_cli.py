@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from uda.cli import LISTS, main
-from uda.config import ROOT
+from uda.config_files import ROOT
 from uda.data.cards import CARDS
 from uda.methods import METHODS, UNLABELLED_LOSSES
 from uda.models import BACKBONES

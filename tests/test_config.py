@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from uda.config import ROOT, ConfigError, differing_keys, find_config, load_config
+from uda.config import differing_keys, load_config
+from uda.config_files import ROOT, ConfigError, find_config
 
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 

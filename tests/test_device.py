@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from uda import device
-from uda.config import ROOT, RuntimeSettings
+from uda.config_files import ROOT
 from uda.device import apply_settings, describe, loader_workers, pick_device, settle
 from uda.errors import UserError
+from uda.settings import RuntimeSettings
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.test_rounds import read_results
-from uda.config import ROOT
+from uda.config_files import ROOT
 from uda.distributed import Ranks, start
 from uda.errors import UserError
 

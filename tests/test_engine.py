@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from uda.config import ModelSettings, OptimSettings, RuntimeSettings, load_config
+from uda.config import load_config
 from uda.data.loaders import Batch
 from uda.device import _has_compiler
 from uda.distributed import Ranks
@@ -17,6 +17,7 @@ from uda.errors import UserError
 from uda.methods import METHODS
 from uda.models import Network, create_network
 from uda.models.backbones import batch_norms, synchronise_batch_norms
+from uda.settings import ModelSettings, OptimSettings, RuntimeSettings
 
 
 def quiet(line):

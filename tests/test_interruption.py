@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from uda.config import ROOT
+from uda.config_files import ROOT
 from uda.interruption import Interrupted, Interruption
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from uda.config import ROOT
+from uda.config_files import ROOT
 
 spec = importlib.util.spec_from_file_location("processes_under_test", ROOT / "tools" / "processes.py")
 processes = importlib.util.module_from_spec(spec)

@@ -10,7 +10,8 @@ import pytest
 
 from tests.data.trees import make_folders
 from uda.cli import main, parser
-from uda.config import ROOT, load_config
+from uda.config import load_config
+from uda.config_files import ROOT
 from uda.data.cards import CARDS
 from uda.methods import METHODS
 from uda.selectors import SELECTORS

@@ -15,7 +15,8 @@ import uda.session
 from tests.data.trees import make_visda
 from uda.checkpoint import Checkpoints, load_checkpoint
 from uda.cli import main
-from uda.config import ROOT, load_config
+from uda.config import load_config
+from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.plan import epoch_steps
 from uda.rounds import Run

@@ -12,7 +12,7 @@ import pytest
 from uda.benchmarks import measure, scaling, scaling_document, world
 from uda.benchmarks.estimate import Assumptions, Job, Serial, estimate, job_of, visda_config
 from uda.benchmarks.scaling import Curve, Point, fitted_exponent
-from uda.config import ROOT
+from uda.config_files import ROOT
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.plan import steps_of_rounds

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from uda.cli import main
-from uda.config import ROOT, load_config
+from uda.config import load_config
+from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.tables import (
     COLUMNS,

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from uda.atomic import write_text
-from uda.config import ROOT
+from uda.config_files import ROOT
 from uda.tables import insert_markdown
 
 

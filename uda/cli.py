@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from uda.config import ROOT, Config, load_config
+from uda.config import Config, load_config
+from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.interruption import HOW_TO_GO_ON, Interrupted, Interruption
 

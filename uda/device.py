@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from uda.config import RuntimeSettings
 from uda.errors import UserError
+from uda.settings import RuntimeSettings
 
 #: Networks with fewer parameters stay in fp32: their casts cost more than half precision saves.
 FEW_PARAMETERS = 1_000_000

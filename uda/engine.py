@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uda.config import OptimSettings, RuntimeSettings
 from uda.data.loaders import Batch
 from uda.device import apply_settings, loader_workers, settle
 from uda.distributed import Ranks
@@ -20,6 +19,7 @@ from uda.methods import Method
 from uda.models import Network, Prediction
 from uda.models.backbones import batch_norms, synchronise_batch_norms
 from uda.progress import progress as show_progress
+from uda.settings import OptimSettings, RuntimeSettings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

@@ -11,7 +11,7 @@ import torch
 from uda.checkpoint import Progress
 from uda.checks import check_batches
 from uda.choice import Choice, Predicted, choose, target_scores
-from uda.config import AdaptationSettings, Config, SelfTrainingSettings
+from uda.config import Config
 from uda.data.domains import load_domains
 from uda.data.loaders import Batches
 from uda.distributed import Ranks
@@ -26,6 +26,7 @@ from uda.plan import compute_line, epoch_steps, plan, source_steps
 from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.run_folder import RunLog
 from uda.session import INITIAL_WEIGHTS, Session, checksum
+from uda.settings import AdaptationSettings, SelfTrainingSettings
 from uda.validators import VALIDATORS
 
 

@@ -12,7 +12,8 @@ import yaml
 
 import uda
 from uda.atomic import remove_temporaries, write_json, write_text
-from uda.config import ROOT, Config, differing_keys
+from uda.config import RunConfig, differing_keys
+from uda.config_files import ROOT
 from uda.errors import UserError
 
 
@@ -62,7 +63,7 @@ class RunFolder:
         UserError: the folder holds something else, cannot be written, or belongs to another config (keys named).
     """
 
-    def __init__(self, config: Config, check: bool = True):
+    def __init__(self, config: RunConfig, check: bool = True):
         self.config = config
         self.path = config.folder
         self.checkpoints = self.path / "checkpoints"

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from uda import checkpoint
 from uda.checkpoint import Checkpoints, Progress
-from uda.config import Config, OptimSettings, differing_keys
+from uda.config import RunConfig, differing_keys
 from uda.distributed import Ranks
 from uda.engine import Engine, EpochState
 from uda.errors import UserError
@@ -21,6 +21,7 @@ from uda.methods import Method
 from uda.models import Network, load_network, save_network
 from uda.pauses import RunPauses
 from uda.run_folder import RunFolder, RunLog
+from uda.settings import OptimSettings
 
 # First numbers of every derived seed, so that no two uses of randomness share one.
 INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES, ADAPTATION_STAGE = range(6)
@@ -49,7 +50,7 @@ class Session:
 
     def __init__(
         self,
-        config: Config,
+        config: RunConfig,
         log: RunLog | None = None,
         ranks: Ranks | None = None,
         interruption: Interruption | None = None,
@@ -58,7 +59,7 @@ class Session:
         self.log = log or RunLog()
         self.ranks = ranks or Ranks()
         self.interruption = interruption or Interruption()
-        self.ranks.check_same("the config", config.to_yaml(), _difference)
+        self.ranks.check_same("the config", config.to_yaml(), self._difference)
         self.folder = RunFolder(config, check=self.ranks.is_main)
         self.finished = bool(self.ranks.maximum([self.ranks.is_main and self.folder.finished])[0])
         self.progress = Progress()
@@ -102,8 +103,8 @@ class Session:
                 "(their number and a checksum of their names); bring them back, or choose another output=..."
             )
         if self.saved is None:
-            if self.config.source.checkpoint and self.ranks.is_main:
-                load_network(network, self.config.source.checkpoint, self.description)
+            if self.config.start and self.ranks.is_main:
+                load_network(network, self.config.start, self.description)
             self.ranks.broadcast_network(network)
             self.ranks.broadcast_network(self.method.modules)
         else:
@@ -229,6 +230,11 @@ class Session:
         for tensor, values in zip(tensors, mine, strict=True):
             tensor.copy_(values.view_as(tensor))
 
+    def _difference(self, first: str, other: str) -> str:
+        """The keys in which two configs, as YAML, differ."""
+        parsed = type(self.config).model_validate(yaml.safe_load(other))
+        return "; ".join(differing_keys(parsed, yaml.safe_load(first), skip=()))
+
     def _of_every_rank(self, mine: Tensor) -> Tensor:
         """Each rank's (n) numbers, (world, n) on rank 0."""
         return torch.from_numpy(self.ranks.gather_rows_to_main(mine.cpu().numpy()[None], self.ranks.world))
@@ -246,8 +252,3 @@ def checksum(ids: Iterable[str]) -> str:
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else torch.empty(0)
-
-
-def _difference(first: str, other: str) -> str:
-    """The keys in which two configs, as YAML, differ."""
-    return "; ".join(differing_keys(Config.model_validate(yaml.safe_load(other)), yaml.safe_load(first), skip=()))

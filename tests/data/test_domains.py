@@ -6,10 +6,10 @@ import pytest
 import yaml
 
 from tests.data.trees import make_folders, make_visda
-from uda.config import DataSettings
 from uda.data.cards import CARDS
 from uda.data.domains import Source, Target, TargetLabels, load_domains
 from uda.errors import UserError
+from uda.settings import DataSettings
 
 CLASSES = ["bus", "car", "dog"]
 

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from tests.data.trees import make_folders
-from uda.config import AugmentSettings, TransformSettings
 from uda.data.handover import Ring
 from uda.data.images import ImageArray, ImageFiles
 from uda.data.loaders import Batch, Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.errors import UserError
+from uda.settings import AugmentSettings, TransformSettings
 
 PLAIN = TransformSettings(kind="affine", size=8, mean=(0,), std=(1 / 255,))
 

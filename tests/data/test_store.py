@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from tests.data.trees import make_folders, write_image
-from uda.config import AugmentSettings, Config, DataSettings, TransformSettings, differing_keys
+from uda.config import Config, differing_keys
 from uda.data import store as store_module
 from uda.data.domains import load_domains
 from uda.data.images import ImageFiles, check_readable, decode
@@ -23,6 +23,7 @@ from uda.data.loaders import Part, training_batches
 from uda.data.store import DecodedStore, default_folder, kept_size, open_stores, take_inventory
 from uda.data.transforms import make_train
 from uda.errors import UserError
+from uda.settings import AugmentSettings, DataSettings, TransformSettings
 
 CLASSES = ["ant", "bee"]
 

@@ -6,9 +6,9 @@ import torch
 from torchvision.transforms.v2 import RandomResizedCrop
 from torchvision.transforms.v2 import functional as image_functions
 
-from uda.config import AugmentSettings, TransformSettings
 from uda.data.transforms import inverse_maps, make_predict, make_train, random_box, warp
 from uda.errors import UserError
+from uda.settings import AugmentSettings, TransformSettings
 
 CROP = TransformSettings(size=16, resize=20)
 AFFINE = TransformSettings(kind="affine", size=12, mean=(0.2,), std=(0.5,))

@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from uda.config import ModelSettings
 from uda.errors import UserError
 from uda.models import BACKBONES, Network, create_backbone, create_network, load_network, save_network
 from uda.models.backbones import batch_norms
+from uda.settings import ModelSettings
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))

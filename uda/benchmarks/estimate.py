@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from pydantic import Field
 
-from uda.config import Config, Settings, load_config
+from uda.config import Config, load_config
 from uda.errors import UserError
 from uda.plan import epoch_steps, predicted_images, steps_of_rounds
+from uda.settings import Settings
 
 CONFIG = "visda_avh.yaml"
 

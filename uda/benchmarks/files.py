@@ -22,8 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from uda.benchmarks.contest import BENCHMARKS, Contest
-from uda.config import AugmentSettings, TransformSettings
 from uda.device import keep_memory
+from uda.settings import AugmentSettings, TransformSettings
 
 
 def _register(load_size: int | None, workers: int) -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
 from uda.benchmarks.contest import BENCHMARKS, Contest, at_first_call
-from uda.config import (
+from uda.config import Config
+from uda.settings import (
     BatchSettings,
-    Config,
     DataSettings,
     ModelSettings,
     OptimSettings,

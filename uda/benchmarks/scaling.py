@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from uda.benchmarks import measure
-from uda.config import Config, DataSettings, ModelSettings, SelfTrainingSettings
+from uda.config import Config
+from uda.settings import DataSettings, ModelSettings, SelfTrainingSettings
 from uda.thresholds import PseudoLabels
 
 #: Sizes that stay what they are while another one grows: VisDA-2017's classes, the width of its network's features.

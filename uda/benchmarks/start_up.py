@@ -6,7 +6,7 @@ import sys
 import tempfile
 
 from uda.benchmarks.contest import BENCHMARKS, Contest
-from uda.config import ROOT
+from uda.config_files import ROOT
 
 SELF_TRAIN = str(ROOT / "tools" / "self_train.py")
 

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 
 from uda.benchmarks.measure import median_seconds
-from uda.config import ROOT, ModelSettings, load_config
+from uda.config import load_config
+from uda.config_files import ROOT
 from uda.distributed import Ranks, start
 from uda.errors import UserError
+from uda.settings import ModelSettings
 
 NETWORKS = (("digits_cnn", 1), ("resnet18", 3), ("resnet101", 3))
 NUM_CLASSES = 10

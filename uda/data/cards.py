@@ -9,9 +9,10 @@ from typing import Literal
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, model_validator
 
-from uda.config import ROOT, Settings
+from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.registry import UnknownNameError, nearest
+from uda.settings import Settings
 
 
 class CardDomain(Settings):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from uda.config import DataSettings
 from uda.data import digits
 from uda.data.cards import Card, load_card
 from uda.data.images import ImageFiles, Images, check_readable
@@ -24,6 +23,7 @@ from uda.data.listing import (
 from uda.data.store import DecodedStore, open_stores, take_inventory
 from uda.distributed import Ranks
 from uda.errors import UserError
+from uda.settings import DataSettings
 
 _SOURCE = "the source domain"
 

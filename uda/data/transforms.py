@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as image_functions
 
-from uda.config import AugmentSettings, TransformSettings
 from uda.data.images import resized
 from uda.errors import UserError
+from uda.settings import AugmentSettings, TransformSettings
 
 _LUMA = (0.299, 0.587, 0.114)
 

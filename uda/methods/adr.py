@@ -6,12 +6,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from uda.config import Config, Settings
+from uda.config import Config
 from uda.data.loaders import Batch
 from uda.errors import UserError
 from uda.losses import entropy, full_precision
 from uda.methods.base import METHODS, Method, Optimizer
 from uda.models import Network
+from uda.settings import Settings
 
 
 class _Minimax(Method):

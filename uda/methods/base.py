@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from uda.config import Config, Settings
+from uda.config import Config
 from uda.data.loaders import Batch
 from uda.errors import UserError
 from uda.models import Network, Output, Prediction
 from uda.registry import Registry
+from uda.settings import Settings
 
 T = TypeVar("T")
 

@@ -4,12 +4,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from uda.config import Config, Settings
+from uda.config import Config
 from uda.data.loaders import Batch
 from uda.losses import full_precision
 from uda.methods.base import METHODS, Method
 from uda.methods.dann import domain_classifier, domain_loss, reverse_gradient, warm_up
 from uda.models import Network
+from uda.settings import Settings
 
 #: Products of a feature and a class; above that many a random map takes their place.
 MOST_PRODUCTS = 4096

@@ -3,10 +3,10 @@
 from pydantic import Field
 from torch import Tensor
 
-from uda.config import Settings
 from uda.data.loaders import Batch
 from uda.losses import entropy
 from uda.methods.base import METHODS, Method
+from uda.settings import Settings
 
 
 @METHODS.register("entmin")

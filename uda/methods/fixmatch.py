@@ -5,11 +5,12 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from uda.config import Config, Settings
+from uda.config import Config
 from uda.data.loaders import Batch
 from uda.methods.base import METHODS, Method
 from uda.models import Network, Output
 from uda.selectors import SELECTORS
+from uda.settings import Settings
 
 
 @METHODS.register("fixmatch")

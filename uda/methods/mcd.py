@@ -6,11 +6,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from uda.config import Config, Settings
+from uda.config import Config
 from uda.data.loaders import Batch
 from uda.losses import full_precision
 from uda.methods.base import METHODS, Method, Optimizer
 from uda.models import Network
+from uda.settings import Settings
 
 
 @METHODS.register("mcd")

@@ -4,10 +4,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from uda.config import Settings
 from uda.data.loaders import Batch
 from uda.losses import full_precision
 from uda.methods.base import METHODS, Method
+from uda.settings import Settings
 
 
 @METHODS.register("mmd")

@@ -6,11 +6,11 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, linear
 
-from uda.config import Settings
 from uda.data.loaders import Batch
 from uda.losses import full_precision, information_maximisation
 from uda.methods.base import METHODS, Method
 from uda.models import Prediction
+from uda.settings import Settings
 
 
 @METHODS.register("shot")

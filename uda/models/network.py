@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uda.config import ModelSettings
 from uda.models.backbones import create_backbone
+from uda.settings import ModelSettings
 
 
 class Output(NamedTuple):

@@ -5,9 +5,10 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from uda.config import ROOT, Settings
+from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.registry import nearest
+from uda.settings import Settings
 
 
 class Row(Settings):

@@ -20,7 +20,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from uda.config import NOT_IDENTITY, ROOT, Config, differing_keys, flatten, load_config
+from uda.config import NOT_IDENTITY, Config, differing_keys, flatten, load_config
+from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.methods import METHODS
 from uda.registry import nearest

@@ -1,0 +1,196 @@
+"""YAML files with their `_base_` and `key=value` overrides, to one mapping, and mistakes in it to lines for people."""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from uda.errors import UserError
+from uda.registry import nearest
+from uda.settings import Settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+class ConfigError(UserError):
+    """One or more mistakes in a config, a line each."""
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Safe YAML in which a key that stands twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key.value, str) and key.value in seen and key.value != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
+
+
+def find_config(name: str | Path) -> Path:
+    """Path of a config: as given, or a bare name in configs/. Raises ConfigError with the nearest name."""
+    path = Path(name)
+    candidates = [path, ROOT / "configs" / path]
+    candidates += [candidate.with_name(candidate.name + ".yaml") for candidate in candidates]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    known = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
+    stem = [k for k in known if k.startswith(path.stem + ".")]
+    close = stem or difflib.get_close_matches(path.name, known, n=1)
+    hint = f", did you mean '{close[0]}'?" if close else ""
+    raise ConfigError(f"{name}: no such config, here or in configs/{hint} (known: {', '.join(known)})")
+
+
+def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """The merged content of a config file and its bases, and for each dotted key the file it came from."""
+    path = path.resolve()
+    if path in chain:
+        raise ConfigError(f"{path.name}: _base_ leads in a circle: {' -> '.join(p.name for p in (*chain, path))}")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader) or {}  # noqa: S506 (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path.name}: a config is a mapping of keys to values, this is a {type(content).__name__}")
+    if "plugins" in content and isinstance(content["plugins"], list):
+        content["plugins"] = [str(path.parent / str(plugin)) for plugin in content["plugins"]]
+    bases = content.pop("_base_", [])
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise ConfigError(f"{path.name}: _base_: is a path or a list of paths; got {bases!r}")
+    for base in bases:
+        places = [place / base for place in (path.parent, ROOT / "configs")]
+        base_path = next((place for place in places if place.is_file()), None)
+        if base_path is None:
+            raise ConfigError(f"{path.name}: _base_: no such file: {base} (beside {path.name} or in configs/)")
+        values, names = read_config(base_path, (*chain, path))
+        merged = merge(merged, values)
+        origins |= names
+    origins |= dict.fromkeys(dotted(content), path.name)
+    return merge(merged, content), origins
+
+
+def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
+    """`change` over `base`, section by section. A batch given in one way replaces one given in the other."""
+    merged = dict(base)
+    for key, value in change.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            if key == "batch" and ("mixed" in value) != ("mixed" in old):
+                old = {}
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def dotted(content: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in content.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{prefix}{key}.")
+
+
+def parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """`key.sub=value` words to nested values, and what is wrong with them."""
+    values: dict[str, Any] = {}
+    problems = []
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not key:
+            problems.append(
+                f"command line: '{word}': overrides are written key=value, for example self_training.rounds=3"
+            )
+            continue
+        try:
+            value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
+        except yaml.YAMLError:
+            value = text
+        if key == "plugins":
+            value = [value] if isinstance(value, str) else value
+        branch: dict[str, Any] = {}
+        node = branch
+        *sections, last = key.split(".")
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = value
+        values = _merge_overrides(values, branch)
+    return values, problems
+
+
+def _merge_overrides(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    for key, value in change.items():
+        if isinstance(base.get(key), dict) and isinstance(value, dict):
+            base[key] = _merge_overrides(base[key], value)
+        else:
+            base[key] = value
+    return base
+
+
+def origin_of(key: str, origins: Mapping[str, str], default: str) -> str:
+    while key:
+        if key in origins:
+            return origins[key]
+        key = key.rpartition(".")[0]
+    return default
+
+
+def _section(config: type[Settings], location: list[str]) -> type[Settings] | None:
+    """The Settings class at a dotted place of a kind of config."""
+    section: Any = config
+    for part in location:
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, Settings) else None
+        if field is None:
+            return None
+        section = field.annotation
+    return section if isinstance(section, type) and issubclass(section, Settings) else None
+
+
+def _places_of(key: str, section: type[Settings], prefix: str = "") -> list[str]:
+    """Dotted places of all settings that bear this name."""
+    places = []
+    for name, field in section.model_fields.items():
+        if name == key:
+            places.append(f"{prefix}{name}")
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
+            places += _places_of(key, field.annotation, f"{prefix}{name}.")
+    return places
+
+
+def explain(
+    error: Mapping[str, Any],
+    config: type[Settings],
+    origins: Mapping[str, str],
+    default: str,
+    root: type[Settings] | None = None,
+    at: tuple[str, ...] = (),
+) -> str:
+    """One line for one of pydantic's errors in a kind of config.
+
+    `root`: it is one of this section's own, which stands at `at`.
+    """
+    location = [*at, *(str(part) for part in error["loc"])]
+    key = ".".join(location)
+    where = f"{origin_of(key, origins, default)}: {key}" if key else default
+    if error["type"] == "extra_forbidden":
+        section = root or _section(config, location[:-1])
+        known = sorted(section.model_fields) if section else []
+        elsewhere = _places_of(location[-1], config)
+        hint = f", did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else nearest(location[-1], known)
+        return f"{where}: unknown key{hint or ' (known: ' + ', '.join(known) + ')'}"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return f"{where}: is a section of keys, not a value; got {error['input']!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{where}: {message}"
+    return f"{where}: {message[0].lower()}{message[1:]}; got {error['input']!r}"

