@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from uda.run_folder import RunLog
 
 LISTS = (
-    *("configs", "methods", "selectors", "regularizers", "unlabelled_losses", "validators"),
+    *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
     *("datasets", "backbones"),
 )
 
@@ -62,6 +62,7 @@ def listing(what: str) -> str:
 
         rows = CARDS.describe()
     else:
+        from uda.classification import LOSSES
         from uda.methods import METHODS, UNLABELLED_LOSSES
         from uda.models import BACKBONES
         from uda.regularizers import REGULARIZERS
@@ -72,6 +73,7 @@ def listing(what: str) -> str:
             "methods": METHODS,
             "selectors": SELECTORS,
             "regularizers": REGULARIZERS,
+            "losses": LOSSES,
             "unlabelled_losses": UNLABELLED_LOSSES,
             "validators": VALIDATORS,
             "backbones": BACKBONES,

@@ -71,7 +71,9 @@ class RunConfig(Settings):
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
         """Dotted keys that hold a name of a registry."""
-        raise NotImplementedError
+        from uda.classification import LOSSES
+
+        return {"model.loss": LOSSES}
 
     @classmethod
     def methods(cls) -> Registry:
@@ -129,6 +131,7 @@ class Config(RunConfig):
         from uda.validators import VALIDATORS
 
         return {
+            **super().registries(),
             "method": METHODS,
             "self_training.selector": SELECTORS,
             "self_training.regularizer": REGULARIZERS,
@@ -222,19 +225,29 @@ def _check_names(
 def _check_options(
     kind: type[RunConfig], content: Mapping[str, Any], origins: Mapping[str, str], default: str
 ) -> list[str]:
-    """Settings of one method alone, which that method's `Options` describe."""
-    name, options = content.get("method", kind.model_fields["method"].default), content.get("method_options", {})
-    methods = kind.methods()
-    if not isinstance(name, str) or name not in methods or not isinstance(options, Mapping):
-        return []
-    known = methods[name].Options
-    try:
-        known.model_validate(options)
-    except ValidationError as error:
-        return [explain(entry, kind, origins, default, known, ("method_options",)) for entry in error.errors()]
-    except UserError as error:  # a name that its registry does not know
-        return [f"{origin_of('method_options', origins, default)}: method_options: {error}"]
-    return []
+    """Settings of one method or loss alone, which its `Options`, or itself, describe."""
+    from uda.classification import LOSSES
+
+    methods = {name: method.Options for name, method in kind.methods().items()}
+    problems = []
+    for key, described_by in (("method", methods), ("model.loss", LOSSES)):
+        *sections, last = key.split(".")
+        values, fields = content, kind.model_fields
+        for section in sections:
+            values, fields = values.get(section, {}), fields[section].annotation.model_fields
+            values = values if isinstance(values, Mapping) else {}
+        name, options = values.get(last, fields[last].default), values.get(f"{last}_options", {})
+        if not isinstance(name, str) or name not in described_by or not isinstance(options, Mapping):
+            continue
+        known, place = described_by[name], f"{key}_options"
+        try:
+            known.model_validate(options)
+        except ValidationError as error:
+            at = tuple(place.split("."))
+            problems += [explain(entry, kind, origins, default, known, at) for entry in error.errors()]
+        except UserError as error:  # a name that its registry does not know
+            problems.append(f"{origin_of(place, origins, default)}: {place}: {error}")
+    return problems
 
 
 #: Sections and keys that say how or where a run is computed, not what it is.

@@ -1,6 +1,6 @@
 """The sections of a config: every setting, typed, with its default and a line that says what it does."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -93,6 +93,10 @@ class ModelSettings(Settings):
     """Dropout before the classifier."""
     bias: bool = True
     """Whether the classifier has biases. Angles never look at them."""
+    loss: str = "cross_entropy"
+    """What features and class weights are trained by and predict with, one of `--list losses`."""
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of that loss alone (`{scale: 10}` of `avh`), as uda/classification.py lists them."""
 
 
 class OptimSettings(Settings):

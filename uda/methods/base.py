@@ -6,7 +6,6 @@ from typing import ClassVar, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from uda.config import Config
 from uda.data.loaders import Batch
@@ -101,10 +100,10 @@ class Method:
         return type(outputs[0])(*(torch.cat(pieces)[back] for pieces in zip(*outputs, strict=True)))
 
     def source_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean cross-entropy of the batch's source images, with the config's label smoothing."""
+        """Mean classification loss of the batch's source images, with the config's label smoothing."""
         source = ~batch.is_target
         smoothing = self.config.source.label_smoothing
-        return cross_entropy(logits[source], batch.labels[source], label_smoothing=smoothing)
+        return self.network.loss(logits[source], batch.labels[source], smoothing)
 
 
 def check_batch(method: type[Method], name: str, config: Config) -> None:

@@ -5,7 +5,6 @@ target samples' loss; this file is the training loss that they share.
 """
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from uda.config import Config
 from uda.data.loaders import Batch
@@ -45,8 +44,8 @@ class SelfTraining(Method):
         else:
             labels, is_target, extra = batch.labels, batch.is_target, 0.0
         if self.plain:
-            return cross_entropy(logits, labels) + extra, scalars
-        per_sample = cross_entropy(logits, labels, reduction="none")
+            return self.network.loss(logits, labels) + extra, scalars
+        per_sample = self.network.loss(logits, labels, reduction="none")
         target = is_target.float()
         penalty = self.regularizer.penalty(logits) * target
         weight = 1 + (self.settings.target_weight - 1) * target

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear
+from torch.nn.functional import cross_entropy
 
 from uda.data.loaders import Batch
 from uda.losses import full_precision, information_maximisation
 from uda.methods.base import METHODS, Method
-from uda.models import Prediction
+from uda.models import Classifier, Prediction
 from uda.settings import Settings
 
 
@@ -44,10 +44,10 @@ class SourceHypothesisTransfer(Method):
 
 
 @full_precision
-def hypothesis(features: Tensor, classifier: nn.Linear) -> Tensor:
+def hypothesis(features: Tensor, classifier: Classifier) -> Tensor:
     """Logits (B, K) of the source's classifier, which gets no gradient."""
     bias = None if classifier.bias is None else classifier.bias.detach()
-    return linear(features, classifier.weight.detach(), bias)
+    return classifier.loss.logits(features, classifier.weight.detach(), bias)
 
 
 def centroid_labels(prediction: Prediction, rounds: int = 2) -> np.ndarray:

@@ -1,7 +1,6 @@
 """Source only: cross-entropy on labelled source images, the baseline that adapts nothing."""
 
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 
 from uda.data.loaders import Batch
 from uda.methods.base import METHODS, Method
@@ -13,4 +12,4 @@ class SourceOnly(Method):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.network(batch.images).logits
-        return cross_entropy(logits, batch.labels, label_smoothing=self.config.source.label_smoothing), {}
+        return self.network.loss(logits, batch.labels, self.config.source.label_smoothing), {}

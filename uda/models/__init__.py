@@ -1,11 +1,12 @@
 """Networks: a backbone, the feature x, and the linear classifier W."""
 
 from uda.models.backbones import BACKBONES, create_backbone
-from uda.models.network import Network, Output, Prediction, create_network
+from uda.models.network import Classifier, Network, Output, Prediction, create_network
 from uda.models.weights import load_network, save_network
 
 __all__ = [
     "BACKBONES",
+    "Classifier",
     "Network",
     "Output",
     "Prediction",

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from uda.classification import LOSSES, ClassificationLoss, CrossEntropy
 from uda.models.backbones import create_backbone
 from uda.settings import ModelSettings
 
@@ -32,8 +33,20 @@ class Prediction:
     """(K, D) float32, the classifier's rows."""
 
 
+class Classifier(nn.Linear):
+    """The last layer: weight (K, D) and bias (K,), and the loss that makes logits of them."""
+
+    def __init__(self, width: int, num_classes: int, bias: bool, loss: ClassificationLoss):
+        super().__init__(width, num_classes, bias)
+        self.loss = loss
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) -> (B, K)."""
+        return self.loss.logits(features, self.weight, self.bias)
+
+
 class Network(nn.Module):
-    """Backbone, an optional head (Linear, ReLU), and a linear classifier.
+    """Backbone, an optional head (Linear, ReLU), and a classifier.
 
     Args:
         backbone: images (B, C, S, S) to pooled features (B, `width`).
@@ -43,6 +56,7 @@ class Network(nn.Module):
         dropout: dropout before the classifier.
         bias: whether the classifier has biases.
         head_batch_norm: BatchNorm in the head, between Linear and ReLU.
+        loss: what makes logits of features and class weights; None: the linear classifier's cross-entropy.
     """
 
     def __init__(
@@ -54,6 +68,7 @@ class Network(nn.Module):
         dropout: float = 0.0,
         bias: bool = True,
         head_batch_norm: bool = False,
+        loss: ClassificationLoss | None = None,
     ):
         super().__init__()
         self.backbone = backbone
@@ -63,7 +78,12 @@ class Network(nn.Module):
         else:
             self.head = nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.classifier = nn.Linear(head or width, num_classes, bias=bias)
+        self.classifier = Classifier(head or width, num_classes, bias, loss or CrossEntropy())
+
+    @property
+    def loss(self) -> ClassificationLoss:
+        """What it is trained by; makes the logits."""
+        return self.classifier.loss
 
     @property
     def weight(self) -> Tensor:
@@ -98,5 +118,12 @@ def create_network(settings: ModelSettings, num_classes: int, in_channels: int) 
     """The network that a config describes; new layers come from torch's current generator."""
     backbone, width = create_backbone(settings.backbone, settings.weights, in_channels)
     return Network(
-        backbone, width, num_classes, settings.head, settings.dropout, settings.bias, settings.head_batch_norm
+        backbone,
+        width,
+        num_classes,
+        settings.head,
+        settings.dropout,
+        settings.bias,
+        settings.head_batch_norm,
+        LOSSES[settings.loss](**settings.loss_options),
     )
