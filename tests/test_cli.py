@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from uda.classification import LOSSES
 from uda.cli import LISTS, main
 from uda.config_files import ROOT
 from uda.data.cards import CARDS
@@ -20,6 +21,7 @@ HELD = {
     "methods": METHODS,
     "selectors": SELECTORS,
     "regularizers": REGULARIZERS,
+    "losses": LOSSES,
     "unlabelled_losses": UNLABELLED_LOSSES,
     "validators": VALIDATORS,
     "datasets": CARDS,
