@@ -33,9 +33,9 @@ class Progress:
     """Where a run stands."""
 
     stage: str = "source"
-    """`source`, `round`, `adaptation` or `done`."""
+    """`source`, `round`, `adaptation`, `generalization` or `done`."""
     round: int = 0
-    """The round under way."""
+    """The round under way, or the stage of a method of domain generalisation."""
     epoch: int = 0
     """Finished epochs of the stage."""
     step: int = 0
@@ -52,8 +52,13 @@ class Progress:
         """For people: `round 3, 1 epoch done and 40 steps of the next`."""
         if self.stage == "done":
             return "the end"
-        names = {"source": "the source stage", "round": f"round {self.round}", "adaptation": "the adaptation"}
-        what = "interval" if self.stage == "adaptation" else "epoch"
+        names = {
+            "source": "the source stage",
+            "round": f"round {self.round}",
+            "adaptation": "the adaptation",
+            "generalization": f"stage {self.round}",
+        }
+        what = "interval" if self.stage in ("adaptation", "generalization") else "epoch"
         epochs = f"{names[self.stage]}, {self.epoch} {what}{'' if self.epoch == 1 else 's'} done"
         return epochs + (f" and {self.step} steps of the next" if self.step else "")
 

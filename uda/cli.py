@@ -3,17 +3,22 @@
 import argparse
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from uda.config import Config, load_config
+from uda.config import Config, RunConfig, load_config
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.interruption import HOW_TO_GO_ON, Interrupted, Interruption
 
 if TYPE_CHECKING:
     from uda.distributed import Ranks
+    from uda.rounds import Run
     from uda.run_folder import RunLog
+    from uda.session import Session
+
+C = TypeVar("C", bound=RunConfig)
 
 LISTS = (
     *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
@@ -102,13 +107,51 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
         return 0
     if not options.cfg:
         arguments.error("--cfg FILE is needed (or --list WHAT, or --help); for a first run: --cfg digits_avh.yaml")
+
+    def run(config: Config, log: "RunLog", ranks: "Ranks", interruption: Interruption) -> "Session":
+        from uda.rounds import Run
+
+        return Run(config, log, ranks, interruption)
+
+    def act(session: "Run", log: "RunLog") -> None:
+        from uda.plan import dry_run
+
+        if options.dry_run and not session.finished:
+            log(dry_run(session))
+        else:
+            session.execute()
+
+    return supervise(lambda: [load_config(options.cfg, options.overrides)], run, act)
+
+
+def supervise(
+    configs: Callable[[], Sequence[C]],
+    run: "Callable[[C, RunLog, Ranks, Interruption], Session]",
+    act: "Callable[[Session, RunLog], None]",
+    after: "Callable[[Ranks], None]" = lambda ranks: None,
+) -> int:
+    """Carry out some runs, one after the other, and say what became of them.
+
+    Args:
+        configs: read them; mistakes in them are the user's.
+        run: makes a run.
+        act: brings it to its end.
+        after: called when all runs have come to their end.
+
+    Returns:
+        The exit code: 0 done, 2 a mistake of the user's, 128 + signal interrupted.
+    """
     with Interruption() as interruption:
         try:
-            config = load_config(options.cfg, options.overrides)
+            wanted = configs()
             from uda.distributed import start
 
             with start() as ranks:
-                code = _run(config, options.dry_run, ranks, interruption)
+                code = 0
+                for config in wanted:
+                    code = code or _carry_out(config, run, act, ranks, interruption)
+                if not code:
+                    after(ranks)
                 ranks.in_order = code == 0
                 return code
         except UserError as error:
@@ -117,25 +160,26 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
             return _interrupted(interrupt, "nothing was begun")
 
 
-def _run(config: Config, dry: bool, ranks: "Ranks", interruption: Interruption) -> int:
-    from uda.plan import dry_run
-    from uda.rounds import Run
+def _carry_out(
+    config: C,
+    run: "Callable[[C, RunLog, Ranks, Interruption], Session]",
+    act: "Callable[[Session, RunLog], None]",
+    ranks: "Ranks",
+    interruption: Interruption,
+) -> int:
     from uda.run_folder import RunLog
 
     log = RunLog(silent=not ranks.is_main)
-    run = None
+    session = None
     try:
-        run = Run(config, log, ranks, interruption)
-        if dry and not run.finished:
-            log(dry_run(run))
-        else:
-            run.execute()
+        session = run(config, log, ranks, interruption)
+        act(session, log)
     except UserError as error:
         log.note(f"error: {error}")
         return _mistake(error, ranks)
     except KeyboardInterrupt as interrupt:
-        if run is not None and not run.finished and run.checkpoints.newest is not None:
-            left = f"saved at {run.progress.describe()}; {HOW_TO_GO_ON}"
+        if session is not None and not session.finished and session.checkpoints.newest is not None:
+            left = f"saved at {session.progress.describe()}; {HOW_TO_GO_ON}"
         else:  # before a checkpoint was read or written
             earlier = any((config.folder / "checkpoints").glob("state-*.pt"))
             left = f"an earlier start has saved; {HOW_TO_GO_ON}" if earlier else "nothing was saved yet"

@@ -82,6 +82,26 @@ def accuracy(prediction: Prediction, target_labels: TargetLabels, classes: Seque
     )
 
 
+#: Bins of a histogram of hardness, from 0 to twice the hardness 1 / K of an image at equal angles to all classes.
+HARDNESS_BINS = 40
+
+
+def hardness(prediction: Prediction, labels: TargetLabels) -> dict[str, Any]:
+    """AVH of every labelled image with its true label, in units of 1 / K: its mean, and a histogram.
+
+    Returns:
+        `mean`; `histogram`: the images in each of HARDNESS_BINS bins of equal width from 0 to 2, the last one holds
+        what lies beyond.
+    """
+    truth = _labels_of(prediction, labels)
+    known = np.flatnonzero(truth >= 0)
+    weight = torch.from_numpy(np.asarray(prediction.weight))
+    own = torch.from_numpy(truth[known])
+    found = avh(torch.from_numpy(prediction.features[known]), weight, own).numpy() * len(weight)
+    bins = np.minimum((found * HARDNESS_BINS / 2).astype(np.int64), HARDNESS_BINS - 1)
+    return {"mean": float(found.mean()), "histogram": np.bincount(bins, minlength=HARDNESS_BINS).tolist()}
+
+
 def selection_metrics(
     pseudo: PseudoLabels,
     prediction: Prediction,

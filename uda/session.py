@@ -25,7 +25,13 @@ from uda.settings import OptimSettings
 
 # First numbers of every derived seed, so that no two uses of randomness share one.
 INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES, ADAPTATION_STAGE = range(6)
-STAGES = {"source": SOURCE_STAGE, "round": ROUND_STAGE, "adaptation": ADAPTATION_STAGE}
+GENERALIZATION_STAGE = 6
+STAGES = {
+    "source": SOURCE_STAGE,
+    "round": ROUND_STAGE,
+    "adaptation": ADAPTATION_STAGE,
+    "generalization": GENERALIZATION_STAGE,
+}
 
 
 class Session:

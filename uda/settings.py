@@ -11,15 +11,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class DataSettings(Settings):
-    """Which images are the source and which the target."""
+class StorageSettings(Settings):
+    """Where images lie, and how they are read and kept."""
 
     dataset: str | None = None
     """A card in datasets/ (`visda2017`, `pacs`, `digits`...), a path to a card, or null for images of your own."""
-    source: str
-    """Labelled domain: a domain of the card; without a card a folder with one folder per class, or a .txt list."""
-    target: str
-    """Unlabelled domain, given in the same way; without a card a flat folder or a list of bare paths will do too."""
     root: str | None = None
     """Where the data lies; null: $UDA_DATA/<folder of the card>, else datasets/<folder of the card>."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
@@ -32,6 +28,15 @@ class DataSettings(Settings):
     """Folder of the decoded store; null: $UDA_STORE, else uda/ in the user's cache folder."""
     store_gb: float = Field(64.0, gt=0)
     """Most that the run's decoded stores may take, in GB (10^9 bytes)."""
+
+
+class DataSettings(StorageSettings):
+    """Which images are the source and which the target."""
+
+    source: str
+    """Labelled domain: a domain of the card; without a card a folder with one folder per class, or a .txt list."""
+    target: str
+    """Unlabelled domain, given in the same way; without a card a flat folder or a list of bare paths will do too."""
     rendered_per_class: int = Field(1000, ge=1)
     """Digits task only: how many images of each digit the source domain draws."""
 

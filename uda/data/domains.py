@@ -1,8 +1,9 @@
 """The two domains of a run: labelled source images, and target images whose labels are kept apart."""
 
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from uda.data.listing import (
 from uda.data.store import DecodedStore, open_stores, take_inventory
 from uda.distributed import Ranks
 from uda.errors import UserError
-from uda.settings import DataSettings
+from uda.settings import DataSettings, StorageSettings
 
 _SOURCE = "the source domain"
 
@@ -122,7 +123,7 @@ def load_domains(
                 f"data.source: {settings.source}: {source.paths[line]} has no label; every source image needs one"
             )
         target = _list_own(settings.target, "target", root, source.classes)
-    _check_apart(source, target, settings)
+    _check_apart({f"data.source ({settings.source})": source, f"data.target ({settings.target})": target})
     stores = _stores([source, target], settings, log)
     ranks = ranks or Ranks()
     source_images, source_labels = _readable(source, stores[0], settings, log, ranks)
@@ -165,8 +166,56 @@ def list_card_domain(card: Card, name: str, root: Path, classes: tuple[str, ...]
     return dataclasses.replace(listing, root=root, paths=paths)
 
 
+def load_labelled(
+    settings: StorageSettings,
+    names: Sequence[str],
+    seed: int,
+    log: Callable[[str], None] = print,
+    ranks: Ranks | None = None,
+) -> tuple[list[Source], tuple[str, ...]]:
+    """Several labelled domains of the same classes.
+
+    Args:
+        settings: a card, or where folders and lists of the user's own lie.
+        names: domains of the card; without one folders with a folder a class, or list files.
+        seed, log, ranks: as in `load_domains`.
+
+    Returns:
+        The domains in the order of their names, and the K classes.
+
+    Raises:
+        UserError: naming the file, folder or class, and the cure; a class that a domain lacks among them.
+    """
+    card = load_card(settings.dataset) if settings.dataset is not None else None
+    if card is not None:
+        for name in names:
+            card.domain(name)
+        if card.layout == "generated":
+            return [Source(*digits.domain(name, 1000, seed)) for name in names], card.classes or ()
+    root = card.find_root(settings.root) if card else Path(settings.root) if settings.root is not None else None
+    if root is not None and not root.is_dir():
+        raise UserError(f"data.root: no such folder: {root}")
+    listings: dict[str, Listing] = {}
+    for name in names:
+        classes = next(iter(listings.values())).classes if listings else None
+        listing = list_card_domain(card, name, root, classes) if card else _list_own(name, "domains", root, classes)
+        if not listing.labelled:
+            line = int(np.flatnonzero(listing.labels < 0)[0])
+            raise UserError(f"data.domains: {name}: {listing.paths[line]} has no label; every image needs one")
+        listings[name] = listing
+    _check_apart({f"data.domains: {name}": listing for name, listing in listings.items()})
+    classes = listings[names[0]].classes
+    stores = _stores(list(listings.values()), settings, log)
+    domains = []
+    for (name, listing), store in zip(listings.items(), stores, strict=True):
+        images, labels = _readable(listing, store, settings, log, ranks or Ranks())
+        _check_every_class(labels, classes, name)
+        domains.append(Source(images, labels))
+    return domains, classes
+
+
 def _list_own(place: str, role: str, root: Path | None, classes: tuple[str, ...] | None = None) -> Listing:
-    """A domain of the user's own: a folder, or a .txt list."""
+    """A domain of the user's own: a folder, or a .txt list. Only a `target` may do without labels."""
     path = Path(place)
     if root is not None and not path.is_absolute() and (root / path).exists():
         path = root / path
@@ -175,13 +224,13 @@ def _list_own(place: str, role: str, root: Path | None, classes: tuple[str, ...]
             raise UserError(f"data.{role}: no such list file: {path}")
         return list_file(path, root, classes, _SOURCE)
     if not path.is_dir():
-        cure = "" if role == "source" else ", or a folder of images"
+        cure = ", or a folder of images" if role == "target" else ""
         raise UserError(
             f"data.{role}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
             "or name a card by data.dataset (--list datasets shows them)"
         )
-    if role == "source":
-        return list_folder(path)
+    if role != "target":
+        return list_folder(path, classes, _SOURCE)
     if subfolders(path):
         loose = [name for name in images_below(path) if "/" not in name]
         if loose:
@@ -195,14 +244,15 @@ def _list_own(place: str, role: str, root: Path | None, classes: tuple[str, ...]
     return list_flat_folder(path)
 
 
-def _check_apart(source: Listing, target: Listing, settings: DataSettings) -> None:
-    """Raise UserError when an image belongs to both domains: its true label would be trained on."""
-    shared = _real_paths(source) & _real_paths(target)
-    if shared:
-        raise UserError(
-            f"data.source ({settings.source}) and data.target ({settings.target}) share {len(shared)} images, such as "
-            f"{min(shared)}: the target's labels would be trained on; name domains without a common image"
-        )
+def _check_apart(listings: Mapping[str, Listing]) -> None:
+    """Raise UserError when an image belongs to two domains: its true label would be trained on."""
+    paths = {name: _real_paths(listing) for name, listing in listings.items()}
+    for (first, own), (second, others) in itertools.combinations(paths.items(), 2):
+        if shared := own & others:
+            raise UserError(
+                f"{first} and {second} share {len(shared)} images, such as {min(shared)}: the target's labels would be "
+                "trained on; name domains without a common image"
+            )
 
 
 def _real_paths(listing: Listing) -> set[str]:
@@ -213,7 +263,7 @@ def _real_paths(listing: Listing) -> set[str]:
 
 
 def _stores(
-    listings: Sequence[Listing], settings: DataSettings, log: Callable[[str], None]
+    listings: Sequence[Listing], settings: StorageSettings, log: Callable[[str], None]
 ) -> list[DecodedStore | None]:
     if settings.cache != "store":
         return [None] * len(listings)
@@ -222,7 +272,7 @@ def _stores(
 
 
 def _readable(
-    listing: Listing, store: DecodedStore | None, settings: DataSettings, log: Callable[[str], None], ranks: Ranks
+    listing: Listing, store: DecodedStore | None, settings: StorageSettings, log: Callable[[str], None], ranks: Ranks
 ) -> tuple[ImageFiles, np.ndarray]:
     cache = "memory" if settings.cache == "memory" else "none"
     images = ImageFiles(listing.root, listing.paths, cache, load_size=settings.load_size, store=store)

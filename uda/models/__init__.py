@@ -1,7 +1,7 @@
 """Networks: a backbone, the feature x, and the linear classifier W."""
 
 from uda.models.backbones import BACKBONES, create_backbone
-from uda.models.network import Classifier, Network, Output, Prediction, create_network
+from uda.models.network import Classifier, Network, Output, Prediction, create_network, network_on
 from uda.models.weights import load_network, save_network
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "create_backbone",
     "create_network",
     "load_network",
+    "network_on",
     "save_network",
 ]

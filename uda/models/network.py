@@ -116,7 +116,11 @@ class Network(nn.Module):
 
 def create_network(settings: ModelSettings, num_classes: int, in_channels: int) -> Network:
     """The network that a config describes; new layers come from torch's current generator."""
-    backbone, width = create_backbone(settings.backbone, settings.weights, in_channels)
+    return network_on(*create_backbone(settings.backbone, settings.weights, in_channels), settings, num_classes)
+
+
+def network_on(backbone: nn.Module, width: int, settings: ModelSettings, num_classes: int) -> Network:
+    """A backbone that gives features of `width`, with the head, classifier and loss that a config describes."""
     return Network(
         backbone,
         width,

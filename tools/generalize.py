@@ -1,0 +1,9 @@
+#!/usr/bin/env python3
+"""Domain generalisation, each domain left out in turn: `python tools/generalize.py --cfg pacs_avh_loss.yaml`."""
+
+import sys
+
+from uda.generalization.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""The contract of a method that trains on several domains for one that it never sees."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from uda.data.loaders import Batch
+from uda.generalization.config import GeneralizationConfig
+from uda.methods import Method
+from uda.models import Network
+from uda.registry import Registry
+
+#: Parameters by name.
+Parameters = Mapping[str, Tensor]
+
+
+class GeneralizationMethod(Method):
+    """Base of every method. A batch holds as many labelled images of each seen domain; `batch.domain` is its number."""
+
+    least_domains: ClassVar[int] = 1
+    """Seen domains that the method cannot do without; a meta-method tests on one what it learnt on others."""
+    stages: ClassVar[tuple[float, ...]] = (1.0,)
+    """Shares of the steps; each stage has an optimiser of its own. The engine calls `begin` at each one's start."""
+
+    def __init__(self, network: Network, config: GeneralizationConfig, num_domains: int):
+        super().__init__(network, config)
+        self.num_domains = num_domains
+
+    def begin(self, stage: int) -> None:
+        """What changes at the start of a stage: fresh layers, frozen ones. The run's generators are seeded before."""
+
+    def classification(self, logits: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
+        """Mean classification loss of some rows of a batch, of all where `rows`, bool (B,), is None."""
+        labels = batch.labels if rows is None else batch.labels[rows]
+        return self.network.loss(logits, labels, self.config.training.label_smoothing)
+
+    def functional_logits(self, parameters: Parameters, images: Tensor) -> Tensor:
+        """Logits (B, K) of the network with other parameters, by torch.func; its buffers are the network's own."""
+        return functional_call(self.network, dict(parameters), (images,)).logits
+
+    def trained(self) -> dict[str, Tensor]:
+        """The network's parameters that are trained, by name."""
+        return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
+
+    def draw_domain(self, without: int | None = None) -> int:
+        """A seen domain at random, from the step's own generator; `without`: another one than this."""
+        drawn = int(torch.randint(self.num_domains - (without is not None), ()))
+        return drawn + (without is not None and drawn >= without)
+
+
+METHODS: Registry[type[GeneralizationMethod]] = Registry("method")

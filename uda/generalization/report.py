@@ -1,0 +1,175 @@
+"""The report of a run of domain generalisation as it goes, and its results."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uda.atomic import write_json
+from uda.evaluation import Accuracy
+from uda.generalization.config import GeneralizationConfig
+from uda.generalization.domains import Domains
+from uda.report import records
+from uda.report.table import class_lines, percent
+
+#: Title, width, whether it needs labels of the unseen domain.
+COLUMNS = (
+    ("report", 8, False),
+    ("steps", 9, False),
+    ("loss", 9, False),
+    ("held out", 11, False),
+    ("unseen", 9, True),
+    ("class mean", 12, True),
+    ("seconds", 9, False),
+)
+HEADER_EVERY = 10
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How good a model is on one domain."""
+
+    name: str
+    """The domain's."""
+    accuracy: Accuracy
+    """On its held-out images; on all images of the unseen domain, where it is an oracle figure."""
+    hardness: Mapping[str, Any]
+    """`uda.evaluation.hardness` of the same images."""
+
+
+class Report:
+    """Writes `rounds/NN/report.json`, TensorBoard scalars and `results.json`, and prints a row an interval.
+
+    The files on disk are all its state. The seen domains' held-out images choose `validation_choice`; what is said of
+    the unseen domain is oracle.
+
+    Args:
+        folder: the run's folder.
+        config: its config.
+        domains: seen and unseen.
+        log: prints one line.
+        reported: reports that are behind the run; TensorBoard's later ones are purged.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        config: GeneralizationConfig,
+        domains: Domains,
+        log: Callable[[str], None] = print,
+        reported: int = 0,
+    ):
+        self.folder = Path(folder)
+        self.config = config
+        self.domains = domains
+        self.log = log
+        self._rows = 0
+        self._writer = None
+        self._first_step = reported
+
+    def interval(
+        self, index: int, steps: int, scalars: Mapping[str, float], judgements: Sequence[Judgement], seconds: float
+    ) -> None:
+        """Report an interval: the seen domains' judgements, the unseen one's last."""
+        *seen, unseen = judgements
+        record = {
+            "round": index,
+            "steps": steps,
+            **scalars,
+            "validation": sum(judgement.accuracy.overall for judgement in seen) / len(seen),
+            "seen": {
+                judgement.name: {"accuracy": judgement.accuracy.to_dict(), "hardness": judgement.hardness}
+                for judgement in seen
+            },
+            "class_mean": unseen.accuracy.class_mean,
+            "overall": unseen.accuracy.overall,
+            "accuracy": unseen.accuracy.to_dict(),
+            "hardness": unseen.hardness,
+            "seconds": seconds,
+        }
+        records.write_record(records.round_folder(self.folder, index) / "report.json", record)
+        self._print(record)
+        if self.config.report.tensorboard:
+            self._events(record)
+
+    def validation_choice(self, last: int | None = None) -> int | None:
+        """The report that is best on the held-out images, of those up to `last`; the first of several equals."""
+        found = records.read_rounds(self.folder)[: None if last is None else last + 1]
+        return max(found, key=lambda record: record["validation"])["round"] if found else None
+
+    def finish(self, seconds: float) -> dict[str, Any]:
+        """Write `results.json` from the files of all reports; returns the results."""
+        results = records.plain(summarise(self.config, records.read_rounds(self.folder), seconds))
+        write_json(self.folder / "results.json", results)
+        choice, best = results["validation_choice"], results["oracle_best"]
+        self.log(f"accuracy on {self.config.target}, which was never seen, % (oracle):")
+        for name, value, note in (
+            ("final", results["final"]["overall"], "the last report"),
+            ("validation choice", choice["overall"], f"report {choice['round']}, best on the held-out images"),
+            ("oracle best", best["overall"], f"report {best['round']}, picked by target labels: a bound, not a result"),
+        ):
+            self.log(f"  {name:<18}{percent(value):>7}  {note}")
+        for line in class_lines(results["final"]["per_class"]):
+            self.log(line)
+        if self._writer is not None:
+            self._writer.close()
+        return results
+
+    def _print(self, record: Mapping[str, Any]) -> None:
+        if self._rows % HEADER_EVERY == 0:
+            self.log("".join(f"{'oracle' if oracle else '':>{width}}" for _, width, oracle in COLUMNS))
+            self.log("".join(f"{name:>{width}}" for name, width, _ in COLUMNS))
+        self._rows += 1
+        cells = (
+            str(record["round"]),
+            str(record["steps"]),
+            f"{record['loss']:.3f}",
+            percent(record["validation"]),
+            percent(record["overall"]),
+            percent(record["class_mean"]),
+            f"{record['seconds']:.0f}",
+        )
+        self.log("".join(f"{cell:>{width}}" for cell, (_, width, _) in zip(cells, COLUMNS, strict=True)))
+
+    def _events(self, record: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=self._first_step or None)
+        step = record["round"]
+        self._writer.add_scalar("train/loss", record["loss"], step)
+        self._writer.add_scalar("validation/mean", record["validation"], step)
+        for name, judged in record["seen"].items():
+            self._writer.add_scalar(f"validation/{name}", judged["accuracy"]["overall"], step)
+        for name in ("overall", "class_mean"):
+            self._writer.add_scalar(f"oracle/{name}", record[name], step)
+        self._writer.flush()
+
+
+def summarise(config: GeneralizationConfig, rounds: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
+    """The content of `results.json`: the last report, the validation's choice and the oracle's, each by its name."""
+
+    def figures(record: Mapping[str, Any]) -> dict[str, Any]:
+        return {"round": record["round"], "overall": record["overall"], "class_mean": record["class_mean"]}
+
+    last = rounds[-1]
+    chosen = max(rounds, key=lambda record: record["validation"])
+    best = max(rounds, key=lambda record: record["overall"])
+    return {
+        "config": config.name,
+        "method": config.method,
+        "loss": config.model.loss,
+        "loss_options": config.model.loss_options,
+        "seed": config.seed,
+        "target": config.target,
+        "final": {**figures(last), "per_class": last["accuracy"]["per_class"], "validation": last["validation"]},
+        "validation_choice": {**figures(chosen), "validation": chosen["validation"]},
+        "oracle_best": figures(best),
+        "rounds": [
+            {key: value for key, value in record.items() if key not in ("accuracy", "hardness", "seen")}
+            | {"seen": {name: judged["accuracy"]["overall"] for name, judged in record["seen"].items()}}
+            for record in rounds
+        ],
+        "steps": last["steps"],
+        "seconds": seconds,
+    }

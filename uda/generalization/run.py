@@ -1,0 +1,197 @@
+"""One run of domain generalisation: train on all domains but one, judge on what is held out and on the unseen one."""
+
+import time
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from torch import nn
+
+from uda.checkpoint import Progress
+from uda.distributed import Ranks
+from uda.engine import seed_everything
+from uda.errors import UserError
+from uda.evaluation import accuracy, hardness
+from uda.generalization.config import GeneralizationConfig
+from uda.generalization.domains import load
+from uda.generalization.features import AsTheyAre, extract
+from uda.generalization.feeds import Feeds
+from uda.generalization.methods import METHODS, GeneralizationMethod
+from uda.generalization.report import Judgement, Report
+from uda.interruption import Interruption
+from uda.models import Prediction, create_network, network_on
+from uda.plan import epoch_steps
+from uda.run_folder import RunLog
+from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session, checksum
+
+
+class LeaveOneOut(Session):
+    """A run with one domain left out, from wherever it stands to its end.
+
+    Args:
+        config: the validated config, with its target.
+        log: receives plain lines.
+        ranks: the processes of the job; rank 0 alone reads checkpoints and writes.
+        interruption: asked at every step whether to save and leave.
+
+    Raises:
+        UserError: anything that the user can mend, before anything is written.
+    """
+
+    config: GeneralizationConfig
+    method: GeneralizationMethod
+
+    def __init__(
+        self,
+        config: GeneralizationConfig,
+        log: RunLog | None = None,
+        ranks: Ranks | None = None,
+        interruption: Interruption | None = None,
+    ):
+        super().__init__(config, log, ranks, interruption)
+        if self.finished:
+            return
+        self.domains = load(config, self.log, self.ranks)
+        self.classes = self.domains.classes
+        method = METHODS[config.method]
+        seen = len(self.domains.seen)
+        if seen < method.least_domains:
+            raise UserError(
+                f"method: '{config.method}' tests on one seen domain what it learns on others, so it needs "
+                f"{method.least_domains} at least; there is {seen}"
+            )
+        if config.runtime.accumulate > 1 and method.step is not GeneralizationMethod.step:
+            raise UserError(f"runtime.accumulate: method '{config.method}' cannot add up parts of a batch; set it to 1")
+        images = [*(seen.domain.images for seen in self.domains.seen), self.domains.unseen.images]
+        transform = None
+        if config.training.frozen_backbone:
+            images, width = extract(config, images, self.log if self.ranks.is_main else None, self.ranks)
+            transform = AsTheyAre(width)
+            seed_everything(INITIAL_WEIGHTS, config.seed)
+            network = network_on(nn.Flatten(), width, config.model, len(self.classes))
+        else:
+            seed_everything(INITIAL_WEIGHTS, config.seed)
+            network = create_network(config.model, len(self.classes), len(config.transforms.mean))
+        self.build(network, lambda network: method(network, config, seen))
+        self.feeds = Feeds(config, self.domains, images, self.engine, transform)
+        shares = np.cumsum([0, *self.method.stages])
+        bounds = [round(float(share) * config.training.steps) for share in shares]
+        #: Steps of each interval between reports, stage by stage.
+        self.plans = [epoch_steps(config.training.interval, 0, end - start) for start, end in pairwise(bounds)]
+        for stage, plan in enumerate(self.plans):
+            self.feeds.training(stage, sum(plan))  # says what is too small before hours of training lead to it
+
+    @cached_property
+    def images(self) -> str:
+        domains = [*((seen.name, seen.domain.images) for seen in self.domains.seen)]
+        domains.append((self.domains.name, self.domains.unseen.images))
+        return ", ".join(f"{len(images)} images of {name} ({checksum(images.ids)})" for name, images in domains)
+
+    @property
+    def description(self) -> dict[str, object]:
+        model = self.config.model
+        backbone = f"features of {model.backbone}" if self.config.training.frozen_backbone else model.backbone
+        return {"backbone": backbone, "head": model.head, "bias": model.bias, "classes": list(self.classes)}
+
+    def execute(self) -> dict | None:
+        """Run to the end. Returns the results; None when the run had been finished before, and but on rank 0."""
+        if self.finished:
+            self.log(f"{self.folder.path} is finished: its results.json is in there")
+            return None
+        self.report = None
+        if self.ranks.is_main:
+            self.open_folder()
+            self.report = Report(self.folder.path, self.config, self.domains, self.log, self._reported)
+        begun = self.progress.round + self.progress.begun if self.progress.stage == "generalization" else 0
+        for stage in range(begun):
+            self._begin(stage)
+        if self.saved:
+            self.load(self.saved[1])
+            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
+        else:
+            self.log(self._plan())
+            self.save(Progress("generalization", seconds=self.seconds))
+        while self.progress.stage == "generalization":
+            self._stage(self.progress.round)
+        if not self.ranks.is_main:
+            return None
+        self.save_weights("final")
+        return self.report.finish(self.seconds)
+
+    def _plan(self) -> str:
+        config, network = self.config, self.engine.network
+        seen = ", ".join(
+            f"{seen.name} ({len(seen.training):,} + {len(seen.validation):,})" for seen in self.domains.seen
+        )
+        training = config.training
+        parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        return "\n".join(
+            [
+                f"run      {config.name}, seed {config.seed}, method {config.method} -> {self.folder.path}",
+                f"seen     {seen} images to train on and held out, {len(self.classes)} classes",
+                f"unseen   {self.domains.name}, {len(self.domains.unseen.images):,} images",
+                f"network  {config.model.backbone}{' (frozen)' if training.frozen_backbone else ''}, "
+                f"features {network.weight.shape[1]}, {parameters:,} parameters trained, loss {config.model.loss}",
+                f"trains   {training.steps:,} steps of {training.batch_size} images of each domain, a report every "
+                f"{training.interval:,}",
+            ]
+        )
+
+    def _begin(self, stage: int) -> None:
+        seed_everything(GENERALIZATION_STAGE, self.config.seed, stage)
+        self.method.begin(stage)
+
+    @property
+    def _reported(self) -> int:
+        """Reports that are behind the run."""
+        if self.progress.stage == "done":
+            return sum(map(len, self.plans))
+        return sum(len(plan) for plan in self.plans[: self.progress.round]) + self.progress.epoch
+
+    def _stage(self, stage: int) -> None:
+        plan, training = self.plans[stage], self.config.training
+        if not self.progress.begun:
+            self._begin(stage)
+        before = sum(map(len, self.plans[:stage]))
+        steps_before = sum(map(sum, self.plans[:stage]))
+        started = time.monotonic()
+
+        def report(interval: int, scalars: dict[str, float]) -> None:
+            nonlocal started
+            judgements = self.judge()
+            if self.ranks.is_main:
+                steps = steps_before + sum(plan[: interval + 1])
+                self.report.interval(before + interval, steps, scalars, judgements, time.monotonic() - started)
+                if self.report.validation_choice(before + interval) == before + interval:
+                    self.save_weights("validation")
+            started = time.monotonic()
+
+        batches = self.feeds.training(stage, sum(plan))
+        self.train(
+            self.method,
+            lambda interval: batches.window(training.interval * interval, plan[interval]),
+            training.optim,
+            label="training" if len(self.plans) == 1 else f"stage {stage + 1}/{len(self.plans)}",
+            plan=plan,
+            progress=lambda done: (steps_before + done * sum(plan)) / training.steps,
+            freeze_batch_norm=training.batch_norm == "eval",
+            after=report,
+        )
+        last = stage + 1 == len(self.plans)
+        self.save(Progress("done" if last else "generalization", stage + 1, seconds=self.seconds))
+
+    def judge(self) -> list[Judgement]:
+        """How good the model is on each seen domain's held-out images and on the unseen domain; empty but on rank 0."""
+        found = []
+        for number in range(len(self.domains.seen) + 1):
+            name, images, labels = self.feeds.judging(number)
+            rows = self.ranks.rows(len(images))
+            mine = self.engine.predict(self.feeds.predict(images, rows), rows.stop - rows.start)
+            features, logits = (
+                self.ranks.gather_rows_to_main(array, len(images)) for array in (mine.features, mine.logits)
+            )
+            if self.ranks.is_main:
+                prediction = Prediction(features, logits, mine.weight)
+                reached = accuracy(prediction, labels, self.classes)
+                found.append(Judgement(name, reached, hardness(prediction, labels)))
+        return found
