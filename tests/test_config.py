@@ -1,12 +1,14 @@
 """Configs: bases, overrides, and every mistake at once with file, key and cure."""
 
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
-from uda.config import differing_keys, load_config
+from uda.config import Config, differing_keys, load_config
 from uda.config_files import ROOT, ConfigError, find_config
+from uda.generalization.config import GeneralizationConfig
 
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 
@@ -18,8 +20,15 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_every_config_loads(name):
-    assert load_config(name).name == Path(name).stem
+def test_every_config_loads_as_one_kind_of_run(name):
+    """The other kind's tool says which one it is for."""
+    loaded = []
+    for kind in (Config, GeneralizationConfig):
+        try:
+            loaded.append(load_config(name, kind=kind))
+        except ConfigError as error:
+            assert re.search(r"method '\w+' is one of tools/(self_train|generalize)\.py's; run this config", str(error))
+    assert [config.name for config in loaded] == [Path(name).stem]
 
 
 @pytest.mark.parametrize("dataset", ["visda", "digits", "pacs"])

@@ -13,6 +13,9 @@ from uda.cli import main, parser
 from uda.config import load_config
 from uda.config_files import ROOT
 from uda.data.cards import CARDS
+from uda.generalization.cli import parser as generalization_parser
+from uda.generalization.config import GeneralizationConfig
+from uda.generalization.domains import names_of
 from uda.methods import METHODS
 from uda.selectors import SELECTORS
 from uda.tables import (
@@ -145,6 +148,12 @@ def test_every_command_of_the_main_tool_is_valid(words, plugin):
     config = load_config(options.cfg, options.overrides)
     card = CARDS[config.data.dataset]
     assert {config.data.source, config.data.target} <= card.domains.keys()
+
+
+@pytest.mark.parametrize("words", [words for words in TOOLS if words[0] == "tools/generalize.py"], ids=" ".join)
+def test_every_command_of_domain_generalisation_is_valid(words):
+    options = generalization_parser().parse_intermixed_args(words[1:])
+    names_of(load_config(options.cfg, options.overrides, GeneralizationConfig))
 
 
 @pytest.mark.parametrize("words", [words for words in TOOLS if words[0] not in MAIN], ids=" ".join)

@@ -188,6 +188,8 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
     origins |= dict.fromkeys(dotted(changes), "command line")
     content.setdefault("name", path.stem)
     merged = merge(content, changes)
+    if tool := _tool_of_another_kind(kind, merged.get("method")):
+        raise ConfigError(f"{path.name}: method '{merged['method']}' is one of {tool}'s; run this config with that")
     config = None
     try:
         config = kind.model_validate(merged)
@@ -203,6 +205,16 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def _tool_of_another_kind(kind: type[RunConfig], method: object) -> str | None:
+    """The tool that runs a method which this kind of run does not know."""
+    from uda.generalization.config import GeneralizationConfig
+
+    tools = {"tools/self_train.py": Config, "tools/generalize.py": GeneralizationConfig}
+    if method in kind.methods():
+        return None
+    return next((tool for tool, other in tools.items() if method in other.methods()), None)
 
 
 def _check_names(

@@ -28,6 +28,8 @@ def test_published_totals():
     assert sum(domain.images for domain in CARDS["pacs"].domains.values()) == 9991
     assert sum(domain.images for domain in CARDS["office31"].domains.values()) == 4110
     assert sum(domain.images for domain in CARDS["office_home"].domains.values()) == 15_588
+    assert sum(domain.images for domain in CARDS["vlcs"].domains.values()) == 10_729
+    assert sum(domain.images for domain in CARDS["rotated_digits"].domains.values()) == 5000
     assert sum(domain.images for domain in CARDS["domainnet"].domains.values()) == 586_575
 
 

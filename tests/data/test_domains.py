@@ -57,6 +57,8 @@ def test_visda_follows_its_list(tmp_path):
         ("office31", "amazon", "webcam", ("amazon", "webcam")),
         ("office_home", "art", "real_world", ("Art", "Real World")),
         ("office_home", "real_world", "clipart", ("Real_World", "Clipart")),
+        ("vlcs", "caltech101", "voc2007", ("Caltech101", "PASCAL")),
+        ("terra_incognita", "location_38", "location_100", ("location_38", "location_100")),
     ],
 )
 def test_folder_cards(tmp_path, name, source, target, folders):

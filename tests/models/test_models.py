@@ -8,7 +8,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from uda.errors import UserError
-from uda.models import BACKBONES, Network, create_backbone, create_network, load_network, save_network
+from uda.models import BACKBONES, Network, backbones, create_backbone, create_network, load_network, save_network
 from uda.models.backbones import batch_norms
 from uda.settings import ModelSettings
 
@@ -17,7 +17,34 @@ from uda.settings import ModelSettings
 @pytest.mark.parametrize("channels", [1, 3])
 def test_registered_backbones_give_their_width(name, channels):
     backbone, width = create_backbone(name, "none", channels)
-    assert backbone.eval()(torch.rand(2, channels, 28, 28)).shape == (2, width)
+    size = 64 if name == "alexnet" else 28
+    assert backbone.eval()(torch.rand(2, channels, size, size)).shape == (2, width)
+
+
+def test_cnn9_has_nine_convolutions_in_three_blocks():
+    """Each halves the image: 32 to 4 pixels, which the pooling then leaves as they are."""
+    backbone, width = create_backbone("cnn9", "none", 3)
+    convolutions = [layer for layer in backbone.modules() if isinstance(layer, torch.nn.Conv2d)]
+    assert [layer.out_channels for layer in convolutions] == [64] * 3 + [128] * 3 + [256] * 3
+    image = torch.rand(2, 3, 32, 32)
+    assert torch.equal(backbone.eval()(image), backbone.layers[:-2](image).flatten(1)) and width == 4 * 4 * 256
+
+
+def test_alexnet_takes_its_weights_from_torchvision_and_says_so_when_there_is_no_network(monkeypatch):
+    other = create_backbone("alexnet", "none", 3)[0]
+    state = {**other.state_dict(), "classifier.6.weight": torch.zeros(1000, 4096)}
+    monkeypatch.setitem(backbones._HUB_WEIGHTS, "alexnet", lambda: state)
+    found = create_backbone("alexnet", "hub", 3)[0].state_dict()
+    assert found.keys() == other.state_dict().keys() and torch.equal(
+        found["features.0.weight"], state["features.0.weight"]
+    )
+
+    def offline():
+        raise OSError("no network")
+
+    monkeypatch.setitem(backbones._HUB_WEIGHTS, "alexnet", offline)
+    with pytest.raises(UserError, match=r"'alexnet' could not be fetched \(OSError\); go online once"):
+        create_backbone("alexnet", "hub", 3)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from uda.atomic import write_bytes
-from uda.data.images import Images
+from uda.data.images import ImageFiles, Images
 from uda.data.loaders import predict_batches
-from uda.data.store import default_folder
+from uda.data.store import default_folder, take_inventory
 from uda.data.transforms import Transform, make_predict
 from uda.distributed import Ranks
 from uda.engine import Engine
@@ -60,7 +60,7 @@ def extract(
     """The backbone's features of all images of some domains, and their width D.
 
     A domain's features lie in a file of their own in the folder of the decoded stores (`data.store`), known by the
-    backbone and its weights, the transform and the images' names; a file that is there is read and no image is.
+    backbone and its weights, the transform and the images with their times of change; a file that is there is read.
     """
     backbone, width = create_backbone(config.model.backbone, config.model.weights, len(config.transforms.mean))
     extractor = Engine(Network(backbone, width, 1), config.runtime, log, ranks)
@@ -76,14 +76,17 @@ def extract(
             if ranks.is_main:
                 write_bytes(path, features.tobytes())
         else:
-            features = np.frombuffer(content, np.float32).reshape(len(images), width)
+            features = np.frombuffer(content, np.float32).reshape(len(images), width).copy()
         found.append(FeatureArray(features, images.ids))
     return found, width
 
 
 def _file_of(config: GeneralizationConfig, weights: str, images: Images) -> Path:
     transform = config.transforms.model_dump(mode="json", include={"kind", "size", "resize", "mean", "std"})
-    key = json.dumps([transform, config.data.load_size, config.runtime.predict_precision, weights, list(images.ids)])
+    files = ""
+    if isinstance(images, ImageFiles):
+        files = take_inventory(images.root, images.ids, images.load_size).fingerprint
+    key = json.dumps([transform, config.runtime.predict_precision, weights, files, list(images.ids)])
     folder = Path(config.data.store) if config.data.store else default_folder()
     return folder / f"features-{config.model.backbone}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.f32"
 

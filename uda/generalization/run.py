@@ -64,13 +64,13 @@ class LeaveOneOut(Session):
             raise UserError(f"runtime.accumulate: method '{config.method}' cannot add up parts of a batch; set it to 1")
         images = [*(seen.domain.images for seen in self.domains.seen), self.domains.unseen.images]
         transform = None
+        seed_everything(INITIAL_WEIGHTS, config.seed)
         if config.training.frozen_backbone:
             images, width = extract(config, images, self.log if self.ranks.is_main else None, self.ranks)
             transform = AsTheyAre(width)
             seed_everything(INITIAL_WEIGHTS, config.seed)
             network = network_on(nn.Flatten(), width, config.model, len(self.classes))
         else:
-            seed_everything(INITIAL_WEIGHTS, config.seed)
             network = create_network(config.model, len(self.classes), len(config.transforms.mean))
         self.build(network, lambda network: method(network, config, seen))
         self.feeds = Feeds(config, self.domains, images, self.engine, transform)

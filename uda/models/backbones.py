@@ -51,6 +51,59 @@ def digits_cnn_wide(in_channels: int) -> nn.Module:
     return SmallCNN(in_channels, (32, 64, 128, 256))
 
 
+class CNN9(nn.Module):
+    """Nine 3x3 convolutions with BatchNorm and ReLU in three blocks, a max-pool after each (CNN-9 of Liu et al.).
+
+    The paper does not give the layers of its CNN-9; these are those of its authors' earlier work (Deep Hyperspherical
+    Learning, NIPS 2017). Where the images are not of 32 pixels, an average pool brings the last map to 4 x 4, so
+    that the first linear layer (`model.head`, 256) fits.
+    """
+
+    def __init__(self, in_channels: int, widths: tuple[int, int, int] = (64, 128, 256)):
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in widths:
+            for _ in range(3):
+                layers += [nn.Conv2d(in_channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+                in_channels = width
+            layers.append(nn.MaxPool2d(2))
+        self.layers = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(4), nn.Flatten())
+        self.num_features = 16 * in_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, C, S, S) -> (B, D)."""
+        return self.layers(images)
+
+
+@BACKBONES.register("cnn9")
+def cnn9(in_channels: int) -> nn.Module:
+    """Nine 3x3 convolutions (64, 128, 256, three each), the paper's network for domain generalisation."""
+    return CNN9(in_channels)
+
+
+@BACKBONES.register("alexnet")
+def alexnet(in_channels: int) -> nn.Module:
+    """torchvision's AlexNet up to its last hidden layer (4,096), for 224-pixel images."""
+    from torchvision.models import alexnet
+
+    network = alexnet()
+    if in_channels != 3:
+        network.features[0] = nn.Conv2d(in_channels, 64, kernel_size=11, stride=4, padding=2)
+    network.classifier = network.classifier[:-1]
+    network.num_features = 4096
+    return network
+
+
+def _alexnet_weights() -> dict[str, Tensor]:
+    from torchvision.models import AlexNet_Weights
+
+    return AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
+
+
+#: Where the hub's weights of those backbones come from that are not timm's.
+_HUB_WEIGHTS: dict[str, Callable[[], dict[str, Tensor]]] = {"alexnet": _alexnet_weights}
+
+
 def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module, int]:
     """A backbone and the width D of its features.
 
@@ -64,7 +117,13 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
     """
     if name in BACKBONES:
         backbone = BACKBONES[name](in_channels)
-        if weights in ("hub", "pypi"):
+        if weights == "hub" and name in _HUB_WEIGHTS and in_channels == 3:
+            try:
+                state = _HUB_WEIGHTS[name]()
+            except Exception as error:  # every kind of network trouble
+                raise _not_fetched(name, error) from error
+            backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
+        elif weights in ("hub", "pypi"):
             raise UserError(f"model.weights: '{name}' has no pretrained weights; set model.weights=none or a file")
         width = backbone.num_features
     else:
@@ -92,12 +151,16 @@ def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module
     except Exception as error:
         if weights != "hub":
             raise
-        raise UserError(
-            f"model.weights: timm's weights for '{name}' could not be fetched ({type(error).__name__}); "
-            "go online once, or set model.weights to a file, 'pypi' (tf_efficientnet_lite0) or 'none'"
-        ) from error
+        raise _not_fetched(name, error) from error
     width = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return backbone, width
+
+
+def _not_fetched(name: str, error: Exception) -> UserError:
+    return UserError(
+        f"model.weights: the weights of '{name}' could not be fetched ({type(error).__name__}); go online once, or set "
+        "model.weights to a file, 'pypi' (tf_efficientnet_lite0) or 'none'"
+    )
 
 
 def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:

@@ -1,0 +1,230 @@
+"""Leaving one domain out: what is trained on, what is judged, how a run resumes, what it refuses."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.data.trees import make_folders
+from tests.test_rounds import cut_after_every_save
+from uda.config import load_config
+from uda.data.digits import ANGLES, rotated
+from uda.data.transforms import make_predict
+from uda.distributed import Ranks
+from uda.engine import Engine
+from uda.errors import UserError
+from uda.evaluation import HARDNESS_BINS
+from uda.generalization.cli import main
+from uda.generalization.config import GeneralizationConfig
+from uda.generalization.domains import hold_out, load
+from uda.generalization.features import extract
+from uda.generalization.methods import METHODS
+from uda.generalization.run import LeaveOneOut
+from uda.models import create_backbone
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+TINY = """\
+data: {{dataset: null, domains: [{root}/drawn, {root}/photos, {root}/clay], cache: memory, store: {root}/store}}
+target: {root}/clay
+transforms: {{size: 24, resize: 28}}
+augment: {{scale: [0.8, 1.0], flip: true}}
+model: {{backbone: digits_cnn, weights: none, head: 16}}
+training: {{steps: 7, evaluate_every: 3, batch_size: 4, holdout: 0.25, optim: {{lr: 0.05}}}}
+runtime: {{device: cpu}}
+report: {{tensorboard: false, page: false}}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A config of three domains of four classes, eight images each; the last one is never seen."""
+    root = tmp_path_factory.mktemp("three")
+    for seed, domain in enumerate(("drawn", "photos", "clay")):
+        make_folders(root / domain, CLASSES, per_class=8, seed=seed)
+    path = root / "tiny.yaml"
+    path.write_text(TINY.format(root=root))
+    return path
+
+
+def config_of(path, *words):
+    return load_config(path, words, GeneralizationConfig)
+
+
+def execute(path, folder, *words):
+    return LeaveOneOut(config_of(path, f"output={folder}", *words)).execute()
+
+
+def read(folder):
+    """results.json without times."""
+    results = json.loads((folder / "results.json").read_text())
+    rounds = [{key: value for key, value in entry.items() if key != "seconds"} for entry in results["rounds"]]
+    return {**results, "seconds": 0, "rounds": rounds}
+
+
+def test_a_fifth_of_every_class_is_held_out_the_same_for_the_same_seed():
+    labels = np.repeat([0, 1, 2, 3], [10, 5, 2, 1])
+    training, validation = hold_out(labels, 0.2, 3)
+    assert sorted([*training, *validation]) == list(range(18))
+    assert np.bincount(labels[validation], minlength=4).tolist() == [2, 1, 1, 0], "a class of one is trained on"
+    again, other = hold_out(labels, 0.2, 3), hold_out(labels, 0.2, 4)
+    assert (again[1] == validation).all() and not np.array_equal(other[1], validation)
+
+
+def test_the_unseen_domain_and_what_is_held_out_are_never_trained_on(tiny, tmp_path, monkeypatch):
+    """Every batch has its images of each seen domain, in order; their names tell where they come from."""
+    run = LeaveOneOut(config_of(tiny, f"output={tmp_path / 'run'}", "training.steps=40"))
+    batches = run.feeds.training(0, 40)
+    for number, seen in enumerate(run.domains.seen):
+        allowed = {seen.domain.images.ids[i] for i in seen.training}
+        drawn = {name for step in range(40) for name in batches.ids(step)[4 * number : 4 * number + 4]}
+        assert drawn == allowed and len(allowed) == 24
+        _, images, labels = run.feeds.judging(number)
+        assert not allowed & set(images.ids) and len(images) == len(labels.reveal()) == 8
+    for batch in batches.window(0, 3):
+        assert batch.domain.tolist() == [0] * 4 + [1] * 4 and batch.labels.sum(1).tolist() == [1.0] * 8
+        assert not batch.is_target.any()
+
+
+def test_last_validation_and_oracle_stand_under_their_own_names(tiny, tmp_path):
+    results = execute(tiny, tmp_path / "run")
+    rounds = results["rounds"]
+    assert [(entry["round"], entry["steps"]) for entry in rounds] == [(0, 3), (1, 6), (2, 7)]
+    assert results["final"]["overall"] == rounds[-1]["overall"] and results["steps"] == 7
+    held = [entry["validation"] for entry in rounds]
+    assert results["validation_choice"]["round"] == held.index(max(held))
+    unseen = [entry["overall"] for entry in rounds]
+    assert results["oracle_best"]["overall"] == max(unseen)
+    record = json.loads((tmp_path / "run/rounds/00/report.json").read_text())
+    seen = [judged["accuracy"]["overall"] for judged in record["seen"].values()]
+    assert record["validation"] == pytest.approx(sum(seen) / 2) and len(record["seen"]) == 2
+    assert sum(record["hardness"]["histogram"]) == 32 and len(record["hardness"]["histogram"]) == HARDNESS_BINS
+    assert all(sum(judged["hardness"]["histogram"]) == 8 for judged in record["seen"].values())
+    weights = {path.name for path in (tmp_path / "run/checkpoints").glob("*.safetensors")}
+    assert weights == {"final.safetensors", "validation.safetensors"}
+
+
+@pytest.mark.parametrize("extra", [[], ["training.frozen_backbone=true"], ["model.loss=avh"]], ids=" ".join)
+def test_a_run_that_dies_after_every_step_comes_to_the_same_end(tiny, tmp_path, monkeypatch, extra):
+    execute(tiny, tmp_path / "whole", *extra)
+    folder = tmp_path / "cut"
+    assert cut_after_every_save(monkeypatch, folder, lambda: execute(tiny, folder, *extra)) > 7
+    assert read(folder) == read(tmp_path / "whole")
+    weights = [(tmp_path / end / "checkpoints/final.safetensors").read_bytes() for end in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+def test_features_of_a_frozen_backbone_are_computed_once_for_all_runs(tiny, tmp_path, monkeypatch):
+    """The second run finds those of its images in the store; another transform wants others."""
+    passes, predict = [], Engine.predict
+    watched = lambda *args, **names: passes.append(names.get("label")) or predict(*args, **names)  # noqa: E731
+    monkeypatch.setattr(Engine, "predict", watched)
+    frozen = ["training.frozen_backbone=true", f"data.store={tmp_path / 'store'}"]
+    first = LeaveOneOut(config_of(tiny, f"output={tmp_path / 'a'}", *frozen))
+    assert passes == ["features"] * 3 and len(list((tmp_path / "store").glob("features-*"))) == 3
+    feature = first.feeds.images[0].read(3)
+    assert feature.shape == (128, 1, 1) and first.engine.network.backbone(feature[None]).shape == (1, 128)
+    torch.manual_seed(9)  # a run's own seed decides its weights, so the backbone is the same one
+    second = LeaveOneOut(config_of(tiny, f"output={tmp_path / 'b'}", *frozen))
+    assert len(passes) == 3 and torch.equal(second.feeds.images[0].read(3), feature)
+    LeaveOneOut(config_of(tiny, f"output={tmp_path / 'c'}", *frozen, "transforms.size=20"))
+    assert len(passes) == 6
+
+
+def test_cached_features_are_what_the_backbone_gives(tiny, tmp_path):
+    """By hand: the predict transform of one image through a backbone of the same weights."""
+    config = config_of(tiny, f"output={tmp_path / 'a'}", f"data.store={tmp_path / 'store'}")
+    domains = load(config_of(tiny), lambda line: None)
+    torch.manual_seed(3)
+    backbone = create_backbone("digits_cnn", "none", 3)[0].eval()
+    save_file(backbone.state_dict(), tmp_path / "weights.safetensors")
+    config = config_of(tiny, f"data.store={tmp_path / 'store'}", f"model.weights={tmp_path / 'weights.safetensors'}")
+    (features,), width = extract(config, [domains.unseen.images], None, Ranks())
+    image = make_predict(config.transforms)([domains.unseen.images.read(5)], [0])
+    with torch.inference_mode():
+        assert torch.allclose(features.read(5)[:, 0, 0], backbone(image)[0], atol=1e-5) and width == 128
+
+
+def test_rotated_digits_are_dealt_out_and_turned():
+    """Six domains without a digit in common; 0 degrees are the digits themselves, 30 a quarter of 120."""
+    domains = {angle: rotated(angle) for angle in ANGLES}
+    names = [name.partition("/")[2] for images, _ in domains.values() for name in images.ids]
+    assert len(names) == len(set(names)) == 5000
+    for images, labels in domains.values():
+        assert np.bincount(labels).min() >= 83 and len(images) == len(labels)
+    # a digit's mass keeps its distance from the centre, and its direction turns anticlockwise
+    from uda.data.digits import mnist
+
+    plain = mnist()[0]
+    for angle in (30, 75):
+        images, _ = domains[angle]
+        ys, xs = torch.meshgrid(torch.arange(28.0) - 13.5, torch.arange(28.0) - 13.5, indexing="ij")
+        turned = []
+        for i in range(40):
+            before = plain.read(int(images.ids[i].rpartition("/")[2]))[0].float()
+            after = images.read(i)[0].float()
+            moment = [
+                torch.complex((image * xs * xs - image * ys * ys).sum(), -(2 * image * xs * ys).sum())
+                for image in (before, after)
+            ]
+            turned.append(torch.angle(moment[1] / moment[0]) / 2)
+        mean = torch.angle(torch.exp(2j * torch.stack(turned)).mean()) / 2
+        assert mean == pytest.approx(np.radians(angle if angle < 90 else angle - 180), abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["target=cley"], r"target: 'cley' is none of the domains"),
+        (
+            ["data.domains=[drawn, photos, drawn]", "target=drawn"],
+            "drawn stands twice; the target would",
+        ),
+        (["data.domains=[drawn]", "target=drawn"], "1 domain; one is left out"),
+        (["training.batch_size=30"], r"training\.batch_size: 30 images of each domain in a batch, but .* has only 24"),
+        (["method=ermm"], "unknown method 'ermm', did you mean 'erm'"),
+        (["training.batchsize=3"], r"training\.batchsize: unknown key, did you mean 'batch_size'"),
+    ],
+)
+def test_mistakes_are_named(tiny, tmp_path, words, message):
+    with pytest.raises(UserError, match=message):
+        LeaveOneOut(config_of(tiny, f"output={tmp_path / 'run'}", *words))
+    assert not (tmp_path / "run").exists()
+
+
+def _of_two(tiny, seen, unseen):
+    return config_of(tiny, f"data.domains=[{seen}, {unseen}]", f"target={unseen}")
+
+
+def test_a_class_that_a_domain_lacks_is_named(tmp_path, tiny):
+    make_folders(tmp_path / "drawn", CLASSES, per_class=3)
+    make_folders(tmp_path / "clay", CLASSES[:3], per_class=3)
+    with pytest.raises(UserError, match="dog"):
+        load(
+            config_of(tiny, f"data.domains=[{tmp_path / 'drawn'}, {tmp_path / 'clay'}]", f"target={tmp_path / 'clay'}")
+        )
+
+
+def test_two_domains_that_share_images_are_refused(tmp_path, tiny):
+    make_folders(tmp_path / "drawn", CLASSES, per_class=3)
+    (tmp_path / "again").symlink_to(tmp_path / "drawn")
+    with pytest.raises(UserError, match="share 12 images"):
+        load(
+            config_of(
+                tiny, f"data.domains=[{tmp_path / 'drawn'}, {tmp_path / 'again'}]", f"target={tmp_path / 'drawn'}"
+            )
+        )
+
+
+def test_the_command_leaves_each_domain_out_in_turn(tiny, tmp_path, capsys):
+    words = ["--cfg", str(tiny), "target=null", f"output={tmp_path}/{{target}}", "training.steps=2"]
+    assert main(words) == 0
+    assert len(list(tmp_path.glob("*/results.json"))) == 3
+    capsys.readouterr()
+    assert main(words) == 0 and capsys.readouterr().out.count("is finished") == 3
+    assert main([*words, "target=nowhere"]) == 2 and "none of the domains" in capsys.readouterr().err
+
+
+def test_every_method_is_listed_with_a_line():
+    assert all(text for _, text in METHODS.describe()) and "erm" in METHODS
