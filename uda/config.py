@@ -188,8 +188,8 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
     origins |= dict.fromkeys(dotted(changes), "command line")
     content.setdefault("name", path.stem)
     merged = merge(content, changes)
-    if tool := _tool_of_another_kind(kind, merged.get("method")):
-        raise ConfigError(f"{path.name}: method '{merged['method']}' is one of {tool}'s; run this config with that")
+    if tool := _tool_of_another_kind(kind, content):
+        raise ConfigError(f"{path.name}: this config is one of {tool}'s; run it with that")
     config = None
     try:
         config = kind.model_validate(merged)
@@ -207,14 +207,14 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
     return config
 
 
-def _tool_of_another_kind(kind: type[RunConfig], method: object) -> str | None:
-    """The tool that runs a method which this kind of run does not know."""
+def _tool_of_another_kind(kind: type[RunConfig], content: Mapping[str, Any]) -> str | None:
+    """The tool whose kind of run has all of these sections, where this kind has not."""
     from uda.generalization.config import GeneralizationConfig
 
-    tools = {"tools/self_train.py": Config, "tools/generalize.py": GeneralizationConfig}
-    if method in kind.methods():
+    if content.keys() <= kind.model_fields.keys():
         return None
-    return next((tool for tool, other in tools.items() if method in other.methods()), None)
+    tools = {"tools/self_train.py": Config, "tools/generalize.py": GeneralizationConfig}
+    return next((tool for tool, other in tools.items() if content.keys() <= other.model_fields.keys()), None)
 
 
 def _check_names(
