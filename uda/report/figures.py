@@ -148,9 +148,9 @@ def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
     """
     from matplotlib.figure import Figure
 
-    columns = min(len(panels), 3)
-    rows = -(-len(panels) // columns)
-    size = (5, 3.1) if len(panels) == 1 else (3.2 * columns, 0.5 + 2.1 * rows)
+    rows = -(-len(panels) // 4)
+    columns = -(-len(panels) // rows)
+    size = (5, 3.1) if len(panels) == 1 else (0.5 + 2.7 * columns, 0.8 + 2.1 * rows)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     looks = ({"fill": True, "color": "#c3cad2"}, {"color": COLOURS[1], "linewidth": 1.8})
@@ -165,6 +165,8 @@ def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
         axes.set_xlim(edges[occupied[0]], edges[occupied[-1] + 1])
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
+    for axes in grid[max(len(panels) - columns, 0) : len(panels)]:  # nothing stands below these
+        axes.tick_params(labelbottom=True)
     figure.supxlabel("AVH, in units of 1 / K", fontsize=11)
     figure.supylabel("% of the images", fontsize=11)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=10)
