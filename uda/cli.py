@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from uda.config import Config, RunConfig, load_config
-from uda.config_files import ROOT
+from uda.config_files import ROOT, read_config
 from uda.errors import UserError
 from uda.interruption import HOW_TO_GO_ON, Interrupted, Interruption
 
@@ -58,24 +58,26 @@ def parser(program: str = "self_train.py") -> argparse.ArgumentParser:
     return arguments
 
 
-def listing(what: str) -> str:
-    """A registry's names with a line each."""
+def listing(what: str, kind: type[RunConfig] = Config) -> str:
+    """A registry's names with a line each; of methods and configs those of one kind of run."""
     if what == "configs":
-        rows = [(path.name, _first_comment(path)) for path in sorted((ROOT / "configs").glob("*.yaml"))]
+        paths = sorted((ROOT / "configs").glob("*.yaml"))
+        own = [path for path in paths if read_config(path)[0].keys() <= kind.model_fields.keys()]
+        rows = [(path.name, _first_comment(path)) for path in own]
     elif what == "datasets":
         from uda.data.cards import CARDS
 
         rows = CARDS.describe()
     else:
         from uda.classification import LOSSES
-        from uda.methods import METHODS, UNLABELLED_LOSSES
+        from uda.methods import UNLABELLED_LOSSES
         from uda.models import BACKBONES
         from uda.regularizers import REGULARIZERS
         from uda.selectors import SELECTORS
         from uda.validators import VALIDATORS
 
         registries = {
-            "methods": METHODS,
+            "methods": kind.methods(),
             "selectors": SELECTORS,
             "regularizers": REGULARIZERS,
             "losses": LOSSES,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from uda.atomic import write_json
+from uda.atomic import write_json, write_text
 from uda.evaluation import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
@@ -38,7 +38,7 @@ class Judgement:
 
 
 class Report:
-    """Writes `rounds/NN/report.json`, TensorBoard scalars and `results.json`, and prints a row an interval.
+    """Writes a run's `rounds/NN/report.json`, `tb/`, `report.html` and `results.json`, and prints a row an interval.
 
     The files on disk are all its state. The seen domains' held-out images choose `validation_choice`; what is said of
     the unseen domain is oracle.
@@ -98,8 +98,13 @@ class Report:
         return max(found, key=lambda record: record["validation"])["round"] if found else None
 
     def finish(self, seconds: float) -> dict[str, Any]:
-        """Write `results.json` from the files of all reports; returns the results."""
-        results = records.plain(summarise(self.config, records.read_rounds(self.folder), seconds))
+        """Write `report.html` and `results.json` from the files of all reports; returns the results."""
+        rounds = records.read_rounds(self.folder)
+        results = records.plain(summarise(self.config, rounds, seconds))
+        if self.config.report.page:
+            from uda.generalization.page import render_page
+
+            write_text(self.folder / "report.html", render_page(self.config, self.domains, rounds, results))
         write_json(self.folder / "results.json", results)
         choice, best = results["validation_choice"], results["oracle_best"]
         self.log(f"accuracy on {self.config.target}, which was never seen, % (oracle):")

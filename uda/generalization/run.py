@@ -109,7 +109,7 @@ class LeaveOneOut(Session):
             self.load(self.saved[1])
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
         else:
-            self.log(self._plan())
+            self.log(self.plan())
             self.save(Progress("generalization", seconds=self.seconds))
         while self.progress.stage == "generalization":
             self._stage(self.progress.round)
@@ -118,7 +118,8 @@ class LeaveOneOut(Session):
         self.save_weights("final")
         return self.report.finish(self.seconds)
 
-    def _plan(self) -> str:
+    def plan(self) -> str:
+        """What will be done, in lines."""
         config, network = self.config, self.engine.network
         seen = ", ".join(
             f"{seen.name} ({len(seen.training):,} + {len(seen.validation):,})" for seen in self.domains.seen

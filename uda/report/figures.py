@@ -9,9 +9,9 @@ from typing import ParamSpec, TypeVar
 import numpy as np
 
 # Okabe and Ito's palette; each series has a marker and a dash of its own besides.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377")
-MARKERS = ("o", "s", "^", "D")
-DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#E69F00", "#56B4E9", "#4d4d4d")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (9, 2)), (0, (3, 1)), (0, (6, 1, 1, 1, 1, 1)))
 INK, FAINT = "#2b2f36", "#d9dde3"
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -65,7 +65,8 @@ def curves_figure(
 ):
     """One line a series over the rounds; `baseline`: the first series' value of the source model, a level line."""
     axes = _axes(5, 3.1)
-    for position, (name, values) in enumerate(series.items()):
+    for index, (name, values) in enumerate(series.items()):
+        position = index % len(COLOURS)
         heights = [np.nan if value is None else value for value in values]
         axes.plot(
             rounds, heights, label=name, color=COLOURS[position], marker=MARKERS[position],
@@ -93,13 +94,14 @@ def counts_figure(rounds: Sequence[int], both: Sequence[int], only_selector: Seq
 
 
 @_styled
-def classes_figure(models: Mapping[str, Mapping[str, float | None]], names: Sequence[str]):
-    """Bars of the accuracy in per cent, for each of `names` one a model: `source only`, where there is one, `final`."""
+def classes_figure(
+    models: Mapping[str, Mapping[str, float | None]], names: Sequence[str], xlabel: str = "accuracy, % (oracle)"
+):
+    """Bars of the accuracy in per cent, for each of `names` one a model: of two, what came first is the paler one."""
     axes = _axes(6, 1.0 + 0.4 * len(names))
     positions = np.arange(len(names))
-    looks = {"source only": (-0.2, "#9aa5b1", "///"), "final": (0.2, COLOURS[0], None)}
-    for title, accuracy in models.items():
-        offset, colour, hatch = looks[title] if len(models) > 1 else (0, *looks[title][1:])
+    looks = [(-0.2, "#9aa5b1", "///"), (0.2, COLOURS[0], None)] if len(models) > 1 else [(0, COLOURS[0], None)]
+    for (title, accuracy), (offset, colour, hatch) in zip(models.items(), looks, strict=True):
         shares = [100 * (accuracy.get(name) or 0) for name in names]
         bars = axes.barh(positions + offset, shares, 0.38, color=colour, hatch=hatch, label=title)
         labels = ["no labels" if accuracy.get(name) is None else f"{100 * accuracy[name]:.1f}" for name in names]
@@ -108,7 +110,7 @@ def classes_figure(models: Mapping[str, Mapping[str, float | None]], names: Sequ
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlim(0, 110)
     axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel("accuracy, % (oracle)")
+    axes.set_xlabel(xlabel)
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     axes.figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10)
     return axes.figure
@@ -136,6 +138,39 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
     axes.set_ylabel("true class (oracle)")
     axes.figure.colorbar(picture, ax=axes, label="% of the true class", shrink=0.75)
     return axes.figure
+
+
+@_styled
+def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
+    """Histograms of AVH, a panel a title: the share of each group's images in bins of equal width from 0 to 2 / K.
+
+    Of two groups the first is a grey area, the second a line. The axes leave out what is empty in all panels.
+    """
+    from matplotlib.figure import Figure
+
+    rows = -(-len(panels) // 4)
+    columns = -(-len(panels) // rows)
+    size = (5, 3.1) if len(panels) == 1 else (0.5 + 2.7 * columns, 0.8 + 2.1 * rows)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    looks = ({"fill": True, "color": "#c3cad2"}, {"color": COLOURS[1], "linewidth": 1.8})
+    occupied = np.flatnonzero(np.sum([counts for groups in panels.values() for counts in groups.values()], axis=0))
+    for axes, (title, groups) in zip(grid, panels.items(), strict=False):
+        for (name, counts), look in zip(groups.items(), looks, strict=True):
+            edges = np.linspace(0, 2, len(counts) + 1)
+            axes.stairs(100 * np.asarray(counts) / max(sum(counts), 1), edges, label=name, **look)
+        if len(panels) > 1:
+            axes.set_title(title, fontsize=10)
+        axes.grid(axis="y", color=FAINT, linewidth=0.8)
+        axes.set_xlim(edges[occupied[0]], edges[occupied[-1] + 1])
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes in grid[max(len(panels) - columns, 0) : len(panels)]:  # nothing stands below these
+        axes.tick_params(labelbottom=True)
+    figure.supxlabel("AVH, in units of 1 / K", fontsize=11)
+    figure.supylabel("% of the images", fontsize=11)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", ncols=2, frameon=False, fontsize=10)
+    return figure
 
 
 @_styled

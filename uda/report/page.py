@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
-from uda.config import Config
+from uda.config import Config, RunConfig
 from uda.data.images import Images
 from uda.methods import METHODS
 from uda.report import figures, table
@@ -37,20 +37,11 @@ def render_page(
         rounds: records of the rounds, in order.
         results: content of `results.json`.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).with_name("templates")),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": table.percent, "fraction": table.fraction, "duration": duration}
-    environment.globals["difference"] = table.difference
     if source is not None and not source["validators"]:  # the method began with initial weights
         source = None
     final = rounds[-1] if rounds else source
     labelled = final is not None and final["accuracy"] is not None
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         config=config,
         selector=results["selector"],
         facts=_facts(config, classes, images, truth),
@@ -68,6 +59,20 @@ def render_page(
         galleries=_galleries(rounds, classes, images, truth, results["selector"]),
         yaml=config.to_yaml(),
     )
+
+
+def template(name: str) -> Template:
+    """A page's template from `templates/`, with the filters that write figures for readers."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).with_name("templates")),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": table.percent, "fraction": table.fraction, "duration": duration}
+    environment.globals["difference"] = table.difference
+    return environment.get_template(name)
 
 
 def duration(seconds: float | None) -> str:
@@ -109,7 +114,7 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
         adaptation = config.adaptation
         batch = adaptation.batch
         facts += [
-            ("Settings", _options(config)),
+            ("Settings", method_settings(config)),
             ("Steps", f"{adaptation.steps}, a report every {adaptation.interval}"),
             ("Batch", f"{batch.source} source + {batch.target} target"),
             ("Domains", f"{adaptation.forward} forward pass, BatchNorm {adaptation.batch_norm}"),
@@ -117,8 +122,9 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
     return [*((name, value) for name, value in facts if value), ("Seed", str(config.seed))]
 
 
-def _options(config: Config) -> str:
-    options = METHODS[config.method].Options(**config.method_options)
+def method_settings(config: RunConfig) -> str:
+    """The settings of the config's method alone, those at their default too; empty where it has none."""
+    options = config.methods()[config.method].Options(**config.method_options)
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.model_dump().items())
 
 
