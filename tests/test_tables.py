@@ -43,7 +43,7 @@ from uda.tables import (
     write_published,
 )
 from uda.tables import jobs as jobs_module
-from uda.tables.jobs import digest, recipe
+from uda.tables.recipe import digest, recipe
 
 SEEDS = (0, 1)
 BROKEN = "Nothing selected"
@@ -437,7 +437,7 @@ def test_no_finished_run_is_an_error_and_writes_nothing(table, tmp_path):
 def test_columns_of_another_version_are_not_lost_silently(table, tmp_path):
     (tmp_path / "small.csv").write_text("row,source,target,seed,shoe_size\nA,b,c,0,44\n")
     with pytest.raises(UserError, match=r"small\.csv: unknown columns shoe_size"):
-        Ledger.read(tmp_path, "small")
+        Ledger.read(tmp_path, table)
 
 
 def test_a_recipe_is_what_decides_the_result(tiny):
