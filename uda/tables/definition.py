@@ -116,12 +116,10 @@ def load_table(path: str | Path) -> Table:
         raise UserError(f"{path.name}: no such table in configs/tables/ (known: {known})")
     try:
         content = {"name": path.stem, "kind": "adaptation", **yaml.safe_load(path.read_text(encoding="utf-8"))}
-        if content["kind"] not in KINDS:
-            known = ", ".join(KINDS)
-            raise UserError(
-                f"{path.name}: kind: unknown '{content['kind']}'{nearest(content['kind'], [*KINDS])} ({known})"
-            )
-        return KINDS[content["kind"]].model_validate(content)
+        kind = str(content["kind"])
+        if kind not in KINDS:
+            raise UserError(f"{path.name}: kind: unknown '{kind}'{nearest(kind, [*KINDS])} (known: {', '.join(KINDS)})")
+        return KINDS[kind].model_validate(content)
     except ValidationError as error:
         found = [(path.name, ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
         problems = [": ".join(filter(None, parts)) for parts in found]

@@ -259,7 +259,7 @@ class GeneralizationJob(Job):
 
     @property
     def domains(self) -> str:
-        return self.pair[1]
+        return self.pair[1].replace("/", "_")  # a folder of one's own
 
     def figures(self, results: Mapping[str, Any]) -> dict[str, object]:
         return {
