@@ -157,6 +157,17 @@ def test_csv_has_a_row_a_run_with_the_figures_of_its_results(table, ran, tmp_pat
     assert len({row["overall"] for row in rows}) == len({row["digest"] for row in rows}) == 5
 
 
+def test_each_choice_has_a_figure_of_its_own(table, tmp_path):
+    """In runs as short as those above the last report is the best and chosen too."""
+    results = {
+        "final": {"overall": 0.5, "validation": 0.7},
+        "validation_choice": {"overall": 0.6, "validation": 0.8},
+        "oracle_best": {"overall": 0.9},
+    }
+    (job, *_) = jobs_of(table, tmp_path)
+    assert job.figures(results) == {"validation": 0.7, "validation_choice": 0.6, "oracle_best": 0.9}
+
+
 def test_reports_hold_validation_in_the_place_of_a_validator(table, ran, tmp_path):
     """Two reports of each run, after 2 and 4 steps."""
     collect(table, ran[0], tmp_path)
