@@ -15,6 +15,7 @@ examples:
   python tools/table.py digits --collect --into README.md   add finished runs, write the CSV and README's tables
   python tools/table.py visda2017 --published               a table of published figures, results/published/
   python tools/table.py pacs --jobs 1 -- runtime.device=cpu
+  python tools/table.py rotated_digits --pairs m0,m75       of domain generalisation: these domains left out
 
 A run whose row is in the CSV is not run again, unless its recipe has changed since (or with --again). Each run is added
 to the CSV as it ends; rows stay there until they are made anew, so a table may grow over days and machines."""
@@ -27,7 +28,9 @@ def main() -> int:
     parser.add_argument("table", help="a table in configs/tables/, or a path")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); the cores are shared out")
     parser.add_argument("--rows", default="*", metavar="NAMES", help="run these rows alone: names with * and ?, commas")
-    parser.add_argument("--pairs", default="*", metavar="NAMES", help="run these pairs alone: photo_to_*")
+    parser.add_argument(
+        "--pairs", default="*", metavar="NAMES", help="run these pairs (or unseen domains) alone: photo_to_*"
+    )
     parser.add_argument("--seeds", default="*", metavar="SEEDS", help="run these seeds alone: 0,1")
     parser.add_argument("--again", action="store_true", help="run also what the CSV has, if its run folder is gone")
     parser.add_argument("--prune", action="store_true", help="drop rows from the CSV that the table no longer has")
@@ -59,7 +62,7 @@ def main() -> int:
         failed = ""
         if not options.collect:
             chosen = choose_jobs(jobs, options.rows, options.pairs, options.seeds)
-            recorded = None if options.again else Ledger.read(options.results, table.name)
+            recorded = None if options.again else Ledger.read(options.results, table)
             try:
                 run_jobs(
                     chosen,

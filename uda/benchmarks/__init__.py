@@ -2,6 +2,7 @@
 
 from uda.benchmarks import (  # noqa: F401  (they register themselves)
     files,
+    generalization,
     methods,
     network,
     saving,

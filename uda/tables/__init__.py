@@ -8,9 +8,10 @@ pair by pair and seed by seed, so that they differ in what is compared and in no
 from uda.tables.collect import blocks_of, collect, write_documents, write_published
 from uda.tables.comparison import paired_bootstrap, rank_correlation
 from uda.tables.definition import Row, Table, load_table
-from uda.tables.jobs import Job, choose_jobs, jobs_of, run_jobs
+from uda.tables.job import Job
+from uda.tables.jobs import choose_jobs, jobs_of, run_jobs
 from uda.tables.latex import published_latex, to_latex
-from uda.tables.ledger import COLUMNS, INNER, Ledger, read_csv, to_csv
+from uda.tables.ledger import COLUMNS, GENERALIZATION_COLUMNS, INNER, Ledger, read_csv, to_csv
 from uda.tables.markdown import (
     inner_markdown,
     insert_markdown,
@@ -21,6 +22,7 @@ from uda.tables.markdown import (
 
 __all__ = [
     "COLUMNS",
+    "GENERALIZATION_COLUMNS",
     "INNER",
     "Job",
     "Ledger",

@@ -8,7 +8,7 @@ from uda.errors import UserError
 from uda.tables.definition import Table
 from uda.tables.jobs import Job
 from uda.tables.latex import published_latex, to_latex
-from uda.tables.ledger import Ledger, read_csv
+from uda.tables.ledger import COLUMNS_OF, INNER, Ledger, read_csv
 from uda.tables.markdown import (
     has_place,
     inner_markdown,
@@ -34,7 +34,7 @@ def collect(
     Raises:
         UserError: nothing is recorded and nothing finished.
     """
-    ledger = Ledger.read(folder, table.name)
+    ledger = Ledger.read(folder, table)
     outdated: dict[str, int] = {}
     for job in jobs:
         try:
@@ -58,10 +58,12 @@ def collect(
 def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     """A table's Markdown from its CSVs, by the name of the block: `<name>`, `<name>_inner`, `<name>_validators`."""
     records = read_csv(folder / f"{table.name}.csv")
-    blocks = {table.name: to_markdown(records, table.reference), f"{table.name}_inner": inner_markdown(records)}
+    blocks = {table.name: to_markdown(records, table.reference, table.measure)}
+    if INNER[0] in COLUMNS_OF[table.kind]:
+        blocks[f"{table.name}_inner"] = inner_markdown(records)
     reports = folder / f"{table.name}_reports.csv"
     if reports.is_file():
-        blocks[f"{table.name}_validators"] = validator_markdown(read_csv(reports))
+        blocks[f"{table.name}_validators"] = validator_markdown(read_csv(reports), table.measure)
     return {name: markdown for name, markdown in blocks.items() if markdown}
 
 
@@ -74,7 +76,8 @@ def write_documents(table: Table, folder: Path, documents: Sequence[Path] = ()) 
     Raises:
         UserError: a document has a place for none of them.
     """
-    write_text(folder / f"{table.name}.tex", to_latex(read_csv(folder / f"{table.name}.csv"), table.reference))
+    latex = to_latex(read_csv(folder / f"{table.name}.csv"), table.reference, table.measure)
+    write_text(folder / f"{table.name}.tex", latex)
     blocks = blocks_of(table, folder)
     _fill(documents, blocks)
     return "\n".join(blocks.values())

@@ -1,6 +1,7 @@
 """Statistics of a table: spread over seeds, paired differences between rows, how well a score ranks.
 
-They work on records as the CSVs hold them: text, empty where a figure is not known.
+They work on records as the CSVs hold them: text, empty where a figure is not known. The measure by which models are
+compared is one of `definition.MEASURES`.
 """
 
 import statistics
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from uda.tables.ledger import REPORT_COLUMNS
+from uda.tables.ledger import RUN, report_columns
 
 Record = Mapping[str, str]
 
@@ -40,13 +41,13 @@ def numbers(records: Sequence[Record], key: str) -> list[float]:
     return [float(record[key]) for record in records if record[key]]
 
 
-def mean_over_pairs(records: Sequence[Record], row: str) -> list[float]:
-    """A row's class mean over all pairs, of each seed that has every pair."""
+def mean_over_pairs(records: Sequence[Record], row: str, key: str = "class_mean") -> list[float]:
+    """The mean of a row's column over all pairs, of each seed that has every pair."""
     pairs = pairs_of(records)
     by_seed: dict[str, list[float]] = {}
     for record in select(records, row):
-        if record["class_mean"]:
-            by_seed.setdefault(record["seed"], []).append(float(record["class_mean"]))
+        if record[key]:
+            by_seed.setdefault(record["seed"], []).append(float(record[key]))
     return [statistics.mean(found) for found in by_seed.values() if len(found) == len(pairs)]
 
 
@@ -78,12 +79,14 @@ def paired_bootstrap(differences: Sequence[float]) -> Difference | None:
     return Difference(float(values.mean()), len(values), interval)
 
 
-def difference_to_reference(records: Sequence[Record], row: str, reference: str) -> Difference | None:
-    """A row's class mean less the reference's, paired by domains and seed; None without a pair, or for itself."""
+def difference_to_reference(
+    records: Sequence[Record], row: str, reference: str, measure: str = "class_mean"
+) -> Difference | None:
+    """A row's measure less the reference's, paired by domains and seed; None without a pair, or for itself."""
     if row == reference:
         return None
     of_reference, of_row = (
-        {(r["source"], r["target"], r["seed"]): float(r["class_mean"]) for r in select(records, n) if r["class_mean"]}
+        {(r["source"], r["target"], r["seed"]): float(r[measure]) for r in select(records, n) if r[measure]}
         for n in (reference, row)
     )
     return paired_bootstrap([value - of_reference[unit] for unit, value in of_row.items() if unit in of_reference])
@@ -100,33 +103,33 @@ def rank_correlation(scores: Sequence[float], truth: Sequence[float]) -> float |
 
 @dataclass(frozen=True)
 class Judgement:
-    """How well a score that needs no label judges models, by the oracle class mean."""
+    """How well a score that needs no label of the target judges models, by their oracle measure."""
 
     correlations: tuple[float, ...]
     """Spearman's rho in each group of models."""
     losses: tuple[float, ...]
-    """Class mean of each group's best model less that of the score's choice."""
+    """Measure of each group's best model less that of the score's choice."""
 
 
-def validators_of(reports: Sequence[Record]) -> list[str]:
+def validators_of(reports: Sequence[Record], measure: str = "class_mean") -> list[str]:
     """Names of the validators that reports hold."""
-    return [key for key in (reports[0] if reports else {}) if key not in REPORT_COLUMNS]
+    return [key for key in (reports[0] if reports else {}) if key not in report_columns(measure)]
 
 
-def runs_of(reports: Sequence[Record]) -> list[list[Record]]:
-    """The reports with a known class mean, run by run."""
+def runs_of(reports: Sequence[Record], measure: str = "class_mean") -> list[list[Record]]:
+    """The reports with a known measure, run by run."""
     runs: dict[tuple[str, ...], list[Record]] = {}
     for report in reports:
-        if report["class_mean"]:
-            run = tuple(report[key] for key in ("row", "source", "target", "seed"))
+        if report[measure]:
+            run = tuple(report[key] for key in RUN)
             runs.setdefault(run, []).append(report)
     return list(runs.values())
 
 
-def last_reports(reports: Sequence[Record]) -> list[list[Record]]:
+def last_reports(reports: Sequence[Record], measure: str = "class_mean") -> list[list[Record]]:
     """The last report of every run, grouped by pair and seed: one model a method."""
     groups: dict[tuple[str, ...], list[Record]] = {}
-    for run in runs_of(reports):
+    for run in runs_of(reports, measure):
         groups.setdefault(tuple(run[-1][key] for key in ("source", "target", "seed")), []).append(run[-1])
     return list(groups.values())
 
@@ -136,16 +139,16 @@ def choice_of(validator: str, models: Sequence[Record]) -> Record:
     return max(models, key=lambda model: float(model[validator]))
 
 
-def judge(validator: str, groups: Sequence[Sequence[Record]]) -> Judgement:
+def judge(validator: str, groups: Sequence[Sequence[Record]], measure: str = "class_mean") -> Judgement:
     """What a validator makes of groups of models; a group needs two models, and their scores, to choose from."""
     correlations, losses = [], []
     for models in groups:
         models = [model for model in models if model[validator]]
         if len(models) < 2:
             continue
-        truth = numbers(models, "class_mean")
+        truth = numbers(models, measure)
         correlation = rank_correlation(numbers(models, validator), truth)
         if correlation is not None:
             correlations.append(correlation)
-        losses.append(max(truth) - float(choice_of(validator, models)["class_mean"]))
+        losses.append(max(truth) - float(choice_of(validator, models)[measure]))
     return Judgement(tuple(correlations), tuple(losses))

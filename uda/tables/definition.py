@@ -1,6 +1,7 @@
 """What a table compares: its YAML in configs/tables/."""
 
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -24,15 +25,24 @@ class Row(Settings):
     """Another row, whose final model of the same pair and seed it begins with; its steps count too."""
 
 
+#: What stands as the source of a run that leaves one domain out.
+THE_OTHERS = "the others"
+#: The figures that tables compare rows by, as people call them.
+MEASURES = {"class_mean": "class mean", "overall": "accuracy"}
+
+
 class Table(Settings):
-    """A comparison: rows x pairs of domains x seeds."""
+    """Base of a comparison: rows x domains x seeds. A subclass says what the domains are."""
+
+    measure: ClassVar[str]
+    """Key of the figure that rows are compared by."""
 
     name: str
     """Name of the CSV and of the folder of runs."""
+    kind: str
+    """What its runs do."""
     seeds: list[int] = Field(min_length=1)
     """Seeds of every row."""
-    pairs: list[tuple[str, str]] = Field(min_length=1)
-    """Source and target domains."""
     rows: list[Row] = Field(min_length=1)
     """The source model first."""
     reference: str | None = None
@@ -52,6 +62,50 @@ class Table(Settings):
         return self
 
 
+class AdaptationTable(Table):
+    """Runs from a source to a target domain, compared by class mean."""
+
+    measure = "class_mean"
+
+    kind: Literal["adaptation"] = "adaptation"
+    pairs: list[tuple[str, str]] = Field(min_length=1)
+    """Source and target domains."""
+
+
+class GeneralizationTable(Table):
+    """Runs that leave one domain out, compared by plain accuracy on it, as the field does."""
+
+    measure = "overall"
+
+    kind: Literal["generalization"] = "generalization"
+    targets: list[str] = Field(min_length=1)
+    """Domains that are left out, each in turn."""
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """The unseen domains, as a ledger names them."""
+        return [(THE_OTHERS, target) for target in self.targets]
+
+    @model_validator(mode="after")
+    def each_by_itself(self) -> "GeneralizationTable":
+        """No domain is left out twice, and no row starts from another."""
+        if len(set(self.targets)) < len(self.targets):
+            raise ValueError("targets: a domain stands twice")
+        for row in self.rows:
+            if row.start is not None:
+                raise ValueError(f"row '{row.name}' starts from another; runs of domain generalisation do not")
+        return self
+
+
+KINDS: dict[str, type[Table]] = {"adaptation": AdaptationTable, "generalization": GeneralizationTable}
+
+
+def name_of(pair: tuple[str, str]) -> str:
+    """What people call a pair of domains: `photo to sketch`; of domain generalisation the domain that is left out."""
+    source, target = pair
+    return target if source == THE_OTHERS else f"{source} to {target}"
+
+
 def load_table(path: str | Path) -> Table:
     """Read a table's YAML. Raises UserError with what is wrong."""
     path = Path(path)
@@ -61,7 +115,11 @@ def load_table(path: str | Path) -> Table:
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise UserError(f"{path.name}: no such table in configs/tables/ (known: {known})")
     try:
-        return Table.model_validate({"name": path.stem, **yaml.safe_load(path.read_text(encoding="utf-8"))})
+        content = {"name": path.stem, "kind": "adaptation", **yaml.safe_load(path.read_text(encoding="utf-8"))}
+        kind = str(content["kind"])
+        if kind not in KINDS:
+            raise UserError(f"{path.name}: kind: unknown '{kind}'{nearest(kind, [*KINDS])} (known: {', '.join(KINDS)})")
+        return KINDS[kind].model_validate(content)
     except ValidationError as error:
         found = [(path.name, ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
         problems = [": ".join(filter(None, parts)) for parts in found]

@@ -4,16 +4,9 @@ import json
 import statistics
 from collections.abc import Sequence
 
-from uda.tables.comparison import (
-    Record,
-    difference_to_reference,
-    mean_over_pairs,
-    names_of,
-    numbers,
-    pairs_of,
-    select,
-)
-from uda.tables.markdown import difference_text, mean_and_spread, published_classes, steps_text
+from uda.tables.comparison import Record, difference_to_reference, names_of, numbers, pairs_of, select
+from uda.tables.definition import MEASURES, name_of
+from uda.tables.markdown import columns_of, difference_text, published_classes, steps_text
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -29,33 +22,30 @@ def escape(text: str) -> str:
     return "".join(_SPECIAL.get(character, character) for character in text)
 
 
-def to_latex(records: Sequence[Record], reference: str | None = None) -> str:
+def to_latex(records: Sequence[Record], reference: str | None = None, measure: str = "class_mean") -> str:
     """One tabular a pair with the accuracy by class, then one with mean and deviation over seeds, all in %."""
-    rows, pairs = names_of(records), pairs_of(records)
+    rows, columns = names_of(records), columns_of(records, measure)
+    last = "mean" if measure == "class_mean" else MEASURES[measure]
     parts = ["% Needs \\usepackage{booktabs}. Measured; accuracy in %, means over seeds."]
-    for pair in pairs:
+    for pair in pairs_of(records):
         own = [record for row in rows for record in select(records, row, pair) if record["per_class"]]
         classes = list(dict.fromkeys(name for record in own for name in json.loads(record["per_class"])))
         body = []
         for row in names_of(own):
             runs = select(own, row)
-            columns = [[json.loads(run["per_class"]).get(name) for run in runs] for name in classes]
-            cells = [_mean([share for share in column if share is not None]) for column in columns]
-            body.append([row, *cells, _mean(numbers(runs, "class_mean"))])
-        parts.append(f"% {pair[0]} to {pair[1]}\n" + _tabular(["Method", *classes, "mean"], body))
-    head = ["Method", "seeds", *(f"{source} to {target}" for source, target in pairs)]
+            shares = [[json.loads(run["per_class"]).get(name) for run in runs] for name in classes]
+            cells = [_mean([share for share in column if share is not None]) for column in shares]
+            body.append([row, *cells, _mean(numbers(runs, measure))])
+        parts.append(f"% {name_of(pair)}\n" + _tabular(["Method", *classes, last], body))
     compared = reference in rows
-    head += ["mean"] * (len(pairs) > 1) + ["steps"] + [f"less {reference}"] * compared
+    head = ["Method", "seeds", *(title for title, _ in columns), "steps", *[f"less {reference}"] * compared]
     body = []
     for row in rows:
         own = select(records, row)
-        cells = [row, str(len({record["seed"] for record in own}))]
-        cells += [mean_and_spread(numbers(select(records, row, pair), "class_mean")) for pair in pairs]
-        if len(pairs) > 1:
-            cells.append(mean_and_spread(mean_over_pairs(records, row)))
-        cells.append(steps_text(own))
+        seeds = str(len({record["seed"] for record in own}))
+        cells = [row, seeds, *(text_of(row) for _, text_of in columns), steps_text(own)]
         if compared:
-            cells.append(difference_text(difference_to_reference(records, row, reference)))
+            cells.append(difference_text(difference_to_reference(records, row, reference, measure)))
         body.append(cells)
     note = f"; less {reference}: 95 % paired bootstrap" * compared
     parts.append(f"% mean and standard deviation{note}\n" + _tabular(head, body))

@@ -39,10 +39,34 @@ COLUMNS = (
     "finished",
     "per_class",
 )
-#: Columns of a report; one column a validator follows.
-REPORT_COLUMNS = (*RUN, "report", "class_mean")
+#: Of a table of runs that leave one domain out.
+GENERALIZATION_COLUMNS = (
+    "row",
+    "config",
+    "source",
+    "target",
+    "seed",
+    "digest",
+    "class_mean",
+    "overall",
+    "validation",
+    "validation_choice",
+    "oracle_best",
+    "steps",
+    "seconds",
+    "commit",
+    "finished",
+    "per_class",
+)
+#: Columns of a table's CSV by the table's kind.
+COLUMNS_OF = {"adaptation": COLUMNS, "generalization": GENERALIZATION_COLUMNS}
 
 Run = tuple[str, ...]
+
+
+def report_columns(measure: str) -> tuple[str, ...]:
+    """Columns of a report, with the measure of its table; one column a validator follows."""
+    return (*RUN, "report", measure)
 
 
 def run_of(record: Mapping[str, object]) -> Run:
@@ -76,21 +100,22 @@ class Ledger:
     """The reports of a run, in their order."""
 
     @classmethod
-    def read(cls, folder: Path, name: str) -> "Ledger":
-        """From `folder/<name>.csv` and `<name>_reports.csv`; empty where they are not there.
+    def read(cls, folder: Path, table: Table) -> "Ledger":
+        """From a table's CSVs, `folder/<name>.csv` and `<name>_reports.csv`; empty where they are not there.
 
         Raises:
             UserError: a CSV has columns that are not ours, so that writing it again would lose them.
         """
         ledger = cls({}, {})
-        path = folder / f"{name}.csv"
+        columns = COLUMNS_OF[table.kind]
+        path = folder / f"{table.name}.csv"
         if path.is_file():
             for record in read_csv(path):
-                foreign = [str(key) for key in record if key not in COLUMNS]
+                foreign = [str(key) for key in record if key not in columns]
                 if foreign:
                     raise UserError(f"{path}: unknown columns {', '.join(foreign)}; another version wrote it")
-                ledger.runs[run_of(record)] = {key: record.get(key) or "" for key in COLUMNS}
-        path = folder / f"{name}_reports.csv"
+                ledger.runs[run_of(record)] = {key: record.get(key) or "" for key in columns}
+        path = folder / f"{table.name}_reports.csv"
         if path.is_file():
             for record in read_csv(path):
                 ledger.reports.setdefault(run_of(record), []).append(record)
@@ -99,7 +124,7 @@ class Ledger:
     def add(self, record: Mapping[str, object], reports: Iterable[Mapping[str, object]]) -> None:
         """Take in a finished run of the table's present recipe, unless the same recipe is recorded from later on."""
         run = run_of(record)
-        (new,) = _as_text([record], COLUMNS)
+        (new,) = _as_text([record], tuple(record))
         old = self.runs.get(run)
         if old and old["digest"] == new["digest"] and old["finished"] > new["finished"]:
             return
@@ -127,11 +152,12 @@ class Ledger:
             return tuple((index is None, index or 0) for index in _place(run, table))
 
         order = sorted(self.runs, key=place)
-        write_text(folder / f"{table.name}.csv", to_csv(self.runs[run] for run in order))
+        write_text(folder / f"{table.name}.csv", to_csv((self.runs[run] for run in order), COLUMNS_OF[table.kind]))
         reports = [report for run in order for report in self.reports.get(run, [])]
         path = folder / f"{table.name}_reports.csv"
         if reports or path.is_file():
-            columns = tuple(dict.fromkeys([*REPORT_COLUMNS, *(key for report in reports for key in report)]))
+            first = report_columns(table.measure)
+            columns = tuple(dict.fromkeys([*first, *(key for report in reports for key in report)]))
             write_text(path, to_csv(reports, columns))
 
 

@@ -1,7 +1,7 @@
 """A table as Markdown, from its CSVs and from nothing else."""
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from uda.errors import UserError
 from uda.tables.comparison import (
@@ -20,7 +20,15 @@ from uda.tables.comparison import (
     select,
     validators_of,
 )
+from uda.tables.definition import MEASURES, name_of
 from uda.tables.ledger import INNER
+
+TO_A_TARGET = "Class mean at the end of the run in %, mean ± standard deviation over seeds."
+LEFT_OUT = (
+    "Accuracy in % on the domain of the column, which the run never saw, at its end; mean ± standard deviation over "
+    "seeds. Average: over all domains; besides of the report that is best on the held-out images of the seen domains, "
+    "and of the best one (oracle)."
+)
 
 
 def mean_and_spread(values: Sequence[float], percent: bool = True) -> str:
@@ -52,33 +60,60 @@ def steps_text(records: Sequence[Record]) -> str:
     return f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
 
 
-def to_markdown(records: Sequence[Record], reference: str | None = None) -> str:
-    """Class mean a pair over seeds, and the difference to the reference row with its interval."""
-    rows, pairs = names_of(records), pairs_of(records)
-    several, compared = len(pairs) > 1, reference in rows
-    head = [f"{source} to {target}" for source, target in pairs]
-    head += ["mean"] if several else ["overall", "label-free choice", "oracle best"]
-    head += ["steps"] + [f"less {reference}"] * compared
+#: Title of a column, and the text of its cell in a row of that name.
+Column = tuple[str, Callable[[str], str]]
+
+
+def columns_of(records: Sequence[Record], measure: str = "class_mean") -> list[Column]:
+    """How good the rows are: a column a pair of domains, and the means over all pairs.
+
+    Of runs that leave one domain out also what other choices than the last report would have reached.
+    """
+
+    def of_pair(pair: tuple[str, str]) -> Column:
+        return name_of(pair), lambda row: mean_and_spread(numbers(select(records, row, pair), measure))
+
+    def over_pairs(title: str, key: str) -> Column:
+        return title, lambda row: mean_and_spread(mean_over_pairs(records, row, key))
+
+    pairs = pairs_of(records)
+    columns = [of_pair(pair) for pair in pairs]
+    if measure == "overall":
+        columns.append(over_pairs("average", measure))
+        columns.append(over_pairs("average, validation's choice", "validation_choice"))
+        columns.append(over_pairs("average, oracle best", "oracle_best"))
+    elif len(pairs) > 1:
+        columns.append(over_pairs("mean", measure))
+    return columns
+
+
+def to_markdown(records: Sequence[Record], reference: str | None = None, measure: str = "class_mean") -> str:
+    """The measure a pair over seeds, and the difference to the reference row with its interval."""
+    rows, columns = names_of(records), columns_of(records, measure)
+    compared, left_out = reference in rows, measure == "overall"
+    if len(columns) == 1:
+
+        def of_all(key: str) -> Callable[[str], str]:
+            return lambda row: mean_and_spread(numbers(select(records, row), key))
+
+        more = {"overall": "overall", "label-free choice": "label_free", "oracle best": "oracle_best"}
+        columns += [(title, of_all(key)) for title, key in more.items()]
+    head = [*(title for title, _ in columns), "steps", *[f"less {reference}"] * compared]
     interval = (
-        f" `less {reference}`: mean difference in points of the n runs of equal pair and seed, with the paired "
-        "bootstrap interval of 95 %."
+        f" `less {reference}`: mean difference in points of the n runs of equal {'domain' if left_out else 'pair'} and "
+        "seed, with the paired bootstrap interval of 95 %."
     )
     lines = [
-        "Class mean at the end of the run in %, mean ± standard deviation over seeds." + interval * compared,
+        (LEFT_OUT if left_out else TO_A_TARGET) + interval * compared,
         "",
         f"| Method | seeds | {' | '.join(head)} |",
         f"|---|---|{'---|' * len(head)}",
     ]
     for row in rows:
         own = select(records, row)
-        cells = [mean_and_spread(numbers(select(records, row, pair), "class_mean")) for pair in pairs]
-        if several:
-            cells.append(mean_and_spread(mean_over_pairs(records, row)))
-        else:
-            cells += [mean_and_spread(numbers(own, key)) for key in ("overall", "label_free", "oracle_best")]
-        cells.append(steps_text(own))
+        cells = [*(text_of(row) for _, text_of in columns), steps_text(own)]
         if compared:
-            cells.append(difference_text(difference_to_reference(records, row, reference)))
+            cells.append(difference_text(difference_to_reference(records, row, reference, measure)))
         seeds = len({record["seed"] for record in own})
         lines.append(f"| {row} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
@@ -102,54 +137,58 @@ def inner_markdown(records: Sequence[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def validator_markdown(reports: Sequence[Record]) -> str:
+def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -> str:
     """How well each validator ranks epochs and methods, and what its choice loses against the oracle's."""
-    validators, runs, groups = validators_of(reports), runs_of(reports), last_reports(reports)
+    validators, runs, groups = (find(reports, measure) for find in (validators_of, runs_of, last_reports))
+    reached_by, left_out = MEASURES[measure], measure == "overall"
+    scores = "the accuracy on held-out images of the seen domains ranks" if left_out else "label-free scores rank"
+    its, domains = ("its", "unseen domain") if left_out else ("their", "pair")
     epochs = [run for run in runs if len(run) > 1]
     lines = [
-        "How well label-free scores rank models, by Spearman's rho with the class mean (oracle), and how many points "
-        "of it their choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
-        "the last models of one pair and seed, mean over these.",
+        f"How well {scores} models, by Spearman's rho with the {reached_by} (oracle), and how many points "
+        f"of it {its} choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
+        f"the last models of one {domains} and seed, mean over these.",
         "",
         "| Validator | rho, epochs | points lost | rho, methods | points lost |",
         "|---|---|---|---|---|",
     ]
     for validator in validators:
         cells = []
-        for judgement in (judge(validator, epochs), judge(validator, groups)):
+        for judgement in (judge(validator, epochs, measure), judge(validator, groups, measure)):
             rho, lost = judgement.correlations, judgement.losses
             cells.append(f"{statistics.mean(rho):+.2f}, n = {len(rho)}" if rho else "n/a")
             cells.append(f"{100 * statistics.mean(lost):.1f}, n = {len(lost)}" if lost else "n/a")
         lines.append(f"| {validator} | {' | '.join(cells)} |")
-    losses = [max(numbers(run, "class_mean")) - float(run[-1]["class_mean"]) for run in epochs]
+    losses = [max(numbers(run, measure)) - float(run[-1][measure]) for run in epochs]
     if losses:
         lines.append(f"| the last report | | {100 * statistics.mean(losses):.1f}, n = {len(losses)} | | |")
     lines += [
         "",
-        f"A correlation needs {LEAST_POINTS} models that are not all equal; n/a where there are none. Class mean in %, "
-        "mean over pairs and seeds, of the last report and of those that are chosen:",
+        f"A correlation needs {LEAST_POINTS} models that are not all equal; n/a where there are none. "
+        f"{reached_by.capitalize()} in %, mean over {domains}s and seeds, of the last report and of those that are "
+        "chosen:",
         "",
         f"| Method | runs | last | {' | '.join(validators)} | oracle best |",
         f"|---|---|---|{'---|' * len(validators)}---|",
     ]
     for row in names_of([run[0] for run in epochs]):
         own = [run for run in epochs if run[0]["row"] == row]
-        reached = [[float(run[-1]["class_mean"]) for run in own]]
+        reached = [[float(run[-1][measure]) for run in own]]
         for validator in validators:
             scored = [[report for report in run if report[validator]] for run in own]
-            reached.append([float(choice_of(validator, run)["class_mean"]) for run in scored if run])
-        reached.append([max(numbers(run, "class_mean")) for run in own])
+            reached.append([float(choice_of(validator, run)[measure]) for run in scored if run])
+        reached.append([max(numbers(run, measure)) for run in own])
         cells = [f"{100 * statistics.mean(values):.1f}" if values else "n/a" for values in reached]
         lines.append(f"| {row} | {len(own)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
 def published_markdown(records: Sequence[Record]) -> str:
-    """Figures that others published, as they printed them: per-class accuracy and class mean in %."""
+    """Figures that others published, as they printed them: accuracy by class, or by unseen domain, and its mean."""
     classes = published_classes(records)
     where = ", ".join(dict.fromkeys(record["published_in"] for record in records))
     lines = [
-        f"Published, not measured here: accuracy by class and class mean in %, from {where}.",
+        f"Published, not measured here: accuracy in % and the mean of the columns, from {where}.",
         "",
         f"| Method (published) | {' | '.join(classes)} | mean |",
         f"|---|{'---|' * (len(classes) + 1)}",
@@ -159,7 +198,7 @@ def published_markdown(records: Sequence[Record]) -> str:
 
 
 def published_classes(records: Sequence[Record]) -> list[str]:
-    """The columns of a table of published figures that are classes."""
+    """The columns of a table of published figures that are classes, or unseen domains."""
     return [key for key in records[0] if key not in ("method", "mean", "published_in")]
 
 

@@ -1,0 +1,46 @@
+"""What a run's result depends on, and the digest by which a record says what it was made by."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from uda.config import NOT_IDENTITY, Config, RunConfig, flatten
+from uda.methods import METHODS
+
+
+def recipe(config: RunConfig) -> dict[str, Any]:
+    """What a run's result depends on: its settings by dotted key, where they are not the default.
+
+    Defaults are left out so that a new setting, which changes nothing for those who leave it alone, leaves every
+    recipe the recipe that it was; the section of the other kind of method is left out because the run does not read it.
+    """
+    settings = flatten(config.model_dump(mode="json", exclude_defaults=True))
+    return {key: value for key, value in settings.items() if not below(key, (*NOT_IDENTITY, *_unread(config)))}
+
+
+def digest(config: RunConfig, start: str = "") -> str:
+    """Twelve hexadecimal digits that stand for a recipe, and for that of the run that it starts from."""
+    text = json.dumps(recipe(config), sort_keys=True) + start
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def below(key: str, sections: Sequence[str]) -> bool:
+    """Whether a dotted key is one of these, or within a section that is."""
+    return any(key == section or key.startswith(f"{section}.") for section in sections)
+
+
+def source_recipe(config: Config) -> dict[str, Any]:
+    """The part of a recipe that decides the source model's weights."""
+    after_training = ("source.adapt_batch_norm", "transforms.target")
+    return {
+        key: value
+        for key, value in recipe(config).items()
+        if below(key, ("seed", "data", "transforms", "model", "source")) and not below(key, after_training)
+    }
+
+
+def _unread(config: RunConfig) -> tuple[str, ...]:
+    if not isinstance(config, Config):
+        return ()
+    return ("self_training",) if METHODS[config.method].adapts else ("adaptation",)
