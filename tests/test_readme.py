@@ -153,7 +153,8 @@ def test_every_command_of_the_main_tool_is_valid(words, plugin):
 @pytest.mark.parametrize("words", [words for words in TOOLS if words[0] == "tools/generalize.py"], ids=" ".join)
 def test_every_command_of_domain_generalisation_is_valid(words):
     options = generalization_parser().parse_intermixed_args(words[1:])
-    names_of(load_config(options.cfg, options.overrides, GeneralizationConfig))
+    for file in options.cfg:
+        names_of(load_config(file, options.overrides, GeneralizationConfig))
 
 
 @pytest.mark.parametrize("words", [words for words in TOOLS if words[0] not in MAIN], ids=" ".join)
