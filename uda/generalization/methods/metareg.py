@@ -17,18 +17,20 @@ from uda.settings import Settings
 
 
 class WeightedL1(nn.Module):
-    """R(w) = sum_j phi_j |w_j| over the entries of a weight (K, D); phi, of the same shape, begins at 0.
+    """R(w) = sum_j phi_j |w_j| over the entries of a weight (K, D); phi, of the same shape, is not negative."""
 
-    phi is free: where it turns negative, the regulariser asks for a larger weight.
-    """
-
-    def __init__(self, shape: torch.Size):
+    def __init__(self, shape: torch.Size, initial: float):
         super().__init__()
-        self.phi = nn.Parameter(torch.zeros(shape))
+        self.phi = nn.Parameter(torch.full(shape, initial))
 
     def forward(self, weight: Tensor) -> Tensor:
         """(K, D) -> scalar."""
         return (self.phi * weight.abs()).sum()
+
+    @torch.no_grad()
+    def project(self) -> None:
+        """Bring phi back to where it may be. A negative entry would pay for ever larger weights, without a bound."""
+        self.phi.clamp_(min=0)
 
 
 @METHODS.register("metareg")
@@ -38,7 +40,7 @@ class MetaReg(GeneralizationMethod):
     Stage 1: psi is everything before the classifier, theta_d the classifier of seen domain d. At each step
         psi, theta_d  descend the mean of the domains' losses L_d(psi, theta_d);
         theta_a       takes, in a copy, l steps down L_a + R_phi(theta_a) on the features as they are;
-        phi           descends L_b of the copy, through those steps; the domains a != b are drawn at each step.
+        phi           descends L_b of the copy, through those steps, and stays >= 0; a != b are drawn at each step.
     Stage 2: psi goes on and a fresh classifier, on all seen domains, with R_phi; phi is frozen.
 
     All domains share a forward pass (one set of BatchNorm statistics). The inner steps see the step's images of a each
@@ -56,13 +58,15 @@ class MetaReg(GeneralizationMethod):
         """Inner steps l on domain a."""
         inner_lr: float = Field(0.1, gt=0)
         """Their length."""
+        initial: float = Field(1e-3, ge=0)
+        """What every entry of phi begins as."""
         meta_weight: float = Field(1.0, gt=0)
         """Weight of L_b in the descent of phi: with SGD a factor of phi's learning rate."""
 
     def __init__(self, network: Network, config: GeneralizationConfig, num_domains: int):
         super().__init__(network, config, num_domains)
         self.modules["classifiers"] = nn.ModuleList(_fresh(network.classifier) for _ in range(num_domains))
-        self.modules["regulariser"] = WeightedL1(network.weight.shape)
+        self.modules["regulariser"] = WeightedL1(network.weight.shape, self.options.initial)
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         own = {name: list(module.parameters()) for name, module in self.modules.items()}
@@ -95,6 +99,7 @@ class MetaReg(GeneralizationMethod):
         own = self.classification(logits(as_they_are, self.network.classifier), batch)
 
         optimizer.descend(self.options.meta_weight * meta_loss, only="regulariser")
+        self.modules["regulariser"].project()
         optimizer.descend(loss + own)
         return {"loss": loss.detach(), "loss/meta_test": meta_loss.detach()}
 
