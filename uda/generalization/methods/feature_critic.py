@@ -10,6 +10,7 @@ from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods.base import METHODS, GeneralizationMethod
 from uda.generalization.methods.inner import descended, gradients, with_gradient
+from uda.generalization.methods.twice import QuickSecondDerivatives
 from uda.losses import full_precision
 from uda.models import Network
 from uda.settings import Settings
@@ -82,7 +83,8 @@ class FeatureCritic(GeneralizationMethod):
         omega = dict(self.modules["critic"].named_parameters())
         test = batch.domain == self.draw_domain()
 
-        output = self.network(batch.images[~test])
+        with QuickSecondDerivatives():
+            output = self.network(batch.images[~test])
         train_loss = self.classification(output.logits, batch, ~test)
         critic_loss = options.weight * self.modules["critic"](output.features)
         by_classes = gradients(train_loss, trained, keep=True)

@@ -1,11 +1,14 @@
 """Meta-learning domain generalisation (MLDG, Li et al., AAAI 2018)."""
 
+from contextlib import nullcontext
+
 from pydantic import Field
 from torch import Tensor
 
 from uda.data.loaders import Batch
 from uda.generalization.methods.base import METHODS, GeneralizationMethod
 from uda.generalization.methods.inner import descended, gradients, with_gradient
+from uda.generalization.methods.twice import QuickSecondDerivatives
 from uda.settings import Settings
 
 
@@ -24,19 +27,21 @@ class MetaLearningDomainGeneralization(GeneralizationMethod):
     class Options(Settings):
         """Settings of MLDG."""
 
-        # The paper's 0.5 is for a net without BatchNorm: with it, one step so long destroys what a layer has learnt.
+        # Not the paper's 0.5, which pretrained networks with BatchNorm do not survive; trains rotated digits as well.
         inner_lr: float = Field(0.01, gt=0)
         """Length alpha of the inner step."""
         beta: float = Field(1.0, ge=0)
         """Weight of the meta-test loss."""
         first_order: bool = False
-        """Take the inner gradient for a constant: no second derivatives, about a third of the time."""
+        """Take the inner gradient for a constant: no second derivatives, two fifths of the time."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         options, theta = self.options, self.trained()
         test = batch.domain == self.draw_domain()
 
-        train_loss = self.classification(self.network(batch.images[~test]).logits, batch, ~test)
+        with nullcontext() if options.first_order else QuickSecondDerivatives():
+            logits = self.network(batch.images[~test]).logits
+        train_loss = self.classification(logits, batch, ~test)
         slopes = gradients(train_loss, theta, differentiable=not options.first_order)
         ahead = descended(theta, slopes, options.inner_lr)
         test_loss = self.classification(self.functional_logits(ahead, batch.images[test]), batch, test)
