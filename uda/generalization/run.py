@@ -62,6 +62,15 @@ class LeaveOneOut(Session):
             )
         if config.runtime.accumulate > 1 and method.step is not GeneralizationMethod.step:
             raise UserError(f"runtime.accumulate: method '{config.method}' cannot add up parts of a batch; set it to 1")
+        if config.runtime.compile and not method.compiles:
+            raise UserError(
+                f"runtime.compile: torch.compile cannot follow the inner steps of '{config.method}'; use false"
+            )
+        if method.least_domains > 1 and config.training.batch_size < 2 * self.ranks.world:
+            raise UserError(
+                f"training.batch_size: method '{config.method}' takes domains by themselves, so each of "
+                f"{self.ranks.world} processes needs two images of each for BatchNorm; got {config.training.batch_size}"
+            )
         images = [*(seen.domain.images for seen in self.domains.seen), self.domains.unseen.images]
         transform = None
         seed_everything(INITIAL_WEIGHTS, config.seed)

@@ -22,15 +22,19 @@ class GeneralizationMethod(Method):
 
     least_domains: ClassVar[int] = 1
     """Seen domains that the method cannot do without; a meta-method tests on one what it learnt on others."""
+    compiles: ClassVar[bool] = True
+    """Whether torch.compile can follow; it has no second derivatives and no other parameters than the network's own."""
     stages: ClassVar[tuple[float, ...]] = (1.0,)
     """Shares of the steps; each stage has an optimiser of its own. The engine calls `begin` at each one's start."""
 
     def __init__(self, network: Network, config: GeneralizationConfig, num_domains: int):
         super().__init__(network, config)
         self.num_domains = num_domains
+        self.stage = 0
 
     def begin(self, stage: int) -> None:
         """What changes at the start of a stage: fresh layers, frozen ones. The run's generators are seeded before."""
+        self.stage = stage
 
     def classification(self, logits: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
         """Mean classification loss of some rows of a batch, of all where `rows`, bool (B,), is None."""
@@ -38,8 +42,13 @@ class GeneralizationMethod(Method):
         return self.network.loss(logits, labels, self.config.training.label_smoothing)
 
     def functional_logits(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """Logits (B, K) of the network with other parameters, by torch.func; its buffers are the network's own."""
-        return functional_call(self.network, dict(parameters), (images,)).logits
+        """Logits (B, K) of the network with other parameters, by torch.func.
+
+        BatchNorm in training takes the statistics of these images, but the running ones stay as they are: they belong
+        to the parameters that are kept, and are gathered where `network` itself is called.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        return functional_call(self.network, {**buffers, **parameters}, (images,)).logits
 
     def trained(self) -> dict[str, Tensor]:
         """The network's parameters that are trained, by name."""
