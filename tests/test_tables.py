@@ -159,6 +159,13 @@ def test_a_row_may_start_from_the_model_of_another(ran):
     assert other.digest != job.digest and other.config == job.config
 
 
+def test_overrides_of_the_table_concern_every_row_and_a_row_may_overrule_them(table, tmp_path):
+    changed = table.model_copy(update={"set": ["source.label_smoothing=0.3", "model.dropout=0.2"]})
+    by_name = {job.row.name: job.config for job in jobs_of(changed, tmp_path) if job.seed == 0}
+    assert {config.model.dropout for config in by_name.values()} == {0.2}
+    assert by_name["MCC"].source.label_smoothing == 0.3 and by_name["Smoothed"].source.label_smoothing == 0.1
+
+
 def test_the_model_that_a_row_starts_from_is_run_first(table, tmp_path, in_process):
     """Asked for alone, a row brings along what it starts from; without that model it fails and says so."""
     (job,) = choose_jobs(jobs_of(table, tmp_path), rows="AVH after MCC", seeds="0")

@@ -43,6 +43,8 @@ class Table(Settings):
     """What its runs do."""
     seeds: list[int] = Field(min_length=1)
     """Seeds of every row."""
+    set: list[str] = Field(default_factory=list)
+    """Overrides of every row; a row's own come after them."""
     rows: list[Row] = Field(min_length=1)
     """The source model first."""
     reference: str | None = None

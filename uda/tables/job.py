@@ -107,7 +107,14 @@ class Job:
         return self.folder / "checkpoints" / "final.safetensors"
 
     def _own_overrides(self) -> list[str]:
-        return [*self.setting, f"seed={self.seed}", f"output={self.folder}", *self.row.set, *self.extra]
+        return [
+            *self.setting,
+            f"seed={self.seed}",
+            f"output={self.folder}",
+            *self.table.set,
+            *self.row.set,
+            *self.extra,
+        ]
 
     def overrides(self) -> list[str]:
         """What the run changes in its config."""
