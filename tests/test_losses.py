@@ -5,13 +5,14 @@ import math
 import pytest
 import torch
 
+from uda.classification import CrossEntropy
 from uda.losses import UNLABELLED_LOSSES, entropy, information_maximisation, minimum_class_confusion
 from uda.methods.adr import symmetric_kl
 from uda.methods.dann import reverse_gradient, warm_up
 from uda.methods.mcd import class_balance, discrepancy
 from uda.methods.mmd import mk_mmd
 from uda.methods.shot import centroid_labels, hypothesis
-from uda.models import Prediction
+from uda.models import Classifier, Prediction
 
 
 def logits(*rows):
@@ -89,7 +90,7 @@ def test_losses_are_the_same_under_autocast(dtype):
     generator = torch.Generator().manual_seed(0)
     a, b = (4 * torch.randn(2, 32, 6, generator=generator)).to(dtype)
     confident = (60.0 * torch.eye(6))[torch.arange(32) % 5].to(dtype)
-    classifier = torch.nn.Linear(6, 3)
+    classifier = Classifier(6, 3, True, CrossEntropy())
     losses = {
         **{name: lambda x, loss=loss: loss(x) for name, loss in UNLABELLED_LOSSES.items()},
         "mmd": lambda x: mk_mmd(x + 3, (b if x.dtype == dtype else b.float()) + 3),
