@@ -74,7 +74,7 @@ def write_documents(table: Table, folder: Path, documents: Sequence[Path] = ()) 
         All of the table's Markdown.
 
     Raises:
-        UserError: a document has a place for none of them.
+        UserError: no document has a place for any of them.
     """
     latex = to_latex(read_csv(folder / f"{table.name}.csv"), table.reference, table.measure)
     write_text(folder / f"{table.name}.tex", latex)
@@ -87,7 +87,7 @@ def write_published(name: str, folder: Path, documents: Sequence[Path] = ()) -> 
     """Write `folder/<name>.tex` and each document's block `<name>_published` from the CSV of published figures.
 
     Raises:
-        UserError: there is no such CSV; the known ones are named. A document has no such block.
+        UserError: there is no such CSV; the known ones are named. No document has such a block.
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
@@ -100,10 +100,13 @@ def write_published(name: str, folder: Path, documents: Sequence[Path] = ()) -> 
     return markdown
 
 
-def _fill(documents: Iterable[Path], blocks: Mapping[str, str]) -> None:
-    """Write those of the blocks that a document has a place for; the first one's absence is an error if it has none."""
-    for document in documents:
-        text = document.read_text(encoding="utf-8")
-        for name in [name for name in blocks if has_place(text, name)] or list(blocks)[:1]:
-            text = insert_markdown(text, name, blocks[name])
+def _fill(documents: Sequence[Path], blocks: Mapping[str, str]) -> None:
+    """Write the blocks wherever a document has a place for them. Raises UserError where none has a place for any."""
+    texts = {document: document.read_text(encoding="utf-8") for document in documents}
+    if texts and not any(has_place(text, name) for text in texts.values() for name in blocks):
+        insert_markdown(next(iter(texts.values())), next(iter(blocks)), "")  # says what is missing
+    for document, text in texts.items():
+        for name in blocks:
+            if has_place(text, name):
+                text = insert_markdown(text, name, blocks[name])
         write_text(document, text)
