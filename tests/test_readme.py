@@ -154,7 +154,8 @@ def test_every_command_of_the_main_tool_is_valid(words, plugin):
 def test_every_command_of_domain_generalisation_is_valid(words):
     options = generalization_parser().parse_intermixed_args(words[1:])
     for file in options.cfg:
-        names_of(load_config(file, options.overrides, GeneralizationConfig))
+        config = load_config(file, options.overrides, GeneralizationConfig)
+        assert set(names_of(config)) <= CARDS[config.data.dataset].domains.keys()
 
 
 @pytest.mark.parametrize("words", [words for words in TOOLS if words[0] not in MAIN], ids=" ".join)

@@ -5,6 +5,7 @@ same logits predict. A margin, where a loss has one, makes the true class's logi
 """
 
 import math
+from abc import ABC, abstractmethod
 
 import torch
 from pydantic import Field
@@ -19,12 +20,12 @@ from uda.settings import Settings
 _LARGEST_COSINE = 1 - 1e-6
 
 
-class ClassificationLoss(Settings):
+class ClassificationLoss(Settings, ABC):
     """Base: its fields are the loss's options."""
 
+    @abstractmethod
     def logits(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Features (B, D), class weights (K, D) and biases (K,) or None to logits (B, K), outside of autocast."""
-        raise NotImplementedError
 
     def with_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Logits (B, K) and label distributions (B, K) to the logits whose cross-entropy is descended."""

@@ -6,6 +6,7 @@ mistake is reported at once, each with the file and key that it came from and th
 
 import importlib.util
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -40,7 +41,7 @@ from uda.settings import (
 C = TypeVar("C", bound="RunConfig")
 
 
-class RunConfig(Settings):
+class RunConfig(Settings, ABC):
     """What every kind of run is configured by."""
 
     default_folder: ClassVar[str] = "runs/{name}/seed{seed}"
@@ -81,9 +82,9 @@ class RunConfig(Settings):
         return cls.registries()["method"]
 
     @property
+    @abstractmethod
     def domains(self) -> Mapping[str, str]:
         """Fields of the folder's template that name domains."""
-        raise NotImplementedError
 
     @property
     def start(self) -> str | None:

@@ -11,48 +11,26 @@ import torch
 from uda.checkpoint import Progress
 from uda.checks import check_batches
 from uda.choice import Choice, Predicted, choose, target_scores
-from uda.config import Config
 from uda.data.domains import load_domains
 from uda.data.loaders import Batches
-from uda.distributed import Ranks
 from uda.engine import seed_everything
 from uda.errors import UserError
 from uda.evaluation import Accuracy, accuracy, selection_metrics
 from uda.feeds import Feeds
-from uda.interruption import Interruption
 from uda.methods import METHODS
 from uda.models import Prediction, create_network
 from uda.plan import compute_line, epoch_steps, plan, source_steps
 from uda.report import ChoiceRecord, RoundRecord, RunReport
-from uda.run_folder import RunLog
 from uda.session import INITIAL_WEIGHTS, Session, checksum
 from uda.settings import AdaptationSettings, SelfTrainingSettings
 from uda.validators import VALIDATORS
 
 
 class Run(Session):
-    """One config's run from a source to a target domain, from wherever it stands to its end.
+    """One config's run from a source to a target domain, from wherever it stands to its end."""
 
-    Args:
-        config: the validated config.
-        log: receives plain lines.
-        ranks: the processes of the job; rank 0 alone reads checkpoints and writes.
-        interruption: asked at every step whether to save and leave.
-
-    Raises:
-        UserError: anything that the user can mend, before anything is written.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        log: RunLog | None = None,
-        ranks: Ranks | None = None,
-        interruption: Interruption | None = None,
-    ):
-        super().__init__(config, log, ranks, interruption)
-        if self.finished:
-            return
+    def prepare(self) -> None:
+        config = self.config
         check_batches(config, self.ranks.world)
         self.domains = load_domains(config.data, config.seed, self.log, self.ranks)
         self.classes = self.domains.classes

@@ -3,6 +3,7 @@
 import hashlib
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
@@ -34,7 +35,7 @@ STAGES = {
 }
 
 
-class Session:
+class Session(ABC):
     """What every kind of run has: where it stands, and the way from there to its end through any interruption.
 
     A subclass says what its stages are.
@@ -46,7 +47,7 @@ class Session:
         interruption: asked at every step whether to save and leave.
 
     Raises:
-        UserError: the folder belongs to another config, or the processes were not started alike.
+        UserError: anything that the user can mend, before anything is written.
     """
 
     engine: Engine
@@ -70,18 +71,24 @@ class Session:
         self.finished = bool(self.ranks.maximum([self.ranks.is_main and self.folder.finished])[0])
         self.progress = Progress()
         self._started = time.monotonic()
+        if not self.finished:
+            self.prepare()
 
     # To be said by a subclass
 
-    @property
-    def description(self) -> dict[str, object]:
-        """What a weights file says about itself, and must share with a network that loads it."""
-        raise NotImplementedError
+    @abstractmethod
+    def prepare(self) -> None:
+        """Bring data and network to where the run stands; what a user can mend is found before anything is written."""
 
     @property
+    @abstractmethod
+    def description(self) -> dict[str, object]:
+        """What a weights file says about itself, and must share with a network that loads it."""
+
+    @property
+    @abstractmethod
     def images(self) -> str:
         """The run's images in a line, their number and a checksum of their names: a run goes on with its own alone."""
-        raise NotImplementedError
 
     def state(self) -> dict[str, object]:
         """What a checkpoint holds besides the networks: tensors, numbers and strings."""

@@ -8,7 +8,6 @@ import numpy as np
 from torch import nn
 
 from uda.checkpoint import Progress
-from uda.distributed import Ranks
 from uda.engine import seed_everything
 from uda.errors import UserError
 from uda.evaluation import accuracy, hardness
@@ -18,39 +17,19 @@ from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.feeds import Feeds
 from uda.generalization.methods import METHODS, GeneralizationMethod
 from uda.generalization.report import Judgement, Report
-from uda.interruption import Interruption
 from uda.models import Prediction, create_network, network_on
 from uda.plan import epoch_steps
-from uda.run_folder import RunLog
 from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session, checksum
 
 
 class LeaveOneOut(Session):
-    """A run with one domain left out, from wherever it stands to its end.
-
-    Args:
-        config: the validated config, with its target.
-        log: receives plain lines.
-        ranks: the processes of the job; rank 0 alone reads checkpoints and writes.
-        interruption: asked at every step whether to save and leave.
-
-    Raises:
-        UserError: anything that the user can mend, before anything is written.
-    """
+    """A run with one domain left out, from wherever it stands to its end."""
 
     config: GeneralizationConfig
     method: GeneralizationMethod
 
-    def __init__(
-        self,
-        config: GeneralizationConfig,
-        log: RunLog | None = None,
-        ranks: Ranks | None = None,
-        interruption: Interruption | None = None,
-    ):
-        super().__init__(config, log, ranks, interruption)
-        if self.finished:
-            return
+    def prepare(self) -> None:
+        config = self.config
         self.domains = load(config, self.log, self.ranks)
         self.classes = self.domains.classes
         method = METHODS[config.method]

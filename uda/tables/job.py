@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from uda.tables.recipe import digest, source_recipe
 
 
 @dataclass(frozen=True)
-class Job:
+class Job(ABC):
     """Base: one run of a table. A subclass says what kind of run it is."""
 
     table: Table
@@ -42,17 +43,17 @@ class Job:
     # To be said by a subclass
 
     @property
+    @abstractmethod
     def setting(self) -> list[str]:
         """The overrides that choose its domains."""
-        raise NotImplementedError
 
+    @abstractmethod
     def figures(self, results: Mapping[str, Any]) -> dict[str, object]:
         """What its CSV row says that rows of other kinds do not."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judged(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
         """Of each report its name, its record, and what the scores say that choose without labels of the target."""
-        raise NotImplementedError
 
     @property
     def needs(self) -> "Job | None":
