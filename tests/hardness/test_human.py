@@ -232,3 +232,25 @@ def test_ids_that_match_other_images_are_found_out_by_the_class():
         join_human("model", table(("cat",) * 10 + ("ship",) * 2), human, None, "confidence")
     numbered = join_human("model", table(("8",) * 12), human, None, "confidence")
     assert numbered.human.ids == human.ids and list(numbered.scores) == ["avh", "confidence"]
+
+
+def test_imagenetv2s_numbered_folders_are_wordnet_ids_where_people_were_shown_those():
+    """Class 7 of ImageNet is n01514668 (cock), class 2 n01484850 (great white shark), in the folders of ImageNetV2."""
+    files = [f"{i:02d}.jpeg" for i in range(12)]
+    asked = tuple(f"{'n01514668' if i < 6 else 'n01484850'}/{i:02d}" for i in range(12))
+    human = HumanFrequencies(asked, np.linspace(0, 1, 12), tuple(name.split("/")[0] for name in asked))
+    folders = ["7"] * 6 + ["2"] * 6
+    values = {"avh": np.arange(12.0), "confidence": np.arange(12.0)}
+    table = ScoreTable(
+        tuple(f"v2/{c}/{n}" for c, n in zip(folders, files, strict=True)), tuple(folders), tuple(folders), values
+    )
+    found = join_human("model", table, human, None, "confidence")
+    assert found.human.ids == asked and found.scores["avh"].tolist() == list(range(12))
+    swapped = ScoreTable(
+        tuple(f"v2/{c}/{n}" for c, n in zip(folders[::-1], files, strict=True)),
+        tuple(folders[::-1]),
+        tuple(folders),
+        values,
+    )
+    with pytest.raises(UserError, match=r"12 of 12 images show another class .* 'n01484850' and 'n01514668'"):
+        join_human("model", swapped, human, None, "confidence")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from timm.data import ImageNetInfo
 from timm.utils.misc import natural_key
 
 from uda.data.cards import CARDS
@@ -82,8 +83,6 @@ def in_order_of(classifier: LoadedClassifier, data: LabelledImages) -> LabelledI
         numbers = np.array([int(name) for name in data.classes])
         return LabelledImages(data.images, numbers[data.labels], tuple(map(str, range(count))))
     if count == 1000 and all(name[:1] == "n" and name[1:].isdecimal() for name in data.classes):
-        from timm.data import ImageNetInfo
-
         synsets = tuple(ImageNetInfo().label_names())
         return LabelledImages(data.images, _by_name(data.classes, synsets, classifier.name)[data.labels], synsets)
     if len(data.classes) != count:

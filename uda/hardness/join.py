@@ -1,11 +1,13 @@
 """Scores and human frequencies of the same images, which are told by the ends of their paths."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 import numpy as np
+from timm.data import ImageNetInfo
 
 from uda.data.images import SUFFIXES
 from uda.errors import UserError
@@ -17,6 +19,7 @@ from uda.registry import nearest
 #: A correlation of fewer images says nothing.
 FEWEST = 10
 SHOWN = 5
+_WORDNET = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,12 @@ def join_human(
             raise UserError(f"{model} has no score '{name}'{nearest(name, known)} (has: {', '.join(known)})")
     if reference not in chosen:
         chosen.append(reference)
-    pairs = join(table.ids, human.ids, (model, "the human file"), allow_missing)
+    ids, labels = table.ids, table.labels
+    if human.classes is not None and all(_WORDNET.fullmatch(name) for name in human.classes):
+        ids, labels = in_wordnet_ids(ids, labels)
+    pairs = join(ids, human.ids, (model, "the human file"), allow_missing)
     seen = human.take(pairs.second)
-    check_classes(model, [table.labels[i] for i in pairs.first], seen)
+    check_classes(model, [labels[i] for i in pairs.first], seen)
     scores = {name: np.asarray(table.scores[name], dtype=float)[pairs.first] for name in chosen}
     if len(seen) < FEWEST:
         raise UserError(f"{model}: {len(seen)} images in common with the human file, at least {FEWEST} are needed")
@@ -64,6 +70,17 @@ def join_human(
                 "anything; leave it out by --scores-columns"
             )
     return Joined(model, scores, seen)
+
+
+def in_wordnet_ids(ids: Sequence[str], labels: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`v2/7/a.jpeg`, `7` become `v2/n01514668/a.jpeg`, `n01514668`: ImageNetV2's folders are the numbers of classes."""
+    known = {str(number): synset for number, synset in enumerate(ImageNetInfo().label_names())}
+    paths = [PurePosixPath(name.replace("\\", "/")) for name in ids]
+    renamed = [
+        str(path.parent.with_name(known[path.parent.name]) / path.name) if path.parent.name in known else name
+        for name, path in zip(ids, paths, strict=True)
+    ]
+    return renamed, [known.get(label, label) for label in labels]
 
 
 def check_classes(model: str, labels: Sequence[str], human: HumanFrequencies) -> None:
