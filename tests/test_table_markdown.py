@@ -113,30 +113,32 @@ def test_missing_runs_leave_the_cells_of_what_is_there(markdown_of):
 
 
 def test_difference_to_cbst_is_paired_by_hand(markdown_of):
-    """AVH - CBST: +2 and +4 on seeds 0 and 1, mean +3; a bootstrap of two draws 2, 3 or 4: interval [2, 4].
+    """AVH - CBST: +10 on seed 0, 0 on four others, mean +2. Of five drawn, 0, 3 and 4 or more are +10 with a chance of
+    33, 5 and 1 %: 2.5 % below is 0, above is 3 of five, +6.
 
-    Seed 2 has no CBST, and so no pair. A single pair has no interval; CBST is not compared with itself.
+    Seed 5 has no CBST, and so no pair. Fewer than five have no interval; CBST is not compared with itself.
     """
-    records = [
-        record("CBST", 0, 0.90), record("CBST", 1, 0.80),
-        record("AVH", 0, 0.92), record("AVH", 1, 0.84), record("AVH", 2, 0.10), record("MCD", 1, 0.75),
-    ]  # fmt: skip
+    records = [record("CBST", seed, 0.80) for seed in range(5)]
+    records += [record("AVH", seed, accuracy) for seed, accuracy in enumerate([0.9, 0.8, 0.8, 0.8, 0.8, 0.1])]
+    records += [record("MCD", seed, 0.75) for seed in range(4)]
     (accuracy,) = markdown_of(records)
-    assert columns_of(accuracy, "AVH")["less CBST"] == "+3.0 [+2.0, +4.0], n = 2"
-    assert columns_of(accuracy, "MCD")["less CBST"] == "-5.0, n = 1"
-    assert columns_of(accuracy, "CBST")["less CBST"] == ""
+    assert columns_of(accuracy, "AVH")["minus CBST"] == "+2.0 [+0.0, +6.0], n = 5"
+    assert columns_of(accuracy, "MCD")["minus CBST"] == "-5.0, n = 4"
+    assert columns_of(accuracy, "CBST")["minus CBST"] == ""
     (without,) = markdown_of([record("AVH", 0, 0.92)])
-    assert "less CBST" not in without["head"]
+    assert "minus CBST" not in without["head"]
 
 
 def test_pairs_of_domains_are_not_mixed_in_the_difference(markdown_of):
-    """photos +10, art -10: mean 0. Crossed pairs would give +30 and -30, and another interval."""
+    """photos +10, art +10, six times: no spread. Crossed pairs would give +50 and -30."""
     records = [
-        record("CBST", 0, 0.40, "photos"), record("CBST", 0, 0.80, "art"),
-        record("AVH", 0, 0.50, "photos"), record("AVH", 0, 0.70, "art"),
+        made for seed in range(3) for made in [
+            record("CBST", seed, 0.40, "photos"), record("CBST", seed, 0.80, "art"),
+            record("AVH", seed, 0.50, "photos"), record("AVH", seed, 0.90, "art"),
+        ]
     ]  # fmt: skip
     (accuracy,) = markdown_of(records)
-    assert columns_of(accuracy, "AVH")["less CBST"] == "+0.0 [-10.0, +10.0], n = 2"
+    assert columns_of(accuracy, "AVH")["minus CBST"] == "+10.0 [+10.0, +10.0], n = 6"
 
 
 def test_bootstrap_interval_is_that_of_normal_theory_for_many():
@@ -210,13 +212,13 @@ def test_validators_are_judged_by_hand(judged):
 
 
 def test_seeds_are_groups_of_their_own_and_unknown_figures_count_nowhere(judged):
-    """Seed 1 ranks its two methods, which are too few for rho; its choice loses 30. Seed 3 has no choice."""
+    """Seed 1 ranks its two methods, which are too few for rho; its choice loses 30. Seed 3 alone: no choice."""
     reports = [report("A", 1, 0, 0.5, 2.0), report("B", 1, 0, 0.8, 1.0), report("C", 1, 0, None, 5.0)]
     reports += [report("A", 2, 0, 0.5, 2.0), report("B", 2, 0, 0.6, 3.0), report("D", 2, 0, 0.9, None)]
     reports += [report("A", 3, 0, 0.5, 2.0)]
-    ranks, choices = judged(reports)
+    (ranks,) = judged(reports)
     assert ranks["im"] == ["n/a", "n/a", "n/a", "15.0, n = 2"]
-    assert choices == {"head": ["runs", "last", "im", "snd", "oracle best"]}
+    assert judged(reports[:1] + reports[-1:]) == []
 
 
 def test_several_pairs_show_what_other_choices_come_to_where_that_is_known():
@@ -240,14 +242,14 @@ def test_accuracy_by_class_stands_in_a_table_a_pair():
 
 
 def test_differences_stand_pair_by_pair_and_over_all():
-    """Photos: AVH .70 .80 to CBST's .60 .60: +10 and +20, mean 15 in [10, 20]; art: .50 to .60; MCC has no art."""
+    """Photos: AVH .70 .80 to CBST's .60 .60: +10 and +20, mean 15; art: .50 to .60; MCC has no art."""
     rows = [record("CBST", seed, 0.6, target) for seed in (0, 1) for target in ("photos", "art")]
     rows += [record("AVH", 0, 0.7), record("AVH", 1, 0.8), record("AVH", 0, 0.5, "art"), record("MCC", 1, 0.6)]
     written = list(csv.DictReader(to_csv(rows).splitlines()))
     table = [line.strip("| ").split(" | ") for line in differences_markdown(written, "CBST").splitlines()[2:]]
-    assert table[0] == ["Less CBST", "drawn to photos", "drawn to art", "all"]
-    assert table[2][:3] == ["AVH", "+15.0 [+10.0, +20.0], n = 2", "-10.0, n = 1"]
-    assert table[2][3].startswith("+6.7 [-10.0, ") and table[3] == ["MCC", "+0.0, n = 1", "", "+0.0, n = 1"]
+    assert table[0] == ["Minus CBST", "drawn to photos", "drawn to art", "all"]
+    assert table[2][:3] == ["AVH", "+15.0, n = 2", "-10.0, n = 1"]
+    assert table[2][3] == "+6.7, n = 3" and table[3] == ["MCC", "+0.0, n = 1", "", "+0.0, n = 1"]
     assert differences_markdown(written, "Source") == differences_markdown(written[:1], "CBST") == ""
 
 
@@ -279,7 +281,9 @@ def test_latex_has_a_tabular_a_pair_by_class_and_one_of_mean_and_deviation():
         record("CBST", 1, 0.8, "photos", per_class=json.dumps({"ant": 0.7, "bee_x": 0.9}), steps=9),
         record("A & B_1 100%", 0, 0.5, "art", per_class=json.dumps({"ant": 0.25, "bee_x": 0.75}), steps=9),
     ]
+    rows.append(record("CNN-9", 1, 0.7, "photos", steps=9))
     latex = to_latex(list(csv.DictReader(to_csv(rows).splitlines())), "CBST")
+    assert cells_of(latex, "CNN-9")[-1][-1] == "$-$10.0, n = 1"
     assert cells_of(latex, "CBST") == [["60.0", "90.0", "70.0"], ["2", r"70.0 $\pm$ 14.1", "", "", "9", ""]]
     assert cells_of(latex, r"A \& B\_1 100\%")[0] == ["25.0", "75.0", "50.0"]
     assert latex.count(r"\begin{tabular}") == latex.count(r"\toprule") == latex.count(r"\end{tabular}") == 3

@@ -1,22 +1,25 @@
 """Tables of runs: real tiny runs to CSV, Markdown and LaTeX, and the arithmetic on records made up by hand."""
 
-import contextlib
 import json
+import os
 import re
 import runpy
 import shutil
+import signal
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 import yaml
 
+from tests.in_process import tool_in_process
 from uda.cli import main
 from uda.config import load_config
 from uda.config_files import ROOT
 from uda.errors import UserError
+from uda.interruption import Interrupted
 from uda.tables import (
     COLUMNS,
     INNER,
@@ -36,7 +39,7 @@ from uda.tables import (
     validator_markdown,
     write_documents,
 )
-from uda.tables import jobs as jobs_module
+from uda.tables.processes import Processes
 from uda.tables.recipe import digest, recipe
 
 SEEDS = (0, 1)
@@ -68,24 +71,8 @@ def table(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def in_process():
-    """After the first one, calls in place of the tool's processes, which would import torch every time."""
-    processes, start = [], jobs_module.subprocess.run
-
-    def run(command, stdout, stderr):
-        assert command[1] == str(ROOT / "tools" / "self_train.py")
-        if not processes:
-            processes.append(command)
-            return start(command, stdout=stdout, stderr=stderr)
-        with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stdout):
-            return SimpleNamespace(returncode=main(command[2:]))
-
-    threads = torch.get_num_threads()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
-        patch.setattr(jobs_module.os, "cpu_count", lambda: 1)
-        patch.setattr(jobs_module, "subprocess", SimpleNamespace(run=run, STDOUT=jobs_module.subprocess.STDOUT))
+    with tool_in_process("self_train.py", main):
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -289,6 +276,37 @@ def test_finished_runs_are_not_run_again(ran):
     run_jobs(done, 1, log=lines.append)
     assert lines == []
     assert {path: path.stat().st_mtime_ns for path in places} == before
+
+
+def test_a_run_that_finished_unseen_is_recorded_at_the_next_start(ran):
+    """Its table was killed before it could; what the CSV has is not looked at again."""
+    done, seen = finished(ran[0]), []
+    run_jobs(done, 1, log=pytest.fail, after=seen.append)
+    assert seen == done
+    run_jobs(done, 1, log=pytest.fail, after=pytest.fail, recorded=SimpleNamespace(holds=lambda run, digest: True))
+
+
+def test_a_signal_stops_the_runs_under_way_and_starts_no_other(table, tmp_path, monkeypatch):
+    started, lines = [], []
+
+    def run(self, command, output):
+        started.append(command)
+        os.kill(os.getpid(), signal.SIGTERM)
+        until = time.monotonic() + 30
+        while self.stopped is None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        return 143
+
+    monkeypatch.setattr(Processes, "run", run)
+    found = [job for job in jobs_of(table, tmp_path / "runs") if job.row.name == "Source"]
+    assert len(found) == 2
+    with pytest.raises(Interrupted):
+        run_jobs(found, 1, log=lines.append)
+    assert len(started) == 1
+    assert len(lines) == 1 and re.fullmatch(
+        r"Source, .* seed 0: stopped, to go on from there, see .*seed0\.out", lines[0]
+    )
 
 
 def test_without_run_folders_the_csvs_stay_as_they_are_and_nothing_is_run(table, ran, tmp_path):

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from uda.errors import UserError
+from uda.interruption import Interrupted
 from uda.tables import Ledger, choose_jobs, collect, jobs_of, load_table, run_jobs, write_documents, write_published
 
 EXAMPLES = """\
@@ -80,9 +81,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as asked:
         print("\ninterrupted: the same command goes on with what is missing", file=sys.stderr)
-        return 130
+        return asked.exit_code if isinstance(asked, Interrupted) else 130
     return 0
 
 

@@ -18,6 +18,8 @@ Record = Mapping[str, str]
 DRAWS = 10_000
 #: Fewer points have too few orders for a correlation to say anything.
 LEAST_POINTS = 3
+#: The interval of fewer differences would hardly be more than the least and the largest of them.
+LEAST_DIFFERENCES = 5
 
 
 def names_of(records: Sequence[Record]) -> list[str]:
@@ -60,20 +62,20 @@ class Difference:
     count: int
     """Pairs that it is the mean of."""
     interval: tuple[float, float] | None
-    """95 %; None for a single pair, which has no spread."""
+    """95 %; None for fewer than `LEAST_DIFFERENCES`."""
 
 
 def paired_bootstrap(differences: Sequence[float]) -> Difference | None:
     """Mean of paired differences with its percentile bootstrap interval of 95 %: 10,000 draws, seeded.
 
     With n differences the interval is that of n points drawn with replacement: for five of them it is somewhat too
-    narrow, as every bootstrap of so few is. None without differences.
+    narrow, as every bootstrap of so few is, and for fewer none is given. None without differences.
     """
     values = np.asarray(differences, dtype=np.float64)
     if not len(values):
         return None
     interval = None
-    if len(values) > 1:
+    if len(values) >= LEAST_DIFFERENCES:
         drawn = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
         low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
         interval = (float(low), float(high))

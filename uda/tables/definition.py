@@ -113,8 +113,9 @@ def load_table(path: str | Path) -> Table:
     if not path.is_file():
         path = ROOT / "configs" / "tables" / f"{path.stem}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise UserError(f"{path.name}: no such table in configs/tables/ (known: {known})")
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        hint = nearest(path.stem, known)
+        raise UserError(f"{path.name}: no such table in configs/tables/{hint} (known: {', '.join(known)})")
     try:
         content = {"name": path.stem, "kind": "adaptation", **read_config(path)[0]}
         kind = str(content["kind"])

@@ -1,7 +1,6 @@
 """The runs of a table: which they are, which are missing, running them."""
 
 import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ from uda.registry import nearest
 from uda.tables.definition import MEASURES, Table
 from uda.tables.job import JOBS, Job
 from uda.tables.ledger import Ledger
+from uda.tables.processes import Processes
 from uda.tables.recipe import below
 
 #: Settings of `runtime` that change more than the rounding: how many images share BatchNorm's statistics.
@@ -82,10 +82,11 @@ def run_jobs(
         at_once: processes; they share the cores.
         log: receives a line a run.
         recorded: runs in here count as finished, if their recipe is still the same.
-        after: called after each run that finished, by one thread at a time.
+        after: called with each run that is finished and not recorded, by one thread at a time.
 
     Raises:
         UserError: runs that failed, with the log of each; those that do not need them are finished first.
+        Interrupted: SIGINT or SIGTERM came. The runs under way have saved and left.
     """
     threads = max(1, (os.cpu_count() or 1) // at_once)
     failures: list[str] = []
@@ -96,8 +97,14 @@ def run_jobs(
         log(f"FAILED {message}")
 
     def is_missing(job: Job) -> bool:
+        if recorded and recorded.holds(job.run, job.digest):
+            return False
         try:
-            return job.results() is None and not (recorded and recorded.holds(job.run, job.digest))
+            if job.results() is None:
+                return True
+            if after:
+                after(job)
+            return False
         except UserError as error:
             fail(f"{job.title}: {error}")
             return False
@@ -110,6 +117,8 @@ def run_jobs(
 
     def execute(job: Job) -> None:
         started = time.monotonic()
+        if processes.stopped is not None:
+            return
         try:
             if job.needs and not job.needs.has_model:
                 fail(f"{job.title}: the model that it begins with is missing ({job.needs.title})")
@@ -119,9 +128,11 @@ def run_jobs(
                 write_text(job.start_file, job.start_digest)
             output = job.folder.parent / f"{job.folder.name}.out"
             with open(output, "w", encoding="utf-8") as file:
-                command = [*job.command(), f"runtime.threads={threads}"]
-                code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT).returncode
+                code = processes.run([*job.command(), f"runtime.threads={threads}"], file)
             results = job.results()
+            if results is None and processes.stopped is not None:
+                log(f"{job.title}: stopped, to go on from there, see {output}")
+                return
             if code or results is None:
                 fail(f"{job.title}: exit code {code}, see {output}")
                 return
@@ -143,8 +154,10 @@ def run_jobs(
     while todo:
         waves.append([job for job in todo.values() if not (job.needs and job.needs.folder in todo)])
         todo = {folder: job for folder, job in todo.items() if job not in waves[-1]}
-    for wave in waves:
-        with ThreadPoolExecutor(at_once) as pool:
-            list(pool.map(execute, wave))
+    with Processes() as processes:
+        for wave in waves:
+            with ThreadPoolExecutor(at_once) as pool:
+                list(pool.map(execute, wave))
+    processes.leave()
     if failures:
         raise UserError("\n".join(failures))

@@ -1,11 +1,13 @@
 """A table as LaTeX, for `\\usepackage{booktabs}`: the paper's own form (classes, mean), then mean and deviation."""
 
+import re
 from collections.abc import Sequence
 
 from uda.tables.comparison import Record, by_class, difference_to_reference, names_of, pairs_of, select
 from uda.tables.definition import MEASURES, name_of
 from uda.tables.markdown import columns_of, difference_text, percent, published_classes, steps_text
 
+_MINUS = re.compile(r"(?<![\w.])-(?=\d)")
 _SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -16,8 +18,8 @@ _SPECIAL = {
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return "".join(_SPECIAL.get(character, character) for character in text)
+    """Text as LaTeX prints it; a hyphen before a number is a minus sign."""
+    return _MINUS.sub("$-$", "".join(_SPECIAL.get(character, character) for character in text))
 
 
 def to_latex(records: Sequence[Record], reference: str | None = None, measure: str = "class_mean") -> str:
@@ -30,7 +32,7 @@ def to_latex(records: Sequence[Record], reference: str | None = None, measure: s
         body = [[row, *map(percent, means), percent(total)] for row, means, total in found]
         parts.append(f"% {name_of(pair)}\n" + _tabular(["Method", *classes, last], body))
     compared = reference in rows
-    head = ["Method", "seeds", *(title for title, _ in columns), "steps", *[f"less {reference}"] * compared]
+    head = ["Method", "seeds", *(title for title, _ in columns), "steps", *[f"minus {reference}"] * compared]
     body = []
     for row in rows:
         own = select(records, row)
@@ -39,7 +41,7 @@ def to_latex(records: Sequence[Record], reference: str | None = None, measure: s
         if compared:
             cells.append(difference_text(difference_to_reference(records, row, reference, measure)))
         body.append(cells)
-    note = f"; less {reference}: 95 % paired bootstrap" * compared
+    note = f"; minus {reference}: 95 % paired bootstrap" * compared
     parts.append(f"% mean and standard deviation{note}\n" + _tabular(head, body))
     return "\n".join(parts)
 

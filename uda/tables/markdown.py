@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from uda.errors import UserError
 from uda.tables.comparison import (
+    LEAST_DIFFERENCES,
     LEAST_POINTS,
     Difference,
     Record,
@@ -101,10 +102,10 @@ def to_markdown(records: Sequence[Record], reference: str | None = None, measure
 
         more = {"overall": "overall", "label-free choice": "label_free", "oracle best": "oracle_best"}
         columns += [(title, of_all(key)) for title, key in more.items()]
-    head = [*(title for title, _ in columns), "steps", *[f"less {reference}"] * compared]
+    head = [*(title for title, _ in columns), "steps", *[f"minus {reference}"] * compared]
     interval = (
-        f" `less {reference}`: mean difference in points of the n runs of equal {'domain' if left_out else 'pair'} and "
-        "seed, with the paired bootstrap interval of 95 %."
+        f" `minus {reference}`: mean difference in points over the n runs of equal {'domain' if left_out else 'pair'} "
+        f"and seed, from n = {LEAST_DIFFERENCES} on with the paired bootstrap interval of 95 %."
     )
     lines = [
         (LEFT_OUT if left_out else TO_A_TARGET) + interval * compared,
@@ -151,10 +152,10 @@ def differences_markdown(records: Sequence[Record], reference: str | None = None
         return ""
     unit = "domain" if measure == "overall" else "pair"
     lines = [
-        f"Mean differences to {reference} in points of the n runs of equal {unit} and seed, with the paired bootstrap "
-        "interval of 95 %.",
+        f"Mean differences to {reference} in points over the n runs of equal {unit} and seed, from n = "
+        f"{LEAST_DIFFERENCES} on with the paired bootstrap interval of 95 %.",
         "",
-        f"| Less {reference} | {' | '.join(map(name_of, pairs))} | all |",
+        f"| Minus {reference} | {' | '.join(map(name_of, pairs))} | all |",
         f"|---|{'---|' * len(pairs)}---|",
     ]
     for row in rows:
@@ -184,7 +185,10 @@ def inner_markdown(records: Sequence[Record]) -> str:
 
 
 def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -> str:
-    """How well each validator ranks epochs and methods, and what its choice loses against the oracle's."""
+    """How well each validator ranks epochs and methods, and what its choice loses against the oracle's.
+
+    Empty where nothing is there to choose from.
+    """
     validators = validators_of(reports, measure)
     scored = [report for report in reports if all(report[validator] for validator in validators)]
     runs, groups = runs_of(scored, measure), last_reports(scored, measure)
@@ -192,6 +196,8 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
     scores = "the accuracy on held-out images of the seen domains ranks" if left_out else "label-free scores rank"
     its, domains = ("its", "unseen domain") if left_out else ("their", "pair")
     epochs = [run for run in runs if len(run) > 1]
+    if not epochs and all(len(group) < 2 for group in groups):
+        return ""
     lines = [
         f"How well {scores} models, by Spearman's rho with the {reached_by} (oracle), and how many points "
         f"of it {its} choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
@@ -211,9 +217,11 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
     losses = [max(numbers(run, measure)) - float(run[-1][measure]) for run in epochs]
     if losses:
         lines.append(f"| the last report | | {100 * statistics.mean(losses):.1f}, n = {len(losses)} | | |")
+    lines += ["", f"A correlation needs {LEAST_POINTS} models that are not all equal; n/a where there are none."]
+    if not epochs:
+        return "\n".join(lines) + "\n"
     lines += [
         "",
-        f"A correlation needs {LEAST_POINTS} models that are not all equal; n/a where there are none. "
         f"{reached_by.capitalize()} in %, mean over {domains}s and seeds, of the last report and of those that are "
         "chosen:",
         "",
@@ -264,7 +272,7 @@ def published_markdown(records: Sequence[Record]) -> str:
     classes = published_classes(records)
     where = ", ".join(dict.fromkeys(record["published_in"] for record in records))
     lines = [
-        f"Published, not measured here: accuracy in % and the mean of the columns, from {where}.",
+        f"Published, not measured here: accuracy in % and the mean, as they are printed in {where}.",
         "",
         f"| Method (published) | {' | '.join(classes)} | mean |",
         f"|---|{'---|' * (len(classes) + 1)}",

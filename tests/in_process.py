@@ -1,0 +1,33 @@
+"""A table's runs as calls within the test's process."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+
+from uda.config_files import ROOT
+from uda.tables import jobs
+from uda.tables.processes import Processes
+
+
+@contextlib.contextmanager
+def tool_in_process(tool: str, main: Callable[[Sequence[str]], int]) -> Iterator[None]:
+    """After the first, which is a process, runs of `tools/<tool>` call `main`: each process would import torch."""
+    processes, start = [], Processes.run
+
+    def run(self, command, output):
+        assert command[1] == str(ROOT / "tools" / tool)
+        if not processes:
+            processes.append(command)
+            return start(self, command, output)
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return main(command[2:])
+
+    threads = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setattr(jobs.os, "cpu_count", lambda: 1)
+        patch.setattr(Processes, "run", run)
+        yield
+    torch.set_num_threads(threads)
