@@ -63,7 +63,7 @@ def test_every_method_that_dies_after_every_step_comes_to_the_same_end(execute, 
 def test_a_run_leaves_a_page_and_events_without_a_word_of_choices(execute, tmp_path):
     execute(tmp_path / "run", "dann", "report.page=true", "report.tensorboard=true")
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "Reports" in page and "Source only" not in page and "to source" not in page, "there is no source model"
+    assert "Reports" in page and "Source only" not in page and "gain on" not in page, "there is no source model"
     assert "TP rate</th>" not in page and "Chosen by" not in page and "hidden 1024" in page
     assert list((tmp_path / "run" / "tb").iterdir())
     assert not list((tmp_path / "run").glob("rounds/*/pseudo_labels.csv"))
@@ -152,6 +152,11 @@ def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_
         ("shot", ["source.epochs=0"], "0 leaves method 'shot' without a source model"),
         (
             "self_training",
+            ["source={epochs: 1, batch_size: 33}"],
+            "source.batch_size: 33 images in a batch, but the source domain has only 32",
+        ),
+        (
+            "self_training",
             ["source.epochs=1", "self_training.batch.source=33"],
             "33 images in a batch, but the source domain has only 32",
         ),
@@ -180,6 +185,8 @@ def test_options_of_another_method_are_refused_with_the_nearest(tiny):
         ConfigError, match=r"method_options\.generator_step: unknown key, did you mean 'generator_steps'"
     ):
         load_config(tiny, ["method=mcd", "method_options={generator_step: 2}"])
+    with pytest.raises(ConfigError, match=r"method_options\.selector: unknown key \(known: .*generator_steps"):
+        load_config(tiny, ["method=mcd", "method_options.selector=avc"])
     with pytest.raises(ConfigError, match=r"method_options\.weight: .*greater than or equal to 0"):
         load_config(tiny, ["method=mcc", "method_options.weight=-1"])
     with pytest.raises(ConfigError, match=r"unknown selector 'softmx', did you mean 'softmax'"):

@@ -3,7 +3,7 @@
 import pytest
 
 from uda.errors import UserError
-from uda.registry import Registry, UnknownNameError
+from uda.registry import Registry, UnknownNameError, nearest
 
 
 @pytest.fixture
@@ -40,6 +40,12 @@ def test_unknown_name_lists_the_known_and_the_nearest(cheeses):
     assert str(caught.value) == "unknown cheese 'goda', did you mean 'gouda'? (known: brie, gouda)"
     assert isinstance(caught.value, UserError)
     assert isinstance(caught.value, KeyError)
+
+
+def test_letters_that_changed_places_are_nearer_than_another_letter():
+    known = ["digits_mcc", "digits_mcd", "digits_mmd"]
+    assert nearest("digits_mdc", known) == ", did you mean 'digits_mcd'?"
+    assert nearest("digits_mmf", known) == ", did you mean 'digits_mmd'?" and nearest("visda", known) == ""
 
 
 def test_unknown_name_that_resembles_none(cheeses):

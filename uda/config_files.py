@@ -1,6 +1,5 @@
 """YAML files with their `_base_` and `key=value` overrides, to one mapping, and mistakes in it to lines for people."""
 
-import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -39,10 +38,8 @@ def find_config(name: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     known = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
-    stem = [k for k in known if k.startswith(path.stem + ".")]
-    close = stem or difflib.get_close_matches(path.name, known, n=1)
-    hint = f", did you mean '{close[0]}'?" if close else ""
-    raise ConfigError(f"{name}: no such config, here or in configs/{hint} (known: {', '.join(known)})")
+    hint = nearest(f"{path.stem}.yaml", known)
+    raise ConfigError(f"{name}: no such config, here or in configs/{hint or ' (known: ' + ', '.join(known) + ')'}")
 
 
 def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
@@ -183,7 +180,7 @@ def explain(
     if error["type"] == "extra_forbidden":
         section = root or _section(config, location[:-1])
         known = sorted(section.model_fields) if section else []
-        elsewhere = _places_of(location[-1], config)
+        elsewhere = [] if root else _places_of(location[-1], config)
         hint = f", did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else nearest(location[-1], known)
         return f"{where}: unknown key{hint or ' (known: ' + ', '.join(known) + ')'}"
     if error["type"] == "missing":

@@ -45,6 +45,10 @@ class Feeds:
             **self._loading,
         )
 
+    def check_source(self) -> None:
+        """Raise UserError where a batch of the source stage wants more images than there are."""
+        self._check_fits("source.batch_size", self.config.source.batch_size, "source")
+
     def check_rounds(self) -> None:
         """Raise UserError where a round's batch wants more images of a domain than there are."""
         batch = self.config.self_training.batch

@@ -11,7 +11,9 @@ T = TypeVar("T")
 
 def nearest(name: str, known: list[str]) -> str:
     """`", did you mean 'softmax'?"` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(str(name), known, n=1)
+    close = difflib.get_close_matches(str(name), known, n=5)
+    # Letters that only changed places are a likelier slip than another letter, which difflib takes for as close.
+    close.sort(key=lambda found: sorted(found) != sorted(str(name)))
     return f", did you mean '{close[0]}'?" if close else ""
 
 

@@ -69,6 +69,8 @@ class Run(Session):
             reason = str(error).split("\n")[0]
             model, size = self.config.model.backbone, self.config.transforms.size
             raise UserError(f"model.backbone: {model} cannot take images of transforms.size={size}: {reason}") from None
+        if self.config.trains_source:
+            self.feeds.check_source()
         if self.method.adapts:
             self._adaptation_batches()
         if self.rounds:

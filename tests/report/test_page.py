@@ -113,7 +113,7 @@ def test_the_gallery_tells_right_from_wrong_by_more_than_colour(page, played_run
 
 
 def test_figures_that_need_labels_are_marked(page):
-    titles = ["TP rate", "mean, %", "overall, %", "to source", "ECE", "source, %", "final, %", "Oracle best", "Final"]
+    titles = ["TP rate", "mean, %", "overall, %", "source", "ECE", "source, %", "final, %", "Oracle best", "Final"]
     for title in titles:
         assert re.search(rf'{re.escape(title)} <abbr class="oracle"', page), title
 

@@ -123,9 +123,10 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
 
 
 def method_settings(config: RunConfig) -> str:
-    """The settings of the config's method alone, those at their default too; empty where it has none."""
+    """The settings of the config's method alone, those at their default too, without what is not set."""
     options = config.methods()[config.method].Options(**config.method_options)
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.model_dump().items())
+    chosen = {name.replace("_", " "): value for name, value in options.model_dump().items() if value is not None}
+    return ", ".join(f"{name} {value}" for name, value in chosen.items())
 
 
 def _schedule(schedule) -> str:

@@ -18,7 +18,7 @@ OF_ROUNDS = (
     ("confidence", 12, False),
     ("class mean", 12, True),
     ("overall", 9, True),
-    ("to source", 11, True),
+    ("gain", 11, True),
     ("seconds", 9, False),
 )
 #: For methods that choose nothing: their reports come after so many steps.
@@ -28,7 +28,7 @@ OF_INTERVALS = (
     ("loss", 9, False),
     ("class mean", 12, True),
     ("overall", 9, True),
-    ("to source", 11, True),
+    ("gain", 11, True),
     ("seconds", 9, False),
 )
 
@@ -70,7 +70,7 @@ def _reached(record: Mapping[str, Any], before: float | None) -> dict[str, str]:
     return {
         "class mean": percent(record["class_mean"]),
         "overall": percent(record["overall"]),
-        "to source": "" if before is None and "round" not in record else difference(record["class_mean"], before),
+        "gain": "" if before is None and "round" not in record else difference(record["class_mean"], before),
         "seconds": f"{record['seconds']:.0f}",
     }
 
