@@ -19,7 +19,7 @@ from uda.errors import UserError
 from uda.evaluation import HARDNESS_BINS
 from uda.generalization.cli import main
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.domains import hold_out, load
+from uda.generalization.domains import hold_out, load, names_of
 from uda.generalization.features import extract
 from uda.generalization.methods import METHODS
 from uda.generalization.run import LeaveOneOut
@@ -48,6 +48,14 @@ def test_a_fifth_of_every_class_is_held_out_the_same_for_the_same_seed():
     assert np.bincount(labels[validation], minlength=4).tolist() == [2, 1, 1, 0], "a class of one is trained on"
     again, other = hold_out(labels, 0.2, 3), hold_out(labels, 0.2, 4)
     assert (again[1] == validation).all() and not np.array_equal(other[1], validation)
+
+
+def test_what_is_held_out_of_a_domain_does_not_hang_on_which_one_is_unseen(tiny):
+    held_out = []
+    for unseen in (0, 2):
+        domains = load(config_of(tiny, f"target={names_of(config_of(tiny))[unseen]}"), lambda line: None)
+        held_out += [seen.validation for seen in domains.seen if seen.name.endswith("photos")]
+    assert len(held_out) == 2 and np.array_equal(*held_out)
 
 
 def test_the_unseen_domain_and_what_is_held_out_are_never_trained_on(tiny, tmp_path, monkeypatch):

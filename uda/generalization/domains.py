@@ -63,11 +63,11 @@ def load(config: GeneralizationConfig, log: Callable[[str], None] = print, ranks
     names = names_of(config)
     loaded, classes = load_labelled(config.data, names, config.seed, log, ranks)
     seen, unseen = [], None
-    for name, domain in zip(names, loaded, strict=True):
+    for place, (name, domain) in enumerate(zip(names, loaded, strict=True)):
         if name == config.target:
             unseen = domain
-        else:
-            training, validation = hold_out(domain.labels, config.training.holdout, config.seed, len(seen))
+        else:  # by its place among all domains: the same images are held out whichever domain is unseen
+            training, validation = hold_out(domain.labels, config.training.holdout, config.seed, place)
             seen.append(Seen(name, domain, training, validation))
     return Domains(tuple(seen), config.target, Target(unseen.images), TargetLabels(unseen.labels), classes)
 
