@@ -318,10 +318,19 @@ def test_a_meta_method_runs_on_the_features_of_a_frozen_backbone(execute, tmp_pa
     [
         ("mldg", ["runtime.compile=true"], "torch.compile cannot follow the inner steps of 'mldg'"),
         ("metareg", ["runtime.accumulate=2"], "'metareg' cannot add up parts of a batch"),
+        ("mldg", ["runtime.accumulate=3"], "each of 3 parts of a batch .* needs two images of each .* got 4"),
         ("mldg", ["method_options.inner_lrr=1"], "did you mean 'inner_lr'"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(execute, tmp_path, name, overrides, message):
     with pytest.raises(UserError, match=message):
         execute(tmp_path / "run", name, *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", META)
+def test_a_single_seen_domain_is_too_few_for_a_meta_method(execute, tmp_path, name):
+    two = "data={dataset: rotated_digits, domains: [m0, m15], cache: none, store: null}"
+    with pytest.raises(UserError, match=f"method: '{name}' .* needs 2 at least; there is 1"):
+        execute(tmp_path / "run", name, two, "target=m15")
     assert not (tmp_path / "run").exists()

@@ -179,10 +179,6 @@ def test_mistakes_are_named(tiny, tmp_path, words, message):
     assert not (tmp_path / "run").exists()
 
 
-def _of_two(tiny, seen, unseen):
-    return config_of(tiny, f"data.domains=[{seen}, {unseen}]", f"target={unseen}")
-
-
 def test_a_class_that_a_domain_lacks_is_named(tmp_path, tiny):
     make_folders(tmp_path / "drawn", CLASSES, per_class=3)
     make_folders(tmp_path / "clay", CLASSES[:3], per_class=3)

@@ -45,10 +45,12 @@ class LeaveOneOut(Session):
             raise UserError(
                 f"runtime.compile: torch.compile cannot follow the inner steps of '{config.method}'; use false"
             )
-        if method.least_domains > 1 and config.training.batch_size < 2 * self.ranks.world:
+        parts = self.ranks.world * config.runtime.accumulate
+        if method.least_domains > 1 and config.training.batch_size < 2 * parts:
             raise UserError(
-                f"training.batch_size: method '{config.method}' takes domains by themselves, so each of "
-                f"{self.ranks.world} processes needs two images of each for BatchNorm; got {config.training.batch_size}"
+                f"training.batch_size: method '{config.method}' takes domains by themselves, so each of {parts} parts "
+                "of a batch (processes times runtime.accumulate) needs two images of each for BatchNorm; got "
+                f"{config.training.batch_size}"
             )
         images = [*(seen.domain.images for seen in self.domains.seen), self.domains.unseen.images]
         transform = None
