@@ -73,6 +73,25 @@ def test_convolution_and_batch_norm_by_finite_differences():
         assert type(function(*inputs).grad_fn).__name__ in ("ConvolutionBackward", "BatchNormBackward")
 
 
+def test_attention_by_finite_differences():
+    """torch's fused kernels, which a processor takes too, have no second derivatives."""
+    q = torch.randn(1, 2, 3, 4, dtype=torch.float64, requires_grad=True)
+    heads = nn.MultiheadAttention(4, 2).double()
+
+    def attention(q):
+        with QuickSecondDerivatives():
+            return F.scaled_dot_product_attention(q, q.flip(2), q)
+
+    def within_a_module(q):
+        with QuickSecondDerivatives():
+            return heads(q[0], q[0], q[0], need_weights=False)[0]
+
+    assert gradgradcheck(attention, q) and gradgradcheck(within_a_module, q)
+    with pytest.raises(RuntimeError, match="kept"), QuickSecondDerivatives():
+        raise RuntimeError("errors within are kept")
+    assert torch.backends.cuda.flash_sdp_enabled(), "and what was set before is set again"
+
+
 def test_under_autocast_and_without_gradients_torchs_own_are_taken():
     net, x = network().float(), torch.randn(5, 2, 7, 7)
     with QuickSecondDerivatives(), torch.autocast("cpu", torch.bfloat16):

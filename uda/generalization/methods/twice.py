@@ -1,8 +1,8 @@
-"""Convolution and BatchNorm whose second derivatives are as fast as their first.
+"""Convolution and BatchNorm whose second derivatives are as fast as their first, attention that has any.
 
 torch's own are exact too, but those of a grouped convolution go through its groups one by one, and those of BatchNorm
 through a dozen intermediate tensors: together they are half of a second-order step. Here both are made of the kernels
-of forward and backward passes.
+of forward and backward passes. torch's fused attention cannot be differentiated twice; the one in plain steps can.
 """
 
 from collections.abc import Callable
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 
@@ -19,8 +20,17 @@ class QuickSecondDerivatives(TorchFunctionMode):
     """Within this context, forward passes are such that gradients by autograd are quick to differentiate again.
 
     It concerns 2d convolutions and BatchNorm of batch statistics; values and gradients are as without it, but for
-    rounding. Under autocast, which works below it, everything is as without it.
+    rounding. Under autocast, which works below it, these are as without it. Attention is computed in plain steps.
     """
+
+    def __enter__(self):
+        self._attention = sdpa_kernel(SDPBackend.MATH)
+        self._attention.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *failure):
+        super().__exit__(*failure)
+        self._attention.__exit__(*failure)
 
     def __torch_function__(self, func: Callable, types, args=(), kwargs=None):
         return _QUICK.get(func, func)(*args, **(kwargs or {}))
