@@ -11,7 +11,7 @@ from tests.data.trees import make_folders
 from tests.generalization.conftest import CLASSES
 from tests.test_rounds import cut_after_every_save
 from uda.config import load_config
-from uda.data.digits import ANGLES, rotated
+from uda.data.digits import ANGLES, rendered, rotated
 from uda.data.transforms import make_predict
 from uda.distributed import Ranks
 from uda.engine import Engine
@@ -130,6 +130,18 @@ def test_cached_features_are_what_the_backbone_gives(tiny, tmp_path):
     image = make_predict(config.transforms)([domains.unseen.images.read(5)], [0])
     with torch.inference_mode():
         assert torch.allclose(features.read(5)[:, 0, 0], backbone(image)[0], atol=1e-5) and width == 128
+
+
+def test_cached_features_are_known_by_the_pixels_of_generated_images(tmp_path):
+    """Another seed renders other digits under the same names."""
+    torch.manual_seed(3)
+    save_file(create_backbone("digits_cnn", "none", 1)[0].state_dict(), tmp_path / "weights.safetensors")
+    config = config_of("rotated_digits_erm", f"data.store={tmp_path}", f"model.weights={tmp_path}/weights.safetensors")
+    first, other, again = (rendered(1, seed)[0] for seed in (0, 1, 0))
+    assert first.ids == other.ids
+    found, _ = extract(config, [first, other, again], None, Ranks())
+    assert not torch.equal(found[0].read(3), found[1].read(3)) and torch.equal(found[0].read(3), found[2].read(3))
+    assert len(list(tmp_path.glob("features-*"))) == 2
 
 
 def test_rotated_digits_are_dealt_out_and_turned():

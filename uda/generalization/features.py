@@ -60,7 +60,8 @@ def extract(
     """The backbone's features of all images of some domains, and their width D.
 
     A domain's features lie in a file of their own in the folder of the decoded stores (`data.store`), known by the
-    backbone and its weights, the transform and the images with their times of change; a file that is there is read.
+    backbone and its weights, the transform and the images, files with their times of change, generated ones with their
+    pixels; a file that is there is read.
     """
     backbone, width = create_backbone(config.model.backbone, config.model.weights, len(config.transforms.mean))
     extractor = Engine(Network(backbone, width, 1), config.runtime, log, ranks)
@@ -83,10 +84,11 @@ def extract(
 
 def _file_of(config: GeneralizationConfig, weights: str, images: Images) -> Path:
     transform = config.transforms.model_dump(mode="json", include={"kind", "size", "resize", "mean", "std"})
-    files = ""
     if isinstance(images, ImageFiles):
-        files = take_inventory(images.root, images.ids, images.load_size).fingerprint
-    key = json.dumps([transform, config.runtime.predict_precision, weights, files, list(images.ids)])
+        content = take_inventory(images.root, images.ids, images.load_size).fingerprint
+    else:  # generated: the same names may stand for other pixels, by another seed or another version
+        content = hashlib.sha256(images.together(np.arange(len(images))).numpy().tobytes()).hexdigest()
+    key = json.dumps([transform, config.runtime.predict_precision, weights, content, list(images.ids)])
     folder = Path(config.data.store) if config.data.store else default_folder()
     return folder / f"features-{config.model.backbone}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.f32"
 
