@@ -149,7 +149,7 @@ def test_json_of_a_quick_benchmark(tmp_path):
     path, document = tmp_path / "bench.json", tmp_path / "page.md"
     document.write_text("<!-- table bench -->\n<!-- end bench -->\n")
     earlier = {"name": "import_uda", "seconds": 2.0, "floor_seconds": 1.0, "ratio": 0.5, "bar": None}
-    earlier |= {"limit_seconds": 2.0, "peak_mib": 1.0, "floor_peak_mib": 1.0}
+    earlier |= {"limit_seconds": 1.5, "peak_mib": 1.0, "floor_peak_mib": 1.0}
     path.write_text(json.dumps([earlier, {**earlier, "name": "of_old"}]))
     command = ["--only", "select_1000000*", "--scale", "0.001", "--repeats", "1", "--json", str(path)]
     command += ["--into", str(document)]
@@ -163,7 +163,10 @@ def test_json_of_a_quick_benchmark(tmp_path):
     assert ended.returncode == 0, ended.stderr
     kept, row = json.loads(path.read_text(encoding="utf-8"))
     assert kept == earlier, "what was measured before stays, unless there is no such benchmark any more"
-    assert "`import_uda` | 0.50" in document.read_text() and "`select_1000000x12`" in document.read_text()
+    assert (
+        "`import_uda` | **0.50, above its limit** |" in document.read_text()
+        and "`select_1000000x12`" in document.read_text()
+    )
     assert row.keys() >= {"name", "seconds", "floor_seconds", "ratio", "bar", "peak_mib", "floor_peak_mib"}
     assert row["name"] == "select_1000000x12" and row["seconds"] > 0
     assert row["ratio"] == pytest.approx(row["floor_seconds"] / row["seconds"])

@@ -21,6 +21,7 @@ from uda.selectors import SELECTORS
 from uda.tables import (
     Ledger,
     blocks_of,
+    jobs_of,
     load_table,
     published_latex,
     published_markdown,
@@ -30,7 +31,7 @@ from uda.tables import (
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
-PLUGIN = "my_selectors.py"
+PLUGIN, METHOD = "my_selectors.py", "my_method.py"
 
 
 def block_after(marker, language):
@@ -65,15 +66,17 @@ SELF_TRAIN = [words[1:] for words in TOOLS if words[0] in MAIN]
 
 @pytest.fixture
 def forget_mine():
-    """Take README's selector out of the registry again: a plugin is registered once a process."""
+    """Take README's selector and method out of the registries again: a plugin is registered once a process."""
     yield
     SELECTORS._entries.pop("mine", None)
+    METHODS._entries.pop("nuclear", None)
 
 
 @pytest.fixture
 def plugin(in_folder, forget_mine):
-    """README's plugin, word for word, in the working folder."""
+    """README's plugins, word for word, in the working folder."""
     (in_folder / PLUGIN).write_text(block_after("plugin", "python"), encoding="utf-8")
+    (in_folder / METHOD).write_text(block_after("method", "python"), encoding="utf-8")
 
 
 def test_the_two_set_up_commands_come_first():
@@ -96,6 +99,27 @@ def test_a_selector_of_ones_own_in_ten_lines_makes_a_whole_run(plugin, tiny, in_
     assert results["selector"] == "mine" and [r["round"] for r in results["rounds"]] == [0, 1]
     assert all(r["selected"] > 0 for r in results["rounds"])
     assert "plugins: [my_selectors.py]" in README and "`selector: mine`" in README, "the way through a config"
+
+
+def test_a_method_of_ones_own_is_named_and_run_like_ours(plugin, tiny, in_folder):
+    assert block_after("method", "python").startswith(f"# {METHOD}\n")
+    small = ["source.epochs=0", "adaptation={steps: 3, batch: {source: 4, target: 4}}", "report.page=true"]
+    assert main(["--cfg", str(tiny), f"plugins={METHOD}", "method=nuclear", "output=run", *small]) == 0
+    results = json.loads((in_folder / "run" / "results.json").read_text())
+    assert results["method"] == "nuclear" and results["steps"] == 3
+    assert "nuclear" in (in_folder / "run" / "report.html").read_text()
+
+
+def test_a_comparison_of_ones_own_has_valid_runs(plugin, in_folder):
+    path = in_folder / "my_table.yaml"
+    path.write_text(block_after("comparison", "yaml"), encoding="utf-8")
+    table = load_table(path)
+    jobs = jobs_of(table, in_folder / "runs")
+    assert table.name == "my_table" and table.reference == "CBST" and len(jobs) == 9
+    assert {job.config.method for job in jobs} == {"source_only", "self_training", "nuclear"}
+    assert [job.config.data.source for job in jobs] == ["rendered"] * 9
+    (cbst,) = [job for job in jobs if job.row.name == "CBST" and job.seed == 1]
+    assert cbst.needs.title == "Source, rendered to mnist, seed 1"
 
 
 @pytest.mark.parametrize("labelled", [True, False])

@@ -114,6 +114,13 @@ def test_jobs_are_rows_times_pairs_times_seeds_source_first(table, tmp_path):
     assert len({job.folder for job in found}) == len(found)
 
 
+def test_folders_of_ones_own_as_domains_stay_below_the_tables_runs(table, tmp_path):
+    own = table.model_copy(update={"pairs": [("/data/renderings", "data/photos.txt")]})
+    job = jobs_of(own, tmp_path / "runs")[0]
+    assert job.folder == tmp_path / "runs" / "small" / "source" / "_data_renderings_to_data_photos.txt" / "seed0"
+    assert job.setting == ["data.source=/data/renderings", "data.target=data/photos.txt"]
+
+
 def test_rows_of_the_same_source_stage_start_from_its_model_and_no_others(ran):
     """MCC has no source stage and Smoothed another one: neither is given the table's source model."""
     for seed in SEEDS:

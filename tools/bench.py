@@ -196,7 +196,8 @@ def to_markdown(rows: list[Row]) -> str:
             bar = f"{row.limit_seconds:g} s"
         times = f"{_readable(row.seconds)} | {_readable(row.floor_seconds)}"
         memory = f"{row.peak_mib:,.0f} / {row.floor_peak_mib:,.0f} MiB"
-        lines.append(f"| `{row.name}` | {row.ratio:.2f} | {bar} | {times} | {memory} |")
+        ratio = f"**{row.ratio:.2f}, {row.verdict}**" if row.verdict else f"{row.ratio:.2f}"
+        lines.append(f"| `{row.name}` | {ratio} | {bar} | {times} | {memory} |")
     return "\n".join(lines) + "\n"
 
 

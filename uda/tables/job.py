@@ -73,8 +73,8 @@ class Job(ABC):
 
     @property
     def domains(self) -> str:
-        """Name of its domains in paths and patterns."""
-        return "_to_".join(self.pair)
+        """Name of its domains in paths and patterns, without the slashes of folders of one's own."""
+        return "_to_".join(self.pair).replace("/", "_")
 
     @property
     def folder(self) -> Path:
@@ -279,7 +279,7 @@ class GeneralizationJob(Job):
 
     @property
     def domains(self) -> str:
-        return self.pair[1].replace("/", "_")  # a folder of one's own
+        return self.pair[1].replace("/", "_")
 
     def figures(self, results: Mapping[str, Any]) -> dict[str, object]:
         return {
