@@ -30,6 +30,7 @@ from uda.settings import (
     AdaptationSettings,
     DataSettings,
     ModelSettings,
+    PairTransformSettings,
     ReportSettings,
     RuntimeSettings,
     SelfTrainingSettings,
@@ -113,6 +114,7 @@ class Config(RunConfig):
     validator: str = "im"
     """Label-free score that names `label_free_choice`, one of `--list validators`."""
     data: DataSettings
+    transforms: PairTransformSettings = PairTransformSettings()
     source: SourceSettings = SourceSettings()
     self_training: SelfTrainingSettings = SelfTrainingSettings()
     adaptation: AdaptationSettings = AdaptationSettings()

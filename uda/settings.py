@@ -77,6 +77,11 @@ class TransformSettings(Settings):
     """Mean that is subtracted, a channel (of images in 0..1)."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Standard deviation that is divided by, a channel."""
+
+
+class PairTransformSettings(TransformSettings):
+    """The same for a source and a target domain."""
+
     source: AugmentSettings = AugmentSettings()
     """Augmentation of source images in training."""
     target: AugmentSettings = AugmentSettings()

@@ -91,7 +91,7 @@ def make_run(config):
         held = HELD_OUT[index]
         judgements = [judgement(name, held, 0.5 + place, 10) for place, name in enumerate(others)]
         judgements.append(judgement(config.target, right, 1.25 - index / 8, 20))
-        report.interval(index, 100 * (index + 1), {"loss": 2.5 - index}, judgements, 61.0)
+        report.interval(index, 0, 100 * (index + 1), {"loss": 2.5 - index}, judgements, 61.0)
     return report.finish(200.0)
 
 

@@ -1,6 +1,7 @@
 """Leaving one domain out: what is trained on, what is judged, how a run resumes, what it refuses."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -71,6 +72,30 @@ def test_the_unseen_domain_and_what_is_held_out_are_never_trained_on(tiny, tmp_p
     for batch in batches.window(0, 3):
         assert batch.domain.tolist() == [0] * 4 + [1] * 4 and batch.labels.sum(1).tolist() == [1.0] * 8
         assert not batch.is_target.any()
+
+
+def test_what_stands_before_the_last_stage_is_no_choice(tiny, tmp_path, monkeypatch):
+    """The first stage's model is better by all figures, but it is not the method's; the second stage's best is."""
+    held, unseen, index = [0.9, 0.8, 0.7, 0.6], [0.9, 0.9, 0.2, 0.3], []
+    judge = LeaveOneOut.judge
+
+    def judged(run):
+        number = len(index)
+        index.append(number)
+        return [
+            replace(found, accuracy=replace(found.accuracy, overall=values[number]))
+            for found, values in zip(judge(run), (held, held, unseen), strict=True)
+        ]
+
+    monkeypatch.setattr(LeaveOneOut, "judge", judged)
+    words = ("method=metareg", "training={steps: 8, evaluate_every: 2, batch_size: 4}")
+    run = LeaveOneOut(config_of(tiny, f"output={tmp_path / 'run'}", *words))
+    saved, save = [], run.save_weights
+    monkeypatch.setattr(run, "save_weights", lambda name: saved.append((name, len(index) - 1)) or save(name))
+    results = run.execute()
+    assert [entry["stage"] for entry in results["rounds"]] == [0, 0, 1, 1]
+    assert results["validation_choice"]["round"] == 2 and results["oracle_best"]["round"] == 3
+    assert saved == [("validation", 2), ("final", 3)]
 
 
 def test_last_validation_and_oracle_stand_under_their_own_names(tiny, tmp_path):
@@ -182,6 +207,7 @@ def test_rotated_digits_are_dealt_out_and_turned():
         (["data.domains=[drawn]", "target=drawn"], "1 domain; one is left out"),
         (["training.batch_size=30"], r"training\.batch_size: 30 images of each domain in a batch, but .* has only 24"),
         (["method=ermm"], "unknown method 'ermm', did you mean 'erm'"),
+        (["transforms.source.flip=true"], r"transforms\.source: unknown key \(known: kind, mean"),  # augment.flip
         (["training.batchsize=3"], r"training\.batchsize: unknown key, did you mean 'batch_size'"),
     ],
 )

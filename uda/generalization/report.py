@@ -9,6 +9,7 @@ from uda.atomic import write_json, write_text
 from uda.evaluation import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
+from uda.generalization.methods import METHODS
 from uda.report import records
 from uda.report.table import class_lines, percent
 
@@ -40,8 +41,9 @@ class Judgement:
 class Report:
     """Writes a run's `rounds/NN/report.json`, `tb/`, `report.html` and `results.json`, and prints a row an interval.
 
-    The files on disk are all its state. The seen domains' held-out images choose `validation_choice`; what is said of
-    the unseen domain is oracle.
+    The files on disk are all its state. The seen domains' held-out images choose `validation_choice` among the reports
+    of the method's last stage: what stands before it is not yet the method's model. What is said of the unseen domain
+    is oracle.
 
     Args:
         folder: the run's folder.
@@ -68,12 +70,19 @@ class Report:
         self._first_step = reported
 
     def interval(
-        self, index: int, steps: int, scalars: Mapping[str, float], judgements: Sequence[Judgement], seconds: float
+        self,
+        index: int,
+        stage: int,
+        steps: int,
+        scalars: Mapping[str, float],
+        judgements: Sequence[Judgement],
+        seconds: float,
     ) -> None:
-        """Report an interval: the seen domains' judgements, the unseen one's last."""
+        """Report an interval of a stage: the seen domains' judgements, the unseen one's last."""
         *seen, unseen = judgements
         record = {
             "round": index,
+            "stage": stage,
             "steps": steps,
             **scalars,
             "validation": sum(judgement.accuracy.overall for judgement in seen) / len(seen),
@@ -92,10 +101,11 @@ class Report:
         if self.config.report.tensorboard:
             self._events(record)
 
-    def validation_choice(self, last: int | None = None) -> int | None:
-        """The report that is best on the held-out images, of those up to `last`; the first of several equals."""
-        found = records.read_rounds(self.folder)[: None if last is None else last + 1]
-        return max(found, key=lambda record: record["validation"])["round"] if found else None
+    def is_choice(self, index: int) -> bool:
+        """Whether the report is better on the held-out images than all before it of the last stage."""
+        found = records.read_rounds(self.folder)[: index + 1]
+        last = len(METHODS[self.config.method].stages) - 1
+        return found[-1]["stage"] == last and choice_of(found)["round"] == index
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write `report.html` and `results.json` from the files of all reports; returns the results."""
@@ -151,15 +161,24 @@ class Report:
         self._writer.flush()
 
 
+def of_the_last_stage(rounds: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The reports of the stage that the last one is of."""
+    return [record for record in rounds if record["stage"] == rounds[-1]["stage"]]
+
+
+def choice_of(rounds: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The report that is best on the held-out images, of the last stage's; the first of several equals."""
+    return max(of_the_last_stage(rounds), key=lambda record: record["validation"])
+
+
 def summarise(config: GeneralizationConfig, rounds: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
     """The content of `results.json`: the last report, the validation's choice and the oracle's, each by its name."""
 
     def figures(record: Mapping[str, Any]) -> dict[str, Any]:
         return {"round": record["round"], "overall": record["overall"], "class_mean": record["class_mean"]}
 
-    last = rounds[-1]
-    chosen = max(rounds, key=lambda record: record["validation"])
-    best = max(rounds, key=lambda record: record["overall"])
+    last, chosen = rounds[-1], choice_of(rounds)
+    best = max(of_the_last_stage(rounds), key=lambda record: record["overall"])
     return {
         "config": config.name,
         "method": config.method,

@@ -152,8 +152,9 @@ class LeaveOneOut(Session):
             judgements = self.judge()
             if self.ranks.is_main:
                 steps = steps_before + sum(plan[: interval + 1])
-                self.report.interval(before + interval, steps, scalars, judgements, time.monotonic() - started)
-                if self.report.validation_choice(before + interval) == before + interval:
+                seconds = time.monotonic() - started
+                self.report.interval(before + interval, stage, steps, scalars, judgements, seconds)
+                if self.report.is_choice(before + interval):
                     self.save_weights("validation")
             started = time.monotonic()
 

@@ -28,7 +28,14 @@ from uda.methods import METHODS
 from uda.models import Network, Prediction, network_on
 from uda.models.backbones import SmallCNN
 from uda.session import INITIAL_WEIGHTS, SOURCE_STAGE
-from uda.settings import DataSettings, ModelSettings, OptimSettings, RuntimeSettings, SourceSettings, TransformSettings
+from uda.settings import (
+    DataSettings,
+    ModelSettings,
+    OptimSettings,
+    PairTransformSettings,
+    RuntimeSettings,
+    SourceSettings,
+)
 
 WIDTHS = (16, 32, 64, 128)
 SCORE_NAMES = ("avh", "norm", "confidence")
@@ -130,7 +137,7 @@ def _config(epochs: int, seed: int, runtime: RuntimeSettings) -> Config:
         method="source_only",
         seed=seed,
         data=DataSettings(dataset="digits", source="mnist", target="rendered"),
-        transforms=TransformSettings(kind="affine", size=digits.SIDE, mean=(0.1307,), std=(0.3081,)),
+        transforms=PairTransformSettings(kind="affine", size=digits.SIDE, mean=(0.1307,), std=(0.3081,)),
         model=ModelSettings(backbone="digits_cnn", weights="none", head=None, bias=False),
         source=SourceSettings(
             epochs=epochs, batch_size=64, optim=OptimSettings(name="sgd", lr=0.1, schedule="one_cycle")

@@ -18,6 +18,7 @@ from uda.config import Config, RunConfig, differing_keys, load_config
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
+from uda.generalization.report import of_the_last_stage
 from uda.report.records import read_record, source_file
 from uda.tables.definition import Row, Table, name_of
 from uda.tables.ledger import INNER, RUN, Run
@@ -289,7 +290,8 @@ class GeneralizationJob(Job):
         }
 
     def judged(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
-        return [(entry["round"], entry, {"validation": entry["validation"]}) for entry in results["rounds"]]
+        rounds = of_the_last_stage(results["rounds"])
+        return [(entry["round"], entry, {"validation": entry["validation"]}) for entry in rounds]
 
 
 #: What runs each kind of table.
