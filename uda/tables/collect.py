@@ -20,6 +20,7 @@ from uda.tables.markdown import (
     to_markdown,
     validator_markdown,
 )
+from uda.tables.variants import variants_markdown
 
 
 def collect(
@@ -61,8 +62,8 @@ def collect(
 def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     """A table's Markdown from its CSVs, by the name of the block.
 
-    They are `<name>`, and with `_differences`, `_classes`, `_inner`, `_validators` or `_scores` after the name what is
-    known of it besides; one that has nothing to say is empty.
+    They are `<name>`, and with `_differences`, `_classes`, `_inner`, `_validators`, `_scores` or `_variants` after the
+    name what is known of it besides; one that has nothing to say is empty.
     """
     records = read_csv(folder / f"{table.name}.csv")
     blocks = {table.name: to_markdown(records, table.reference, table.measure)}
@@ -72,7 +73,10 @@ def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     path = folder / f"{table.name}_reports.csv"
     reports = read_csv(path) if path.is_file() else []
     blocks[f"{table.name}_validators"] = validator_markdown(reports, table.measure) if reports else ""
-    blocks[f"{table.name}_scores"] = scores_markdown(reports, table.measure)
+    # Held-out images of a run are of domains that are unseen in others: over all of them no choice is without labels.
+    left_out = table.kind == "generalization"
+    blocks[f"{table.name}_scores"] = "" if left_out else scores_markdown(reports, table.measure)
+    blocks[f"{table.name}_variants"] = variants_markdown(records, table.reference, table.measure) if left_out else ""
     return blocks
 
 

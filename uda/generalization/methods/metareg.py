@@ -101,7 +101,9 @@ class MetaReg(GeneralizationMethod):
         optimizer.descend(self.options.meta_weight * meta_loss, only="regulariser")
         self.modules["regulariser"].project()
         optimizer.descend(loss + own)
-        return {"loss": loss.detach(), "loss/meta_test": meta_loss.detach()}
+        phi = self.modules["regulariser"].phi.detach()
+        parts = {"loss/meta_test": meta_loss.detach(), "phi/mean": phi.mean(), "phi/deviation": phi.std(correction=0)}
+        return {"loss": loss.detach(), **parts}
 
     def meta_loss(self, features: Tensor, batch: Batch, a: int, b: int) -> Tensor:
         """L_b after l steps of a's classifier on L_a + R_phi, a function of phi. Features (B, D) without a gradient."""

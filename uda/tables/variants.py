@@ -1,0 +1,87 @@
+"""Rows that differ in a setting alone, `AVH; s = 5` and `AVH; s = 10`: which of them held-out images choose."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+
+from uda.tables.comparison import Record, names_of, numbers, paired_bootstrap, pairs_of, select
+from uda.tables.definition import name_of
+from uda.tables.markdown import difference_text, mean_and_spread
+
+Domains = tuple[str, str]
+
+
+def family_of(row: str) -> str:
+    """What stands before the semicolon of a row's name."""
+    return row.partition(";")[0].strip()
+
+
+def chosen_by_validation(records: Sequence[Record]) -> dict[tuple[str, Domains], str]:
+    """For each family and unseen domain the row whose final models are best on the seen domains' held-out images.
+
+    The mean over the seeds that all rows of the family have for this domain; the first of several equals. Runs that
+    leave out another domain, and so have held out images of this one, have no part in it.
+    """
+    chosen = {}
+    for pair in pairs_of(records):
+        families: dict[str, list[str]] = {}
+        for row in names_of(records):
+            families.setdefault(family_of(row), []).append(row)
+        for family, rows in families.items():
+            by_row = {row: {r["seed"]: float(r["validation"]) for r in select(records, row, pair)} for row in rows}
+            common = set.intersection(*(set(found) for found in by_row.values()))
+            if common:
+                means = {row: statistics.mean(found[seed] for seed in common) for row, found in by_row.items()}
+                chosen[family, pair] = max(means, key=means.__getitem__)
+    return chosen
+
+
+def variants_markdown(records: Sequence[Record], reference: str | None = None, measure: str = "overall") -> str:
+    """What the chosen rows reach on each unseen domain, a row a family; empty where no family has two rows."""
+    families = list(dict.fromkeys(map(family_of, names_of(records))))
+    if len(families) == len(names_of(records)) or not numbers(records, "validation"):
+        return ""
+    chosen, pairs = chosen_by_validation(records), pairs_of(records)
+    against = None if reference is None else family_of(reference)
+    compared = [f"minus {against}"] if against else []
+    lines = [
+        "Of the rows that differ in what stands after the semicolon, for each unseen domain the one whose final models "
+        "are best on the held-out images of the seen domains (mean over seeds), and its accuracy in % on the unseen "
+        "one (oracle), which has no part in the choice.",
+        "",
+        f"| Method | {' | '.join([*map(name_of, pairs), 'average', *compared])} |",
+        f"|---|{'---|' * (len(pairs) + 1 + len(compared))}",
+    ]
+    for family in families:
+        cells, reached = [], _by_run(records, chosen, family, measure)
+        for pair in pairs:
+            row = chosen.get((family, pair))
+            values = [value for (other, _), value in reached.items() if other == pair]
+            variant = "" if row is None else row.partition(";")[2].strip()
+            cells.append(mean_and_spread(values) + f" ({variant})" * bool(variant))
+        cells.append(mean_and_spread(_averages(reached, pairs)))
+        if against:
+            other = _by_run(records, chosen, against, measure) if family != against else {}
+            both = [reached[run] - other[run] for run in reached if run in other]
+            cells.append(difference_text(paired_bootstrap(both)))
+        lines.append(f"| {family} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _by_run(
+    records: Sequence[Record], chosen: Mapping[tuple[str, Domains], str], family: str, measure: str
+) -> dict[tuple[Domains, str], float]:
+    """The measure of a family's chosen rows, by unseen domain and seed."""
+    return {
+        (pair, record["seed"]): float(record[measure])
+        for (name, pair), row in chosen.items()
+        if name == family
+        for record in select(records, row, pair)
+    }
+
+
+def _averages(reached: Mapping[tuple[Domains, str], float], pairs: Sequence[Domains]) -> list[float]:
+    """The mean over all unseen domains, of each seed that has them all."""
+    by_seed: dict[str, list[float]] = {}
+    for (_, seed), value in reached.items():
+        by_seed.setdefault(seed, []).append(value)
+    return [statistics.mean(values) for values in by_seed.values() if len(values) == len(pairs)]
