@@ -23,7 +23,6 @@ from uda.tables import (
     load_table,
     read_csv,
     run_jobs,
-    scores_markdown,
     to_csv,
     to_latex,
     to_markdown,
@@ -219,7 +218,6 @@ def test_the_tool_writes_csv_latex_and_document(path, ran, in_folder, monkeypatc
         differences_markdown(records, "ERM", "overall"),
         classes_markdown(records, "overall"),
         validators,
-        scores_markdown(reports, "overall"),
     ]
     assert capsys.readouterr().out == "\n".join([markdown, *more])
     assert markdown in document.read_text() and validators in document.read_text()
