@@ -317,6 +317,7 @@ def test_a_meta_method_runs_on_the_features_of_a_frozen_backbone(execute, tmp_pa
     ("name", "overrides", "message"),
     [
         ("mldg", ["runtime.compile=true"], "torch.compile cannot follow the inner steps of 'mldg'"),
+        ("mldg", ["runtime.sync_batch_norm=true"], "runtime.sync_batch_norm: cannot follow the inner steps of 'mldg'"),
         ("metareg", ["runtime.accumulate=2"], "'metareg' cannot add up parts of a batch"),
         ("mldg", ["runtime.accumulate=3"], "each of 3 parts of a batch .* needs two images of each .* got 4"),
         ("mldg", ["method_options.inner_lrr=1"], "did you mean 'inner_lr'"),

@@ -196,6 +196,14 @@ def test_rotated_digits_are_dealt_out_and_turned():
         assert mean == pytest.approx(np.radians(angle if angle < 90 else angle - 180), abs=0.1)
 
 
+def test_a_domain_with_an_image_a_class_cannot_be_held_out_of(tiny, tmp_path):
+    make_folders(tmp_path / "single", list(CLASSES), per_class=1)
+    config = config_of(tiny)
+    domains = f"data.domains=[{','.join([*config.data.domains[:2], str(tmp_path / 'single')])}]"
+    with pytest.raises(UserError, match=r"no class of .*single has two images, so none can be held out"):
+        execute(tiny, tmp_path / "run", domains, f"target={config.data.domains[0]}")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -68,6 +68,8 @@ def load(config: GeneralizationConfig, log: Callable[[str], None] = print, ranks
             unseen = domain
         else:  # by its place among all domains: the same images are held out whichever domain is unseen
             training, validation = hold_out(domain.labels, config.training.holdout, config.seed, place)
+            if not len(validation):
+                raise UserError(f"data: no class of {name} has two images, so none can be held out for validation")
             seen.append(Seen(name, domain, training, validation))
     return Domains(tuple(seen), config.target, Target(unseen.images), TargetLabels(unseen.labels), classes)
 

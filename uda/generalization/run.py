@@ -45,6 +45,8 @@ class LeaveOneOut(Session):
             raise UserError(
                 f"runtime.compile: torch.compile cannot follow the inner steps of '{config.method}'; use false"
             )
+        if config.runtime.sync_batch_norm and not method.compiles:
+            raise UserError(f"runtime.sync_batch_norm: cannot follow the inner steps of '{config.method}'; use false")
         parts = self.ranks.world * config.runtime.accumulate
         if method.least_domains > 1 and config.training.batch_size < 2 * parts:
             raise UserError(
