@@ -20,9 +20,9 @@ from uda.settings import (
     DataSettings,
     ModelSettings,
     OptimSettings,
+    PairTransformSettings,
     RuntimeSettings,
     SelfTrainingSettings,
-    TransformSettings,
 )
 
 #: Our training step and predict pass may cost at most 3 % more than a bare loop.
@@ -66,7 +66,9 @@ class Subject:
         return Config(
             name="bench",
             data=DataSettings(source="made here", target="made here"),
-            transforms=TransformSettings(kind="affine", size=self.size, mean=(0.5,) * channels, std=(0.25,) * channels),
+            transforms=PairTransformSettings(
+                kind="affine", size=self.size, mean=(0.5,) * channels, std=(0.25,) * channels
+            ),
             model=ModelSettings(backbone=self.backbone, weights="none", head=128),
             self_training=SelfTrainingSettings(
                 batch=BatchSettings(source=self.half_batch, selected=self.half_batch), optim=OptimSettings(lr=0.01)
