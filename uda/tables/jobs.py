@@ -97,9 +97,9 @@ def run_jobs(
         log(f"FAILED {message}")
 
     def is_missing(job: Job) -> bool:
-        if recorded and recorded.holds(job.run, job.digest):
-            return False
         try:
+            if recorded and recorded.holds(job.run, job.digest):
+                return False
             if job.results() is None:
                 return True
             if after:
