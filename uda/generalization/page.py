@@ -14,8 +14,14 @@ from uda.report.page import MOST_BARS, NOTABLE_LOSS, method_settings, template
 #: The three figures of a run: their key in `results.json`, their name, and what they are.
 CHOICES = {
     "final": ("Final", "the last report; nothing picked"),
-    "validation_choice": ("Validation choice", "the report that is best on the seen domains' held-out images"),
-    "oracle_best": ("Oracle best", "the report picked by the unseen domain's labels: a bound, not a result"),
+    "validation_choice": (
+        "Validation choice",
+        "the report, of the last stage, that is best on the seen domains' held-out images",
+    ),
+    "oracle_best": (
+        "Oracle best",
+        "the report, of the last stage, picked by the unseen domain's labels: a bound, not a result",
+    ),
 }
 SEEN, UNSEEN = "seen, held out", "unseen (oracle)"
 

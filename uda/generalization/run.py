@@ -70,6 +70,8 @@ class LeaveOneOut(Session):
         bounds = [round(float(share) * config.training.steps) for share in shares]
         #: Steps of each interval between reports, stage by stage.
         self.plans = [epoch_steps(config.training.interval, 0, end - start) for start, end in pairwise(bounds)]
+        if not self.plans[-1]:
+            raise UserError(f"training.steps: {config.training.steps} leave the last stage of '{config.method}' none")
         for stage, plan in enumerate(self.plans):
             self.feeds.training(stage, sum(plan))  # says what is too small before hours of training lead to it
 

@@ -136,7 +136,7 @@ def _of_a_run(path: Path) -> LoadedClassifier:
         for plugin in config.get("plugins", []):
             load_plugin(plugin)
         settings = ModelSettings.model_validate(config["model"] | {"weights": "none"})
-        seen = {name: config["transforms"][name] for name in TransformSettings.model_fields}
+        seen = {name: value for name, value in config["transforms"].items() if name in TransformSettings.model_fields}
         transforms = TransformSettings.model_validate(seen)  # augmentation is of training alone
         with safe_open(file, framework="pt") as opened:
             description = json.loads((opened.metadata() or {})["uda"])

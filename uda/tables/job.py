@@ -75,7 +75,7 @@ class Job(ABC):
     @property
     def domains(self) -> str:
         """Name of its domains in paths and patterns, without the slashes of folders of one's own."""
-        return "_to_".join(self.pair).replace("/", "_")
+        return _in_paths("_to_".join(self.pair))
 
     @property
     def folder(self) -> Path:
@@ -280,7 +280,7 @@ class GeneralizationJob(Job):
 
     @property
     def domains(self) -> str:
-        return self.pair[1].replace("/", "_")
+        return _in_paths(self.pair[1])
 
     def figures(self, results: Mapping[str, Any]) -> dict[str, object]:
         return {
@@ -292,6 +292,11 @@ class GeneralizationJob(Job):
     def judged(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
         rounds = of_the_last_stage(results["rounds"])
         return [(entry["round"], entry, {"validation": entry["validation"]}) for entry in rounds]
+
+
+def _in_paths(name: str) -> str:
+    """The name of a domain, which may be a folder of one's own, as a part of a path."""
+    return name.replace("/", "_")
 
 
 #: What runs each kind of table.

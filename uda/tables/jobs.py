@@ -129,11 +129,13 @@ def run_jobs(
             output = job.folder.parent / f"{job.folder.name}.out"
             with open(output, "w", encoding="utf-8") as file:
                 code = processes.run([*job.command(), f"runtime.threads={threads}"], file)
-            results = job.results()
-            if results is None and processes.stopped is not None:
+            if code is None:
+                return
+            results, asked = job.results(), processes.stopped is not None
+            if results is None and asked and (code < 0 or code > 128):  # ended by a signal
                 log(f"{job.title}: stopped, to go on from there, see {output}")
                 return
-            if code or results is None:
+            if results is None or (code and not asked):
                 fail(f"{job.title}: exit code {code}, see {output}")
                 return
             with one_at_a_time:

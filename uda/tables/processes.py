@@ -40,6 +40,8 @@ class Processes:
                 return None
             child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             self._children.add(child)
+            if self.stopped is not None:  # by a handler that ran in this thread, between these lines
+                child.send_signal(self.stopped)
         try:
             return child.wait()
         finally:

@@ -45,8 +45,8 @@ def variants_markdown(records: Sequence[Record], reference: str | None = None, m
     compared = [f"minus {against}"] if against else []
     lines = [
         "Of the rows that differ in what stands after the semicolon, for each unseen domain the one whose final models "
-        "are best on the held-out images of the seen domains (mean over seeds), and its accuracy in % on the unseen "
-        "one (oracle), which has no part in the choice.",
+        "are best on the held-out images of the seen domains (mean over the seeds that all of them have), and its "
+        "accuracy in % on the unseen one (oracle), which has no part in the choice.",
         "",
         f"| Method | {' | '.join([*map(name_of, pairs), 'average', *compared])} |",
         f"|---|{'---|' * (len(pairs) + 1 + len(compared))}",

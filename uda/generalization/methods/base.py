@@ -23,7 +23,8 @@ class GeneralizationMethod(Method):
     least_domains: ClassVar[int] = 1
     """Seen domains that the method cannot do without; a meta-method tests on one what it learnt on others."""
     compiles: ClassVar[bool] = True
-    """Whether torch.compile can follow; it has no second derivatives and no other parameters than the network's own."""
+    """Whether torch.compile and synchronised BatchNorm can follow: neither has second derivatives, and torch.compile
+    takes no other parameters than the network's own."""
     stages: ClassVar[tuple[float, ...]] = (1.0,)
     """Shares of the steps; each stage has an optimiser of its own. The engine calls `begin` at each one's start."""
 
