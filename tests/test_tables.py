@@ -293,12 +293,15 @@ def test_a_run_that_finished_unseen_is_recorded_at_the_next_start(ran):
     run_jobs(done, 1, log=pytest.fail, after=pytest.fail, recorded=SimpleNamespace(holds=lambda run, digest: True))
 
 
-def test_a_row_whose_config_is_wrong_fails_by_itself(table, tmp_path):
-    """Not the whole table with it: the error is its row's, by name, also where there is a record to look into."""
+@pytest.mark.parametrize("again", [False, True])
+def test_a_row_whose_config_is_wrong_fails_by_itself(table, tmp_path, again):
+    """Not the whole table with it: the error is its row's, by name, whether or not there is a record to look into."""
     wrong = table.model_copy(update={"rows": [table.rows[0].model_copy(update={"name": "Wrong", "set": ["sede=1"]})]})
     lines = []
     with pytest.raises(UserError, match=r"^Wrong, .* seed 0: .*sede: unknown key"):
-        run_jobs(jobs_of(wrong, tmp_path)[:1], 1, log=lines.append, recorded=Ledger.read(tmp_path, table))
+        run_jobs(
+            jobs_of(wrong, tmp_path)[:1], 1, log=lines.append, recorded=None if again else Ledger.read(tmp_path, table)
+        )
     assert len(lines) == 1 and lines[0].startswith("FAILED Wrong, ")
 
 

@@ -3,7 +3,7 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -98,7 +98,8 @@ def run_jobs(
 
     def is_missing(job: Job) -> bool:
         try:
-            if recorded and recorded.holds(job.run, job.digest):
+            digest = job.digest  # reads the config, recorded or not: a wrong one is this row's failure alone
+            if recorded and recorded.holds(job.run, digest):
                 return False
             if job.results() is None:
                 return True
@@ -152,14 +153,19 @@ def run_jobs(
     for job in list(todo.values()):
         while (job := job.needs) and job.folder not in todo and lacks_model(job):
             todo[job.folder] = job
-    waves: list[list[Job]] = []
-    while todo:
-        waves.append([job for job in todo.values() if not (job.needs and job.needs.folder in todo)])
-        todo = {folder: job for folder, job in todo.items() if job not in waves[-1]}
     with Processes() as processes:
-        for wave in waves:
+        for wave in _waves(todo):
             with ThreadPoolExecutor(at_once) as pool:
                 list(pool.map(execute, wave))
     processes.leave()
     if failures:
         raise UserError("\n".join(failures))
+
+
+def _waves(todo: Mapping[Path, Job]) -> list[list[Job]]:
+    """Runs by folder, in groups of which each needs models of earlier ones alone."""
+    waves: list[list[Job]] = []
+    while todo:
+        waves.append([job for job in todo.values() if not (job.needs and job.needs.folder in todo)])
+        todo = {folder: job for folder, job in todo.items() if job not in waves[-1]}
+    return waves
