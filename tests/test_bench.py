@@ -18,6 +18,7 @@ from uda.benchmarks import Contest, generalization, network
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.methods import METHODS
+from uda.methods import METHODS as ADAPTATION_METHODS
 
 TOOL = ROOT / "tools" / "bench.py"
 
@@ -66,6 +67,12 @@ def test_every_contest_runs(name):
     assert contest.per_call >= 1
     least = 0.3 if name.startswith("generalize") else 0.9
     assert contest.bar is None or least < contest.bar <= (8 if name.startswith("files") else 1)
+
+
+def test_every_method_of_adaptation_has_a_row():
+    """But source-only, which the others are timed against."""
+    rows = {name for name in bench.BENCHMARKS if name.startswith("method_")}
+    assert rows == {f"method_{name}" for name in ADAPTATION_METHODS if name != "source_only"}
 
 
 def test_every_method_of_domain_generalisation_has_a_row():

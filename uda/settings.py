@@ -187,7 +187,7 @@ class BatchSettings(Settings):
     selected: int | None = Field(None, ge=2)
     """...and so many selected target images..."""
     unlabelled: int = Field(0, ge=0)
-    """...and so many target images without a label, for `unlabelled_loss`."""
+    """...and so many target images without labels, for `unlabelled_loss`; drawn from all of them, selected or not."""
 
     @model_validator(mode="after")
     def one_way(self):

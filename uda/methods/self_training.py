@@ -30,9 +30,9 @@ class SelfTraining(Method):
         self.plain = settings.regularizer == "none" and settings.target_weight == 1
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """sum_source CE(y, p) + target_weight * sum_target [CE(y_hat, p) + penalty(p)], over the labelled images.
+        """Mean over the labelled images of CE(y, p) (source) and target_weight * [CE(y_hat, p) + penalty(p)] (target).
 
-        And `unlabelled_weight` times the loss on the target images that have no label.
+        And `unlabelled_weight` times the loss on the rows without a label, which may be of selected images too.
         """
         logits = self.forward(batch).logits
         scalars = {}

@@ -172,7 +172,8 @@ def inner_markdown(records: Sequence[Record]) -> str:
     if not chosen:
         return ""
     lines = [
-        "Inner metrics of the selected images, first column apart in the last round (TP rates are oracle figures):",
+        "Inner metrics of the selected images, first column apart in the last round (TP rates are oracle figures); "
+        "mean ± standard deviation over all pairs and seeds:",
         "",
         "| Method | TP rate, first round | TP rate | AVH | AVC | confidence | norm of x |",
         "|---|---|---|---|---|---|---|",
