@@ -165,6 +165,11 @@ def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_
             ["source.epochs=1", "self_training.batch.unlabelled=33"],
             "33 images in a batch, but the target domain has",
         ),
+        (
+            "self_training",
+            ["source.epochs=1", "self_training={batch: {mixed: 8}, forward: separate}"],
+            "mixed: a batch drawn at random may hold one image of a domain",
+        ),
         ("self_training", ["self_training.unlabelled_loss=mcc"], "unlabelled_loss: 'mcc' needs images"),
         ("mcd", ["runtime.accumulate=2"], "method 'mcd' updates several times a batch"),
         ("adr", ["model.dropout=0"], "'adr' compares two dropout passes"),

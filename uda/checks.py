@@ -32,6 +32,11 @@ def check_batches(config: Config, world: int) -> None:
                 f"{key}: {size} images cannot be dealt out evenly to {parts} (processes times runtime.accumulate)"
                 f"{', two at least to each' if least > parts else ''}; change it, or the number of processes"
             )
+    if batch.mixed and method.rounds and stage.forward == "separate" and stage.batch_norm == "train":
+        raise UserError(
+            "self_training.batch.mixed: a batch drawn at random may hold one image of a domain, of which BatchNorm has "
+            "no statistics where self_training.forward=separate; give 'source' and 'selected', two at least"
+        )
     if method.rounds:
         alone = config.self_training.on_empty == "continue"  # source images without any selected
         fixed = (batch.source or 0) + (0 if alone else batch.selected or 0)

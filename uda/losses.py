@@ -20,13 +20,18 @@ def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
 
     @wraps(function)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:
-        low = (torch.bfloat16, torch.float16)
-        args = [arg.float() if isinstance(arg, Tensor) and arg.dtype in low else arg for arg in args]
-        device = next(arg.device.type for arg in args if isinstance(arg, Tensor))
+        args = [_widened(arg) for arg in args]
+        kwargs = {name: _widened(arg) for name, arg in kwargs.items()}
+        device = next(arg.device.type for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor))
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)
 
     return computed
+
+
+def _widened(value: object) -> object:
+    low = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+    return value.float() if low else value
 
 
 @UNLABELLED_LOSSES.register("none")
