@@ -130,25 +130,43 @@ def test_difference_to_cbst_is_paired_by_hand(markdown_of):
 
 
 def test_pairs_of_domains_are_not_mixed_in_the_difference(markdown_of):
-    """photos +10, art +10, six times: no spread. Crossed pairs would give +50 and -30."""
+    """photos +10, art +10, five times each: no spread. Crossed pairs would give +50 and -30."""
     records = [
-        made for seed in range(3) for made in [
+        made for seed in range(5) for made in [
             record("CBST", seed, 0.40, "photos"), record("CBST", seed, 0.80, "art"),
             record("AVH", seed, 0.50, "photos"), record("AVH", seed, 0.90, "art"),
         ]
     ]  # fmt: skip
     (accuracy,) = markdown_of(records)
-    assert columns_of(accuracy, "AVH")["minus CBST"] == "+10.0 [+10.0, +10.0], n = 6"
+    assert columns_of(accuracy, "AVH")["minus CBST"] == "+10.0 [+10.0, +10.0], n = 10"
+
+
+def test_seeds_are_drawn_within_each_pair(markdown_of):
+    """photos +30, art -10, whatever the seed: their mean is +10 without doubt. With four seeds of a pair none."""
+    records = [
+        made for seed in range(5) for made in [
+            record("CBST", seed, 0.40, "photos"), record("CBST", seed, 0.80, "art"),
+            record("AVH", seed, 0.70, "photos"), record("AVH", seed, 0.70, "art"),
+            record("MCD", seed, 0.70, "photos"), *[record("MCD", seed, 0.70, "art")] * (seed < 4),
+        ]
+    ]  # fmt: skip
+    (accuracy,) = markdown_of(records)
+    assert columns_of(accuracy, "AVH")["minus CBST"] == "+10.0 [+10.0, +10.0], n = 10"
+    assert columns_of(accuracy, "MCD")["minus CBST"] == "+12.2, n = 9"
 
 
 def test_bootstrap_interval_is_that_of_normal_theory_for_many():
     """400 differences of mean .1 and deviation 1: mean ± 1.96 / 20, within the draws' noise; same bits each time."""
     values = np.random.default_rng(3).normal(size=400)
     values = (values - values.mean()) / values.std() + 0.1
-    found = paired_bootstrap(values)
+    found = paired_bootstrap({"pair": values})
     assert found.mean == pytest.approx(0.1) and found.count == 400
     assert found.interval == pytest.approx((0.1 - 0.098, 0.1 + 0.098), abs=0.005)
-    assert found == paired_bootstrap(values) and paired_bootstrap([]) is None
+    assert found == paired_bootstrap({"pair": values})
+    assert paired_bootstrap({}) is paired_bootstrap({"pair": []}) is None
+    # Half of them a pair, whose means are far apart: the width is that of the halves' own deviations.
+    apart = paired_bootstrap({"one": values[:200] - 50, "other": values[200:] + 50})
+    assert apart.interval == pytest.approx((0.1 - 0.098, 0.1 + 0.098), abs=0.01)
 
 
 def test_steps_are_shown_as_one_figure_or_as_a_range(markdown_of):
@@ -212,13 +230,26 @@ def test_validators_are_judged_by_hand(judged):
 
 
 def test_seeds_are_groups_of_their_own_and_unknown_figures_count_nowhere(judged):
-    """Seed 1 ranks its two methods, which are too few for rho; its choice loses 30. Seed 3 alone: no choice."""
-    reports = [report("A", 1, 0, 0.5, 2.0), report("B", 1, 0, 0.8, 1.0), report("C", 1, 0, None, 5.0)]
-    reports += [report("A", 2, 0, 0.5, 2.0), report("B", 2, 0, 0.6, 3.0), report("D", 2, 0, 0.9, None)]
-    reports += [report("A", 3, 0, 0.5, 2.0)]
+    """Seed 1: A .5, B .8, D .7, im 2, 1, 1.5: rho -1, A is chosen, 30 lost. Seed 2: A .6, B .7, E .9: rho 1, 0 lost.
+
+    E of seed 1 has no class mean, D of seed 2 no im; seeds 3 and 4 have two methods, which are too few to rank.
+    """
+    reports = [report("A", 1, 0, 0.5, 2.0), report("B", 1, 0, 0.8, 1.0), report("D", 1, 0, 0.7, 1.5)]
+    reports += [report("E", 1, 0, None, 5.0)]
+    reports += [report("A", 2, 0, 0.6, 2.0), report("B", 2, 0, 0.7, 3.0), report("D", 2, 0, 0.9, None)]
+    reports += [report("E", 2, 0, 0.9, 4.0)]
+    reports += [report(row, seed, 0, 0.5, 2.0) for seed in (3, 4) for row in "AB"]
     (ranks,) = judged(reports)
-    assert ranks["im"] == ["n/a", "n/a", "n/a", "15.0, n = 2"]
+    assert ranks["im"] == ["n/a", "n/a", "+0.00, n = 2", "15.0, n = 2"]
     assert judged(reports[:1] + reports[-1:]) == []
+
+
+def test_each_validator_judges_the_reports_that_it_scores(judged):
+    """im scores all four, and chooses the untrained first one (20), losing 60; snd has none for the first: 80."""
+    run = zip((0.2, 0.6, 0.7, 0.8), (9.0, 1.0, 2.0, 3.0), (None, 1.0, 2.0, 3.0), strict=True)
+    ranks, choices = judged([report("A", 0, index, *values) for index, values in enumerate(run)])
+    assert ranks["im"][:2] == ["-0.20, n = 1", "60.0, n = 1"] and ranks["snd"][:2] == ["+1.00, n = 1", "0.0, n = 1"]
+    assert choices["A"] == ["1", "80.0", "20.0", "80.0", "80.0"]
 
 
 def test_several_pairs_show_what_other_choices_come_to_where_that_is_known():

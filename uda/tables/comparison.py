@@ -6,7 +6,7 @@ compared is one of `definition.MEASURES`.
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ Record = Mapping[str, str]
 DRAWS = 10_000
 #: Fewer points have too few orders for a correlation to say anything.
 LEAST_POINTS = 3
-#: The interval of fewer differences would hardly be more than the least and the largest of them.
-LEAST_DIFFERENCES = 5
+#: The interval of fewer seeds would hardly be more than the least and the largest of their differences.
+LEAST_SEEDS = 5
 
 
 def names_of(records: Sequence[Record]) -> list[str]:
@@ -60,26 +60,34 @@ class Difference:
 
     mean: float
     count: int
-    """Pairs that it is the mean of."""
+    """Differences that it is the mean of."""
     interval: tuple[float, float] | None
-    """95 %; None for fewer than `LEAST_DIFFERENCES`."""
+    """95 %; None for fewer than `LEAST_SEEDS` of some domains."""
 
 
-def paired_bootstrap(differences: Sequence[float]) -> Difference | None:
+def paired_bootstrap(differences: Mapping[Hashable, Sequence[float]]) -> Difference | None:
     """Mean of paired differences with its percentile bootstrap interval of 95 %: 10,000 draws, seeded.
 
-    With n differences the interval is that of n points drawn with replacement: for five of them it is somewhat too
-    narrow, as every bootstrap of so few is, and for fewer none is given. None without differences.
+    Seeds are drawn with replacement within each pair of domains, for these pairs are all that a table speaks of, and
+    seeds a sample. With five of them the interval is somewhat too narrow, as every bootstrap of so few is, and with
+    fewer none is given.
+
+    Args:
+        differences: of every pair of domains its differences, one a seed.
+
+    Returns:
+        None without differences.
     """
-    values = np.asarray(differences, dtype=np.float64)
-    if not len(values):
+    strata = [np.asarray(values, dtype=np.float64) for values in differences.values() if len(values)]
+    if not strata:
         return None
-    interval = None
-    if len(values) >= LEAST_DIFFERENCES:
-        drawn = np.random.default_rng(0).integers(len(values), size=(DRAWS, len(values)))
-        low, high = np.quantile(values[drawn].mean(1), (0.025, 0.975))
+    count, interval = sum(map(len, strata)), None
+    if min(map(len, strata)) >= LEAST_SEEDS:
+        generator = np.random.default_rng(0)
+        sums = [values[generator.integers(len(values), size=(DRAWS, len(values)))].sum(1) for values in strata]
+        low, high = np.quantile(np.sum(sums, axis=0) / count, (0.025, 0.975))
         interval = (float(low), float(high))
-    return Difference(float(values.mean()), len(values), interval)
+    return Difference(float(np.concatenate(strata).mean()), count, interval)
 
 
 def difference_to_reference(
@@ -92,7 +100,11 @@ def difference_to_reference(
         {(r["source"], r["target"], r["seed"]): float(r[measure]) for r in select(records, n) if r[measure]}
         for n in (reference, row)
     )
-    return paired_bootstrap([value - of_reference[unit] for unit, value in of_row.items() if unit in of_reference])
+    differences: dict[tuple[str, str], list[float]] = {}
+    for unit, value in of_row.items():
+        if unit in of_reference:
+            differences.setdefault(unit[:2], []).append(value - of_reference[unit])
+    return paired_bootstrap(differences)
 
 
 def by_class(
@@ -162,11 +174,11 @@ def choice_of(validator: str, models: Sequence[Record]) -> Record:
 
 
 def judge(validator: str, groups: Sequence[Sequence[Record]], measure: str = "class_mean") -> Judgement:
-    """What a validator makes of groups of models; a group needs two models, and their scores, to choose from."""
+    """What a validator makes of groups of models, of those among them that it scores: three at least."""
     correlations, losses = [], []
     for models in groups:
         models = [model for model in models if model[validator]]
-        if len(models) < 2:
+        if len(models) < LEAST_POINTS:
             continue
         truth = numbers(models, measure)
         correlation = rank_correlation(numbers(models, validator), truth)

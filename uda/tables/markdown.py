@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 
 from uda.errors import UserError
 from uda.tables.comparison import (
-    LEAST_DIFFERENCES,
     LEAST_POINTS,
+    LEAST_SEEDS,
     Difference,
     Record,
     by_class,
@@ -62,6 +62,8 @@ def steps_text(records: Sequence[Record]) -> str:
     return f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
 
 
+AGREEMENT_SCORES = " (`agreement` compares a report with the one before, and has none for the first)"
+
 #: Title of a column, and the text of its cell in a row of that name.
 Column = tuple[str, Callable[[str], str]]
 
@@ -105,7 +107,7 @@ def to_markdown(records: Sequence[Record], reference: str | None = None, measure
     head = [*(title for title, _ in columns), "steps", *[f"minus {reference}"] * compared]
     interval = (
         f" `minus {reference}`: mean difference in points over the n runs of equal {'domain' if left_out else 'pair'} "
-        f"and seed, from n = {LEAST_DIFFERENCES} on with the paired bootstrap interval of 95 %."
+        f"and seed; {_interval('domain' if left_out else 'pair')}."
     )
     lines = [
         (LEFT_OUT if left_out else TO_A_TARGET) + interval * compared,
@@ -121,6 +123,11 @@ def to_markdown(records: Sequence[Record], reference: str | None = None, measure
         seeds = len({record["seed"] for record in own})
         lines.append(f"| {row} | {seeds} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _interval(unit: str) -> str:
+    drawn = f"seeds drawn within each {unit}"
+    return f"from {LEAST_SEEDS} seeds a {unit} on with the paired bootstrap interval of 95 %, {drawn}"
 
 
 def percent(share: float | None) -> str:
@@ -152,8 +159,7 @@ def differences_markdown(records: Sequence[Record], reference: str | None = None
         return ""
     unit = "domain" if measure == "overall" else "pair"
     lines = [
-        f"Mean differences to {reference} in points over the n runs of equal {unit} and seed, from n = "
-        f"{LEAST_DIFFERENCES} on with the paired bootstrap interval of 95 %.",
+        f"Mean differences to {reference} in points over the n runs of equal {unit} and seed; {_interval(unit)}.",
         "",
         f"| Minus {reference} | {' | '.join(map(name_of, pairs))} | all |",
         f"|---|{'---|' * len(pairs)}---|",
@@ -191,19 +197,19 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
     Empty where nothing is there to choose from.
     """
     validators = validators_of(reports, measure)
-    scored = [report for report in reports if all(report[validator] for validator in validators)]
+    scored = [report for report in reports if any(report[validator] for validator in validators)]
     runs, groups = runs_of(scored, measure), last_reports(scored, measure)
     reached_by, left_out = MEASURES[measure], measure == "overall"
     scores = "the accuracy on held-out images of the seen domains ranks" if left_out else "label-free scores rank"
     its, domains = ("its", "unseen domain") if left_out else ("their", "pair")
     epochs = [run for run in runs if len(run) > 1]
-    if not epochs and all(len(group) < 2 for group in groups):
+    if not epochs and all(len(group) < LEAST_POINTS for group in groups):
         return ""
     lines = [
         f"How well {scores} models, by Spearman's rho with the {reached_by} (oracle), and how many points "
         f"of it {its} choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
-        f"the last models of one {domains} and seed, mean over these. Only reports that every validator scores "
-        "count, so that all judge the same models.",
+        f"the last models of one {domains} and seed, mean over these. A validator judges the reports that it scores"
+        f"{AGREEMENT_SCORES if 'agreement' in validators else ''}, {LEAST_POINTS} at least.",
         "",
         "| Validator | rho, epochs | points lost | rho, methods | points lost |",
         "|---|---|---|---|---|",
@@ -215,10 +221,10 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
             cells.append(f"{statistics.mean(rho):+.2f}, n = {len(rho)}" if rho else "n/a")
             cells.append(f"{100 * statistics.mean(lost):.1f}, n = {len(lost)}" if lost else "n/a")
         lines.append(f"| {validator} | {' | '.join(cells)} |")
-    losses = [max(numbers(run, measure)) - float(run[-1][measure]) for run in epochs]
+    losses = [max(numbers(run, measure)) - float(run[-1][measure]) for run in epochs if len(run) >= LEAST_POINTS]
     if losses:
         lines.append(f"| the last report | | {100 * statistics.mean(losses):.1f}, n = {len(losses)} | | |")
-    lines += ["", f"A correlation needs {LEAST_POINTS} models that are not all equal; n/a where there are none."]
+    lines += ["", "A correlation needs models that are not all equal; n/a where there are none."]
     if not epochs:
         return "\n".join(lines) + "\n"
     lines += [
@@ -233,7 +239,8 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
         own = [run for run in epochs if run[0]["row"] == row]
         reached = [[float(run[-1][measure]) for run in own]]
         for validator in validators:
-            reached.append([float(choice_of(validator, run)[measure]) for run in own])
+            scores = [[report for report in run if report[validator]] for run in own]
+            reached.append([float(choice_of(validator, run)[measure]) for run in scores] if all(scores) else [])
         reached.append([max(numbers(run, measure)) for run in own])
         cells = [f"{100 * statistics.mean(values):.1f}" if values else "n/a" for values in reached]
         lines.append(f"| {row} | {len(own)} | {' | '.join(cells)} |")

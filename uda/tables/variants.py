@@ -61,8 +61,11 @@ def variants_markdown(records: Sequence[Record], reference: str | None = None, m
         cells.append(mean_and_spread(_averages(reached, pairs)))
         if against:
             other = _by_run(records, chosen, against, measure) if family != against else {}
-            both = [reached[run] - other[run] for run in reached if run in other]
-            cells.append(difference_text(paired_bootstrap(both)))
+            differences: dict[Domains, list[float]] = {}
+            for (pair, seed), value in reached.items():
+                if (pair, seed) in other:
+                    differences.setdefault(pair, []).append(value - other[pair, seed])
+            cells.append(difference_text(paired_bootstrap(differences)))
         lines.append(f"| {family} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
