@@ -20,18 +20,18 @@ def test_commit_is_dirty_by_code_alone(tmp_path, monkeypatch):
     git("commit", "--quiet", "--message", "first")
     head = git("rev-parse", "--short=12", "HEAD").stdout.strip()
     monkeypatch.setattr(run_folder, "ROOT", tmp_path)
-    assert run_folder._commit() == head
+    assert run_folder.code_commit() == head
     (tmp_path / "results" / "file").write_text("a row more")
     (tmp_path / "runs").mkdir()
-    assert run_folder._commit() == head
+    assert run_folder.code_commit() == head
     (tmp_path / "uda" / "file").write_text("changed")
-    assert run_folder._commit() == f"{head}-dirty"
+    assert run_folder.code_commit() == f"{head}-dirty"
     git("checkout", "--", "uda")
     (tmp_path / "uda" / "new").write_text("a module that nobody committed")
-    assert run_folder._commit() == f"{head}-dirty"
+    assert run_folder.code_commit() == f"{head}-dirty"
 
 
 def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert run_folder._commit() is None
+    assert run_folder.code_commit() is None

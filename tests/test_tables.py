@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from tests.in_process import tool_in_process
+from uda import run_folder
 from uda.cli import main
 from uda.config import load_config
 from uda.config_files import ROOT
@@ -467,10 +468,12 @@ def test_the_tool_writes_what_finished_and_then_says_what_failed(table, copied, 
     document.write_text("<!-- table small -->\n<!-- end small -->\n")
     words = [str(path), "--rows", "Nothing*", "--seeds", "0", "--runs", str(copied[0].runs), "--into", "page.md"]
     monkeypatch.setattr("sys.argv", ["table.py", *words])
+    monkeypatch.setattr(run_folder, "code_commit", lambda: "0123456789ab-dirty")
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(ROOT / "tools" / "table.py"), run_name="__main__")
     assert stopped.value.code == 2
     captured = capsys.readouterr()
+    assert captured.out.startswith("note: the code has changes that no commit holds")
     assert re.match(rf"error: {BROKEN}, drawn to photos, seed 0: exit code 2, see ", captured.err)
     assert [run_name(record) for record in read_csv(in_folder / "results" / "small.csv")] == [
         (job.row.name, str(job.seed)) for job in finished(copied)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from uda.errors import UserError
 from uda.interruption import Interrupted
+from uda.run_folder import code_commit
 from uda.tables import Ledger, choose_jobs, collect, jobs_of, load_table, run_jobs, write_documents, write_published
 
 EXAMPLES = """\
@@ -63,6 +64,8 @@ def main() -> int:
         failed = ""
         if not options.collect:
             chosen = choose_jobs(jobs, options.rows, options.pairs, options.seeds)
+            if (code_commit() or "").endswith("-dirty"):
+                say("note: the code has changes that no commit holds; the rows of these runs will say -dirty")
             recorded = None if options.again else Ledger.read(options.results, table)
             try:
                 run_jobs(

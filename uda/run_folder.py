@@ -142,7 +142,7 @@ def environment(command: list[str], compute: Mapping[str, object] | None = None)
 
     return {
         "uda": uda.__version__,
-        "commit": _commit(),
+        "commit": code_commit(),
         "command": command,
         "python": sys.version.split()[0],
         "platform": platform.platform(),
@@ -156,7 +156,7 @@ def environment(command: list[str], compute: Mapping[str, object] | None = None)
     }
 
 
-def _commit() -> str | None:
+def code_commit() -> str | None:
     """The commit of the code; `-dirty` where what decides a result has changed since, as results/ does not."""
 
     def git(*arguments: str) -> str:
