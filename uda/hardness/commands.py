@@ -150,8 +150,16 @@ def _dynamics(options: argparse.Namespace) -> int:
     return _train(configs, report, options.dry_run)
 
 
-def _train(configs: Callable[[], list[SupervisedConfig]], report: Callable, dry_run: bool) -> int:
-    """Bring trainings to their end, or print their plans; then report on them. Returns the exit code."""
+def _train(
+    configs: Callable[[], list[SupervisedConfig]],
+    report: Callable,
+    dry_run: bool,
+    check: Callable = lambda session: None,
+) -> int:
+    """Bring trainings to their end, or print their plans; then report on them. Returns the exit code.
+
+    `check` is given each run that is not finished before anything is done with it, and raises UserError.
+    """
     from uda.cli import supervise
 
     wanted: list[SupervisedConfig] = []
@@ -166,6 +174,8 @@ def _train(configs: Callable[[], list[SupervisedConfig]], report: Callable, dry_
         return SupervisedRun(config, log, ranks, interruption)
 
     def act(session, log) -> None:
+        if not session.finished:
+            check(session)
         log(session.plan()) if dry_run and not session.finished else session.execute()
 
     def after(ranks) -> None:
@@ -307,9 +317,13 @@ def _add_all(commands) -> None:
 
 
 def _all(options: argparse.Namespace) -> int:
-    from uda.hardness.study import load_study, trainings
+    from uda.hardness.study import load_study, require_classes, tables_of, trainings
 
     study = load_study(options.cfg, options.overrides)
+    if options.into:
+        from uda.hardness.publish import require_places
+
+        require_places(options.into, tables_of(study))
 
     def report(configs: list[SupervisedConfig]) -> None:
         from uda.hardness.findings import Findings
@@ -326,7 +340,9 @@ def _all(options: argparse.Namespace) -> int:
             print(f"{claim['claim']}: {claim['verdict']}")
         print(f"page: {page}")
 
-    return _train(lambda: trainings(study), report, options.dry_run)
+    return _train(
+        lambda: trainings(study), report, options.dry_run, lambda session: require_classes(study, session.classes)
+    )
 
 
 def _add_fetch(commands) -> None:
