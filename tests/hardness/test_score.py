@@ -231,6 +231,15 @@ def test_classes_that_cannot_be_told_are_an_error():
         in_order_of(classifier_of(1000), data_of("dog", "cat"))
 
 
+def test_a_table_from_a_spreadsheet_and_files_that_are_no_tables(tmp_path):
+    (tmp_path / "own.csv").write_text("image,avh\na,0.5\n", encoding="utf-8-sig")
+    assert read_scores(tmp_path / "own.csv").ids == ("a",)
+    for name in ("zip.csv", "csv.parquet"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04\xff\xfe\x00")
+        with pytest.raises(UserError, match=f"{name}: not a"):
+            read_scores(tmp_path / name)
+
+
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A finished run of two seconds."""
