@@ -96,14 +96,17 @@ def correlate(
         f"percentile bootstrap ({resamples:,} resamples); difference is rho less that of {reference}, with the paired "
         "bootstrap's interval, and z and p (two-sided) of the test of Meng, Rosenthal and Rubin (1992) on ranks.",
     )
+    votes = (
+        "An image's votes are whole numbers, so it is spread evenly over the frequencies that its share stands for. "
+    )
+    spread = "" if human.annotators is None else votes
     for name in names:
         panels = histogram_panels([one for one in joined if name in one.scores], name, by_bin)
         findings.figure(
             f"histogram_{name}",
             histogram_figure(panels, name),
             f"{name} and human selection frequency",
-            "Colour: number of images. An image's votes are whole numbers, so it is spread evenly over the frequencies "
-            "that its share of votes stands for. Points: mean of each bin with its interval of 95 %.",
+            f"Colour: number of images. {spread}Points: mean of each bin with its interval of 95 %.",
             [cell for panel in panels for cell in panel.cells()],
             raster=True,
         )

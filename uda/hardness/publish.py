@@ -9,6 +9,7 @@ from typing import Any
 from uda.atomic import atomic_path, write_text
 from uda.errors import UserError
 from uda.hardness.findings import Row, write_rows
+from uda.hardness.statistics import p_text
 from uda.tables import insert_markdown, read_csv
 
 Record = Mapping[str, str]
@@ -116,7 +117,7 @@ def correlations_markdown(records: Sequence[Record]) -> str:
     ahead = [found["avh", model] for model in models]
     cells = [_interval(r, "difference", "difference_low", "difference_high", "+.3f") for r in ahead]
     rows.append([f"avh less {reference}", *cells])
-    rows.append(["p (Meng, Rosenthal and Rubin)", *(f"{float(r['meng_p']):.1g}" for r in ahead)])
+    rows.append(["p (Meng, Rosenthal and Rubin)", *(p_text(float(r["meng_p"])) for r in ahead)])
     text = "Spearman's rho with HSF, 95 % bootstrap interval; the sign is turned where hard images have large scores."
     return f"{text}\n\n{_table(['Score', *models], rows)}"
 
