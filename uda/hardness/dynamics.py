@@ -314,6 +314,21 @@ def find_human(config: SupervisedConfig) -> Path:
     return found
 
 
+def require_comparable(configs: Sequence[SupervisedConfig]) -> None:
+    """Raise UserError for two runs of one name, and for runs that are scored on different images."""
+    names = [run_name(config, configs) for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two runs are '{name}': give one of them another name, or another seed")
+    places = [f"{config.data.dataset}:{config.data.test}".removeprefix("None:") for config in configs]
+    for name, place in zip(names, places, strict=True):
+        if place != places[0]:
+            raise UserError(
+                f"runs stand side by side on the same test images, but '{name}' is scored on {place}, '{names[0]}' on "
+                f"{places[0]}"
+            )
+
+
 def report_dynamics(configs: Sequence[SupervisedConfig], folder: Path) -> Path:
     """Write the page of some configs' finished runs, with its figures and data; returns its path."""
     histories = [load_history(config.folder, run_name(config, configs)) for config in configs]

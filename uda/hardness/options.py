@@ -50,6 +50,14 @@ def sections(words: Sequence[str]) -> Sections:
     return found
 
 
+def seed(text: str) -> int:
+    """A seed: a whole number from 0 on."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: 0 at least")
+    return number
+
+
 def add_model(arguments: argparse.ArgumentParser, several: bool = False) -> None:
     """The options that name a classifier, or `several` of them: then both hold lists."""
     model = "the folder of a run of this project, a .safetensors in it, or a timm model"

@@ -16,14 +16,22 @@ from uda.hardness.config import StudyConfig, SupervisedConfig
 from uda.hardness.correlate import correlate
 from uda.hardness.degradations import DEGRADATIONS
 from uda.hardness.degrade import degrade
-from uda.hardness.dynamics import HUMAN_SETTINGS, Groups, add_dynamics, human_of, load_history, run_name
+from uda.hardness.dynamics import (
+    HUMAN_SETTINGS,
+    Groups,
+    add_dynamics,
+    human_of,
+    load_history,
+    require_comparable,
+    run_name,
+)
 from uda.hardness.findings import Findings, Row
 from uda.hardness.images import LabelledImages, load_images
 from uda.hardness.options import naming
 from uda.hardness.paths import find_class
 from uda.hardness.pgd import Attack
 from uda.hardness.scores import SCORES, read_scores
-from uda.hardness.toy import toy
+from uda.hardness.toy import load_digits, toy
 from uda.hardness.trajectory import trajectory
 from uda.registry import nearest
 
@@ -94,8 +102,8 @@ def _unfit_scores(config: StudyConfig, file: str) -> list[str]:
 def trainings(study: StudyConfig) -> list[SupervisedConfig]:
     """The configs of all its runs.
 
-    Raises ConfigError, and UserError for what would come out after the trainings alone: runs that are one, different
-    test images, no human file, a model that is no run, an unknown degradation.
+    Raises ConfigError, and UserError for what would else come out after the trainings: runs of one name, different test
+    images, no human file, a model that is no run, an unknown degradation, no digits.
     """
     configs = [
         load_config(runs.cfg, [*study.set, *runs.set, f"seed={seed}"], SupervisedConfig)
@@ -103,24 +111,13 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
         for seed in runs.seeds
     ]
     names = [run_name(config, configs) for config in configs]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(
-                f"{study.name}: runs: two of them are '{name}'; give one another name: set=[name=...], or another seed"
-            )
+    require_comparable(configs)
     first = configs[0]
     if first.human.file is None:
         raise UserError(
             f"{study.name}: {first.name} names no human.file; the study needs what people say of the test images: "
             "set=[human.file=...]"
         )
-    for config, name in zip(configs, names, strict=True):
-        own, theirs = ((c.data.dataset, c.data.test) for c in (config, first))
-        if own != theirs:
-            raise UserError(
-                f"{study.name}: all runs are scored on the same test images, but '{name}' on {_place(config)} and "
-                f"'{names[0]}' on {_place(first)}"
-            )
     for kind in (study.degrade.kinds or ()) if study.degrade else ():
         if kind not in DEGRADATIONS:
             known = sorted(DEGRADATIONS)
@@ -128,6 +125,8 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
                 f"{study.name}: degrade.kinds: unknown degradation '{kind}'{nearest(kind, known)} (known: "
                 f"{', '.join(known)})"
             )
+    if study.toy:
+        load_digits(None)
     for part in (study.degrade, study.trajectory):
         for name in part.models if part else ():
             if name not in names:
@@ -210,13 +209,9 @@ def _classifiers(configs: Sequence[SupervisedConfig], names: Sequence[str], want
 
 
 def _images(config: SupervisedConfig, log: Callable[[str], None]) -> LabelledImages:
-    return load_images(_place(config), config.data, log, config.seed)
-
-
-def _place(config: SupervisedConfig) -> str:
-    """A config's test images, as `load_images` has it."""
     data = config.data
-    return f"{data.dataset}:{data.test}" if data.dataset else data.test
+    place = f"{data.dataset}:{data.test}" if data.dataset else data.test
+    return load_images(place, data, log, config.seed)
 
 
 def _add_degraded(study, configs, names, findings: Findings, log) -> list[Row]:
