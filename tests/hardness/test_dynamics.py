@@ -98,6 +98,8 @@ def test_two_processes_score_what_one_does_with_the_same_batches(labelled, tmp_p
 def test_test_images_are_none_of_those_that_are_trained_on(labelled, tmp_path):
     with pytest.raises(UserError, match="share 24 images"):
         execute(labelled, tmp_path / "run", f"data.test={labelled.parent}/test/../train")
+    with pytest.raises(UserError, match=r"^data\.test: no such folder: nowhere; give"):
+        execute(labelled, tmp_path / "run", "data.test=nowhere")
     with pytest.raises(UserError, match="train and test are both"):
         execute(labelled, tmp_path / "run", f"data.test={labelled.parent}/train")
 

@@ -295,7 +295,8 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
         (["--data", "own", "runtime.devise=cpu"], "runtime.devise: unknown key, did you mean 'device'"),
         (["--data", "cifar10"], "which domain of 'cifar10'? cifar10:train, cifar10:test"),
         (["--data", "cifar10:tests"], "unknown domain 'tests', did you mean 'test'"),
-        (["--data", "nowhere"], "no such folder: nowhere"),
+        (["--data", "nowhere"], "error: --data: no such folder: nowhere"),
+        (["--data", "nowhere.txt"], "error: --data: no such list file: nowhere.txt"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(words, message, run, in_folder, capsys):

@@ -45,6 +45,7 @@ STUDY_SETTINGS = HUMAN_SETTINGS | {
     "--steps": "trajectory.steps",
     "--eps": "trajectory.eps",
     "--norm": "trajectory.norm",
+    "--data": "data.test",
     "--images": "degrade.images",
     "--levels": "degrade.levels",
     "--epochs": "toy.epochs",
