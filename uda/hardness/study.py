@@ -12,7 +12,7 @@ from uda.config_files import ConfigError, dotted, explain, find_config, merge, p
 from uda.errors import UserError
 from uda.hardness import claims
 from uda.hardness.classifier import load_classifier
-from uda.hardness.config import StudyConfig, SupervisedConfig
+from uda.hardness.config import StudyConfig, SupervisedConfig, ToySettings
 from uda.hardness.correlate import correlate
 from uda.hardness.degradations import DEGRADATIONS
 from uda.hardness.degrade import degrade
@@ -127,7 +127,8 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
                 f"{', '.join(known)})"
             )
     if study.toy:
-        load_digits(None)
+        with naming({"--data": "toy.data"}):
+            load_digits(_digits(study.toy))
     for part in (study.degrade, study.trajectory):
         for name in part.models if part else ():
             if name not in names:
@@ -186,7 +187,7 @@ def add_study(
     degraded = _add_degraded(study, configs, names, findings, log)
     _add_trajectories(study, configs, names, findings, log)
     if study.toy:
-        toy(findings, epochs=study.toy.epochs, seed=study.seed, runtime=study.runtime, log=log)
+        toy(findings, data=_digits(study.toy), epochs=study.toy.epochs, seed=study.seed, runtime=study.runtime, log=log)
     found = [
         claims.stronger_than(study.reference, correlations),
         claims.plateaus_first(moved["plateaus"]),
@@ -202,6 +203,10 @@ def add_study(
         first=True,
     )
     return Outcome(found, correlations, moved["final"], moved["plateaus"], degraded)
+
+
+def _digits(part: ToySettings) -> Path | None:
+    return None if part.data is None else Path(part.data)
 
 
 def _classifiers(configs: Sequence[SupervisedConfig], names: Sequence[str], wanted: Sequence[str]):
