@@ -271,7 +271,7 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     lines = [f"{name},{value}" for name, value in zip(human.ids, human.frequencies, strict=True)]
     (in_folder / "people.csv").write_text("\n".join(["image,hsf", *lines]))
     words = ["correlate", "--scores", "net=scores.csv", "--human", "people.csv"]
-    assert main([*words, "--scores-columns", "avh,norm"]) == 0
+    assert main([*words, "--scores-columns", "avh, norm"]) == 0
     out = capsys.readouterr().out
     assert "people.csv: 600 images, read as 'csv'" in out and "positive where it is as the paper expects" in out
     assert re.search(r"net +avh +600 +0\.[78]", out) and (in_folder / "runs/hardness/correlate/index.html").is_file()

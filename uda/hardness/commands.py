@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from uda.hardness.config import SupervisedConfig
-from uda.hardness.options import add_images, add_model, add_overrides, load_classifiers, sections, seed
+from uda.hardness.options import add_images, add_model, add_overrides, listed, load_classifiers, sections, seed
 
 
 def add_commands(commands) -> None:
@@ -43,7 +43,7 @@ def _score(options: argparse.Namespace) -> None:
     from uda.hardness.score_figures import add_scores
     from uda.hardness.scores import SCORES, make_table, write_scores
 
-    names = options.scores.split(",") if options.scores else list(SCORES)
+    names = listed(options.scores) if options.scores else list(SCORES)
     for name in names:
         SCORES[name]  # an unknown one is named before anything is computed
     own = sections(options.overrides)
@@ -94,7 +94,7 @@ def _correlate(options: argparse.Namespace) -> None:
     from uda.hardness.scores import named_tables
 
     bins = parse_bins(options.bins)
-    scores = options.scores_columns.split(",") if options.scores_columns else None
+    scores = listed(options.scores_columns) if options.scores_columns else None
     tables = named_tables(options.scores, scores and [*scores, options.reference])
     human = read_human(options.human, options.format, options.id_column, options.frequency_column)
     findings = Findings(options.out, "Visual hardness: scores and people")
@@ -139,7 +139,7 @@ def _dynamics(options: argparse.Namespace) -> int:
     from uda.hardness.dynamics import require_comparable
 
     def configs() -> list[SupervisedConfig]:
-        seeds = [f"seed={seed}" for seed in options.seeds.split(",")] if options.seeds else [None]
+        seeds = [f"seed={seed}" for seed in listed(options.seeds)] if options.seeds else [None]
         words = [[*options.overrides, *([seed] if seed else [])] for seed in seeds]
         found = [load_config(file, own, SupervisedConfig) for file in options.cfg for own in words]
         require_comparable(found)
@@ -221,7 +221,7 @@ def _degrade(options: argparse.Namespace) -> None:
     findings = Findings(options.out, "Image degradation and the scores of a classifier")
     found = degrade(
         classifiers, data, findings, images=options.images, levels=options.levels,
-        kinds=options.kinds.split(",") if options.kinds else None, seed=options.seed, runtime=own.runtime,
+        kinds=listed(options.kinds) if options.kinds else None, seed=options.seed, runtime=own.runtime,
     )  # fmt: skip
     print("\n".join(summary(found)))
     facts = [("models", ", ".join(options.model)), ("images", options.data), ("seed", str(options.seed))]

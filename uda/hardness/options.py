@@ -50,6 +50,11 @@ def sections(words: Sequence[str]) -> Sections:
     return found
 
 
+def listed(text: str) -> list[str]:
+    """`avh, norm` -> the names in it."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
 def seed(text: str) -> int:
     """A seed: a whole number from 0 on."""
     number = int(text)
