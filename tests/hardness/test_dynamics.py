@@ -288,6 +288,15 @@ def test_what_is_drawn_is_what_the_rows_say(finished):
     assert [text.get_text() for text in axes.get_yticklabels()] == ["net"] and axes.get_xlabel() == "plateau epoch"
 
 
+def test_runs_that_cannot_stand_on_one_page_are_named_before_any_training(labelled, in_folder, capsys):
+    assert main(["dynamics", "--cfg", str(labelled), "--cfg", str(labelled)]) == 2
+    assert "two runs are 'tiny, seed 0': give one of them another name, or another seed" in capsys.readouterr().err
+    (in_folder / "else.yaml").write_text(f"_base_: {labelled}\ndata: {{test: elsewhere}}\n")
+    assert main(["dynamics", "--cfg", str(labelled), "--cfg", "else.yaml"]) == 2
+    assert f"'else' is scored on elsewhere, 'tiny' on {labelled.parent}/test" in capsys.readouterr().err
+    assert not (in_folder / "runs").exists()
+
+
 def test_the_command_trains_resumes_and_puts_runs_side_by_side(labelled, in_folder, capsys):
     words = ["dynamics", "--cfg", str(labelled), "--seeds", "0,1", "--out", "page"]
     assert main([*words, "--dry-run"]) == 0 and not (in_folder / "runs").exists()
