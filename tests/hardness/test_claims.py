@@ -10,6 +10,7 @@ from uda.hardness.claims import (
     stronger_than,
     verdict,
 )
+from uda.hardness.statistics import p_text
 
 
 @pytest.mark.parametrize(
@@ -92,10 +93,11 @@ def test_better_models_are_compared_in_pairs_that_differ(pairs, verdict, evidenc
     assert claim["verdict"] == verdict and claim["evidence"].startswith(evidence)
 
 
-def norms(first, second, run="a"):
+def norms(first, second, run="a", epochs=15):
+    ends = {"first": 1, "last": epochs // 2}, {"first": epochs // 2, "last": epochs}
     return [
-        {"run": run, "from": 1.0, "to": 1 + first, "change": first, "error": 0.1},
-        {"run": run, "from": 1 + first, "to": 1 + first + second, "change": second, "error": 0.1},
+        {"run": run, **ends[0], "from": 1.0, "to": 1 + first, "change": first, "error": 0.1},
+        {"run": run, **ends[1], "from": 1 + first, "to": 1 + first + second, "change": second, "error": 0.1},
     ]
 
 
@@ -115,6 +117,21 @@ def test_the_norm_must_grow_in_both_halves_and_its_correlation_have_both_signs()
     assert found == ["holds", "holds partly", "holds partly", "does not hold", "holds partly", "does not hold"]
     claim = norm_is_inconsistent([*growing, *norms(1, -1, "b")], mixed)
     assert "in 1 of 2 runs, shrinks in the second in 1" in claim["evidence"] and claim["verdict"] == "holds partly"
+
+
+def test_a_training_of_two_epochs_has_no_two_halves_in_which_the_norm_could_grow():
+    """Its first half would be from epoch 1 to epoch 1: no growth, which speaks neither for the claim nor against it."""
+    mixed = training("norm", (0.1, 0.2), (-0.3, -0.1), (0.1, 0.3))
+    short = norms(0, 1, "short", epochs=2)
+    assert norm_is_inconsistent(short, mixed)["verdict"] == "not tested"
+    claim = norm_is_inconsistent([*norms(1, 1), *short], mixed)
+    assert claim["verdict"] == "holds" and "fewer than 3 epochs: short" in claim["evidence"]
+
+
+def test_a_p_too_small_for_a_float_is_not_0():
+    row = correlation("m", 0.5, 0.0, 1e-3)
+    assert "m 0.400 (+0.500, p < 1e-300)" in stronger_than("confidence", [row])["evidence"]
+    assert p_text(0.0123) == "0.01"
 
 
 def test_holding_throughout_means_above_0_and_half_of_the_end_after_every_epoch():

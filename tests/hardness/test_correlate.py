@@ -107,6 +107,7 @@ def test_rows_of_bins_by_hand():
     group = group_by_frequency(joined, (0, 0.5, 1))
     low, high = bin_rows(joined, group, (0, 0.5, 1))
     assert (low["bin"], low["n"], low["rho"], low["mean_frequency"]) == ("[0, 0.5]", 10, pytest.approx(1), 0.225)
+    assert low["kendall"] == pytest.approx(1) and high["kendall"] is None
     assert high["rho"] is None and high["low"] is None and high["mean"] == 4.5
     # t of 9 degrees of freedom is 2.262157, the standard deviation of 0..9 is 3.027650
     assert high["mean_high"] == pytest.approx(4.5 + 2.262157 * 3.027650 / math.sqrt(10), abs=1e-5)
@@ -168,6 +169,13 @@ def test_the_summary_draws_every_rho_with_its_interval(human, table):
     assert "rho" in axes.get_xlabel() and axes.get_ylabel() == "score"
 
 
+def test_a_rho_of_1_can_be_drawn():
+    """Rounding may leave rho a little outside of its own interval; matplotlib refuses an interval of such a length."""
+    row = {"model": "m", "score": "avh", "rho": 1.0, "bootstrap_low": 1.0000000000000002, "bootstrap_high": 1 - 2e-16}
+    (container,) = summary_figure([row]).axes[0].containers
+    assert container.lines[2][0].get_segments()[0][:, 0].tolist() == [1, 1]
+
+
 def test_long_names_of_models_fit_into_the_summary():
     numbers = dict.fromkeys(("rho", "bootstrap_low", "bootstrap_high"), 0.5)
     figure = summary_figure([{"model": f"cifar10_densenet_seed_{i}", "score": "avh", **numbers} for i in range(4)])
@@ -192,6 +200,11 @@ def test_all_of_it_for_two_models(human, table, tmp_path):
     assert avh["difference_low"] > 0 and avh["meng_p"] < 1e-6
     assert abs(rows[3]["rho"]) < 0.15, "the second model's scores are of other images"
     page = findings.write().read_text()
+    assert "spread evenly over the frequencies" in page
+    alone = Findings(tmp_path / "alone", "")
+    people = HumanFrequencies(human.ids, human.frequencies)
+    correlate({"one": table}, people, BINS, "confidence", alone, scores=["avh"], resamples=20)
+    assert "spread evenly" not in alone.write().read_text(), "how many were asked is not known"
     assert "The sign is turned of avh; taken as they are, for what is easy is not known of them: own." in page
     with (tmp_path / "correlations.csv").open() as file:
         assert [float(row["rho"]) for row in csv.DictReader(file)] == [row["rho"] for row in rows]
@@ -220,7 +233,9 @@ def changed(table, **scores):
             {},
             "'norm' of test/cat/0599.jpg is nan: not a finite number",
         ),
+        ({"confidence": np.full(COUNT, 3.0)}, {}, "anything; compare with another one by --reference"),
         ({}, {"reference": "confidense"}, "no score 'confidense', did you mean 'confidence'"),
+        ({}, {"reference": "loss"}, "(has: avh, confidence, norm, own); compare with another one by --reference"),
         ({}, {"scores": ["avx"]}, "no score 'avx', did you mean 'avh'"),
     ],
 )
@@ -256,12 +271,19 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     lines = [f"{name},{value}" for name, value in zip(human.ids, human.frequencies, strict=True)]
     (in_folder / "people.csv").write_text("\n".join(["image,hsf", *lines]))
     words = ["correlate", "--scores", "net=scores.csv", "--human", "people.csv"]
-    assert main([*words, "--scores-columns", "avh,norm"]) == 0
+    assert main([*words, "--scores-columns", "avh, norm"]) == 0
     out = capsys.readouterr().out
     assert "people.csv: 600 images, read as 'csv'" in out and "positive where it is as the paper expects" in out
     assert re.search(r"net +avh +600 +0\.[78]", out) and (in_folder / "runs/hardness/correlate/index.html").is_file()
     assert main([*words, "--bins", "0,0.01,1"]) == 2
-    assert "fewer than 10 images in a bin of human frequency: [0, 0.01] has" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert (
+        "fewer than 10 images in a bin of human frequency: [0, 0.01] has" in error and "wider ones by --bins" in error
+    )
+    assert main([*words, "--reference", "own", "--scores-columns", "avh"]) == 0
+    with pytest.raises(SystemExit):
+        main([*words, "--seed", "-1"])
+    assert "argument --seed: -1: 0 at least" in capsys.readouterr().err
     (in_folder / "people.csv").write_text("\n".join(["image,hsf", *lines[5:]]))
     assert main(words) == 2
     assert "5 of 600 images of net are not in the human file: test/cat/0000.jpg" in capsys.readouterr().err

@@ -241,12 +241,15 @@ def test_a_kind_of_ones_own_on_the_command_line(in_folder, monkeypatch, capsys):
     make_folders(in_folder / "own", ["ant", "bee", "cat", "dog"], per_class=2)
     (in_folder / "dark.py").write_text(
         "from uda.hardness.degradations import DEGRADATIONS\n\n"
-        '@DEGRADATIONS.register("dark")\ndef dark(images, level, seeds):\n    return images * (1 - level)\n'
+        '@DEGRADATIONS.register("dark")\ndef dark(images, level, seeds):\n'
+        '    "Darker by level."\n    return images * (1 - level)\n'
     )
     words = ["degrade", "--model", "a", "--model", "b", "--data", "own", "--out", "o", "runtime.device=cpu"]
     assert main([*words, "--plugin", "dark.py", "--kinds", "dark", "--levels", "3"]) == 0
     out = capsys.readouterr().out
     assert "a, dark" in out and "b, dark" in out and "page: o/index.html" in out
+    page = (in_folder / "o" / "index.html").read_text()
+    assert "dark: Darker by level." in page and "Gaussian" not in page, "what was done to these images and no other"
     assert main([*words, "--kinds", "blurr"]) == 2
     assert "unknown degradation 'blurr', did you mean 'blur'" in capsys.readouterr().err
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from uda.hardness.dynamics import (
     Groups,
     History,
     correlation_rows,
+    find_human,
     group_rows,
     load_history,
     norm_rows,
@@ -96,6 +98,8 @@ def test_two_processes_score_what_one_does_with_the_same_batches(labelled, tmp_p
 def test_test_images_are_none_of_those_that_are_trained_on(labelled, tmp_path):
     with pytest.raises(UserError, match="share 24 images"):
         execute(labelled, tmp_path / "run", f"data.test={labelled.parent}/test/../train")
+    with pytest.raises(UserError, match=r"^data\.test: no such folder: nowhere; give"):
+        execute(labelled, tmp_path / "run", "data.test=nowhere")
     with pytest.raises(UserError, match="train and test are both"):
         execute(labelled, tmp_path / "run", f"data.test={labelled.parent}/train")
 
@@ -108,8 +112,14 @@ def test_what_people_say_is_checked_before_the_training(labelled, tmp_path):
     votes = [f"{name},ant,4,3,2" for name in names]
     (tmp_path / "votes.csv").write_text("\n".join(["image,true_class,human_ant,human_bee,human_cat", *votes]))
     for words, message in (
-        (["human.file=none.csv"], "no such file: none.csv"),
+        (["human.file=none.csv"], "^human.file: no such file: none.csv"),
         ([f"human.file={tmp_path}/few.csv"], "2 of 30 images of the test images are not in the human file"),
+        ([f"human.file={tmp_path}/few.csv"], "human.allow_missing=true goes on with those that are in both"),
+        ([f"human.file={tmp_path}/few.csv", "human.frequency_column=freq"], "no column 'freq', did you mean"),
+        (
+            [f"human.file={tmp_path}/votes.csv", "human.format=cifar10h", "human.id_column=image"],
+            "human.id_column and human.frequency_column belong to human.format csv, not to 'cifar10h'",
+        ),
         ([f"human.file={tmp_path}/votes.csv", "human.format=cifar10h"], "20 of 30 images show another class"),
         (["human.bins=[0.5,1]"], "frequencies lie outside"),
         (["human.bins=[0,0.05,1]"], r"fewer than 10 test images in a bin of human frequency: \[0, 0.05\] has 0"),
@@ -138,6 +148,22 @@ def test_groups_are_closed_above_and_the_first_one_below():
     assert groups.members.tolist() == [0, 0, 1, 1, 2] and groups.sizes().tolist() == [2, 2, 1]
     with pytest.raises(UserError, match=r"1 frequencies lie outside \[0.1, 1\]"):
         Groups.by_frequency(np.array([0.05, 0.5]), (0.1, 1))
+
+
+def test_images_that_people_have_not_seen_are_in_no_group_and_no_correlation():
+    frequency = np.array([0.1, math.nan, 0.9, 0.8, 0.7])
+    groups = Groups.by_frequency(frequency, (0, 0.5, 1))
+    assert groups.members.tolist() == [0, -1, 1, 1, 1] and groups.sizes().tolist() == [1, 3]
+    values = np.array([[0.1, 5, 0.9, 0.8, 0.7]])
+    rows = correlation_rows(history(avh=values, confidence=values, norm=values), frequency)
+    assert [row["rho"] for row in rows] == pytest.approx([-1, 1, 1])
+    images = {row["group"]: row["images"] for row in group_rows(history(avh=values), groups)}
+    assert images == {"[0, 0.5]": 1, "(0.5, 1]": 3, "all": 5}
+
+
+def test_a_human_file_may_lie_in_the_folder_of_ones_own_images(labelled, tmp_path):
+    words = [f"data.root={labelled.parent}", "data.train=train", "data.test=test", "human.file=human.csv"]
+    assert find_human(load_config(labelled, words, SupervisedConfig)) == labelled.parent / "human.csv"
 
 
 @pytest.mark.parametrize(
@@ -260,6 +286,15 @@ def test_what_is_drawn_is_what_the_rows_say(finished):
     marks = [np.asarray(container.lines[0].get_xdata()).tolist() for container in axes.containers]
     assert marks == [[row["plateau epoch"]] for row in plateaus]
     assert [text.get_text() for text in axes.get_yticklabels()] == ["net"] and axes.get_xlabel() == "plateau epoch"
+
+
+def test_runs_that_cannot_stand_on_one_page_are_named_before_any_training(labelled, in_folder, capsys):
+    assert main(["dynamics", "--cfg", str(labelled), "--cfg", str(labelled)]) == 2
+    assert "two runs are 'tiny, seed 0': give one of them another name, or another seed" in capsys.readouterr().err
+    (in_folder / "else.yaml").write_text(f"_base_: {labelled}\ndata: {{test: elsewhere}}\n")
+    assert main(["dynamics", "--cfg", str(labelled), "--cfg", "else.yaml"]) == 2
+    assert f"'else' is scored on elsewhere, 'tiny' on {labelled.parent}/test" in capsys.readouterr().err
+    assert not (in_folder / "runs").exists()
 
 
 def test_the_command_trains_resumes_and_puts_runs_side_by_side(labelled, in_folder, capsys):

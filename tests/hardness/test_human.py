@@ -117,6 +117,24 @@ def test_imagenetv2_nested_and_vote_by_vote(tmp_path):
     assert found.frequencies.tolist() == [2 / 3, 0] and found.annotators.tolist() == [3, 1]
 
 
+def test_a_csv_of_ones_own_may_have_human_in_its_head_and_come_from_a_spreadsheet(tmp_path):
+    """Spreadsheets write a byte order mark; one column of `human_` does not make votes of CIFAR-10H."""
+    path = tmp_path / "own.csv"
+    path.write_text("image,human_frequency\na/1.jpg,0.5\n", encoding="utf-8-sig")
+    assert guess(path) == "csv"
+    assert read_human(path, id_column="image", log=lambda line: None).ids == ("a/1.jpg",)
+
+
+def test_shares_stay_on_the_edges_of_bins(tmp_path):
+    """9 of 45 say bird. These shares' sum is not quite 1; divided by it .2 would be above .2, and in the next bin."""
+    shares = np.array([[4, 5, 9, 3, 6, 1, 6, 6, 2, 3]] * 3) / 45
+    assert (0.2 / shares.sum(1) > 0.2).all()
+    (tmp_path / "test_order.txt").write_text("".join(f"test/bird/{i}.png\n" for i in range(3)))
+    np.save(tmp_path / "cifar10h-probs.npy", shares)
+    found = read_human(tmp_path / "cifar10h-probs.npy", log=lambda line: None)
+    assert found.frequencies.tolist() == [0.2] * 3
+
+
 def test_any_csv_by_place_and_by_name(tmp_path):
     path = tmp_path / "own.csv"
     path.write_text("picture,hsf,again\na/1.jpg,0.5,0.25\na/2.jpg,1,0\n")
@@ -138,13 +156,16 @@ def test_any_csv_by_place_and_by_name(tmp_path):
         ("a.csv", "id,hsf\nx,1\ny,-0.1\n", "y has -0.1 (1 of 2"),
         ("a.csv", "id,hsf\nx,nan\n", "x has nan"),
         ("a.csv", "id,hsf\nx,1\nx,1\n", "the image x stands twice"),
-        ("a.csv", "id,hsf\nx,often\n", "column 'hsf' is not of numbers"),
+        ("a.csv", "id,hsf\nx,often\n", "column 'hsf' is not of numbers: 'often' in row 2"),
+        ("a.csv", "id,label,hsf\nx,cat,1\n", "'cat' in row 2; name the right one by --frequency-column"),
+        ("a.csv", "id,hsf\nx,1\ny,\n", "column 'hsf' is not of numbers: '' in row 3"),
+        ("a.csv", "id;hsf\nx;1\n", "one column ('id;hsf'), where an id and a frequency, with a comma, are needed"),
         ("a.csv", "id,hsf\nx\n", "row 2 has 1 cells, the head 2"),
         ("a.csv", "id,hsf\n", "no rows"),
-        ("a.csv", "id\nx\n", "one column, where an id and a frequency"),
+        ("a.csv", "id\nx\n", "one column ('id'), where an id and a frequency"),
         ("a.csv", "image,true_class,human_cat\nx,cow,3\n", "no votes are counted for the class 'cow'"),
         ("a.csv", "image,true_class,human_cat\nx,cat,0\n", "votes of row 1: [0.0]"),
-        ("a.csv", "image,human_cat\nx,0\n", "not of CIFAR-10H"),
+        ("a.csv", "image,human_cat,human_dog\nx,0,1\n", "not of CIFAR-10H"),
         ("a.csv", f"{RAW}\n1,1,0,cat,x,cat,3,3,1,4,x.png,1,1\n", "votes on all images are needed"),
         ("a.csv", f"{RAW}\n1,1,0,cat,x,cat,3,3,1,first,x.png,1,1\n", "has 'first', where the number"),
         ("a.csv", "id,wnid,selected\nx,n0,maybe\n", "'selected' has 'maybe'"),

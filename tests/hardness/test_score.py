@@ -231,6 +231,15 @@ def test_classes_that_cannot_be_told_are_an_error():
         in_order_of(classifier_of(1000), data_of("dog", "cat"))
 
 
+def test_a_table_from_a_spreadsheet_and_files_that_are_no_tables(tmp_path):
+    (tmp_path / "own.csv").write_text("image,avh\na,0.5\n", encoding="utf-8-sig")
+    assert read_scores(tmp_path / "own.csv").ids == ("a",)
+    for name in ("zip.csv", "csv.parquet"):
+        (tmp_path / name).write_bytes(b"PK\x03\x04\xff\xfe\x00")
+        with pytest.raises(UserError, match=f"{name}: not a"):
+            read_scores(tmp_path / name)
+
+
 @pytest.fixture(scope="module")
 def run(tiny, tmp_path_factory):
     """A finished run of two seconds."""
@@ -286,7 +295,8 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
         (["--data", "own", "runtime.devise=cpu"], "runtime.devise: unknown key, did you mean 'device'"),
         (["--data", "cifar10"], "which domain of 'cifar10'? cifar10:train, cifar10:test"),
         (["--data", "cifar10:tests"], "unknown domain 'tests', did you mean 'test'"),
-        (["--data", "nowhere"], "no such folder: nowhere"),
+        (["--data", "nowhere"], "error: --data: no such folder: nowhere"),
+        (["--data", "nowhere.txt"], "error: --data: no such list file: nowhere.txt"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(words, message, run, in_folder, capsys):

@@ -144,3 +144,4 @@ def test_bootstrap_p_is_twice_the_smaller_tail():
     assert bootstrap_p(draws) == bootstrap_p(-draws) == pytest.approx(0.08)
     assert bootstrap_p(np.full(99, 0.2)) == pytest.approx(0.02)
     assert bootstrap_p(np.zeros(99)) == 1
+    assert bootstrap_p(np.append(np.full(99, 0.2), np.full(100, math.nan))) == pytest.approx(0.02), "nan is no draw"

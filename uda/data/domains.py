@@ -116,13 +116,13 @@ def load_domains(
         root = Path(settings.root) if settings.root is not None else None
         if root is not None and not root.is_dir():
             raise UserError(f"data.root: no such folder: {root}")
-        source = _list_own(settings.source, "source", root)
+        source = _list_own(settings.source, "data.source", root)
         if not source.labelled:
             line = int(np.flatnonzero(source.labels < 0)[0])
             raise UserError(
                 f"data.source: {settings.source}: {source.paths[line]} has no label; every source image needs one"
             )
-        target = _list_own(settings.target, "target", root, source.classes)
+        target = _list_own(settings.target, "data.target", root, source.classes)
     _check_apart({f"data.source ({settings.source})": source, f"data.target ({settings.target})": target})
     stores = _stores([source, target], settings, log)
     ranks = ranks or Ranks()
@@ -172,6 +172,7 @@ def load_labelled(
     seed: int,
     log: Callable[[str], None] = print,
     ranks: Ranks | None = None,
+    called: Sequence[str] | None = None,
 ) -> tuple[list[Source], tuple[str, ...]]:
     """Several labelled domains of the same classes.
 
@@ -179,6 +180,7 @@ def load_labelled(
         settings: a card, or where folders and lists of the user's own lie.
         names: domains of the card; without one folders with a folder a class, or list files.
         seed, log, ranks: as in `load_domains`.
+        called: for messages, the setting or option that each name is from; None: all from `data.domains`.
 
     Returns:
         The domains in the order of their names, and the K classes.
@@ -196,14 +198,15 @@ def load_labelled(
     if root is not None and not root.is_dir():
         raise UserError(f"data.root: no such folder: {root}")
     listings: dict[str, Listing] = {}
-    for name in names:
+    keys = called or ["data.domains"] * len(names)
+    for name, key in zip(names, keys, strict=True):
         classes = next(iter(listings.values())).classes if listings else None
-        listing = list_card_domain(card, name, root, classes) if card else _list_own(name, "domains", root, classes)
+        listing = list_card_domain(card, name, root, classes) if card else _list_own(name, key, root, classes)
         if not listing.labelled:
             line = int(np.flatnonzero(listing.labels < 0)[0])
-            raise UserError(f"data.domains: {name}: {listing.paths[line]} has no label; every image needs one")
+            raise UserError(f"{key}: {name}: {listing.paths[line]} has no label; every image needs one")
         listings[name] = listing
-    _check_apart({f"data.domains: {name}": listing for name, listing in listings.items()})
+    _check_apart({f"{key}: {name}": listing for key, (name, listing) in zip(keys, listings.items(), strict=True)})
     classes = listings[names[0]].classes
     stores = _stores(list(listings.values()), settings, log)
     domains = []
@@ -214,22 +217,23 @@ def load_labelled(
     return domains, classes
 
 
-def _list_own(place: str, role: str, root: Path | None, classes: tuple[str, ...] | None = None) -> Listing:
-    """A domain of the user's own: a folder, or a .txt list. Only a `target` may do without labels."""
+def _list_own(place: str, key: str, root: Path | None, classes: tuple[str, ...] | None = None) -> Listing:
+    """A domain of the user's own: a folder, or a .txt list. Only a `data.target` may do without labels."""
+    is_target = key == "data.target"
     path = Path(place)
     if root is not None and not path.is_absolute() and (root / path).exists():
         path = root / path
     if path.suffix.lower() == ".txt":
         if not path.is_file():
-            raise UserError(f"data.{role}: no such list file: {path}")
+            raise UserError(f"{key}: no such list file: {path}")
         return list_file(path, root, classes, _SOURCE)
     if not path.is_dir():
-        cure = ", or a folder of images" if role == "target" else ""
+        cure = ", or a folder of images" if is_target else ""
         raise UserError(
-            f"data.{role}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
-            "or name a card by data.dataset (--list datasets shows them)"
+            f"{key}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
+            "or name a card by data.dataset (`tools/self_train.py --list datasets` shows them)"
         )
-    if role != "target":
+    if not is_target:
         return list_folder(path, classes, _SOURCE)
     if subfolders(path):
         loose = [name for name in images_below(path) if "/" not in name]
@@ -240,7 +244,7 @@ def _list_own(place: str, role: str, root: Path | None, classes: tuple[str, ...]
             )
         return list_folder(path, classes, _SOURCE)
     if not images_below(path):
-        raise UserError(f"data.{role}: {path} holds no images")
+        raise UserError(f"{key}: {path} holds no images")
     return list_flat_folder(path)
 
 

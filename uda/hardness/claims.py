@@ -10,11 +10,15 @@ from typing import Any
 
 from scipy.stats import norm as normal
 
+from uda.hardness.statistics import p_text
+
 Rows = Sequence[Mapping[str, Any]]
 
 LEVEL = 0.05
 #: Runs of fewer epochs cannot show which of several curves comes to rest first.
 LEAST_EPOCHS = 10
+#: Nor have runs of fewer epochs two halves of a training.
+LEAST_HALVES = 3
 HOLDS, PARTLY, FAILS, UNTESTED = "holds", "holds partly", "does not hold", "not tested"
 
 
@@ -53,7 +57,7 @@ def stronger_than(reference: str, correlations: Rows) -> dict[str, str]:
     ahead = [row for row in sure if row["difference"] > 0]
     behind = [row for row in sure if row["difference"] < 0]
     each = "; ".join(
-        f"{row['model']} {row['rho']:.3f} ({row['difference']:+.3f}, p {row['meng_p']:.1g})" for row in own
+        f"{row['model']} {row['rho']:.3f} ({row['difference']:+.3f}, p {p_text(row['meng_p'])})" for row in own
     )
     return _claim(
         f"AVH correlates with human frequency more strongly than {reference} does",
@@ -111,7 +115,8 @@ def better_models(pairs: Rows) -> dict[str, str]:
 
 def norm_is_inconsistent(norms: Rows, training: Rows) -> dict[str, str]:
     """The norm grows to the end, and its rho with people has both signs; rows of `norm_rows`, `correlation_rows`."""
-    runs = _names(norms)
+    runs = [run for run in _names(norms) if _of(norms, run=run)[-1]["last"] >= LEAST_HALVES]
+    left_out = [run for run in _names(norms) if run not in runs]
     growing = shrinking = 0
     parts = []
     for run in runs:
@@ -125,6 +130,7 @@ def norm_is_inconsistent(norms: Rows, training: Rows) -> dict[str, str]:
     grows = verdict(growing, shrinking, len(runs))
     inconsistent = above > 0 and below > 0
     both = {HOLDS: HOLDS if inconsistent else PARTLY, PARTLY: PARTLY, FAILS: PARTLY if inconsistent else FAILS}
+    both[UNTESTED] = UNTESTED
     low, high = (pick(row["rho"] for row in learning) for pick in (min, max))
     return _claim(
         "The norm keeps growing and its correlation is inconsistent",
@@ -133,7 +139,8 @@ def norm_is_inconsistent(norms: Rows, training: Rows) -> dict[str, str]:
         both[grows],
         f"grows in both halves in {growing} of {len(runs)} runs, shrinks in the second in {shrinking} (after the first "
         f"epoch, in the middle, at the end: {'; '.join(parts)}); rho {low:+.3f} to {high:+.3f}, above 0 after {above} "
-        f"and below after {below} of {len(learning)} epochs of all runs",
+        f"and below after {below} of {len(learning)} epochs of all runs"
+        + (f". Left out of growing, fewer than {LEAST_HALVES} epochs: {', '.join(left_out)}" if left_out else ""),
         "norm_by_group",
     )
 

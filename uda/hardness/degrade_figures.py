@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from uda.hardness.degradations import DEGRADATIONS
 from uda.hardness.findings import Findings, Row
 from uda.report.figures import COLOURS, DASHES, FAINT, INK, MARKERS, styled
 
@@ -24,7 +25,7 @@ def curves_figure(rows: Sequence[Row], quantity: str):
     """One quantity's mean against the level, a panel a kind, a line and its 95 % band a model; shares in per cent."""
     from matplotlib.figure import Figure
 
-    kinds = list(dict.fromkeys(row["degradation"] for row in rows))
+    kinds = _kinds(rows)
     models = list(dict.fromkeys(row["model"] for row in rows))
     scale = 100 if quantity == "accuracy" else 1
     columns = min(len(kinds), 3)
@@ -95,14 +96,18 @@ def _short(name: str) -> str:
     return name if len(name) <= 12 else f"{name[:11]}…"
 
 
+def _kinds(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(row["degradation"] for row in rows))
+
+
 def add_curves(findings: Findings, curves: Sequence[Row], name: str) -> None:
     """A section with a figure a quantity."""
+    lines = dict(DEGRADATIONS.describe())
+    what = " ".join(f"{kind}: {lines[kind] or 'a kind of its own.'}" for kind in _kinds(curves))
     findings.section(
         "Image degradation",
-        "Each image is degraded as the network sees it, after resize and crop and before normalisation. Contrast: "
-        "differences to the mean grey times 0.01 to the power of the level. Blur: Gaussian, sigma = level^1.5 / 8 of "
-        "the image's side. Noise: Gaussian of standard deviation level² where pixels run from 0 to 1. Bands: 95 % "
-        "intervals of the mean over the images.",
+        "Each image is degraded as the network sees it, after resize and crop and before normalisation; pixels run "
+        f"from 0 to 1. {what} Bands: 95 % intervals of the mean over the images.",
     )
     for quantity, (axis, title) in CURVES.items():
         findings.figure(

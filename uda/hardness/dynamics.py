@@ -19,6 +19,7 @@ from uda.hardness.config import SupervisedConfig
 from uda.hardness.findings import Findings
 from uda.hardness.human import HumanFrequencies, read_human
 from uda.hardness.join import FEWEST, check_classes, join
+from uda.hardness.options import naming, renamed
 from uda.hardness.records import read_epoch_scores, read_epochs
 from uda.hardness.scores import EASIER, read_scores
 
@@ -29,6 +30,15 @@ FOLLOWED = {
     "accuracy": ("accuracy", "accuracy, %"),
     "confidence": ("confidence", "confidence, p of the label"),
     "norm": ("norm", "norm of x"),
+}
+#: What `correlate`'s options are called in the config of a run.
+HUMAN_SETTINGS = {
+    "--human": "human.file",
+    "--format": "human.format",
+    "--id-column": "human.id_column",
+    "--frequency-column": "human.frequency_column",
+    "--allow-missing": "human.allow_missing=true",
+    "--bins": "human.bins",
 }
 #: Scores whose correlation with people is followed.
 CORRELATED = ("avh", "confidence", "norm")
@@ -73,16 +83,17 @@ class Groups:
     names: tuple[str, ...]
     """From hard to easy, with the edges: `(0.8, 1]`."""
     members: np.ndarray
-    """(N,) int64, number of each image's group."""
+    """(N,) int64, number of each image's group, -1 of images that people have not seen."""
     frequency: np.ndarray | None
-    """(N,) human selection frequency, 0..1; None where nothing is known and all images are one group."""
+    """(N,) human selection frequency, 0..1, nan of those; None where nothing is known and all images are one group."""
 
     @classmethod
     def by_frequency(cls, frequency: np.ndarray, edges: Sequence[float]) -> "Groups":
-        """Groups [e0, e1], (e1, e2], ... Raises UserError for a frequency outside of all."""
+        """Groups [e0, e1], (e1, e2], ... Raises UserError for a frequency outside of all; nan is in none."""
         names = tuple(bin_name(number, edges) for number in range(len(edges) - 1))
-        members = bin_numbers(frequency, edges)
-        if outside := int((members < 0).sum()):
+        unseen = np.isnan(frequency)
+        members = np.where(unseen, -1, bin_numbers(frequency, edges))
+        if outside := int((members[~unseen] < 0).sum()):
             raise UserError(f"human.bins: {outside} frequencies lie outside [{edges[0]:g}, {edges[-1]:g}]")
         return cls(names, members, frequency)
 
@@ -93,7 +104,7 @@ class Groups:
 
     def sizes(self) -> np.ndarray:
         """Images in each group."""
-        return np.bincount(self.members, minlength=len(self.names))
+        return np.bincount(self.members[self.members >= 0], minlength=len(self.names))
 
 
 def scaled(history: History, name: str) -> np.ndarray:
@@ -205,16 +216,20 @@ def _paired(differences: np.ndarray) -> tuple[float, float]:
 
 
 def correlation_rows(history: History, frequency: np.ndarray) -> list[dict[str, Any]]:
-    """Spearman's rho of scores with human frequency after every epoch, positive where it is as the paper expects."""
-    from uda.hardness.statistics import fisher_interval, spearman
+    """Spearman's rho of scores with human frequency after every epoch, positive where it is as the paper expects.
 
+    Of the images that people have seen, whose frequency is not nan.
+    """
+    from uda.hardness.statistics import constant, fisher_interval, spearman
+
+    seen = ~np.isnan(frequency)
     rows = []
     for name in CORRELATED:
-        for epoch, values in enumerate(history.values[name]):
-            if len(set(values.tolist())) == 1:
+        for epoch, values in enumerate(history.values[name][:, seen]):
+            if constant(values):
                 continue
-            rho = EASIER[name] * spearman(values, frequency)
-            low, high = fisher_interval(rho, len(frequency))
+            rho = EASIER[name] * spearman(values, frequency[seen])
+            low, high = fisher_interval(rho, int(seen.sum()))
             rows.append({"run": history.name, "score": name, "epoch": epoch, "rho": rho, "low": low, "high": high})
     return rows
 
@@ -231,30 +246,49 @@ def final_rows(histories: Sequence[History]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row[FOLLOWED["accuracy"][1]])
 
 
+@dataclass(frozen=True)
+class People:
+    """What people say of N test images."""
+
+    human: HumanFrequencies
+    """Of those that they have seen."""
+    frequency: np.ndarray
+    """(N,) human selection frequency, nan of those that they have not seen."""
+
+
+@naming(HUMAN_SETTINGS)
 def human_of(
     config: SupervisedConfig, ids: Sequence[str], labels: Sequence[str], log: Callable[[str], None] = print
-) -> HumanFrequencies | None:
+) -> People | None:
     """What people say of a config's test images, in the order of `ids`; None where it names no human file.
 
     Raises UserError as `read_human`, `join` and `check_classes` do; `labels` are the images' classes.
     """
-    if config.human.file is None:
+    wanted = config.human
+    if wanted.file is None:
         return None
-    human = read_human(find_human(config), config.human.format, log=log)
-    pairs = join(ids, human.ids, ("the test images", "the human file"))
+    human = read_human(
+        find_human(config), wanted.format, wanted.id_column, wanted.frequency_column,
+        log=lambda line: log(renamed(line, HUMAN_SETTINGS)),
+    )  # fmt: skip
+    pairs = join(ids, human.ids, ("the test images", "the human file"), wanted.allow_missing)
     seen = human.take(pairs.second)
     check_classes("the test images", [labels[i] for i in pairs.first], seen)
-    return seen
+    frequency = np.full(len(ids), np.nan)
+    frequency[pairs.first] = seen.frequencies
+    if len(seen) < len(ids):
+        log(f"people have seen {len(seen):,} of the {len(ids):,} test images: groups and correlations are of those")
+    return People(seen, frequency)
 
 
 def groups_of(
     config: SupervisedConfig, ids: Sequence[str], labels: Sequence[str], log: Callable[[str], None] = print
 ) -> Groups:
     """A config's groups of its test images, one group where it names no human file. Raises UserError."""
-    human = human_of(config, ids, labels, log)
-    if human is None:
+    people = human_of(config, ids, labels, log)
+    if people is None:
         return Groups.one(len(ids))
-    groups = Groups.by_frequency(human.frequencies, config.human.bins)
+    groups = Groups.by_frequency(people.frequency, config.human.bins)
     few = [f"{name} has {size}" for name, size in zip(groups.names, groups.sizes(), strict=True) if size < FEWEST]
     if few:
         raise UserError(
@@ -266,8 +300,11 @@ def groups_of(
 def find_human(config: SupervisedConfig) -> Path:
     """The human file of a config: a path, or a file of that name in the data set's folder."""
     path = Path(config.human.file)
-    if path.is_file() or config.data.dataset is None:
+    if path.is_file():
         return path
+    if config.data.dataset is None:
+        below = Path(config.data.root or "") / path
+        return below if below.is_file() else path
     found = load_card(config.data.dataset).find_root(config.data.root) / path
     if not found.is_file() and config.data.dataset == "cifar10":
         raise UserError(
@@ -275,6 +312,21 @@ def find_human(config: SupervisedConfig) -> Path:
             "https://github.com/jcpeterson/cifar-10h: human.file=cifar10h-raw.zip"
         )
     return found
+
+
+def require_comparable(configs: Sequence[SupervisedConfig]) -> None:
+    """Raise UserError for two runs of one name, and for runs that are scored on different images."""
+    names = [run_name(config, configs) for config in configs]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"two runs are '{name}': give one of them another name, or another seed")
+    places = [f"{config.data.dataset}:{config.data.test}".removeprefix("None:") for config in configs]
+    for name, place in zip(names, places, strict=True):
+        if place != places[0]:
+            raise UserError(
+                f"runs stand side by side on the same test images, but '{name}' is scored on {place}, '{names[0]}' on "
+                f"{places[0]}"
+            )
 
 
 def report_dynamics(configs: Sequence[SupervisedConfig], folder: Path) -> Path:

@@ -21,6 +21,7 @@ from uda.registry import Registry, nearest
 #: Beside the images of CIFAR-10's test set: which of them is which in the official order, a line each.
 ORDER_FILE = "test_order.txt"
 _COUNTS = "human_"
+_COUNTED = ("image", "true_class")
 _RAW = ("cifar10_test_test_idx", "is_attn_check", "true_category", "chosen_category")
 _ANNOTATIONS = ("id", "wnid", "selected")
 _FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false": False}
@@ -108,7 +109,8 @@ def guess(path: Path) -> str:
     if path.suffix == ".json":
         return "imagenetv2"
     head = set(_rows(path)[0])
-    if any(name.startswith(_COUNTS) for name in head) or head.issuperset(_RAW):
+    counts = sum(name.startswith(_COUNTS) for name in head)
+    if counts > 1 or (counts and head.issuperset(_COUNTED)) or head.issuperset(_RAW):
         return "cifar10h"
     return "imagenetv2" if head.issuperset(_ANNOTATIONS) else "csv"
 
@@ -118,13 +120,14 @@ def read_csv(path: Path, id_column: str | None = None, frequency_column: str | N
     """Any table of image and frequency: two columns by name, or else the first two."""
     head, *rows = _rows(path)
     if len(head) < 2:
-        raise UserError(f"{path}: one column, where an id and a frequency are needed")
+        raise UserError(f"{path}: one column ('{head[0]}'), where an id and a frequency, with a comma, are needed")
     places = [
         default if name is None else _column(head, name, path)
         for default, name in enumerate((id_column, frequency_column))
     ]
     ids = tuple(row[places[0]] for row in rows)
-    return HumanFrequencies(ids, _floats([row[places[1]] for row in rows], head[places[1]], path))
+    cure = "; name the right one by --frequency-column" if frequency_column is None and len(head) > 2 else ""
+    return HumanFrequencies(ids, _floats([row[places[1]] for row in rows], head[places[1]], path, cure))
 
 
 @HUMAN.register("cifar10h")
@@ -146,10 +149,10 @@ def read_cifar10h(path: Path) -> HumanFrequencies:
     if set(head).issuperset(_RAW):
         return _of_votes(head, rows, path)
     counts = [number for number, name in enumerate(head) if name.startswith(_COUNTS)]
-    if not counts or not {"image", "true_class"}.issubset(head):
+    if not counts or not set(head).issuperset(_COUNTED):
         raise UserError(
             f"{path}: not of CIFAR-10H: neither {', '.join(_RAW)} (cifar10h-raw.csv) nor image, true_class and "
-            f"{_COUNTS}<class>... are among its columns ({', '.join(head[:6])}...)"
+            f"{_COUNTS}<class>... are among its columns ({', '.join(head[:6])}...); --format csv reads any table"
         )
     classes = [head[number].removeprefix(_COUNTS) for number in counts]
     votes = np.stack([_floats([row[number] for row in rows], head[number], path) for number in counts], axis=1)
@@ -172,7 +175,8 @@ def _of_counts(
     own = votes[np.arange(len(votes)), [place[name] for name in shown]]
     shares = np.allclose(totals, 1) and not np.array_equal(votes, votes.round())
     annotators = None if shares else totals.round().astype(np.int64)
-    return HumanFrequencies(tuple(ids), np.clip(own / totals, 0, 1), tuple(shown), annotators)
+    # Shares are taken as they are: what their sum is off 1 by would move them over the edges of bins.
+    return HumanFrequencies(tuple(ids), np.clip(own if shares else own / totals, 0, 1), tuple(shown), annotators)
 
 
 def _of_arrays(path: Path) -> HumanFrequencies:
@@ -283,9 +287,9 @@ def _rows(path: Path) -> list[list[str]]:
                 name = next((name for name in archive.namelist() if name.endswith("raw.csv")), None)
                 if name is None:
                     raise UserError(f"{path}: holds no cifar10h-raw.csv")
-                text = archive.read(name).decode("utf-8")
+                text = archive.read(name).decode("utf-8-sig")
         else:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except (zipfile.BadZipFile, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a table: {error}") from None
@@ -303,8 +307,11 @@ def _column(head: Sequence[str], name: str, path: Path) -> int:
     return list(head).index(name)
 
 
-def _floats(cells: Sequence[str], name: str, path: Path) -> np.ndarray:
-    try:
-        return np.array([float(cell) for cell in cells])
-    except ValueError as error:
-        raise UserError(f"{path}: column '{name}' is not of numbers: {error}") from None
+def _floats(cells: Sequence[str], name: str, path: Path, cure: str = "") -> np.ndarray:
+    found = np.empty(len(cells))
+    for row, cell in enumerate(cells):
+        try:
+            found[row] = float(cell)
+        except ValueError:
+            raise UserError(f"{path}: column '{name}' is not of numbers: '{cell}' in row {row + 2}{cure}") from None
+    return found

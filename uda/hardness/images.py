@@ -60,7 +60,7 @@ def load_images(
         )
     else:
         domain = place
-    (source,), classes = load_labelled(settings, [domain], seed, log)
+    (source,), classes = load_labelled(settings, [domain], seed, log, called=["--data"])
     return LabelledImages(source.images, source.labels, classes)
 
 

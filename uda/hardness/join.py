@@ -19,6 +19,7 @@ from uda.registry import nearest
 #: A correlation of fewer images says nothing.
 FEWEST = 10
 SHOWN = 5
+_LEAVE_OUT = "leave it out by --scores-columns"
 _WORDNET = re.compile(r"n\d{8}")
 
 
@@ -46,7 +47,8 @@ def join_human(
     for name in [*chosen, reference]:
         if name not in table.scores:
             known = list(table.scores)
-            raise UserError(f"{model} has no score '{name}'{nearest(name, known)} (has: {', '.join(known)})")
+            cure = "; compare with another one by --reference" if name == reference else ""
+            raise UserError(f"{model} has no score '{name}'{nearest(name, known)} (has: {', '.join(known)}){cure}")
     if reference not in chosen:
         chosen.append(reference)
     ids, labels = table.ids, table.labels
@@ -67,7 +69,7 @@ def join_human(
         if constant(values):
             raise UserError(
                 f"{model}: '{name}' is {values[0]:g} for all {len(values):,} images: it has no correlation with "
-                "anything; leave it out by --scores-columns"
+                f"anything; {'compare with another one by --reference' if name == reference else _LEAVE_OUT}"
             )
     return Joined(model, scores, seen)
 

@@ -1,7 +1,9 @@
 """Options that several subcommands of tools/hardness.py share."""
 
 import argparse
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -9,6 +11,24 @@ from pydantic import ValidationError
 from uda.config_files import explain, parse_overrides
 from uda.errors import UserError
 from uda.settings import RuntimeSettings, Settings, StorageSettings
+
+
+def renamed(text: str, names: Mapping[str, str]) -> str:
+    """A text that speaks of options (`--bins`), in other words for those that have one."""
+    return re.sub(r"--[a-z][a-z-]*", lambda option: names.get(option[0], option[0]), text)
+
+
+@contextmanager
+def naming(names: Mapping[str, str]) -> Iterator[None]:
+    """Within it, or in a function that it decorates, mistakes name settings of a config in place of options.
+
+    The parts of the study say what is wrong in the words of their own subcommands. Where a config calls them there are
+    no such options, and the settings that stand for them are what its user can change.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise UserError(renamed(str(error), names)) from error
 
 
 class Sections(Settings):
@@ -28,6 +48,19 @@ def sections(words: Sequence[str]) -> Sections:
     if problems:
         raise UserError("\n".join(problems))
     return found
+
+
+def listed(text: str) -> list[str]:
+    """`avh, norm` -> the names in it."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def seed(text: str) -> int:
+    """A seed: a whole number from 0 on."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text}: 0 at least")
+    return number
 
 
 def add_model(arguments: argparse.ArgumentParser, several: bool = False) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from uda.atomic import atomic_path, write_text
 from uda.errors import UserError
 from uda.hardness.findings import Row, write_rows
+from uda.hardness.statistics import p_text
 from uda.tables import insert_markdown, read_csv
 
 Record = Mapping[str, str]
@@ -21,17 +22,19 @@ def publish(results: Mapping[str, Sequence[Row]], figures: Path, folder: Path, d
         results: rows by the name of the CSV, which is that of its block in the document.
         figures: folder with the study's figures.
         folder: of the CSVs.
-        document: Markdown with `<!-- table NAME -->` and `<!-- end NAME -->`, and figures in a folder beside it.
+        document: Markdown with `<!-- table NAME -->` and `<!-- end NAME -->`, and figures in a folder beside it, which
+            are copied as PNG and as SVG, whichever is shown.
 
     Raises:
-        UserError: a table without a place, a figure that the study did not make.
+        UserError: as `require_places` does; a figure that the study did not make.
     """
+    require_places(document, list(results))
     text = document.read_text(encoding="utf-8")
     rounded = {n: [{key: _rounded(value) for key, value in row.items()} for row in rows] for n, rows in results.items()}
     for name, rows in rounded.items():
         records = [{key: "" if value is None else str(value) for key, value in row.items()} for row in rows]
         text = insert_markdown(text, name, _MARKDOWN[name](records))
-    shown = figures_of(text)
+    shown = both_forms(figures_of(text))
     missing = [name for name in shown if not (figures / Path(name).name).is_file()]
     if missing:
         raise UserError(f"{document}: the study made no figure {', '.join(missing)}")
@@ -45,6 +48,21 @@ def publish(results: Mapping[str, Sequence[Row]], figures: Path, folder: Path, d
     write_text(document, text)
 
 
+def require_places(document: Path, names: Sequence[str]) -> None:
+    """Raise UserError where a document does not have just these of a study's tables, and each once."""
+    if not document.is_file():
+        raise UserError(
+            f"--into: no such file: {document}; it must have the lines <!-- table NAME --> and <!-- end NAME --> for "
+            f"each of {', '.join(names)}"
+        )
+    text = document.read_text(encoding="utf-8")
+    for name in names:
+        insert_markdown(text, name, "")
+    for name in _MARKDOWN.keys() - set(names):
+        if f"<!-- table {name} -->" in text:
+            raise UserError(f"{document}: has a place for table '{name}', which this study does not make")
+
+
 def _rounded(value: Any) -> Any:
     """Six digits: what comes after them differs from machine to machine."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
@@ -53,6 +71,13 @@ def _rounded(value: Any) -> Any:
 def figures_of(markdown: str) -> list[str]:
     """Paths of the figures that a document shows or links to, relative to it."""
     paths = re.findall(r"\]\((?!\w+:)([^)\s]+\.(?:png|svg))\)", markdown)
+    return list(dict.fromkeys(paths))
+
+
+def both_forms(figures: Sequence[str]) -> list[str]:
+    """Each figure as it is named, and in the other one of the forms in which figures are kept, PNG and SVG."""
+    other = {".png": ".svg", ".svg": ".png"}
+    paths = [path for name in figures for path in (name, Path(name).with_suffix(other[Path(name).suffix]).as_posix())]
     return list(dict.fromkeys(paths))
 
 
@@ -92,7 +117,7 @@ def correlations_markdown(records: Sequence[Record]) -> str:
     ahead = [found["avh", model] for model in models]
     cells = [_interval(r, "difference", "difference_low", "difference_high", "+.3f") for r in ahead]
     rows.append([f"avh less {reference}", *cells])
-    rows.append(["p (Meng, Rosenthal and Rubin)", *(f"{float(r['meng_p']):.1g}" for r in ahead)])
+    rows.append(["p (Meng, Rosenthal and Rubin)", *(p_text(float(r["meng_p"])) for r in ahead)])
     text = "Spearman's rho with HSF, 95 % bootstrap interval; the sign is turned where hard images have large scores."
     return f"{text}\n\n{_table(['Score', *models], rows)}"
 

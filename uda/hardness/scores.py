@@ -224,11 +224,17 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
     if not path.is_file():
         raise UserError(f"--scores: no such file: {path}")
     if path.suffix == ".parquet":
-        _, parquet = _parquet()
-        columns = {name: list(values) for name, values in parquet.read_table(path).to_pydict().items()}
+        arrow, parquet = _parquet()
+        try:
+            columns = {name: list(values) for name, values in parquet.read_table(path).to_pydict().items()}
+        except arrow.ArrowInvalid as error:
+            raise UserError(f"{path}: not a Parquet file: {error}") from None
     else:
-        with path.open(newline="", encoding="utf-8") as file:
-            head, *rows = list(csv.reader(file)) or [[]]
+        try:
+            with path.open(newline="", encoding="utf-8-sig") as file:
+                head, *rows = list(csv.reader(file)) or [[]]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}: not a table: {error}") from None
         uneven = next((number for number, row in enumerate(rows, 2) if len(row) != len(head)), None)
         if uneven is not None:
             raise UserError(f"{path}, line {uneven}: not as many cells as the head has")

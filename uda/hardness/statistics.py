@@ -110,9 +110,18 @@ def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float,
 
 
 def bootstrap_p(differences: np.ndarray) -> float:
-    """Two-sided p of 0 among resampled differences (B,): twice the smaller tail, never below 2 / (B + 1)."""
+    """Two-sided p of 0 among resampled differences (B,): twice the smaller tail, never below 2 / (B + 1).
+
+    Those that are nan do not count, nor do they in B.
+    """
+    differences = differences[~np.isnan(differences)]
     tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (tail + 1) / (len(differences) + 1))
+
+
+def p_text(p: float) -> str:
+    """One digit of a p; one that is too small for a float is not 0."""
+    return f"{p:.1g}" if p > 0 else "< 1e-300"
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,44 @@ from uda.config_files import ConfigError, dotted, explain, find_config, merge, p
 from uda.errors import UserError
 from uda.hardness import claims
 from uda.hardness.classifier import load_classifier
-from uda.hardness.config import StudyConfig, SupervisedConfig
+from uda.hardness.config import StudyConfig, SupervisedConfig, ToySettings
 from uda.hardness.correlate import correlate
+from uda.hardness.degradations import DEGRADATIONS
 from uda.hardness.degrade import degrade
-from uda.hardness.dynamics import Groups, add_dynamics, human_of, load_history, run_name
+from uda.hardness.dynamics import (
+    HUMAN_SETTINGS,
+    Groups,
+    add_dynamics,
+    human_of,
+    load_history,
+    require_comparable,
+    run_name,
+)
 from uda.hardness.findings import Findings, Row
 from uda.hardness.images import LabelledImages, load_images
+from uda.hardness.options import naming
+from uda.hardness.paths import find_class
 from uda.hardness.pgd import Attack
 from uda.hardness.scores import SCORES, read_scores
-from uda.hardness.toy import toy
+from uda.hardness.toy import load_digits, toy
 from uda.hardness.trajectory import trajectory
+from uda.registry import nearest
+
+#: What the options of the other subcommands are called in a study's config, and in those of its runs.
+STUDY_SETTINGS = HUMAN_SETTINGS | {
+    "--scores-columns": "scores=[...]",
+    "--reference": "reference",
+    "--from": "trajectory.source",
+    "--to": "trajectory.target",
+    "--count": "trajectory.count",
+    "--steps": "trajectory.steps",
+    "--eps": "trajectory.eps",
+    "--norm": "trajectory.norm",
+    "--data": "data.test",
+    "--images": "degrade.images",
+    "--levels": "degrade.levels",
+    "--epochs": "toy.epochs",
+}
 
 
 def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
@@ -36,12 +64,25 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         config = StudyConfig.model_validate(merge(content, changes))
     except ValidationError as error:
-        problems += [explain(entry, StudyConfig, origins, path.name) for entry in error.errors()]
+        problems += [
+            _of_the_runs(entry, origins, path.name) or explain(entry, StudyConfig, origins, path.name)
+            for entry in error.errors()
+        ]
     if config is not None:
         problems += _unfit_scores(config, path.name)
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def _of_the_runs(error: Mapping[str, Any], origins: Mapping[str, str], file: str) -> str | None:
+    """A line on a setting of the runs that stands where those of the study do."""
+    key = str(error["loc"][0])
+    if len(error["loc"]) > 1 or key in StudyConfig.model_fields or key not in SupervisedConfig.model_fields:
+        return None
+    names = list(dotted({key: error["input"]}))
+    words = ", ".join(f"{name}=..." for name in names if not any(other.startswith(f"{name}.") for other in names))
+    return f"{origins.get(key, file)}: {key}: is the runs', not the study's; for all of them: set=[{words}]"
 
 
 def _unfit_scores(config: StudyConfig, file: str) -> list[str]:
@@ -60,18 +101,46 @@ def _unfit_scores(config: StudyConfig, file: str) -> list[str]:
 
 
 def trainings(study: StudyConfig) -> list[SupervisedConfig]:
-    """The configs of all its runs. Raises ConfigError, and UserError for a model that is no run."""
+    """The configs of all its runs.
+
+    Raises ConfigError, and UserError for what would else come out after the trainings: runs of one name, different test
+    images, no human file, a model that is no run, an unknown degradation, no digits.
+    """
     configs = [
         load_config(runs.cfg, [*study.set, *runs.set, f"seed={seed}"], SupervisedConfig)
         for runs in study.runs
         for seed in runs.seeds
     ]
     names = [run_name(config, configs) for config in configs]
+    require_comparable(configs)
+    first = configs[0]
+    if first.human.file is None:
+        raise UserError(
+            f"{study.name}: {first.name} names no human.file; the study needs what people say of the test images: "
+            "set=[human.file=...]"
+        )
+    for kind in (study.degrade.kinds or ()) if study.degrade else ():
+        if kind not in DEGRADATIONS:
+            known = sorted(DEGRADATIONS)
+            raise UserError(
+                f"{study.name}: degrade.kinds: unknown degradation '{kind}'{nearest(kind, known)} (known: "
+                f"{', '.join(known)})"
+            )
+    if study.toy:
+        with naming({"--data": "toy.data"}):
+            load_digits(_digits(study.toy))
     for part in (study.degrade, study.trajectory):
         for name in part.models if part else ():
             if name not in names:
                 raise UserError(f"{study.name}: '{name}' is no run of the study ({', '.join(names)})")
     return configs
+
+
+def require_classes(study: StudyConfig, classes: Sequence[str]) -> None:
+    """Raise UserError where the trajectory's classes are not among those of the runs."""
+    if study.trajectory:
+        for key in ("source", "target"):
+            find_class(getattr(study.trajectory, key), classes, f"{study.name}: trajectory.{key}")
 
 
 @dataclass(frozen=True)
@@ -86,6 +155,7 @@ class Outcome:
     """How well scores keep the order of the levels; empty without `degrade`."""
 
 
+@naming(STUDY_SETTINGS)
 def add_study(
     study: StudyConfig,
     configs: Sequence[SupervisedConfig],
@@ -95,19 +165,21 @@ def add_study(
     """Put a study whose runs are finished on a page.
 
     Raises:
-        UserError: a run is not finished, runs of different test images, no human file.
+        UserError: a run is not finished, runs of different test images, no human file; scores or images that a part
+            of the study can make nothing of.
     """
     names = [run_name(config, configs) for config in configs]
     first = configs[0]
     histories = [load_history(config.folder, name) for config, name in zip(configs, names, strict=True)]
     tables = {name: read_scores(config.folder / "scores.csv") for config, name in zip(configs, names, strict=True)}
-    human = human_of(first, histories[0].ids, tables[names[0]].labels, log)
-    if human is None:
+    people = human_of(first, histories[0].ids, tables[names[0]].labels, log)
+    if people is None:
         raise UserError(f"{first.name}: human.file: the study needs what people say of the test images")
-    groups = Groups.by_frequency(human.frequencies, first.human.bins)
+    groups = Groups.by_frequency(people.frequency, first.human.bins)
     correlations = correlate(
-        tables, human, first.human.bins, study.reference, findings, scores=study.scores, seed=study.seed
-    )
+        tables, people.human, first.human.bins, study.reference, findings,
+        scores=study.scores, allow_missing=first.human.allow_missing, seed=study.seed,
+    )  # fmt: skip
     findings.section(
         "Scores while networks learn", "Every run scored all test images before training and after each epoch."
     )
@@ -115,7 +187,7 @@ def add_study(
     degraded = _add_degraded(study, configs, names, findings, log)
     _add_trajectories(study, configs, names, findings, log)
     if study.toy:
-        toy(findings, epochs=study.toy.epochs, seed=study.seed, runtime=study.runtime, log=log)
+        toy(findings, data=_digits(study.toy), epochs=study.toy.epochs, seed=study.seed, runtime=study.runtime, log=log)
     found = [
         claims.stronger_than(study.reference, correlations),
         claims.plateaus_first(moved["plateaus"]),
@@ -131,6 +203,10 @@ def add_study(
         first=True,
     )
     return Outcome(found, correlations, moved["final"], moved["plateaus"], degraded)
+
+
+def _digits(part: ToySettings) -> Path | None:
+    return None if part.data is None else Path(part.data)
 
 
 def _classifiers(configs: Sequence[SupervisedConfig], names: Sequence[str], wanted: Sequence[str]):
@@ -189,6 +265,12 @@ def facts_of(configs: Sequence[SupervisedConfig]) -> list[tuple[str, str]]:
         (run_name(config, configs), f"{config.model.backbone}, {config.training.epochs} epochs, {config.folder}")
         for config in configs
     ]
+
+
+def tables_of(study: StudyConfig) -> tuple[str, ...]:
+    """The names of `results_of` what the study will find."""
+    names = ("hardness", "hardness_claims", "hardness_training", "hardness_plateaus")
+    return (*names, "hardness_degraded") if study.degrade else names
 
 
 def results_of(outcome: Outcome) -> Mapping[str, Sequence[Mapping[str, Any]]]:

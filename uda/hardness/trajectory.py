@@ -144,7 +144,7 @@ def where_avh_crosses(events: Sequence[Row]) -> str:
     """In a sentence, where the AVHs cross beside the flip of the prediction."""
     flips = [row["flips"] for row in events if row["flips"] is not None]
     if not flips:
-        return "No image reaches the class; give it more room (--eps) or more steps."
+        return "No image reaches the class; give it more room (eps) or more steps."
     several = len(events) > 1
     text = f"The prediction flips at step {np.median(flips):g}"
     text += f" (median of the {len(flips)} of {len(events)} images that get there). " if several else ". "
