@@ -12,6 +12,7 @@ from uda.config_files import ROOT, ConfigError, find_config
 from uda.generalization.config import GeneralizationConfig
 from uda.hardness.config import SupervisedConfig
 from uda.hardness.study import load_study
+from uda.tables.recipe import digest
 
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 
@@ -97,6 +98,30 @@ def test_every_mistake_at_once_with_file_key_and_cure(tmp_path):
     assert len(lines) == 8
 
 
+def test_what_is_meant_is_looked_for_nearby_first():
+    """`step` is a setting of two other sections, `steps` one of this section; words in two are one mistake."""
+    with pytest.raises(ConfigError) as caught:
+        load_config(
+            "digits_mmd", ["adaptation.step=20", "adaptation.lr=1", "adaptation.steps", "20", "data.target=mnits"]
+        )
+    lines = set(str(caught.value).split("\n"))
+    assert "command line: adaptation.step: unknown key, did you mean 'steps'?" in lines
+    assert any(
+        line.startswith("command line: adaptation.lr: unknown key, did you mean 'source.optim.lr'") for line in lines
+    )
+    assert (
+        "command line: 'adaptation.steps 20': overrides are written key=value, did you mean adaptation.steps=20?"
+        in lines
+    )
+    assert any("data.target: digits: unknown domain 'mnits', did you mean 'mnist'?" in line for line in lines)
+    assert len(lines) == 4
+
+
+def test_a_method_alone_is_no_config_but_names_those_of_it():
+    with pytest.raises(ConfigError, match=r"'digits_mcd\.yaml', 'pacs_mcd\.yaml' or 'visda_mcd\.yaml'\?"):
+        load_config("mcd")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -133,6 +158,22 @@ def test_plugin_registers_a_selector_beside_its_config(tmp_path):
     path = write(tmp_path, "mine.yaml", text)
     assert load_config(path).self_training.selector == "test_config_norm"
     assert load_config(path).plugins == [str(tmp_path / "norms.py")], "loading twice is no clash"
+
+
+def test_a_plugin_that_was_edited_makes_another_run(tmp_path):
+    """Of the same name and settings: its code is what decides. Elsewhere it is the same run."""
+    for folder in ("here", "there"):
+        (tmp_path / folder).mkdir()
+        write(tmp_path / folder, "empty.py", "WEIGHT = 0.1\n")
+        text = "plugins: [empty.py]\noutput: run\ndata: {source: a, target: b}\nplugin_code: {empty.py: '0'}\n"
+        write(tmp_path / folder, "mine.yaml", text)
+    first, moved = (load_config(tmp_path / folder / "mine.yaml") for folder in ("here", "there"))
+    saved = yaml.safe_load(first.to_yaml())
+    assert differing_keys(moved, saved) == [] and digest(moved) == digest(first)
+    write(tmp_path / "here", "empty.py", "WEIGHT = 5\n")
+    edited = load_config(tmp_path / "here" / "mine.yaml")
+    (difference,) = differing_keys(edited, saved)
+    assert difference.startswith("plugin_code.empty.py: '") and digest(edited) != digest(first)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A config file is a short difference from its `_base_` (one path or a list, relat
 mistake is reported at once, each with the file and key that it came from and the nearest right name.
 """
 
+import hashlib
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
@@ -59,6 +60,8 @@ class RunConfig(Settings, ABC):
     """Run folder; null: the kind of run's own. {name}, {seed} and the domains' names are filled in."""
     plugins: list[str] = Field(default_factory=list)
     """Python files that register selectors, regularisers or backbones of your own; relative to the config file."""
+    plugin_code: dict[str, str] = Field(default_factory=dict)
+    """A digest of each plugin's file, by its name; `load_config` fills it in. Other code makes another run."""
     transforms: TransformSettings = TransformSettings()
     model: ModelSettings = ModelSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -91,6 +94,11 @@ class RunConfig(Settings, ABC):
     def start(self) -> str | None:
         """Weights (.safetensors of this project) that the run begins with; None: its own initial weights."""
         return None
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Sections that are another kind of method's."""
+        return ()
 
     @property
     def folder(self) -> Path:
@@ -148,6 +156,12 @@ class Config(RunConfig):
         return not self.source.checkpoint and bool(self.source.steps or self.source.epochs)
 
     @property
+    def unread(self) -> tuple[str, ...]:
+        from uda.methods import METHODS
+
+        return ("self_training",) if METHODS[self.method].adapts else ("adaptation",)
+
+    @property
     def domains(self) -> Mapping[str, str]:
         return {"source": self.data.source, "target": self.data.target}
 
@@ -172,6 +186,14 @@ def load_plugin(path: str | Path) -> None:
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"plugins: {path.name} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def plugin_code(paths: Iterable[str | Path]) -> dict[str, str]:
+    """Twelve hexadecimal digits for the content of the plugins' files, by file name; files of one name share them."""
+    contents: dict[str, bytes] = {}
+    for path in map(Path, paths):
+        contents[path.name] = contents.get(path.name, b"") + path.read_bytes()
+    return {name: hashlib.sha256(content).hexdigest()[:12] for name, content in contents.items()}
 
 
 def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] = Config) -> C:
@@ -206,7 +228,7 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
     problems += _check_names(kind, merged, origins, path.name)
     if problems:
         raise ConfigError("\n".join(problems))
-    return config
+    return config.model_copy(update={"plugin_code": plugin_code(config.plugins)})
 
 
 def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: Path) -> None:
@@ -253,7 +275,28 @@ def _check_names(
                 registry[value]
             except UserError as error:
                 problems.append(f"{origin_of(key, origins, default)}: {key}: {error}")
-    return problems + _check_options(kind, content, origins, default)
+    return problems + _check_domains(content, origins, default) + _check_options(kind, content, origins, default)
+
+
+def _check_domains(content: Mapping[str, Any], origins: Mapping[str, str], default: str) -> list[str]:
+    """A card's domains by name: before a folder of an earlier run is looked at, which has other ones."""
+    from uda.data.cards import load_card
+
+    data = content.get("data")
+    if not isinstance(data, Mapping) or not isinstance(data.get("dataset"), str):
+        return []
+    try:
+        card = load_card(data["dataset"])
+    except UserError:  # said where the data are looked for
+        return []
+    problems = []
+    for role in ("source", "target"):
+        if isinstance(data.get(role), str):
+            try:
+                card.domain(data[role])
+            except UserError as error:
+                problems.append(f"{origin_of(f'data.{role}', origins, default)}: data.{role}: {error}")
+    return problems
 
 
 def _check_options(

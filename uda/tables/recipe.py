@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from uda.config import NOT_IDENTITY, Config, RunConfig, flatten
-from uda.methods import METHODS
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:
@@ -16,7 +15,7 @@ def recipe(config: RunConfig) -> dict[str, Any]:
     recipe the recipe that it was; the section of the other kind of method is left out because the run does not read it.
     """
     settings = flatten(config.model_dump(mode="json", exclude_defaults=True))
-    return {key: value for key, value in settings.items() if not below(key, (*NOT_IDENTITY, *_unread(config)))}
+    return {key: value for key, value in settings.items() if not below(key, (*NOT_IDENTITY, *config.unread))}
 
 
 def digest(config: RunConfig, start: str = "") -> str:
@@ -38,9 +37,3 @@ def source_recipe(config: Config) -> dict[str, Any]:
         for key, value in recipe(config).items()
         if below(key, ("seed", "data", "transforms", "model", "source")) and not below(key, after_training)
     }
-
-
-def _unread(config: RunConfig) -> tuple[str, ...]:
-    if not isinstance(config, Config):
-        return ()
-    return ("self_training",) if METHODS[config.method].adapts else ("adaptation",)
