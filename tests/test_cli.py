@@ -117,6 +117,13 @@ def test_a_mistake_gets_one_line_with_key_and_cure_and_leaves_nothing(override, 
     assert list(in_folder.iterdir()) == []
 
 
+def test_settings_that_the_method_does_not_read_are_named(tiny, in_folder, capsys):
+    words = ["--cfg", str(tiny), "--dry-run", "self_training.selector=avc"]
+    for method, notes in (("mmd", ["note: method 'mmd' does not read self_training.selector"]), ("self_training", [])):
+        assert main([*words, f"method={method}"]) == 0
+        assert [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")] == notes
+
+
 def test_an_unknown_config_names_the_nearest(in_folder, capsys):
     assert main(["--cfg", "digits_avg.yaml"]) == 2
     (line,) = error_lines(capsys)

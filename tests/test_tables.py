@@ -206,7 +206,8 @@ def test_a_failing_run_is_named_with_its_log_while_the_others_finish(ran):
     assert "selects no target image" in log.read_text()
     assert all(job.record() for job in finished(found)) and len(finished(found)) == 7
     assert [line for line in lines if line.startswith("FAILED")] == [f"FAILED {error}"]
-    assert len(lines) == len(found)
+    assert re.match(rf"{len(found)} runs to do, 1 at a time; output in .*/small/\*/\*/seed\*\.out", lines[0])
+    assert len(lines) == 1 + len(found)
 
 
 def test_a_failed_run_has_no_record(ran):
@@ -324,9 +325,8 @@ def test_a_signal_stops_the_runs_under_way_and_starts_no_other(table, tmp_path, 
     with pytest.raises(Interrupted):
         run_jobs(found, 1, log=lines.append)
     assert len(started) == 1
-    assert len(lines) == 1 and re.fullmatch(
-        r"Source, .* seed 0: stopped, to go on from there, see .*seed0\.out", lines[0]
-    )
+    (stopped,) = lines[1:]
+    assert re.fullmatch(r"Source, .* seed 0: stopped, to go on from there, see .*seed0\.out", stopped)
 
 
 def test_without_run_folders_the_csvs_stay_as_they_are_and_nothing_is_run(table, ran, tmp_path):
@@ -454,7 +454,8 @@ def test_a_source_model_that_is_needed_is_run_though_the_csv_has_its_row(table, 
     (job,) = choose_jobs(jobs_of(table, tmp_path / "elsewhere"), "CBST*", seeds="0")
     lines = []
     run_jobs([job], 1, log=lines.append, recorded=ledger)
-    assert [line.partition(":")[0] for line in lines] == [
+    assert lines[0].startswith("2 runs to do")
+    assert [line.partition(":")[0] for line in lines[1:]] == [
         "Source, drawn to photos, seed 0",
         "CBST + AVH, drawn to photos, seed 0",
     ]

@@ -113,6 +113,9 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
     def run(config: Config, log: "RunLog", ranks: "Ranks", interruption: Interruption) -> "Session":
         from uda.rounds import Run
 
+        for key in (word.partition("=")[0] for word in options.overrides):
+            if key.split(".")[0] in config.unread:
+                log(f"note: method '{config.method}' does not read {key}")
         return Run(config, log, ranks, interruption)
 
     def act(session: "Run", log: "RunLog") -> None:

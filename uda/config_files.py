@@ -1,5 +1,6 @@
 """YAML files with their `_base_` and `key=value` overrides, to one mapping, and mistakes in it to lines for people."""
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,8 @@ def find_config(name: str | Path) -> Path:
         if candidate.is_file():
             return candidate
     known = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
-    hint = nearest(f"{path.stem}.yaml", known)
+    ends = [name for name in known if name.endswith(f"_{path.stem}.yaml")]
+    hint = f", did you mean {_either(ends)}?" if ends else nearest(f"{path.stem}.yaml", known)
     raise ConfigError(f"{name}: no such config, here or in configs/{hint or ' (known: ' + ', '.join(known) + ')'}")
 
 
@@ -100,12 +102,16 @@ def parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]
     """`key.sub=value` words to nested values, and what is wrong with them."""
     values: dict[str, Any] = {}
     problems = []
-    for word in overrides:
+    words = list(overrides)
+    while words:
+        word = words.pop(0)
         key, equals, text = word.partition("=")
         if not equals or not key:
-            problems.append(
-                f"command line: '{word}': overrides are written key=value, for example self_training.rounds=3"
-            )
+            example = "for example self_training.rounds=3"
+            if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word) and words and "=" not in words[0]:
+                value = words.pop(0)
+                word, example = f"{word} {value}", f"did you mean {word}={value}?"
+            problems.append(f"command line: '{word}': overrides are written key=value, {example}")
             continue
         try:
             value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
@@ -162,6 +168,12 @@ def _places_of(key: str, section: type[Settings], prefix: str = "") -> list[str]
     return places
 
 
+def _either(names: Iterable[str]) -> str:
+    """`'a', 'b' or 'c'`."""
+    *first, last = map(repr, names)
+    return f"{', '.join(first)} or {last}" if first else last
+
+
 def explain(
     error: Mapping[str, Any],
     config: type[Settings],
@@ -181,7 +193,8 @@ def explain(
         section = root or _section(config, location[:-1])
         known = sorted(section.model_fields) if section else []
         elsewhere = [] if root else _places_of(location[-1], config)
-        hint = f", did you mean {' or '.join(map(repr, elsewhere))}?" if elsewhere else nearest(location[-1], known)
+        beside = nearest(location[-1], known, cutoff=0.85 if elsewhere else 0.6)
+        hint = beside or (f", did you mean {_either(elsewhere)}?" if elsewhere else "")
         return f"{where}: unknown key{hint or ' (known: ' + ', '.join(known) + ')'}"
     if error["type"] == "missing":
         return f"{where}: missing"

@@ -9,9 +9,12 @@ from uda.errors import UserError
 T = TypeVar("T")
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """`", did you mean 'softmax'?"` for the known name closest to `name`, or an empty string."""
-    close = difflib.get_close_matches(str(name), known, n=5)
+def nearest(name: str, known: list[str], cutoff: float = 0.6) -> str:
+    """`", did you mean 'softmax'?"` for the known name closest to `name`, or an empty string.
+
+    `cutoff`: how alike names have to be, 0 to 1.
+    """
+    close = difflib.get_close_matches(str(name), known, n=5, cutoff=cutoff)
     # Letters that only changed places are a likelier slip than another letter, which difflib takes for as close.
     close.sort(key=lambda found: sorted(found) != sorted(str(name)))
     return f", did you mean '{close[0]}'?" if close else ""

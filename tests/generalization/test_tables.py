@@ -112,7 +112,7 @@ def test_a_failing_run_is_named_while_the_others_finish(ran):
     assert error.startswith(f"{BROKEN}, m0, seed 0: exit code 2, see ")
     assert all(job.has_model for job in finished(ran)) and len(finished(ran)) == 5
     reached = results_of(found[0])["final"]["overall"]
-    assert lines[0].startswith(f"ERM, m0, seed 0: accuracy {reached:.4f} in ")
+    assert lines[1].startswith(f"ERM, m0, seed 0: accuracy {reached:.4f} in ")
 
 
 def test_csv_has_a_row_a_run_with_the_figures_of_its_results(table, ran, tmp_path):

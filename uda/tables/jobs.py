@@ -153,6 +153,9 @@ def run_jobs(
     for job in list(todo.values()):
         while (job := job.needs) and job.folder not in todo and lacks_model(job):
             todo[job.folder] = job
+    if todo:
+        outputs = jobs[0].runs / jobs[0].table.name / "*" / "*" / "seed*.out"
+        log(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, {at_once} at a time; output in {outputs}")
     with Processes() as processes:
         for wave in _waves(todo):
             with ThreadPoolExecutor(at_once) as pool:

@@ -224,7 +224,7 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
     losses = [max(numbers(run, measure)) - float(run[-1][measure]) for run in epochs if len(run) >= LEAST_POINTS]
     if losses:
         lines.append(f"| the last report | | {100 * statistics.mean(losses):.1f}, n = {len(losses)} | | |")
-    lines += ["", "A correlation needs models that are not all equal; n/a where there are none."]
+    lines += ["", f"n/a: fewer than {LEAST_POINTS} models of a kind, or for a correlation all of them equal."]
     if not epochs:
         return "\n".join(lines) + "\n"
     lines += [
