@@ -212,7 +212,7 @@ def _curves(
         before = None if source is None or source["class_mean"] is None else 100 * source["class_mean"]
         series = {"class mean": values("class_mean", 100), "overall": values("overall", 100)}
         figure = figures.curves_figure(numbers, series, "% right (oracle)", before, xlabel=what)
-        add("accuracy", f"Accuracy after the {what} (oracle)", figure,
+        add("accuracy", f"Accuracy after each {what} (oracle)", figure,
             f"Class mean by {what}, {range_of('class_mean', 100, 1)} per cent.")  # fmt: skip
     if chooses:
         overlap = {name: [record["overlap"][name] for record in rounds] for name in rounds[0]["overlap"]}
