@@ -33,7 +33,6 @@ from uda.hardness.pgd import Attack
 from uda.hardness.scores import SCORES, read_scores
 from uda.hardness.toy import load_digits, toy
 from uda.hardness.trajectory import trajectory
-from uda.registry import nearest
 
 #: What the options of the other subcommands are called in a study's config, and in those of its runs.
 STUDY_SETTINGS = HUMAN_SETTINGS | {
@@ -120,12 +119,10 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
             "set=[human.file=...]"
         )
     for kind in (study.degrade.kinds or ()) if study.degrade else ():
-        if kind not in DEGRADATIONS:
-            known = sorted(DEGRADATIONS)
-            raise UserError(
-                f"{study.name}: degrade.kinds: unknown degradation '{kind}'{nearest(kind, known)} (known: "
-                f"{', '.join(known)})"
-            )
+        try:
+            DEGRADATIONS[kind]
+        except UserError as error:
+            raise UserError(f"{study.name}: degrade.kinds: {error}") from None
     if study.toy:
         with naming({"--data": "toy.data"}):
             load_digits(_digits(study.toy))
