@@ -1,6 +1,7 @@
 """Configs: bases, overrides, and every mistake at once with file, key and cure."""
 
 import re
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -160,7 +161,7 @@ def test_plugin_registers_a_selector_beside_its_config(tmp_path):
     assert load_config(path).plugins == [str(tmp_path / "norms.py")], "loading twice is no clash"
 
 
-def test_a_plugin_that_was_edited_makes_another_run(tmp_path):
+def test_a_plugin_that_was_edited_makes_another_run(tmp_path, monkeypatch):
     """Of the same name and settings: its code is what decides. Elsewhere it is the same run."""
     for folder in ("here", "there"):
         (tmp_path / folder).mkdir()
@@ -171,6 +172,10 @@ def test_a_plugin_that_was_edited_makes_another_run(tmp_path):
     saved = yaml.safe_load(first.to_yaml())
     assert differing_keys(moved, saved) == [] and digest(moved) == digest(first)
     write(tmp_path / "here", "empty.py", "WEIGHT = 5\n")
+    with pytest.raises(ConfigError, match=r"empty\.py has changed since this process imported it"):
+        load_config(tmp_path / "here" / "mine.yaml")
+    for name in [name for name in sys.modules if name.startswith("uda_plugin_empty")]:
+        monkeypatch.delitem(sys.modules, name)  # as in another process
     edited = load_config(tmp_path / "here" / "mine.yaml")
     (difference,) = differing_keys(edited, saved)
     assert difference.startswith("plugin_code.empty.py: '") and digest(edited) != digest(first)

@@ -111,10 +111,12 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
         arguments.error("--cfg FILE is needed (or --list WHAT, or --help); for a first run: --cfg digits_avh.yaml")
 
     def run(config: Config, log: "RunLog", ranks: "Ranks", interruption: Interruption) -> "Session":
+        from uda.methods import METHODS
         from uda.rounds import Run
 
+        reads = {"self_training": METHODS[config.method].rounds, "adaptation": METHODS[config.method].adapts}
         for key in (word.partition("=")[0] for word in options.overrides):
-            if key.split(".")[0] in config.unread:
+            if not reads.get(key.split(".")[0], True):
                 log(f"note: method '{config.method}' does not read {key}")
         return Run(config, log, ranks, interruption)
 

@@ -61,7 +61,7 @@ class RunConfig(Settings, ABC):
     plugins: list[str] = Field(default_factory=list)
     """Python files that register selectors, regularisers or backbones of your own; relative to the config file."""
     plugin_code: dict[str, str] = Field(default_factory=dict)
-    """A digest of each plugin's file, by its name; `load_config` fills it in. Other code makes another run."""
+    """A digest of each plugin's file, by the file's name; `load_config` fills it in. Other code makes another run."""
     transforms: TransformSettings = TransformSettings()
     model: ModelSettings = ModelSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -170,30 +170,31 @@ class Config(RunConfig):
         return self.source.checkpoint
 
 
-def load_plugin(path: str | Path) -> None:
-    """Import a Python file of the user's own, once, so that what it registers is known."""
+def load_plugin(path: str | Path) -> str:
+    """Import a Python file of the user's own, once, so that what it registers is known.
+
+    Returns twelve hexadecimal digits that stand for its content; raises UserError where that is no longer what was
+    imported.
+    """
     path = Path(path).resolve()
-    name = f"uda_plugin_{path.stem}_{abs(hash(str(path))):x}"
-    if name in sys.modules:
-        return
     if not path.is_file():
         raise UserError(f"plugins: no such file: {path}")
+    code = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    name = f"uda_plugin_{path.stem}_{abs(hash(str(path))):x}"
+    if name in sys.modules:
+        if sys.modules[name].__code_digest__ != code:
+            raise UserError(f"plugins: {path.name} has changed since this process imported it; start Python anew")
+        return code
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
+    module.__code_digest__ = code
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"plugins: {path.name} cannot be imported: {type(error).__name__}: {error}") from error
-
-
-def plugin_code(paths: Iterable[str | Path]) -> dict[str, str]:
-    """Twelve hexadecimal digits for the content of the plugins' files, by file name; files of one name share them."""
-    contents: dict[str, bytes] = {}
-    for path in map(Path, paths):
-        contents[path.name] = contents.get(path.name, b"") + path.read_bytes()
-    return {name: hashlib.sha256(content).hexdigest()[:12] for name, content in contents.items()}
+    return code
 
 
 def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] = Config) -> C:
@@ -214,7 +215,7 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
     content.setdefault("name", path.stem)
     merged = merge(content, changes)
     refuse_another_kind(kind, content, path)
-    config = None
+    config, codes = None, {}
     try:
         config = kind.model_validate(merged)
     except ValidationError as error:
@@ -222,13 +223,14 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
     try:
         plugins = merged.get("plugins")
         for plugin in plugins if isinstance(plugins, list) else []:
-            load_plugin(str(plugin))
+            file = Path(str(plugin)).name
+            codes[file] = codes.get(file, "") + load_plugin(str(plugin))  # two of one name stand under it together
     except UserError as error:
         problems.append(f"{path.name}: {error}")
     problems += _check_names(kind, merged, origins, path.name)
     if problems:
         raise ConfigError("\n".join(problems))
-    return config.model_copy(update={"plugin_code": plugin_code(config.plugins)})
+    return config.model_copy(update={"plugin_code": codes})
 
 
 def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: Path) -> None:

@@ -108,7 +108,7 @@ def parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]
         key, equals, text = word.partition("=")
         if not equals or not key:
             example = "for example self_training.rounds=3"
-            if re.fullmatch(r"[a-z_]+(\.[a-z_]+)+", word) and words and "=" not in words[0]:
+            if "." in word and words and not re.search(r"=|[a-z]\.[a-z]", words[0]):  # a setting, and then its value
                 value = words.pop(0)
                 word, example = f"{word} {value}", f"did you mean {word}={value}?"
             problems.append(f"command line: '{word}': overrides are written key=value, {example}")

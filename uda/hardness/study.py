@@ -184,7 +184,9 @@ def add_study(
     degraded = _add_degraded(study, configs, names, findings, log)
     _add_trajectories(study, configs, names, findings, log)
     if study.toy:
-        toy(findings, data=_digits(study.toy), epochs=study.toy.epochs, seed=study.seed, runtime=study.runtime, log=log)
+        with naming({"--data": "toy.data"}):
+            part = study.toy
+            toy(findings, data=_digits(part), epochs=part.epochs, seed=study.seed, runtime=study.runtime, log=log)
     found = [
         claims.stronger_than(study.reference, correlations),
         claims.plateaus_first(moved["plateaus"]),

@@ -14,6 +14,8 @@ import numpy as np
 from uda.tables.ledger import RUN, report_columns
 
 Record = Mapping[str, str]
+#: A pair of domains, and a seed.
+Unit = tuple[tuple[str, str], str]
 
 DRAWS = 10_000
 #: Fewer points have too few orders for a correlation to say anything.
@@ -97,13 +99,18 @@ def difference_to_reference(
     if row == reference:
         return None
     of_reference, of_row = (
-        {(r["source"], r["target"], r["seed"]): float(r[measure]) for r in select(records, n) if r[measure]}
+        {((r["source"], r["target"]), r["seed"]): float(r[measure]) for r in select(records, n) if r[measure]}
         for n in (reference, row)
     )
+    return mean_difference(of_row, of_reference)
+
+
+def mean_difference(ours: Mapping[Unit, float], reference: Mapping[Unit, float]) -> Difference | None:
+    """Mean of what two have by pair of domains and seed, and its interval, over the units that both have."""
     differences: dict[tuple[str, str], list[float]] = {}
-    for unit, value in of_row.items():
-        if unit in of_reference:
-            differences.setdefault(unit[:2], []).append(value - of_reference[unit])
+    for unit, value in ours.items():
+        if unit in reference:
+            differences.setdefault(unit[0], []).append(value - reference[unit])
     return paired_bootstrap(differences)
 
 

@@ -31,6 +31,7 @@ LEFT_OUT = (
     "seeds. Average: over all domains; besides of the report that is best on the held-out images of the seen domains, "
     "and of the best one (oracle)."
 )
+AGREEMENT_NOTE = " (`agreement` compares a report with the one before, and has none for the first)"
 
 
 def mean_and_spread(values: Sequence[float], percent: bool = True) -> str:
@@ -61,8 +62,6 @@ def steps_text(records: Sequence[Record]) -> str:
         return ""
     return f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
 
-
-AGREEMENT_SCORES = " (`agreement` compares a report with the one before, and has none for the first)"
 
 #: Title of a column, and the text of its cell in a row of that name.
 Column = tuple[str, Callable[[str], str]]
@@ -209,7 +208,7 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
         f"How well {scores} models, by Spearman's rho with the {reached_by} (oracle), and how many points "
         f"of it {its} choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
         f"the last models of one {domains} and seed, mean over these. A validator judges the reports that it scores"
-        f"{AGREEMENT_SCORES if 'agreement' in validators else ''}, {LEAST_POINTS} at least.",
+        f"{AGREEMENT_NOTE if 'agreement' in validators else ''}, {LEAST_POINTS} at least.",
         "",
         "| Validator | rho, epochs | points lost | rho, methods | points lost |",
         "|---|---|---|---|---|",

@@ -3,7 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
-from uda.tables.comparison import Record, names_of, numbers, paired_bootstrap, pairs_of, select
+from uda.tables.comparison import Record, mean_difference, names_of, numbers, pairs_of, select
 from uda.tables.definition import name_of
 from uda.tables.markdown import difference_text, mean_and_spread
 
@@ -61,11 +61,7 @@ def variants_markdown(records: Sequence[Record], reference: str | None = None, m
         cells.append(mean_and_spread(_averages(reached, pairs)))
         if against:
             other = _by_run(records, chosen, against, measure) if family != against else {}
-            differences: dict[Domains, list[float]] = {}
-            for (pair, seed), value in reached.items():
-                if (pair, seed) in other:
-                    differences.setdefault(pair, []).append(value - other[pair, seed])
-            cells.append(difference_text(paired_bootstrap(differences)))
+            cells.append(difference_text(mean_difference(reached, other)))
         lines.append(f"| {family} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
