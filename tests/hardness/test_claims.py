@@ -94,7 +94,8 @@ def test_better_models_are_compared_in_pairs_that_differ(pairs, verdict, evidenc
 
 
 def norms(first, second, run="a", epochs=15):
-    ends = {"first": 1, "last": epochs // 2}, {"first": epochs // 2, "last": epochs}
+    middle = (epochs + 1) // 2
+    ends = {"first": 1, "last": middle}, {"first": middle, "last": epochs}
     return [
         {"run": run, **ends[0], "from": 1.0, "to": 1 + first, "change": first, "error": 0.1},
         {"run": run, **ends[1], "from": 1 + first, "to": 1 + first + second, "change": second, "error": 0.1},

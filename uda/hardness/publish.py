@@ -10,7 +10,7 @@ from uda.atomic import atomic_path, write_text
 from uda.errors import UserError
 from uda.hardness.findings import Row, write_rows
 from uda.hardness.statistics import p_text
-from uda.tables import insert_markdown, read_csv
+from uda.tables import has_place, insert_markdown, read_csv
 
 Record = Mapping[str, str]
 
@@ -59,7 +59,7 @@ def require_places(document: Path, names: Sequence[str]) -> None:
     for name in names:
         insert_markdown(text, name, "")
     for name in _MARKDOWN.keys() - set(names):
-        if f"<!-- table {name} -->" in text:
+        if has_place(text, name):
             raise UserError(f"{document}: has a place for table '{name}', which this study does not make")
 
 

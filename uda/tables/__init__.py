@@ -15,6 +15,7 @@ from uda.tables.ledger import COLUMNS, GENERALIZATION_COLUMNS, INNER, Ledger, re
 from uda.tables.markdown import (
     classes_markdown,
     differences_markdown,
+    has_place,
     inner_markdown,
     insert_markdown,
     published_markdown,
@@ -36,6 +37,7 @@ __all__ = [
     "classes_markdown",
     "collect",
     "differences_markdown",
+    "has_place",
     "inner_markdown",
     "insert_markdown",
     "jobs_of",
