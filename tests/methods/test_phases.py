@@ -253,7 +253,8 @@ def test_fixmatch_by_hand(batch):
     each = [-float(strong_q[i, chosen[i]].log()) for i in range(3) if sure[i] >= threshold]
     source = float(cross_entropy(q[:3].log(), torch.tensor([0, 1, 2])))
     assert len(each) == 2 and found == pytest.approx(source + 0.5 * sum(each) / 3, rel=1e-4)
-    _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", "method_options={portion: 0.34}")
+    share = "method_options={threshold: null, portion: 0.34}"
+    _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", share)
     kept = method.pseudo_labels(network(both.images), both.is_target & (view == 0))[1]
     assert kept.tolist() == [float(i == int(sure.argmax())) for i in range(3)]
     # Angles order the images otherwise, but keep as many as the softmax threshold does.

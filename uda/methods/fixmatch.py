@@ -27,7 +27,7 @@ class FixMatch(Method):
         """Of the target's consistency beside the source's cross-entropy."""
         selector: str = "softmax"
         """How sure is the plain view? One of `--list selectors`."""
-        threshold: float = Field(0.95, ge=0, le=1)
+        threshold: float | None = Field(0.95, ge=0, le=1)
         """Softmax confidence that decides how many of a batch count, whatever the selector that says which."""
         portion: float | None = Field(None, gt=0, le=1)
         """In the threshold's place: the share of each batch that counts."""
@@ -35,8 +35,10 @@ class FixMatch(Method):
         @model_validator(mode="after")
         def known(self):
             SELECTORS[self.selector]
-            if self.portion is not None and "threshold" in self.model_fields_set:
-                raise ValueError("a threshold or a portion, not both")
+            if self.portion is not None and self.threshold is not None and "threshold" in self.model_fields_set:
+                raise ValueError("a threshold or a portion, not both; set the other one to null")
+            if self.portion is None and self.threshold is None:
+                raise ValueError("neither a threshold nor a portion; give one of them")
             return self
 
     def __init__(self, network: Network, config: Config):
