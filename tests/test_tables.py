@@ -511,6 +511,16 @@ def test_a_recipe_is_what_decides_the_result(tiny):
     mcc = load_config(tiny, ["method=mcc"])
     assert digest(load_config(tiny, ["method=mcc", "self_training.steps=4"])) == digest(mcc)
     assert digest(load_config(tiny, ["method=mcc", "adaptation.steps=7"])) != digest(mcc)
+    for words, same in [
+        (["method_options={weight: 1}"], True),
+        (["method_options={weight: 0.3}"], False),
+        (["method_options={temperature: 2.5}"], True),
+    ]:
+        assert (digest(load_config(tiny, ["method=mcc", *words])) == digest(mcc)) is same, words
+    angles = load_config(tiny, ["method=mcc", "model={loss: avh}"])
+    for scale, same in ((10, True), (20, False)):
+        words = ["method=mcc", f"model={{loss: avh, loss_options: {{scale: {scale}}}}}"]
+        assert (digest(load_config(tiny, words)) == digest(angles)) is same, scale
     assert recipe(mcc)["method"] == "mcc" and "source.label_smoothing" not in recipe(mcc)
 
 

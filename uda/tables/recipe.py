@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from uda.classification import LOSSES
 from uda.config import NOT_IDENTITY, Config, RunConfig, flatten
 
 
@@ -15,7 +16,22 @@ def recipe(config: RunConfig) -> dict[str, Any]:
     recipe the recipe that it was; the section of the other kind of method is left out because the run does not read it.
     """
     settings = flatten(config.model_dump(mode="json", exclude_defaults=True))
-    return {key: value for key, value in settings.items() if not below(key, (*NOT_IDENTITY, *config.unread))}
+    apart = (*NOT_IDENTITY, *config.unread, *_options_at_their_default(config))
+    return {key: value for key, value in settings.items() if not below(key, apart)}
+
+
+def _options_at_their_default(config: RunConfig) -> list[str]:
+    """Dotted keys of the method's and the loss's own settings that say what would hold without them."""
+    model = config.model
+    kinds = {
+        "method_options": (config.methods()[config.method].Options, config.method_options),
+        "model.loss_options": (LOSSES[model.loss], model.loss_options),
+    }
+    return [
+        f"{section}.{key}"
+        for section, (kind, given) in kinds.items()
+        for key in given.keys() - kind(**given).model_dump(exclude_defaults=True).keys()
+    ]
 
 
 def digest(config: RunConfig, start: str = "") -> str:
