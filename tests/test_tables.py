@@ -517,6 +517,8 @@ def test_a_recipe_is_what_decides_the_result(tiny):
         (["method_options={temperature: 2.5}"], True),
     ]:
         assert (digest(load_config(tiny, ["method=mcc", *words])) == digest(mcc)) is same, words
+    of_old = mcc.model.model_copy(update={"loss": "gone", "loss_options": {"s": 1}})
+    assert recipe(mcc.model_copy(update={"model": of_old}))["model.loss_options.s"] == 1
     angles = load_config(tiny, ["method=mcc", "model={loss: avh}"])
     for scale, same in ((10, True), (20, False)):
         words = ["method=mcc", f"model={{loss: avh, loss_options: {{scale: {scale}}}}}"]

@@ -22,15 +22,18 @@ def recipe(config: RunConfig) -> dict[str, Any]:
 
 def _options_at_their_default(config: RunConfig) -> list[str]:
     """Dotted keys of the method's and the loss's own settings that say what would hold without them."""
-    model = config.model
-    kinds = {
-        "method_options": (config.methods()[config.method].Options, config.method_options),
-        "model.loss_options": (LOSSES[model.loss], model.loss_options),
-    }
+    methods, model = config.methods(), config.model
+    kinds = []
+    # A config of old may name a method, or settings, that are no more: of those nothing is known.
+    if config.method in methods:
+        kinds.append(("method_options", methods[config.method].Options, config.method_options))
+    if model.loss in LOSSES:
+        kinds.append(("model.loss_options", LOSSES[model.loss], model.loss_options))
     return [
         f"{section}.{key}"
-        for section, (kind, given) in kinds.items()
-        for key in given.keys() - kind(**given).model_dump(exclude_defaults=True).keys()
+        for section, kind, given in kinds
+        for key, value in given.items()
+        if key in kind.model_fields and value == kind.model_fields[key].get_default(call_default_factory=True)
     ]
 
 
