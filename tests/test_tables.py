@@ -517,6 +517,9 @@ def test_a_recipe_is_what_decides_the_result(tiny):
         (["method_options={temperature: 2.5}"], True),
     ]:
         assert (digest(load_config(tiny, ["method=mcc", *words])) == digest(mcc)) is same, words
+    written_out = ["method=mmd", "method_options={exponents: [-3, -2, -1, 0, 1]}"]
+    assert digest(load_config(tiny, written_out)) == digest(load_config(tiny, ["method=mmd"]))
+    assert recipe(mcc.model_copy(update={"method": "gone"}))["method"] == "gone"
     of_old = mcc.model.model_copy(update={"loss": "gone", "loss_options": {"s": 1}})
     assert recipe(mcc.model_copy(update={"model": of_old}))["model.loss_options.s"] == 1
     angles = load_config(tiny, ["method=mcc", "model={loss: avh}"])

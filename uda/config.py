@@ -159,6 +159,8 @@ class Config(RunConfig):
     def unread(self) -> tuple[str, ...]:
         from uda.methods import METHODS
 
+        if self.method not in METHODS:  # a run's config of old: what that method read is not known
+            return ()
         return ("self_training",) if METHODS[self.method].adapts else ("adaptation",)
 
     @property

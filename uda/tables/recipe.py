@@ -29,12 +29,11 @@ def _options_at_their_default(config: RunConfig) -> list[str]:
         kinds.append(("method_options", methods[config.method].Options, config.method_options))
     if model.loss in LOSSES:
         kinds.append(("model.loss_options", LOSSES[model.loss], model.loss_options))
-    return [
-        f"{section}.{key}"
-        for section, kind, given in kinds
-        for key, value in given.items()
-        if key in kind.model_fields and value == kind.model_fields[key].get_default(call_default_factory=True)
-    ]
+    same = []
+    for section, kind, given in kinds:
+        defaults = kind.model_construct().model_dump(mode="json")  # as YAML has them: lists, not tuples
+        same += [f"{section}.{key}" for key, value in given.items() if key in defaults and value == defaults[key]]
+    return same
 
 
 def digest(config: RunConfig, start: str = "") -> str:
