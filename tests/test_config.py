@@ -161,6 +161,21 @@ def test_plugin_registers_a_selector_beside_its_config(tmp_path):
     assert load_config(path).plugins == [str(tmp_path / "norms.py")], "loading twice is no clash"
 
 
+def test_a_method_s_setting_written_out_at_its_default_is_no_difference():
+    """In a folder that is gone on with, as in a table's recipe; what holds for another value is said."""
+    before, written = (
+        load_config("pacs_mmd"),
+        load_config("pacs_mmd", ["method_options={exponents: [-3, -2, -1, 0, 1]}"]),
+    )
+    assert written.method_options and digest(written) == digest(before)
+    assert differing_keys(written, before.model_dump(mode="json")) == []
+    assert differing_keys(before, written.model_dump(mode="json")) == []
+    other = load_config("pacs_mmd", ["method_options={exponents: [0]}"])
+    assert differing_keys(other, before.model_dump(mode="json")) == [
+        "method_options.exponents: [-3, -2, -1, 0, 1] -> [0]"
+    ]
+
+
 def test_a_plugin_that_was_edited_makes_another_run(tmp_path, monkeypatch):
     """Of the same name and settings: its code is what decides. Elsewhere it is the same run."""
     for folder in ("here", "there"):

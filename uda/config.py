@@ -349,10 +349,26 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
+def option_defaults(config: RunConfig) -> dict[str, Any]:
+    """What holds for the method's and the loss's own settings where nothing is said of them, by dotted key.
+
+    Of a method or a loss that no one has registered, as a config of another version may name, nothing is known.
+    """
+    from uda.classification import LOSSES
+
+    methods, loss, found = config.methods(), config.model.loss, {}
+    if config.method in methods:
+        found["method_options"] = methods[config.method].Options
+    if loss in LOSSES:
+        found["model.loss_options"] = LOSSES[loss]
+    # As YAML has them: lists, not tuples.
+    return flatten({key: kind.model_construct().model_dump(mode="json") for key, kind in found.items()})
+
+
 def differing_keys(config: RunConfig, saved: Mapping[str, Any], skip: Iterable[str] = NOT_IDENTITY) -> list[str]:
     """Keys in which a saved config differs from this one, as `key: saved -> now`, but for some sections and keys."""
-
-    now, then = flatten(config.model_dump(mode="json")), flatten(saved)
+    defaults = option_defaults(config)
+    now, then = defaults | flatten(config.model_dump(mode="json")), defaults | flatten(saved)
     return [
         f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
         for key in sorted(now.keys() | then.keys())

@@ -236,13 +236,35 @@ def test_shot_by_hand(batch):
     assert found == pytest.approx(float(entropies(q).mean()) - diversity + 0.4 * labels, rel=1e-4)
 
 
+def with_strong_views(batch):
+    """Three source images, three target images as they are, and their strong views."""
+    view = torch.tensor([0] * 6 + [1] * 3)
+    images, labels = torch.cat([batch.images, 1 - batch.images[3:]]), torch.cat([batch.labels, torch.zeros(3, K)])
+    return Batch(images, labels, view + 1, torch.arange(9) >= 3, view)
+
+
+@PASSES
+def test_fixmatch_one_update_long_hand(batch, forward):
+    """Plain and strong views share BatchNorm's statistics with the source, or with each other alone."""
+    both = with_strong_views(batch)
+    options = ["method_options={threshold: null, portion: 0.34, weight: 0.5}", f"adaptation.forward={forward}"]
+    network, method, engine = build("fixmatch", "adaptation.strong={jitter: 0.3}", *options)
+    net = copy.deepcopy(network)
+    net.train()
+    q = p(passes(forward, lambda x: net(x).logits, both.images))
+    sure, chosen = q[3:6].detach().max(1)
+    surest = int(sure.argmax())
+    consistency = -q[6 + surest, chosen[surest]].log() / 3
+    moved(list(net.parameters()), cross_entropy(q[:3].log(), torch.tensor([0, 1, 2])) + 0.5 * consistency)
+    step(method, engine, both)
+    assert_equal(network, net)
+
+
 @torch.no_grad()
 def test_fixmatch_by_hand(batch):
     """Threshold at the middle one of three: two plain views are kept, and their strong views learn their labels."""
-    strong = 1 - batch.images[3:]
-    labels = torch.cat([batch.labels, torch.zeros(3, K)])
-    view = torch.tensor([0] * 6 + [1] * 3)
-    both = Batch(torch.cat([batch.images, strong]), labels, (view + 1), torch.arange(9) >= 3, view)
+    both, view = with_strong_views(batch), with_strong_views(batch).view
+    strong = both.images[6:]
     network, _, _ = build("fixmatch", "adaptation.strong={jitter: 0.3}")
     network.eval()
     q, strong_q = p(network(batch.images).logits), p(network(strong).logits)
@@ -253,8 +275,7 @@ def test_fixmatch_by_hand(batch):
     each = [-float(strong_q[i, chosen[i]].log()) for i in range(3) if sure[i] >= threshold]
     source = float(cross_entropy(q[:3].log(), torch.tensor([0, 1, 2])))
     assert len(each) == 2 and found == pytest.approx(source + 0.5 * sum(each) / 3, rel=1e-4)
-    share = "method_options={threshold: null, portion: 0.34}"
-    _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", share)
+    _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", "method_options={portion: 0.34}")
     kept = method.pseudo_labels(network(both.images), both.is_target & (view == 0))[1]
     assert kept.tolist() == [float(i == int(sure.argmax())) for i in range(3)]
     # Angles order the images otherwise, but keep as many as the softmax threshold does.

@@ -5,8 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from uda.classification import LOSSES
-from uda.config import NOT_IDENTITY, Config, RunConfig, flatten
+from uda.config import NOT_IDENTITY, Config, RunConfig, flatten, option_defaults
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:
@@ -15,25 +14,12 @@ def recipe(config: RunConfig) -> dict[str, Any]:
     Defaults are left out so that a new setting, which changes nothing for those who leave it alone, leaves every
     recipe the recipe that it was; the section of the other kind of method is left out because the run does not read it.
     """
-    settings = flatten(config.model_dump(mode="json", exclude_defaults=True))
-    apart = (*NOT_IDENTITY, *config.unread, *_options_at_their_default(config))
-    return {key: value for key, value in settings.items() if not below(key, apart)}
-
-
-def _options_at_their_default(config: RunConfig) -> list[str]:
-    """Dotted keys of the method's and the loss's own settings that say what would hold without them."""
-    methods, model = config.methods(), config.model
-    kinds = []
-    # A config of old may name a method, or settings, that are no more: of those nothing is known.
-    if config.method in methods:
-        kinds.append(("method_options", methods[config.method].Options, config.method_options))
-    if model.loss in LOSSES:
-        kinds.append(("model.loss_options", LOSSES[model.loss], model.loss_options))
-    same = []
-    for section, kind, given in kinds:
-        defaults = kind.model_construct().model_dump(mode="json")  # as YAML has them: lists, not tuples
-        same += [f"{section}.{key}" for key, value in given.items() if key in defaults and value == defaults[key]]
-    return same
+    settings, defaults = flatten(config.model_dump(mode="json", exclude_defaults=True)), option_defaults(config)
+    return {
+        key: value
+        for key, value in settings.items()
+        if not below(key, (*NOT_IDENTITY, *config.unread)) and (key not in defaults or value != defaults[key])
+    }
 
 
 def digest(config: RunConfig, start: str = "") -> str:
