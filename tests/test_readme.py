@@ -216,7 +216,9 @@ RESULTS = ROOT / "results"
 TABLES = sorted(path.stem for path in (ROOT / "configs" / "tables").glob("*.yaml"))
 
 
-WITH_TABLES = {"README.md": README, "docs/results.md": (ROOT / "docs" / "results.md").read_text(encoding="utf-8")}
+# docs/hardness.md has tables of another kind: tests/hardness/test_docs.py.
+DOCUMENTS = ("README.md", "docs/results.md", "docs/generalization.md")
+WITH_TABLES = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
 
 def places():
