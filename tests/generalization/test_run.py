@@ -210,9 +210,10 @@ def test_a_domain_with_an_image_a_class_cannot_be_held_out_of(tiny, tmp_path):
         (["target=cley"], r"target: 'cley' is none of the domains"),
         (
             ["data.domains=[drawn, photos, drawn]", "target=drawn"],
-            "drawn stands twice; the target would",
+            "drawn stands twice; left out, it would be trained on",
         ),
-        (["data.domains=[drawn]", "target=drawn"], "1 domain; one is left out"),
+        (["data.domains=[drawn]", "target=drawn"], "1 given; one is left out"),
+        (["data.domains=[]"], "0 given; one is left out"),
         (["training.batch_size=30"], r"training\.batch_size: 30 images of each domain in a batch, but .* has only 24"),
         (["method=ermm"], "unknown method 'ermm', did you mean 'erm'"),
         (["transforms.source.flip=true"], r"transforms\.source: unknown key \(known: kind, mean"),  # augment.flip
@@ -228,10 +229,10 @@ def test_mistakes_are_named(tiny, tmp_path, words, message):
 def test_a_class_that_a_domain_lacks_is_named(tmp_path, tiny):
     make_folders(tmp_path / "drawn", CLASSES, per_class=3)
     make_folders(tmp_path / "clay", CLASSES[:3], per_class=3)
-    with pytest.raises(UserError, match="dog"):
-        load(
-            config_of(tiny, f"data.domains=[{tmp_path / 'drawn'}, {tmp_path / 'clay'}]", f"target={tmp_path / 'clay'}")
-        )
+    pair = f"data.domains=[{tmp_path / 'drawn'}, {tmp_path / 'clay'}]"
+    for unseen in ("drawn", "clay"):
+        with pytest.raises(UserError, match=r"classes of .*/drawn that are not in .*/clay: dog"):
+            load(config_of(tiny, pair, f"target={tmp_path / unseen}"))
 
 
 def test_two_domains_that_share_images_are_refused(tmp_path, tiny):

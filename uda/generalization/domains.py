@@ -46,12 +46,14 @@ def names_of(config: GeneralizationConfig) -> list[str]:
     Raises:
         UserError: a domain stands twice, there are fewer than two, or the target is none of them.
     """
-    names = config.data.domains or list(load_card(config.data.dataset).domains)
+    names = config.data.domains
+    if names is None:
+        names = list(load_card(config.data.dataset).domains)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"data.domains: {', '.join(twice)} stands twice; the target would be a source too")
+        raise UserError(f"data.domains: {', '.join(twice)} stands twice; left out, it would be trained on all the same")
     if len(names) < 2:
-        raise UserError(f"data.domains: {len(names)} domain; one is left out, so there must be two at least")
+        raise UserError(f"data.domains: {len(names)} given; one is left out, so there must be two at least")
     if config.target is not None and config.target not in names:
         hint = nearest(config.target, names)
         raise UserError(f"target: '{config.target}' is none of the domains{hint} ({', '.join(names)})")
