@@ -136,13 +136,16 @@ def load_domains(
     return Domains(source_part, target_part, hidden if hidden.known else None, source.classes)
 
 
-def list_card_domain(card: Card, name: str, root: Path, classes: tuple[str, ...] | None = None) -> Listing:
+def list_card_domain(
+    card: Card, name: str, root: Path, classes: tuple[str, ...] | None = None, reference: str = _SOURCE
+) -> Listing:
     """Images and labels of a card's domain, from its list file where there is one, else from its folders.
 
-    The paths come out relative to the data set's folder `root`. Raises UserError.
+    The paths come out relative to the data set's folder `root`. `reference` says for messages where `classes` are from,
+    unless the card names its own. Raises UserError.
     """
     domain = card.domain(name)
-    reference = f"the card '{card.name}'" if card.classes is not None else _SOURCE
+    reference = f"the card '{card.name}'" if card.classes is not None else reference
     classes = card.classes if card.classes is not None else classes
     folder = next((root / path for path in domain.paths if (root / path).is_dir()), None)
     file = root / domain.list if domain.list is not None else None
@@ -201,7 +204,10 @@ def load_labelled(
     keys = called or ["data.domains"] * len(names)
     for name, key in zip(names, keys, strict=True):
         classes = next(iter(listings.values())).classes if listings else None
-        listing = list_card_domain(card, name, root, classes) if card else _list_own(name, key, root, classes)
+        if card:
+            listing = list_card_domain(card, name, root, classes, names[0])
+        else:
+            listing = _list_own(name, key, root, classes, names[0])
         if not listing.labelled:
             line = int(np.flatnonzero(listing.labels < 0)[0])
             raise UserError(f"{key}: {name}: {listing.paths[line]} has no label; every image needs one")
@@ -212,12 +218,14 @@ def load_labelled(
     domains = []
     for (name, listing), store in zip(listings.items(), stores, strict=True):
         images, labels = _readable(listing, store, settings, log, ranks or Ranks())
-        _check_every_class(labels, classes, name)
+        _check_every_class(labels, classes, name, "the other domains or the card")
         domains.append(Source(images, labels))
     return domains, classes
 
 
-def _list_own(place: str, key: str, root: Path | None, classes: tuple[str, ...] | None = None) -> Listing:
+def _list_own(
+    place: str, key: str, root: Path | None, classes: tuple[str, ...] | None = None, reference: str = _SOURCE
+) -> Listing:
     """A domain of the user's own: a folder, or a .txt list. Only a `data.target` may do without labels."""
     is_target = key == "data.target"
     path = Path(place)
@@ -226,7 +234,7 @@ def _list_own(place: str, key: str, root: Path | None, classes: tuple[str, ...] 
     if path.suffix.lower() == ".txt":
         if not path.is_file():
             raise UserError(f"{key}: no such list file: {path}")
-        return list_file(path, root, classes, _SOURCE)
+        return list_file(path, root, classes, reference)
     if not path.is_dir():
         cure = ", or a folder of images" if is_target else ""
         raise UserError(
@@ -234,7 +242,7 @@ def _list_own(place: str, key: str, root: Path | None, classes: tuple[str, ...] 
             "or name a card by data.dataset (`tools/self_train.py --list datasets` shows them)"
         )
     if not is_target:
-        return list_folder(path, classes, _SOURCE)
+        return list_folder(path, classes, reference)
     if subfolders(path):
         loose = [name for name in images_below(path) if "/" not in name]
         if loose:
@@ -242,7 +250,7 @@ def _list_own(place: str, key: str, root: Path | None, classes: tuple[str, ...] 
                 f"data.target: {path} holds images ({loose[0]}...) beside folders: move them into class folders, "
                 "or name all images in a .txt list of bare paths"
             )
-        return list_folder(path, classes, _SOURCE)
+        return list_folder(path, classes, reference)
     if not images_below(path):
         raise UserError(f"{key}: {path} holds no images")
     return list_flat_folder(path)
@@ -287,8 +295,10 @@ def _readable(
     return images.take(readable), listing.labels[readable]
 
 
-def _check_every_class(labels: np.ndarray, classes: tuple[str, ...], place: str) -> None:
-    check_same_classes([classes[k] for k in np.unique(labels)], classes, place, "the other domain or the card")
+def _check_every_class(
+    labels: np.ndarray, classes: tuple[str, ...], place: str, reference: str = "the other domain or the card"
+) -> None:
+    check_same_classes([classes[k] for k in np.unique(labels)], classes, place, reference)
 
 
 def _generated(card: Card, settings: DataSettings, seed: int) -> Domains:

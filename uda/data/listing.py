@@ -80,7 +80,7 @@ def check_same_classes(found: Sequence[str], wanted: Sequence[str], where: str, 
         close = nearest(extra[0], missing) if len(extra) == 1 else ""
         problems.append(f"classes of {where} that are not in {reference}: {_sample(extra, 12)}{close}")
     if problems:
-        raise UserError(f"{'; '.join(problems)}: both domains need the same classes, rename, add or remove what is odd")
+        raise UserError(f"{'; '.join(problems)}: all domains need the same classes, rename, add or remove what is odd")
 
 
 def list_folder(folder: Path, classes: Sequence[str] | None = None, reference: str = "the other domain") -> Listing:
