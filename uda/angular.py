@@ -76,7 +76,8 @@ def avh_logits(features: Tensor, weight: Tensor, scale: float) -> Tensor:
     """Logits whose softmax is the AVH loss's probability, -scale * angle: (N, D), (K, D) -> (N, K).
 
     The loss is printed with scale * (pi - angle); softmax does not see the constant. `scale` > 0 is the inverse
-    temperature: 7 classes need at least 4 to be able to reach a probability of 0.99.
+    temperature: 7 classes need at least 4 to be able to reach a probability of 0.99. Raises ValueError for another one,
+    and where the shapes do not match.
     """
     if not scale > 0:
         raise ValueError(f"scale must be above 0, got {scale}")
@@ -87,7 +88,7 @@ def avh_loss(features: Tensor, weight: Tensor, labels: Tensor, scale: float) -> 
     """Cross-entropy on the angles, mean over the batch: (N, D), (K, D), labels -> scalar.
 
     `labels` are class indices (N,) or distributions (N, K). The gradient reaches the features and the
-    class weights. Raises ValueError where the shapes do not match.
+    class weights. Raises ValueError where the shapes do not match and for a scale that is not above 0.
     """
     logits = avh_logits(features, weight, scale)
     wanted = tuple(logits.shape) if labels.is_floating_point() else (len(logits),)

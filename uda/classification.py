@@ -82,12 +82,12 @@ class ArcFace(_Cosine):
     """Softmax cross-entropy of scale * cos(angle + margin) (ArcFace, Deng et al., CVPR 2019)."""
 
     margin: float = Field(0.3, ge=0, lt=math.pi / 2)
-    """Added to the angle of the true class, radians; beyond pi the logit goes on falling in a straight line."""
+    """Added to the angle of the true class, radians; beyond pi the logit goes on falling, with the cosine."""
 
     def with_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
         cosine = (logits / self.scale).clamp(-_LARGEST_COSINE, _LARGEST_COSINE)
         wider = torch.cos(cosine.arccos() + self.margin)
-        # cos turns upwards at pi: from there on the authors' line, equal to what a wrong class would cost.
+        # cos turns upwards at pi: from there on the authors' line, which lies below.
         turned = cosine <= math.cos(math.pi - self.margin)
         wider = torch.where(turned, cosine - self.margin * math.sin(self.margin), wider)
         return logits + self.scale * (wider - cosine) * labels

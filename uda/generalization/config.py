@@ -60,6 +60,7 @@ class GeneralizationConfig(RunConfig):
     @field_validator("target", mode="before")
     @classmethod
     def a_name(cls, value):
+        """A folder named by a number, `target=1`, comes as one."""
         return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")

@@ -61,7 +61,7 @@ def extract(
 
     A domain's features lie in a file of their own in the folder of the decoded stores (`data.store`), known by the
     backbone and its weights, the transform and the images, files with their times of change, generated ones with their
-    pixels; a file that is there is read.
+    pixels; a file that is there is read. Raises UserError, as `create_backbone` does.
     """
     backbone, width = create_backbone(config.model.backbone, config.model.weights, len(config.transforms.mean))
     extractor = Engine(Network(backbone, width, 1), config.runtime, log, ranks)

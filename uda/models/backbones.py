@@ -78,7 +78,7 @@ class CNN9(nn.Module):
 
 @BACKBONES.register("cnn9")
 def cnn9(in_channels: int) -> nn.Module:
-    """Nine 3x3 convolutions (64, 128, 256, three each), the paper's network for domain generalisation."""
+    """Nine 3x3 convolutions (64, 128, 256, three each), the AVH paper's CNN-9 as its authors' earlier work has it."""
     return CNN9(in_channels)
 
 

@@ -38,12 +38,12 @@ class GeneralizationMethod(Method):
         self.stage = stage
 
     def classification(self, logits: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Mean classification loss of some rows of a batch, of all where `rows`, bool (B,), is None."""
+        """Mean classification loss of n rows of a batch by their logits (n, K); `rows` (B,) bool, None for all."""
         labels = batch.labels if rows is None else batch.labels[rows]
         return self.network.loss(logits, labels, self.config.training.label_smoothing)
 
     def functional_logits(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """Logits (B, K) of the network with other parameters, by torch.func.
+        """Logits (B, K) of images (B, C, S, S) by the network with other parameters, by torch.func.
 
         BatchNorm in training takes the statistics of these images, but the running ones stay as they are: they belong
         to the parameters that are kept, and are gathered where `network` itself is called.

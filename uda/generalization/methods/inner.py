@@ -40,6 +40,9 @@ def descended(parameters: Parameters, slopes: Gradients, lr: float) -> dict[str,
 
 
 def with_gradient(parameters: Parameters, slopes: Gradients) -> Tensor:
-    """A scalar whose gradient is `slopes`: for one that is known already, in the place of its loss."""
+    """A scalar whose gradient is `slopes`: for one that is known already, in the place of its loss.
+
+    One parameter at least must have a gradient that is not None.
+    """
     terms = [(slopes[name].detach() * p).sum() for name, p in parameters.items() if slopes[name] is not None]
     return torch.stack(terms).sum()

@@ -27,7 +27,7 @@ class MetaLearningDomainGeneralization(GeneralizationMethod):
     class Options(Settings):
         """Settings of MLDG."""
 
-        # Not the paper's 0.5, which pretrained networks with BatchNorm do not survive; trains rotated digits as well.
+        # Not the 0.5 of the authors' script: pretrained networks with BatchNorm diverge. Trains rotated digits as well.
         inner_lr: float = Field(0.01, gt=0)
         """Length alpha of the inner step."""
         beta: float = Field(1.0, ge=0)
