@@ -195,7 +195,8 @@ def explain(
         elsewhere = [] if root else _places_of(location[-1], config)
         beside = nearest(location[-1], known, cutoff=0.85 if elsewhere else 0.6)
         hint = beside or (f", did you mean {_either(elsewhere)}?" if elsewhere else "")
-        return f"{where}: unknown key{hint or ' (known: ' + ', '.join(known) + ')'}"
+        there_are = f" (known: {', '.join(known)})" if known else " (there are none)"
+        return f"{where}: unknown key{hint or there_are}"
     if error["type"] == "missing":
         return f"{where}: missing"
     if error["type"] in ("model_type", "model_attributes_type"):
