@@ -107,7 +107,7 @@ def parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]
         word = words.pop(0)
         key, equals, text = word.partition("=")
         if not equals or not key:
-            example = "for example self_training.rounds=3"
+            example = "for example seed=1"
             if "." in word and words and not re.search(r"=|[a-z]\.[a-z]", words[0]):  # a setting, and then its value
                 value = words.pop(0)
                 word, example = f"{word} {value}", f"did you mean {word}={value}?"

@@ -241,6 +241,8 @@ def test_missing_places(pair, monkeypatch):
     monkeypatch.setenv("UDA_DATA", str(pair))
     with pytest.raises(UserError, match="visda2017: unknown domain 'training', did you mean 'train'"):
         load("training", "validation", dataset="visda2017")
+    with pytest.raises(UserError, match=r"unknown domain '.*/a' .*folders of your own: set data\.dataset=null"):
+        load(pair / "a", "validation", dataset="visda2017")
     with pytest.raises(UserError, match=r"VisDA-2017 is not at .*download it from https"):
         load("train", "validation", dataset="visda2017")
     make_folders(pair / "PACS" / "photo", CARDS["pacs"].classes)

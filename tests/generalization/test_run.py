@@ -141,6 +141,7 @@ def test_features_of_a_frozen_backbone_are_computed_once_for_all_runs(tiny, tmp_
     assert len(passes) == 3 and torch.equal(second.feeds.images[0].read(3), feature)
     LeaveOneOut(config_of(tiny, f"output={tmp_path / 'c'}", *frozen, "transforms.size=20"))
     assert len(passes) == 6
+    assert "(frozen, with random weights), " in first.plan() and "\ncompute  cpu, " in first.plan()
 
 
 def test_cached_features_are_what_the_backbone_gives(tiny, tmp_path):
@@ -208,9 +209,10 @@ def test_a_domain_with_an_image_a_class_cannot_be_held_out_of(tiny, tmp_path):
     ("words", "message"),
     [
         (["target=cley"], r"target: 'cley' is none of the domains"),
+        (["target=clay"], r"none of the domains, did you mean '.*/clay'"),
         (
             ["data.domains=[drawn, photos, drawn]", "target=drawn"],
-            "drawn stands twice; left out, it would be trained on",
+            "drawn stands twice, so what is left out would be trained on too",
         ),
         (["data.domains=[drawn]", "target=drawn"], "1 given; one is left out"),
         (["data.domains=[]"], "0 given; one is left out"),

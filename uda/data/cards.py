@@ -87,7 +87,10 @@ class Card(Settings):
         """A domain by name. Raises UserError with the known ones and the nearest."""
         if name not in self.domains:
             known = list(self.domains)
-            raise UserError(f"{self.name}: unknown domain '{name}'{nearest(name, known)} (known: {', '.join(known)})")
+            own = "; folders of your own: set data.dataset=null" if Path(name).exists() else ""
+            raise UserError(
+                f"{self.name}: unknown domain '{name}'{nearest(name, known)} (known: {', '.join(known)}){own}"
+            )
         return self.domains[name]
 
     def find_root(self, root: str | None = None) -> Path:

@@ -239,7 +239,7 @@ def _list_own(
         cure = ", or a folder of images" if is_target else ""
         raise UserError(
             f"{key}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
-            "or name a card by data.dataset (`tools/self_train.py --list datasets` shows them)"
+            "or name a card by data.dataset (`--list datasets` shows them)"
         )
     if not is_target:
         return list_folder(path, classes, reference)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -51,11 +52,12 @@ def names_of(config: GeneralizationConfig) -> list[str]:
         names = list(load_card(config.data.dataset).domains)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise UserError(f"data.domains: {', '.join(twice)} stands twice; left out, it would be trained on all the same")
+        raise UserError(f"data.domains: {', '.join(twice)} stands twice, so what is left out would be trained on too")
     if len(names) < 2:
         raise UserError(f"data.domains: {len(names)} given; one is left out, so there must be two at least")
     if config.target is not None and config.target not in names:
-        hint = nearest(config.target, names)
+        same = [name for name in names if Path(name).name == config.target]
+        hint = f", did you mean '{same[0]}'?" if same else nearest(config.target, names)
         raise UserError(f"target: '{config.target}' is none of the domains{hint} ({', '.join(names)})")
     return names
 

@@ -29,6 +29,11 @@ class Feeds:
         self._train = transform or make_train(config.transforms, config.augment)
         self._predict = transform or make_predict(config.transforms)
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images are."""
+        return all(images.in_memory for images in self.images)
+
     def training(self, stage: int, steps: int) -> Batches:
         """Batches of a stage: equally many labelled images of each seen domain, in the domains' order.
 
@@ -50,7 +55,7 @@ class Feeds:
             batch_size=[size] * len(parts),
             steps=steps,
             seed=(GENERALIZATION_STAGE, self.config.seed, stage),
-            workers=self.engine.workers(all(images.in_memory for images in self.images)),
+            workers=self.engine.workers(self.in_memory),
             pin_memory=self.engine.pin_memory,
             rank=ranks.rank,
             world=ranks.world,

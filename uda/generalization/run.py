@@ -18,7 +18,7 @@ from uda.generalization.feeds import Feeds
 from uda.generalization.methods import METHODS, GeneralizationMethod
 from uda.generalization.report import Judgement, Report
 from uda.models import Prediction, create_network, network_on
-from uda.plan import epoch_steps
+from uda.plan import compute_line, epoch_steps
 from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session, checksum
 
 
@@ -107,6 +107,7 @@ class LeaveOneOut(Session):
         if self.saved:
             self.load(self.saved[1])
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
+            self.log(compute_line(self, self.feeds.in_memory))
         else:
             self.log(self.plan())
             self.save(Progress("generalization", seconds=self.seconds))
@@ -125,15 +126,17 @@ class LeaveOneOut(Session):
         )
         training = config.training
         parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        frozen = f" (frozen{', with random weights' * (config.model.weights == 'none')})" * training.frozen_backbone
         return "\n".join(
             [
                 f"run      {config.name}, seed {config.seed}, method {config.method} -> {self.folder.path}",
                 f"seen     {seen} images to train on and held out, {len(self.classes)} classes",
                 f"unseen   {self.domains.name}, {len(self.domains.unseen.images):,} images",
-                f"network  {config.model.backbone}{' (frozen)' if training.frozen_backbone else ''}, "
+                f"network  {config.model.backbone}{frozen}, "
                 f"features {network.weight.shape[1]}, {parameters:,} parameters trained, loss {config.model.loss}",
                 f"trains   {training.steps:,} steps of {training.batch_size} images of each domain, a report every "
                 f"{training.interval:,}",
+                compute_line(self, self.feeds.in_memory),
             ]
         )
 

