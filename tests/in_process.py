@@ -1,6 +1,7 @@
 """A table's runs as calls within the test's process."""
 
 import contextlib
+import runpy
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
@@ -31,3 +32,11 @@ def tool_in_process(tool: str, main: Callable[[Sequence[str]], int]) -> Iterator
         patch.setattr(Processes, "run", run)
         yield
     torch.set_num_threads(threads)
+
+
+def table_tool(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit code of `tools/table.py` with these words."""
+    monkeypatch.setattr("sys.argv", ["table.py", *words])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(ROOT / "tools" / "table.py"), run_name="__main__")
+    return stopped.value.code

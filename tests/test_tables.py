@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import runpy
 import shutil
 import signal
 import time
@@ -14,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from tests.in_process import tool_in_process
+from tests.in_process import table_tool, tool_in_process
 from uda import run_folder
 from uda.cli import main
 from uda.config import load_config
@@ -28,6 +27,7 @@ from uda.tables import (
     choose_jobs,
     classes_markdown,
     collect,
+    dry_run,
     inner_markdown,
     insert_markdown,
     jobs_of,
@@ -35,6 +35,7 @@ from uda.tables import (
     read_csv,
     run_jobs,
     scores_markdown,
+    standing,
     to_latex,
     to_markdown,
     validator_markdown,
@@ -461,18 +462,138 @@ def test_a_source_model_that_is_needed_is_run_though_the_csv_has_its_row(table, 
     ]
 
 
+def written(table, folder):
+    """The table's YAML in a folder, for the tool."""
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(table.model_dump(exclude={"name"}, mode="json")))
+    return str(path)
+
+
+def all_files(folder):
+    return {path: path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))}
+
+
+@pytest.fixture
+def three_recorded(table, ran, in_folder):
+    """results/small.csv with both source models, of 10 and 30 seconds, and MCC's seed 0, of 300."""
+    three = [one(ran[0], "Source", 0), one(ran[0], "Source", 1), one(ran[0], "MCC")]
+    ledger = collect(table, three, in_folder / "results")
+    for job, seconds in zip(three, ("10.0", "30.0", "300.0"), strict=True):
+        ledger.runs[job.run]["seconds"] = seconds
+    ledger.write(in_folder / "results", table)
+    return ledger
+
+
+def test_a_dry_run_lists_what_the_same_command_then_runs_and_writes_nothing(
+    table, three_recorded, in_folder, monkeypatch, capsys
+):
+    """Models that are needed and gone are listed by themselves: their rows are in the CSV."""
+    words = [written(table, in_folder), "--rows", "Source,MCC,CBST*", "--into", "page.md", "--prune"]
+    before = all_files(in_folder)
+    monkeypatch.setattr(Processes, "run", lambda *_: pytest.fail("a run was started"))
+    assert table_tool([*words, "--dry-run"], monkeypatch) == 0
+    captured = capsys.readouterr()
+    assert all_files(in_folder) == before and captured.err == ""
+    assert captured.out.splitlines() == [
+        "missing  MCC, drawn to photos, seed 1: about 5 min",
+        "missing  CBST + AVH, drawn to photos, seed 0",
+        "missing  CBST + AVH, drawn to photos, seed 1",
+        "model    Source, drawn to photos, seed 0, which others begin with: about 20 s",
+        "model    Source, drawn to photos, seed 1, which others begin with: about 20 s",
+        "runs     6 of the table's 12, 3 recorded in results/small.csv, 3 missing, 2 more to be run for their models",
+        "cost     about 6 min, one run at a time, on the machine that made results/small.csv: by the median seconds of "
+        "each row's runs there; not counted: 2 of rows that have none there",
+        "dry run of table 'small': configs are right, data and networks were not looked at; nothing was run, nothing "
+        "was written",
+    ]
+    listed = re.findall(r"^(?:missing|model)  +(.*?, seed \d)", captured.out, re.MULTILINE)
+    monkeypatch.setattr(Processes, "run", lambda *_: 1)
+    assert table_tool(words[:3], monkeypatch) == 2
+    failed = re.findall(r"^FAILED (.*?, seed \d)", capsys.readouterr().out, re.MULTILINE)
+    assert sorted(failed) == sorted(listed)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["--seeds", "1"], ["runs     1 of the table's 12, 1 recorded in results/small.csv, 0 missing"]),
+        (
+            ["--seeds", "1", "--again"],
+            [
+                "missing  Source, drawn to photos, seed 1, again: about 20 s",
+                "runs     1 of the table's 12, 1 recorded in results/small.csv, 1 missing",
+            ],
+        ),
+        (
+            ["--results", "none"],
+            [
+                "missing  Source, drawn to photos, seed 0",
+                "missing  Source, drawn to photos, seed 1",
+                "runs     2 of the table's 12, 0 recorded in none/small.csv, 2 missing",
+                "cost     not known: none/small.csv has no run of these rows",
+            ],
+        ),
+    ],
+)
+def test_a_dry_run_is_of_the_part_that_is_asked_for(
+    table, three_recorded, in_folder, monkeypatch, capsys, words, expected
+):
+    assert table_tool([written(table, in_folder), "--dry-run", "--rows", "Source", *words], monkeypatch) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("cost     about")]
+    assert lines[:-1] == expected and lines[-1].startswith("dry run of table 'small': configs are right")
+
+
+def test_a_dry_run_tells_finished_runs_and_changed_recipes_from_missing_ones(table, ran, three_recorded, tmp_path):
+    """A finished run would be recorded and not run; with --again, one that is recorded too would be neither."""
+    found = choose_jobs(jobs_of(table, ran[0][0].runs), "Source,Smoothed", seeds="0")
+    for recorded in (three_recorded, None):
+        text = dry_run(table, standing(found, recorded), three_recorded, tmp_path)
+        counts = f"2 in all, 1 recorded in {tmp_path}/small.csv, 1 finished and to be added to it, 0 missing"
+        assert text.startswith(f"runs     {counts}\ndry run")
+    mcc = [_failing(row) if row.name == "MCC" else row for row in table.rows]
+    other = table.model_copy(update={"rows": mcc})
+    (job,) = choose_jobs(jobs_of(other, tmp_path / "none"), "MCC", seeds="0")
+    text = dry_run(other, standing([job], three_recorded), three_recorded, tmp_path)
+    missing, counts, *_ = text.splitlines()
+    assert missing == "missing  MCC, drawn to photos, seed 0, recorded by another recipe: about 5 min"
+    assert counts == f"runs     1 in all, 0 recorded in {tmp_path}/small.csv, 1 missing"
+
+
+def test_a_dry_run_names_what_is_wrong_after_the_rest(table, in_folder, monkeypatch, capsys):
+    """A row is wrong with the row whose model it begins with; others are listed all the same."""
+    wrong = table.rows[0].model_copy(update={"set": ["sede=1"]})
+    path = written(table.model_copy(update={"rows": [wrong, *table.rows[1:]]}), in_folder)
+    assert table_tool([path, "--dry-run", "--rows", "Source,MCC,CBST*", "--seeds", "0"], monkeypatch) == 2
+    captured = capsys.readouterr()
+    missing, counts, *_ = captured.out.splitlines()
+    assert missing == "missing  MCC, drawn to photos, seed 0" and "are right" not in captured.out
+    assert counts == "runs     3 of the table's 12, 0 recorded in results/small.csv, 1 missing, 2 wrong"
+    errors = captured.err.splitlines()
+    assert [line.partition(", drawn")[0] for line in errors] == ["error: Source", "CBST + AVH"]
+    assert all("sede: unknown key" in line for line in errors)
+
+
+@pytest.mark.parametrize("other", ["--collect", "--published"])
+def test_a_dry_run_is_of_runs_alone(table, three_recorded, in_folder, monkeypatch, capsys, other):
+    path, before = written(table, in_folder), all_files(in_folder / "results")
+    assert table_tool([path, "--dry-run", other], monkeypatch) == 2
+    assert re.search(rf"{other}: not allowed with argument --dry-run", capsys.readouterr().err)
+    assert all_files(in_folder / "results") == before
+
+
+def test_a_record_without_seconds_does_not_count_as_one_of_none(three_recorded):
+    three_recorded.runs["Source", "drawn", "photos", "0"]["seconds"] = ""
+    assert three_recorded.seconds("Source") == 30 and three_recorded.seconds("Smoothed") is None
+
+
 def test_the_tool_writes_what_finished_and_then_says_what_failed(table, copied, in_folder, monkeypatch, capsys):
     """Only the broken row is asked for: it fails again, and all that had finished is in the table."""
-    path = in_folder / "small.yaml"
-    path.write_text(yaml.safe_dump(table.model_dump(exclude={"name"}, mode="json")))
+    path = written(table, in_folder)
     document = in_folder / "page.md"
     document.write_text("<!-- table small -->\n<!-- end small -->\n")
-    words = [str(path), "--rows", "Nothing*", "--seeds", "0", "--runs", str(copied[0].runs), "--into", "page.md"]
-    monkeypatch.setattr("sys.argv", ["table.py", *words])
+    words = [path, "--rows", "Nothing*", "--seeds", "0", "--runs", str(copied[0].runs), "--into", "page.md"]
     monkeypatch.setattr(run_folder, "code_commit", lambda: "0123456789ab-dirty")
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / "tools" / "table.py"), run_name="__main__")
-    assert stopped.value.code == 2
+    assert table_tool(words, monkeypatch) == 2
     captured = capsys.readouterr()
     assert captured.out.startswith("note: the code has changes that no commit holds")
     assert re.match(rf"error: {BROKEN}, drawn to photos, seed 0: exit code 2, see ", captured.err)
@@ -539,7 +660,7 @@ def test_a_part_of_a_table_is_chosen_by_names_with_wildcards(table, tmp_path):
     assert {job.seed for job in chosen} == {1} and choose_jobs(found) == found
     for words, message in [
         ({"rows": "MCC,MDC"}, "--rows: nothing matches 'MDC', did you mean 'MCC'"),
-        ({"pairs": "photo"}, "--pairs: nothing matches 'photo'.*photo_to_sketch, photo_to_art, art_to_sketch"),
+        ({"pairs": "photo"}, "--pairs/--targets: nothing matches 'photo'.*photo_to_sketch, photo_to_art"),
         ({"seeds": "0,7"}, r"--seeds: nothing matches '7' \(0, 1\)"),
     ]:
         with pytest.raises(UserError, match=message):

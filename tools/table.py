@@ -8,16 +8,28 @@ from pathlib import Path
 from uda.errors import UserError
 from uda.interruption import Interrupted
 from uda.run_folder import code_commit
-from uda.tables import Ledger, choose_jobs, collect, jobs_of, load_table, run_jobs, write_documents, write_published
+from uda.tables import (
+    Ledger,
+    choose_jobs,
+    collect,
+    dry_run,
+    jobs_of,
+    load_table,
+    run_jobs,
+    standing,
+    write_documents,
+    write_published,
+)
 
 EXAMPLES = """\
 examples:
   python tools/table.py digits --jobs 2                     run what is missing, add it to results/digits.csv
+  python tools/table.py digits --dry-run                    list what is missing, run nothing
   python tools/table.py digits --rows 'MCD,ADR*' --seeds 0  a part of it
   python tools/table.py digits --collect --into README.md   add finished runs, write the CSV and README's tables
   python tools/table.py visda2017 --published               a table of published figures, results/published/
   python tools/table.py pacs --jobs 1 -- runtime.device=cpu
-  python tools/table.py rotated_digits --pairs m0,m75       of domain generalisation: these domains left out
+  python tools/table.py rotated_digits --targets m0,m75     of domain generalisation: these domains left out
 
 A run whose row is in the CSV is not run again, unless its recipe has changed since (or with --again). Each run is added
 to the CSV as it ends; rows stay there until they are made anew, so a table may grow over days and machines."""
@@ -31,10 +43,18 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); the cores are shared out")
     parser.add_argument("--rows", default="*", metavar="NAMES", help="run these rows alone: names with * and ?, commas")
     parser.add_argument(
-        "--pairs", default="*", metavar="NAMES", help="run these pairs (or unseen domains) alone: photo_to_*"
+        "--pairs",
+        "--targets",
+        default="*",
+        metavar="NAMES",
+        help="run these pairs, or of domain generalisation these unseen domains, alone: photo_to_*",
     )
     parser.add_argument("--seeds", default="*", metavar="SEEDS", help="run these seeds alone: 0,1")
     parser.add_argument("--again", action="store_true", help="run also what the CSV has, if its run folder is gone")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--dry-run", action="store_true", help="check configs, list what is missing and about what it takes, stop"
+    )
     parser.add_argument("--prune", action="store_true", help="drop rows from the CSV that the table no longer has")
     parser.add_argument(
         "--runs", type=Path, default=Path("runs/tables"), help="where the runs lie (default runs/tables)"
@@ -47,8 +67,8 @@ def main() -> int:
         metavar="FILE",
         help="fill this document's marked blocks too (repeatable)",
     )
-    parser.add_argument("--collect", action="store_true", help="run nothing, write what is finished")
-    parser.add_argument("--published", action="store_true", help="write a table of published figures instead")
+    instead.add_argument("--collect", action="store_true", help="run nothing, write what is finished")
+    instead.add_argument("--published", action="store_true", help="write a table of published figures instead")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="runtime and report settings of all runs")
     options = parser.parse_intermixed_args()
 
@@ -64,9 +84,16 @@ def main() -> int:
         failed = ""
         if not options.collect:
             chosen = choose_jobs(jobs, options.rows, options.pairs, options.seeds)
+            ledger = Ledger.read(options.results, table)
+            recorded = None if options.again else ledger
+            if options.dry_run:
+                found = standing(chosen, recorded)
+                say(dry_run(table, found, ledger, options.results, len(jobs) - len(chosen)))
+                if found.failures:
+                    raise UserError("\n".join(found.failures))
+                return 0
             if (code_commit() or "").endswith("-dirty"):
                 say("note: the code has changes that no commit holds; the rows of these runs will say -dirty")
-            recorded = None if options.again else Ledger.read(options.results, table)
             try:
                 run_jobs(
                     chosen,

@@ -152,13 +152,14 @@ def dry_run(run: "Run", measured_steps: int = 3) -> str:
     total = step_seconds * trained / size + predict_seconds * predicted
     cost = (
         f"{steps + later:,} training steps, {step_seconds:.3f} s for {size} images; {predicted:,} images predicted, "
-        f"{1 / predict_seconds:,.0f} a second: about {_duration(total)} on {engine.device}"
+        f"{1 / predict_seconds:,.0f} a second: about {rough_duration(total)} on {engine.device}"
     )
     but = " but the decoded store" if config.data.cache == "store" else ""
     return f"{text}\ncost     {cost}\ndry run: config, data and network are right; nothing was written{but}"
 
 
-def _duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
+    """An estimate in the unit that people would use: seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,14 +1,12 @@
 """Tables of runs that leave one domain out: real tiny runs to CSV and Markdown, and the columns on made-up records."""
 
 import json
-import runpy
 
 import pytest
 import yaml
 
-from tests.in_process import tool_in_process
+from tests.in_process import table_tool, tool_in_process
 from uda.config import load_config
-from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.cli import main
 from uda.generalization.config import GeneralizationConfig
@@ -97,7 +95,7 @@ def test_a_job_is_a_row_an_unseen_domain_and_a_seed(table, tmp_path):
     assert job.title == "AVH loss, m60, seed 1"
     assert (job.config.target, job.config.seed, job.config.model.loss) == ("m60", 1, "avh")
     assert [chosen.pair[1] for chosen in choose_jobs(found, "ERM", pairs="m6*")] == ["m60", "m60"]
-    with pytest.raises(UserError, match=r"--pairs: nothing matches 'm61', did you mean 'm60'\?"):
+    with pytest.raises(UserError, match=r"--pairs/--targets: nothing matches 'm61', did you mean 'm60'\?"):
         choose_jobs(found, pairs="m61")
 
 
@@ -208,10 +206,7 @@ def test_the_tool_writes_csv_latex_and_document(path, ran, in_folder, monkeypatc
     document = in_folder / "page.md"
     document.write_text("".join(f"<!-- table {n} -->\n<!-- end {n} -->\n" for n in ("turned", "turned_validators")))
     words = [str(path), "--collect", "--runs", str(ran[0][0].runs), "--into", "page.md"]
-    monkeypatch.setattr("sys.argv", ["table.py", *words])
-    with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / "tools" / "table.py"), run_name="__main__")
-    assert stopped.value.code == 0, capsys.readouterr().err
+    assert table_tool(words, monkeypatch) == 0, capsys.readouterr().err
     records, reports = (read_csv(in_folder / "results" / f"turned{part}.csv") for part in ("", "_reports"))
     markdown, validators = to_markdown(records, "ERM", "overall"), validator_markdown(reports, "overall")
     more = [
@@ -366,3 +361,13 @@ def test_the_variant_of_each_unseen_domain_is_chosen_by_what_is_held_out_of_the_
         "| CORAL | 30.0 |  |  | -10.0, n = 1 |",
     ]
     assert variants_markdown(read_csv(path)[-1:], None) == ""
+
+
+@pytest.mark.parametrize("option", ["--targets", "--pairs"])
+def test_the_domains_of_a_dry_run_are_chosen_by_either_name(path, in_folder, monkeypatch, capsys, option):
+    words = [str(path), "--dry-run", "--rows", "ERM", "--seeds", "1", option]
+    assert table_tool([*words, "m6*"], monkeypatch) == 0
+    assert capsys.readouterr().out.startswith("missing  ERM, m60, seed 1\nruns     1 of the table's 12, 0 recorded")
+    assert table_tool([*words, "m61"], monkeypatch) == 2
+    assert "error: --pairs/--targets: nothing matches 'm61'" in capsys.readouterr().err
+    assert list(in_folder.iterdir()) == []

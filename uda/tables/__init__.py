@@ -9,7 +9,7 @@ from uda.tables.collect import blocks_of, collect, write_documents, write_publis
 from uda.tables.comparison import paired_bootstrap, rank_correlation
 from uda.tables.definition import Row, Table, load_table
 from uda.tables.job import Job
-from uda.tables.jobs import choose_jobs, jobs_of, run_jobs
+from uda.tables.jobs import Standing, choose_jobs, jobs_of, run_jobs, standing
 from uda.tables.latex import published_latex, to_latex
 from uda.tables.ledger import COLUMNS, GENERALIZATION_COLUMNS, INNER, Ledger, read_csv, to_csv
 from uda.tables.markdown import (
@@ -23,6 +23,7 @@ from uda.tables.markdown import (
     to_markdown,
     validator_markdown,
 )
+from uda.tables.plan import dry_run
 
 __all__ = [
     "COLUMNS",
@@ -31,12 +32,14 @@ __all__ = [
     "Job",
     "Ledger",
     "Row",
+    "Standing",
     "Table",
     "blocks_of",
     "choose_jobs",
     "classes_markdown",
     "collect",
     "differences_markdown",
+    "dry_run",
     "has_place",
     "inner_markdown",
     "insert_markdown",
@@ -49,6 +52,7 @@ __all__ = [
     "read_csv",
     "run_jobs",
     "scores_markdown",
+    "standing",
     "to_csv",
     "to_latex",
     "to_markdown",

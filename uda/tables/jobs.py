@@ -3,8 +3,9 @@
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def choose_jobs(jobs: Sequence[Job], rows: str = "*", pairs: str = "*", seeds: s
     chosen = list(jobs)
     for what, wanted, name_of in (
         ("rows", rows, lambda job: job.row.name),
-        ("pairs", pairs, lambda job: job.domains),
+        ("pairs/--targets", pairs, lambda job: job.domains),
         ("seeds", seeds, lambda job: str(job.seed)),
     ):
         patterns = [pattern.strip() for pattern in wanted.split(",")]
@@ -66,6 +67,66 @@ def choose_jobs(jobs: Sequence[Job], rows: str = "*", pairs: str = "*", seeds: s
                 raise UserError(f"--{what}: nothing matches '{pattern}'{nearest(pattern, known)} ({', '.join(known)})")
         chosen = [job for job in chosen if any(fnmatchcase(name_of(job), pattern) for pattern in patterns)]
     return chosen
+
+
+@dataclass
+class Standing:
+    """How some runs stand before any of them is run."""
+
+    recorded: list[Job] = field(default_factory=list)
+    """Recorded by the recipe that they have now."""
+    finished: list[Job] = field(default_factory=list)
+    """Finished in their folder, and not known as recorded."""
+    missing: list[Job] = field(default_factory=list)
+    """To be run."""
+    models: list[Job] = field(default_factory=list)
+    """To be run although they are recorded or were not asked for: a missing one begins with their model."""
+    failures: list[str] = field(default_factory=list)
+    """Those of which it cannot be told, each with its title and what is wrong."""
+
+    @property
+    def todo(self) -> list[Job]:
+        """All that is to be run."""
+        return [*self.missing, *self.models]
+
+
+def standing(jobs: Iterable[Job], recorded: Ledger | None = None) -> Standing:
+    """Which of these runs are there and which are to be run. Nothing is run or written.
+
+    Args:
+        jobs: what is wanted.
+        recorded: runs in here are there, if their recipe is still the same; without it their folders alone count.
+    """
+    found = Standing()
+    needed: dict[Path, Job] = {}
+    for job in jobs:
+        try:
+            digest = job.digest  # reads the config, recorded or not: a wrong one is this row's failure alone
+            if recorded and recorded.holds(job.run, digest):
+                found.recorded.append(job)
+            elif job.results() is not None:
+                found.finished.append(job)
+            else:
+                needed |= {model.folder: model for model in _lacking_models(job)}
+                found.missing.append(job)
+        except UserError as error:
+            found.failures.append(f"{job.title}: {error}")
+    missing = {job.folder for job in found.missing}
+    found.models = [model for folder, model in needed.items() if folder not in missing]
+    return found
+
+
+def _lacking_models(job: Job) -> Iterator[Job]:
+    """The run that this one begins with, that one's own and so on, as long as the model is not there."""
+
+    def lacks(job: Job) -> bool:
+        try:
+            return not job.has_model
+        except UserError:  # those that need it say so
+            return False
+
+    while (job := job.needs) and lacks(job):
+        yield job
 
 
 def run_jobs(
@@ -95,26 +156,6 @@ def run_jobs(
     def fail(message: str) -> None:
         failures.append(message)
         log(f"FAILED {message}")
-
-    def is_missing(job: Job) -> bool:
-        try:
-            digest = job.digest  # reads the config, recorded or not: a wrong one is this row's failure alone
-            if recorded and recorded.holds(job.run, digest):
-                return False
-            if job.results() is None:
-                return True
-            if after:
-                after(job)
-            return False
-        except UserError as error:
-            fail(f"{job.title}: {error}")
-            return False
-
-    def lacks_model(job: Job) -> bool:
-        try:
-            return not job.has_model
-        except UserError:  # those that need it say so
-            return False
 
     def execute(job: Job) -> None:
         started = time.monotonic()
@@ -149,10 +190,15 @@ def run_jobs(
         said = "no labels" if reached is None else f"{MEASURES[job.table.measure]} {reached:.4f}"
         log(f"{job.title}: {said} in {time.monotonic() - started:.0f} s")
 
-    todo = {job.folder: job for job in jobs if is_missing(job)}
-    for job in list(todo.values()):
-        while (job := job.needs) and job.folder not in todo and lacks_model(job):
-            todo[job.folder] = job
+    before = standing(jobs, recorded)
+    for failure in before.failures:
+        fail(failure)
+    for job in before.finished if after else []:
+        try:
+            after(job)
+        except UserError as error:
+            fail(f"{job.title}: {error}")
+    todo = {job.folder: job for job in before.todo}
     if todo:
         outputs = jobs[0].runs / jobs[0].table.name / "*" / "*" / "seed*.out"
         log(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, {at_once} at a time; output in {outputs}")

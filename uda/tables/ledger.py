@@ -9,6 +9,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from uda.atomic import write_text
 from uda.errors import UserError
@@ -139,6 +140,11 @@ class Ledger:
     def holds(self, run: Run, digest: str) -> bool:
         """Whether this run is recorded, by this recipe."""
         return run in self.runs and self.runs[run]["digest"] == digest
+
+    def seconds(self, row: str) -> float | None:
+        """Median of what the recorded runs of a row took, by any recipe; None where no record says it."""
+        known = [float(run["seconds"]) for run in self.runs.values() if run["row"] == row and run["seconds"]]
+        return median(known) if known else None
 
     def prune(self, table: Table) -> list[str]:
         """Forget the runs that the table no longer has; returns their rows' names."""

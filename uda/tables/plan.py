@@ -1,0 +1,75 @@
+"""What running a table would do and about how long it would take, for a person to read before it starts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from uda.plan import rough_duration
+from uda.tables.definition import Table
+from uda.tables.jobs import Job, Standing
+from uda.tables.ledger import Ledger
+
+
+def dry_run(table: Table, found: Standing, ledger: Ledger, folder: Path, others: int = 0) -> str:
+    """The runs that are to be done, one a line, how many there are and what they cost by the CSV.
+
+    Args:
+        table: whose runs.
+        found: how the chosen ones stand.
+        ledger: what is recorded of the table.
+        folder: of its CSV.
+        others: runs of the table that were not chosen.
+    """
+    csv = f"{folder / table.name}.csv"
+    lines = [f"missing  {job.title}{_why(job, ledger)}{_took(job, ledger)}" for job in found.missing]
+    lines += [f"model    {job.title}, which others begin with{_took(job, ledger)}" for job in found.models]
+    lines += [_counts(found, ledger, csv, others), *_cost(found, ledger, csv)]
+    right = "" if found.failures else "configs are right, data and networks were not looked at; "
+    return "\n".join([*lines, f"dry run of table '{table.name}': {right}nothing was run, nothing was written"])
+
+
+def _why(job: Job, ledger: Ledger) -> str:
+    """What is to be known of a missing run that the CSV has."""
+    if ledger.holds(job.run, job.digest):
+        return ", again"
+    return ", recorded by another recipe" if job.run in ledger.runs else ""
+
+
+def _took(job: Job, ledger: Ledger) -> str:
+    seconds = ledger.seconds(job.row.name)
+    return "" if seconds is None else f": about {rough_duration(seconds)}"
+
+
+def _counts(found: Standing, ledger: Ledger, csv: str, others: int) -> str:
+    """With --again a run may be recorded and be finished or missing all the same: the figures need not add up."""
+
+    def recorded(jobs: Sequence[Job]) -> int:
+        return sum(ledger.holds(job.run, job.digest) for job in jobs)
+
+    known = [*found.recorded, *found.finished, *found.missing]
+    new = len(found.finished) - recorded(found.finished)
+    number = len(known) + len(found.failures)
+    parts = [
+        f"{number} of the table's {number + others}" if others else f"{number} in all",
+        f"{recorded(known)} recorded in {csv}",
+        f"{new} finished and to be added to it" if new else "",
+        f"{len(found.missing)} missing",
+        f"{len(found.models)} more to be run for their models" if found.models else "",
+        f"{len(found.failures)} wrong" if found.failures else "",
+    ]
+    return f"runs     {', '.join(filter(None, parts))}"
+
+
+def _cost(found: Standing, ledger: Ledger, csv: str) -> list[str]:
+    """The machine at hand may be another than the one that made the records: an estimate says whose seconds it has."""
+    if not found.todo:
+        return []
+    seconds = [ledger.seconds(job.row.name) for job in found.todo]
+    known = [value for value in seconds if value is not None]
+    if not known:
+        return [f"cost     not known: {csv} has no run of these rows"]
+    unknown = len(seconds) - len(known)
+    but = f"; not counted: {unknown} of rows that have none there" if unknown else ""
+    return [
+        f"cost     about {rough_duration(sum(known))}, one run at a time, on the machine that made {csv}: "
+        f"by the median seconds of each row's runs there{but}"
+    ]
