@@ -390,6 +390,15 @@ def test_a_run_of_another_config_is_left_out_and_said_with_the_key_while_the_res
     assert len(failed) == 1 and failed[0].startswith("FAILED CBST + AVH")
 
 
+def test_a_row_whose_config_became_wrong_keeps_its_records_while_the_rest_is_collected(table, copied, tmp_path):
+    collect(table, copied, tmp_path)
+    before = read_csv(tmp_path / "small.csv")
+    wrong, lines = changed(table, "sede=1"), []
+    collect(wrong, jobs_of(wrong, copied[0].runs), tmp_path, log=lines.append)
+    assert read_csv(tmp_path / "small.csv") == before
+    assert len(lines) == 2 and all(re.search(r"left out: CBST \+ AVH, .*sede: unknown key", line) for line in lines)
+
+
 def test_a_changed_recipe_replaces_its_row_when_it_was_run_and_no_earlier(table, copied, tmp_path):
     collect(table, copied, tmp_path)
     before = {run_name(record): record for record in read_csv(tmp_path / "small.csv")}

@@ -30,7 +30,8 @@ def collect(
 
     Args:
         table: whose CSVs.
-        jobs: runs that may have finished; a folder that another recipe made is reported and left out.
+        jobs: runs that may have finished; one whose config is wrong, or whose folder another recipe made, is reported
+            and left out.
         folder: of the CSVs.
         prune: forget the rows, pairs and seeds that the table no longer has.
         log: receives what was left out or forgotten, and which records are of another recipe than the table's now.
@@ -42,12 +43,17 @@ def collect(
     outdated: dict[str, int] = {}
     for job in jobs:
         try:
+            digest = job.digest
+        except UserError as error:
+            log(f"left out: {job.title}: {error}")
+            continue
+        try:
             record = job.record()
             if record is not None:
                 ledger.add(record, job.reports())
         except UserError as error:
             log(f"left out: {job.title}: {error}")
-        if job.run in ledger.runs and not ledger.holds(job.run, job.digest):
+        if job.run in ledger.runs and not ledger.holds(job.run, digest):
             outdated[job.row.name] = outdated.get(job.row.name, 0) + 1
     for name, count in outdated.items():
         log(f"outdated: {name}: {count} recorded by another recipe than the table has now; they stay until run anew")
