@@ -224,6 +224,25 @@ def test_more_parts_decide_where_fewer_are_not_enough():
         joined(["x/cat/0", "x/dog/1"], ["train/cat/0", "test/cat/0", "test/dog/1"])
 
 
+def test_folders_below_classes_are_ids_of_several_lengths():
+    ids = ["dog/1.jpg", "dog/2.jpg", "dog/more/3.jpg"]
+    assert joined(ids, ids[::-1]) == [(name, name) for name in ids]
+    longer = [f"/data/test/{name}" for name in ids]
+    assert joined(ids, longer) == list(zip(ids, longer, strict=True))
+    assert joined(longer, ids) == list(zip(longer, ids, strict=True))
+    assert joined(ids[:1] + ids[2:], ids, allow_missing=True) == [(ids[0], ids[0]), (ids[2], ids[2])]
+    with pytest.raises(UserError, match="ids match several images by their last 3 parts:\n  dog/1\n"):
+        joined(["x/more/3", "dog/1"], ["x/more/3", "a/dog/1", "b/dog/1"])
+
+
+def test_endings_tell_images_apart_where_nothing_else_does():
+    ids = ["dog/1.jpg", "dog/1.png"]
+    assert joined(ids, ids[::-1]) == [(name, name) for name in ids]
+    assert joined(ids, [f"test/{name}" for name in ids]) == [(name, f"test/{name}") for name in ids]
+    with pytest.raises(UserError, match="ids match several images by their last 2 parts:\n  dog/1\n"):
+        joined(ids, ["dog/1.jpg", "dog/1.jpeg"])
+
+
 def test_images_of_one_side_alone():
     first, second = [f"cat/{i}.jpg" for i in range(9)], [f"test/cat/{i}.jpg" for i in range(2, 9)] + ["test/dog/0.jpg"]
     message = (

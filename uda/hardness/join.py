@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -112,7 +112,8 @@ def join(first: Sequence[str], second: Sequence[str], names: tuple[str, str], al
     """Match images by their ids: `/data/cifar10/test/cat/0000.png` is `test/cat/0000.jpg`, and `cat/0000`.
 
     Ids are compared by the last parts of their paths, as many of them as any two ids have in common: with fewer,
-    `cat/0000` would be `dog/0000`. Endings of image files do not count. An id must match one and no more.
+    `cat/0000` would be `dog/0000`. An id that has fewer parts matches the one that ends in it. Endings of image files
+    do not count, but where all images are paired with them. An id must match one and no more.
 
     Args:
         first, second: ids, each list without repetitions.
@@ -122,10 +123,11 @@ def join(first: Sequence[str], second: Sequence[str], names: tuple[str, str], al
     Raises:
         UserError: images in one list alone, ids that match several, or none that match; it names some.
     """
-    parts = [[_parts(name) for name in ids] for ids in (first, second)]
-    depths = range(max(len(p) for side in parts for p in side), 0, -1)
-    matches = (_match(*parts, depth) for depth in depths)
-    best = next((found for found in matches if found.pairs or found.unclear), _Match(1, [], []))
+    whole = _best_match([[_path(name).parts for name in ids] for ids in (first, second)])
+    if len(whole.pairs) == len(first) == len(second):
+        best = whole
+    else:
+        best = _best_match([[_parts(name) for name in ids] for ids in (first, second)])
     if best.unclear:
         lines = [f"{len(best.unclear)} ids match several images by their last {best.depth} parts:"]
         lines += [f"  {'/'.join(key)}" for key in best.unclear[:SHOWN]]
@@ -155,19 +157,52 @@ class _Match:
     unclear: list[tuple[str, ...]]
 
 
+def _best_match(sides: Sequence[Sequence[tuple[str, ...]]]) -> _Match:
+    depths = range(max(len(parts) for side in sides for parts in side), 0, -1)
+    matches = (_match(*sides, depth) for depth in depths)
+    return next((found for found in matches if found.pairs or found.unclear), _Match(1, [], []))
+
+
 def _match(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...]], depth: int) -> _Match:
-    """Images whose last `depth` parts are the same, and ends that are the same of several."""
-    ends = [[parts[-depth:] if len(parts) >= depth else None for parts in side] for side in (first, second)]
-    counts = [Counter(end for end in side if end is not None) for side in ends]
-    place = {end: row for row, end in enumerate(ends[1]) if end is not None}
+    """Images whose last `depth` parts are the same, and ends that are the same of several; nothing if no two are."""
+    ends = [[parts[-depth:] for parts in side] for side in (first, second)]
+    counts = [Counter(side) for side in ends]
+    place = {end: row for row, end in enumerate(ends[1])}
     both = counts[0].keys() & counts[1].keys()
-    unclear = sorted(end for end in both if counts[0][end] + counts[1][end] > 2)
-    clear = both.difference(unclear)
-    return _Match(depth, [(row, place[end]) for row, end in enumerate(ends[0]) if end in clear], unclear)
+    if not any(len(end) == depth for end in both):
+        return _Match(depth, [], [])
+    unclear = {end for end in both if counts[0][end] + counts[1][end] > 2}
+    pairs = [(row, place[end]) for row, end in enumerate(ends[0]) if end in both and end not in unclear]
+    for short_side in (0, 1):
+        found, several = _ends_of_longer(ends[short_side], ends[1 - short_side], depth, both)
+        pairs += [(short, row) if short_side == 0 else (row, short) for short, row in found]
+        unclear |= several
+    return _Match(depth, pairs, sorted(unclear))
+
+
+def _ends_of_longer(
+    shorter: Sequence[tuple[str, ...]], longer: Sequence[tuple[str, ...]], depth: int, matched: Set[tuple[str, ...]]
+) -> tuple[list[tuple[int, int]], set[tuple[str, ...]]]:
+    """Ids of fewer parts than `depth` beside those that end in them, of ids that are not `matched`."""
+    short = {parts: row for row, parts in enumerate(shorter) if len(parts) < depth and parts not in matched}
+    lengths = {len(parts) for parts in short}
+    rows: dict[tuple[str, ...], list[int]] = {}
+    for row, parts in enumerate(longer):
+        if parts not in matched:
+            for length in lengths:
+                if length < len(parts) and parts[-length:] in short:
+                    rows.setdefault(parts[-length:], []).append(row)
+    taken = Counter(row for found in rows.values() for row in found)
+    clear = {end: found[0] for end, found in rows.items() if len(found) == 1 and taken[found[0]] == 1}
+    return [(short[end], row) for end, row in clear.items()], rows.keys() - clear.keys()
+
+
+def _path(name: str) -> PurePosixPath:
+    return PurePosixPath(name.replace("\\", "/"))
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    path = PurePosixPath(name.replace("\\", "/"))
+    path = _path(name)
     return (path.with_suffix("") if path.suffix.lower() in SUFFIXES else path).parts
 
 
