@@ -28,6 +28,7 @@ from uda.hardness.dynamics import (
     plateau_rows,
 )
 from uda.hardness.dynamics_figures import correlations_figure, groups_figure, models_figure, plateaus_figure
+from uda.hardness.statistics import fisher_interval, fisher_p
 from uda.hardness.images import engine_for, load_images, predict
 from uda.hardness.records import read_epoch_scores
 from uda.hardness.scores import compute_scores, read_scores
@@ -176,11 +177,17 @@ def test_a_human_file_may_lie_in_the_folder_of_ones_own_images(labelled, tmp_pat
         ([3, 3, 3], 0),  # nothing moves
         ([10, 0.2, 0, 0.8, 0], 3 + 0.3 / 0.8),  # leaves once more
         ([10, 2, -0.2, 0], 1 + 1.5 / 2.2),  # through the end to the other side
+        ([5, 10, 5.4, 5, 4], 3 + 0.95 / 1),  # the way is from 5 to 4, not from the farthest
     ],
 )
 def test_plateau_epoch_by_hand(curve, epoch):
-    assert plateau_epoch(np.array(curve, dtype=float)) == pytest.approx(epoch)
-    assert plateau_epoch(np.array([curve, curve], dtype=float)).tolist() == pytest.approx([epoch, epoch])
+    assert plateau_epoch(np.array(curve, dtype=float), 0.05) == pytest.approx(epoch)
+    assert plateau_epoch(np.array([curve, curve], dtype=float), 0.05).tolist() == pytest.approx([epoch, epoch])
+
+
+def test_a_larger_share_is_reached_earlier():
+    curve = np.array([10.0, 5, 1, 0.4, 0])
+    assert [float(plateau_epoch(curve, share)) for share in (0.02, 0.05, 0.1)] == pytest.approx([3.5, 2 + 0.5 / 0.6, 2])
 
 
 def history(name="net", **values):
@@ -189,15 +196,21 @@ def history(name="net", **values):
     return History(name, tuple(map(str, range(first.shape[1]))), filled, 4, [{}] * len(first))
 
 
-def test_group_means_and_their_errors_by_hand():
-    """AVH .1 and .3 in the hard group, K = 4: mean .8; deviation of .4, 1.2 is .5657, over sqrt 2: .4."""
+def test_group_means_and_their_intervals_by_hand():
+    """AVH .1 and .3 in the hard group, K = 4: mean .8; deviation of .4, 1.2 is .5657, over sqrt 2: .4.
+
+    Student's t of 1 degree of freedom is 12.7062. Wilson's interval of 0 of 2 is 0 to 3.8415 / 5.8415.
+    """
     found = group_rows(
         history(avh=np.array([[0.1, 0.3, 0.2]])), Groups.by_frequency(np.array([0.1, 0.2, 0.9]), (0, 0.5, 1))
     )
+    right = {row["group"]: row for row in found if row["quantity"] == "accuracy"}
+    assert (right["[0, 0.5]"]["low"], right["[0, 0.5]"]["high"]) == pytest.approx((0, 65.762), abs=1e-3)
     rows = {row["group"]: row for row in found if row["quantity"] == "avh"}
     assert rows["[0, 0.5]"]["mean"] == pytest.approx(0.8) and rows["[0, 0.5]"]["images"] == 2
-    assert rows["[0, 0.5]"]["standard_error"] == pytest.approx(0.4)
-    assert rows["(0.5, 1]"]["mean"] == pytest.approx(0.8) and rows["(0.5, 1]"]["standard_error"] is None
+    assert rows["[0, 0.5]"]["low"] == pytest.approx(0.8 - 12.7062 * 0.4, abs=1e-4)
+    assert rows["[0, 0.5]"]["high"] == pytest.approx(0.8 + 12.7062 * 0.4, abs=1e-4)
+    assert rows["(0.5, 1]"]["mean"] == pytest.approx(0.8) and rows["(0.5, 1]"]["low"] is None
     assert rows["all"]["mean"] == pytest.approx(0.8) and rows["all"]["images"] == 3
 
 
@@ -213,7 +226,10 @@ def test_plateaus_of_alike_images_have_no_spread():
         draws=20,
     )
     keys = ("plateau epoch", "low", "high", "after AVH by", "after AVH, low", "after AVH, high")
-    for row, (epoch, later) in zip(found, [(0.95, 0), (1.9, 0.95), (2.9, 1.95)], strict=True):
+    by_hand = {2: [(0.98, 0), (1.96, 0.98), (2.96, 1.98)], 5: [(0.95, 0), (1.9, 0.95), (2.9, 1.95)]}
+    by_hand[10] = [(0.9, 0), (1.8, 0.9), (2.8, 1.9)]
+    assert [row["near, %"] for row in found] == [near for near in by_hand for _ in range(3)]
+    for row, (epoch, later) in zip(found, [pair for pairs in by_hand.values() for pair in pairs], strict=True):
         assert [row[key] for key in keys] == pytest.approx([epoch] * 3 + [later] * 3)
         assert row["epochs"] == 3
 
@@ -222,7 +238,7 @@ def test_plateaus_are_compared_on_the_same_draws_of_images():
     """AVH and loss of an image are one: the plateau epoch varies with the images drawn, their difference never."""
     curves = np.random.default_rng(0).random((5, 12)).cumsum(0)
     found = plateau_rows(history(avh=curves, loss=2 * curves, accuracy=curves[:, ::-1]), draws=200)
-    avh, loss, accuracy = found
+    avh, loss, accuracy = (row for row in found if row["near, %"] == 5)
     assert avh["high"] - avh["low"] > 0.01 and loss["low"] == pytest.approx(avh["low"])
     assert loss["after AVH, low"] == pytest.approx(0) == loss["after AVH, high"]
     assert accuracy["after AVH, high"] - accuracy["after AVH, low"] > 0.01
@@ -257,6 +273,18 @@ def test_correlations_are_turned_so_that_the_papers_sign_is_positive():
     assert found == pytest.approx({("avh", 1): 1.0, ("confidence", 1): 1.0, ("norm", 1): -1.0})
 
 
+def test_the_p_of_a_correlation_is_that_of_its_interval():
+    """Where p is .05 the interval of 95 % ends at 0: rho = tanh(1.96 sqrt((1 + rho^2 / 2) / (n - 3)))."""
+    generator = np.random.default_rng(3)
+    frequency = generator.random(50)
+    values = np.stack([generator.random(50) - share * frequency for share in (0.2, 0.6, 0.9, 2)])
+    rows = correlation_rows(history(avh=values), frequency)
+    rows = [row for row in rows if row["score"] == "avh"]
+    assert [row["p"] < 0.05 for row in rows] == [row["low"] > 0 for row in rows] == [False, True, True, True]
+    assert fisher_p(0.275103, 53) == pytest.approx(0.05, abs=1e-4) and fisher_p(1.0, 20) == 0
+    assert fisher_interval(0.275103, 53)[0] == pytest.approx(0, abs=1e-4)
+
+
 def lines_of(axes):
     return {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.get_lines()}
 
@@ -281,7 +309,7 @@ def test_what_is_drawn_is_what_the_rows_say(finished):
     left, right = models_figure(overall, ["net"]).axes
     assert lines_of(left)["net"] == pytest.approx((3 * found.values["avh"].mean(1)).tolist()), "three classes"
     assert lines_of(right)["net"] == pytest.approx((100 * found.values["accuracy"].mean(1)).tolist())
-    plateaus = plateau_rows(found, draws=5)
+    plateaus = [row for row in plateau_rows(found, draws=5) if row["near, %"] == 5]
     (axes,) = plateaus_figure(plateaus, ["net"]).axes
     marks = [np.asarray(container.lines[0].get_xdata()).tolist() for container in axes.containers]
     assert marks == [[row["plateau epoch"]] for row in plateaus]

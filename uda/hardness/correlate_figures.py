@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from uda.hardness.findings import Row
-from uda.report.figures import COLOURS, FAINT, INK, MARKERS, new_axes, styled
+from uda.report.figures import COLOURS, FAINT, INK, MARKERS, look_of, new_axes, styled
 
 #: What stands at an axis of a score.
 LABELS: Mapping[str, str] = {
@@ -150,8 +150,7 @@ def summary_figure(rows: Sequence[Row]):
                 [max(row["rho"] - row["bootstrap_low"], 0) for row in own],
                 [max(row["bootstrap_high"] - row["rho"], 0) for row in own],
             ],
-            color=COLOURS[number % len(COLOURS)], marker=MARKERS[(number + number // len(COLOURS)) % len(MARKERS)],
-            linestyle="none", markersize=5, elinewidth=1.6, capsize=3, label=model,
+            markersize=5, elinewidth=1.6, capsize=3, label=model, **look_of(number) | {"linestyle": "none"},
         )  # fmt: skip
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(scores)), scores)

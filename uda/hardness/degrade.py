@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, rankdata
+from scipy.stats import rankdata
 from torch import Tensor
 
 from uda.data.loaders import predict_batches
@@ -23,6 +23,7 @@ from uda.hardness.findings import Findings, Row
 from uda.hardness.images import LabelledImages, engine_for, in_order_of, stratified
 from uda.hardness.pixels import Pixels
 from uda.hardness.scores import EASIER, compute_scores
+from uda.hardness.statistics import share_interval
 from uda.progress import progress
 from uda.settings import RuntimeSettings
 
@@ -138,12 +139,6 @@ def curve_rows(found: Degraded) -> list[Row]:
                 mean = float(own.mean())
                 rows.append({**where, "quantity": name, "mean": mean, "low": mean - half, "high": mean + half})
     return rows
-
-
-def share_interval(hits: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    interval = binomtest(hits, count).proportion_ci(method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def order_rows(found: Degraded) -> list[Row]:

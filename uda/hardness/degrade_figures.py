@@ -6,7 +6,7 @@ import numpy as np
 
 from uda.hardness.degradations import DEGRADATIONS
 from uda.hardness.findings import Findings, Row
-from uda.report.figures import COLOURS, DASHES, FAINT, INK, MARKERS, styled
+from uda.report.figures import COLOURS, FAINT, INK, look_of, styled
 
 #: Quantity, the axis it goes on, and what it is for the page.
 CURVES = {
@@ -40,13 +40,9 @@ def curves_figure(rows: Sequence[Row], quantity: str):
             ]  # fmt: skip
             levels = [row["level"] for row in own]
             mean, low, high = (scale * np.array([row[key] for row in own]) for key in ("mean", "low", "high"))
-            position = index % len(COLOURS)
-            colour = COLOURS[position]
-            axes.plot(
-                levels, mean, label=model, color=colour, marker=MARKERS[position], linestyle=DASHES[position],
-                markersize=4.5, linewidth=1.7,
-            )  # fmt: skip
-            axes.fill_between(levels, low, high, color=colour, alpha=0.2, linewidth=0)
+            look = look_of(index)
+            axes.plot(levels, mean, label=model, markersize=4.5, linewidth=1.7, **look)
+            axes.fill_between(levels, low, high, color=look["color"], alpha=0.2, linewidth=0)
         axes.set_title(kind, fontsize=11)
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
     for axes in grid[len(kinds) :]:

@@ -40,10 +40,13 @@ HUMAN_SETTINGS = {
     "--allow-missing": "human.allow_missing=true",
     "--bins": "human.bins",
 }
+#: Those whose unit is each network's own.
+OWN_SCALE = ("norm",)
 #: Scores whose correlation with people is followed.
 CORRELATED = ("avh", "confidence", "norm")
 
-PLATEAU_SHARE = 0.05
+#: What counts as near the end of a curve's way: the middle one, and, since the word is anyone's to choose, two others.
+PLATEAU_SHARES = (0.02, 0.05, 0.1)
 DRAWS = 1000
 
 
@@ -114,7 +117,10 @@ def scaled(history: History, name: str) -> np.ndarray:
 
 
 def group_rows(history: History, groups: Groups) -> list[dict[str, Any]]:
-    """Mean of every followed quantity by epoch and group, with the standard error of that mean, and of all images."""
+    """Mean of every followed quantity by epoch and group, and of all images, with 95 % intervals.
+
+    Wilson's of the accuracy, Student's of the others; None where a group has one image.
+    """
     rows = []
     parts = [*enumerate(groups.names), (None, "all")] if len(groups.names) > 1 else [(None, "all")]
     for name in FOLLOWED:
@@ -124,16 +130,26 @@ def group_rows(history: History, groups: Groups) -> list[dict[str, Any]]:
             count = own.shape[1]
             if not count:
                 continue
-            errors = own.std(1, ddof=1) / np.sqrt(count) if count > 1 else [None] * len(own)
+            intervals = [_interval(name, row) for row in own]
             rows += [
                 {"run": history.name, "quantity": name, "group": title, "epoch": epoch, "mean": float(mean),
-                 "standard_error": None if error is None else float(error), "images": count}
-                for epoch, mean, error in zip(history.epochs.tolist(), own.mean(1), errors, strict=True)
+                 "low": low, "high": high, "images": count}
+                for epoch, mean, (low, high) in zip(history.epochs.tolist(), own.mean(1), intervals, strict=True)
             ]  # fmt: skip
     return rows
 
 
-def plateau_epoch(curve: np.ndarray, share: float = PLATEAU_SHARE) -> np.ndarray:
+def _interval(name: str, values: np.ndarray) -> tuple[float | None, float | None]:
+    """95 % interval of the mean of a followed quantity (N,)."""
+    from uda.hardness.statistics import mean_interval, share_interval
+
+    if name == "accuracy":
+        low, high = share_interval(int((values > 0).sum()), len(values))
+        return 100 * low, 100 * high
+    return mean_interval(values) if len(values) > 1 else (None, None)
+
+
+def plateau_epoch(curve: np.ndarray, share: float) -> np.ndarray:
     """The epoch from which on a curve stays near its end, (..., E) -> (...), between epochs on a straight line.
 
     Near: within `share` of the way from the first value to the last one. A curve that goes beyond its end has not come
@@ -154,8 +170,10 @@ def plateau_epoch(curve: np.ndarray, share: float = PLATEAU_SHARE) -> np.ndarray
 def plateau_rows(history: History, draws: int = DRAWS) -> list[dict[str, Any]]:
     """Plateau epochs of mean AVH, loss and accuracy, and how much earlier AVH's is, with bootstrap intervals.
 
-    Images are drawn anew, the same ones for all three, so the intervals say what other test images of the same kind
-    could have given; another training is another run.
+    A row a share of PLATEAU_SHARES and quantity. Images are drawn anew, the same ones for all three, so the intervals
+    say what other test images of the same kind could have given; another training is another run, whose curves go up
+    and down in other epochs. A curve that does so by more than the share is near its end late; with a larger share it
+    is earlier, which is what the several shares are for.
     """
     names = ("avh", "loss", "accuracy")
     values = {name: scaled(history, name) for name in names}
@@ -166,18 +184,19 @@ def plateau_rows(history: History, draws: int = DRAWS) -> list[dict[str, Any]]:
         weights = np.bincount(generator.integers(count, size=count), minlength=count) / count
         for name in names:
             drawn[name][row] = values[name] @ weights
-    found = {name: float(plateau_epoch(values[name].mean(1))) for name in names}
-    resampled = {name: plateau_epoch(drawn[name]) for name in names}
     rows = []
-    for name in names:
-        low, high = np.quantile(resampled[name], (0.025, 0.975))
-        later = np.quantile(resampled[name] - resampled["avh"], (0.025, 0.975))
-        rows.append({
-            "run": history.name, "quantity": name, "epochs": len(history.records) - 1,
-            "plateau epoch": found[name], "low": float(low), "high": float(high),
-            "after AVH by": found[name] - found["avh"],
-            "after AVH, low": float(later[0]), "after AVH, high": float(later[1]),
-        })  # fmt: skip
+    for share in PLATEAU_SHARES:
+        found = {name: float(plateau_epoch(values[name].mean(1), share)) for name in names}
+        resampled = {name: plateau_epoch(drawn[name], share) for name in names}
+        for name in names:
+            low, high = np.quantile(resampled[name], (0.025, 0.975))
+            later = np.quantile(resampled[name] - resampled["avh"], (0.025, 0.975))
+            rows.append({
+                "run": history.name, "near, %": 100 * share, "quantity": name, "epochs": len(history.records) - 1,
+                "plateau epoch": found[name], "low": float(low), "high": float(high),
+                "after AVH by": found[name] - found["avh"],
+                "after AVH, low": float(later[0]), "after AVH, high": float(later[1]),
+            })  # fmt: skip
     return rows
 
 
@@ -220,7 +239,7 @@ def correlation_rows(history: History, frequency: np.ndarray) -> list[dict[str, 
 
     Of the images that people have seen, whose frequency is not nan.
     """
-    from uda.hardness.statistics import constant, fisher_interval, spearman
+    from uda.hardness.statistics import constant, fisher_interval, fisher_p, spearman
 
     seen = ~np.isnan(frequency)
     rows = []
@@ -230,7 +249,10 @@ def correlation_rows(history: History, frequency: np.ndarray) -> list[dict[str, 
                 continue
             rho = EASIER[name] * spearman(values, frequency[seen])
             low, high = fisher_interval(rho, int(seen.sum()))
-            rows.append({"run": history.name, "score": name, "epoch": epoch, "rho": rho, "low": low, "high": high})
+            p = fisher_p(rho, int(seen.sum()))
+            rows.append(
+                {"run": history.name, "score": name, "epoch": epoch, "rho": rho, "low": low, "high": high, "p": p}
+            )
     return rows
 
 
@@ -376,9 +398,10 @@ def add_dynamics(histories: Sequence[History], groups: Groups, findings: Finding
         own = [row for row in rows["groups"] if row["quantity"] == name]
         findings.figure(
             f"{name}_by_group",
-            draw.groups_figure(own, names, unit),
+            draw.groups_figure(own, names, unit, sharey=name not in OWN_SCALE),
             f"{_capital(title)} in training",
-            f"Mean {unit}, {by}, after each epoch; bands are 95 % of the mean. Epoch 0 is the untrained network.",
+            f"Mean {unit}, {by}, after each epoch; bands are 95 % intervals. Epoch 0 is the untrained network."
+            + " Each network has a scale of its own." * (name in OWN_SCALE),
             own,
         )
     overall = [row for row in rows["groups"] if row["group"] == "all" and row["quantity"] in ("avh", "accuracy")]
@@ -393,15 +416,32 @@ def add_dynamics(histories: Sequence[History], groups: Groups, findings: Finding
         "plateaus",
         "When curves come to rest",
         rows["plateaus"],
-        f"The epoch from which on a mean over all test images stays within {100 * PLATEAU_SHARE:.0f} % of its way from "
-        f"the untrained network to the end, with 95 % bootstrap intervals ({DRAWS:,} draws of the images).",
+        "The epoch from which on a mean over all test images stays near its end, within a share of its way from the "
+        f"untrained network, with 95 % bootstrap intervals ({DRAWS:,} draws of the images).",
     )
+    middle = [row for row in rows["plateaus"] if row["near, %"] == 100 * PLATEAU_SHARES[1]]
     findings.figure(
         "plateau_epochs",
-        draw.plateaus_figure(rows["plateaus"], names),
+        draw.plateaus_figure(middle, names),
         "Plateau epochs",
-        "The plateau epoch of mean AVH, loss and accuracy of each run, with 95 % bootstrap intervals.",
-        rows["plateaus"],
+        "The epoch from which on mean AVH, loss and accuracy of each run stay within "
+        f"{100 * PLATEAU_SHARES[1]:g} % of their way from their end, with 95 % bootstrap intervals.",
+        middle,
+    )
+    if rows["pairs"]:
+        findings.table(
+            "pairs",
+            "Runs two by two",
+            rows["pairs"],
+            "After the last epoch: accuracy in % and AVH in 1 / K of the better run less those of the other one, means "
+            "paired by image, with their standard errors.",
+        )
+    findings.table(
+        "norms",
+        "The norm in the two halves of a training",
+        rows["norms"],
+        "The mean norm's change from the first epoch to the middle one and from there to the last, paired by image, "
+        "with its standard error.",
     )
     if known:
         rows["correlations"] = [row for history in histories for row in correlation_rows(history, groups.frequency)]

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from uda.report.figures import COLOURS, DASHES, FAINT, MARKERS, styled
+from uda.report.figures import COLOURS, FAINT, MARKERS, look_of, styled
 
 Rows = Sequence[dict[str, Any]]
 
@@ -41,8 +41,8 @@ def _legend(figure, axes, columns: int) -> None:
 
 
 @styled
-def groups_figure(rows: Rows, runs: Sequence[str], ylabel: str):
-    """A panel a run, a line a group from hard (dark) to easy (bright), with bands of 95 % of the mean."""
+def groups_figure(rows: Rows, runs: Sequence[str], ylabel: str, sharey: bool = True):
+    """A panel a run, a line a group from hard (dark) to easy (bright), with bands of 95 %."""
     import matplotlib
 
     groups = list(dict.fromkeys(row["group"] for row in rows))
@@ -50,20 +50,19 @@ def groups_figure(rows: Rows, runs: Sequence[str], ylabel: str):
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.88, max(len(inner), 1)))
     looks = {group: (shades[i], MARKERS[i % len(MARKERS)], "-") for i, group in enumerate(inner)}
     looks["all"] = ("#22262c", "", (0, (1, 1.2)))
-    figure, panels = _panels(len(runs), ylabel)
+    figure, panels = _panels(len(runs), ylabel, sharey=sharey)
     for axes, run in zip(panels, runs, strict=True):
         for group in groups:
             own = [row for row in rows if row["run"] == run and row["group"] == group]
             colour, marker, dash = looks[group]
-            epochs, means = [row["epoch"] for row in own], np.array([row["mean"] for row in own])
+            epochs, means = [row["epoch"] for row in own], [row["mean"] for row in own]
             label = f"HSF {group}, {own[0]['images']:,} images" if group != "all" else "all images"
             axes.plot(
                 epochs, means, color=colour, marker=marker, linestyle=dash, markersize=3.5, linewidth=1.5, label=label
             )
-            errors = [row["standard_error"] for row in own]
-            if None not in errors:
-                band = 1.96 * np.array(errors)
-                axes.fill_between(epochs, means - band, means + band, color=colour, alpha=0.15, linewidth=0)
+            low, high = ([row[key] for row in own] for key in ("low", "high"))
+            if None not in low:
+                axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
         axes.set_title(run, fontsize=10)
         _epochs(axes)
     _legend(figure, panels[0], 2 if len(runs) == 1 else 3)
@@ -71,11 +70,7 @@ def groups_figure(rows: Rows, runs: Sequence[str], ylabel: str):
 
 
 def _run_line(axes, run: int, epochs, values, label: str) -> None:
-    position = run % len(COLOURS)
-    axes.plot(
-        epochs, values, label=label, color=COLOURS[position], marker=MARKERS[position], linestyle=DASHES[position],
-        markersize=4, linewidth=1.6,
-    )  # fmt: skip
+    axes.plot(epochs, values, label=label, markersize=4, linewidth=1.6, **look_of(run))
 
 
 @styled

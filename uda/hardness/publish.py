@@ -129,14 +129,19 @@ def training_markdown(records: Sequence[Record]) -> str:
 
 
 def plateaus_markdown(records: Sequence[Record]) -> str:
-    """Plateau epochs, a row a run."""
+    """Plateau epochs, a row a run and a share of the way that counts as near."""
     names = _distinct(records, "quantity")
-    rows = []
-    for run in _distinct(records, "run"):
-        own = {r["quantity"]: r for r in records if r["run"] == run}
-        cells = [_interval(own[n], "plateau epoch", "low", "high", ".1f") for n in names]
-        rows.append([run, *cells])
-    return _table(["Run", *(f"plateau epoch of {name}" for name in names)], rows)
+    found = {(r["run"], r["near, %"], r["quantity"]): r for r in records}
+    places = dict.fromkeys((r["run"], r["near, %"]) for r in records)
+    rows = [
+        [
+            run,
+            f"{float(near):g}",
+            *(_interval(found[run, near, n], "plateau epoch", "low", "high", ".1f") for n in names),
+        ]
+        for run, near in places
+    ]
+    return _table(["Run", "near, %", *(f"plateau epoch of {name}" for name in names)], rows)
 
 
 def degraded_markdown(records: Sequence[Record]) -> str:

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import kendalltau, norm, spearmanr
+from scipy.stats import binomtest, kendalltau, norm, spearmanr
+from scipy.stats import t as student
 
 #: Entries of the largest array while resampling.
 CHUNK_ENTRIES = 2_000_000
@@ -43,14 +44,25 @@ def fisher_interval(rho: float, count: int, level: float = 0.95) -> tuple[float,
         count: 4 or more.
         level: share of such intervals that hold the true rho.
     """
-    if count < 4:
-        raise ValueError(f"an interval of rho needs 4 pairs, got {count}")
-    reach = norm.ppf((1 + level) / 2) * math.sqrt((1 + rho**2 / 2) / (count - 3))
+    reach = norm.ppf((1 + level) / 2) * _error_of_z(rho, count)
     z = fisher_z(rho)
     return math.tanh(z - reach), math.tanh(z + reach)
 
 
-def resampled_spearman(scores: np.ndarray, shared: np.ndarray, resamples: int, generator: np.random.Generator):
+def fisher_p(rho: float, count: int) -> float:
+    """Two-sided p of a true Spearman's rho of 0: that of the level at which `fisher_interval` would end at 0."""
+    return float(2 * norm.sf(abs(fisher_z(rho)) / _error_of_z(rho, count)))
+
+
+def _error_of_z(rho: float, count: int) -> float:
+    if count < 4:
+        raise ValueError(f"an interval of rho needs 4 pairs, got {count}")
+    return math.sqrt((1 + rho**2 / 2) / (count - 3))
+
+
+def resampled_spearman(
+    scores: np.ndarray, shared: np.ndarray, resamples: int, generator: np.random.Generator
+) -> np.ndarray:
     """Spearman's rho of each score with one shared variable in bootstrap resamples of the N rows.
 
     Ranks are taken anew within each resample, where rows that are drawn repeatedly are ties. A resample is a count
@@ -101,6 +113,18 @@ class _Sorted:
         below = np.concatenate([np.zeros((len(draws), 1)), upto[:, :-1]], axis=1)
         ranks = (below + upto + 1) / 2 - (draws.shape[1] + 1) / 2
         return ranks[:, self.group]
+
+
+def share_interval(hits: int, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share."""
+    interval = binomtest(hits, count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def mean_interval(values: np.ndarray) -> tuple[float, float]:
+    """Student's 95 % interval of the mean of (N,), two or more."""
+    reach = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:

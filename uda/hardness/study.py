@@ -198,7 +198,9 @@ def add_study(
         "claims",
         "The paper's claims",
         found,
-        "A claim holds where every case bears its rule out, partly where at least half do and more than speak against.",
+        "A claim holds where every case, a run or a pair of runs, bears its rule out, partly where at least half do and "
+        "more than speak against. Tests are two-sided at 5 % over a claim's cases together (Bonferroni); where a rule "
+        "says 95 %, of each case. They draw images, not trainings.",
         first=True,
     )
     return Outcome(found, correlations, moved["final"], moved["plateaus"], degraded)

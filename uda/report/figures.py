@@ -4,7 +4,7 @@ import io
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -48,6 +48,12 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
     return under_style
 
 
+def look_of(number: int) -> dict[str, Any]:
+    """Colour, marker and dash of a series, for `plot`: no two of the first 49 have all three in common."""
+    place, other = number % len(COLOURS), (number + number // len(COLOURS)) % len(MARKERS)
+    return {"color": COLOURS[place], "marker": MARKERS[other], "linestyle": DASHES[other]}
+
+
 def new_axes(width: float, height: float):
     """New axes of `width` by `height` inches."""
     from matplotlib.figure import Figure
@@ -66,12 +72,8 @@ def curves_figure(
     """One line a series over the rounds; `baseline`: the first series' value of the source model, a level line."""
     axes = new_axes(5, 3.1)
     for index, (name, values) in enumerate(series.items()):
-        position = index % len(COLOURS)
         heights = [np.nan if value is None else value for value in values]
-        axes.plot(
-            rounds, heights, label=name, color=COLOURS[position], marker=MARKERS[position],
-            linestyle=DASHES[position], markersize=5, linewidth=1.8,
-        )  # fmt: skip
+        axes.plot(rounds, heights, label=name, markersize=5, linewidth=1.8, **look_of(index))
     if baseline is not None:
         axes.axhline(baseline, color=COLOURS[0], linewidth=1, linestyle=(0, (2, 3)))
         axes.annotate(
