@@ -155,9 +155,9 @@ def test_the_norm_must_grow_in_both_halves_and_its_correlation_have_both_signs()
 def test_signs_of_the_norms_correlation_are_tested_over_all_epochs():
     """Of 40 epochs without any correlation some are beyond 95 %: no sign. p must be below .05 / 40."""
     sides = [(0.01, 0.2), (-0.2, -0.01)] * 20
-    for p, verdict in ((0.002, "holds partly"), (0.001, "holds")):
+    for p, expected in ((0.002, "holds partly"), (0.001, "holds")):
         rows = training("norm", (0.1, 0.2), *sides, p=p)
-        assert norm_is_inconsistent(norms(1, 1), rows)["verdict"] == verdict
+        assert norm_is_inconsistent(norms(1, 1), rows)["verdict"] == expected
 
 
 def test_a_training_of_two_epochs_has_no_two_halves_in_which_the_norm_could_grow():

@@ -97,7 +97,24 @@ def test_rows_by_hand():
     reach = 1.959964 * math.sqrt(1.125 / 37)
     assert avh["fisher_low"] == pytest.approx(math.tanh(math.atanh(0.5) - reach), abs=1e-6)
     assert avh["difference"] == pytest.approx(0.5 - 0.948683, abs=1e-6) and confidence["difference"] is None
-    assert avh["difference_low"] < avh["difference"] < avh["difference_high"] < 0 and avh["meng_p"] < 1e-3
+    assert avh["difference_low"] < avh["difference"] < avh["difference_high"] < 0
+    assert avh["z"] == pytest.approx(0.549306, abs=1e-6) and confidence["meng_z"] is None
+    # Less 2.5 the two scores' ranks have the product 1.5: r_x = 1.5 / sqrt(4.5 * 5) = .316228. r^2 = (.25 + .9) / 2 =
+    # .575, f = .683772 / .85 = .804438, h = (1 - .462552) / .425 = 1.264584, so that Z is
+    # (.549306 - 1.818446) * sqrt(37 / (2 * .683772 * 1.264584)) = -5.870376.
+    assert avh["meng_z"] == pytest.approx(-5.870376, abs=1e-5)
+    assert avh["meng_p"] == pytest.approx(2 * 0.5 * math.erfc(5.870376 / math.sqrt(2)), rel=1e-4)
+
+
+def test_differences_are_paired():
+    """Two scores alike but for a little: each one's rho varies far more than their difference, which is not sure."""
+    generator = np.random.default_rng(1)
+    frequencies = generator.random(300)
+    near = frequencies + generator.normal(0, 0.5, 300)
+    other = near + generator.normal(0, 0.02, 300)
+    avh = overall_rows(joined_of(frequencies, avh=-other, confidence=near), "confidence", resamples=500)[0]
+    width = avh["difference_high"] - avh["difference_low"]
+    assert avh["difference_p"] > 0.05 and width < (avh["bootstrap_high"] - avh["bootstrap_low"]) / 5
 
 
 def test_rows_of_bins_by_hand():
@@ -105,12 +122,28 @@ def test_rows_of_bins_by_hand():
     frequencies = np.concatenate([np.arange(10) / 20, np.ones(10)])
     joined = joined_of(frequencies, avh=np.concatenate([10.0 - np.arange(10), np.arange(10)]))
     group = group_by_frequency(joined, (0, 0.5, 1))
-    low, high = bin_rows(joined, group, (0, 0.5, 1))
+    low, high = bin_rows(joined, group, (0, 0.5, 1), "avh", 50)
     assert (low["bin"], low["n"], low["rho"], low["mean_frequency"]) == ("[0, 0.5]", 10, pytest.approx(1), 0.225)
     assert low["kendall"] == pytest.approx(1) and high["kendall"] is None
-    assert high["rho"] is None and high["low"] is None and high["mean"] == 4.5
+    assert high["rho"] is None and high["fisher_low"] is None and high["mean"] == 4.5
     # t of 9 degrees of freedom is 2.262157, the standard deviation of 0..9 is 3.027650
     assert high["mean_high"] == pytest.approx(4.5 + 2.262157 * 3.027650 / math.sqrt(10), abs=1e-5)
+
+
+def test_bins_have_all_that_is_known_of_all_images():
+    """The bin of all images is what `overall_rows` says; a bin in which the reference is constant has no difference."""
+    people, table = made()
+    joined = Joined("net", table.scores, people)
+    overall = overall_rows(joined, "confidence", 60, 3)
+    whole = bin_rows(joined, np.zeros(COUNT, int), (0, 1), "confidence", 60, 3)
+    for one, row in zip(overall, whole, strict=True):
+        assert {key: row[key] for key in one} == one and row["bin"] == "[0, 1]"
+    assert whole[0]["z"] == pytest.approx(math.atanh(whole[0]["rho"])) and abs(whole[0]["rho"]) < 1
+    flat = joined_of(np.arange(20) / 20, avh=-(np.arange(20) ** 0.5), confidence=np.repeat([1, 2], 10))
+    group = np.repeat([0, 1], 10)
+    rows = {(row["score"], row["bin"]): row for row in bin_rows(flat, group, (0, 0.5, 1), "confidence", 20)}
+    assert rows["avh", "(0.5, 1]"]["rho"] == pytest.approx(1) and rows["avh", "(0.5, 1]"]["difference"] is None
+    assert rows["confidence", "[0, 0.5]"]["rho"] is None
 
 
 def test_votes_are_spread_over_what_they_stand_for():
@@ -128,7 +161,7 @@ def test_votes_are_spread_over_what_they_stand_for():
 
 def test_the_histogram_draws_all_images_and_the_means(human, table):
     joined = Joined("small net", table.scores, human)
-    by_bin = bin_rows(joined, group_by_frequency(joined, BINS), BINS)
+    by_bin = bin_rows(joined, group_by_frequency(joined, BINS), BINS, "confidence", 20)
     panels = histogram_panels([joined, joined], "avh", by_bin)
     assert panels[0].counts.sum() == pytest.approx(COUNT)
     assert sum(cell["images"] for cell in panels[0].cells()) == pytest.approx(COUNT)
@@ -187,10 +220,11 @@ def test_long_names_of_models_fit_into_the_summary():
 def test_all_of_it_for_two_models(human, table, tmp_path):
     again = made(seed=4)[1]
     findings = Findings(tmp_path, "title")
-    rows = correlate(
+    found = correlate(
         {"one": table, "two": ScoreTable(table.ids, table.labels, table.predicted, {**again.scores})},
         human, BINS, "confidence", findings, scores=["avh", "own"], resamples=300,
     )  # fmt: skip
+    rows = found.overall
     assert [(row["model"], row["score"]) for row in rows] == [
         (model, score) for model in ("one", "two") for score in ("avh", "own", "confidence")
     ]
@@ -210,14 +244,16 @@ def test_all_of_it_for_two_models(human, table, tmp_path):
         assert [float(row["rho"]) for row in csv.DictReader(file)] == [row["rho"] for row in rows]
     with (tmp_path / "correlations_by_bin.csv").open() as file:
         by_bin = list(csv.DictReader(file))
-    assert len(by_bin) == 2 * 3 * 5 and {row["bin"] for row in by_bin} == {bin_name(i, BINS) for i in range(5)}
+    assert len(by_bin) == len(found.by_bin) == 2 * 3 * 5 and {row["bin"] for row in by_bin} == {
+        bin_name(i, BINS) for i in range(5)
+    }
     with (tmp_path / "histogram_own.csv").open() as file:
         cells = list(csv.DictReader(file))
     assert sum(float(cell["images"]) for cell in cells if cell["model"] == "two") == pytest.approx(COUNT)
     for ending in ("png", "svg"):
         assert (tmp_path / f"histogram_avh.{ending}").stat().st_size > 5000
     same = correlate({"one": table}, human, BINS, "confidence", Findings(tmp_path, ""), scores=["avh"], resamples=300)
-    assert same[0] == rows[0], "the bootstrap has a seed, and other models and scores do not change its draws"
+    assert same.overall[0] == rows[0], "the bootstrap has a seed, and other models and scores do not change its draws"
 
 
 def changed(table, **scores):

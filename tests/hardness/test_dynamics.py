@@ -28,10 +28,10 @@ from uda.hardness.dynamics import (
     plateau_rows,
 )
 from uda.hardness.dynamics_figures import correlations_figure, groups_figure, models_figure, plateaus_figure
-from uda.hardness.statistics import fisher_interval, fisher_p
 from uda.hardness.images import engine_for, load_images, predict
 from uda.hardness.records import read_epoch_scores
 from uda.hardness.scores import compute_scores, read_scores
+from uda.hardness.statistics import fisher_interval, fisher_p
 from uda.hardness.training import SupervisedRun
 from uda.settings import RuntimeSettings
 

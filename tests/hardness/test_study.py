@@ -23,7 +23,9 @@ trajectory: {{models: ["tiny, seed 0"], source: ant, target: cat, count: 2, step
 toy: {{epochs: 1}}
 runtime: {{device: cpu}}
 """
-TABLES = ("hardness", "hardness_claims", "hardness_training", "hardness_plateaus", "hardness_degraded")
+TABLES = (
+    "hardness", "hardness_bins", "hardness_claims", "hardness_training", "hardness_plateaus", "hardness_degraded",
+)  # fmt: skip
 DOCUMENT = """\
 # Hardness
 
@@ -82,6 +84,10 @@ def test_the_document_shows_what_the_csvs_say(done, study):
     rho = float(rows["tiny, seed 0", "norm"]["rho"])
     assert re.search(rf"^\| norm \| {rho:.3f} \[", text, re.MULTILINE)
     assert "| avh less confidence |" in text and text.endswith("The end.\n")
+    with (done / "results" / "hardness_bins.csv").open() as file:
+        inside = next(r for r in csv.DictReader(file) if r["score"] == "avh" and r["rho"])
+    cell = f"| {inside['model']} | {inside['bin']} | {inside['n']} | {float(inside['rho']):.2f} ["
+    assert cell in text and "| Model | HSF | images | avh | confidence | norm | p |" in text
     picture, made = (done / place / "correlations_summary.png" for place in ("figures", "page"))
     assert picture.read_bytes() == made.read_bytes()
     assert picture.with_suffix(".svg").read_bytes() == made.with_suffix(".svg").read_bytes()
@@ -182,7 +188,7 @@ def test_a_document_without_the_places_is_named_before_any_training(labelled, tm
     assert f"--into: no such file: {document}; it must have the lines <!-- table NAME -->" in capsys.readouterr().err
     document.write_text("<!-- table hardness -->\n<!-- end hardness -->\n")
     assert main(words) == 2
-    assert "no place for table 'hardness_claims'" in capsys.readouterr().err
+    assert "no place for table 'hardness_bins'" in capsys.readouterr().err
     document.write_text("".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in TABLES))
     assert main([*words, "degrade=null"]) == 2
     assert "has a place for table 'hardness_degraded', which this study does not make" in capsys.readouterr().err

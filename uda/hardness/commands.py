@@ -98,14 +98,14 @@ def _correlate(options: argparse.Namespace) -> None:
     tables = named_tables(options.scores, scores and [*scores, options.reference])
     human = read_human(options.human, options.format, options.id_column, options.frequency_column)
     findings = Findings(options.out, "Visual hardness: scores and people")
-    rows = correlate(
+    found = correlate(
         tables, human, bins, options.reference, findings,
         scores=scores,
         allow_missing=options.allow_missing, seed=options.seed,
     )  # fmt: skip
     facts = [("scores", ", ".join(options.scores)), ("human", str(options.human)), ("seed", str(options.seed))]
     page = findings.write(facts)
-    print(text_table(rows, options.reference))
+    print(text_table(found.overall, options.reference))
     print(f"page: {page}")
 
 

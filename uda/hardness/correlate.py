@@ -4,12 +4,10 @@ Source: Angular Visual Hardness (Chen et al., ICML 2020), section 4. Correlation
 meant to go with an easy image (AVH, loss...) the sign is turned, so that positive means as the paper expects.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from uda.errors import UserError
 from uda.hardness.bins import bin_name, bin_numbers
@@ -21,9 +19,11 @@ from uda.hardness.scores import EASIER, ScoreTable
 from uda.hardness.statistics import (
     bootstrap_p,
     compare_dependent,
+    constant,
     fisher_interval,
     fisher_z,
     kendall,
+    mean_interval,
     percentile_interval,
     resampled_spearman,
     spearman,
@@ -31,6 +31,14 @@ from uda.hardness.statistics import (
 
 RESAMPLES = 2000
 SCORE_BINS = 30
+
+
+@dataclass(frozen=True)
+class Correlations:
+    """Rows a model and score, of all images, and a model, score and bin of HSF."""
+
+    overall: list[Row]
+    by_bin: list[Row]
 
 
 def correlate(
@@ -44,7 +52,7 @@ def correlate(
     allow_missing: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> list[Row]:
+) -> Correlations:
     """Correlations of scores with HSF, as tables and figures of `findings`.
 
     Args:
@@ -60,9 +68,10 @@ def correlate(
         seed: of the resamples, the same ones for all scores of a model.
 
     Returns:
-        A row a model and score: model, score, n, Spearman's rho with the interval by Fisher's z and the bootstrap's,
+        A row a model and score: model, score, n, Spearman's rho, Fisher's z of it with the interval, the bootstrap's,
         Kendall's tau, and the difference of rho to the reference with the paired bootstrap's interval and p, and the
-        z and p of Meng, Rosenthal and Rubin. Intervals are of 95 %.
+        z and p of Meng, Rosenthal and Rubin. By bin the same, None where scores or frequencies are constant in it,
+        and the mean of the score. Intervals are of 95 %.
 
     Raises:
         UserError: ids that do not match, unknown scores, a score that is constant or not finite, fewer than 10 images
@@ -71,7 +80,11 @@ def correlate(
     joined = [join_human(name, table, human, scores, reference, allow_missing) for name, table in tables.items()]
     groups = [group_by_frequency(one, bins) for one in joined]
     rows = [row for one in joined for row in overall_rows(one, reference, resamples, seed)]
-    by_bin = [row for one, group in zip(joined, groups, strict=True) for row in bin_rows(one, group, bins)]
+    by_bin = [
+        row
+        for one, group in zip(joined, groups, strict=True)
+        for row in bin_rows(one, group, bins, reference, resamples, seed)
+    ]
     names = list(dict.fromkeys(row["score"] for row in rows))
     turned = [name for name in names if EASIER.get(name) == -1]
     unknown = [name for name in names if name not in EASIER]
@@ -114,10 +127,10 @@ def correlate(
         "correlations_by_bin",
         "By bin of human selection frequency",
         by_bin,
-        "rho and kendall are oriented, z is Fisher's of rho; the mean is of the score itself, with Student's "
-        "interval of 95 %.",
+        "As of all images; - where the frequencies or the scores of a bin are all equal. The mean is of the score "
+        "itself, with Student's interval of 95 %.",
     )
-    return rows
+    return Correlations(rows, by_bin)
 
 
 def group_by_frequency(joined: Joined, bins: Sequence[float]) -> np.ndarray:
@@ -136,55 +149,65 @@ def group_by_frequency(joined: Joined, bins: Sequence[float]) -> np.ndarray:
 
 def overall_rows(joined: Joined, reference: str, resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:
     """A row a score, over all images; see `correlate`."""
-    shared = joined.human.frequencies
-    oriented = {name: EASIER.get(name, 1) * values for name, values in joined.scores.items()}
+    found = _correlations(joined.scores, joined.human.frequencies, reference, resamples, seed)
+    return [{"model": joined.model, "score": name, **row} for name, row in found.items()]
+
+
+def bin_rows(
+    joined: Joined,
+    group: np.ndarray,
+    bins: Sequence[float],
+    reference: str,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> list[Row]:
+    """A row a score and bin, of the images in it; see `correlate`."""
+    members = [group == number for number in range(len(bins) - 1)]
+    shared = [joined.human.frequencies[inside] for inside in members]
+    found = [
+        _correlations({n: v[inside] for n, v in joined.scores.items()}, own, reference, resamples, seed)
+        for inside, own in zip(members, shared, strict=True)
+    ]
+    rows = []
+    for name, values in joined.scores.items():
+        for number, inside in enumerate(members):
+            low, high = mean_interval(values[inside])
+            rows.append({
+                "model": joined.model, "score": name, "bin": bin_name(number, bins), **found[number][name],
+                "mean_frequency": float(shared[number].mean()),
+                "mean": float(values[inside].mean()), "mean_low": low, "mean_high": high,
+            })  # fmt: skip
+    return rows
+
+
+def _correlations(
+    scores: Mapping[str, np.ndarray], shared: np.ndarray, reference: str, resamples: int, seed: int
+) -> dict[str, Row]:
+    """By score what is known of its correlation with the frequencies (N,); None where one of the two is constant."""
+    keys = (
+        "rho", "z", "fisher_low", "fisher_high", "bootstrap_low", "bootstrap_high", "kendall",
+        "difference", "difference_low", "difference_high", "difference_p", "meng_z", "meng_p",
+    )  # fmt: skip
+    found: dict[str, dict] = {name: {"n": len(shared), **dict.fromkeys(keys)} for name in scores}
+    known = [] if constant(shared) else [name for name, values in scores.items() if not constant(values)]
+    oriented = {name: EASIER.get(name, 1) * scores[name] for name in known}
+    if not oriented:
+        return found
     drawn = resampled_spearman(np.stack(list(oriented.values())), shared, resamples, np.random.default_rng(seed))
     by_name = dict(zip(oriented, drawn.T, strict=True))
     rho = {name: spearman(values, shared) for name, values in oriented.items()}
-    rows = []
     for name, values in oriented.items():
-        low, high = fisher_interval(rho[name], len(shared))
-        bootstrap = percentile_interval(by_name[name])
-        row: dict[str, Any] = {
-            "model": joined.model, "score": name, "n": len(shared), "rho": rho[name],
-            "fisher_low": low, "fisher_high": high, "bootstrap_low": bootstrap[0], "bootstrap_high": bootstrap[1],
-            "kendall": kendall(values, shared),
-        }  # fmt: skip
-        other = dict.fromkeys(("difference", "difference_low", "difference_high", "difference_p", "meng_z", "meng_p"))
-        if name != reference:
-            low, high = percentile_interval(by_name[name] - by_name[reference])
-            between = spearman(values, oriented[reference])
-            test = compare_dependent(rho[name], rho[reference], between, len(shared))
-            other = {
-                "difference": rho[name] - rho[reference], "difference_low": low, "difference_high": high,
-                "difference_p": bootstrap_p(by_name[name] - by_name[reference]),
-                "meng_z": test.z, "meng_p": test.p,
-            }  # fmt: skip
-        rows.append(row | other)
-    return rows
-
-
-def bin_rows(joined: Joined, group: np.ndarray, bins: Sequence[float]) -> list[Row]:
-    """A row a score and bin: n, rho and tau (None where either is constant), Fisher's z and interval, the mean."""
-    rows = []
-    for name, values in joined.scores.items():
-        for number in range(len(bins) - 1):
-            inside = group == number
-            some, shared = values[inside], joined.human.frequencies[inside]
-            rho = spearman(EASIER.get(name, 1) * some, shared)
-            tau = kendall(EASIER.get(name, 1) * some, shared)
-            known = not math.isnan(rho)
-            low, high = fisher_interval(rho, len(some)) if known else (None, None)
-            reach = student.ppf(0.975, len(some) - 1) * some.std(ddof=1) / math.sqrt(len(some))
-            mean = float(some.mean())
-            rows.append({
-                "model": joined.model, "score": name, "bin": bin_name(number, bins), "n": len(some),
-                "rho": rho if known else None, "kendall": tau if known else None,
-                "z": fisher_z(rho) if known else None, "low": low, "high": high,
-                "mean_frequency": float(shared.mean()),
-                "mean": mean, "mean_low": mean - float(reach), "mean_high": mean + float(reach),
-            })  # fmt: skip
-    return rows
+        row = found[name]
+        row["rho"], row["z"], row["kendall"] = rho[name], fisher_z(rho[name]), kendall(values, shared)
+        row["fisher_low"], row["fisher_high"] = fisher_interval(rho[name], len(shared))
+        row["bootstrap_low"], row["bootstrap_high"] = percentile_interval(by_name[name])
+        if name != reference and reference in oriented:
+            difference = by_name[name] - by_name[reference]
+            test = compare_dependent(rho[name], rho[reference], spearman(values, oriented[reference]), len(shared))
+            row["difference"] = rho[name] - rho[reference]
+            row["difference_low"], row["difference_high"] = percentile_interval(difference)
+            row["difference_p"], row["meng_z"], row["meng_p"] = bootstrap_p(difference), test.z, test.p
+    return found
 
 
 def histogram_panels(joined: Sequence[Joined], name: str, by_bin: Sequence[Row]) -> list[Panel]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from uda.atomic import atomic_path, write_text
 from uda.errors import UserError
+from uda.hardness.dynamics import CORRELATED
 from uda.hardness.findings import Row, write_rows
 from uda.hardness.statistics import p_text
 from uda.tables import has_place, insert_markdown, read_csv
@@ -105,6 +106,12 @@ def claims_markdown(records: Sequence[Record]) -> str:
     return _table(["Claim", "Verdict", "Rule", "Measured"], rows)
 
 
+def reference_of(records: Sequence[Record]) -> str:
+    """The score that the others are compared with: the one without a difference."""
+    (reference,) = set(_distinct(records, "score")) - {r["score"] for r in records if r["difference"]}
+    return reference
+
+
 def correlations_markdown(records: Sequence[Record]) -> str:
     """Spearman's rho with HSF, a row a score and a column a model; below AVH how much it is ahead of the reference."""
     models, scores = _distinct(records, "model"), _distinct(records, "score")
@@ -113,13 +120,29 @@ def correlations_markdown(records: Sequence[Record]) -> str:
         [score, *(_interval(found[score, m], "rho", "bootstrap_low", "bootstrap_high") for m in models)]
         for score in scores
     ]
-    (reference,) = [score for score in scores if not found[score, models[0]]["difference"]]
+    reference = reference_of(records)
     ahead = [found["avh", model] for model in models]
     cells = [_interval(r, "difference", "difference_low", "difference_high", "+.3f") for r in ahead]
     rows.append([f"avh less {reference}", *cells])
     rows.append(["p (Meng, Rosenthal and Rubin)", *(p_text(float(r["meng_p"])) for r in ahead)])
     text = "Spearman's rho with HSF, 95 % bootstrap interval; the sign is turned where hard images have large scores."
     return f"{text}\n\n{_table(['Score', *models], rows)}"
+
+
+def bins_markdown(records: Sequence[Record]) -> str:
+    """Spearman's rho within bins of HSF: a row a model and bin, a column a score that the paper speaks of."""
+    scores = [name for name in _distinct(records, "score") if name in CORRELATED or name == reference_of(records)]
+    found = {(r["model"], r["bin"], r["score"]): r for r in records}
+    places = dict.fromkeys((r["model"], r["bin"]) for r in records)
+    rows = []
+    for place in places:
+        own = [found[(*place, score)] for score in scores]
+        cells = [_interval(r, "rho", "bootstrap_low", "bootstrap_high", ".2f") if r["rho"] else "-" for r in own]
+        ahead = found[(*place, "avh")]
+        p = p_text(float(ahead["meng_p"])) if ahead["meng_p"] else "-"
+        rows.append([*place, own[0]["n"], *cells, p])
+    text = "Spearman's rho within a bin of HSF, 95 % bootstrap interval; p: of AVH's against the reference's (Meng)."
+    return f"{text}\n\n{_table(['Model', 'HSF', 'images', *scores, 'p'], rows)}"
 
 
 def training_markdown(records: Sequence[Record]) -> str:
@@ -162,6 +185,7 @@ def _interval(record: Record, key: str, low: str, high: str, form: str = ".3f") 
 
 _MARKDOWN: dict[str, Callable[[Sequence[Record]], str]] = {
     "hardness": correlations_markdown,
+    "hardness_bins": bins_markdown,
     "hardness_claims": claims_markdown,
     "hardness_training": training_markdown,
     "hardness_plateaus": plateaus_markdown,

@@ -146,6 +146,7 @@ class Outcome:
 
     claims: list[Row]
     correlations: list[Row]
+    by_bin: list[Row]
     final: list[Row]
     plateaus: list[Row]
     degraded: list[Row]
@@ -188,7 +189,7 @@ def add_study(
             part = study.toy
             toy(findings, data=_digits(part), epochs=part.epochs, seed=study.seed, runtime=study.runtime, log=log)
     found = [
-        claims.stronger_than(study.reference, correlations),
+        claims.stronger_than(study.reference, correlations.overall),
         claims.plateaus_first(moved["plateaus"]),
         claims.better_models(moved["pairs"]),
         claims.norm_is_inconsistent(moved["norms"], moved["correlations"]),
@@ -198,12 +199,12 @@ def add_study(
         "claims",
         "The paper's claims",
         found,
-        "A claim holds where every case, a run or a pair of runs, bears its rule out, partly where at least half do and "
-        "more than speak against. Tests are two-sided at 5 % over a claim's cases together (Bonferroni); where a rule "
-        "says 95 %, of each case. They draw images, not trainings.",
+        "A claim holds where every case, a run or a pair of runs, bears its rule out, partly where at least half do "
+        "and more than speak against. Tests are two-sided at 5 % over a claim's cases together (Bonferroni); where a "
+        "rule says 95 %, of each case. They draw images, not trainings.",
         first=True,
     )
-    return Outcome(found, correlations, moved["final"], moved["plateaus"], degraded)
+    return Outcome(found, correlations.overall, correlations.by_bin, moved["final"], moved["plateaus"], degraded)
 
 
 def _digits(part: ToySettings) -> Path | None:
@@ -270,7 +271,7 @@ def facts_of(configs: Sequence[SupervisedConfig]) -> list[tuple[str, str]]:
 
 def tables_of(study: StudyConfig) -> tuple[str, ...]:
     """The names of `results_of` what the study will find."""
-    names = ("hardness", "hardness_claims", "hardness_training", "hardness_plateaus")
+    names = ("hardness", "hardness_bins", "hardness_claims", "hardness_training", "hardness_plateaus")
     return (*names, "hardness_degraded") if study.degrade else names
 
 
@@ -278,6 +279,7 @@ def results_of(outcome: Outcome) -> Mapping[str, Sequence[Mapping[str, Any]]]:
     """What is worth keeping in a repository, by the name of its CSV."""
     return {
         "hardness": outcome.correlations,
+        "hardness_bins": outcome.by_bin,
         "hardness_claims": outcome.claims,
         "hardness_training": outcome.final,
         "hardness_plateaus": outcome.plateaus,
