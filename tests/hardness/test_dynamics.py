@@ -33,6 +33,7 @@ from uda.hardness.records import read_epoch_scores
 from uda.hardness.scores import compute_scores, read_scores
 from uda.hardness.statistics import fisher_interval, fisher_p
 from uda.hardness.training import SupervisedRun
+from uda.report.figures import look_of
 from uda.settings import RuntimeSettings
 
 
@@ -287,6 +288,11 @@ def test_the_p_of_a_correlation_is_that_of_its_interval():
 
 def lines_of(axes):
     return {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.get_lines()}
+
+
+def test_runs_look_different_however_many_they_are():
+    looks = [look_of(number) for number in range(49)]
+    assert all(looks.count(look) == 1 for look in looks)
 
 
 def test_what_is_drawn_is_what_the_rows_say(finished):

@@ -3,6 +3,7 @@
 import csv
 import math
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +16,21 @@ from uda.config import load_config
 from uda.errors import UserError
 from uda.hardness.classifier import LoadedClassifier, load_classifier, with_linear_head
 from uda.hardness.cli import main
+from uda.hardness.correlate_figures import summary_figure
+from uda.hardness.findings import Findings
 from uda.hardness.images import LabelledImages, engine_for, in_order_of, load_images, predict
-from uda.hardness.score_figures import spread_figure, spread_rows
-from uda.hardness.scores import CHUNK_ENTRIES, EASIER, SCORES, compute_scores, make_table, read_scores, write_scores
+from uda.hardness.options import load_classifiers
+from uda.hardness.score_figures import extremes_figure, spread_figure, spread_rows
+from uda.hardness.scores import (
+    CHUNK_ENTRIES,
+    EASIER,
+    SCORES,
+    ScoreTable,
+    compute_scores,
+    make_table,
+    read_scores,
+    write_scores,
+)
 from uda.models import Prediction
 from uda.rounds import Run
 from uda.settings import RuntimeSettings, TransformSettings
@@ -53,6 +66,8 @@ def test_scores_by_hand():
     }
     assert found == pytest.approx(expected, abs=2e-7)
     assert EASIER.keys() == set(SCORES) == set(expected)
+    assert {name for name, easier in EASIER.items() if easier == -1} == {"avh", "angle", "entropy", "loss"}
+    assert set(EASIER.values()) == {1, -1}
 
 
 def test_scores_do_not_depend_on_the_chunks(monkeypatch):
@@ -96,7 +111,10 @@ def test_a_table_comes_back_as_it_was_to_the_last_bit(table, tmp_path, ending):
         ("image,avh\na,1\na,2\n", "the image a stands twice"),
         ("image,avh\na,1\nb,nan\n", "column 'avh' has nan in row 2"),
         ("image,avh\na,high\n", "column 'avh' is not of numbers"),
-        ("image,avh\na\n", "line 2: not as many cells"),
+        ("image,avh\na,1\n\nb\n", "line 4: not as many cells"),
+        ("image,avh,avh\na,1,2\n", "two columns are called 'avh'"),
+        (",image,avh\n0,a,1\n", "column 1 has no name: leave it out (pandas: index=False), or name the scores by"),
+        ("image,avh,note\na,1,good\n", "(could not convert string to float: 'good'); --scores-columns names those"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, text, message):
@@ -110,7 +128,7 @@ def test_a_damaged_table_is_named(tmp_path, text, message):
 
 def test_columns_that_are_not_asked_for_may_hold_anything(tmp_path):
     path = tmp_path / "scores.csv"
-    path.write_text("image,avh,comment,other\na,1,good,nan\nb,2,bad,3\n")
+    path.write_text("image,avh,comment,other,\na,1,good,nan,7\nb,2,bad,3,\n\n")
     assert {name: values.tolist() for name, values in read_scores(path, ["avh", "none"]).scores.items()} == {
         "avh": [1, 2]
     }
@@ -134,6 +152,19 @@ def test_any_classifier_gives_the_input_of_its_last_linear_layer():
     output = with_linear_head(model, images)(images)
     assert torch.equal(output.features, model.body(images)) and torch.equal(output.logits, model(images))
     assert with_linear_head(model, images).weight is model.head.weight
+
+
+def test_logits_are_not_rounded_where_the_network_computes_in_bf16():
+    """The head sees what the angles see: x of the layers below, whatever these compute in, times W in fp32."""
+    torch.manual_seed(0)
+    model, images = Plain(nn.Linear(5, 3)), torch.randn(4, 3, 2, 2)
+    network = with_linear_head(model, images)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = network(images)
+        rounded = model(images)
+    assert rounded.dtype == torch.bfloat16 and output.logits.dtype == torch.float32
+    assert torch.equal(output.logits, model.head(output.features))
+    assert not torch.equal(output.logits, rounded.float())
 
 
 @pytest.mark.parametrize(
@@ -248,6 +279,41 @@ def run(tiny, tmp_path_factory):
     return folder
 
 
+def test_what_is_said_once_is_said_of_timms_models(run, monkeypatch):
+    found = []
+    monkeypatch.setattr("uda.hardness.classifier.load_classifier", lambda *words: found.append(words))
+    load_classifiers([str(run), "resnet18"], ["pypi"], "names.txt")
+    assert found == [(str(run), "hub", None), ("resnet18", "pypi", "names.txt")]
+    load_classifiers([str(run), str(run)], ["pypi"])
+    assert found[2:] == [(str(run), "pypi", None)] * 2, "which is refused"
+
+
+def test_the_smallest_and_the_largest_of_a_thousand_classes_have_digits_enough(tmp_path):
+    table = ScoreTable(("a.png",), ("x",), ("x",), {"avh": np.array([0.0010123])})
+    picture = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    figure = extremes_figure(table, SimpleNamespace(read=lambda number: picture))
+    assert figure.axes[0].get_title() == "x\n0.001012"
+
+
+def test_names_of_all_kinds_are_drawn_as_they_are(tmp_path):
+    """`$` begins no formula, `_` hides nothing, and a file is not put into a folder by a score's name."""
+    rows = [
+        {"model": model, "score": "top1/a c#", "rho": 0.5, "bootstrap_low": 0.4, "bootstrap_high": 0.6}
+        for model in (r"a$\frac$b", "_hidden")
+    ]
+    figure = summary_figure(rows)
+    findings = Findings(tmp_path / "page", "")
+    findings.figure("histogram_top1/a c#", figure, "", "", rows)
+    findings.write()
+    assert sorted(path.name for path in (tmp_path / "page").iterdir()) == [
+        *(f"histogram_top1-a-c-.{ending}" for ending in ("csv", "png", "svg")), "index.html",
+    ]  # fmt: skip
+    names = [text.get_text().strip() for text in figure.legends[0].get_texts()]
+    assert names == [r"a$\frac$b", "_hidden"]
+    with pytest.raises(UserError, match="two figures or tables would be called 'histogram_top1-a-c-'"):
+        findings.table("histogram_top1/a/c/", "", rows)
+
+
 def test_the_spread_is_drawn_by_group_and_adds_up_to_each_groups_images(table):
     rows = spread_rows(table)
     for group, count in (("right", table.right.sum()), ("wrong", (~table.right).sum())):
@@ -297,6 +363,8 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
         (["--data", "cifar10:tests"], "unknown domain 'tests', did you mean 'test'"),
         (["--data", "nowhere"], "error: --data: no such folder: nowhere"),
         (["--data", "nowhere.txt"], "error: --data: no such list file: nowhere.txt"),
+        (["--data", "own", "--weights", "pypi"], "is of a run, which has its own; --weights is for timm's models"),
+        (["--data", "own", "--classes", "x.txt"], "is of a run, which has its own; --classes is for timm's models"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(words, message, run, in_folder, capsys):

@@ -50,7 +50,10 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def images_below(folder: Path) -> list[str]:
-    """Image files in a folder and its sub-folders, relative to it, sorted; hidden files do not count."""
+    """Image files in a folder and its sub-folders, relative to it, sorted; hidden files do not count.
+
+    Raises UserError for a name that no text file could hold.
+    """
     found = []
     for place, folders, files in os.walk(folder, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -60,6 +63,11 @@ def images_below(folder: Path) -> list[str]:
             for name in files
             if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
         ]
+    for name in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{folder}: a file's name is not UTF-8, rename it: {os.fsencode(name)!r}") from None
     return sorted(found)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import yaml
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
@@ -49,6 +50,12 @@ class LinearHead(nn.Module):
         """(B, C, S, S) -> features (B, D) and logits (B, K), fp32."""
         logits = self.model(images)
         features, self._features = self._features, None
+        if torch.is_autocast_enabled(images.device.type):
+            # Logits in bf16 have ties that features and angles do not have.
+            head = self._head[0]
+            with torch.autocast(images.device.type, enabled=False):
+                bias = None if head.bias is None else head.bias.float()
+                logits = F.linear(features.float(), head.weight.float(), bias)
         return Output(features.float(), logits.float())
 
 
@@ -97,6 +104,11 @@ def with_linear_head(model: nn.Module, images: Tensor, name: str = "the model") 
     return network
 
 
+def is_run(model: str) -> bool:
+    """Whether a classifier is named by its run's folder or weights, and not as one of timm's."""
+    return Path(model).is_dir() or Path(model).suffix == ".safetensors"
+
+
 def load_classifier(model: str, weights: str = "hub", classes: Path | None = None) -> LoadedClassifier:
     """A trained classifier.
 
@@ -106,11 +118,14 @@ def load_classifier(model: str, weights: str = "hub", classes: Path | None = Non
         classes: of a timm model: a file with the names of its classes in the order of its outputs, a line each.
 
     Raises:
-        UserError: unknown name, weights that are not to be had or do not fit, no linear last layer.
+        UserError: unknown name, weights that are not to be had or do not fit, no linear last layer; weights or classes
+            for a run, which has its own.
     """
-    path = Path(model)
-    if path.is_dir() or path.suffix == ".safetensors":
-        return _of_a_run(path)
+    if is_run(model):
+        for option, given in (("--weights", weights != "hub"), ("--classes", classes is not None)):
+            if given:
+                raise UserError(f"{option}: {model} is of a run, which has its own; {option} is for timm's models")
+        return _of_a_run(Path(model))
     found = _of_timm(model, weights)
     return found if classes is None else replace(found, classes=_names_in(classes, len(found.network.weight)))
 

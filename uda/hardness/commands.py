@@ -54,7 +54,7 @@ def _score(options: argparse.Namespace) -> None:
     write_scores(table, options.out)
     print(f"{len(table):,} images of {options.data}, {100 * table.right.mean():.2f} % right by {classifier.name}")
     for name, values in table.scores.items():
-        print(f"  {name:<15} mean {values.mean():9.4f}, from {values.min():.4f} to {values.max():.4f}")
+        print(f"  {name:<15} mean {values.mean():9.4g}, from {values.min():.4g} to {values.max():.4g}")
     findings = Findings(options.page, f"Scores of {classifier.name}")
     add_scores(table, data.images, findings)
     page = findings.write([("model", options.model), ("images", options.data), ("table", str(options.out))])
@@ -130,7 +130,12 @@ def _add_dynamics(commands) -> None:
     )
     command.add_argument("--dry-run", action="store_true", help="check configs and data, print the plans, stop")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/dynamics"), help="folder of figures and page")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting, of every config")
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="change a setting, of every config; the figures of all take human.file and human.bins of the first",
+    )
     command.set_defaults(run=_dynamics)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from uda.hardness.findings import Row
-from uda.report.figures import COLOURS, FAINT, INK, MARKERS, look_of, new_axes, styled
+from uda.report.figures import COLOURS, FAINT, INK, MARKERS, legend_name, look_of, new_axes, styled
 
 #: What stands at an axis of a score.
 LABELS: Mapping[str, str] = {
@@ -97,6 +97,7 @@ def histogram_figure(panels: Sequence[Panel], score: str):
     """Images by frequency and score, colours in logarithmic steps, and the mean score of each bin; a panel a model."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     columns = 2 if len(panels) == 4 else min(len(panels), 3)
     rows = -(-len(panels) // columns)
@@ -124,7 +125,8 @@ def histogram_figure(panels: Sequence[Panel], score: str):
         axes.tick_params(labelbottom=True)
     figure.supxlabel(FREQUENCY_LABEL, fontsize=11)
     figure.supylabel(LABELS.get(score, score), fontsize=11)
-    figure.colorbar(picture, ax=list(grid), label="images", shrink=0.85)
+    bar = figure.colorbar(picture, ax=list(grid), label="images", shrink=0.85, format="%g")
+    bar.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", frameon=False, fontsize=10)
     return figure
 
@@ -150,7 +152,8 @@ def summary_figure(rows: Sequence[Row]):
                 [max(row["rho"] - row["bootstrap_low"], 0) for row in own],
                 [max(row["bootstrap_high"] - row["rho"], 0) for row in own],
             ],
-            markersize=5, elinewidth=1.6, capsize=3, label=model, **look_of(number) | {"linestyle": "none"},
+            markersize=5, elinewidth=1.6, capsize=3, label=legend_name(model),
+            **look_of(number) | {"linestyle": "none"},
         )  # fmt: skip
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(scores)), scores)

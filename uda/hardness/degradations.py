@@ -48,7 +48,10 @@ def blur(images: Tensor, level: float, seeds: Sequence[int]) -> Tensor:
 
 @DEGRADATIONS.register("noise")
 def noise(images: Tensor, level: float, seeds: Sequence[int]) -> Tensor:
-    """Gaussian noise of standard deviation level^2; an image has one pattern, which grows with the level."""
+    """Gaussian noise of standard deviation level^2, drawn for every pixel of the network's input.
+
+    An image has one pattern, which grows with the level. A network whose input is larger can average more of it away.
+    """
     generator = torch.Generator()
     pattern = [torch.randn(images.shape[1:], generator=generator.manual_seed(seed)) for seed in seeds]
     return images + level**2 * torch.stack(pattern).to(images)

@@ -6,7 +6,7 @@ import numpy as np
 
 from uda.hardness.degradations import DEGRADATIONS
 from uda.hardness.findings import Findings, Row
-from uda.report.figures import COLOURS, FAINT, INK, look_of, styled
+from uda.report.figures import COLOURS, FAINT, INK, legend_name, look_of, styled
 
 #: Quantity, the axis it goes on, and what it is for the page.
 CURVES = {
@@ -41,7 +41,7 @@ def curves_figure(rows: Sequence[Row], quantity: str):
             levels = [row["level"] for row in own]
             mean, low, high = (scale * np.array([row[key] for row in own]) for key in ("mean", "low", "high"))
             look = look_of(index)
-            axes.plot(levels, mean, label=model, markersize=4.5, linewidth=1.7, **look)
+            axes.plot(levels, mean, label=legend_name(model), markersize=4.5, linewidth=1.7, **look)
             axes.fill_between(levels, low, high, color=look["color"], alpha=0.2, linewidth=0)
         axes.set_title(kind, fontsize=11)
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
@@ -103,7 +103,8 @@ def add_curves(findings: Findings, curves: Sequence[Row], name: str) -> None:
     findings.section(
         "Image degradation",
         "Each image is degraded as the network sees it, after resize and crop and before normalisation; pixels run "
-        f"from 0 to 1. {what} Bands: 95 % intervals of the mean over the images.",
+        f"from 0 to 1. {what} A network with a larger input can average more noise away. Bands: 95 % intervals of the "
+        "mean over the images.",
     )
     for quantity, (axis, title) in CURVES.items():
         findings.figure(

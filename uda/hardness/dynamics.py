@@ -331,7 +331,7 @@ def find_human(config: SupervisedConfig) -> Path:
     if not found.is_file() and config.data.dataset == "cifar10":
         raise UserError(
             f"human.file: neither {path} nor {found} is there; CIFAR-10H is at "
-            "https://github.com/jcpeterson/cifar-10h: human.file=cifar10h-raw.zip"
+            "https://github.com/jcpeterson/cifar-10h: human.file=cifar10h-raw.zip (`all`: set=[human.file=...])"
         )
     return found
 

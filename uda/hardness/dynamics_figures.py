@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from uda.report.figures import COLOURS, FAINT, MARKERS, look_of, styled
+from uda.report.figures import COLOURS, FAINT, MARKERS, legend_name, look_of, styled
 
 Rows = Sequence[dict[str, Any]]
 
@@ -70,7 +70,7 @@ def groups_figure(rows: Rows, runs: Sequence[str], ylabel: str, sharey: bool = T
 
 
 def _run_line(axes, run: int, epochs, values, label: str) -> None:
-    axes.plot(epochs, values, label=label, markersize=4, linewidth=1.6, **look_of(run))
+    axes.plot(epochs, values, label=legend_name(label), markersize=4, linewidth=1.6, **look_of(run))
 
 
 @styled

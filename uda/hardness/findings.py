@@ -3,11 +3,13 @@
 import base64
 import csv
 import io
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from uda.atomic import write_bytes, write_text
+from uda.errors import UserError
 from uda.report import figures
 from uda.report.page import template
 
@@ -44,14 +46,15 @@ class Findings:
         """A figure: `<name>.png`, `<name>.svg`, and `<name>.csv` with what is drawn in it.
 
         Args:
-            name: file name without ending, different from all others of the folder.
+            name: file name without ending, different from all others of the folder; what no file can be called, or
+                no link lead to, becomes `-`.
             figure: matplotlib's.
             title: for the page.
             description: what is to be seen in it, for those who cannot and for those who look; a sentence or two.
             data: the numbers that are drawn.
             raster: show it as pixels on the page: for photos, and for clouds of thousands of points.
         """
-        self._new(name)
+        name = self._new(name)
         png, svg = _encoded(figure, "png"), _encoded(figure, "svg")
         write_bytes(self.folder / f"{name}.png", png)
         write_bytes(self.folder / f"{name}.svg", svg)
@@ -66,7 +69,7 @@ class Findings:
 
     def table(self, name: str, title: str, rows: Sequence[Row], description: str = "", first: bool = False) -> None:
         """A table, which goes to `<name>.csv` too; `first`: above all that is there already."""
-        self._new(name)
+        name = self._new(name)
         write_rows(self.folder / f"{name}.csv", rows)
         head = list(rows[0]) if rows else []
         body = [[_cell(row[key]) for key in head] for row in rows]
@@ -80,9 +83,11 @@ class Findings:
         write_text(path, page)
         return path
 
-    def _new(self, name: str) -> None:
+    def _new(self, name: str) -> str:
+        name = re.sub(r"[^\w.,=+-]+", "-", name)
         if any(part.get("name") == name for part in self._parts):
-            raise ValueError(f"findings: '{name}' is there already")
+            raise UserError(f"{self.folder}: two figures or tables would be called '{name}'")
+        return name
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

@@ -83,13 +83,19 @@ def add_model(arguments: argparse.ArgumentParser, several: bool = False) -> None
 
 def load_classifiers(models: Sequence[str], weights: Sequence[str] | None, classes: Path | None = None):
     """The classifiers that the options of `add_model(several=True)` name. Raises UserError."""
-    from uda.hardness.classifier import load_classifier
+    from uda.hardness.classifier import is_run, load_classifier
 
     weights = weights or ["hub"]
     if len(weights) not in (1, len(models)):
         raise UserError(f"--weights: given {len(weights)} times for {len(models)} models; once, or once for each")
-    weights = [*weights] * (len(models) if len(weights) == 1 else 1)
-    return [load_classifier(model, source, classes) for model, source in zip(models, weights, strict=True)]
+    # What is said once is said of timm's models, where there are any.
+    own = [not all(map(is_run, models)) and is_run(model) for model in models]
+    each = len(weights) == 1
+    sources = [("hub" if of_run else weights[0]) for of_run in own] if each else weights
+    return [
+        load_classifier(model, source, None if of_run else classes)
+        for model, source, of_run in zip(models, sources, own, strict=True)
+    ]
 
 
 def add_images(arguments: argparse.ArgumentParser) -> None:

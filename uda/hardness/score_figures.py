@@ -83,7 +83,7 @@ def extremes_figure(table: ScoreTable, images: Images, name: str = "avh"):
             said = table.labels[number]
             if table.labels[number] != table.predicted[number]:
                 said += f"\nsaid: {table.predicted[number]}"
-            axes.set_title(f"{said}\n{table.scores[name][number]:.3f}", fontsize=7.5)
+            axes.set_title(f"{said}\n{table.scores[name][number]:.4g}", fontsize=7.5)
             axes.set_xticks([])
             axes.set_yticks([])
         line[0].set_ylabel(title, fontsize=9)

@@ -232,12 +232,17 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
     else:
         try:
             with path.open(newline="", encoding="utf-8-sig") as file:
-                head, *rows = list(csv.reader(file)) or [[]]
+                reader = csv.reader(file)
+                lines = [(reader.line_num, row) for row in reader if row]
         except (UnicodeDecodeError, csv.Error) as error:
             raise UserError(f"{path}: not a table: {error}") from None
-        uneven = next((number for number, row in enumerate(rows, 2) if len(row) != len(head)), None)
+        head, rows = (lines[0][1] if lines else []), [row for _, row in lines[1:]]
+        uneven = next((number for number, row in lines if len(row) != len(head)), None)
         if uneven is not None:
             raise UserError(f"{path}, line {uneven}: not as many cells as the head has")
+        twice = next((name for name in head if head.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"{path}: two columns are called '{twice}'")
         columns = dict(zip(head, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
     if not columns.get("image"):
         raise UserError(f"{path}: no rows, or no column 'image'; `tools/hardness.py score` writes such a table")
@@ -249,6 +254,11 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
     labels, predicted = (tuple(map(str, columns.get(key, empty))) for key in ("label", "predicted"))
     texts = ("image", "label", "predicted")
     wanted = [name for name in columns if (name not in texts if names is None else name in names)]
+    if "" in wanted:
+        raise UserError(
+            f"{path}: column {list(columns).index('') + 1} has no name: leave it out (pandas: index=False), or name "
+            "the scores by --scores-columns"
+        )
     numbers = {name: columns[name] for name in wanted}
     return ScoreTable(ids, labels, predicted, {name: _numbers(values, name, path) for name, values in numbers.items()})
 
@@ -274,7 +284,9 @@ def _numbers(values: Sequence[object], name: str, path: Path) -> np.ndarray:
     try:
         found = np.array([float(value) for value in values])
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: column '{name}' is not of numbers: {error}") from None
+        raise UserError(
+            f"{path}: column '{name}' is not of numbers ({error}); --scores-columns names those that are"
+        ) from None
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found))[0])
         raise UserError(f"{path}: column '{name}' has {found[row]} in row {row + 1}: a score must be a finite number")

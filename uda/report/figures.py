@@ -32,6 +32,8 @@ _STYLE = {
     "axes.axisbelow": True,
     "hatch.color": "white",
     "svg.fonttype": "none",
+    # A user's class or run may be called `$x$`.
+    "text.parse_math": False,
 }
 
 
@@ -54,6 +56,11 @@ def look_of(number: int) -> dict[str, Any]:
     return {"color": COLOURS[place], "marker": MARKERS[other], "linestyle": DASHES[other]}
 
 
+def legend_name(name: str) -> str:
+    """A series' name for the legend, which leaves out those that begin with `_`."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def new_axes(width: float, height: float):
     """New axes of `width` by `height` inches."""
     from matplotlib.figure import Figure
@@ -73,7 +80,7 @@ def curves_figure(
     axes = new_axes(5, 3.1)
     for index, (name, values) in enumerate(series.items()):
         heights = [np.nan if value is None else value for value in values]
-        axes.plot(rounds, heights, label=name, markersize=5, linewidth=1.8, **look_of(index))
+        axes.plot(rounds, heights, label=legend_name(name), markersize=5, linewidth=1.8, **look_of(index))
     if baseline is not None:
         axes.axhline(baseline, color=COLOURS[0], linewidth=1, linestyle=(0, (2, 3)))
         axes.annotate(
