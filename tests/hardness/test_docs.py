@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from uda.config_files import ROOT
+from uda.hardness.claims import plateaus_first, stronger_than
 from uda.hardness.findings import Findings
 from uda.hardness.publish import blocks_of, both_forms, figures_of, publish
 from uda.report.figures import new_axes
+from uda.tables import read_csv
 
 DOCUMENT = ROOT / "docs" / "hardness.md"
 TRAINING = [
@@ -85,7 +87,34 @@ def test_a_csv_that_grew_and_a_missing_svg_are_found(made):
     ]
 
 
-@pytest.mark.skipif(not DOCUMENT.is_file(), reason="docs/hardness.md is not made yet: its trainings are not done")
+made_by_the_study = pytest.mark.skipif(
+    not DOCUMENT.is_file(), reason="docs/hardness.md is not made yet: its trainings are not done"
+)
+
+
+@made_by_the_study
 def test_the_document_of_the_study_is_what_its_csvs_give():
     assert blocks_of(ROOT / "results"), "the CSVs it is made from are committed"
     assert faults(DOCUMENT, ROOT / "results") == []
+
+
+def numbers_of(records):
+    """Cells of a CSV as they were: numbers, None, texts."""
+    return [{key: None if cell == "" else _number(cell) for key, cell in record.items()} for record in records]
+
+
+def _number(cell):
+    try:
+        return float(cell)
+    except ValueError:
+        return cell
+
+
+@made_by_the_study
+@pytest.mark.parametrize(
+    ("table", "claim"),
+    [("hardness", lambda rows: stronger_than("confidence", rows)), ("hardness_plateaus", plateaus_first)],
+)
+def test_verdicts_follow_from_the_committed_numbers_by_the_rules_of_today(table, claim):
+    found = claim(numbers_of(read_csv(ROOT / "results" / f"{table}.csv")))
+    assert found in read_csv(ROOT / "results" / "hardness_claims.csv")
