@@ -102,9 +102,17 @@ def pair(avh, accuracy=5.0, error=0.01):
     ("pairs", "verdict", "evidence"),
     [
         ([pair(-0.1), pair(-0.2)], "holds", "in 2 of 2 pairs, against it 0"),
-        ([pair(-0.1), pair(0.2, accuracy=1.0)], "holds", "in 1 of 1 pairs, against it 0; 1 more pairs"),
+        (
+            [pair(-0.1), pair(0.2, accuracy=1.0)],
+            "holds",
+            "in 1 of 1 pairs, against it 0; pairs that are equally accurate: 1",
+        ),
         ([pair(-0.1), pair(-0.02)], "holds partly", "in 1 of 2 pairs, against it 0"),  # 2 errors: less than 2.24
-        ([pair(-0.1), pair(0.1, accuracy=2.1)], "holds", "in 1 of 1 pairs, against it 0; 1 more pairs"),  # nor are 2.1
+        (
+            [pair(-0.1), pair(0.1, accuracy=2.1)],
+            "holds",
+            "in 1 of 1 pairs, against it 0; pairs that are equally accurate: 1",
+        ),  # nor are 2.1
         ([pair(-0.02, accuracy=5.0)], "holds", "in 1 of 1 pairs"),  # one case: 1.96
         ([pair(-0.1), pair(0.1)], "does not hold", "in 1 of 2 pairs, against it 1"),
         ([pair(-0.1, accuracy=1.0)], "not tested", "in 0 of 0 pairs"),

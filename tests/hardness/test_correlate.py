@@ -298,6 +298,10 @@ def test_names_of_tables(table, tmp_path):
     assert list(named_tables([a, b, c])) == ["a", "b", "c"]
     assert list(named_tables([a, f"net={b}"])) == ["a", "net"]
     assert list(named_tables([a])) == ["scores"]
+    (tmp_path / "a" / "config.yaml").write_text("name: net\nseed: 3\n")
+    (tmp_path / "b" / "config.yaml").write_text("name: net\n")
+    assert list(named_tables([a, b])) == ["net, seed 3", "b"]
+    assert list(named_tables([str(tmp_path / "a"), f"else={tmp_path / 'b'}"])) == ["net, seed 3", "else"]
     with pytest.raises(UserError, match=r"would both be 'c'; give names: NAME=FILE"):
         named_tables([c, f"c={a}"])
 
@@ -323,7 +327,21 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     (in_folder / "people.csv").write_text("\n".join(["image,hsf", *lines[5:]]))
     assert main(words) == 2
     assert "5 of 600 images of net are not in the human file: test/cat/0000.jpg" in capsys.readouterr().err
-    assert main([*words, "--allow-missing", "--scores-columns", "avh", "--out", "some"]) == 0
+    capsys.readouterr()
+    assert main([*words, "--allow-missing", "--scores-columns", "avh", "--out", "some", "--bins", "0.5,1"]) == 0
+    out = capsys.readouterr().out
+    left = "net: left out are 5 of 600 images that people have not seen, and 0 of 595 that have no score"
+    outside = sum(value < 0.5 for value in human.frequencies[5:])
+    assert left in out and f"net: {outside} of 595 images are in no bin, but among all images" in out
+    page = (in_folder / "some" / "index.html").read_text()
+    assert f"{left}." in page and "left out (--allow-missing)" in page
+    assert main([*words, "--scores-columns", "avh,nrom"]) == 2
+    assert "net has no score 'nrom', did you mean 'norm'? (has: avh, confidence, norm, own)" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*words, "runtime.device=cpu"])
-    assert "unrecognized arguments: runtime.device=cpu" in capsys.readouterr().err
+    assert "correlate: error: unrecognized arguments: runtime.device=cpu; correlate takes no key=value words" in (
+        capsys.readouterr().err
+    )
+    with pytest.raises(SystemExit):
+        main([*words, "--bin", "0,1"])
+    assert "unrecognized arguments: --bin 0,1, did you mean '--bins'?" in capsys.readouterr().err

@@ -328,6 +328,8 @@ def test_runs_that_cannot_stand_on_one_page_are_named_before_any_training(labell
     (in_folder / "else.yaml").write_text(f"_base_: {labelled}\ndata: {{test: elsewhere}}\n")
     assert main(["dynamics", "--cfg", str(labelled), "--cfg", "else.yaml"]) == 2
     assert f"'else' is scored on elsewhere, 'tiny' on {labelled.parent}/test" in capsys.readouterr().err
+    assert main(["dynamics", "--cfg", str(labelled), "--seeds", "0,1", "output=runs/same", "--dry-run"]) == 2
+    assert "two runs would share runs/same: put {name} and {seed} into output=..." in capsys.readouterr().err
     assert not (in_folder / "runs").exists()
 
 

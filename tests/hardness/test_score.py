@@ -279,6 +279,26 @@ def run(tiny, tmp_path_factory):
     return folder
 
 
+def test_a_run_has_its_own_weights_and_classes(run, tmp_path):
+    for options, name in (({"weights": "pypi"}, "--weights"), ({"classes": tmp_path / "x.txt"}, "--classes")):
+        with pytest.raises(UserError, match=f"{name}: .* is of a run, which has its own; {name} is for timm's models"):
+            load_classifier(str(run), **options)
+    with pytest.raises(UserError, match=r"--model: no such folder: runs/none/seed0; a run makes it"):
+        load_classifier("runs/none/seed0")
+    (tmp_path / "net" / "seed3").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"train it, or go on with it, or name one of seed3 in .*net$"):
+        load_classifier(str(tmp_path / "net"))
+
+
+def test_a_file_that_holds_no_weights_is_named_in_words_that_help(tmp_path):
+    (tmp_path / "x.pth").write_text("image,avh\n")
+    with pytest.raises(UserError, match=r"x\.pth does not hold the weights of 'resnet18': not a file of weights$"):
+        load_classifier("resnet18", str(tmp_path / "x.pth"))
+    torch.save({"fc.weight": torch.zeros(4, 512)}, tmp_path / "y.pth")
+    with pytest.raises(UserError, match=r"y.pth does not hold .* Missing key\(s\) in state_dict: \"conv1.weight\""):
+        load_classifier("resnet18", str(tmp_path / "y.pth"))
+
+
 def test_what_is_said_once_is_said_of_timms_models(run, monkeypatch):
     found = []
     monkeypatch.setattr("uda.hardness.classifier.load_classifier", lambda *words: found.append(words))
@@ -363,8 +383,8 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
         (["--data", "cifar10:tests"], "unknown domain 'tests', did you mean 'test'"),
         (["--data", "nowhere"], "error: --data: no such folder: nowhere"),
         (["--data", "nowhere.txt"], "error: --data: no such list file: nowhere.txt"),
-        (["--data", "own", "--weights", "pypi"], "is of a run, which has its own; --weights is for timm's models"),
-        (["--data", "own", "--classes", "x.txt"], "is of a run, which has its own; --classes is for timm's models"),
+        (["--data", "nowhere", "--out", "scores.txt"], "--out: scores.txt: name a file that ends in .csv or .parquet"),
+        (["--data", "nowhere", "--out", "."], "--out: .: name a file"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(words, message, run, in_folder, capsys):

@@ -137,11 +137,21 @@ def test_words_of_the_study_go_to_every_run(study):
     assert [(c.training.epochs, c.human.format, c.seed) for c in configs] == [(2, "cifar10h", 0), (2, "cifar10h", 1)]
 
 
+def test_words_of_the_command_line_come_after_those_of_the_file(labelled, tmp_path):
+    path = tmp_path / "new.yaml"
+    path.write_text(
+        STUDY.format(folder=tmp_path, labelled=labelled) + "set: [training.epochs=5, training.batch_size=4]\n"
+    )
+    config = trainings(load_study(path, ["set=[training.epochs=2]"]))[0]
+    assert (config.training.epochs, config.training.batch_size) == (2, 4)
+
+
 def test_a_model_that_is_no_run_is_named_before_any_training(labelled, tmp_path, capsys):
     path = tmp_path / "new.yaml"
     path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
     assert main(["all", "--cfg", str(path), "degrade.models=[tiny]"]) == 2
-    assert "'tiny' is no run of the study (tiny, seed 0, tiny, seed 1)" in capsys.readouterr().err
+    message = """new: degrade.models: 'tiny' is no run of the study, which are "tiny, seed 0", "tiny, seed 1\""""
+    assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
 
 

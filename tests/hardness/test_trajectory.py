@@ -235,10 +235,14 @@ def test_what_cannot_be_moved_is_named(classifier, data):
     ("words", "message"),
     [
         (["--to", "ant"], "--from and --to are both 'ant'"),
-        (["--to", "cow"], "--to: unknown class 'cow'"),
+        (["--to", "cow"], "--to: unknown class 'cow' (ant, bee, "),
         (["--to", "bee", "--norm", "l1"], "--norm: 'l1' is unknown, one of l2, linf"),
         (["--to", "bee", "--steps", "0"], "--steps: 0: 1 at least"),
         (["--to", "bee", "--eps", "0"], "--eps: 0.0: must be above 0"),
+        (
+            ["--to", "bee", "--norm", "linf", "--eps", "8"],
+            "--eps: 8: no pixel can change by more than 1: 8/255 is .031",
+        ),
         (["--to", "bee", "--step-size", "nan"], "--step-size: nan: must be above 0"),
         (["--to", "bee", "--count", "0"], "--count: 0: 1 at least"),
     ],

@@ -85,10 +85,9 @@ def plateaus_first(plateaus: Rows) -> dict[str, str]:
         found = {row["quantity"]: f"{row['plateau epoch']:.1f}" for row in _of(own, **{"near, %": NEAR})}
         parts.append(f"{run}: AVH {found['avh']}, loss {found['loss']}, accuracy {found['accuracy']}")
     near = ", ".join(f"{share:g}" for share in dict.fromkeys(row["near, %"] for row in plateaus))
-    evidence = (
-        f"before both in {first} of {len(runs)} runs, after both in {last}. Plateau epochs at {NEAR:g} %: "
-        f"{'; '.join(parts)}"
-    )
+    evidence = f"before both in {first} of {len(runs)} runs, after both in {last}"
+    if runs:
+        evidence += f". Plateau epochs at {NEAR:g} %: {'; '.join(parts)}"
     if left_out:
         evidence += f". Left out, fewer than {LEAST_EPOCHS} epochs: {', '.join(left_out)}"
     return _claim(
@@ -115,8 +114,8 @@ def better_models(pairs: Rows) -> dict[str, str]:
         "Better models end with better AVH",
         "Of two runs whose accuracy differs the better one has the lower mean AVH (tests paired by image).",
         verdict(agreeing, against, len(told)),
-        f"in {agreeing} of {len(told)} pairs, against it {against}; {len(pairs) - len(told)} more pairs are equally "
-        f"accurate{f'. Not in: {odd}' if odd else ''}",
+        f"in {agreeing} of {len(told)} pairs, against it {against}; pairs that are equally accurate: "
+        f"{len(pairs) - len(told)}{f'. Not in: {odd}' if odd else ''}",
         "models",
     )
 

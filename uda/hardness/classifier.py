@@ -142,7 +142,9 @@ def _names_in(file: Path, count: int) -> tuple[str, ...]:
 def _of_a_run(path: Path) -> LoadedClassifier:
     file = path / "checkpoints" / "final.safetensors" if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{file}: no such file; a run writes it at its end")
+        seeds = sorted(child.name for child in path.glob("seed*") if child.is_dir())
+        which = f", or name one of {', '.join(seeds)} in {path}" if seeds else ""
+        raise UserError(f"{file}: no such file; a run writes it at its end: train it, or go on with it{which}")
     config_file = file.parent.parent / "config.yaml"
     if not config_file.is_file():
         raise UserError(f"{config_file}: no such file; {file.name} must lie in its run's folder, which has the config")
@@ -169,6 +171,8 @@ def _of_timm(name: str, weights: str) -> LoadedClassifier:
     import timm
 
     if not timm.is_model(name.split(".")[0]):
+        if "/" in name:
+            raise UserError(f"--model: no such folder: {name}; a run makes it, when it is trained")
         raise UserError(f"unknown model '{name}'{nearest(name, timm.list_models())}: a timm model, or a run's folder")
     known = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
     if weights == "hub" and (not known or ("." in name and name not in known)):
@@ -210,10 +214,9 @@ def _from_file(name: str, file: Path) -> nn.Module:
         rows = state.get(f"{entry}.weight")
         model = timm.create_model(name, **({} if rows is None else {"num_classes": len(rows)}))
         model.load_state_dict(state)
-    except Exception as error:  # foreign files bring errors of every kind
-        raise UserError(
-            f"--weights: {file} does not hold the weights of '{name}': {str(error).splitlines()[0]}"
-        ) from None
+    except Exception as error:  # foreign files bring errors of every kind, the first lines of which say nothing
+        reason = " ".join(str(error).split()[:60]) if isinstance(error, RuntimeError) else "not a file of weights"
+        raise UserError(f"--weights: {file} does not hold the weights of '{name}': {reason}") from None
     return model
 
 

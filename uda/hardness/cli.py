@@ -5,6 +5,7 @@ import sys
 
 from uda.errors import UserError
 from uda.hardness.commands import add_commands
+from uda.registry import nearest
 
 EXAMPLES = """\
 examples:
@@ -18,8 +19,8 @@ examples:
 `python tools/hardness.py COMMAND --help` says more about each."""
 
 
-def parser() -> argparse.ArgumentParser:
-    """The argument parser."""
+def parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
+    """The argument parser, and its subcommands."""
     arguments = argparse.ArgumentParser(
         prog="hardness.py",
         description="The study of visual hardness (Chen et al., ICML 2020) on any classifier and any images.",
@@ -29,18 +30,23 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = arguments.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_commands(commands)
-    return arguments
+    return arguments, commands
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a mistake of the user's, 130 interrupted."""
-    arguments = parser()
+    arguments, commands = parser()
     words = list(sys.argv[1:] if argv is None else argv)
     options, rest = arguments.parse_known_args(words)
     takes = hasattr(options, "overrides")
     overrides = [word for word in rest if takes and "=" in word and not word.startswith("-")]
     if len(overrides) < len(rest):
-        arguments.error(f"unrecognized arguments: {' '.join(word for word in rest if word not in overrides)}")
+        unknown = [word for word in rest if word not in overrides]
+        flags = [flag for action in commands.choices[options.command]._actions for flag in action.option_strings]
+        hint = nearest(unknown[0], flags)
+        if not takes and all("=" in word for word in unknown):
+            hint = f"; {options.command} takes no key=value words"
+        commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     options.overrides = [*getattr(options, "overrides", []), *overrides]
     try:
         return options.run(options) or 0

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from uda.errors import UserError
 from uda.hardness.config import SupervisedConfig
 from uda.hardness.options import add_images, add_model, add_overrides, listed, load_classifiers, sections, seed
 
@@ -46,9 +47,12 @@ def _score(options: argparse.Namespace) -> None:
     names = listed(options.scores) if options.scores else list(SCORES)
     for name in names:
         SCORES[name]  # an unknown one is named before anything is computed
+    if options.out.is_dir() or options.out.suffix not in (".csv", ".parquet"):
+        raise UserError(f"--out: {options.out}: name a file that ends in .csv or .parquet")
     own = sections(options.overrides)
+    images = load_images(options.data, own.data)
     classifier = load_classifier(options.model, options.weights, options.classes)
-    data = in_order_of(classifier, load_images(options.data, own.data))
+    data = in_order_of(classifier, images)
     prediction = predict(engine_for(classifier, own.runtime), data.images, classifier.transforms)
     table = make_table(data.images.ids, prediction, data.labels, data.classes, names)
     write_scores(table, options.out)
@@ -103,7 +107,10 @@ def _correlate(options: argparse.Namespace) -> None:
         scores=scores,
         allow_missing=options.allow_missing, seed=options.seed,
     )  # fmt: skip
-    facts = [("scores", ", ".join(options.scores)), ("human", str(options.human)), ("seed", str(options.seed))]
+    facts = [("scores", ", ".join(options.scores)), ("human", str(options.human)), ("bins", options.bins)]
+    facts += [("reference", options.reference), ("seed", str(options.seed))]
+    if options.allow_missing:
+        facts.append(("images of one side alone", "left out (--allow-missing)"))
     page = findings.write(facts)
     print(text_table(found.overall, options.reference))
     print(f"page: {page}")
@@ -221,15 +228,16 @@ def _degrade(options: argparse.Namespace) -> None:
     if options.plugin:
         load_plugin(options.plugin)
     own = sections(options.overrides)
-    classifiers = load_classifiers(options.model, options.weights, options.classes)
     data = load_images(options.data, own.data)
+    classifiers = load_classifiers(options.model, options.weights, options.classes)
     findings = Findings(options.out, "Image degradation and the scores of a classifier")
     found = degrade(
         classifiers, data, findings, images=options.images, levels=options.levels,
         kinds=listed(options.kinds) if options.kinds else None, seed=options.seed, runtime=own.runtime,
     )  # fmt: skip
     print("\n".join(summary(found)))
-    facts = [("models", ", ".join(options.model)), ("images", options.data), ("seed", str(options.seed))]
+    facts = [("models", ", ".join(options.model)), ("images", f"{options.data}, {options.images:,} at most")]
+    facts += [("levels", str(options.levels)), ("seed", str(options.seed))]
     print(f"page: {findings.write(facts)}")
 
 
@@ -277,7 +285,11 @@ def _add_trajectory(commands) -> None:
     command.add_argument("--norm", default="l2", help="l2 (default): Euclidean length; linf: largest change of a value")
     command.add_argument("--steps", type=int, default=50, help="of PGD (default 50)")
     command.add_argument("--step-size", type=float, help="in that norm, pixels from 0 to 1 (default: eps / steps)")
-    command.add_argument("--eps", type=float, help="most change (default: .02; under l2 times the root of the values)")
+    command.add_argument(
+        "--eps",
+        type=float,
+        help="most change, pixels from 0 to 1: 8/255 is .031 (default: .02; under l2 times the root of the values)",
+    )
     command.add_argument("--seed", type=seed, default=0, help="of the draw (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/trajectory"), help="folder of the findings")
     add_overrides(command)
@@ -292,8 +304,8 @@ def _trajectory(options: argparse.Namespace) -> None:
     from uda.hardness.trajectory import summary, trajectory
 
     own = sections(options.overrides)
-    classifier = load_classifier(options.model, options.weights, options.classes)
     data = load_images(options.data, own.data)
+    classifier = load_classifier(options.model, options.weights, options.classes)
     findings = Findings(options.out, "From one class to another")
     found = trajectory(
         classifier, data, findings, source=options.source, target=options.target,
@@ -301,7 +313,8 @@ def _trajectory(options: argparse.Namespace) -> None:
         image=options.image, count=options.count, seed=options.seed, runtime=own.runtime,
     )  # fmt: skip
     print("\n".join(summary(found)))
-    facts = [("model", options.model), ("images", options.data), ("seed", str(options.seed))]
+    facts = [("model", options.model), ("images", f"{options.data}, {options.image or f'{options.count} drawn'}")]
+    facts += [("from, to", f"{options.source}, {options.target}"), ("seed", str(options.seed))]
     print(f"page: {findings.write(facts)}")
 
 
@@ -334,9 +347,10 @@ def _all(options: argparse.Namespace) -> int:
         require_places(options.into, tables_of(study))
 
     def report(configs: list[SupervisedConfig]) -> None:
+        from uda.hardness.dynamics import facts_of
         from uda.hardness.findings import Findings
         from uda.hardness.publish import publish
-        from uda.hardness.study import add_study, facts_of, results_of
+        from uda.hardness.study import add_study, results_of
 
         count = f"{len(configs)} training{'s' * (len(configs) > 1)}"
         findings = Findings(study.folder, "The study of visual hardness", f"{study.name}: {count}.")

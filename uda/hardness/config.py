@@ -155,7 +155,7 @@ class StudyConfig(Settings):
     runs: list[RunsSettings] = Field(min_length=1)
     """What is trained."""
     set: list[str] = Field(default_factory=list)
-    """`key=value` words for every run, such as `human.file=cifar10h-raw.zip`."""
+    """`key=value` words for every run, such as `human.file=cifar10h-raw.zip`; the command line's come after these."""
     reference: str = "confidence"
     """The score that the others are compared with."""
     scores: list[str] | None = None

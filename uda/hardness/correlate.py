@@ -4,7 +4,7 @@ Source: Angular Visual Hardness (Chen et al., ICML 2020), section 4. Correlation
 meant to go with an easy image (AVH, loss...) the sign is turned, so that positive means as the paper expects.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ from uda.hardness.statistics import (
     fisher_z,
     kendall,
     mean_interval,
+    p_text,
     percentile_interval,
     resampled_spearman,
     spearman,
@@ -52,6 +53,7 @@ def correlate(
     allow_missing: bool = False,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    log: Callable[[str], None] = print,
 ) -> Correlations:
     """Correlations of scores with HSF, as tables and figures of `findings`.
 
@@ -66,6 +68,7 @@ def correlate(
         allow_missing: leave out images that only people or only the model have seen.
         resamples: of the bootstrap.
         seed: of the resamples, the same ones for all scores of a model.
+        log: told of images that are left out, or in no bin.
 
     Returns:
         A row a model and score: model, score, n, Spearman's rho, Fisher's z of it with the interval, the bootstrap's,
@@ -79,6 +82,9 @@ def correlate(
     """
     joined = [join_human(name, table, human, scores, reference, allow_missing) for name, table in tables.items()]
     groups = [group_by_frequency(one, bins) for one in joined]
+    odd = [line for one, group in zip(joined, groups, strict=True) for line in _left_out(one, group, tables, human)]
+    for line in odd:
+        log(line)
     rows = [row for one in joined for row in overall_rows(one, reference, resamples, seed)]
     by_bin = [
         row
@@ -92,7 +98,8 @@ def correlate(
         "Scores and human selection frequency",
         "Positive means as the paper expects: the more people pick an image's class, the easier the image is for the "
         f"classifier. The sign is turned of {', '.join(turned) or 'no score'}"
-        + (f"; taken as they are, for what is easy is not known of them: {', '.join(unknown)}." if unknown else "."),
+        + (f"; taken as they are, for what is easy is not known of them: {', '.join(unknown)}." if unknown else ".")
+        + "".join(f" {line}." for line in odd),
     )
     findings.figure(
         "correlations_summary",
@@ -131,6 +138,20 @@ def correlate(
         "itself, with Student's interval of 95 %.",
     )
     return Correlations(rows, by_bin)
+
+
+def _left_out(
+    joined: Joined, group: np.ndarray, tables: Mapping[str, ScoreTable], human: HumanFrequencies
+) -> Iterator[str]:
+    """A line on images that one side alone has, and on those that are in no bin."""
+    count, scored = len(group), len(tables[joined.model])
+    if count < max(scored, len(human)):
+        yield (
+            f"{joined.model}: left out are {scored - count:,} of {scored:,} images that people have not seen, and "
+            f"{len(human) - count:,} of {len(human):,} that have no score"
+        )
+    if outside := int((group < 0).sum()):
+        yield f"{joined.model}: {outside:,} of {count:,} images are in no bin, but among all images"
 
 
 def group_by_frequency(joined: Joined, bins: Sequence[float]) -> np.ndarray:
@@ -233,6 +254,7 @@ def text_table(rows: Sequence[Row], reference: str) -> str:
     wide = max(5, *(len(row["model"]) for row in rows))
     lines = [
         "rho: Spearman's with human selection frequency, positive where it is as the paper expects",
+        f"less {reference}: difference of rho with its 95 % bootstrap interval, and p of Meng's test",
         f"{'model':<{wide}}  {'score':<14} {'n':>6}  {'rho':>6}  {'95 % bootstrap':<16}  {'tau':>6}  less {reference}",
     ]
     for row in rows:
@@ -240,7 +262,7 @@ def text_table(rows: Sequence[Row], reference: str) -> str:
         if row["difference"] is not None:
             less = (
                 f"{row['difference']:+.3f} [{row['difference_low']:+.3f}, {row['difference_high']:+.3f}], "
-                f"p = {row['meng_p']:.2g}"
+                f"p = {p_text(row['meng_p'])}"
             )
         interval = f"[{row['bootstrap_low']:.3f}, {row['bootstrap_high']:.3f}]"
         lines.append(

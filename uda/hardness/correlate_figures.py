@@ -125,7 +125,8 @@ def histogram_figure(panels: Sequence[Panel], score: str):
         axes.tick_params(labelbottom=True)
     figure.supxlabel(FREQUENCY_LABEL, fontsize=11)
     figure.supylabel(LABELS.get(score, score), fontsize=11)
-    bar = figure.colorbar(picture, ax=list(grid), label="images", shrink=0.85, format="%g")
+    ticks = [10**power for power in range(6) if 10**power <= colours.vmax]
+    bar = figure.colorbar(picture, ax=list(grid), label="images", shrink=0.85, ticks=ticks, format="%g")
     bar.ax.yaxis.set_minor_formatter(NullFormatter())
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper left", frameon=False, fontsize=10)
     return figure
@@ -158,7 +159,7 @@ def summary_figure(rows: Sequence[Row]):
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(scores)), scores)
     axes.set_ylim(len(scores) - 0.5, -0.5)
-    axes.set_xlabel("Spearman's rho with human selection frequency, oriented")
+    axes.set_xlabel("Spearman's rho with human selection frequency\n(above 0: as the paper expects)")
     axes.set_ylabel("score")
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     beside = int(np.clip(60 // (max(map(len, models)) + 6), 1, 3))  # some 60 letters fit into six inches

@@ -97,7 +97,9 @@ class Groups:
         unseen = np.isnan(frequency)
         members = np.where(unseen, -1, bin_numbers(frequency, edges))
         if outside := int((members[~unseen] < 0).sum()):
-            raise UserError(f"human.bins: {outside} frequencies lie outside [{edges[0]:g}, {edges[-1]:g}]")
+            raise UserError(
+                f"human.bins: {outside} frequencies lie outside [{edges[0]:g}, {edges[-1]:g}]; let them run from 0 to 1"
+            )
         return cls(names, members, frequency)
 
     @classmethod
@@ -337,11 +339,15 @@ def find_human(config: SupervisedConfig) -> Path:
 
 
 def require_comparable(configs: Sequence[SupervisedConfig]) -> None:
-    """Raise UserError for two runs of one name, and for runs that are scored on different images."""
+    """Raise UserError for two runs of one name or one folder, and for runs that are scored on different images."""
     names = [run_name(config, configs) for config in configs]
     for name in names:
         if names.count(name) > 1:
             raise UserError(f"two runs are '{name}': give one of them another name, or another seed")
+    folders = [config.folder for config in configs]
+    for folder in folders:
+        if folders.count(folder) > 1:
+            raise UserError(f"two runs would share {folder}: put {{name}} and {{seed}} into output=...")
     places = [f"{config.data.dataset}:{config.data.test}".removeprefix("None:") for config in configs]
     for name, place in zip(names, places, strict=True):
         if place != places[0]:
@@ -359,9 +365,22 @@ def report_dynamics(configs: Sequence[SupervisedConfig], folder: Path) -> Path:
         folder, "Hardness in training", f"Scores of {len(histories[0].ids):,} test images after every epoch."
     )
     add_dynamics(histories, groups, findings)
-    return findings.write(
-        [(history.name, str(config.folder)) for history, config in zip(histories, configs, strict=True)]
-    )
+    return findings.write(facts_of(configs))
+
+
+def facts_of(configs: Sequence[SupervisedConfig]) -> list[tuple[str, str]]:
+    """What was run, for the page."""
+    first = configs[0]
+    place = f"{first.data.dataset}:{first.data.test}".removeprefix("None:")
+    people = [] if first.human.file is None else [("people", f"{first.human.file}, bins {list(first.human.bins)}")]
+    return [
+        ("images", place),
+        *people,
+        *(
+            (run_name(config, configs), f"{config.model.backbone}, {config.training.epochs} epochs, {config.folder}")
+            for config in configs
+        ),
+    ]
 
 
 def run_name(config: SupervisedConfig, among: Sequence[SupervisedConfig]) -> str:

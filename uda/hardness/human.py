@@ -51,7 +51,7 @@ class HumanFrequencies:
         if len(set(self.ids)) < len(self.ids):
             seen: set[str] = set()
             twice = next(name for name in self.ids if name in seen or seen.add(name))
-            raise UserError(f"--human: the image {twice} stands twice")
+            raise UserError(f"--human: the image {twice} stands twice: give ids with their folders, cat/0000.jpg")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -126,8 +126,15 @@ def read_csv(path: Path, id_column: str | None = None, frequency_column: str | N
         for default, name in enumerate((id_column, frequency_column))
     ]
     ids = tuple(row[places[0]] for row in rows)
-    cure = "; name the right one by --frequency-column" if frequency_column is None and len(head) > 2 else ""
-    return HumanFrequencies(ids, _floats([row[places[1]] for row in rows], head[places[1]], path, cure))
+    cure = "; name the right columns by --id-column and --frequency-column" if frequency_column is None else ""
+    shares = _floats([row[places[1]] for row in rows], head[places[1]], path, cure)
+    odd = np.flatnonzero(~((shares >= 0) & (shares <= 1)))
+    if len(odd):
+        raise UserError(
+            f"{path}: column '{head[places[1]]}' is not of shares within 0..1: {shares[odd[0]]:g} in row {odd[0] + 2} "
+            f"({len(odd)} of {len(shares)}; of per cent make shares first{cure})"
+        )
+    return HumanFrequencies(ids, shares)
 
 
 @HUMAN.register("cifar10h")
@@ -291,8 +298,12 @@ def _rows(path: Path) -> list[list[str]]:
         else:
             text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
-    except (zipfile.BadZipFile, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a table in UTF-8, save it so: {error}") from None
+    except (zipfile.BadZipFile, csv.Error) as error:
         raise UserError(f"{path}: not a table: {error}") from None
+    if rows and len(rows[0]) == 1 and (mark := next((mark for mark in (";", "\t") if mark in rows[0][0]), None)):
+        raise UserError(f"{path}: its columns are separated by {mark!r}: save it with commas, and points in numbers")
     if len(rows) < 2:
         raise UserError(f"{path}: no rows; the first line must name the columns")
     uneven = next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)

@@ -46,7 +46,7 @@ def join_human(
     chosen = list(table.scores) if names is None else list(names)
     for name in [*chosen, reference]:
         if name not in table.scores:
-            known = list(table.scores)
+            known = [*table.scores, *table.others]
             cure = "; compare with another one by --reference" if name == reference else ""
             raise UserError(f"{model} has no score '{name}'{nearest(name, known)} (has: {', '.join(known)}){cure}")
     if reference not in chosen:

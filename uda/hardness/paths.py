@@ -42,10 +42,15 @@ class Paths:
     """The first image at each step, (T + 1, S, S, C) in 0..1."""
 
 
+#: With more classes than these a message gives their number.
+MOST_NAMED = 20
+
+
 def find_class(name: str, classes: Sequence[str], option: str) -> int:
     """The number of a class. Raises UserError, with the nearest name."""
     if name not in classes:
-        raise UserError(f"{option}: unknown class '{name}'{nearest(name, list(classes))} ({len(classes)} classes)")
+        known = ", ".join(classes) if len(classes) <= MOST_NAMED else f"{len(classes)} classes"
+        raise UserError(f"{option}: unknown class '{name}'{nearest(name, list(classes))} ({known})")
     return list(classes).index(name)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from uda.data.images import Images
 from uda.hardness.findings import Findings
-from uda.hardness.scores import ScoreTable
+from uda.hardness.scores import EASIER, SCORES, ScoreTable
 from uda.report.figures import COLOURS, FAINT, styled
 
 BINS = 40
@@ -35,6 +35,7 @@ def spread_rows(table: ScoreTable) -> list[dict[str, Any]]:
 def spread_figure(rows: Sequence[dict[str, Any]]):
     """A panel a score: the rightly classified images as an area, the wrongly classified ones as a line."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     names = list(dict.fromkeys(row["score"] for row in rows))
     columns = min(4, len(names))
@@ -51,6 +52,7 @@ def spread_figure(rows: Sequence[dict[str, Any]]):
                 label = f"{group}ly classified, {total:,}"
                 axes.stairs([100 * row["share"] for row in own], edges, label=label, **look)
         axes.set_xlabel(f"{name}, {UNITS[name]}" if name in UNITS else name, fontsize=10)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
     for axes in panels[len(names) :]:
         axes.set_axis_off()
@@ -92,9 +94,12 @@ def extremes_figure(table: ScoreTable, images: Images, name: str = "avh"):
 
 def add_scores(table: ScoreTable, images: Images, findings: Findings) -> None:
     """Put a table of scores on a page: means, spread, and the images with the least and the most AVH."""
+    lines = dict(SCORES.describe())
     means = [
         {
             "score": name,
+            "what it is": lines.get(name) or None,
+            "hard images have": {1: "small ones", -1: "large ones"}.get(EASIER.get(name)),
             "mean": float(values.mean()),
             "deviation": float(values.std()),
             "smallest": float(values.min()),

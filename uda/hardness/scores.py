@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from torch import Tensor
 
 from uda.angular import angles, avc, avh
@@ -138,6 +139,8 @@ class ScoreTable:
     """Class that the classifier says."""
     scores: Mapping[str, np.ndarray]
     """By name (N,) float64."""
+    others: tuple[str, ...] = ()
+    """Columns of its file that were not asked for."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -260,24 +263,38 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
             "the scores by --scores-columns"
         )
     numbers = {name: columns[name] for name in wanted}
-    return ScoreTable(ids, labels, predicted, {name: _numbers(values, name, path) for name, values in numbers.items()})
+    others = tuple(name for name in columns if name not in (*texts, *wanted))
+    scores = {name: _numbers(values, name, path) for name, values in numbers.items()}
+    return ScoreTable(ids, labels, predicted, scores, others)
 
 
 def named_tables(words: Sequence[str], names: Sequence[str] | None = None) -> dict[str, ScoreTable]:
-    """Tables from `file` or `name=file` words, by name: the file's, or its folder's where files are named alike.
+    """Tables from `file` or `name=file` words, by name.
+
+    A run's folder stands for the scores.csv in it, whose name is the run's and its seed's; else it is the file's, or
+    its folder's where files are named alike.
 
     Raises UserError for two of one name, and as `read_scores` does.
     """
     found: dict[str, Path] = {}
     split = [("", word) if Path(word).exists() or "=" not in word else word.split("=", 1) for word in words]
-    stems = [Path(file).stem for _, file in split]
-    for (given, file), stem in zip(split, stems, strict=True):
-        path = Path(file)
-        name = given or (stem if stems.count(stem) == 1 else path.absolute().parent.name)
+    paths = [Path(file) / "scores.csv" if Path(file).is_dir() else Path(file) for _, file in split]
+    stems = [path.stem for path in paths]
+    for (given, _), path, stem in zip(split, paths, stems, strict=True):
+        name = given or _run_of(path) or (stem if stems.count(stem) == 1 else path.absolute().parent.name)
         if name in found:
             raise UserError(f"--scores: {found[name]} and {path} would both be '{name}'; give names: NAME=FILE")
         found[name] = path
     return {name: read_scores(path, names) for name, path in found.items()}
+
+
+def _run_of(path: Path) -> str | None:
+    """The run in whose folder a table lies, by its config."""
+    try:
+        config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
+        return f"{config['name']}, seed {config['seed']}"
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return None
 
 
 def _numbers(values: Sequence[object], name: str, path: Path) -> np.ndarray:

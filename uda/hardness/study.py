@@ -59,6 +59,8 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     origins |= dict.fromkeys(dotted(changes), "command line")
     content.setdefault("name", path.stem)
     refuse_another_kind(StudyConfig, content, path)
+    if isinstance(content.get("set"), list) and isinstance(changes.get("set"), list):
+        changes["set"] = [*content["set"], *changes["set"]]
     config = None
     try:
         config = StudyConfig.model_validate(merge(content, changes))
@@ -126,10 +128,11 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
     if study.toy:
         with naming({"--data": "toy.data"}):
             load_digits(_digits(study.toy))
-    for part in (study.degrade, study.trajectory):
+    for key, part in (("degrade", study.degrade), ("trajectory", study.trajectory)):
         for name in part.models if part else ():
             if name not in names:
-                raise UserError(f"{study.name}: '{name}' is no run of the study ({', '.join(names)})")
+                known = ", ".join(f'"{one}"' for one in names)
+                raise UserError(f"{study.name}: {key}.models: '{name}' is no run of the study, which are {known}")
     return configs
 
 
@@ -259,14 +262,6 @@ def _add_trajectories(study, configs, names, findings: Findings, log) -> None:
             log=log,
             name="trajectory" + f"_{number + 1}" * (len(part.models) > 1),
         )
-
-
-def facts_of(configs: Sequence[SupervisedConfig]) -> list[tuple[str, str]]:
-    """What was run, for the page."""
-    return [
-        (run_name(config, configs), f"{config.model.backbone}, {config.training.epochs} epochs, {config.folder}")
-        for config in configs
-    ]
 
 
 def tables_of(study: StudyConfig) -> tuple[str, ...]:

@@ -7,6 +7,8 @@ import numpy as np
 from uda.hardness.findings import Findings, Row
 from uda.report.figures import COLOURS, FAINT, INK, styled
 
+TEN_COLOURS = (*COLOURS, "#882255", "#44AA99", "#999933")
+
 
 @styled
 def embedding_figure(points: Sequence[Row], weights: Sequence[Row], boundaries: Sequence[float]):
@@ -23,13 +25,13 @@ def embedding_figure(points: Sequence[Row], weights: Sequence[Row], boundaries: 
     reach = 1.08 * float(np.abs(x).max())
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    # In order of their direction: with ten classes and seven colours, neighbours then differ.
+    # In order of their direction: with more classes than colours, neighbours then differ.
     order = [row["class"] for row in sorted(weights, key=lambda row: row["direction"])]
     labels = np.array([row["label"] for row in points])
     look = {"s": 4, "linewidths": 0, "rasterized": True}
     for place, name in enumerate(order):
         own = labels == name
-        panels[0].scatter(*x[own].T, color=COLOURS[place % len(COLOURS)], label=f"class {name}", **look)
+        panels[0].scatter(*x[own].T, color=TEN_COLOURS[place % len(TEN_COLOURS)], label=f"class {name}", **look)
     for axes, key, scale, title in (
         (panels[1], "avh", len(weights), "AVH, in units of 1 / K"),
         (panels[2], "norm", 1, "norm |x|"),
@@ -51,7 +53,7 @@ def embedding_figure(points: Sequence[Row], weights: Sequence[Row], boundaries: 
     panels[0].set_ylabel("x2")
     for row in weights:
         arrow = reach * np.array([np.cos(row["direction"]), np.sin(row["direction"])])
-        colour = COLOURS[order.index(row["class"]) % len(COLOURS)]
+        colour = TEN_COLOURS[order.index(row["class"]) % len(TEN_COLOURS)]
         panels[0].plot([0, 0.9 * arrow[0]], [0, 0.9 * arrow[1]], color=INK, linewidth=0.8)
         box = {"boxstyle": "circle,pad=0.2", "facecolor": "white", "edgecolor": colour}
         panels[0].text(*(0.94 * arrow), row["class"], fontsize=9, ha="center", va="center", bbox=box)

@@ -211,5 +211,6 @@ class SupervisedRun(Session):
         }
         write_json(self.folder.results, results)
         reached = percent(results["final"]["overall"])
-        self.log(f"test accuracy {reached} %; scores of every epoch: {self.folder.path / 'epochs'}")
+        path = self.folder.path
+        self.log(f"test accuracy {reached} %; scores: {path / 'scores.csv'}, of every epoch: {path / 'epochs'}")
         return results
