@@ -56,6 +56,8 @@ class AugmentSettings(Settings):
     """`affine`: shear along x, uniform in +- this many degrees."""
     translate: float = Field(0.0, ge=0, le=1)
     """`affine`: shift along x and y, uniform in +- this share of the side."""
+    whole_pixels: bool = False
+    """`affine`: shift by whole pixels, as a random crop of a padded image does: values are copied, not interpolated."""
     jitter: float = Field(0.0, ge=0, le=1)
     """Brightness, contrast (and for colour images saturation) changed by up to this share."""
     noise: float = Field(0.0, ge=0)

@@ -158,7 +158,7 @@ def test_affine_without_augmentation_is_the_identity():
 def test_inverse_maps_undo_mirror_shear_turn_zoom_and_shift():
     augment = AugmentSettings(flip=True, shear=40, degrees=90, scale=(0.5, 2), translate=0.3)
     uniform = torch.rand(20, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    maps = inverse_maps(uniform, augment)
+    maps = inverse_maps(uniform, augment, 32)
     point = torch.tensor([0.3, -0.7], dtype=torch.float64)
     for u, inverse in zip(uniform.tolist(), maps, strict=True):
         x, y = point.tolist()
@@ -170,6 +170,21 @@ def test_inverse_maps_undo_mirror_shear_turn_zoom_and_shift():
         x, y = zoom * x + (2 * u[4] - 1) * 0.6, zoom * y + (2 * u[5] - 1) * 0.6
         back = inverse @ torch.tensor([x, y, 1], dtype=torch.float64)
         torch.testing.assert_close(back, point, rtol=0, atol=1e-6)
+
+
+def test_whole_pixels_are_copied_as_by_a_random_crop_of_the_padded_image():
+    """Shifts of +-2 of 8 pixels: an image is one of the 5 x 5 crops of its padded self, or its mirror's; all occur."""
+    image = torch.randint(1, 256, (3, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    settings = TransformSettings(kind="affine", size=8, mean=(0, 0, 0), std=(1, 1, 1))
+    transform = make_train(settings, AugmentSettings(flip=True, translate=0.25, whole_pixels=True))
+    found = transform([image] * 800, list(range(800)))
+    padded = torch.nn.functional.pad(torch.stack([image, image.flip(2)]) / 255, (2, 2, 2, 2))
+    crops = torch.stack([padded[m, :, y : y + 8, x : x + 8] for m in (0, 1) for y in range(5) for x in range(5)])
+    far = (found[:, None] - crops).abs().amax((2, 3, 4))
+    assert far.amin(1).max() < 1e-4, "no value is interpolated"
+    assert len(far.argmin(1).unique()) == 50
+    blurred = make_train(settings, AugmentSettings(flip=True, translate=0.25))([image] * 800, list(range(800)))
+    assert ((blurred[:, None] - crops).abs().amax((2, 3, 4)).amin(1) > 1e-2).float().mean() > 0.9
 
 
 def test_warp_shifts_by_whole_pixels_and_agrees_with_torch():

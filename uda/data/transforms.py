@@ -211,7 +211,7 @@ class _AffineTrain(_Whole):
         for row, seed in zip(draws.unbind(0), seeds, strict=True):
             row.normal_(generator=generator.manual_seed(int(seed)))
         uniform = torch.special.ndtr(draws[:, :9])
-        changed = warp(stacked, inverse_maps(uniform[:, :6], augment), self.size)
+        changed = warp(stacked, inverse_maps(uniform[:, :6], augment, self.size), self.size)
         if augment.jitter:
             changed = _jitter(changed, 1 + augment.jitter * (2 * uniform[:, 6:] - 1))
         if augment.noise:
@@ -239,7 +239,7 @@ def _pixel_centres(size: int) -> torch.Tensor:
     return torch.stack([x, y, torch.ones_like(x)]).flatten(1)
 
 
-def inverse_maps(uniform: torch.Tensor, augment: AugmentSettings) -> torch.Tensor:
+def inverse_maps(uniform: torch.Tensor, augment: AugmentSettings, size: int) -> torch.Tensor:
     """Maps from a changed image's coordinates (-1..1) to the original's, (B, 2, 3), as `warp` takes them.
 
     The image is mirrored, sheared along x, turned, zoomed and then shifted: its inverse is
@@ -248,6 +248,7 @@ def inverse_maps(uniform: torch.Tensor, augment: AugmentSettings) -> torch.Tenso
     Args:
         uniform: (B, 6) draws in 0..1 for mirror, shear, angle, zoom, shift along x, shift along y.
         augment: the ranges.
+        size: side of the image in pixels.
     """
     signed = 2 * uniform - 1
     mirror = torch.where(uniform[:, 0] < 0.5, -1.0, 1.0) if augment.flip else torch.ones(len(uniform))
@@ -256,6 +257,8 @@ def inverse_maps(uniform: torch.Tensor, augment: AugmentSettings) -> torch.Tenso
     low, high = augment.scale
     zoom = low + (high - low) * uniform[:, 3]
     shift = signed[:, 4:6] * 2 * augment.translate  # the image is 2 wide in these coordinates
+    if augment.whole_pixels:
+        shift = (shift * size / 2).round() * 2 / size
     cos, sin = angle.cos() / zoom, angle.sin() / zoom
     linear = torch.stack(
         [torch.stack([mirror * (cos + shear * sin), mirror * (sin - shear * cos)], 1), torch.stack([-sin, cos], 1)], 1
@@ -287,7 +290,7 @@ def make_train(settings: TransformSettings, augment: AugmentSettings) -> Transfo
         return _AffineTrain(settings, augment)
     if not 0 < augment.ratio[0] <= augment.ratio[1]:
         raise UserError(f"transforms: ratio {list(augment.ratio)}: needs two rising positive numbers")
-    idle = [key for key in ("degrees", "shear", "translate", "noise") if getattr(augment, key)]
+    idle = [key for key in ("degrees", "shear", "translate", "whole_pixels", "noise") if getattr(augment, key)]
     if idle:
         raise UserError(f"transforms: {', '.join(idle)}: only transforms.kind=affine does that, this is 'crop'")
     return _CropTrain(settings, augment)
