@@ -2,7 +2,13 @@
 
 import subprocess
 
+import pytest
+import yaml
+
 from uda import run_folder
+from uda.config import load_config
+from uda.errors import UserError
+from uda.run_folder import RunFolder
 
 
 def test_commit_is_dirty_by_code_alone(tmp_path, monkeypatch):
@@ -35,3 +41,21 @@ def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert run_folder.code_commit() is None
+
+
+def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone(tmp_path):
+    """A setting that is not in its config.yaml has today's default; the run is refused where the config changes it."""
+    config = load_config("digits_avh", [f"output={tmp_path}"])
+    saved = config.model_dump(mode="json")
+    del saved["transforms"]["source"]["whole_pixels"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    assert RunFolder(config).path == tmp_path
+    changed = load_config("digits_avh", [f"output={tmp_path}", "transforms.source.whole_pixels=true"])
+    with pytest.raises(UserError, match=r"transforms.source.whole_pixels: False -> True"):
+        RunFolder(changed)
+    saved["transforms"]["source"]["whole_pixel"] = True
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+    with pytest.raises(
+        UserError, match=r"transforms.source.whole_pixel: True -> None; transforms.source.whole_pixels: None"
+    ):
+        RunFolder(config)

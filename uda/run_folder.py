@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
+from pydantic import ValidationError
 
 import uda
 from uda.atomic import remove_temporaries, write_json, write_text
@@ -56,6 +57,14 @@ class RunLog:
             self._waiting.clear()
 
 
+def _of_today(saved: Mapping[str, object], kind: type[RunConfig]) -> Mapping[str, object]:
+    """A saved config with the settings that came later, at their defaults, which change nothing."""
+    try:
+        return kind.model_validate(saved).model_dump(mode="json")
+    except ValidationError:
+        return saved
+
+
 class RunFolder:
     """`runs/<config>/seed<N>/`: made on the first start, refused when another config made it.
 
@@ -78,7 +87,7 @@ class RunFolder:
         if saved.is_file():
             try:
                 content = yaml.safe_load(saved.read_text(encoding="utf-8"))
-                differences = differing_keys(self.config, content)
+                differences = differing_keys(self.config, _of_today(content, type(self.config)))
             except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
                 raise UserError(f"{saved} cannot be read; choose another output=..., or delete {self.path}") from None
             if differences:
