@@ -205,6 +205,17 @@ def test_a_document_without_the_places_is_named_before_any_training(labelled, tm
     assert set(tmp_path.iterdir()) == {path, document}
 
 
+def test_results_of_other_runs_are_not_overwritten(done, study, tmp_path, capsys):
+    document = tmp_path / "page.md"
+    document.write_text((done / "hardness.md").read_text())
+    words = ["all", "--cfg", str(study), "--into", str(document), "--results", str(tmp_path)]
+    (tmp_path / "hardness_training.csv").write_text("run,accuracy\nnet,80\nwide,90\n")
+    assert main([*words, "--dry-run"]) == 2
+    assert f"--results: {tmp_path} has those of other runs, net, wide; name another" in capsys.readouterr().err
+    (tmp_path / "hardness_training.csv").write_text('run,accuracy\nnet,80\n"tiny, seed 1",90\n')
+    assert main([*words, "--dry-run"]) == 0
+
+
 def test_what_a_part_of_the_study_cannot_use_is_said_in_the_studys_words(done, study, capsys):
     """`correlate`'s options are none of `all`'s. The trainings are finished, so the correlations are what finds it."""
     assert main(["all", "--cfg", str(study), 'set=["human.bins=[0,0.05,1]"]']) == 2

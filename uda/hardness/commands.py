@@ -362,9 +362,16 @@ def _all(options: argparse.Namespace) -> int:
             print(f"{claim['claim']}: {claim['verdict']}")
         print(f"page: {page}")
 
-    return _train(
-        lambda: trainings(study), report, options.dry_run, lambda session: require_classes(study, session.classes)
-    )
+    def configs() -> list[SupervisedConfig]:
+        from uda.hardness.dynamics import run_name
+        from uda.hardness.publish import require_own_results
+
+        found = trainings(study)
+        if options.into:
+            require_own_results(options.results, [run_name(config, found) for config in found])
+        return found
+
+    return _train(configs, report, options.dry_run, lambda session: require_classes(study, session.classes))
 
 
 def _add_fetch(commands) -> None:

@@ -77,10 +77,18 @@ class Findings:
         self._parts.insert(0 if first else len(self._parts), part)
 
     def write(self, facts: Sequence[tuple[str, str]] = ()) -> Path:
-        """Write `index.html`, one file that holds all it shows; `facts` say what was run. Returns its path."""
+        """Write `index.html`, one file that holds all it shows; `facts` say what was run. Returns its path.
+
+        A page of the same title that was there goes, and with it the figures and data that it alone had: what lies
+        beside a page is that page's.
+        """
         page = template("hardness.html").render(title=self.title, intro=self.intro, parts=self._parts, facts=facts)
         path = self.folder / "index.html"
+        former = path.read_text(encoding="utf-8") if path.is_file() else ""
         write_text(path, page)
+        if _title(former) == _title(page):
+            for name in _files(former) - _files(page):
+                (self.folder / name).unlink(missing_ok=True)
         return path
 
     def _new(self, name: str) -> str:
@@ -88,6 +96,16 @@ class Findings:
         if any(part.get("name") == name for part in self._parts):
             raise UserError(f"{self.folder}: two figures or tables would be called '{name}'")
         return name
+
+
+def _title(page: str) -> str | None:
+    found = re.search(r"<title>(.*?)</title>", page, flags=re.DOTALL)
+    return found and found[1]
+
+
+def _files(page: str) -> set[str]:
+    """The files of figures and tables that a page leads to, all beside it."""
+    return set(re.findall(r'href="([\w.,=+-]+\.(?:png|svg|csv))"', page))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:

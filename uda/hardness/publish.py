@@ -64,6 +64,14 @@ def require_places(document: Path, names: Sequence[str]) -> None:
             raise UserError(f"{document}: has a place for table '{name}', which this study does not make")
 
 
+def require_own_results(folder: Path, runs: Sequence[str]) -> None:
+    """Raise UserError where a folder has the CSVs of a study that has none of these runs: they would be lost."""
+    path = folder / "hardness_training.csv"
+    others = _distinct(read_csv(path), "run") if path.is_file() else []
+    if others and not set(others) & set(runs):
+        raise UserError(f"--results: {folder} has those of other runs, {', '.join(others)}; name another folder")
+
+
 def _rounded(value: Any) -> Any:
     """Six digits: what comes after them differs from machine to machine."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
