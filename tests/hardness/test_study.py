@@ -70,6 +70,7 @@ def test_all_parts_stand_on_one_page_the_claims_first(done):
     assert {claim["verdict"] for claim in claims} <= {"holds", "holds partly", "does not hold", "not tested"}
     for claim in claims:
         assert (done / "page" / f"{claim['figure']}.png").is_file(), "each claim names a figure that is there"
+        assert f'href="#{claim["figure"]}"' in page and f'id="{claim["figure"]}"' in page, "and leads to it"
 
 
 def test_the_document_shows_what_the_csvs_say(done, study):

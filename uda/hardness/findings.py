@@ -73,7 +73,11 @@ class Findings:
         write_rows(self.folder / f"{name}.csv", rows)
         head = list(rows[0]) if rows else []
         body = [[_cell(row[key]) for key in head] for row in rows]
-        part = {"kind": "table", "name": name, "title": title, "description": description, "head": head, "rows": body}
+        longest = [max(map(len, column)) for column in zip(*body, strict=True)] or [0] * len(head)
+        part = {
+            "kind": "table", "name": name, "title": title, "description": description,
+            "head": head, "rows": body, "longest": longest,
+        }  # fmt: skip
         self._parts.insert(0 if first else len(self._parts), part)
 
     def write(self, facts: Sequence[tuple[str, str]] = ()) -> Path:
