@@ -126,8 +126,26 @@ class Interruption:
                 return byte[0]
 
 
+@contextmanager
+def born_deaf() -> Iterator[None]:
+    """Around the start of workers: a signal that reaches one before it leaves them to the main process waits till then.
+
+    Blocked signals are inherited. The main process gets its own, if one comes, at the end of the block.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, whose schedulers signal no groups
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def leave_signals_to_the_main_process() -> None:
     """In a loader's worker: Ctrl-C and schedulers reach every process, but workers end with the main one."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # what waited meanwhile is ignored

@@ -1,10 +1,13 @@
 import dataclasses
+import os
+import signal
 
 import numpy as np
 import pytest
 import torch
 
 from tests.data.trees import make_folders
+from uda.data import loaders
 from uda.data.handover import Ring
 from uda.data.images import ImageArray, ImageFiles
 from uda.data.loaders import Batch, Part, predict_batches, training_batches
@@ -132,6 +135,23 @@ def test_workers_change_nothing(batch_size):
     state = torch.get_rng_state()
     assert same(expected, list(batches(parts, batch_size, steps=5, workers=2)))
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_signal_to_a_worker_that_is_just_starting_does_not_end_it(monkeypatch):
+    """Schedulers and Ctrl-C reach the whole group, also in the moments before a worker has learned to ignore them."""
+    leave = loaders._leave_signals_to_the_main_process
+
+    def late(worker):
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+        leave(worker)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(loaders, "_leave_signals_to_the_main_process", late)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert len(list(batches([part(7)], 2, workers=2))) == 3
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before, "the main process hears its own again"
 
 
 CROP = TransformSettings(size=8, resize=8)

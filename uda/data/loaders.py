@@ -14,7 +14,7 @@ from uda.data.handover import Handed, Ring
 from uda.data.images import Images
 from uda.data.transforms import Transform
 from uda.errors import UserError
-from uda.interruption import leave_signals_to_the_main_process
+from uda.interruption import born_deaf, leave_signals_to_the_main_process
 
 
 @dataclass
@@ -476,7 +476,9 @@ class Batches:
             generator=torch.Generator(),
             worker_init_fn=_leave_signals_to_the_main_process,
         )
-        for batch in loader:
+        with born_deaf():
+            batches = iter(loader)
+        for batch in batches:
             if ring is None or isinstance(batch, UserError):
                 yield batch
             else:
