@@ -171,6 +171,12 @@ def test_rows_by_hand(data):
     # AVH 1, 1, 1 and ranks (3, 1.5, 1.5): -1.5 / sqrt(1.5 * 2); confidence: 1, then .8 < .85 < .9 is (1, 3, 2), 0, 0
     assert hardness["spearman"] == pytest.approx((3 - 1.5 / math.sqrt(3)) / 4)
     assert confident["spearman"] == pytest.approx((1 - 0.5 + 0 + 0) / 4)
+    apart = [0, 1.5, 1, -1.5 / math.sqrt(3)]  # AVH's less confidence's, image by image
+    half = 1.96 * np.std(apart, ddof=1) / 2
+    keys = ("less_confidence", "less_confidence_low", "less_confidence_high")
+    mean = np.mean(apart)
+    assert [hardness[key] for key in keys] == pytest.approx([mean, mean - half, mean + half])
+    assert [confident[key] for key in keys] == [None, None, None]
     assert typical(found) == 1, "three are right at level 0 and of one AVH: the middle one"
 
 

@@ -134,10 +134,8 @@ def curve_rows(found: Degraded) -> list[Row]:
             low, high = share_interval(right, count)
             rows.append({**where, "quantity": "accuracy", "mean": right / count, "low": low, "high": high})
             for name, all_values in values.items():
-                own = all_values[k, i]
-                half = 1.96 * own.std(ddof=1) / math.sqrt(count) if count > 1 else 0.0
-                mean = float(own.mean())
-                rows.append({**where, "quantity": name, "mean": mean, "low": mean - half, "high": mean + half})
+                mean, low, high = _mean_of(all_values[k, i])
+                rows.append({**where, "quantity": name, "mean": mean, "low": low, "high": high})
     return rows
 
 
@@ -145,25 +143,36 @@ def order_rows(found: Degraded) -> list[Row]:
     """How well each score keeps the order of the levels, image by image: a row a kind and a score.
 
     Every score is signed so that larger is harder. `spearman` is the mean over the images of the rank correlation of
-    level and score (0 for an image whose score never moves), with a normal 95 % interval; `harder_at_every_level` the
-    share of the images whose score gets harder from each level to the next, with Wilson's.
+    level and score (0 for an image whose score never moves), with a normal 95 % interval; `less_confidence` how much
+    larger it is than confidence's, paired by image, None for confidence itself; `harder_at_every_level` the share of
+    the images whose score gets harder from each level to the next, with Wilson's.
     """
     rows = []
     count = len(found.data.labels)
     for k, kind in enumerate(found.kinds):
-        for name, values in found.scores.items():
-            harder = -EASIER[name] * values[k]
-            each = level_correlation(harder)
-            half = 1.96 * float(each.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
-            hits = int((np.diff(harder, axis=0) > 0).all(0).sum())
-            low, high = share_interval(hits, count)
-            mean = float(each.mean())
+        harder = {name: -EASIER[name] * values[k] for name, values in found.scores.items()}
+        each = {name: level_correlation(values) for name, values in harder.items()}
+        for name, values in harder.items():
+            ahead = (None, None, None) if name == "confidence" else _mean_of(each[name] - each["confidence"])
+            hits = int((np.diff(values, axis=0) > 0).all(0).sum())
             rows.append({
                 "model": found.model, "degradation": kind, "score": name,
-                "spearman": mean, "spearman_low": mean - half, "spearman_high": mean + half,
-                "harder_at_every_level": hits / count, "share_low": low, "share_high": high,
+                **_with_interval("spearman", _mean_of(each[name])), **_with_interval("less_confidence", ahead),
+                "harder_at_every_level": hits / count,
+                **dict(zip(("share_low", "share_high"), share_interval(hits, count), strict=True)),
             })  # fmt: skip
     return rows
+
+
+def _mean_of(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean over the images with its normal 95 % interval, which is the mean alone for one image."""
+    half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    mean = float(values.mean())
+    return mean, mean - half, mean + half
+
+
+def _with_interval(name: str, found: Sequence[float | None]) -> dict[str, float | None]:
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 def level_correlation(values: np.ndarray) -> np.ndarray:

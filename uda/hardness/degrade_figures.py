@@ -137,8 +137,9 @@ def add_tables(findings: Findings, curves: Sequence[Row], order: Sequence[Row], 
         "Which score follows the degradation of each image",
         order,
         "Each score is turned so that larger is harder. spearman: rank correlation of level and score, image by image, "
-        "averaged (an image whose score never moves counts 0). harder_at_every_level: share of the images whose score "
-        "says harder at each level than at the one before. With 95 % intervals (normal; Wilson's).",
+        "averaged (an image whose score never moves counts 0); less_confidence: how much larger it is than that of "
+        "confidence, paired by image. harder_at_every_level: share of the images whose score says harder at each level "
+        "than at the one before. With 95 % intervals (normal; Wilson's).",
     )
     means: dict[tuple, dict] = {}
     for row in curves:

@@ -180,11 +180,18 @@ def degraded_markdown(records: Sequence[Record]) -> str:
     scores = _distinct(records, "score")
     found = {(r["model"], r["degradation"], r["score"]): r for r in records}
     places = dict.fromkeys((r["model"], r["degradation"]) for r in records)
-    rows = [[*place, *(f"{float(found[(*place, score)]['spearman']):.3f}" for score in scores)] for place in places]
+    rows = []
+    for place in places:
+        cells = [f"{float(found[(*place, score)]['spearman']):.3f}" for score in scores]
+        rows.append([*place, *cells, _interval(found[(*place, "avh")], *_LESS_CONFIDENCE, "+.3f")])
     text = (
-        "Mean over the images of the rank correlation of level and score, signed so that 1 is harder with every level."
+        "Mean over the images of the rank correlation of level and score, signed so that 1 is harder with every level; "
+        "last, how much larger AVH's is than confidence's, paired by image, with its 95 % interval."
     )
-    return f"{text}\n\n{_table(['Model', 'degradation', *scores], rows)}"
+    return f"{text}\n\n{_table(['Model', 'degradation', *scores, 'avh less confidence'], rows)}"
+
+
+_LESS_CONFIDENCE = ("less_confidence", "less_confidence_low", "less_confidence_high")
 
 
 def _interval(record: Record, key: str, low: str, high: str, form: str = ".3f") -> str:
