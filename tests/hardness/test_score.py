@@ -198,7 +198,7 @@ def test_timm_models_by_name_and_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("resnet_18", "none.pth", r"unknown model 'resnet_18', did you mean 'resnet18'"),
+        ("resnet_18", "none.pth", r"neither a timm model nor a run's folder: 'resnet_18', did you mean 'resnet18'"),
         ("resnet18", "none.pth", r"no such file: none.pth"),
         ("resnet18.none", "hub", r"no weights of 'resnet18.none'; it has resnet18\.a1_in1k"),
         ("botnet50ts_256", "hub", r"no weights of 'botnet50ts_256'; give a file"),
@@ -381,7 +381,8 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
         (["--data", "own", "runtime.devise=cpu"], "runtime.devise: unknown key, did you mean 'device'"),
         (["--data", "cifar10"], "which domain of 'cifar10'? cifar10:train, cifar10:test"),
         (["--data", "cifar10:tests"], "unknown domain 'tests', did you mean 'test'"),
-        (["--data", "nowhere"], "error: --data: no such folder: nowhere"),
+        (["--data", "nowhere"], "error: --data: no such folder: nowhere; give a folder with one folder per class"),
+        (["--data", "nowhere"], ", a .txt list, or a card's domain, CARD:DOMAIN (cards: cifar10, "),
         (["--data", "nowhere.txt"], "error: --data: no such list file: nowhere.txt"),
         (["--data", "nowhere", "--out", "scores.txt"], "--out: scores.txt: name a file that ends in .csv or .parquet"),
         (["--data", "nowhere", "--out", "."], "--out: .: name a file"),

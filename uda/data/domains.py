@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from uda.data import digits
-from uda.data.cards import Card, load_card
+from uda.data.cards import CARDS, Card, load_card
 from uda.data.images import ImageFiles, Images, check_readable
 from uda.data.listing import (
     Listing,
@@ -237,9 +237,11 @@ def _list_own(
         return list_file(path, root, classes, reference)
     if not path.is_dir():
         cure = ", or a folder of images" if is_target else ""
+        of_an_option = f"a card's domain, CARD:DOMAIN (cards: {', '.join(sorted(CARDS))})"
+        of_a_config = "name a card by data.dataset (`--list datasets` shows them)"
         raise UserError(
             f"{key}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
-            "or name a card by data.dataset (`--list datasets` shows them)"
+            f"or {of_an_option if key.startswith('--') else of_a_config}"
         )
     if not is_target:
         return list_folder(path, classes, reference)

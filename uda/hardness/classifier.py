@@ -173,7 +173,9 @@ def _of_timm(name: str, weights: str) -> LoadedClassifier:
     if not timm.is_model(name.split(".")[0]):
         if "/" in name:
             raise UserError(f"--model: no such folder: {name}; a run makes it, when it is trained")
-        raise UserError(f"unknown model '{name}'{nearest(name, timm.list_models())}: a timm model, or a run's folder")
+        raise UserError(
+            f"--model: neither a timm model nor a run's folder: '{name}'{nearest(name, timm.list_models())}"
+        )
     known = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
     if weights == "hub" and (not known or ("." in name and name not in known)):
         which = f"; it has {', '.join(known)}" if known else "; give a file by --weights"
