@@ -8,7 +8,7 @@ from uda.data import loaders
 from uda.data.domains import Domains
 from uda.data.images import Images
 from uda.data.loaders import Batches, Part, training_batches
-from uda.data.transforms import make_predict, make_train
+from uda.data.transforms import Transform, make_predict, make_train
 from uda.engine import Engine
 from uda.errors import UserError
 from uda.session import ADAPTATION_STAGE, ADAPTED_IMAGES, ROUND_STAGE, SOURCE_SHARE, SOURCE_STAGE
@@ -38,6 +38,7 @@ class Feeds:
         """Batches of one epoch of the source stage."""
         return training_batches(
             [self._source_part(np.arange(len(self.domains.source.images)))],
+            beside=self._labelled_part,
             num_classes=len(self.domains.classes),
             batch_size=self.config.source.batch_size,
             steps=steps,
@@ -62,19 +63,15 @@ class Feeds:
         selected = np.flatnonzero(choice.pseudo.selected)
         parts = [self._source_part(drawn)]
         if len(selected):
-            images = self.domains.target.images
-            parts.append(
-                Part(images, selected, choice.labels[selected], self.transforms["target"], domain=1, is_target=True)
-            )
+            parts.append(self._target_part(selected, choice.labels[selected]))
         batch = settings.batch
         sizes = batch.mixed or [batch.source, batch.selected][: len(parts)]
         if batch.unlabelled:
-            images = self.domains.target.images
-            every = np.arange(len(images))
-            parts.append(Part(images, every, None, self.transforms["target"], domain=1, is_target=True))
+            parts.append(self._target_part(np.arange(len(self.domains.target.images)), None))
             sizes.append(batch.unlabelled)
         return training_batches(
             parts,
+            beside=self._labelled_part,
             num_classes=len(self.domains.classes),
             batch_size=sizes,
             steps=steps,
@@ -92,25 +89,18 @@ class Feeds:
         Raises:
             UserError: a batch holds more images of a domain than there are.
         """
-        settings, images = self.config.adaptation, self.domains.target.images
+        settings = self.config.adaptation
         self._check_fits("adaptation.batch.source", settings.batch.source, "source")
         self._check_fits("adaptation.batch.target", settings.batch.target, "target")
-        every = np.arange(len(images))
-        target = Part(
-            images,
-            every,
-            labels,
-            self.transforms["target"],
-            domain=1,
-            is_target=True,
-            strong=self.transforms["strong"] if views > 1 else None,
-        )
+        strong = self.transforms["strong"] if views > 1 else None
+        target = self._target_part(np.arange(len(self.domains.target.images)), labels, strong)
         parts, sizes = [target], [settings.batch.target]
         if settings.batch.source:
             parts.insert(0, self._source_part(np.arange(len(self.domains.source.images))))
             sizes.insert(0, settings.batch.source)
         return training_batches(
             parts,
+            beside=self._labelled_part,
             num_classes=len(self.domains.classes),
             batch_size=sizes,
             steps=settings.steps,
@@ -127,10 +117,25 @@ class Feeds:
         return np.sort(generator.choice(count, drawn, replace=False))
 
     def _source_part(self, indices: np.ndarray) -> Part:
-        source = self.domains.source
+        source, transform = self.domains.source, self.transforms["source"]
+        domain = _of(source.domain, indices)
+        return Part(source.images, indices, source.labels[indices], transform, domain, is_target=False)
+
+    def _target_part(self, indices: np.ndarray, labels: np.ndarray | None, strong: Transform | None = None) -> Part:
+        target, transform = self.domains.target, self.transforms["target"]
         return Part(
-            source.images, indices, source.labels[indices], self.transforms["source"], domain=0, is_target=False
+            target.images, indices, labels, transform, _of(target.domain, indices), is_target=True, strong=strong
         )
+
+    @property
+    def _labelled_part(self) -> tuple[Part, int] | None:
+        """The labelled target images, and how many of them every batch holds."""
+        labelled = self.domains.labelled
+        if labelled is None:
+            return None
+        every, transform = np.arange(len(labelled.images)), self.transforms["target"]
+        part = Part(labelled.images, every, labelled.labels, transform, labelled.domain, is_target=True, annotated=True)
+        return part, self.config.data.labelled_per_batch
 
     @property
     def _loading(self) -> dict[str, object]:
@@ -179,3 +184,8 @@ class Feeds:
         count = len(getattr(self.domains, role).images)
         if size > count:
             raise UserError(f"{key}: {size} images in a batch, but the {role} domain has only {count}; lower it")
+
+
+def _of(domain: int | np.ndarray, indices: np.ndarray) -> int | np.ndarray:
+    """The domain of some images."""
+    return domain if isinstance(domain, int) else domain[indices]

@@ -33,12 +33,55 @@ class StorageSettings(Settings):
 class DataSettings(StorageSettings):
     """Which images are the source and which the target."""
 
-    source: str
-    """Labelled domain: a domain of the card; without a card a folder with one folder per class, or a .txt list."""
-    target: str
-    """Unlabelled domain, given in the same way; without a card a flat folder or a list of bare paths will do too."""
+    source: str | list[str]
+    """Labelled domain: a domain of the card; without a card a folder with one folder per class, or a .txt list. Several
+    in a list are trained on together, an image of each as often as any other."""
+    target: str | list[str]
+    """Unlabelled domain, given in the same way; without a card a flat folder or a list of bare paths will do too.
+    Several in a list are adapted to together, and reported together and apart."""
+    target_labelled: str | None = None
+    """Target images whose labels are trained on: a folder with one folder per class, or a .txt list with labels. No
+    accuracy counts them; those that the target holds too are taken out of it."""
+    labelled_per_batch: int = Field(16, ge=1)
+    """So many of them are in every batch, in every stage of every method."""
+    label_sets: Literal["closed", "partial", "open", "universal"] = "closed"
+    """Classes of the target: the source's (`closed`), some of them (`partial`), others too (`open`), or both
+    (`universal`). A class that the source lacks counts as unknown; its images are reported apart."""
+    target_classes: list[str] | None = Field(None, min_length=2)
+    """`partial` and `universal`: the source's classes that the target has; null: estimated from the predictions."""
     rendered_per_class: int = Field(1000, ge=1)
     """Digits task only: how many images of each digit the source domain draws."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The source domains."""
+        return (self.source,) if isinstance(self.source, str) else tuple(self.source)
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The target domains."""
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+
+    @property
+    def partial(self) -> bool:
+        """Whether the target may lack classes of the source."""
+        return self.label_sets in ("partial", "universal")
+
+    @property
+    def open(self) -> bool:
+        """Whether the target may have classes that the source lacks."""
+        return self.label_sets in ("open", "universal")
+
+    @model_validator(mode="after")
+    def domains_and_classes(self):
+        for role, names in (("source", self.sources), ("target", self.targets)):
+            if not names:
+                raise ValueError(f"{role}: name one domain at least")
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"{role}: {', '.join(twice)} is named twice")
+        if self.target_classes is not None and not self.partial:
+            raise ValueError("target_classes: goes with label_sets=partial or label_sets=universal")
+        return self
 
 
 class AugmentSettings(Settings):

@@ -317,5 +317,5 @@ def test_target_labels_hide():
         len(hidden)
     with pytest.raises(ValueError, match="read-only"):
         hidden.reveal()[0] = 1
-    assert [field.name for field in dataclasses.fields(Target)] == ["images"]
-    assert [field.name for field in dataclasses.fields(Source)] == ["images", "labels"]
+    assert [field.name for field in dataclasses.fields(Target)] == ["images", "domain"]
+    assert [field.name for field in dataclasses.fields(Source)] == ["images", "labels", "domain"]

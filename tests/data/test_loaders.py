@@ -99,7 +99,7 @@ def test_a_part_looks_at_its_own_indices_and_at_soft_and_missing_labels():
 def test_no_images_are_an_error():
     with pytest.raises(UserError, match="no images to train on"):
         batches([part(0), part(0)], 4)
-    with pytest.raises(UserError, match="2 images of domain 1, but no target images were selected"):
+    with pytest.raises(UserError, match="2 target images, but none were selected"):
         batches([part(3), part(0, domain=1, is_target=True)], [2, 2])
     assert len(batches([part(3), part(0, domain=1, is_target=True)], 4)) == 1
 

@@ -80,7 +80,7 @@ def test_source_only_is_cross_entropy():
     network, method = build("source_only")
     network.eval()
     batch = make_batch()
-    batch = dataclasses.replace(batch, is_target=torch.zeros(8, dtype=torch.bool))
+    batch = dataclasses.replace(batch, is_target=torch.zeros(8, dtype=torch.bool), annotated=None)
     expected = long_hand(network(batch.images).logits, batch, PENALTIES["none"])
     assert method.loss(batch)[0].item() == pytest.approx(expected, rel=1e-5)
 
@@ -142,10 +142,10 @@ class TestEveryMethod:
 @pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if not method.adapts))
 def test_works_with_one_domain_where_that_can_come(name):
     """A round in which nothing is selected; the others have both domains in every batch."""
-    source = dataclasses.replace(make_batch(4), is_target=torch.zeros(4, dtype=torch.bool))
+    source = dataclasses.replace(make_batch(4), is_target=torch.zeros(4, dtype=torch.bool), annotated=None)
     assert TestEveryMethod().run(name, [source])[0]["loss"] > 0
 
 
 def test_batch_has_no_place_for_a_target_label():
     fields = {field.name for field in dataclasses.fields(Batch)}
-    assert fields == {"images", "labels", "domain", "is_target", "view", "weight"}
+    assert fields == {"images", "labels", "domain", "is_target", "view", "annotated", "weight"}

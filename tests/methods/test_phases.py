@@ -228,6 +228,7 @@ def test_losses_of_one_phase_by_hand(batch):
 def test_shot_by_hand(batch):
     """Mean entropy less entropy of the mean, plus beta times the cross-entropy with the centroids' labels."""
     batch.images, batch.is_target = batch.images[3:], torch.ones(3, dtype=torch.bool)
+    batch.annotated = ~batch.is_target
     batch.labels = one_hot(torch.tensor([1, 2, 0]), K).float()
     found, network, _ = loss_of("shot", batch, "method_options={weight: 0.4}")
     q = p(network(batch.images).logits)

@@ -11,7 +11,7 @@ import numpy as np
 
 from uda.data import digits
 from uda.data.cards import CARDS, Card, load_card
-from uda.data.images import ImageFiles, Images, check_readable
+from uda.data.images import ImageFiles, Images, JoinedImages, check_readable
 from uda.data.listing import (
     Listing,
     check_same_classes,
@@ -31,61 +31,74 @@ _SOURCE = "the source domain"
 
 @dataclass(frozen=True)
 class Source:
-    """Labelled images: `labels` (N,) int64, 0..K-1."""
+    """Images with true labels, (N,) int64, 0..K-1. `domain`: the number of their domain, or of each image's."""
 
     images: Images
     labels: np.ndarray
+    domain: int | np.ndarray = 0
 
 
 @dataclass(frozen=True)
 class Target:
-    """Images without labels: there is no field that could hold one."""
+    """Images without labels: there is no field that could hold one. `domain` is as in `Source`."""
 
     images: Images
+    domain: int | np.ndarray = 1
+
+
+#: In place of the number of a class: a class that the source lacks, and no label at all.
+UNKNOWN_CLASS, NO_LABEL = -2, -1
 
 
 class TargetLabels:
     """The true labels of the target images, for measuring and nothing else.
 
-    They come out by `reveal()` only, so that each place that looks at them can be found by that word.
+    They come out by `reveal()` only, so that each place that looks at them can be found by that word. `domain` (N,) is
+    each image's place in `names`, the target domains.
     """
 
-    __slots__ = ("_labels",)
+    __slots__ = ("_labels", "domain", "names")
 
-    def __init__(self, labels: np.ndarray):
+    def __init__(self, labels: np.ndarray, domain: np.ndarray | None = None, names: Sequence[str] = ()):
         self._labels = np.array(labels, dtype=np.int64)
         self._labels.setflags(write=False)
+        self.domain = np.zeros(len(self._labels), dtype=np.int64) if domain is None else domain
+        self.names = tuple(names)
 
     def __repr__(self) -> str:
         return f"TargetLabels({len(self._labels)} hidden)"
 
     @property
     def known(self) -> bool:
-        """Whether any label is known."""
+        """Whether any label is one of the source's classes."""
         return bool((self._labels >= 0).any())
 
     def reveal(self) -> np.ndarray:
-        """The labels, (N,) int64, -1 where unknown; read-only."""
+        """The labels, (N,) int64, read-only; besides classes NO_LABEL, and UNKNOWN_CLASS, which the source lacks."""
         return self._labels
 
 
 @dataclass(frozen=True)
 class Domains:
-    """What a run works on. `target_labels` is None when no target label is known."""
+    """What a run works on. `target_labels` is None when no target label is known.
+
+    The domains are numbered: first the sources, then the targets. `labelled`: target images with labels to train on.
+    """
 
     source: Source
     target: Target
     target_labels: TargetLabels | None
     classes: tuple[str, ...]
+    labelled: Source | None = None
 
 
 def load_domains(
     settings: DataSettings, seed: int, log: Callable[[str], None] = print, ranks: Ranks | None = None
 ) -> Domains:
-    """The source and target domain that a config names.
+    """The source and target domains that a config names.
 
     Args:
-        settings: a card and two of its domains, or two folders or list files of the user's own.
+        settings: a card and some of its domains, or folders or list files of the user's own.
         seed: seed of generated images; files do not depend on it.
         log: told of unreadable images and other things worth a line.
         ranks: the processes of a job; rank 0 alone looks through the files for unreadable ones.
@@ -96,44 +109,116 @@ def load_domains(
     Raises:
         UserError: naming the file, folder or class, and the cure.
     """
-    if settings.source == settings.target:
+    sources, targets = settings.sources, settings.targets
+    if both := set(sources) & set(targets):
         raise UserError(
-            f"data.source and data.target are both '{settings.source}': the target's labels would be trained on; "
-            "name two different domains"
+            f"data.source and data.target are both '{min(both)}': the target's labels would be trained on; "
+            "name different domains"
         )
-    card = load_card(settings.dataset) if settings.dataset is not None else None
-    if card is not None:
-        for name in (settings.source, settings.target):
-            card.domain(name)
-        if card.layout == "generated":
-            return _generated(card, settings, seed)
-        root = card.find_root(settings.root)
-        source = list_card_domain(card, settings.source, root)
-        target = list_card_domain(card, settings.target, root, source.classes)
-        if len(source.classes) != card.num_classes:
-            log(f"{card.title}: found {len(source.classes)} classes, its card says {card.num_classes}")
-    else:
-        root = Path(settings.root) if settings.root is not None else None
-        if root is not None and not root.is_dir():
-            raise UserError(f"data.root: no such folder: {root}")
-        source = _list_own(settings.source, "data.source", root)
-        if not source.labelled:
-            line = int(np.flatnonzero(source.labels < 0)[0])
-            raise UserError(
-                f"data.source: {settings.source}: {source.paths[line]} has no label; every source image needs one"
-            )
-        target = _list_own(settings.target, "data.target", root, source.classes)
-    _check_apart({f"data.source ({settings.source})": source, f"data.target ({settings.target})": target})
-    stores = _stores([source, target], settings, log)
+    wanted = [*(("data.source", name) for name in sources), *(("data.target", name) for name in targets)]
     ranks = ranks or Ranks()
-    source_images, source_labels = _readable(source, stores[0], settings, log, ranks)
-    target_images, target_labels = _readable(target, stores[1], settings, log, ranks)
-    _check_every_class(source_labels, source.classes, settings.source)
-    if (target_labels >= 0).all():
-        _check_every_class(target_labels, source.classes, settings.target)
-    hidden = TargetLabels(target_labels)
-    source_part, target_part = Source(source_images, source_labels), Target(target_images)
-    return Domains(source_part, target_part, hidden if hidden.known else None, source.classes)
+    labelled = None
+    card = load_card(settings.dataset) if settings.dataset is not None else None
+    if card is not None and card.layout == "generated":
+        classes, parts = card.classes or (), _generated(card, wanted, settings, seed)
+    else:
+        listings = _list_domains(card, wanted, settings, log)
+        classes = listings[0].classes
+        if settings.target_labelled is not None:
+            taken = _list_labelled(card, settings, classes)
+            listings = [*listings[: len(sources)], *_without(listings[len(sources) :], taken, log), taken]
+        parts = _read_all(listings, settings, log, ranks)
+        if settings.target_labelled is not None:
+            labelled = Source(*parts.pop(), domain=len(sources))
+        for (_, labels), (key, name) in zip(parts, wanted, strict=True):
+            if key == "data.source" or ((labels >= 0).all() and not settings.partial):
+                _check_every_class(labels, classes, name)
+    source = Source(*_joined(parts[: len(sources)], sources, first=0))
+    images, labels, domain = _joined(parts[len(sources) :], targets, first=len(sources))
+    hidden = TargetLabels(labels, domain - len(sources) if len(targets) > 1 else None, targets)
+    return Domains(source, Target(images, domain), hidden if hidden.known else None, classes, labelled)
+
+
+def _list_domains(
+    card: Card | None, wanted: Sequence[tuple[str, str]], settings: StorageSettings, log: Callable[[str], None]
+) -> list[Listing]:
+    """What lies on disk of some domains, pairs of a setting and a name; all have the classes of the first.
+
+    Raises UserError, for an image that two domains share among others.
+    """
+    for _, name in wanted if card is not None else ():
+        card.domain(name)
+    root = _find_root(card, settings)
+    listings: list[Listing] = []
+    for key, name in wanted:
+        classes = listings[0].classes if listings else None
+        reference = _SOURCE if wanted[0][0] == "data.source" else wanted[0][1]
+        if card is not None:
+            listing = list_card_domain(card, name, root, classes, reference)
+        else:
+            listing = _list_own(name, key, root, classes, reference)
+        if key != "data.target" and not listing.labelled:
+            image = listing.paths[int(np.flatnonzero(listing.labels < 0)[0])]
+            every = "every source image" if key == "data.source" else "every image"
+            raise UserError(f"{key}: {name}: {image} has no label; {every} needs one")
+        listings.append(listing)
+    if card is not None and wanted[0][0] == "data.source" and len(listings[0].classes) != card.num_classes:
+        log(f"{card.title}: found {len(listings[0].classes)} classes, its card says {card.num_classes}")
+    _check_apart({f"{key} ({name})": listing for (key, name), listing in zip(wanted, listings, strict=True)})
+    return listings
+
+
+def _find_root(card: Card | None, settings: StorageSettings) -> Path | None:
+    """The folder that paths are relative to; None: the current one."""
+    if card is not None:
+        return card.find_root(settings.root)
+    root = Path(settings.root) if settings.root is not None else None
+    if root is not None and not root.is_dir():
+        raise UserError(f"data.root: no such folder: {root}")
+    return root
+
+
+def _list_labelled(card: Card | None, settings: DataSettings, classes: tuple[str, ...]) -> Listing:
+    """The images of `data.target_labelled`, each of which has a label."""
+    listing = _list_own(settings.target_labelled, "data.target_labelled", _find_root(card, settings), classes)
+    if not listing.labelled:
+        image = listing.paths[int(np.flatnonzero(listing.labels < 0)[0])]
+        raise UserError(
+            f"data.target_labelled: {settings.target_labelled}: {image} has no label; every image needs one"
+        )
+    return listing
+
+
+def _without(listings: Sequence[Listing], taken: Listing, log: Callable[[str], None]) -> list[Listing]:
+    """The listings of the targets without the images of `data.target_labelled`, which are no longer unlabelled."""
+    labelled, rest = _real_paths(taken), []
+    for listing in listings:
+        kept = [i for i, path in enumerate(_real_paths_in_order(listing)) if path not in labelled]
+        rest.append(dataclasses.replace(listing, paths=[listing.paths[i] for i in kept], labels=listing.labels[kept]))
+    both = sum(map(len, (listing.paths for listing in listings))) - sum(map(len, (listing.paths for listing in rest)))
+    log(
+        f"data.target_labelled: {len(taken.paths):,} images are trained on with their labels; {both:,} leave the target"
+    )
+    return rest
+
+
+def _joined(
+    parts: Sequence[tuple[Images, np.ndarray]], names: Sequence[str], first: int
+) -> tuple[Images, np.ndarray, int | np.ndarray]:
+    """Images, labels (N,) and the numbers of their domains, counted from `first`, of one domain or of several."""
+    if len(parts) == 1:
+        return *parts[0], first
+    images, labels = zip(*parts, strict=True)
+    domain = np.repeat(np.arange(first, first + len(parts)), list(map(len, images)))
+    return JoinedImages(images, names), np.concatenate(labels), domain
+
+
+def _read_all(
+    listings: Sequence[Listing], settings: StorageSettings, log: Callable[[str], None], ranks: Ranks
+) -> list[tuple[ImageFiles, np.ndarray]]:
+    """The readable images of every listing, and their labels."""
+    stores = _stores(listings, settings, log)
+    return [_readable(listing, store, settings, log, ranks) for listing, store in zip(listings, stores, strict=True)]
 
 
 def list_card_domain(
@@ -191,36 +276,17 @@ def load_labelled(
     Raises:
         UserError: naming the file, folder or class, and the cure; a class that a domain lacks among them.
     """
+    wanted = list(zip(called or ["data.domains"] * len(names), names, strict=True))
     card = load_card(settings.dataset) if settings.dataset is not None else None
-    if card is not None:
-        for name in names:
-            card.domain(name)
-        if card.layout == "generated":
-            return [Source(*digits.domain(name, 1000, seed)) for name in names], card.classes or ()
-    root = card.find_root(settings.root) if card else Path(settings.root) if settings.root is not None else None
-    if root is not None and not root.is_dir():
-        raise UserError(f"data.root: no such folder: {root}")
-    listings: dict[str, Listing] = {}
-    keys = called or ["data.domains"] * len(names)
-    for name, key in zip(names, keys, strict=True):
-        classes = next(iter(listings.values())).classes if listings else None
-        if card:
-            listing = list_card_domain(card, name, root, classes, names[0])
-        else:
-            listing = _list_own(name, key, root, classes, names[0])
-        if not listing.labelled:
-            line = int(np.flatnonzero(listing.labels < 0)[0])
-            raise UserError(f"{key}: {name}: {listing.paths[line]} has no label; every image needs one")
-        listings[name] = listing
-    _check_apart({f"{key}: {name}": listing for key, (name, listing) in zip(keys, listings.items(), strict=True)})
-    classes = listings[names[0]].classes
-    stores = _stores(list(listings.values()), settings, log)
-    domains = []
-    for (name, listing), store in zip(listings.items(), stores, strict=True):
-        images, labels = _readable(listing, store, settings, log, ranks or Ranks())
-        _check_every_class(labels, classes, name, "the other domains or the card")
-        domains.append(Source(images, labels))
-    return domains, classes
+    if card is not None and card.layout == "generated":
+        parts, classes = _generated(card, wanted, settings, seed), card.classes or ()
+    else:
+        listings = _list_domains(card, wanted, settings, log)
+        classes = listings[0].classes
+        parts = _read_all(listings, settings, log, ranks or Ranks())
+        for (_, labels), name in zip(parts, names, strict=True):
+            _check_every_class(labels, classes, name, "the other domains or the card")
+    return [Source(images, labels) for images, labels in parts], classes
 
 
 def _list_own(
@@ -271,9 +337,13 @@ def _check_apart(listings: Mapping[str, Listing]) -> None:
 
 def _real_paths(listing: Listing) -> set[str]:
     """Absolute paths of the images, with symbolic links to folders resolved."""
+    return set(_real_paths_in_order(listing))
+
+
+def _real_paths_in_order(listing: Listing) -> list[str]:
     parted = [os.path.split(path) for path in listing.paths]
     folders = {folder: os.path.realpath(listing.root / folder) for folder in {folder for folder, _ in parted}}
-    return {os.path.join(folders[folder], name) for folder, name in parted}
+    return [os.path.join(folders[folder], name) for folder, name in parted]
 
 
 def _stores(
@@ -303,9 +373,13 @@ def _check_every_class(
     check_same_classes([classes[k] for k in np.unique(labels)], classes, place, reference)
 
 
-def _generated(card: Card, settings: DataSettings, seed: int) -> Domains:
-    source_images, source_labels = digits.domain(settings.source, settings.rendered_per_class, seed)
-    target_images, target_labels = digits.domain(settings.target, settings.rendered_per_class, seed)
-    return Domains(
-        Source(source_images, source_labels), Target(target_images), TargetLabels(target_labels), card.classes or ()
-    )
+def _generated(
+    card: Card, wanted: Sequence[tuple[str, str]], settings: StorageSettings, seed: int
+) -> list[tuple[Images, np.ndarray]]:
+    """Images and labels of domains that the program makes."""
+    for _, name in wanted:
+        card.domain(name)
+    per_class = settings.rendered_per_class if isinstance(settings, DataSettings) else 1000
+    if isinstance(settings, DataSettings) and settings.target_labelled is not None:
+        raise UserError(f"data.target_labelled: the images of {card.title} are no files, so none can be named")
+    return [digits.domain(name, per_class, seed) for _, name in wanted]

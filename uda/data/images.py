@@ -1,5 +1,6 @@
 """Images by number: files on disk and arrays in memory, and which of them can be read at all."""
 
+import copy
 import io
 import os
 import warnings
@@ -76,6 +77,34 @@ class Images(ABC):
     def problem(self, i: int) -> str | None:
         """Why image `i` cannot be read, or None."""
         return None
+
+
+class JoinedImages(Images):
+    """The images of several domains as one: all of the first, then all of the next.
+
+    Where two domains have an id in common, every id gets the name of its domain in front.
+    """
+
+    def __init__(self, parts: Sequence[Images], names: Sequence[str]):
+        self.parts = list(parts)
+        self.in_memory = all(part.in_memory for part in parts)
+        self.ids = [name for part in parts for name in part.ids]
+        if len(set(self.ids)) < len(self.ids):
+            self.ids = [f"{domain}/{name}" for domain, part in zip(names, parts, strict=True) for name in part.ids]
+        self._part = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+        self._place = np.concatenate([np.arange(len(part)) for part in parts])
+
+    def read(self, i: int) -> torch.Tensor:
+        return self.parts[self._part[i]].read(int(self._place[i]))
+
+    def open(self, i: int) -> "torch.Tensor | StoredImage":
+        return self.parts[self._part[i]].open(int(self._place[i]))
+
+    def take(self, indices: np.ndarray) -> "JoinedImages":
+        taken = copy.copy(self)
+        taken.ids = [self.ids[i] for i in indices]
+        taken._part, taken._place = self._part[indices], self._place[indices]
+        return taken
 
 
 class ImageArray(Images):

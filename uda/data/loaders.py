@@ -22,9 +22,10 @@ class Batch:
     """Images for one training step.
 
     `images` float32 (B, C, S, S); `labels` float32 (B, K), a distribution a row, all zeros where there is no label;
-    `domain` int64 (B,); `is_target` bool (B,); `view` int64 (B,): 0, or 1 for the strong augmentation of images whose
-    plain one is in the batch too; the two stand in the same order. Labels of target images are pseudo-labels: true
-    ones never get here.
+    `domain` int64 (B,), the sources are counted first; `is_target` bool (B,), an image of a target domain; `view` int64
+    (B,): 0, or 1 for the strong augmentation of images whose plain one is in the batch too; the two stand in the same
+    order; `annotated` bool (B,): the label is a true one, as of every source image and of the images of
+    `data.target_labelled`. All other labels are pseudo-labels: a true label that is kept for measuring never gets here.
     """
 
     images: torch.Tensor
@@ -32,20 +33,26 @@ class Batch:
     domain: torch.Tensor
     is_target: torch.Tensor
     view: torch.Tensor
+    annotated: torch.Tensor | None = None
+    """None: the source images are, and no others."""
     weight: float = 1.0
     """What the mean over this batch counts where it is a part of a larger one: its images over those of a mean part."""
+
+    def __post_init__(self):
+        if self.annotated is None:
+            self.annotated = ~self.is_target
 
     def __len__(self) -> int:
         return len(self.images)
 
     @property
     def labelled(self) -> torch.Tensor:
-        """Which rows have a label, bool (B,)."""
+        """Which rows have a label, true or not, bool (B,)."""
         return self.labels.sum(1) > 0
 
     @property
     def _rest(self) -> tuple[torch.Tensor, ...]:
-        return self.labels, self.domain, self.is_target, self.view
+        return self.labels, self.domain, self.is_target, self.view, self.annotated
 
     def to(
         self, device: torch.device | str, memory_format: torch.memory_format | None = None, non_blocking: bool = False
@@ -81,20 +88,22 @@ class Batch:
 
 @dataclass(frozen=True)
 class Part:
-    """Some images of one domain to train on.
+    """Some images of the source domains, or of the target domains, to train on.
 
     `indices` (n,) int64 are numbers in `images`; row i of `labels` belongs to `indices[i]`: class numbers (n,) int64
-    with -1 for none, distributions (n, K) float32, or None where nothing is labelled. With a `strong` transform each
-    image comes in two views, first all in the plain one.
+    with -1 for none, distributions (n, K) float32, or None where nothing is labelled. `domain`: the number of their
+    domain, or of each image's, (n,) int64. `annotated`: their labels are true; None: those of the source are. With a
+    `strong` transform each image comes in two views, first all in the plain one.
     """
 
     images: Images
     indices: np.ndarray
     labels: np.ndarray | None
     transform: Transform
-    domain: int
+    domain: int | np.ndarray
     is_target: bool
     strong: Transform | None = None
+    annotated: bool | None = None
 
     @property
     def views(self) -> tuple[Transform, ...]:
@@ -107,6 +116,12 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    def domains(self, rows: np.ndarray) -> torch.Tensor:
+        """Domains of some rows, int64 (b,)."""
+        if isinstance(self.domain, int):
+            return torch.full((len(rows),), self.domain)
+        return torch.from_numpy(self.domain[rows])
 
     def distributions(self, rows: np.ndarray, num_classes: int) -> torch.Tensor:
         """Labels of some rows as float32 (b, K), zeros where there is none."""
@@ -203,6 +218,16 @@ class _Plan(Sampler):
             self._order[stream] = (epoch, np.random.default_rng([*self.seed, stream, epoch]).permutation(n))
         return self._order[stream][1]
 
+    def _stream(self, stream: int, start: int, count: int, n: int) -> np.ndarray:
+        """`count` items from place `start` on of an endless stream of `n`, shuffled anew each time round."""
+        pieces = [np.empty(0, dtype=np.int64)]
+        while count:
+            epoch, offset = divmod(start, n)
+            piece = self._permutation(stream, epoch, n)[offset : offset + count]
+            pieces.append(piece)
+            start, count = start + len(piece), count - len(piece)
+        return np.concatenate(pieces)
+
 
 class _Mixed(_Plan):
     """All parts shuffled together, epoch after epoch; a rest of fewer than `least` images joins the batch before it."""
@@ -239,8 +264,10 @@ class _Fixed(_Plan):
             raise ValueError(f"{len(shares)} shares of a batch for {len(parts)} parts")
         for part, share in zip(parts, shares, strict=True):
             if share and not len(part):
-                role = "target images were selected" if part.is_target else "source images are there"
-                raise UserError(f"a batch should hold {share} images of domain {part.domain}, but no {role}")
+                what = (
+                    "target images, but none were selected" if part.is_target else "source images, but there are none"
+                )
+                raise UserError(f"a batch should hold {share} {what}")
         if not sum(shares):
             raise UserError("a batch needs images: all its shares are 0")
         self.shares = list(shares)
@@ -258,14 +285,20 @@ class _Fixed(_Plan):
             for stream, (share, n) in enumerate(zip(self.shares, self.lengths, strict=True))
         )
 
-    def _stream(self, stream: int, start: int, count: int, n: int) -> np.ndarray:
-        pieces = [np.empty(0, dtype=np.int64)]
-        while count:
-            epoch, offset = divmod(start, n)
-            piece = self._permutation(stream, epoch, n)[offset : offset + count]
-            pieces.append(piece)
-            start, count = start + len(piece), count - len(piece)
-        return np.concatenate(pieces)
+
+class _Beside(_Plan):
+    """The batches of another plan, each with `share` images of one more part: an endless shuffled stream."""
+
+    def __init__(self, plan: _Plan, part: Part, share: int):
+        super().__init__([], plan.steps, plan.seed)
+        self.plan, self.share, self.count, self.stream = plan, share, len(part), len(plan.lengths)
+
+    @property
+    def largest(self) -> int:
+        return self.plan.largest + self.share
+
+    def _rows(self, step: int) -> tuple[np.ndarray, ...]:
+        return *self.plan._rows(step), self._stream(self.stream, step * self.share, self.share, self.count)
 
 
 class _InOrder(Sampler):
@@ -312,7 +345,7 @@ class _TrainReader:
         return sum(len(rows) * len(part.views) for rows, part in zip(draw.rows, self.parts, strict=True))
 
     def read(self, draw: _Draw, memory: torch.Tensor | None = None) -> tuple[torch.Tensor, ...] | UserError:
-        """Pixels before they are normalised, labels, domains, whether they are of the target, views; the weight.
+        """Pixels before they are normalised, the other columns of a batch in their order, its weight.
 
         `memory`, uint8 (B, C, S, S), may be used for the pixels.
         """
@@ -343,18 +376,19 @@ class _TrainReader:
             if len(rows)
         ]
         places = [None] * len(drawn) if memory is None else memory.split([len(rows) for _, rows, _, _ in drawn])
-        pixels, labels, domains, targets, views = [], [], [], [], []
+        pixels, labels, domains, targets, views, annotated = [], [], [], [], [], []
         for (part, rows, seeds, view), place in zip(drawn, places, strict=True):
             transform = part.views[view]
             images = _read(part.images, part.indices[rows], transform.cuts)
             pixels.append(transform.pixels(images, seeds.tolist(), place))
             labels.append(part.distributions(rows, self.num_classes))
-            domains.append(torch.full((len(rows),), part.domain))
+            domains.append(part.domains(rows))
             targets.append(torch.full((len(rows),), part.is_target))
+            annotated.append(torch.full((len(rows),), not part.is_target if part.annotated is None else part.annotated))
             views.append(torch.full((len(rows),), view))
         if memory is not None and all(piece is place for piece, place in zip(pixels, places, strict=True)):
             pixels = [memory]
-        columns = (pixels, labels, domains, targets, views)
+        columns = (pixels, labels, domains, targets, views, annotated)
         weight = torch.tensor(draw.weight, dtype=torch.float64)
         return *(torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns), weight
 
@@ -505,6 +539,7 @@ def training_batches(
     *,
     num_classes: int,
     batch_size: int | Sequence[int],
+    beside: tuple[Part, int] | None = None,
     steps: int | None,
     seed: Sequence[int],
     workers: int,
@@ -523,6 +558,8 @@ def training_batches(
             images for each). Or one number a part: so many of its images are in
             every batch, and each part is an endless stream, shuffled anew each time round, so that a part with
             fewer images than its share repeats within a batch.
+        beside: one more part, and how many of its images every batch holds besides; it does not count for the length of
+            an epoch.
         steps: number of batches; None: one epoch, for fixed shares one of the part that lasts longest.
         seed: non-negative numbers such as (seed, stage, round, epoch). Order and augmentation depend on them and
             on the batch's position alone, not on `workers`.
@@ -538,6 +575,8 @@ def training_batches(
         plan = _Mixed(parts, batch_size, steps, seed, least=2 * world * accumulate)
     else:
         plan = _Fixed(parts, batch_size, steps, seed)
+    if beside is not None:
+        plan, parts = _Beside(plan, *beside), [*parts, beside[0]]
     plan.rank, plan.world = rank, world
     return Batches(_TrainReader(parts, num_classes), plan, workers, pin_memory)
 

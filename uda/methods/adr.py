@@ -70,8 +70,8 @@ class _Minimax(Method):
         return self.by_domain(lambda rows: self.network.logits(self.network.head(rows).float()), batch, features)
 
     def target_logits(self, features: Tensor, batch: Batch) -> Tensor:
-        """Those of the target images."""
-        return self.logits(features, batch)[batch.is_target]
+        """Those of the target images without a label."""
+        return self.logits(features, batch)[~batch.annotated]
 
     def source(self, features: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the source images."""

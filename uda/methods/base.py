@@ -27,8 +27,8 @@ class Optimizer(Protocol):
 class Method:
     """Base of every method: give `loss` (one phase) or override `step` (several).
 
-    A batch holds images, label distributions (source labels or pseudo-labels), a domain id and an is-target mask.
-    There is no way to a target label from here.
+    A batch holds images, label distributions (true labels where it is `annotated`, else pseudo-labels), a domain number
+    and an is-target mask. There is no way from here to a target label that is kept for measuring.
 
     A method's own settings are the fields of its `Options`, given as `method_options` in the config. Networks of its
     own (a domain classifier, a second head) go into `modules`: the engine moves, saves and restores them.
@@ -106,10 +106,13 @@ class Method:
         return type(outputs[0])(*(torch.cat(pieces)[back] for pieces in zip(*outputs, strict=True)))
 
     def source_loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Mean classification loss of the batch's source images, with the config's label smoothing."""
-        source = ~batch.is_target
+        """Mean classification loss of the images with true labels, with the config's label smoothing.
+
+        They are the source's, and those of `data.target_labelled`.
+        """
+        annotated = batch.annotated
         smoothing = self.config.source.label_smoothing
-        return self.network.loss(logits[source], batch.labels[source], smoothing)
+        return self.network.loss(logits[annotated], batch.labels[annotated], smoothing)
 
 
 def check_batch(method: type[Method], name: str, config: Config) -> None:

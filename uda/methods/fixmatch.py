@@ -49,7 +49,7 @@ class FixMatch(Method):
         output = self.forward(batch)
         source = self.source_loss(output.logits, batch)
         strong = batch.view == 1
-        labels, kept = self.pseudo_labels(output, batch.is_target & ~strong)
+        labels, kept = self.pseudo_labels(output, ~batch.annotated & ~strong)
         consistency = (cross_entropy(output.logits[strong], labels, reduction="none") * kept).mean()
         scalars = {"loss/source": source.detach(), "loss/consistency": consistency.detach(), "kept": kept.mean()}
         return source + self.options.weight * consistency, scalars

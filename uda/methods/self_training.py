@@ -30,7 +30,7 @@ class SelfTraining(Method):
         self.plain = settings.regularizer == "none" and settings.target_weight == 1
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the labelled images of CE(y, p) (source) and target_weight * [CE(y_hat, p) + penalty(p)] (target).
+        """Mean over the labelled images of CE(y, p), y a true label, and target_weight * [CE(y_hat, p) + penalty(p)].
 
         And `unlabelled_weight` times the loss on the rows without a label, which may be of selected images too.
         """
@@ -40,14 +40,14 @@ class SelfTraining(Method):
             labelled = batch.labelled
             extra = self.settings.unlabelled_weight * self.unlabelled_loss(logits[~labelled])
             scalars["loss/unlabelled"] = extra.detach()
-            logits, labels, is_target = logits[labelled], batch.labels[labelled], batch.is_target[labelled]
+            logits, labels, annotated = logits[labelled], batch.labels[labelled], batch.annotated[labelled]
         else:
-            labels, is_target, extra = batch.labels, batch.is_target, 0.0
+            labels, annotated, extra = batch.labels, batch.annotated, 0.0
         if self.plain:
             return self.network.loss(logits, labels) + extra, scalars
         per_sample = self.network.loss(logits, labels, reduction="none")
-        target = is_target.float()
-        penalty = self.regularizer.penalty(logits) * target
-        weight = 1 + (self.settings.target_weight - 1) * target
+        pseudo = (~annotated).float()
+        penalty = self.regularizer.penalty(logits) * pseudo
+        weight = 1 + (self.settings.target_weight - 1) * pseudo
         loss = (weight * (per_sample + penalty)).mean() + extra
         return loss, {"loss/penalty": penalty.detach().mean(), **scalars}

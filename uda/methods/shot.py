@@ -37,10 +37,14 @@ class SourceHypothesisTransfer(Method):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         features = self.by_domain(self.network.features, batch)
         logits = hypothesis(features, self.network.classifier)
-        certainty = information_maximisation(logits)
-        labels = cross_entropy(logits, batch.labels)
+        unlabelled = ~batch.annotated
+        certainty = information_maximisation(logits[unlabelled])
+        labels = cross_entropy(logits[unlabelled], batch.labels[unlabelled])
         scalars = {"loss/im": certainty.detach(), "loss/labels": labels.detach()}
-        return certainty + self.options.weight * labels, scalars
+        loss = certainty + self.options.weight * labels
+        if self.config.data.target_labelled is not None:
+            loss = loss + self.source_loss(logits, batch)
+        return loss, scalars
 
 
 @full_precision
