@@ -24,6 +24,8 @@ def check_batches(config: Config, world: int) -> None:
     else:
         shares = {"self_training.batch.unlabelled": batch.unlabelled} if method.rounds else {}
         stage = config.self_training
+    if config.data.target_labelled is not None:
+        shares["data.labelled_per_batch"] = config.data.labelled_per_batch
     # Losses are means over a domain's images, so each part needs as many of them as the others.
     least = 2 * parts if stage.forward == "separate" and stage.batch_norm == "train" else parts
     for key, size in shares.items():

@@ -10,6 +10,7 @@ from uda.config import Config
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.models import Prediction
+from uda.partial import occurring_classes
 from uda.regularizers import create_regularizer, lrent_keeps
 from uda.selectors import SELECTORS
 from uda.streaming_thresholds import stream_thresholds
@@ -62,18 +63,32 @@ class Choice:
         return cls(pseudo, reference, state["labels"].numpy(), state["portion"], state["metrics"])
 
 
-def choose(mine: Prediction, config: Config, round_index: int, count: int, ranks: Ranks) -> Choice:
+def choose(
+    mine: Prediction,
+    config: Config,
+    round_index: int,
+    count: int,
+    ranks: Ranks,
+    target_classes: np.ndarray | None = None,
+) -> Choice:
     """Pseudo-labels of a round from the current model's prediction on the target.
 
     The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels.
     Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
+    Of a partial target no image gets a class that the target lacks: `target_classes`, bool (K,), are those that it has;
+    None: estimated from the prediction.
     """
     settings = config.self_training
     portion = portion_schedule(round_index, settings.portion.start, settings.portion.step, settings.portion.max)
     features, logits, weight = (torch.from_numpy(a) for a in (mine.features, mine.logits, mine.weight))
 
+    if config.data.partial and target_classes is None:
+        target_classes = occurring_classes(mine.logits, ranks)
+
     def chosen_by(selector: str) -> PseudoLabels:
         scores = target_scores(selector, features, logits, weight)
+        if target_classes is not None:
+            scores = scores.masked_fill(~torch.from_numpy(target_classes), 0)
         return select(scores, _thresholds(scores, portion, ranks))
 
     try:

@@ -165,7 +165,7 @@ class Config(RunConfig):
 
     @property
     def domains(self) -> Mapping[str, str]:
-        return {"source": self.data.source, "target": self.data.target}
+        return {"source": "+".join(self.data.sources), "target": "+".join(self.data.targets)}
 
     @property
     def start(self) -> str | None:
@@ -295,9 +295,10 @@ def _check_domains(content: Mapping[str, Any], origins: Mapping[str, str], defau
         return []
     problems = []
     for role in ("source", "target"):
-        if isinstance(data.get(role), str):
+        names = data.get(role)
+        for name in [names] if isinstance(names, str) else names if isinstance(names, list) else []:
             try:
-                card.domain(data[role])
+                card.domain(str(name))
             except UserError as error:
                 problems.append(f"{origin_of(f'data.{role}', origins, default)}: data.{role}: {error}")
     return problems

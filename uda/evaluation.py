@@ -4,15 +4,15 @@ Besides `uda.report` this is the only module that reads target labels. Figures t
 figures: they describe a run and never steer it.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 
 from uda.angular import avc, avh
-from uda.data.domains import TargetLabels
+from uda.data.domains import NO_LABEL, UNKNOWN_CLASS, TargetLabels
 from uda.models import Prediction
 from uda.thresholds import PseudoLabels
 from uda.validators import CHUNK_ENTRIES, log_softmax
@@ -36,6 +36,12 @@ class Accuracy:
     """Expected calibration error (Guo et al., ICML 2017), 15 bins of equal width."""
     nll: float
     """Mean negative log-likelihood in nats."""
+    domains: dict[str, dict[str, float | None]] = field(default_factory=dict)
+    """`class_mean` and `overall` of each target domain, where there are several; None where one has no label."""
+    unknown: dict[str, Any] | None = None
+    """Of the images of classes that the source lacks, which no other figure counts: `images`, their number;
+    `auroc_confidence` and `auroc_avc`: how well the largest softmax and the largest AVC tell the others from them, from
+    0.5 (chance) to 1. None where there are none."""
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain Python numbers, dicts and lists."""
@@ -46,11 +52,13 @@ class Accuracy:
             "confusion": self.confusion.tolist(),
             "ece": self.ece,
             "nll": self.nll,
+            "domains": {name: dict(figures) for name, figures in self.domains.items()},
+            "unknown": self.unknown,
         }
 
 
 def accuracy(prediction: Prediction, target_labels: TargetLabels, classes: Sequence[str]) -> Accuracy:
-    """Oracle accuracy of the logits' argmax; images without a label (-1) are left out.
+    """Oracle accuracy of the logits' argmax; images without a label, or of a class that the source lacks, are left out.
 
     Raises:
         ValueError: when no image has a label, or lengths differ.
@@ -59,27 +67,69 @@ def accuracy(prediction: Prediction, target_labels: TargetLabels, classes: Seque
     known = np.flatnonzero(labels >= 0)
     if len(known) == 0:
         raise ValueError("accuracy: no target image has a label")
-    labels = labels[known]
+    unknown = _unknown(prediction, labels)
+    labels, domain = labels[known], target_labels.domain[known]
     predicted = prediction.logits[known].argmax(1)
     cells = np.bincount(labels * len(classes) + predicted, minlength=len(classes) ** 2)
     confusion = cells.reshape(len(classes), len(classes))
     totals = confusion.sum(1)
     hits = confusion.diagonal()
-    per_class = {
-        name: float(right / total) if total else None for name, right, total in zip(classes, hits, totals, strict=True)
-    }
+    per_class = dict(zip(classes, _shares(hits, totals), strict=True))
     log_probability, confidence = np.empty(len(known)), np.empty(len(known))
     for rows, log_p in log_softmax(prediction.logits[known]):
         log_probability[rows] = log_p[np.arange(len(log_p)), labels[rows]]
         confidence[rows] = np.exp(log_p.max(1))
     return Accuracy(
-        class_mean=float(np.mean([share for share in per_class.values() if share is not None])),
+        class_mean=_mean(per_class.values()),
         overall=float(hits.sum() / totals.sum()),
         per_class=per_class,
         confusion=confusion,
         ece=_calibration_error(confidence, predicted == labels),
         nll=float(-log_probability.mean()),
+        domains={
+            name: _domain_accuracy(labels[domain == place], predicted[domain == place], len(classes))
+            for place, name in enumerate(target_labels.names if len(target_labels.names) > 1 else ())
+        },
+        unknown=unknown,
     )
+
+
+def _domain_accuracy(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, float | None]:
+    """Class mean and overall accuracy of one target domain, None without a labelled image."""
+    right = labels == predicted
+    shares = _shares(np.bincount(labels[right], minlength=num_classes), np.bincount(labels, minlength=num_classes))
+    return {"class_mean": _mean(shares), "overall": float(right.mean()) if len(right) else None}
+
+
+def _shares(hits: np.ndarray, totals: np.ndarray) -> list[float | None]:
+    """Accuracy by class, None where a class has no labelled image."""
+    return [float(right / total) if total else None for right, total in zip(hits, totals, strict=True)]
+
+
+def _mean(shares: Iterable[float | None]) -> float | None:
+    known = [share for share in shares if share is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _unknown(prediction: Prediction, labels: np.ndarray) -> dict[str, Any] | None:
+    """What is said of images of classes that the source lacks; None where there is none."""
+    strange = labels == UNKNOWN_CLASS
+    if not strange.any():
+        return None
+    from sklearn.metrics import roc_auc_score
+
+    rows = np.flatnonzero((labels >= 0) | strange)
+    weight = torch.from_numpy(np.asarray(prediction.weight))
+    confidence, angular = np.empty(len(rows)), np.empty(len(rows))
+    for part, log_p in log_softmax(prediction.logits[rows]):
+        confidence[part] = log_p.max(1)
+        angular[part] = avc(torch.from_numpy(prediction.features[rows[part]]), weight).amax(1).double().numpy()
+    known = labels[rows] >= 0
+    figures = {"auroc_confidence": confidence, "auroc_avc": angular}
+    return {
+        "images": int(strange.sum()),
+        **{name: float(roc_auc_score(known, score)) if known.any() else None for name, score in figures.items()},
+    }
 
 
 #: Bins of a histogram of hardness, from 0 to twice the hardness 1 / K of an image at equal angles to all classes.
@@ -164,10 +214,13 @@ def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
 
 
 def _hit_rate(labels: np.ndarray, truth: np.ndarray | None, indices: np.ndarray) -> float | None:
-    """Share of the images at `indices` whose label is right, among those whose truth is known."""
+    """Share of the images at `indices` whose label is right, among those whose truth is known.
+
+    No label is right for an image of a class that the source lacks.
+    """
     if truth is None:
         return None
-    indices = indices[truth[indices] >= 0]
+    indices = indices[truth[indices] != NO_LABEL]
     return float(np.mean(labels[indices] == truth[indices])) if len(indices) else None
 
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -36,11 +37,17 @@ def plan(run: "Run") -> str:
         start = f"{source_steps(run):,} steps of {config.source.batch_size}"
     lines = [
         f"run      {config.name}, seed {config.seed}, method {config.method} -> {run.folder.path}",
-        f"data     {len(source):,} labelled source images, {len(target):,} target images, {len(run.classes)} classes",
+        f"data     {_images(len(source), 'labelled source', config.data.sources)}, "
+        f"{_images(len(target), 'target', config.data.targets)}, {len(run.classes)} classes",
         f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
         compute_line(run, source.in_memory),
         f"source   {start}",
     ]
+    if run.domains.labelled is not None:
+        lines.append(
+            f"labelled {len(run.domains.labelled.images):,} target images with labels, "
+            f"{config.data.labelled_per_batch} in every batch"
+        )
     if run.rounds:
         training, portion = config.self_training, config.self_training.portion
         last = portion_schedule(run.rounds - 1, portion.start, portion.step, portion.max)
@@ -57,6 +64,10 @@ def plan(run: "Run") -> str:
             f"every {adaptation.interval:,}"
         )
     return "\n".join(lines)
+
+
+def _images(count: int, what: str, domains: Sequence[str]) -> str:
+    return f"{count:,} {what} images" + (f" of {len(domains)} domains" if len(domains) > 1 else "")
 
 
 def compute_line(run: "Session", in_memory: bool) -> str:

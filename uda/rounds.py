@@ -19,6 +19,7 @@ from uda.evaluation import Accuracy, accuracy, selection_metrics
 from uda.feeds import Feeds
 from uda.methods import METHODS
 from uda.models import Prediction, create_network
+from uda.partial import named_classes, occurring_classes
 from uda.plan import compute_line, epoch_steps, plan, source_steps
 from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.session import INITIAL_WEIGHTS, Session, checksum
@@ -34,22 +35,32 @@ class Run(Session):
         check_batches(config, self.ranks.world)
         self.domains = load_domains(config.data, config.seed, self.log, self.ranks)
         self.classes = self.domains.classes
+        data = config.data
+        if METHODS[config.method].compares_two and max(len(data.sources), len(data.targets)) > 1:
+            self.log(
+                f"method '{config.method}' compares two domains: all sources count as one "
+                f"({', '.join(data.sources)}), all targets as the other ({', '.join(data.targets)})"
+            )
         seed_everything(INITIAL_WEIGHTS, config.seed)
         network = create_network(config.model, len(self.classes), len(config.transforms.mean))
         self.build(network, lambda network: METHODS[config.method](network, config))
         source_only = METHODS["source_only"]
         self.source_method = source_only(network, config.model_copy(update={"method_options": {}}))
         self.feeds = Feeds(config, self.domains, self.engine)
-        predicted = self.saved[1]["predicted"] if self.saved else None
-        self._predicted = None if predicted is None else predicted.numpy()
+        saved = self.saved[1] if self.saved else {}
+        #: What validators compare with, and the classes that they look at (of a partial target).
+        self._predicted, self._validated = (
+            None if saved.get(name) is None else saved[name].numpy() for name in ("predicted", "validated_classes")
+        )
+        self._target_classes = named_classes(config, self.classes)
         self._try_out()
 
     @cached_property
     def images(self) -> str:
-        found = [
-            f"{len(domain.images)} {role} images ({checksum(domain.images.ids)})"
-            for role, domain in (("source", self.domains.source), ("target", self.domains.target))
-        ]
+        roles = {"source": self.domains.source, "target": self.domains.target}
+        if self.domains.labelled is not None:
+            roles["labelled target"] = self.domains.labelled
+        found = [f"{len(part.images)} {role} images ({checksum(part.images.ids)})" for role, part in roles.items()]
         return ", ".join(found)
 
     @property
@@ -58,7 +69,8 @@ class Run(Session):
         return {"backbone": model.backbone, "head": model.head, "bias": model.bias, "classes": list(self.classes)}
 
     def state(self) -> dict[str, object]:
-        return {"predicted": None if self._predicted is None else torch.from_numpy(self._predicted)}
+        kept = {"predicted": self._predicted, "validated_classes": self._validated}
+        return {name: None if array is None else torch.from_numpy(array) for name, array in kept.items()}
 
     def _try_out(self) -> None:
         """Send two target images all the way to scores, so that what does not fit is found before hours of training."""
@@ -251,7 +263,8 @@ class Run(Session):
         return lambda done: (before + done) / (1 + self.rounds)
 
     def _choose(self, index: int, predicted: Predicted) -> Choice:
-        choice = choose(predicted.mine, self.config, index, len(self.domains.target.images), self.ranks)
+        count = len(self.domains.target.images)
+        choice = choose(predicted.mine, self.config, index, count, self.ranks, self._target_classes)
         if self.ranks.is_main:
             labels = self.domains.target_labels
             metrics = selection_metrics(choice.pseudo, predicted.whole, choice.reference, labels, self.classes)
@@ -314,7 +327,16 @@ class Run(Session):
         return accuracy(prediction, labels, self.classes) if labels is not None else None
 
     def validate(self, prediction: Prediction) -> dict[str, float | None]:
-        """Every label-free validator's score; those that compare do so with the prediction validated before."""
+        """Every label-free validator's score; those that compare do so with the prediction validated before.
+
+        Of a partial target they see its classes alone: those that the config names, or those that seem to occur by the
+        first prediction that is validated, so that the scores of all rounds compare.
+        """
+        if self.config.data.partial:
+            if self._validated is None:
+                named = self._target_classes
+                self._validated = occurring_classes(prediction.logits) if named is None else named
+            prediction = prediction.of_classes(self._validated)
         scores = {name: validator(prediction, self._predicted) for name, validator in VALIDATORS.items()}
         self._predicted = prediction.logits.argmax(1)
         return {name: None if score is None else float(score) for name, score in scores.items()}

@@ -30,13 +30,15 @@ def make_batch(size=8):
 
 def with_strong_views(batch):
     """The batch, and a second view of each of its target images, as the loaders give it."""
-    target = batch.is_target
+    target = ~batch.annotated
     images = batch.images[target] * 0.7
-    strong = Batch(images, batch.labels[target], batch.domain[target], target[target], torch.ones(len(images)).long())
+    strong = Batch(
+        images, batch.labels[target], batch.domain[target], batch.is_target[target], torch.ones(len(images)).long()
+    )
     return Batch(
         *(
             torch.cat([getattr(part, name) for part in (batch, strong)])
-            for name in ("images", "labels", "domain", "is_target", "view")
+            for name in ("images", "labels", "domain", "is_target", "view", "annotated")
         )
     )
 
@@ -149,3 +151,24 @@ def test_works_with_one_domain_where_that_can_come(name):
 def test_batch_has_no_place_for_a_target_label():
     fields = {field.name for field in dataclasses.fields(Batch)}
     assert fields == {"images", "labels", "domain", "is_target", "view", "annotated", "weight"}
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_every_method_trains_on_the_labels_of_labelled_target_images(name):
+    """Another true label of one target image leads to other weights."""
+    overrides = ["data.target_labelled=some.txt"]
+    trained = []
+    for label in (0, 1):
+        torch.manual_seed(3)
+        network, method = build(name, *overrides)
+        engine = Engine(network, method.config.runtime, log=lambda line: None)
+        engine.attach(method)
+        batch = make_batch(8)
+        batch.annotated[7] = True
+        batch.labels[7] = one_hot(torch.tensor(label), 4).float()
+        if METHODS[name].views > 1:
+            batch = with_strong_views(batch)
+        optimization = engine.optimization(method, method.config.self_training.optim, 1)
+        engine.fit(method, [batch], optimization, label="test", steps=1)
+        trained.append({key: value.clone() for key, value in network.state_dict().items()})
+    assert any(not torch.equal(value, trained[1][key]) for key, value in trained[0].items())

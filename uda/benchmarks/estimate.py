@@ -114,7 +114,9 @@ def job_of(config: Config) -> Job:
     from uda.models import create_network
 
     card = load_card(config.data.dataset)
-    num_source, num_target = (card.domain(name).images for name in (config.data.source, config.data.target))
+    num_source, num_target = (
+        sum(card.domain(name).images for name in names) for names in (config.data.sources, config.data.targets)
+    )
     with torch.device("meta"):
         network = create_network(config.model, card.num_classes, len(config.transforms.mean))
     batch = config.self_training.batch.mixed

@@ -53,8 +53,12 @@ UNKNOWN_CLASS, NO_LABEL = -2, -1
 class TargetLabels:
     """The true labels of the target images, for measuring and nothing else.
 
-    They come out by `reveal()` only, so that each place that looks at them can be found by that word. `domain` (N,) is
-    each image's place in `names`, the target domains.
+    They come out by `reveal()` only, so that each place that looks at them can be found by that word.
+
+    Args:
+        labels: (N,) class numbers, or NO_LABEL, or UNKNOWN_CLASS.
+        domain: (N,) each image's place in `names`; None: all are of one domain.
+        names: the target domains.
     """
 
     __slots__ = ("_labels", "domain", "names")
@@ -126,6 +130,9 @@ def load_domains(
         classes = listings[0].classes
         if settings.target_labelled is not None:
             taken = _list_labelled(card, settings, classes)
+            for name, listing in zip(sources, listings, strict=False):
+                called = f"data.target_labelled ({settings.target_labelled})"
+                _check_apart({called: taken, f"data.source ({name})": listing})
             listings = [*listings[: len(sources)], *_without(listings[len(sources) :], taken, log), taken]
         parts = _read_all(listings, settings, log, ranks)
         if settings.target_labelled is not None:

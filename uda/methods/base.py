@@ -44,6 +44,8 @@ class Method:
     """Of a method that adapts: whether it wants a prediction of the whole target before each interval."""
     further_heads: ClassVar[tuple[str, ...]] = ()
     """Its own `modules` that classify as the network's head does: where BatchNorm is frozen, theirs is too."""
+    compares_two: ClassVar[bool] = False
+    """Whether it compares exactly two domains: for it several sources count as one, and so do several targets."""
     views: ClassVar[int] = 1
     """Of a method that adapts: augmentations of each target image in a batch; 2: a plain and a strong one."""
 
@@ -91,6 +93,7 @@ class Method:
     def by_domain(self, network: Callable[[Tensor], T], batch: Batch, inputs: Tensor | None = None) -> T:
         """`network` of a batch's images, a tensor or a named tuple of them, as the config's `forward` says.
 
+        Several sources share a pass, and so do several targets.
         `inputs`: what goes in in the images' place, a row an image, such as their features.
         """
         inputs = batch.images if inputs is None else inputs

@@ -21,6 +21,7 @@ class ConditionalAdversarial(Method):
     """DANN whose domain classifier sees the outer product of features and predictions (CDAN+E)."""
 
     adapts = True
+    compares_two = True
 
     class Options(Settings):
         """Settings of CDAN."""

@@ -19,6 +19,7 @@ class DomainAdversarial(Method):
     """Cross-entropy on the source, and a domain classifier whose gradient is reversed before the features."""
 
     adapts = True
+    compares_two = True
 
     class Options(Settings):
         """Settings of DANN."""

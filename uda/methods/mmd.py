@@ -15,6 +15,7 @@ class MaximumMeanDiscrepancy(Method):
     """Cross-entropy on the source, maximum mean discrepancy between the domains' features (DAN)."""
 
     adapts = True
+    compares_two = True
 
     class Options(Settings):
         """Settings of MMD."""

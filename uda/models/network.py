@@ -32,6 +32,10 @@ class Prediction:
     weight: np.ndarray
     """(K, D) float32, the classifier's rows."""
 
+    def of_classes(self, which: np.ndarray) -> "Prediction":
+        """The same without the classes that are not among `which`, bool (K,)."""
+        return Prediction(self.features, self.logits[:, which], self.weight[which])
+
 
 class Classifier(nn.Linear):
     """The last layer: weight (K, D) and bias (K,), and the loss that makes logits of them."""

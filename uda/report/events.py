@@ -31,6 +31,9 @@ class Events:
         if accuracy is None:
             return
         self._scalars(step, "oracle", {name: accuracy[name] for name in ("class_mean", "overall", "ece", "nll")})
+        domains = accuracy.get("domains") or {}
+        self._scalars(step, "oracle_domain", {name: figures["class_mean"] for name, figures in domains.items()})
+        self._scalars(step, "oracle_unknown", accuracy.get("unknown") or {})
         if len(classes) <= MOST_CLASSES:
             self._scalars(step, "oracle_class", accuracy["per_class"])
         from uda.report.figures import confusion_figure, to_rgb

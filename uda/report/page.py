@@ -8,6 +8,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from uda.config import Config, RunConfig
+from uda.data.domains import NO_LABEL, UNKNOWN_CLASS
 from uda.data.images import Images
 from uda.methods import METHODS
 from uda.report import figures, table
@@ -43,6 +44,7 @@ def render_page(
     labelled = final is not None and final["accuracy"] is not None
     return template("report.html").render(
         config=config,
+        pair=_pair(config),
         selector=results["selector"],
         facts=_facts(config, classes, images, truth),
         labelled=labelled,
@@ -54,6 +56,8 @@ def render_page(
         chooses=any("portion" in record for record in rounds),
         curves=_curves(rounds, source, results["selector"], config.validator) if rounds else [],
         bars=_bars(source, final, classes) if labelled else None,
+        domain_rows=_domain_rows(source, final),
+        separation=table.SEPARATION,
         class_rows=_class_rows(classes, source, final, rounds),
         confusion=_confusion(final, classes) if labelled else None,
         galleries=_galleries(rounds, classes, images, truth, results["selector"]),
@@ -89,10 +93,10 @@ def duration(seconds: float | None) -> str:
 
 def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.ndarray | None) -> list[tuple[str, str]]:
     """The config in the terms of a reader."""
-    known = 0 if truth is None else int((truth >= 0).sum())
+    known = 0 if truth is None else int((truth != NO_LABEL).sum())
     labels = "none known" if known == 0 else "all known" if known == len(truth) else f"known for {known}"
     facts = [
-        ("Data", f"{config.data.dataset or 'own images'}: {config.data.source} to {config.data.target}"),
+        ("Data", f"{config.data.dataset or 'own images'}: {_pair(config)}"),
         ("Target", f"{len(images.ids)} images, {len(classes)} classes, labels {labels}"),
         ("Model", f"{config.model.backbone}, head {config.model.head or 'none'}, input {config.transforms.size} px"),
         ("Method", config.method),
@@ -120,6 +124,19 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
             ("Domains", f"{adaptation.forward} forward pass, BatchNorm {adaptation.batch_norm}"),
         ]
     return [*((name, value) for name, value in facts if value), ("Seed", str(config.seed))]
+
+
+def _pair(config: Config) -> str:
+    return f"{' + '.join(config.data.sources)} to {' + '.join(config.data.targets)}"
+
+
+def _domain_rows(source: Mapping[str, Any] | None, final: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """For each of several target domains its class mean before and after; with one domain nothing."""
+    before, after = (((record or {}).get("accuracy") or {}).get("domains") or {} for record in (source, final))
+    return [
+        {"name": name, "source": before.get(name, {}).get("class_mean"), "final": figures["class_mean"]}
+        for name, figures in after.items()
+    ]
 
 
 def method_settings(config: RunConfig) -> str:
@@ -333,13 +350,14 @@ def _galleries(
 def _picture(
     entry: Mapping[str, Any], classes: Sequence[str], images: Images, truth: np.ndarray | None
 ) -> dict[str, Any]:
-    true_label = -1 if truth is None else int(truth[entry["index"]])
-    verdict = "unknown" if true_label < 0 else "right" if true_label == entry["label"] else "wrong"
+    true_label = NO_LABEL if truth is None else int(truth[entry["index"]])
+    verdict = "unknown" if true_label == NO_LABEL else "right" if true_label == entry["label"] else "wrong"
+    names = {NO_LABEL: None, UNKNOWN_CLASS: "of no class of the source"}
     return {
         **entry,
         "label": classes[entry["label"]],
         "other_label": classes[entry["other_label"]],
-        "truth": classes[true_label] if true_label >= 0 else None,
+        "truth": names[true_label] if true_label < 0 else classes[true_label],
         "verdict": verdict,
         "data": thumbnail(images, entry["index"]),
     }

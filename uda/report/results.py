@@ -6,7 +6,7 @@ from typing import Any
 from uda.config import Config
 from uda.methods import METHODS
 
-_ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll")
+_ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll", "domains", "unknown")
 
 
 def summarise(
@@ -43,7 +43,7 @@ def summarise(
 
 def _accuracy(record: Mapping[str, Any] | None) -> dict[str, Any]:
     known = (record or {}).get("accuracy") or {}
-    return {name: known.get(name, {} if name == "per_class" else None) for name in _ACCURACY}
+    return {name: known.get(name, {} if name in ("per_class", "domains") else None) for name in _ACCURACY}
 
 
 def _steps(config: Config, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]]) -> int | None:

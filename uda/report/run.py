@@ -182,7 +182,7 @@ class RunReport:
         self._rows += 1
         self.log(row)
         if record["accuracy"]:
-            for line in table.class_lines(record["accuracy"]["per_class"]):
+            for line in table.class_lines(record["accuracy"]["per_class"]) + table.part_lines(record["accuracy"]):
                 self.log(line)
 
 

@@ -88,6 +88,22 @@ def class_lines(per_class: Mapping[str, float | None]) -> list[str]:
     return [line.replace("\u00a0", " ") for line in lines]
 
 
+def part_lines(accuracy: Mapping[str, Any]) -> list[str]:
+    """Class mean by target domain in per cent where there are several, and what is said of unknown classes."""
+    lines = []
+    if domains := accuracy.get("domains"):
+        shown = ", ".join(f"{name}: {percent(figures['class_mean'])}" for name, figures in domains.items())
+        lines.append(f"class mean, %, by target domain (oracle) {shown}")
+    if unknown := accuracy.get("unknown"):
+        told = ", ".join(f"{title} {fraction(unknown[key])}" for key, title in SEPARATION.items())
+        lines.append(f"{unknown['images']} images of unknown classes (oracle); AUROC against the others: {told}")
+    return [" " * 8 + line for text in lines for line in textwrap.wrap(text, WIDTH - 8, subsequent_indent="  ")]
+
+
+#: What tells images of known classes from those of unknown ones, and its name for readers.
+SEPARATION = {"auroc_confidence": "confidence", "auroc_avc": "AVC"}
+
+
 def summary_lines(results: Mapping[str, Any]) -> list[str]:
     """The run's result in a few lines."""
     choice, best = results["label_free_choice"], results["oracle_best"]

@@ -1,0 +1,146 @@
+"""Several sources and targets, labelled target images, partial and open targets: from the config to results.json."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.data.trees import make_folders
+from uda.cli import main
+from uda.config import load_config
+from uda.data.domains import load_domains
+from uda.data.images import JoinedImages
+from uda.errors import UserError
+from uda.methods import METHODS
+from uda.rounds import Run
+from uda.run_folder import RunLog
+
+CLASSES = ["ant", "bee", "cat", "dog"]
+
+
+@pytest.fixture
+def places(in_folder):
+    """Folders `one`, `two` (sources) and `far`, `near` (targets), eight images a class in each."""
+    for seed, name in enumerate(("one", "two", "far", "near")):
+        make_folders(in_folder / name, CLASSES, per_class=8, seed=seed)
+    return in_folder
+
+
+def settings(*overrides, source="[one,two]", target="[far,near]"):
+    return [f"data.source={source}", f"data.target={target}", *overrides]
+
+
+def results_of(tiny, *overrides, folder="out", **domains):
+    assert main(["--cfg", str(tiny), f"output={folder}", *settings(*overrides, **domains)]) == 0
+    return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
+
+
+class TestSeveralDomains:
+    def test_each_image_has_the_number_of_its_domain(self, tiny, places):
+        config = load_config(tiny, settings())
+        domains = load_domains(config.data, 0)
+        assert isinstance(domains.source.images, JoinedImages) and len(domains.source.images) == 64
+        assert domains.source.domain.tolist() == [0] * 32 + [1] * 32
+        assert domains.target.domain.tolist() == [2] * 32 + [3] * 32
+        assert len(set(domains.source.images.ids)) == 64
+        assert domains.source.images.ids[0].startswith("one/") and domains.source.images.ids[-1].startswith("two/")
+        alone = load_domains(load_config(tiny, settings(source="two")).data, 0)
+        some = domains.source.images.take(np.array([40, 3]))
+        assert torch.equal(some.read(0), alone.source.images.read(8))
+        assert some.ids == [domains.source.images.ids[40], domains.source.images.ids[3]]
+
+    def test_batches_hold_all_sources_and_say_which(self, tiny, places):
+        run = Run(load_config(tiny, settings("source.batch_size=32", "output=x")), RunLog(silent=True))
+        seen = torch.cat([batch.domain for batch in run.feeds.source(0, None)])
+        assert torch.bincount(seen).tolist() == [32, 32]
+
+    def test_accuracy_by_target_domain(self, tiny, places):
+        results = results_of(tiny)
+        final = results["final"]
+        assert list(final["domains"]) == ["far", "near"]
+        means = [figures["class_mean"] for figures in final["domains"].values()]
+        assert np.mean(means) == pytest.approx(final["class_mean"])  # as many images of each class in either
+        assert min(means) != max(means)
+
+    def test_report_and_terminal_name_the_domains(self, tiny, places, capsys):
+        results_of(tiny, "report.page=true")
+        page = (places / "out/report.html").read_text(encoding="utf-8")
+        assert "one + two to far + near" in page and "By target domain" in page
+        assert "by target domain (oracle) far: " in capsys.readouterr().out
+
+    @pytest.mark.parametrize("method", sorted(name for name, method in METHODS.items() if method.compares_two))
+    def test_methods_that_compare_two_domains_say_how_they_count(self, tiny, places, capsys, method):
+        results_of(tiny, f"method={method}", "adaptation.steps=2", "adaptation.batch={source: 8, target: 8}")
+        assert "all sources count as one (one, two), all targets as the other (far, near)" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("source", "target", "message"),
+        [
+            ("[one,one]", "far", "one is named twice"),
+            ("[one,two]", "[far,two]", "data.source and data.target are both 'two'"),
+            ("[]", "far", "name one domain at least"),
+        ],
+    )
+    def test_mistakes(self, tiny, places, source, target, message):
+        with pytest.raises(UserError, match=message):
+            load_domains(load_config(tiny, settings(source=source, target=target)).data, 0)
+
+
+class TestLabelledTarget:
+    @pytest.fixture
+    def listed(self, places):
+        """Two images of each class of `far`, by a list."""
+        lines = [f"far/{name}/{name}_{i}.jpg {name}\n" for name in CLASSES for i in range(2)]
+        (places / "some.txt").write_text("".join(lines))
+        return "data.target_labelled=some.txt"
+
+    def test_trained_on_and_taken_out_of_the_target(self, tiny, places, listed):
+        run = Run(load_config(tiny, settings(listed, "output=x", target="far")), RunLog(silent=True))
+        assert len(run.domains.labelled.images) == 8
+        assert {f"far/{name}" for name in run.domains.target.images.ids}.isdisjoint(run.domains.labelled.images.ids)
+        assert len(run.domains.target.images) == len(run.domains.target_labels.reveal()) == 24
+        batch = next(iter(run.feeds.source(0, None)))
+        assert batch.annotated.all() and batch.is_target.tolist() == [False] * 8 + [True] * 16
+        assert batch.domain[batch.is_target].tolist() == [2] * 16
+        labels = batch.labels[batch.is_target].argmax(1)
+        assert torch.bincount(labels, minlength=4).tolist() == [4] * 4  # eight images, each twice
+
+    def test_a_folder_of_its_own(self, tiny, places):
+        run = Run(
+            load_config(tiny, settings("data.target_labelled=near", "output=x", target="far")), RunLog(silent=True)
+        )
+        assert len(run.domains.labelled.images) == len(run.domains.target.images) == 32
+
+    @pytest.mark.parametrize("mixed", [True, False])
+    def test_every_batch_of_a_round_holds_them(self, tiny, places, listed, mixed):
+        way = ["self_training.batch={mixed: 8}"] if mixed else []
+        config = load_config(tiny, settings(listed, "output=x", "data.labelled_per_batch=4", *way, target="far"))
+        run = Run(config, RunLog(silent=True))
+        choice = run._choose(0, run.predict())
+        batches = list(run.feeds.round(0, choice, 0, 5))
+        assert len(batches) == 5
+        for batch in batches:
+            assert len(batch) == 12 and (batch.annotated & batch.is_target).tolist() == [False] * 8 + [True] * 4
+
+    def test_no_image_of_the_source(self, tiny, places, listed):
+        (places / "some.txt").write_text("one/ant/ant_0.jpg ant\n")
+        with pytest.raises(
+            UserError, match=r"data.target_labelled \(some.txt\) and data.source \(one\) share 1 images"
+        ):
+            load_domains(load_config(tiny, settings(listed)).data, 0)
+
+    def test_every_image_needs_a_label(self, tiny, places, listed):
+        (places / "some.txt").write_text("far/ant/ant_0.jpg\n")
+        with pytest.raises(UserError, match=r"data.target_labelled: some.txt: far/ant/ant_0.jpg has no label"):
+            load_domains(load_config(tiny, settings(listed)).data, 0)
+
+    def test_generated_images_cannot_be_named(self):
+        with pytest.raises(UserError, match=r"data.target_labelled: the images of .* are no files"):
+            load_domains(load_config("digits_avh", ["data.target_labelled=some.txt"]).data, 0)
+
+    def test_ranks_need_equal_shares(self, tiny, places, listed):
+        config = load_config(tiny, settings(listed, "data.labelled_per_batch=5", "runtime.accumulate=2", target="far"))
+        with pytest.raises(UserError, match=r"data.labelled_per_batch: 5 images cannot be dealt out evenly to 2"):
+            Run(config, RunLog(silent=True))

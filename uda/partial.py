@@ -1,0 +1,45 @@
+"""Partial targets (`data.label_sets`): which of the source's classes the target has.
+
+Selection labels no image with a class that the target lacks, and validators look at the others alone.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from uda.config import Config
+from uda.distributed import Ranks
+from uda.errors import UserError
+from uda.registry import nearest
+from uda.validators import log_softmax
+
+#: A class counts as missing where its share of the predictions is below this part of the effective classes' mean share.
+MISSING_BELOW = 0.2
+
+
+def named_classes(config: Config, classes: Sequence[str]) -> np.ndarray | None:
+    """Which classes `data.target_classes` names, bool (K,); None where it names none. Raises UserError."""
+    names = config.data.target_classes
+    if names is None:
+        return None
+    for name in names:
+        if name not in classes:
+            hint = nearest(name, list(classes)) or f" (known: {', '.join(classes)})"
+            raise UserError(f"data.target_classes: '{name}' is not a class of the source{hint}")
+    return np.isin(classes, names)
+
+
+def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None) -> np.ndarray:
+    """Which classes a target seems to have, from its logits (N, K): bool (K,).
+
+    With q_k the mean softmax probability of class k, exp(-sum_k q_k log q_k) classes are effective (Hill, 1973).
+    A class is missing where q_k is below a fifth of their mean share. The mean prediction as a sign of a missing class
+    is PADA's (Cao et al., ECCV 2018). `ranks`: the processes whose rows count together.
+    """
+    mass = np.zeros(logits.shape[1])
+    for _, log_p in log_softmax(logits):
+        mass += np.exp(log_p).sum(0)
+    mass = (ranks or Ranks()).sum(mass)
+    share = mass / mass.sum()
+    effective = np.exp(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum())
+    return share * effective >= MISSING_BELOW
