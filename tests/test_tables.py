@@ -123,6 +123,14 @@ def test_folders_of_ones_own_as_domains_stay_below_the_tables_runs(table, tmp_pa
     assert job.setting == ["data.source=/data/renderings", "data.target=data/photos.txt"]
 
 
+def test_a_pair_may_have_several_sources(table, tmp_path):
+    content = table.model_dump() | {"pairs": [[["drawn", "sketched"], "photos"]]}
+    job = jobs_of(type(table).model_validate(content), tmp_path)[0]
+    assert job.config.data.source == ["drawn", "sketched"] and job.config.data.target == "photos"
+    assert job.domains == "drawn+sketched_to_photos"
+    assert job.title.endswith("drawn + sketched to photos, seed 0")
+
+
 def test_rows_of_the_same_source_stage_start_from_its_model_and_no_others(ran):
     """MCC has no source stage and Smoothed another one: neither is given the table's source model."""
     for seed in SEEDS:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from uda.config_files import ROOT, read_config
 from uda.errors import UserError
@@ -24,6 +24,8 @@ class Row(Settings):
     """Another row, whose final model of the same pair and seed it begins with; its steps count too."""
 
 
+#: Between the names of several sources or targets.
+TOGETHER = " + "
 #: What stands as the source of a run that leaves one domain out.
 THE_OTHERS = "the others"
 #: The figures that tables compare rows by, as people call them.
@@ -70,7 +72,20 @@ class AdaptationTable(Table):
 
     kind: Literal["adaptation"] = "adaptation"
     pairs: list[tuple[str, str]] = Field(min_length=1)
-    """Source and target domains."""
+    """Source and target domains; several at one place as a list."""
+
+    @field_validator("pairs", mode="before")
+    @classmethod
+    def several_in_one(cls, pairs: object) -> object:
+        """A list of domains becomes one name, `photo + cartoon`."""
+        if not isinstance(pairs, list):
+            return pairs
+        return [
+            [TOGETHER.join(map(str, names)) if isinstance(names, list) else names for names in pair]
+            if isinstance(pair, list)
+            else pair
+            for pair in pairs
+        ]
 
 
 class GeneralizationTable(Table):

@@ -20,7 +20,7 @@ from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.report import of_the_last_stage
 from uda.report.records import read_record, source_file
-from uda.tables.definition import Row, Table, name_of
+from uda.tables.definition import TOGETHER, Row, Table, name_of
 from uda.tables.ledger import INNER, RUN, Run
 from uda.tables.recipe import digest, source_recipe
 
@@ -207,7 +207,8 @@ class AdaptationJob(Job):
 
     @property
     def setting(self) -> list[str]:
-        return [f"data.source={self.pair[0]}", f"data.target={self.pair[1]}"]
+        keys = ("data.source", "data.target")
+        return [f"{key}={_override(names)}" for key, names in zip(keys, self.pair, strict=True)]
 
     @property
     def is_source(self) -> bool:
@@ -296,7 +297,13 @@ class GeneralizationJob(Job):
 
 def _in_paths(name: str) -> str:
     """The name of a domain, which may be a folder of one's own, as a part of a path."""
-    return name.replace("/", "_")
+    return name.replace(TOGETHER, "+").replace("/", "_")
+
+
+def _override(names: str) -> str:
+    """One domain as it is, several as a list."""
+    several = names.split(TOGETHER)
+    return json.dumps(several, ensure_ascii=False) if len(several) > 1 else names
 
 
 #: What runs each kind of table.
