@@ -2,8 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from uda.classification import CrossEntropy
 from uda.losses import UNLABELLED_LOSSES, entropy, information_maximisation, minimum_class_confusion
@@ -129,6 +132,31 @@ def test_centroids_by_hand():
     features = torch.tensor([[1.0, 0.1], [2.0, 0.0], [0.0, 1.0], [0.1, 3.0], [3.0, 0.3]]).numpy()
     predicted = torch.tensor([[5.0, 0, 0], [5, 0, 0], [0, 5, 0], [0, 5, 0], [0, 1, 0]]).numpy()
     assert centroid_labels(Prediction(features, predicted, features[:3])).tolist() == [0, 0, 1, 1, 0]
+
+
+def test_centroids_as_in_the_authors_code():
+    """`obtain_label` of SHOT's object/image_target.py on the same numbers; it appends the constant 1 by itself.
+
+    Class 2 is nearly the largest everywhere and the largest nowhere, so it must not be a label: with the
+    centroids of all classes the first, fifth and sixth image would get it.
+    """
+    features = [[0.7, 1.6], [0.7, -2.6], [1.8, 0.9], [-1.1, 1.2], [0.7, 0.6], [0.1, 1.1], [-1.5, -0.3], [-1.0, 1.2]]
+    logits = [
+        *([0.1, -0.6, 0.0, -0.5], [0.0, -0.6, 1.9, 2.0], [-5.4, -3.8, -0.9, -0.8], [0.4, 0.4, 0.3, -2.2]),
+        *([-0.8, 4.1, 4.0, 1.3], [-1.0, -3.3, 0.1, 0.2], [-2.5, -1.4, -1.5, -1.9], [-0.2, 0.2, 0.1, -1.0]),
+    ]
+    features = np.array([[*row, 1.0] for row in features], np.float32)
+    prediction = Prediction(features, np.array(logits, np.float32), features[:4])
+    assert centroid_labels(prediction).tolist() == [3, 3, 3, 0, 3, 0, 1, 0]
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 2**31), n=st.integers(1, 30), k=st.integers(2, 6))
+def test_a_class_that_is_never_predicted_wins_no_label(seed, n, k):
+    rng = np.random.default_rng(seed)
+    features, logits = (rng.standard_normal((n, width)).astype(np.float32) for width in (4, k))
+    labels = centroid_labels(Prediction(features, logits, features[:k]))
+    assert set(labels) <= set(logits.argmax(1))
 
 
 @pytest.mark.parametrize("name", sorted(UNLABELLED_LOSSES))

@@ -57,15 +57,17 @@ def hypothesis(features: Tensor, classifier: Classifier) -> Tensor:
 def centroid_labels(prediction: Prediction, rounds: int = 2) -> np.ndarray:
     """Labels (N,) int64: of each image the class of the nearest centroid, by the cosine (the paper, eqs. 4 to 6).
 
-    First the centroids are means weighted by the predictions, then means of the images that chose them; a class that
-    no image chooses keeps no centroid. The authors' code appends a constant 1 to each feature; the paper does not.
+    First the centroids are means weighted by the predictions, then means of the images that chose them. As in the
+    authors' code (object/image_target.py), only a class that is the label of some image, first by the predictions and
+    then by the centroids, can be a label. That code appends a constant 1 to each feature; the paper and we do not.
     """
     features = torch.nn.functional.normalize(torch.from_numpy(prediction.features).double(), dim=1)
-    weights = torch.from_numpy(prediction.logits).double().softmax(1)
+    logits = torch.from_numpy(prediction.logits).double()
+    labels, weights = logits.argmax(1), logits.softmax(1)
     for _ in range(rounds):
         centroids = torch.nn.functional.normalize(weights.T @ features, dim=1)
         nearness = features @ centroids.T
-        nearness[:, weights.sum(0) == 0] = -torch.inf
+        nearness[:, labels.bincount(minlength=nearness.shape[1]) == 0] = -torch.inf
         labels = nearness.argmax(1)
         weights = torch.nn.functional.one_hot(labels, weights.shape[1]).double()
     return labels.numpy()
