@@ -9,9 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from uda.distributed import start
+from tests.random_prediction import random_prediction
+from uda.choice import choose
+from uda.config import load_config
+from uda.distributed import Ranks, start
 from uda.engine import Optimization
 from uda.errors import UserError
+from uda.models import Prediction
 from uda.settings import OptimSettings
 from uda.streaming_thresholds import stream_thresholds
 from uda.thresholds import class_balanced_thresholds
@@ -79,8 +83,19 @@ def thresholds(ranks):
     assert np.array_equal(found, class_balanced_thresholds(scores, 0.2))
 
 
+def soft_labels(ranks):
+    """AVC's choice with LRENT's soft labels, of each rank's own rows, is that of all rows together."""
+    config = load_config("digits_avh", ["self_training.regularizer=lrent"])
+    whole = random_prediction(seed=0)
+    mine = Prediction(*(rows[ranks.rows(len(rows))] for rows in (whole.features, whole.logits)), whole.weight)
+    found = choose(mine, config, 0, len(whole.logits), ranks)
+    alone = choose(whole, config, 0, len(whole.logits), Ranks())
+    assert np.array_equal(found.labels, alone.labels)
+    assert np.array_equal(found.pseudo.selected, alone.pseudo.selected)
+
+
 if __name__ == "__main__":
     with start() as ranks:
-        for check in (gather, reduce, same, gradients, network, thresholds):
+        for check in (gather, reduce, same, gradients, network, thresholds, soft_labels):
             check(ranks)
         Path(sys.argv[1], f"{ranks.rank}.json").write_text(json.dumps([ranks.rank, ranks.world, ranks.local_rank]))

@@ -109,9 +109,21 @@ def test_lrent_by_hand(name, alpha):
 @pytest.mark.parametrize("name", SOFT)
 def test_lrent_never_gives_a_closed_class_a_share(name):
     """lambda = (inf, .5, .25) leaves ratios .5 and 1 of row 0: to the fourth power 1/17 and 16/17."""
-    labels = create_regularizer(name, alpha_label=0.25).soft_labels(LOGITS, np.array([np.inf, 0.5, 0.25]), HARD)
+    lambdas = np.array([np.inf, 0.5, 0.25])
+    labels = create_regularizer(name, alpha_label=0.25).soft_labels(LOGITS, lambdas, np.array([2, 1]))
     assert labels[0].tolist() == pytest.approx([0, 1 / 17, 16 / 17], abs=1e-6)
     assert labels[:, 0].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("name", SOFT)
+def test_lrent_is_one_hot_where_another_selector_chose_another_class(name):
+    """The ratios .625, .5, 1 and .875, .4, .4 say 2 and 0; the second class is closed in the last line."""
+    regularizer = create_regularizer(name)
+    assert regularizer.soft_labels(LOGITS, LAMBDAS, np.array([1, 2])).tolist() == [[0, 1, 0], [0, 0, 1]]
+    mixed = regularizer.soft_labels(LOGITS, LAMBDAS, np.array([2, 1]))
+    assert 0.5 < mixed[0, 2] < 1 and mixed[1].tolist() == [0, 1, 0]
+    closed = regularizer.soft_labels(LOGITS, np.array([0.8, np.inf, 0.25]), np.array([1, 1]))
+    assert closed.tolist() == [[0, 1, 0], [0, 1, 0]]
 
 
 @pytest.mark.parametrize("name", SOFT)
@@ -124,7 +136,8 @@ def test_lrent_without_any_threshold_falls_back_to_one_hot(name):
 def test_lrent_in_the_log_domain(name):
     """p = exp(-400) to the power 1/.01 is far below the smallest double; the row still sums to 1."""
     logits = np.array([[0.0, -400.0, -401.0], [1e5, 0.0, -1e5]], dtype=np.float32)
-    labels = create_regularizer(name, alpha_label=0.01).soft_labels(logits, np.array([np.inf, 1e-9, 1e-9]), HARD)
+    lambdas, hard = np.array([np.inf, 1e-9, 1e-9]), np.array([1, 1])
+    labels = create_regularizer(name, alpha_label=0.01).soft_labels(logits, lambdas, hard)
     assert labels.sum(axis=1).tolist() == pytest.approx([1, 1])
     assert labels[0].tolist() == pytest.approx([0, 1, 0], abs=1e-6)
 
@@ -133,13 +146,15 @@ def test_lrent_in_the_log_domain(name):
 @given(seed=st.integers(0, 2**31), n=st.integers(1, 9), k=st.integers(2, 6), alpha=st.floats(0.05, 2.0))
 def test_lrent_rows_sum_to_one_and_a_common_factor_of_lambda_cancels(seed, n, k, alpha):
     rng = np.random.default_rng(seed)
-    logits, lambdas, hard = 3 * rng.standard_normal((n, k)), rng.uniform(0.1, 1, k), rng.integers(0, k, n)
+    logits, lambdas, other = 3 * rng.standard_normal((n, k)), rng.uniform(0.1, 1, k), rng.integers(0, k, n)
     regularizer = create_regularizer("lrent", alpha_label=alpha)
-    labels = regularizer.soft_labels(logits, lambdas, hard)
-    np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_allclose(regularizer.soft_labels(logits, lambdas / 7, hard), labels, atol=1e-5)
     p = np.exp(logits)
-    assert np.array_equal(labels.argmax(axis=1), (p / p.sum(axis=1, keepdims=True) / lambdas).argmax(axis=1))
+    largest = (p / p.sum(axis=1, keepdims=True) / lambdas).argmax(axis=1)
+    for hard in (largest, other):
+        labels = regularizer.soft_labels(logits, lambdas, hard)
+        np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-5)
+        np.testing.assert_allclose(regularizer.soft_labels(logits, lambdas / 7, hard), labels, atol=1e-5)
+        assert np.array_equal(labels.argmax(axis=1), hard)
 
 
 @settings(max_examples=100, deadline=None)

@@ -73,7 +73,8 @@ def choose(
 ) -> Choice:
     """Pseudo-labels of a round from the current model's prediction on the target.
 
-    The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels.
+    The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels, by
+    softmax's lambdas.
     Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
     Of a partial target no image gets a class that the target lacks: `target_classes`, bool (K,), are those that it has;
     None: estimated from the prediction.
@@ -97,7 +98,8 @@ def choose(
         raise UserError(f"selector '{settings.selector}': {error}") from None
     reference = pseudo if settings.selector == "softmax" else chosen_by("softmax")
     regularizer = create_regularizer(settings.regularizer, settings.alpha, settings.alpha_label)
-    labels = np.asarray(regularizer.soft_labels(logits, pseudo.thresholds, pseudo.labels), np.float32)
+    # Soft labels are made of softmax probabilities, so softmax's lambdas divide them, whatever the selector.
+    labels = np.asarray(regularizer.soft_labels(logits, reference.thresholds, pseudo.labels), np.float32)
     if settings.keep == "lrent":
         pseudo = replace(pseudo, selected=lrent_keeps(logits, pseudo.thresholds, regularizer.alpha_label))
     pseudo, reference = (_of_all(chosen, count, ranks) for chosen in (pseudo, reference))

@@ -8,6 +8,10 @@ one-hot pseudo-label by a soft one. With the softmax p of K classes, and CBST's 
     MRKLD   -alpha / K * sum_k log p_k
     LRENT   y_k proportional to (p_k / lambda_k)^(1 / alpha_label)
 
+LRENT's lambdas are those of the softmax selector, whatever selector chooses the images: they divide softmax
+probabilities. Where the selector's class is not the one of the largest p_k / lambda_k, the label is the selector's,
+one-hot.
+
 `create_regularizer(name, alpha, alpha_label)` builds one; `default_weights(name)` tells its two weights. A training
 method adds `penalty(logits)` to the cross-entropy of the target part of a batch and nothing to the source part,
 and asks `soft_labels` once a round, after the selection.
@@ -34,6 +38,9 @@ _MODEL_WEIGHT = 0.1
 _LABEL_WEIGHT = 0.25
 
 _CHUNK_ENTRIES = 1 << 20
+
+# The selection divides probabilities where LRENT subtracts logarithms: two ratios nearer than this are equal.
+_EQUAL_RATIOS = 1e-9
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Regularizer:
         return torch.zeros(len(logits), dtype=_log_probabilities(logits[:0]).dtype, device=logits.device)
 
     def soft_labels(self, logits: ArrayLike, thresholds: ArrayLike, hard: ArrayLike) -> NDArray[np.float32]:
-        """Training targets: logits (N, K), lambda (K,), hard labels (N,) -> (N, K) float32, rows sum to 1."""
+        """Training targets: logits (N, K), softmax's lambda (K,), hard labels (N,) -> (N, K) float32, rows sum to 1."""
         logits, thresholds, hard = _check_selection(logits, thresholds, hard)
         return _one_hot(hard, len(thresholds))
 
@@ -118,17 +125,19 @@ class LabelEntropy(Regularizer):
     softens = True
 
     def soft_labels(self, logits: ArrayLike, thresholds: ArrayLike, hard: ArrayLike) -> NDArray[np.float32]:
-        """Soft targets: logits (N, K), lambda (K,), hard labels (N,) -> (N, K) float32, rows sum to 1.
+        """Soft targets: logits (N, K), softmax's lambda (K,), hard labels (N,) -> (N, K) float32, rows sum to 1.
 
-        A class with an infinite lambda gets 0. The hard labels count only where every lambda is infinite: then
-        the targets are one-hot. Lambdas matter up to a common factor only, so those of any selector will do.
+        Each row's largest entry is at its hard label. Where (p / lambda) is largest at another class, the row is
+        one-hot; so are all rows where every lambda is infinite. A class with an infinite lambda gets 0 in the others.
         """
         logits, thresholds, hard = _check_selection(logits, thresholds, hard)
+        labels = _one_hot(hard, len(thresholds))
         if np.isinf(thresholds).all():
-            return _one_hot(hard, len(thresholds))
-        labels = np.empty(logits.shape, dtype=np.float32)
+            return labels
         for part, powers in _log_powers(logits, thresholds, self.alpha_label):
-            labels[part] = softmax(powers, axis=1)
+            of_hard = np.take_along_axis(powers, hard[part, None], axis=1)[:, 0]
+            agrees = of_hard >= powers.max(axis=1) - _EQUAL_RATIOS / self.alpha_label
+            labels[part][agrees] = softmax(powers[agrees], axis=1)
         return labels
 
 
