@@ -171,7 +171,7 @@ def test_every_command_of_the_main_tool_is_valid(words, plugin):
         return
     config = load_config(options.cfg, options.overrides)
     card = CARDS[config.data.dataset]
-    assert {config.data.source, config.data.target} <= card.domains.keys()
+    assert {*config.data.sources, *config.data.targets} <= card.domains.keys()
 
 
 @pytest.mark.parametrize("words", [words for words in TOOLS if words[0] == "tools/generalize.py"], ids=" ".join)
