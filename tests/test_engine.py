@@ -14,7 +14,7 @@ from uda.device import _has_compiler
 from uda.distributed import Ranks
 from uda.engine import Engine, EpochState, Optimization, TrainingDivergedError
 from uda.errors import UserError
-from uda.methods import METHODS
+from uda.methods import METHODS, Method
 from uda.models import Network, create_network
 from uda.models.backbones import batch_norms, synchronise_batch_norms
 from uda.settings import ModelSettings, OptimSettings, RuntimeSettings
@@ -119,6 +119,35 @@ def test_fit_learns_in_every_precision_and_memory_format(precision, channels_las
     last = engine.fit(method, images * 59, optimization, label="b", steps=59)["loss"]
     assert last < 0.9 * first
     assert all(value.dtype == torch.float32 for value in network.state_dict().values() if value.is_floating_point())
+
+
+class MovesWeightsItself(Method):
+    """Looks without a gradient, moves every weight by hand, and descends from there."""
+
+    def step(self, batch, optimizer, progress):
+        with torch.no_grad():
+            before = self.network(batch.images).features
+            for parameter in self.network.parameters():
+                parameter.mul_(3)
+        output = self.network(batch.images)
+        optimizer.descend(output.logits.square().mean())
+        return {"loss": (output.features - before).norm().detach() / before.norm()}
+
+
+def test_a_method_that_moves_weights_by_itself_sees_them_in_half_precision_too():
+    """Features change as in fp32, and the descent from there goes the same way."""
+    losses, moves = [], []
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(0)
+        network = tiny_network()
+        engine = Engine(network, RuntimeSettings(device="cpu", precision=precision), quiet)
+        optimization = engine.optimization(source_method(network), OptimSettings(lr=0.1), 1)
+        before = 3 * network.backbone[0].weight.detach()
+        method = MovesWeightsItself(network, load_config("digits_source"))
+        losses.append(engine.fit(method, batches(1), optimization, label="x", steps=1)["loss"])
+        moves.append(network.backbone[0].weight.detach() - before)
+    assert losses[0] > 1 and losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert moves[0].norm() > 0 and (moves[1] - moves[0]).norm() < 0.2 * moves[0].norm()
 
 
 def test_progress_reaches_the_method():

@@ -250,11 +250,11 @@ class Engine:
         """Loader processes."""
         return loader_workers(self.settings, in_memory)
 
-    def autocast(self, precision: str):
-        """The autocast context of a precision."""
+    def autocast(self, precision: str, cache: bool = True):
+        """The autocast context of a precision; `cache`: it keeps its copies of the weights until it ends."""
         if precision == "fp32":
             return nullcontext()
-        return torch.autocast(self.device.type, DTYPES[precision])
+        return torch.autocast(self.device.type, DTYPES[precision], cache_enabled=cache)
 
     def optimization(self, method: Method, settings: OptimSettings, total_steps: int) -> Optimization:
         """An optimiser for a method's parameters."""
@@ -309,7 +309,8 @@ class Engine:
             optimization.begin_step()
             done = optimization.steps_done / max(optimization.total_steps, 1)
             method.progress = progress(done)
-            with self.autocast(self.settings.precision):
+            # A method of several phases moves weights within its step: copies of them would be those of before.
+            with self.autocast(self.settings.precision, cache=False):
                 scalars = self._step(method, batch, optimization)
             for name, value in scalars.items():
                 value = value * batch.weight if batch.weight != 1 else value

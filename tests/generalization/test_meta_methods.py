@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from tests.data.trees import make_folders
+from tests.half_precision import fresh_weights
 from tests.test_rounds import cut_after_every_save, read_results
 from uda.config import load_config
 from uda.data.loaders import Batch
@@ -251,6 +252,17 @@ def test_every_method_takes_every_loss_with_two_images_of_a_domain_and_moves_its
     assert all(torch.isfinite(value) for value in scalars.values())
     own = {("metareg", 0): {"classifiers", "regulariser"}, ("feature_critic", 1): {"critic"}}
     assert moved(method, before) == {"backbone", "new"} | own.get((name, stage), set())
+
+
+@pytest.mark.parametrize(("name", "stage"), STEPS)
+def test_half_precision_computes_with_the_weights_of_the_moment(name, stage):
+    """Those of the network, and in inner steps those that are a step ahead."""
+    method, optimization = build(name, "runtime.precision=bf16", "training.optim.lr=1", stage=stage)
+    engine = Engine(method.network, method.config.runtime, log=None)
+    batch = make_batch((0, 1, 2, 2, 1, 1))
+    with fresh_weights(method.network) as passes:
+        engine.fit(method, [batch], optimization, label="test", steps=1)
+    assert len(passes) > 2
 
 
 @pytest.mark.parametrize("head", ["8", "null"])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from tests.half_precision import LARGE_STEPS, fresh_weights
 from uda.config import load_config
 from uda.data.loaders import Batch
 from uda.engine import Engine
@@ -136,6 +137,17 @@ class TestEveryMethod:
         missing = dataclasses.replace(make_batch(4), labels=one_hot(torch.tensor([0, 1, 1, 0]), 4).float())
         scalars, _, _ = self.run(name, [make_batch(2), missing])
         assert torch.isfinite(torch.tensor(list(scalars.values()))).all()
+
+    def test_half_precision_computes_with_the_weights_of_the_moment(self, name):
+        """Updates within a step count: autocast must not go on with copies of the weights of before them."""
+        network, method = build(name, "runtime.precision=bf16", "runtime.device=cpu", *LARGE_STEPS)
+        engine = Engine(network, method.config.runtime, log=None)
+        engine.attach(method)
+        batch = with_strong_views(make_batch()) if METHODS[name].views > 1 else make_batch()
+        optimization = engine.optimization(method, method.config.adaptation.optim, 1)
+        with fresh_weights(network, method.modules) as passes:
+            engine.fit(method, [batch], optimization, label="test", steps=1)
+        assert len(passes) > 2
 
     def test_docstring_for_the_list(self, name):
         assert len((METHODS[name].__doc__ or "").split("\n")[0]) > 10

@@ -1,6 +1,7 @@
 """Methods of several phases against one update written out with plain autograd, parameter by parameter."""
 
 import copy
+from itertools import pairwise
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from uda.config import load_config
 from uda.data.loaders import Batch
 from uda.engine import Engine
-from uda.methods import METHODS
+from uda.methods import METHODS, Method
 from uda.models import create_network
 from uda.selectors import SELECTORS
 
@@ -32,14 +33,18 @@ def build(name, *overrides):
     return network, method, engine
 
 
+def images_of_both_domains(each):
+    """As many of either; source classes in turn."""
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(2 * each, 1, 28, 28, generator=generator)
+    is_target = torch.arange(2 * each) >= each
+    labels = one_hot(torch.arange(2 * each) % K, K).float() * ~is_target[:, None]
+    return Batch(images, labels, is_target.long(), is_target, torch.zeros(2 * each, dtype=torch.int64))
+
+
 @pytest.fixture
 def batch():
-    generator = torch.Generator().manual_seed(1)
-    images = torch.rand(6, 1, 28, 28, generator=generator)
-    labels = one_hot(torch.tensor([0, 1, 2, 0, 0, 0]), K).float()
-    labels[3:] = 0
-    is_target = torch.arange(6) >= 3
-    return Batch(images, labels, is_target.long(), is_target, torch.zeros(6, dtype=torch.int64))
+    return images_of_both_domains(3)
 
 
 def step(method, engine, batch):
@@ -65,6 +70,27 @@ def p(logits):
 def assert_equal(network, expected):
     for (name, value), other in zip(network.named_parameters(), expected.parameters(), strict=True):
         torch.testing.assert_close(value, other, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def changes_from_phase_to_phase(name, precision):
+    """How far the generator's features move between its passes of one step at a large learning rate, relatively."""
+    dropout = ["model.dropout=0.5"] if name == "adr" else []
+    _, method, engine = build(name, f"runtime.precision={precision}", *dropout)
+    passes, generate = [], method.generate
+    method.generate = lambda batch: (passes.append(generate(batch)), passes[-1])[1]
+    settings = method.config.adaptation.optim.model_copy(update={"lr": 1.0})
+    optimization = engine.optimization(method, settings, 1)
+    engine.fit(method, [images_of_both_domains(16)], optimization, label="test", steps=1)
+    features = [found.detach().float() for found in passes]
+    return [float((after - before).norm() / before.norm()) for before, after in pairwise(features)]
+
+
+@pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if method.step is not Method.step))
+def test_half_precision_follows_the_phases(name):
+    """Features change from phase to phase as they do in fp32, but for rounding."""
+    exact, half = (changes_from_phase_to_phase(name, precision) for precision in ("fp32", "bf16"))
+    assert len(exact) > 3 and min(exact) > 0.1
+    assert half == pytest.approx(exact, rel=0.1)
 
 
 PASSES = pytest.mark.parametrize("forward", ["shared", "separate"])
