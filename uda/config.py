@@ -6,6 +6,7 @@ mistake is reported at once, each with the file and key that it came from and th
 
 import hashlib
 import importlib.util
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -32,6 +33,7 @@ from uda.settings import (
     DataSettings,
     ModelSettings,
     PairTransformSettings,
+    PathText,
     ReportSettings,
     RuntimeSettings,
     SelfTrainingSettings,
@@ -39,6 +41,7 @@ from uda.settings import (
     SourceSettings,
     TransformSettings,
 )
+from uda.typed_yaml import typed
 
 C = TypeVar("C", bound="RunConfig")
 
@@ -56,9 +59,9 @@ class RunConfig(Settings, ABC):
     """Settings of that method alone, as its file lists them under `Options`."""
     seed: int = Field(0, ge=0)
     """Seed of everything random."""
-    output: str | None = None
+    output: PathText | None = None
     """Run folder; null: the kind of run's own. {name}, {seed} and the domains' names are filled in."""
-    plugins: list[str] = Field(default_factory=list)
+    plugins: list[PathText] = Field(default_factory=list)
     """Python files that register selectors, regularisers or backbones of your own; relative to the config file."""
     plugin_code: dict[str, str] = Field(default_factory=dict)
     """A digest of each plugin's file, by the file's name; `load_config` fills it in. Other code makes another run."""
@@ -178,7 +181,7 @@ def load_plugin(path: str | Path) -> str:
     Returns twelve hexadecimal digits that stand for its content; raises UserError where that is no longer what was
     imported.
     """
-    path = Path(path).resolve()
+    path = Path(os.path.expanduser(path)).resolve()
     if not path.is_file():
         raise UserError(f"plugins: no such file: {path}")
     code = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
@@ -204,7 +207,7 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
 
     Args:
         name: path of a YAML file, or the name of one in configs/.
-        overrides: `key=value` words; the value is YAML.
+        overrides: `key=value` words, read as `uda.typed_yaml.read_word` says.
         kind: what it configures.
 
     Raises:
@@ -212,23 +215,32 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
     """
     path = find_config(name)
     content, origins = read_config(path)
-    changes, problems = parse_overrides(overrides)
+    changes, problems = parse_overrides(overrides, kind)
     origins |= dict.fromkeys(dotted(changes), "command line")
     content.setdefault("name", path.stem)
-    merged = merge(content, changes)
     refuse_another_kind(kind, content, path)
-    config, codes = None, {}
-    try:
-        config = kind.model_validate(merged)
-    except ValidationError as error:
-        problems += [explain(entry, kind, origins, path.name) for entry in error.errors()]
+    untyped = merge(content, changes)
+    merged = typed(untyped, kind)
+    config, codes, damaged_plugins = None, {}, []
     try:
         plugins = merged.get("plugins")
         for plugin in plugins if isinstance(plugins, list) else []:
             file = Path(str(plugin)).name
             codes[file] = codes.get(file, "") + load_plugin(str(plugin))  # two of one name stand under it together
     except UserError as error:
-        problems.append(f"{path.name}: {error}")
+        damaged_plugins.append(f"{path.name}: {error}")
+    for place, (given, declared) in _described(kind, merged).items():  # what plugins describe too
+        if given:
+            *sections, last = place.split(".")
+            section, as_read = merged, untyped
+            for part in sections:
+                section, as_read = section[part], as_read[part]
+            section[last] = typed(as_read[last], declared)
+    try:
+        config = kind.model_validate(merged)
+    except ValidationError as error:
+        problems += [explain(entry, kind, origins, path.name) for entry in error.errors()]
+    problems += damaged_plugins
     problems += _check_names(kind, merged, origins, path.name)
     if problems:
         raise ConfigError("\n".join(problems))
@@ -304,14 +316,14 @@ def _check_domains(content: Mapping[str, Any], origins: Mapping[str, str], defau
     return problems
 
 
-def _check_options(
-    kind: type[RunConfig], content: Mapping[str, Any], origins: Mapping[str, str], default: str
-) -> list[str]:
-    """Settings of one method or loss alone, which its `Options`, or itself, describe."""
+def _described(
+    kind: type[RunConfig], content: Mapping[str, Any]
+) -> dict[str, tuple[Mapping[str, Any], type[Settings]]]:
+    """Settings of one method or loss alone, by the dotted key of their section, and the type that declares them."""
     from uda.classification import LOSSES
 
     methods = {name: method.Options for name, method in kind.methods().items()}
-    problems = []
+    found = {}
     for key, described_by in (("method", methods), ("model.loss", LOSSES)):
         *sections, last = key.split(".")
         values, fields = content, kind.model_fields
@@ -319,9 +331,16 @@ def _check_options(
             values, fields = values.get(section, {}), fields[section].annotation.model_fields
             values = values if isinstance(values, Mapping) else {}
         name, options = values.get(last, fields[last].default), values.get(f"{last}_options", {})
-        if not isinstance(name, str) or name not in described_by or not isinstance(options, Mapping):
-            continue
-        known, place = described_by[name], f"{key}_options"
+        if isinstance(name, str) and name in described_by and isinstance(options, Mapping):
+            found[f"{key}_options"] = options, described_by[name]
+    return found
+
+
+def _check_options(
+    kind: type[RunConfig], content: Mapping[str, Any], origins: Mapping[str, str], default: str
+) -> list[str]:
+    problems = []
+    for place, (options, known) in _described(kind, content).items():
         try:
             known.model_validate(options)
         except ValidationError as error:

@@ -1,5 +1,6 @@
 """YAML files with their `_base_` and `key=value` overrides, to one mapping, and mistakes in it to lines for people."""
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 from uda.errors import UserError
 from uda.registry import nearest
 from uda.settings import Settings
+from uda.typed_yaml import declared_below, load_yaml, read_word, section_at, typed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,21 +20,9 @@ class ConfigError(UserError):
     """One or more mistakes in a config, a line each."""
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """Safe YAML in which a key that stands twice is an error."""
-
-    def construct_mapping(self, node, deep=False):
-        seen = set()
-        for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in seen and key.value != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
-            seen.add(str(key.value))
-        return super().construct_mapping(node, deep)
-
-
 def find_config(name: str | Path) -> Path:
     """Path of a config: as given, or a bare name in configs/. Raises ConfigError with the nearest name."""
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     candidates = [path, ROOT / "configs" / path]
     candidates += [candidate.with_name(candidate.name + ".yaml") for candidate in candidates]
     for candidate in candidates:
@@ -45,28 +35,31 @@ def find_config(name: str | Path) -> Path:
 
 
 def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
-    """The merged content of a config file and its bases, and for each dotted key the file it came from."""
+    """The merged content of a config file and its bases, for `typed`, and for each dotted key the file it came from."""
     path = path.resolve()
     if path in chain:
         raise ConfigError(f"{path.name}: _base_ leads in a circle: {' -> '.join(p.name for p in (*chain, path))}")
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader) or {}  # noqa: S506 (a SafeLoader)
+        content = load_yaml(path.read_text(encoding="utf-8-sig")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
-        raise ConfigError(f"{path.name}: a config is a mapping of keys to values, this is a {type(content).__name__}")
-    if "plugins" in content and isinstance(content["plugins"], list):
-        content["plugins"] = [str(path.parent / str(plugin)) for plugin in content["plugins"]]
-    bases = content.pop("_base_", [])
+        raise ConfigError(
+            f"{path.name}: a config is a mapping of keys to values, this is a {type(typed(content, Any)).__name__}"
+        )
+    if isinstance(content.get("plugins"), list):
+        plugins = typed(content["plugins"], list[str])
+        content["plugins"] = [str(path.parent / os.path.expanduser(str(plugin))) for plugin in plugins]
+    bases = typed(content.pop("_base_", []), str | list[str])
     merged: dict[str, Any] = {}
     origins: dict[str, str] = {}
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"{path.name}: _base_: is a path or a list of paths; got {bases!r}")
     for base in bases:
-        places = [place / base for place in (path.parent, ROOT / "configs")]
+        places = [place / os.path.expanduser(base) for place in (path.parent, ROOT / "configs")]
         base_path = next((place for place in places if place.is_file()), None)
         if base_path is None:
             raise ConfigError(f"{path.name}: _base_: no such file: {base} (beside {path.name} or in configs/)")
@@ -98,35 +91,48 @@ def dotted(content: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
             yield from dotted(value, f"{prefix}{key}.")
 
 
-def parse_overrides(overrides: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
-    """`key.sub=value` words to nested values, and what is wrong with them."""
+def parse_overrides(overrides: Iterable[str], kind: type[Settings]) -> tuple[dict[str, Any], list[str]]:
+    """`key.sub=value` words to nested values for `typed`, read by the types that `kind` declares; and what is wrong."""
     values: dict[str, Any] = {}
     problems = []
+    for key, text in _pairs(overrides, problems):
+        *sections, last = places = key.split(".")
+        declared: Any = kind
+        for place in places:
+            declared = declared_below(declared, place)
+        branch: dict[str, Any] = {}
+        node = branch
+        for section in sections:
+            node = node.setdefault(section, {})
+        node[last] = read_word(text, declared)
+        values = _merge_overrides(values, branch)
+    return values, problems
+
+
+def _pairs(overrides: Iterable[str], problems: list[str]) -> Iterable[tuple[str, str]]:
+    """Keys and texts of `key=value` words. Other words go to `problems`, with those that a blank cut off."""
     words = list(overrides)
     while words:
         word = words.pop(0)
         key, equals, text = word.partition("=")
-        if not equals or not key:
-            example = "for example seed=1"
-            if "." in word and words and not re.search(r"=|[a-z]\.[a-z]", words[0]):  # a setting, and then its value
-                value = words.pop(0)
-                word, example = f"{word} {value}", f"did you mean {word}={value}?"
+        apart = ""
+        if equals and key and key != key.strip():  # 'seed = 1', in quotes
+            apart, text = key.strip(), text.strip()
+        elif equals and key and not text and words and "=" not in words[0]:  # seed= 1
+            apart, text = key, words.pop(0)
+            word = f"{word} {text}"
+        elif not equals and words and words[0].startswith("="):  # seed = 1, seed =1
+            apart = key
+            while words and ("=" not in words[0] or words[0].startswith("=")) and not text:
+                word, text = f"{word} {words[0]}", words.pop(0).removeprefix("=")
+        elif not equals and "." in word and words and not re.search(r"=|[a-z]\.[a-z]", words[0]):  # training.steps 1
+            apart, text = word, words.pop(0)
+            word = f"{word} {text}"
+        if equals and key and not apart:
+            yield key, text
+        else:
+            example = f"did you mean {apart}={text}?" if apart else "for example seed=1"
             problems.append(f"command line: '{word}': overrides are written key=value, {example}")
-            continue
-        try:
-            value = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 (a SafeLoader)
-        except yaml.YAMLError:
-            value = text
-        if key == "plugins":
-            value = [value] if isinstance(value, str) else value
-        branch: dict[str, Any] = {}
-        node = branch
-        *sections, last = key.split(".")
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = value
-        values = _merge_overrides(values, branch)
-    return values, problems
 
 
 def _merge_overrides(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -144,17 +150,6 @@ def origin_of(key: str, origins: Mapping[str, str], default: str) -> str:
             return origins[key]
         key = key.rpartition(".")[0]
     return default
-
-
-def _section(config: type[Settings], location: list[str]) -> type[Settings] | None:
-    """The Settings class at a dotted place of a kind of config."""
-    section: Any = config
-    for part in location:
-        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, Settings) else None
-        if field is None:
-            return None
-        section = field.annotation
-    return section if isinstance(section, type) and issubclass(section, Settings) else None
 
 
 def _places_of(key: str, section: type[Settings], prefix: str = "") -> list[str]:
@@ -190,7 +185,7 @@ def explain(
     key = ".".join(location)
     where = f"{origin_of(key, origins, default)}: {key}" if key else default
     if error["type"] == "extra_forbidden":
-        section = root or _section(config, location[:-1])
+        section = root or section_at(config, location[:-1])
         known = sorted(section.model_fields) if section else []
         elsewhere = [] if root else _places_of(location[-1], config)
         beside = nearest(location[-1], known, cutoff=0.85 if elsewhere else 0.6)

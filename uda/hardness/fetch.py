@@ -1,6 +1,5 @@
 """CIFAR-10 from torchvision's source, in the folders that its card describes."""
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from uda.config_files import ROOT
 from uda.data.cards import CARDS
 from uda.errors import UserError
 from uda.hardness.human import ORDER_FILE, number_within
+from uda.settings import environment_folder
 
 
 def fetch_cifar10(root: Path | None = None, archive: Path | None = None, log: Callable[[str], None] = print) -> Path:
@@ -33,7 +33,7 @@ def fetch_cifar10(root: Path | None = None, archive: Path | None = None, log: Ca
             anything in it is opened).
     """
     card = CARDS["cifar10"]
-    home = Path(os.environ["UDA_DATA"]) if os.environ.get("UDA_DATA") else ROOT / "datasets"
+    home = environment_folder("UDA_DATA") or ROOT / "datasets"
     root = root or home / card.folder
     wanted = [name for name in (*card.domains, ORDER_FILE) if not (root / name).exists()]
     for name in [*card.domains, ORDER_FILE]:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from uda.config_files import explain, parse_overrides
 from uda.errors import UserError
 from uda.settings import RuntimeSettings, Settings, StorageSettings
+from uda.typed_yaml import typed
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
@@ -40,9 +41,9 @@ class Sections(Settings):
 
 def sections(words: Sequence[str]) -> Sections:
     """The sections with some `key=value` words followed. Raises UserError with every mistake."""
-    changes, problems = parse_overrides(words)
+    changes, problems = parse_overrides(words, Sections)
     try:
-        found = Sections.model_validate(changes)
+        found = Sections.model_validate(typed(changes, Sections))
     except ValidationError as error:
         problems += [explain(entry, Sections, {}, "command line") for entry in error.errors()]
     if problems:

@@ -33,6 +33,7 @@ from uda.hardness.pgd import Attack
 from uda.hardness.scores import SCORES, read_scores
 from uda.hardness.toy import load_digits, toy
 from uda.hardness.trajectory import trajectory
+from uda.typed_yaml import typed
 
 #: What the options of the other subcommands are called in a study's config, and in those of its runs.
 STUDY_SETTINGS = HUMAN_SETTINGS | {
@@ -55,7 +56,7 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     """Read and validate a study's config. Raises ConfigError with every mistake, a line each."""
     path = find_config(name)
     content, origins = read_config(path)
-    changes, problems = parse_overrides(overrides)
+    changes, problems = parse_overrides(overrides, StudyConfig)
     origins |= dict.fromkeys(dotted(changes), "command line")
     content.setdefault("name", path.stem)
     refuse_another_kind(StudyConfig, content, path)
@@ -63,7 +64,7 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
         changes["set"] = [*content["set"], *changes["set"]]
     config = None
     try:
-        config = StudyConfig.model_validate(merge(content, changes))
+        config = StudyConfig.model_validate(typed(merge(content, changes), StudyConfig))
     except ValidationError as error:
         problems += [
             _of_the_runs(entry, origins, path.name) or explain(entry, StudyConfig, origins, path.name)

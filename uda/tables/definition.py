@@ -1,5 +1,6 @@
 """What a table compares: its YAML in configs/tables/."""
 
+import os
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -9,6 +10,7 @@ from uda.config_files import ROOT, read_config
 from uda.errors import UserError
 from uda.registry import nearest
 from uda.settings import Settings
+from uda.typed_yaml import typed
 
 
 class Row(Settings):
@@ -124,7 +126,7 @@ def name_of(pair: tuple[str, str]) -> str:
 
 def load_table(path: str | Path) -> Table:
     """Read a table's YAML. Raises UserError with what is wrong."""
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     if not path.is_file():
         path = ROOT / "configs" / "tables" / f"{path.stem}.yaml"
     if not path.is_file():
@@ -133,10 +135,10 @@ def load_table(path: str | Path) -> Table:
         raise UserError(f"{path.name}: no such table in configs/tables/{hint} (known: {', '.join(known)})")
     try:
         content = {"name": path.stem, "kind": "adaptation", **read_config(path)[0]}
-        kind = str(content["kind"])
+        kind = typed(content["kind"], str)
         if kind not in KINDS:
             raise UserError(f"{path.name}: kind: unknown '{kind}'{nearest(kind, [*KINDS])} (known: {', '.join(KINDS)})")
-        return KINDS[kind].model_validate(content)
+        return KINDS[kind].model_validate(typed(content, KINDS[kind]))
     except ValidationError as error:
         found = [(path.name, ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
         problems = [": ".join(filter(None, parts)) for parts in found]
