@@ -32,6 +32,7 @@ import torch
 from uda.atomic import write_json, write_text
 from uda.benchmarks import BENCHMARKS
 from uda.benchmarks.measure import count, share
+from uda.command_line import CommandParser, run_command
 from uda.errors import UserError
 from uda.tables import insert_markdown
 
@@ -207,9 +208,7 @@ def _readable(seconds: float) -> str:
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(
-        prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--list", action="store_true", help="print the benchmarks, a line each, and end")
     parser.add_argument(
         "--only",
@@ -272,4 +271,4 @@ def _write(options: argparse.Namespace, rows: list[Row]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

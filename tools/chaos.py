@@ -25,6 +25,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from uda.command_line import CommandParser, run_command
+
 ROOT = Path(__file__).resolve().parents[1]
 
 #: A torchrun job must have ended so many seconds after one of its processes was killed.
@@ -138,9 +140,7 @@ def finish(options: argparse.Namespace, folder: Path, log: Path) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 when both runs are equal, 1 when not."""
-    parser = argparse.ArgumentParser(
-        prog="chaos.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(prog="chaos.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
     parser.add_argument("--kills", type=int, default=30, help="how often to kill (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
@@ -208,4 +208,4 @@ def _compare(whole: Path, killed: Path, kills: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

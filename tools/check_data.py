@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compare a data set on disk with its card: `python tools/check_data.py visda2017 [--root DIR]`."""
 
-import argparse
 import sys
 
+from uda.command_line import CommandParser, run_command
 from uda.data.cards import CARDS, load_card
 from uda.data.inventory import table, take_stock
 from uda.errors import UserError
@@ -11,7 +11,7 @@ from uda.errors import UserError
 
 def main(arguments: list[str] | None = None) -> int:
     """0: all is there; 1: something is missing or too much; 2: cannot be checked."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         description="Compare the counts of a data set's card with what is on disk.",
         epilog="Ends with 0 when all is there, with 1 when something is missing or too much, with 2 on a mistake. "
         "Example: UDA_DATA=~/data python tools/check_data.py pacs",
@@ -55,4 +55,4 @@ def _check_or_report(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -3,7 +3,8 @@
 
 import sys
 
+from uda.command_line import run_command
 from uda.generalization.cli import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

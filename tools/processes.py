@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 from uda.atomic import write_text
+from uda.command_line import CommandParser, run_command
 from uda.config_files import ROOT
 from uda.tables import insert_markdown
 
@@ -86,7 +87,7 @@ def to_markdown(rows: list[dict[str, float]], nproc: int) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog="processes.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -115,4 +116,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

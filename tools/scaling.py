@@ -22,6 +22,7 @@ from uda.benchmarks.measure import count, share
 from uda.benchmarks.scaling import measure_curves
 from uda.benchmarks.scaling_document import blocks, check_document, write_document
 from uda.benchmarks.world import World, run_world
+from uda.command_line import CommandParser, run_command
 from uda.errors import UserError
 
 #: More processes than this on one machine say nothing new.
@@ -30,9 +31,7 @@ MOST_PROCESSES = 8
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = argparse.ArgumentParser(
-        prog="scaling.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(prog="scaling.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", metavar="FILE", type=Path, help="write tables and figures into this document")
     parser.add_argument("--scale", type=share, default=1.0, help="share of the full numbers of images (default: 1)")
     parser.add_argument("--repeats", type=count, default=3, help="timed calls of each work (default: 3)")
@@ -82,4 +81,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -4,6 +4,7 @@
 import sys
 
 from uda.cli import main
+from uda.command_line import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

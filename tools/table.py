@@ -2,9 +2,14 @@
 """Run a table's missing runs, add them to its CSV, write its Markdown and LaTeX: `python tools/table.py digits`."""
 
 import argparse
+import os
+import signal
 import sys
+import threading
+from functools import partial
 from pathlib import Path
 
+from uda.command_line import OUTPUT_CLOSED, CommandParser, run_command, say
 from uda.errors import UserError
 from uda.interruption import Interrupted
 from uda.run_folder import code_commit
@@ -36,9 +41,7 @@ to the CSV as it ends; rows stay there until they are made anew, so a table may 
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = CommandParser(description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", help="a table in configs/tables/, or a path")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); the cores are shared out")
     parser.add_argument("--rows", default="*", metavar="NAMES", help="run these rows alone: names with * and ?, commas")
@@ -72,9 +75,13 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="runtime and report settings of all runs")
     options = parser.parse_intermixed_args()
 
-    def say(line: str) -> None:
-        print(line, flush=True)
+    unread = threading.Event()
 
+    def stop() -> None:  # as Ctrl-C does: runs under way save and leave
+        unread.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    log = partial(say, closed=stop)
     try:
         if options.published:
             print(write_published(options.table, options.results / "published", options.into or []), end="")
@@ -88,23 +95,23 @@ def main() -> int:
             recorded = None if options.again else ledger
             if options.dry_run:
                 found = standing(chosen, recorded)
-                say(dry_run(table, found, ledger, options.results, len(jobs) - len(chosen)))
+                log(dry_run(table, found, ledger, options.results, len(jobs) - len(chosen)))
                 if found.failures:
                     raise UserError("\n".join(found.failures))
                 return 0
             if (code_commit() or "").endswith("-dirty"):
-                say("note: the code has changes that no commit holds; the rows of these runs will say -dirty")
+                log("note: the code has changes that no commit holds; the rows of these runs will say -dirty")
             try:
                 run_jobs(
                     chosen,
                     max(1, options.jobs),
-                    log=say,
+                    log=log,
                     recorded=recorded,
-                    after=lambda job: collect(table, [job], options.results, log=say),
+                    after=lambda job: collect(table, [job], options.results, log=log),
                 )
             except UserError as error:
                 failed = str(error)
-        collect(table, jobs, options.results, options.prune, log=say)
+        collect(table, jobs, options.results, options.prune, log=log)
         print(write_documents(table, options.results, options.into or []), end="")
         if failed:
             raise UserError(failed)
@@ -113,9 +120,10 @@ def main() -> int:
         return 2
     except KeyboardInterrupt as asked:
         print("\ninterrupted: the same command goes on with what is missing", file=sys.stderr)
-        return asked.exit_code if isinstance(asked, Interrupted) else 130
+        code = asked.exit_code if isinstance(asked, Interrupted) else 130
+        return OUTPUT_CLOSED if unread.is_set() else code
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -1,12 +1,14 @@
 """The command line of tools/self_train.py and tools/adapt.py."""
 
 import argparse
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from uda.command_line import CommandParser
 from uda.config import Config, RunConfig, load_config
 from uda.config_files import ROOT, read_config
 from uda.errors import UserError
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from uda.session import Session
 
 C = TypeVar("C", bound=RunConfig)
+
+SIGPIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)  # Windows has none
 
 LISTS = (
     *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
@@ -39,21 +43,20 @@ examples:
 A run that was interrupted goes on when the same command is given again."""
 
 
-def parser(program: str = "self_train.py") -> argparse.ArgumentParser:
+def parser(program: str = "self_train.py") -> CommandParser:
     """The argument parser of tools/self_train.py, or of tools/adapt.py: one command under two names."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         prog=program,
         description="Adapt a model from labelled source images to unlabelled target images, by rounds of self-training "
         "or by another of the methods that `--list methods` prints.",
         epilog=EXAMPLES.replace("self_train.py", program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     arguments.add_argument("--cfg", metavar="FILE", help="a config: a path, or the name of one in configs/")
     arguments.add_argument(
         "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
     )
-    arguments.add_argument("--list", choices=LISTS, metavar="WHAT", help=f"print what there is: {', '.join(LISTS)}")
+    arguments.add_list(LISTS)
     arguments.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting: self_training.rounds=3")
     return arguments
 
@@ -104,8 +107,8 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
     """Run the command line; returns the exit code: 0 done, 2 a mistake of the user's, 128 + signal interrupted."""
     arguments = parser(program)
     options = arguments.parse_intermixed_args(argv)
-    if options.list:
-        print(listing(options.list))
+    if options.list is not None:
+        print(arguments.kind_to_list(options.list, LISTS, listing))
         return 0
     if not options.cfg:
         arguments.error("--cfg FILE is needed (or --list WHAT, or --help); for a first run: --cfg digits_avh.yaml")
@@ -176,7 +179,7 @@ def _carry_out(
 ) -> int:
     from uda.run_folder import RunLog
 
-    log = RunLog(silent=not ranks.is_main)
+    log = RunLog(silent=not ranks.is_main, closed=lambda: interruption.ask(SIGPIPE))
     session = None
     try:
         session = run(config, log, ranks, interruption)

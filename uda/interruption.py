@@ -85,12 +85,15 @@ class Interruption:
         if self.requested is not None:
             raise Interrupted(self.requested)
 
-    def _note(self, number: int, frame) -> None:
-        if os.getpid() != self._process:  # a worker just forked, not yet deaf by itself
-            return
+    def ask(self, number: int) -> None:
+        """Ask the run to end, as the signal of this number does. Raises `Interrupted`, within `deferred()` later."""
         self.requested = number
         if not self._deferred:
             raise Interrupted(number)
+
+    def _note(self, number: int, frame) -> None:
+        if os.getpid() == self._process:  # else a worker just forked, not yet deaf by itself
+            self.ask(number)
 
     def _watch(self) -> None:
         """Wait for a first signal, then for its time to be up or a second one."""

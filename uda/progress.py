@@ -23,7 +23,7 @@ def progress(
     if log is None:
         yield from items
         return
-    if sys.stderr.isatty():
+    if sys.stderr is not None and sys.stderr.isatty():
         bar = {"delay": 2, "leave": False, "dynamic_ncols": True, "file": sys.stderr}
         yield from tqdm(items, desc=label, total=total, initial=already, **bar)
         return

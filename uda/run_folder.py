@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import yaml
@@ -13,24 +13,29 @@ from pydantic import ValidationError
 
 import uda
 from uda.atomic import remove_temporaries, write_json, write_text
+from uda.command_line import say
 from uda.config import RunConfig, differing_keys
 from uda.config_files import ROOT
 from uda.errors import UserError
 
 
 class RunLog:
-    """Plain lines to the terminal and, once there is a folder, to its log.txt with the time of day."""
+    """Plain lines to the terminal and, once there is a folder, to its log.txt with the time of day.
 
-    def __init__(self, silent: bool = False):
+    `closed` is called when nobody reads the terminal's lines any more.
+    """
+
+    def __init__(self, silent: bool = False, closed: Callable[[], None] = lambda: None):
         self.silent = silent
+        self._closed = closed
         self._path: Path | None = None
         self._waiting: list[str] = []
         self._full = False
 
     def __call__(self, message: str) -> None:
         if not self.silent:  # of a job's processes one speaks
-            print(message, flush=True)
             self.note(message)
+            say(message, self._closed)
 
     def note(self, message: str) -> None:
         """Write to the file what the terminal is told by other means: errors."""
@@ -46,7 +51,7 @@ class RunLog:
     def _flush(self) -> None:
         if self._path and self._waiting:
             try:
-                with open(self._path, "a", encoding="utf-8") as file:
+                with open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write("\n".join(self._waiting) + "\n")
             except OSError as error:  # what matters more will fail too and say so
                 if not self._full:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from uda.cli import listing, supervise
+from uda.command_line import CommandParser
 from uda.config import load_config
 from uda.config_files import ConfigError
 from uda.generalization.config import GeneralizationConfig
@@ -29,14 +30,13 @@ examples:
 A run that was interrupted goes on when the same command is given again."""
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> CommandParser:
     """The argument parser."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         prog="generalize.py",
         description="Train on all domains but one and test on that one; each domain is left out in turn, or `target`.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     arguments.add_argument(
         "--cfg",
@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         help="a config: a path, or the name of one in configs/; several are run one after the other and compared",
     )
     arguments.add_argument("--dry-run", action="store_true", help="check config, data and model, print the plan, stop")
-    arguments.add_argument("--list", choices=LISTS, metavar="WHAT", help=f"print what there is: {', '.join(LISTS)}")
+    arguments.add_list(LISTS)
     arguments.add_argument(
         "overrides", nargs="*", metavar="key=value", help="change a setting, of every config: target=sketch"
     )
@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0 done, 2 a mistake of the user's, 128 + signal interrupted."""
     arguments = parser()
     options = arguments.parse_intermixed_args(argv)
-    if options.list:
-        print(listing(options.list, GeneralizationConfig))
+    if options.list is not None:
+        print(arguments.kind_to_list(options.list, LISTS, lambda what: listing(what, GeneralizationConfig)))
         return 0
     if not options.cfg:
         arguments.error("--cfg FILE is needed (or --help); for a first run: --cfg rotated_digits_avh_loss.yaml")

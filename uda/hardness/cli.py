@@ -3,9 +3,9 @@
 import argparse
 import sys
 
+from uda.command_line import CommandParser
 from uda.errors import UserError
 from uda.hardness.commands import add_commands
-from uda.registry import nearest
 
 EXAMPLES = """\
 examples:
@@ -19,14 +19,13 @@ examples:
 `python tools/hardness.py COMMAND --help` says more about each."""
 
 
-def parser() -> tuple[argparse.ArgumentParser, argparse._SubParsersAction]:
+def parser() -> tuple[CommandParser, argparse._SubParsersAction]:
     """The argument parser, and its subcommands."""
-    arguments = argparse.ArgumentParser(
+    arguments = CommandParser(
         prog="hardness.py",
         description="The study of visual hardness (Chen et al., ICML 2020) on any classifier and any images.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     commands = arguments.add_subparsers(dest="command", metavar="COMMAND", required=True)
     add_commands(commands)
@@ -42,10 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     overrides = [word for word in rest if takes and "=" in word and not word.startswith("-")]
     if len(overrides) < len(rest):
         unknown = [word for word in rest if word not in overrides]
-        flags = [flag for action in commands.choices[options.command]._actions for flag in action.option_strings]
-        hint = nearest(unknown[0], flags)
-        if not takes and all("=" in word for word in unknown):
-            hint = f"; {options.command} takes no key=value words"
+        words_alone = not takes and all("=" in word for word in unknown)
+        hint = f"; {options.command} takes no key=value words" if words_alone else ""
         commands.choices[options.command].error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
     options.overrides = [*getattr(options, "overrides", []), *overrides]
     try:

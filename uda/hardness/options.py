@@ -1,6 +1,7 @@
 """Options that several subcommands of tools/hardness.py share."""
 
 import argparse
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -75,11 +76,15 @@ def add_model(arguments: argparse.ArgumentParser, several: bool = False) -> None
         help="names of a timm model's classes in its outputs' order, a line each",
     )
     if not several:
-        arguments.add_argument("--model", required=True, help=model)
-        arguments.add_argument("--weights", default="hub", help=weights)
+        arguments.add_argument("--model", required=True, type=os.path.expanduser, help=model)
+        arguments.add_argument("--weights", default="hub", type=os.path.expanduser, help=weights)
         return
-    arguments.add_argument("--model", required=True, action="append", help=f"{model}; give it again for a further one")
-    arguments.add_argument("--weights", action="append", help=f"{weights}; once for all models, or once for each")
+    arguments.add_argument(
+        "--model", required=True, action="append", type=os.path.expanduser, help=f"{model}; again for a further one"
+    )
+    arguments.add_argument(
+        "--weights", action="append", type=os.path.expanduser, help=f"{weights}; once for all models, or once for each"
+    )
 
 
 def load_classifiers(models: Sequence[str], weights: Sequence[str] | None, classes: Path | None = None):
@@ -104,6 +109,7 @@ def add_images(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument(
         "--data",
         required=True,
+        type=os.path.expanduser,
         help="labelled images: card:domain (cifar10:test), a folder with one folder a class, or a .txt list",
     )
 

@@ -6,6 +6,7 @@ theta_k the angle of x and w_k.
 
 import csv
 import io
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -278,7 +279,8 @@ def named_tables(words: Sequence[str], names: Sequence[str] | None = None) -> di
     """
     found: dict[str, Path] = {}
     split = [("", word) if Path(word).exists() or "=" not in word else word.split("=", 1) for word in words]
-    paths = [Path(file) / "scores.csv" if Path(file).is_dir() else Path(file) for _, file in split]
+    files = [Path(os.path.expanduser(file)) for _, file in split]
+    paths = [file / "scores.csv" if file.is_dir() else file for file in files]
     stems = [path.stem for path in paths]
     for (given, _), path, stem in zip(split, paths, stems, strict=True):
         name = given or _run_of(path) or (stem if stems.count(stem) == 1 else path.absolute().parent.name)
