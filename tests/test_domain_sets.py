@@ -80,7 +80,7 @@ class TestSeveralDomains:
         [
             ("[one,one]", "far", "one is named twice"),
             ("[one,two]", "[far,two]", "data.source and data.target are both 'two'"),
-            ("[]", "far", "name one domain at least"),
+            ("[]", "far", "give a name, or several in a list"),
         ],
     )
     def test_mistakes(self, tiny, places, source, target, message):

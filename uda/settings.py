@@ -4,10 +4,25 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 #: A path, or a name in its place. A leading `~` or `~user` stands for a home folder; a folder called `~` is `./~`.
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
+
+
+def _one_or_several(value: object) -> object:
+    """A name, or a list of different names, with `~` as in a path; in here since a union's own errors name its types."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"give a name, or several in a list; got {value!r}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} is named twice")
+    expanded = [os.path.expanduser(name) for name in names]
+    return expanded[0] if isinstance(value, str) else expanded
+
+
+#: A domain, or several in a list.
+DomainNames = Annotated[str | list[str], BeforeValidator(_one_or_several)]
 
 
 def environment_folder(variable: str) -> Path | None:
@@ -44,10 +59,10 @@ class StorageSettings(Settings):
 class DataSettings(StorageSettings):
     """Which images are the source and which the target."""
 
-    source: PathText | list[PathText]
+    source: DomainNames
     """Labelled domain: a domain of the card; without a card a folder with one folder per class, or a .txt list. Several
     in a list are trained on together, an image of each as often as any other."""
-    target: PathText | list[PathText]
+    target: DomainNames
     """Unlabelled domain, given in the same way; without a card a flat folder or a list of bare paths will do too.
     Several in a list are adapted to together, and reported together and apart."""
     target_labelled: PathText | None = None
@@ -84,12 +99,7 @@ class DataSettings(StorageSettings):
         return self.label_sets in ("open", "universal")
 
     @model_validator(mode="after")
-    def domains_and_classes(self):
-        for role, names in (("source", self.sources), ("target", self.targets)):
-            if not names:
-                raise ValueError(f"{role}: name one domain at least")
-            if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"{role}: {', '.join(twice)} is named twice")
+    def classes_of_a_partial_target(self):
         if self.target_classes is not None and not self.partial:
             raise ValueError("target_classes: goes with label_sets=partial or label_sets=universal")
         return self
