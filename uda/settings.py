@@ -11,7 +11,7 @@ PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 def _one_or_several(value: object) -> object:
-    """A name, or a list of different names, with `~` as in a path; in here since a union's own errors name its types."""
+    """A name, or a list of different names, with `~` as in a path. A union of types would name them in its errors."""
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
         raise ValueError(f"give a name, or several in a list; got {value!r}")
