@@ -12,12 +12,12 @@ import torch.nn.functional as F
 import yaml
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from uda.config import load_plugin
 from uda.errors import UserError
 from uda.models import Output, create_network, load_network
+from uda.models.weight_files import best_fit, file_of, read_weights
 from uda.models.weights import efficientnet_lite0_state
 from uda.registry import nearest
 from uda.settings import ModelSettings, TransformSettings
@@ -140,8 +140,9 @@ def _names_in(file: Path, count: int) -> tuple[str, ...]:
 
 
 def _of_a_run(path: Path) -> LoadedClassifier:
-    file = path / "checkpoints" / "final.safetensors" if path.is_dir() else path
+    file = file_of(path)
     if not file.is_file():
+        file = path / "checkpoints" / "final.safetensors" if path.is_dir() else path
         seeds = sorted(child.name for child in path.glob("seed*") if child.is_dir())
         which = f", or name one of {', '.join(seeds)} in {path}" if seeds else ""
         raise UserError(f"{file}: no such file; a run writes it at its end: train it, or go on with it{which}")
@@ -204,21 +205,18 @@ def _from_file(name: str, file: Path) -> nn.Module:
     """A timm model with weights from a file; as many classes as its classifier there has."""
     import timm
 
-    if not file.is_file():
+    if not file.exists():
         raise UserError(f"--weights: no such file: {file} (or one of: hub, pypi)")
-    try:
-        safe = file.suffix == ".safetensors"
-        state = load_file(file) if safe else torch.load(file, weights_only=True, map_location="cpu")
-        for wrapper in ("state_dict", "model"):
-            state = state[wrapper] if isinstance(state.get(wrapper), Mapping) else state
-        state = {key.removeprefix("module."): value for key, value in state.items()}
-        entry = timm.create_model(name).pretrained_cfg.get("classifier")
-        rows = state.get(f"{entry}.weight")
-        model = timm.create_model(name, **({} if rows is None else {"num_classes": len(rows)}))
-        model.load_state_dict(state)
-    except Exception as error:  # foreign files bring errors of every kind, the first lines of which say nothing
-        reason = " ".join(str(error).split()[:60]) if isinstance(error, RuntimeError) else "not a file of weights"
-        raise UserError(f"--weights: {file} does not hold the weights of '{name}': {reason}") from None
+    content, what = read_weights(file, "--weights"), f"--weights: {file} does not hold the weights of '{name}'"
+    model = timm.create_model(name)
+    classifier = f"{model.pretrained_cfg.get('classifier')}."
+    body = {key: value for key, value in model.state_dict().items() if not key.startswith(classifier)}
+    rows = best_fit(content, body, what).found.get(f"{classifier}weight")
+    if rows is not None:
+        model = timm.create_model(name, num_classes=len(rows))
+    wanted = model.state_dict()
+    state = best_fit(content, wanted, what).require(what)
+    model.load_state_dict({key: state[key] for key in wanted})
     return model
 
 

