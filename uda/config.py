@@ -95,7 +95,7 @@ class RunConfig(Settings, ABC):
 
     @property
     def start(self) -> str | None:
-        """Weights (.safetensors of this project) that the run begins with; None: its own initial weights."""
+        """Weights that the run begins with, a file or a run's folder; None: its own initial weights."""
         return None
 
     @property

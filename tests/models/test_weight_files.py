@@ -142,6 +142,7 @@ FOREIGN = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
 @pytest.mark.parametrize("name", sorted(FOREIGN))
 def test_files_that_are_no_weights_get_a_sentence_of_ours(name, source, tmp_path):
     write, message = FOREIGN[name]
