@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 #: A path, or a name in its place. A leading `~` or `~user` stands for a home folder; a folder called `~` is `./~`.
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -37,7 +37,34 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
 
-class StorageSettings(Settings):
+class ReadingSettings(Settings):
+    """The rules by which an image file becomes pixels."""
+
+    load_size: int | None = Field(None, ge=8)
+    """Shrink images in reading until the shorter side is this long (a smaller one stays as it is); null: none."""
+    background: str = "white"
+    """Colour under the transparent parts of an image: a name, or '#rrggbb'. White, as pages on which they are shown."""
+    exif_orientation: Literal["ignore", "apply"] = "ignore"
+    """`apply` turns an image as its EXIF orientation says; `ignore` reads it as published numbers did."""
+    white_level: float | None = Field(None, gt=0)
+    """White in grey images of more than 8 bits, such as 4095 for 12 bits; null: 1 or 255 for floats, 255, 4095 or 65535
+    for integers, the first that no value exceeds."""
+
+    @field_validator("background")
+    @classmethod
+    def opaque_colour(cls, value: str) -> str:
+        from PIL import ImageColor
+
+        try:
+            opaque = len(ImageColor.getrgb(value)) == 3
+        except ValueError:
+            opaque = False
+        if not opaque:
+            raise ValueError(f"'{value}' is no opaque colour; give a name such as white, or '#rrggbb'")
+        return value
+
+
+class StorageSettings(ReadingSettings):
     """Where images lie, and how they are read and kept."""
 
     dataset: PathText | None = None
@@ -46,14 +73,17 @@ class StorageSettings(Settings):
     """Where the data lies; null: $UDA_DATA/<folder of the card>, else datasets/<folder of the card>."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Share of unreadable images that is skipped and reported; above it the run stops before training."""
-    load_size: int | None = Field(None, ge=8)
-    """Shrink images in reading until the shorter side is this long (a smaller one stays as it is); null: none."""
     cache: Literal["none", "memory", "store"] = "none"
     """Keep decoded images: in `memory`, for some thousand small ones; or in a `store` on disk, for later runs too."""
     store: PathText | None = None
     """Folder of the decoded store; null: $UDA_STORE, else uda/ in the user's cache folder."""
     store_gb: float = Field(64.0, gt=0)
     """Most that the run's decoded stores may take, in GB (10^9 bytes)."""
+
+    @property
+    def reading(self) -> ReadingSettings:
+        """The rules of reading alone."""
+        return ReadingSettings(**self.model_dump(include=set(ReadingSettings.model_fields)))
 
 
 class DataSettings(StorageSettings):

@@ -17,13 +17,14 @@ from PIL import Image
 from tests.data.trees import make_folders, write_image
 from uda.config import Config, differing_keys
 from uda.data import store as store_module
+from uda.data.decoding import kept_size
 from uda.data.domains import load_domains
 from uda.data.images import ImageFiles, check_readable, decode
 from uda.data.loaders import Part, training_batches
-from uda.data.store import DecodedStore, default_folder, kept_size, open_stores, take_inventory
+from uda.data.store import DecodedStore, default_folder, open_stores, take_inventory
 from uda.data.transforms import make_train
 from uda.errors import UserError
-from uda.settings import AugmentSettings, DataSettings, TransformSettings
+from uda.settings import AugmentSettings, DataSettings, ReadingSettings, TransformSettings
 
 CLASSES = ["ant", "bee"]
 
@@ -47,17 +48,18 @@ def paths_of(root):
 
 
 def open_one(root, paths, folder, load_size=None, log=lambda line: None, limit_gb=1.0):
-    return open_stores([take_inventory(root, paths, load_size)], folder, limit_gb, log)[0]
+    return open_stores([take_inventory(root, paths, ReadingSettings(load_size=load_size))], folder, limit_gb, log)[0]
 
 
 def stored(root, paths, folder, load_size=None, log=lambda line: None):
     """The images by way of a store."""
-    return ImageFiles(root, paths, load_size=load_size, store=open_one(root, paths, folder, load_size, log))
+    reading = ReadingSettings(load_size=load_size)
+    return ImageFiles(root, paths, reading=reading, store=open_one(root, paths, folder, load_size, log))
 
 
 def assert_equal_to_files(images, load_size=None):
     for i, name in enumerate(images.ids):
-        image, expected = images.read(i), decode(images.root / name, load_size)
+        image, expected = images.read(i), decode(images.root / name, ReadingSettings(load_size=load_size))
         assert image.dtype == torch.uint8 and torch.equal(image, expected), name
 
 
@@ -68,7 +70,7 @@ def test_what_is_read_equals_the_files_bit_for_bit_and_later_runs_decode_nothing
     root, paths = tree
     images = stored(root, paths, tmp_path / "store", load_size)
     assert not images.in_memory
-    expected = [decode(root / name, load_size) for name in paths]
+    expected = [decode(root / name, ReadingSettings(load_size=load_size)) for name in paths]
     for _ in range(2):
         assert_equal_to_files(images, load_size)
     assert images._store.held == len(paths)
@@ -148,7 +150,7 @@ def test_sizes_are_read_from_headers_of_every_kind(tmp_path, monkeypatch):
     picture.save(tmp_path / "e.jpg", comment=b"\xff\xc0" * 4000)
     picture.save(tmp_path / "f.png")
     (tmp_path / "g.jpg").write_bytes(b"\xff\xd8\xff\xe0")
-    inventory = take_inventory(tmp_path, paths_of(tmp_path), None)
+    inventory = take_inventory(tmp_path, paths_of(tmp_path), ReadingSettings())
     assert inventory.index(print)[:, 1:].tolist() == [[31, 47]] * 6 + [[0, 0]]
     monkeypatch.setattr(Image, "open", None)
     assert inventory.index(print)[:, 1:].tolist() == [[31, 47]] * 4 + [[0, 0]] * 3
@@ -223,7 +225,7 @@ def test_a_system_that_writes_in_small_pieces(tree, tmp_path, monkeypatch):
 def test_who_comes_second_does_not_empty_the_store_of_the_first(tree, tmp_path):
     """Both have found none; the second makes its own when the first has begun to fill."""
     root, paths = tree
-    inventory = take_inventory(root, paths, None)
+    inventory = take_inventory(root, paths, ReadingSettings())
     index = inventory.index(print)
     images = stored(root, paths, tmp_path / "store")
     images.read(0)
@@ -332,8 +334,8 @@ def test_a_changed_file_makes_another_store_and_the_old_one_is_named(tree, tmp_p
 def test_every_part_of_the_fingerprint_counts(tree, monkeypatch):
     root, paths = tree
 
-    def fingerprint(load_size=None, names=paths):
-        return take_inventory(root, names, load_size).fingerprint
+    def fingerprint(load_size=None, names=paths, **rules):
+        return take_inventory(root, names, ReadingSettings(load_size=load_size, **rules)).fingerprint
 
     seen = {
         fingerprint(),
@@ -341,6 +343,9 @@ def test_every_part_of_the_fingerprint_counts(tree, monkeypatch):
         fingerprint(17),
         fingerprint(names=paths[1:]),
         fingerprint(names=paths[::-1]),
+        fingerprint(background="black"),
+        fingerprint(exif_orientation="apply"),
+        fingerprint(white_level=4095),
     }
     os.utime(root / paths[0], ns=(1, 1))
     seen.add(fingerprint())
@@ -352,10 +357,10 @@ def test_every_part_of_the_fingerprint_counts(tree, monkeypatch):
     seen.add(fingerprint())
     monkeypatch.setattr(store_module, "FORMAT", 0)
     seen.add(fingerprint())
-    assert len(seen) == 9
+    assert len(seen) == 12
     assert fingerprint() in seen
     root.rename(root.with_name("moved"))
-    assert take_inventory(root.with_name("moved"), paths, None).fingerprint in seen
+    assert take_inventory(root.with_name("moved"), paths, ReadingSettings()).fingerprint in seen
 
 
 def test_a_file_that_changes_while_the_run_goes_on_is_not_stored(tree, tmp_path):
@@ -370,7 +375,7 @@ def test_a_file_that_changes_while_the_run_goes_on_is_not_stored(tree, tmp_path)
 def test_a_store_of_other_images_or_a_broken_one_is_refused(tree, tmp_path):
     root, paths = tree
     folder = tmp_path / "store"
-    path, inventory = open_one(root, paths, folder).path, take_inventory(root, paths, None)
+    path, inventory = open_one(root, paths, folder).path, take_inventory(root, paths, ReadingSettings())
     content = path.read_bytes()
     path.unlink()
     open_one(root, paths[:3], folder).path.rename(path)
@@ -407,7 +412,7 @@ def test_unreadable_images_are_found_before_training_and_the_store_is_complete_w
     assert images._store.seal() and images._store.held == len(paths) - 2
     # One that was mended comes too late: its mark might reach the disk without its pixels.
     cut = paths.index("ant/cut.jpg")
-    stamp = tuple(take_inventory(root, paths, None).stamps[cut].tolist())
+    stamp = tuple(take_inventory(root, paths, ReadingSettings()).stamps[cut].tolist())
     images._store.write(cut, torch.zeros(3, 32, 40, dtype=torch.uint8), stamp)
     assert images._store.held == len(paths) - 2
     with pytest.raises(UserError, match=r"cut\.jpg: cannot be read as an image"):
@@ -420,7 +425,7 @@ def test_unreadable_images_are_found_before_training_and_the_store_is_complete_w
 def test_a_store_above_the_limit_is_refused_with_the_cure(tree, tmp_path):
     root, paths = tree
     size = sum(decode(root / name).numel() for name in paths)
-    inventories = [take_inventory(root, paths, None), take_inventory(root, paths[:4], None)]
+    inventories = [take_inventory(root, paths, ReadingSettings()), take_inventory(root, paths[:4], ReadingSettings())]
     with pytest.raises(
         UserError,
         match=r"the decoded store would take 0\.\d MB, more than data\.store_gb=1e-05 lets it: set data\.load_size, "

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 
 from uda.benchmarks.contest import BENCHMARKS, Contest
 from uda.device import keep_memory
-from uda.settings import AugmentSettings, TransformSettings
+from uda.settings import AugmentSettings, ReadingSettings, TransformSettings
 
 
 def _register(load_size: int | None, workers: int) -> None:
@@ -61,7 +61,7 @@ class _Photos:
         atexit.register(folder.cleanup)
         self.root, self.store = Path(folder.name, "images"), Path(folder.name, "store")
         self.paths = _write_photos(self.root, max(2 * BATCH_SIZE, round(2048 * scale)))
-        self.load_size = load_size
+        self.reading = ReadingSettings(load_size=load_size)
         self.workers = workers
 
     def ours(self, epochs: int, stored: bool = True) -> None:
@@ -74,9 +74,9 @@ class _Photos:
         keep_memory()  # as the tools do
         store = None
         if stored:
-            inventory = take_inventory(self.root, self.paths, self.load_size)
+            inventory = take_inventory(self.root, self.paths, self.reading)
             (store,) = open_stores([inventory], self.store, 64.0, lambda line: None)
-        images = ImageFiles(self.root, self.paths, load_size=self.load_size, store=store)
+        images = ImageFiles(self.root, self.paths, reading=self.reading, store=store)
         numbers = np.arange(len(images))
         part = Part(images, numbers, numbers % CLASSES, make_train(SETTINGS, AUGMENT), domain=0, is_target=False)
         steps = epochs * -(-len(images) // BATCH_SIZE)

@@ -358,7 +358,7 @@ def _stores(
 ) -> list[DecodedStore | None]:
     if settings.cache != "store":
         return [None] * len(listings)
-    inventories = [take_inventory(listing.root, listing.paths, settings.load_size) for listing in listings]
+    inventories = [take_inventory(listing.root, listing.paths, settings.reading) for listing in listings]
     return open_stores(inventories, settings.store, settings.store_gb, log)
 
 
@@ -366,7 +366,7 @@ def _readable(
     listing: Listing, store: DecodedStore | None, settings: StorageSettings, log: Callable[[str], None], ranks: Ranks
 ) -> tuple[ImageFiles, np.ndarray]:
     cache = "memory" if settings.cache == "memory" else "none"
-    images = ImageFiles(listing.root, listing.paths, cache, load_size=settings.load_size, store=store)
+    images = ImageFiles(listing.root, listing.paths, cache, reading=settings.reading, store=store)
     found = check_readable(images, settings.max_unreadable, log).tobytes() if ranks.is_main else None
     readable = np.frombuffer(ranks.broadcast(found), dtype=np.int64)
     if len(readable) == len(images):

@@ -17,6 +17,7 @@ were seen at once, the pixels were forced to the disk and the last mark, the sea
 import errno
 import hashlib
 import json
+import math
 import mmap
 import os
 import shutil
@@ -32,11 +33,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
+from uda.data.decoding import MAX_PIXELS, kept_size, open_file, open_image, orientation
 from uda.errors import UserError
 from uda.progress import progress
-from uda.settings import environment_folder
+from uda.settings import ReadingSettings, environment_folder
 
 SUFFIX = ".decoded"
 FORMAT = 1
@@ -56,14 +57,14 @@ _SEAL_EVERY = 1024
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a store is made of: image files as they are now, and the size at which they are kept.
+    """What a store is made of: image files as they are now, and the rules by which they are read.
 
     `stamps` (N, 2) int64 holds each file's size in bytes and its time of change in ns, -1 for one that is not there.
     """
 
     root: Path
     paths: Sequence[str]
-    load_size: int | None
+    reading: ReadingSettings
     stamps: np.ndarray
 
     @cached_property
@@ -76,7 +77,7 @@ class Inventory:
         """A digest of everything that decides the pixels; the folder may move."""
         decoders = [f"{name} {version(name)}" for name in ("torch", "torchvision", "Pillow")]
         files = (f"{path}\0{size}\0{time}" for path, (size, time) in zip(self.paths, self.stamps.tolist(), strict=True))
-        return _digest([f"format {FORMAT}", *decoders, f"load_size {self.load_size}", *files])
+        return _digest([f"format {FORMAT}", *decoders, f"reading {self.reading.model_dump_json()}", *files])
 
     def index(self, log: Callable[[str], None]) -> np.ndarray:
         """Place, height and width of each image in a store, (N, 3) int64; 0 by 0 where a header cannot be read."""
@@ -88,12 +89,16 @@ class Inventory:
 
     def _kept_size(self, path: str) -> tuple[int, int]:
         try:
-            with open(os.path.join(self.root, path), "rb", buffering=0) as file:
-                size = _jpeg_size(file.read(4096))
+            with open_file(os.path.join(self.root, path)) as file:
+                upright = self.reading.exif_orientation == "ignore"
+                size = _jpeg_size(file.read(4096)) if upright else None
                 if size is None:
-                    with Image.open(file) as image:
+                    file.seek(0)
+                    with open_image(file) as image:
                         size = image.height, image.width
-            return kept_size(*size, self.load_size)
+                        if not upright and orientation(image) >= 5:
+                            size = size[::-1]
+            return kept_size(*size, self.reading.load_size) if math.prod(size) <= MAX_PIXELS else (0, 0)
         except Exception:  # broken bytes may raise anything; reading the image will tell
             return 0, 0
 
@@ -112,15 +117,7 @@ def _jpeg_size(head: bytes) -> tuple[int, int] | None:
     return None
 
 
-def kept_size(height: int, width: int, load_size: int | None) -> tuple[int, int]:
-    """Height and width at which an image is kept: its shorter side at most `load_size`, its aspect as it was."""
-    shorter = min(height, width)
-    if load_size is None or shorter <= load_size:
-        return height, width
-    return round(height * load_size / shorter), round(width * load_size / shorter)
-
-
-def take_inventory(root: Path, paths: Sequence[str], load_size: int | None) -> Inventory:
+def take_inventory(root: Path, paths: Sequence[str], reading: ReadingSettings) -> Inventory:
     """The state of the files below `root`."""
 
     def stamp(path: str) -> tuple[int, int]:
@@ -129,7 +126,7 @@ def take_inventory(root: Path, paths: Sequence[str], load_size: int | None) -> I
         except OSError:
             return -1, -1
 
-    return Inventory(Path(root), list(paths), load_size, np.array(list(_in_threads(stamp, paths)), dtype=np.int64))
+    return Inventory(Path(root), list(paths), reading, np.array(list(_in_threads(stamp, paths)), dtype=np.int64))
 
 
 def _in_threads(ask: Callable[[str], tuple[int, int]], paths: Sequence[str]) -> Iterator[tuple[int, int]]:
@@ -323,7 +320,7 @@ def open_stores(
             for path, index in zip(paths, indices, strict=True)
         ]
         images = sum(len(entry.paths) for entry in inventories)
-        _check_limit(sum(sizes), limit_gb, inventories[0].load_size)
+        _check_limit(sum(sizes), limit_gb, inventories[0].reading.load_size)
         log(f"decoded store: {images:,} images, {gigabytes(sum(sizes))} in {folder}")
         _name_older(folder, paths, inventories, log)
         missing = sum(
@@ -404,7 +401,7 @@ def _create(path: Path, index: np.ndarray, inventory: Inventory) -> None:
         "images": inventory.images,
         "root": str(inventory.root.resolve())[-300:],
         "count": len(inventory.paths),
-        "load_size": inventory.load_size,
+        "load_size": inventory.reading.load_size,
         "bytes": size,
     }
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
@@ -439,15 +436,15 @@ def read_header(path: Path) -> dict | None:
 def _name_older(
     folder: Path, files: Sequence[Path], inventories: Sequence[Inventory], log: Callable[[str], None]
 ) -> None:
-    """Say where stores lie that were made of the same images before they changed, or at another size."""
+    """Say where stores lie that were made of the same images before they changed, or by other rules."""
     images = {entry.images for entry in inventories}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         header = None if path in files else read_header(path)
         if header is not None and header.get("images") in images:
             size = "full size" if header["load_size"] is None else f"load_size {header['load_size']}"
             log(
-                f"decoded store: {path} ({size}, {gigabytes(_on_disk(path))}) was made of the same images as they were "
-                "or at another size; this run does not use it: remove it if no other does"
+                f"decoded store: {path} ({size}, {gigabytes(_on_disk(path))}) was made of the same images as they "
+                "were, at another size or by other rules; this run does not use it: remove it if no other does"
             )
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as image_functions
 
-from uda.data.images import resized
+from uda.data.decoding import resized
 from uda.errors import UserError
 from uda.settings import AugmentSettings, TransformSettings
 
@@ -142,7 +142,7 @@ def random_box(height: int, width: int, augment: AugmentSettings, random: Random
         if 0 < w <= width and 0 < h <= height:
             return random.randrange(height - h + 1), random.randrange(width - w + 1), h, w
     aspect = min(max(width / height, augment.ratio[0]), augment.ratio[1])
-    w, h = min(width, round(height * aspect)), min(height, round(width / aspect))
+    w, h = max(1, min(width, round(height * aspect))), max(1, min(height, round(width / aspect)))
     return (height - h) // 2, (width - w) // 2, h, w
 
 
@@ -164,12 +164,25 @@ class _CropPredict(Transform):
         return self._one_by_one(map(self._change, images), len(seeds), memory)
 
     def _change(self, image: torch.Tensor) -> torch.Tensor:
+        image = _middle(image)
         height, width = image.shape[-2:]
         shorter = min(height, width)
         image = resized(
             self._with_channels(image), int(self.resize * height / shorter), int(self.resize * width / shorter)
         )
         return image_functions.center_crop(image, [self.size, self.size])
+
+
+def _middle(image: torch.Tensor) -> torch.Tensor:
+    """An image (C, H, W) at most 32 times as long as wide: of a longer one the middle.
+
+    Of the rest the centre crop would leave nothing, and enlarged with it an image of 10,000 x 1 takes gigabytes.
+    """
+    longest = 32 * min(image.shape[-2:])
+    for axis in (1, 2):
+        beyond = max(0, image.shape[axis] - longest) // 2  # as much at either end: the centre stays where it was
+        image = image.narrow(axis, beyond, image.shape[axis] - 2 * beyond)
+    return image
 
 
 class _Whole(Transform):

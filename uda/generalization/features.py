@@ -85,7 +85,7 @@ def extract(
 def _file_of(config: GeneralizationConfig, weights: str, images: Images) -> Path:
     transform = config.transforms.model_dump(mode="json", include={"kind", "size", "resize", "mean", "std"})
     if isinstance(images, ImageFiles):
-        content = take_inventory(images.root, images.ids, images.load_size).fingerprint
+        content = take_inventory(images.root, images.ids, images.reading).fingerprint
     else:  # generated: the same names may stand for other pixels, by another seed or another version
         content = hashlib.sha256(images.together(np.arange(len(images))).numpy().tobytes()).hexdigest()
     key = json.dumps([transform, config.runtime.predict_precision, weights, content, list(images.ids)])
