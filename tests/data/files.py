@@ -95,6 +95,7 @@ def gallery():
         "no_exif.jpg": saved(sound, "JPEG", exif=b"Exif\0\0nothing"),
         "trailing.jpg": jpeg + b"camera's own data",
         "one_bit.jpg": jpeg[:-60] + bytes([jpeg[-60] ^ 0x10]) + jpeg[-59:],
+        "two_pictures.jpg": saved(image, "MPO", save_all=True, append_images=[image.rotate(9)]),
         "really_a_png.jpg": whole_png,
         "really_a_jpeg.png": jpeg,
         "plain.png": whole_png,

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,11 +16,14 @@ from PIL import Image
 from tests.data.files import bomb, deep_png, gallery, picture, png, saved, tiff, turned
 from tests.data.trees import make_folders
 from uda.cli import main
+from uda.data import decoding
+from uda.data.decoding import ImageFacts
 from uda.data.images import ImageFiles, check_readable, decode
 from uda.data.store import open_stores, take_inventory
 from uda.data.transforms import make_predict, make_train
 from uda.errors import UserError
-from uda.settings import AugmentSettings, ReadingSettings, TransformSettings
+from uda.hardness.images import load_images
+from uda.settings import AugmentSettings, ReadingSettings, StorageSettings, TransformSettings
 
 FILES = gallery()
 TRANSFORMS = TransformSettings(size=16, resize=20, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -126,6 +131,13 @@ def test_a_run_on_a_folder_of_such_files_leaves_out_the_unreadable_and_goes_on_w
         (hostile / "b" / name).unlink()
     assert main(["--cfg", "own.yaml", "output=o"]) == 0
     assert "o is finished" in capfd.readouterr().out
+    config = hostile / "o/config.yaml"
+    rules = ("  background:", "  exif_orientation:", "  white_level:")
+    kept = [line for line in config.read_text().splitlines() if not line.startswith(rules)]
+    assert len(kept) == len(config.read_text().splitlines()) - 3
+    config.write_text("\n".join(kept))  # as an older version wrote it
+    assert main(["--cfg", "own.yaml", "output=o"]) == 0
+    assert "o is finished" in capfd.readouterr().out
     assert main(["--cfg", "own.yaml", "output=o", "data.background=black"]) == 2
     assert "data.background: 'white' -> 'black'" in capfd.readouterr().err
 
@@ -207,6 +219,34 @@ def test_a_file_too_large_for_an_image_is_not_read_at_all(tmp_path):
         file.truncate(1 << 34)  # a hole: no byte of it is on the disk
     problem = ImageFiles(tmp_path, ["x.tif"]).examine(0).problem
     assert problem == "the file has 17,179,869,184 bytes; images of at most 1,431,655,760 are read"
+
+
+@pytest.mark.parametrize("name", sorted(name for name, (_, size) in FILES.items() if size is not None))
+def test_a_large_image_is_converted_in_bands_to_the_same_pixels(tmp_path, name, monkeypatch):
+    (tmp_path / name).write_bytes(FILES[name][0])
+    whole = decode(tmp_path / name)
+    monkeypatch.setattr("uda.data.decoding._BAND_PIXELS", 80)
+    assert torch.equal(decode(tmp_path / name), whole)
+
+
+def test_large_images_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(FILES["plain.png"][0])
+    inside, most, convert = [], [], decoding._decode
+
+    def slowly(*arguments):
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+        return convert(*arguments)
+
+    monkeypatch.setattr(decoding, "_decode", slowly)
+    monkeypatch.setattr(decoding, "_LARGE_PIXELS", 24 * 36 - 1)
+    images = ImageFiles(tmp_path, sorted(os.listdir(tmp_path)))
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(images.examine, range(6))) == [ImageFacts()] * 6
+    assert max(most) == 1
 
 
 # ---- numbers of more than 8 bits
@@ -375,7 +415,17 @@ def test_what_is_transparent_lies_on_the_background(tmp_path, name):
     assert checked(tmp_path) == [f"1 of 1 images of {tmp_path} are transparent in parts, laid on data.background=white"]
 
 
-def test_half_transparent_is_half_of_both(tmp_path):
+def test_the_hardness_tools_read_by_the_same_rules(tmp_path):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "clear.png").write_bytes(CLEAR["rgba.png"])
+    lines = []
+    data = load_images(str(tmp_path), StorageSettings(background="blue"), lines.append)
+    assert lines == [f"2 of 2 images of {tmp_path} are transparent in parts, laid on data.background=blue"]
+    assert data.images.read(0)[:, 0, 0].tolist() == [0, 0, 255]
+
+
+def test_a_fifth_of_a_colour_and_the_rest_of_the_background(tmp_path):
     """51 of 255 is a fifth: a fifth of 100 and four fifths of 255 are 224."""
     (tmp_path / "x.png").write_bytes(saved(np.full((2, 2, 4), (100, 100, 100, 51), np.uint8), "PNG"))
     assert (decode(tmp_path / "x.png") == 224).all()
