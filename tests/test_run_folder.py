@@ -59,3 +59,16 @@ def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone
         UserError, match=r"transforms.source.whole_pixel: True -> None; transforms.source.whole_pixels: None"
     ):
         RunFolder(config)
+
+
+def test_a_home_folder_in_a_saved_config_is_the_same_run(tmp_path, monkeypatch):
+    """As an older version saved it, which took `~` for a folder's name."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    words = ["data.dataset=null", f"output={tmp_path / 'run'}"]
+    config = load_config("visda_source", [*words, "data.source=~/a", "data.target=~/b"])
+    saved = config.model_dump(mode="json")
+    assert saved["data"]["source"] == str(tmp_path / "a")
+    saved["data"]["source"] = "~/a"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(saved))
+    assert RunFolder(config).path == tmp_path / "run"

@@ -7,11 +7,13 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from uda.errors import UserError
 from uda.models import create_backbone, create_network, load_network, save_network
-from uda.models.weight_files import best_fit
+from uda.models.weight_files import best_fit, read_weights
 from uda.settings import ModelSettings
 
 
@@ -149,6 +151,38 @@ def test_files_that_are_no_weights_get_a_sentence_of_ours(name, source, tmp_path
     write(tmp_path / "w.pth", source)
     with pytest.raises(UserError, match=rf"^model\.weights: [^\n]*w\.pth [^\n]*{re.escape(message)}[^\n]*$"):
         loaded(tmp_path / "w.pth")
+
+
+def spoilt(data, path):
+    """A weights file of either kind, cut somewhere, with some bytes changed, or with something before it."""
+    content = bytearray(
+        data.draw(st.sampled_from(["w.pth", "old.pth", "w.safetensors"]).map(lambda n: (path / n).read_bytes()))
+    )
+    for _ in range(data.draw(st.integers(0, 4))):
+        content[data.draw(st.integers(0, min(400, len(content) - 1)))] = data.draw(st.integers(0, 255))
+    start = data.draw(st.sampled_from([b"", b"", b"PK", b" ", b"\xef\xbb\xbf<html>"]))
+    return start + content[: data.draw(st.integers(0, len(content)))]
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data())
+def test_a_spoilt_file_never_ends_in_another_error(data, tmp_path_factory):
+    """It may load: a byte of a number was changed. Else one line of ours."""
+    folder = tmp_path_factory.getbasetemp() / "spoilt"
+    if not folder.is_dir():
+        folder.mkdir()
+        state = {"layer.weight": torch.ones(2, 3), "layer.bias": torch.ones(2)}
+        torch.save({"state_dict": state}, folder / "w.pth")
+        torch.save({"state_dict": state}, folder / "old.pth", _use_new_zipfile_serialization=False)
+        save_file(state, folder / "w.safetensors")
+    (folder / "x").write_bytes(spoilt(data, folder))
+    said = "key: it loads"
+    try:
+        content = read_weights(folder / "x", "key")
+        best_fit(content, {"layer.weight": torch.ones(2, 3), "layer.bias": torch.ones(2)}, "key").require("key")
+    except UserError as error:
+        said = str(error)
+    assert re.fullmatch(r"key: [^\n]+", said)
 
 
 def test_onnx_is_known_by_its_name(tmp_path):

@@ -4,6 +4,7 @@ Nothing that executes code is ever loaded.
 """
 
 import re
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -65,7 +66,8 @@ def read_weights(path: str | Path, key: str) -> Any:
     if why := _not_weights(file, head):
         raise UserError(f"{key}: {file} {why}")
     try:
-        content = torch.load(file, weights_only=True, map_location="cpu")
+        with warnings.catch_warnings(action="ignore"):  # of odd pickles, which the sentence below names
+            content = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # torch.load meets foreign files with errors of every kind
         code = re.search(r"GLOBAL (\S+)", str(error))
         why = "it is cut off, damaged, or of another program; get it again"
