@@ -400,7 +400,9 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
     moved = target.with_name("zzz.jpg")
     target.rename(moved)
     try:
-        with pytest.raises(UserError, match="was begun with other images: then 32 source images"):
+        with pytest.raises(
+            UserError, match=r"other images: of 32 target images 1 is gone \(ant/ant_0.jpg\), 1 is new \(ant/zzz"
+        ):
             Run(load_config(tiny, [f"output={folder}"]))
     finally:
         moved.rename(target)

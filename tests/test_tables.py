@@ -456,9 +456,11 @@ def test_damaged_folders_are_left_out_and_said(table, copied, tmp_path):
     old.write_text(old.read_text().replace("self_training:\n", "self_training:\n  no_longer_there: 1\n"))
     lines = []
     collect(table, copied, tmp_path / "results", log=lines.append)
-    assert [re.search("out: (.*?),.*(cannot be read|version or is damaged)", line).groups() for line in lines] == [
+    assert [
+        re.search("out: (.*?),.*(results.json is broken|version or is damaged)", line).groups() for line in lines
+    ] == [
         ("MCC", "version or is damaged"),
-        ("Smoothed", "cannot be read"),
+        ("Smoothed", "results.json is broken"),
         ("CBST + AVH", "version or is damaged"),
         ("AVH after MCC", "version or is damaged"),  # its steps are also MCC's
     ]

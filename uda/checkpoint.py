@@ -20,7 +20,7 @@ from uda.atomic import write_bytes
 from uda.errors import UserError
 
 #: Raised with every change of the format; an older program refuses a newer file.
-VERSION = 3
+VERSION = 4
 
 #: So many times its own cost passes between two checkpoints that are not needed: they take 1 % of the time at most.
 COST_FACTOR = 100
@@ -167,7 +167,10 @@ def parse(content: bytes, name: str = "checkpoint") -> tuple[Progress, dict[str,
             "uda, or choose another output=..."
         )
     if version < VERSION:
-        raise UserError(f"{name} was written by an older version of uda (format {version}); choose another output=...")
+        raise UserError(
+            f"{name} was written by an older version of uda (format {version}); go on with that version, or choose "
+            "another output=..."
+        )
     return Progress(**progress), state
 
 

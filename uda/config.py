@@ -357,6 +357,11 @@ NOT_IDENTITY = (
     *("data.root", "data.cache", "data.store", "data.store_gb"),
 )
 
+#: Keys that say how long a run is, where what was done so far does not depend on it: a run may be made longer.
+LENGTH = ("self_training.rounds",)
+#: Keys that say how long a run is, where its schedules do depend on it.
+TOTALS = ("adaptation.steps", "training.steps", "training.epochs")
+
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by dotted key."""

@@ -1,9 +1,10 @@
 """The whole circle: source training, then rounds of predict -> select -> fit -> report, or one stage of adaptation."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,18 +12,21 @@ import torch
 from uda.checkpoint import Progress
 from uda.checks import check_batches
 from uda.choice import Choice, Predicted, choose, target_scores
+from uda.collapse import predictions
 from uda.data.domains import load_domains
 from uda.data.loaders import Batches
 from uda.engine import seed_everything
 from uda.errors import UserError
 from uda.evaluation import Accuracy, accuracy, selection_metrics
 from uda.feeds import Feeds
+from uda.inputs import Inputs, Labelled
 from uda.methods import METHODS
 from uda.models import Prediction, create_network
 from uda.partial import named_classes, occurring_classes
 from uda.plan import compute_line, epoch_steps, plan, source_steps
 from uda.report import ChoiceRecord, RoundRecord, RunReport
-from uda.session import INITIAL_WEIGHTS, Session, checksum
+from uda.report.table import summary_lines
+from uda.session import INITIAL_WEIGHTS, Session
 from uda.settings import AdaptationSettings, SelfTrainingSettings
 from uda.validators import VALIDATORS
 
@@ -47,6 +51,7 @@ class Run(Session):
         source_only = METHODS["source_only"]
         self.source_method = source_only(network, config.model_copy(update={"method_options": {}}))
         self.feeds = Feeds(config, self.domains, self.engine)
+        self._settle_rounds()
         saved = self.saved[1] if self.saved else {}
         #: What validators compare with, and the classes that they look at (of a partial target).
         self._predicted, self._validated = (
@@ -56,12 +61,13 @@ class Run(Session):
         self._try_out()
 
     @cached_property
-    def images(self) -> str:
-        roles = {"source": self.domains.source, "target": self.domains.target}
-        if self.domains.labelled is not None:
-            roles["labelled target"] = self.domains.labelled
-        found = [f"{len(part.images)} {role} images ({checksum(part.images.ids)})" for role, part in roles.items()]
-        return ", ".join(found)
+    def inputs(self) -> Inputs:
+        source, labelled = self.domains.source, self.domains.labelled
+        roles = {"source": Labelled(source.images.ids, source.labels)}
+        roles["target"] = Labelled(self.domains.target.images.ids, self.domains.target_labels)
+        if labelled is not None:
+            roles["labelled target"] = Labelled(labelled.images.ids, labelled.labels)
+        return Inputs(self.classes, roles)
 
     @property
     def description(self) -> dict[str, object]:
@@ -95,11 +101,23 @@ class Run(Session):
         """Self-training rounds."""
         return self.config.self_training.rounds if self.method.rounds else 0
 
-    def execute(self) -> dict | None:
-        """Run to the end. Returns the results; None when the run had been finished before, and but on rank 0."""
-        if self.finished:
-            self.log(f"{self.folder.path} is finished: its results.json is in there")
-            return None
+    def _settle_rounds(self) -> None:
+        """Where the run stands among the rounds that are wanted now: a start may ask for more than the one before.
+
+        Raises UserError where it asks for fewer than have begun.
+        """
+        if not self.method.rounds or self.progress.stage not in ("round", "done"):
+            return
+        done, begun = self.progress.round, self.progress.round + self.progress.begun
+        if self.rounds < begun:
+            raise UserError(
+                f"self_training.rounds: {self.rounds}, but {self.folder.path} has {begun} behind it or under way; ask "
+                f"for {begun} or more, or choose another output=... (its first {self.rounds} reports are those of a "
+                "run of so many)"
+            )
+        self.progress = replace(self.progress, stage="round" if self.rounds > done else "done")
+
+    def complete(self) -> dict | None:
         self.report = self._begin() if self.ranks.is_main else None
         if self.saved:
             self.load(self.saved[1])
@@ -114,26 +132,22 @@ class Run(Session):
             self._adaptation(predicted)
         return self._end() if self.ranks.is_main else None
 
+    def summary(self, results: Mapping[str, Any]) -> list[str]:
+        return summary_lines(results)
+
     def _begin(self) -> RunReport:
         """Make or open the run's folder."""
         self.open_folder()
-        return RunReport(
-            self.folder.path,
-            self.config,
-            self.classes,
-            self.domains.target.images,
-            self.domains.target_labels,
-            self.log,
-            rounds_done=self.progress.epoch if self.progress.stage == "adaptation" else self.progress.round,
-        )
+        source = np.bincount(self.domains.source.labels, minlength=len(self.classes))
+        images, labels = self.domains.target.images, self.domains.target_labels
+        return RunReport(self.records, self.config, self.classes, source, images, labels, self.log)
 
     def _end(self) -> dict:
         """Write the final weights and the results."""
         self.save_weights("final")
         self.log(f"checkpoints took {self.checkpoints.seconds_spent:.1f} s since the last start")
-        results = self.report.finish(self.seconds)
-        if self.config.report.page:
-            self.log(f"report: {self.folder.path / 'report.html'}")
+        results = self.report.finish(self.progress.seconds)
+        self.say(results)
         return results
 
     # Stages
@@ -145,7 +159,7 @@ class Run(Session):
         following = "round" if self.rounds else "adaptation" if self.method.adapts else "done"
         if not (self.config.trains_source or settings.checkpoint):  # no source model to save or to judge
             if self.ranks.is_main:
-                self.report.source(None, {}, 0.0)
+                self.report.source(None, None, {}, 0.0)
             self.save(Progress(following, seconds=self.seconds))
             return None
         plan = []
@@ -166,7 +180,7 @@ class Run(Session):
         predicted = self.predict()
         if self.ranks.is_main:
             whole, seconds = predicted.whole, time.monotonic() - started
-            self.report.source(self.accuracy(whole), self.validate(whole), seconds, sum(plan))
+            self.report.source(predictions(whole), self.accuracy(whole), self.validate(whole), seconds, sum(plan))
         self.save(Progress(following, seconds=self.seconds))
         return None if self._stage_settings.adapt_batch_norm else predicted
 
@@ -222,13 +236,14 @@ class Run(Session):
                     RoundRecord(
                         round=interval,
                         steps=sum(plan[: interval + 1]),
+                        predicted=predictions(whole),
                         accuracy=self.accuracy(whole),
                         validators=self.validate(whole),
                         loss=scalars["loss"],
                         seconds=time.monotonic() - started,
                     )
                 )
-                if self.report.label_free_round(last=interval) == interval:
+                if self.report.label_free_round() == interval:
                     self.save_weights("label_free")
             started = time.monotonic()
 
@@ -281,13 +296,14 @@ class Run(Session):
                 round=index,
                 steps=steps,
                 choice=ChoiceRecord(choice.portion, choice.pseudo, choice.reference, choice.metrics),
+                predicted=predictions(prediction),
                 accuracy=self.accuracy(prediction),
                 validators=self.validate(prediction),
                 loss=loss,
                 seconds=time.monotonic() - started,
             )
         )
-        if self.report.label_free_round(last=index) == index:
+        if self.report.label_free_round() == index:
             self.save_weights("label_free")
 
     def _adapted_predict(self) -> Predicted:

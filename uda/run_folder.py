@@ -14,7 +14,7 @@ from pydantic import ValidationError
 import uda
 from uda.atomic import remove_temporaries, write_json, write_text
 from uda.command_line import say
-from uda.config import RunConfig, differing_keys
+from uda.config import LENGTH, NOT_IDENTITY, TOTALS, RunConfig, differing_keys
 from uda.config_files import ROOT
 from uda.errors import UserError
 
@@ -82,6 +82,8 @@ class RunFolder:
         self.path = config.folder
         self.checkpoints = self.path / "checkpoints"
         self.results = self.path / "results.json"
+        self.resized = False
+        """Whether the config asks for another number of rounds than the folder's."""
         if check:
             self._check_owner()
 
@@ -92,24 +94,24 @@ class RunFolder:
         if saved.is_file():
             try:
                 content = yaml.safe_load(saved.read_text(encoding="utf-8"))
-                differences = differing_keys(self.config, _of_today(content, type(self.config)))
+                content = _of_today(content, type(self.config))
+                length = () if "self_training" in self.config.unread else LENGTH
+                differences = differing_keys(self.config, content, skip=(*NOT_IDENTITY, *length))
+                self.resized = not differences and bool(differing_keys(self.config, content))
             except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
                 raise UserError(f"{saved} cannot be read; choose another output=..., or delete {self.path}") from None
             if differences:
+                longer = all(difference.startswith(TOTALS) for difference in differences)
+                why = ", whose schedules run over all steps, so that it cannot be made longer or shorter" * longer
                 raise UserError(
-                    f"{self.path} was made by another config ({'; '.join(differences)}); "
+                    f"{self.path} was made by another config ({'; '.join(differences)}){why}; "
                     "choose another output=..., or delete that folder"
                 )
         elif self.path.is_dir() and not all(_ours_at_once(path.name) for path in self.path.iterdir()):
             raise UserError(f"output: {self.path} is not empty and not a run folder; choose another output=...")
 
-    @property
-    def finished(self) -> bool:
-        """Whether the run has written its results."""
-        return self.results.is_file()
-
     def create(self, command: list[str], compute: Mapping[str, object] | None = None) -> None:
-        """Make the folder with its config.yaml and environment.json, and keep other runs out of it.
+        """Make an unfinished run's folder with its config.yaml and environment.json, and keep other runs out of it.
 
         `compute`: the settled runtime settings, for environment.json.
 
@@ -118,10 +120,12 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
+            for file in (self.results, self.path / "report.html"):  # broken, or of fewer rounds than are wanted now
+                file.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"output: {self.path} cannot be written: {error.strerror}") from None
         remove_temporaries(self.path)
-        if not (self.path / "config.yaml").is_file():
+        if self.resized or not (self.path / "config.yaml").is_file():
             write_text(self.path / "config.yaml", self.config.to_yaml())
         write_json(self.path / "environment.json", environment(command, compute))
 

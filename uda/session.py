@@ -1,11 +1,11 @@
 """A run as it stands: its folder, engine and checkpoint, how a stage is trained from there, how all of it is saved."""
 
-import hashlib
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import yaml
@@ -17,10 +17,12 @@ from uda.config import RunConfig, differing_keys
 from uda.distributed import Ranks
 from uda.engine import Engine, EpochState
 from uda.errors import UserError
+from uda.inputs import Inputs
 from uda.interruption import Interruption
 from uda.methods import Method
 from uda.models import Network, load_network, save_network
 from uda.pauses import RunPauses
+from uda.report.records import Records, read_results
 from uda.run_folder import RunFolder, RunLog
 from uda.settings import OptimSettings
 
@@ -53,6 +55,7 @@ class Session(ABC):
 
     engine: Engine
     checkpoints: Checkpoints
+    records: Records
     method: Method
     """What is trained; its own networks are saved and restored."""
 
@@ -69,7 +72,8 @@ class Session(ABC):
         self.interruption = interruption or Interruption()
         self.ranks.check_same("the config", config.to_yaml(), self._difference)
         self.folder = RunFolder(config, check=self.ranks.is_main)
-        self.finished = bool(self.ranks.maximum([self.ranks.is_main and self.folder.finished])[0])
+        self._flaw: str | None = None
+        self.finished = bool(self.ranks.maximum([self.ranks.is_main and self._has_results()])[0])
         self.progress = Progress()
         self._started = time.monotonic()
         if not self.finished:
@@ -88,8 +92,16 @@ class Session(ABC):
 
     @property
     @abstractmethod
-    def images(self) -> str:
-        """The run's images in a line, their number and a checksum of their names: a run goes on with its own alone."""
+    def inputs(self) -> Inputs:
+        """The run's images, labels and classes: a run goes on with its own alone."""
+
+    @abstractmethod
+    def complete(self) -> dict | None:
+        """Run from wherever it stands to its end. Returns the results on rank 0."""
+
+    @abstractmethod
+    def summary(self, results: Mapping[str, Any]) -> list[str]:
+        """A finished run's result, in lines."""
 
     def state(self) -> dict[str, object]:
         """What a checkpoint holds besides the networks: tensors, numbers and strings."""
@@ -97,25 +109,50 @@ class Session(ABC):
 
     # The way through a run
 
+    def execute(self) -> dict | None:
+        """Run to the end. Returns the results; None when the run had been finished before, and but on rank 0."""
+        if not self.finished:
+            return self.complete()
+        self.log(f"{self.folder.path} is finished")
+        if self.ranks.is_main:
+            self.say(read_results(self.folder.results)[0])
+        return None
+
+    def say(self, results: Mapping[str, Any]) -> None:
+        """Say what the run has come to, and where its page is."""
+        for line in self.summary(results):
+            self.log(line)
+        page = self.folder.path / "report.html"
+        if page.is_file():
+            self.log(f"report: {page}")
+
+    def _has_results(self) -> bool:
+        """Whether the run has written its results; what is wrong with them is kept in `_flaw`."""
+        if self.folder.resized or not self.folder.results.is_file():
+            return False
+        try:
+            read_results(self.folder.results)
+        except UserError as error:
+            self._flaw = str(error)
+            return False
+        return True
+
     def build(self, network: Network, method: Callable[[Network], Method]) -> None:
         """Bring the network to the device, and network and method to where the run stands.
 
         Raises:
-            UserError: the run was begun with other images, its checkpoints are damaged, or the weights that it is to
-                begin with do not fit.
+            UserError: the run was begun with other images, labels or classes, its checkpoints are damaged, or the
+                weights that it is to begin with do not fit.
         """
-        self.ranks.check_same("the data", self.images, lambda first, other: f"{first} / {other}")
+        self.ranks.check_same("the data", self.inputs.describe(), lambda first, other: f"{first} / {other}")
         self.engine = Engine(network, self.config.runtime, self.log if self.ranks.is_main else None, self.ranks)
         self.method = method(network)
         self.engine.attach(self.method)
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.log, 60 * self.config.runtime.checkpoint_minutes)
         content = self.ranks.broadcast(self.checkpoints.read() if self.ranks.is_main else None)
         self.saved = None if content is None else checkpoint.parse(content, str(self.folder.checkpoints))
-        if self.saved is not None and self.saved[1]["images"] != self.images:
-            raise UserError(
-                f"{self.folder.path} was begun with other images: then {self.saved[1]['images']}, now {self.images} "
-                "(their number and a checksum of their names); bring them back, or choose another output=..."
-            )
+        self._check_saved()
+        self.records = Records(self.folder.path, self.saved[1]["records"] if self.saved else None)
         if self.saved is None:
             if self.config.start and self.ranks.is_main:
                 load_network(network, self.config.start, self.description)
@@ -125,10 +162,28 @@ class Session(ABC):
             self.progress = self.saved[0]
         self._started = time.monotonic()
 
+    def _check_saved(self) -> None:
+        if self.saved is None:
+            if self.ranks.is_main and self.folder.results.is_file():
+                why = self._flaw or f"{self.folder.results} is of another number of rounds"
+                raise UserError(
+                    f"{why}, and there is no checkpoint to go on from; choose another output=..., or delete "
+                    f"{self.folder.path} to run again"
+                )
+            return
+        if change := self.inputs.change_since(self.saved[1]["inputs"]):
+            raise UserError(
+                f"{self.folder.path} was begun with other {change}; bring the old ones back, or choose another "
+                "output=... to begin a run with these"
+            )
+        if self._flaw:
+            self.log(f"warning: {self._flaw}; the results are written anew from the checkpoint")
+
     def open_folder(self) -> None:
         """Make the run's folder, or go on in it."""
         self.folder.create(sys.argv, self.engine.settings.model_dump() | {"processes": self.ranks.world})
         self.log.open(self.folder.path / "log.txt")
+        self.records.restore(self.log)
 
     @property
     def seconds(self) -> float:
@@ -216,7 +271,8 @@ class Session(ABC):
             "method": self.method.modules.state_dict(),
             **self.state(),
             **(state or {}),
-            "images": self.images,
+            "inputs": self.inputs.state,
+            "records": self.records.state(),
         }
         if self.ranks.world > 1 and progress.step:
             state["statistics"] = self._of_every_rank(_flat(self.engine.running_statistics()))
@@ -257,11 +313,6 @@ class Session(ABC):
         """This rank's row; the mean where another number of ranks saved."""
         same = len(of_every_rank) == self.ranks.world
         return (of_every_rank[self.ranks.rank] if same else of_every_rank.mean(0)).squeeze(0)
-
-
-def checksum(ids: Iterable[str]) -> str:
-    """Eight hexadecimal digits for the names of images, in their order."""
-    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:8]
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ from uda.generalization.page import hardness_seen, seen_per_class
 from uda.generalization.report import Judgement, Report
 from uda.generalization.study import finished_runs, runs_of, summary_file, summary_lines, write_summary
 from uda.report import figures
+from uda.report.records import Records
 
 CLASSES = ("ape", "b<e", "cat")
 DOMAINS = ("clay", "drawn", "photo")
@@ -86,7 +87,7 @@ def make_run(config):
     domains = Domains(seen, config.target, Target(images), TargetLabels(labels), CLASSES)
     config.folder.mkdir(parents=True)
     (config.folder / "config.yaml").write_text(config.to_yaml())
-    report = Report(config.folder, config, domains, log=lambda line: None)
+    report = Report(Records(config.folder), config, domains, log=lambda line: None)
     for index, right in enumerate(RIGHT[config.name][config.target]):
         held = HELD_OUT[index]
         judgements = [judgement(name, held, 0.5 + place, 10) for place, name in enumerate(others)]
@@ -335,6 +336,16 @@ def test_a_run_that_is_not_finished_does_not_count(tmp_path):
         make_run(run)
     (tmp_path / "dg_plain" / "drawn" / "results.json").unlink()
     assert list(finished_runs(config)) == ["clay", "photo"]
+
+
+@pytest.mark.parametrize("name", ["results.json", "rounds/00/report.json"])
+def test_a_broken_run_is_not_left_out_in_silence(tmp_path, name):
+    config = config_of(tmp_path, "dg_plain", page=False)
+    for run in runs_of([config]):
+        make_run(run)
+    (tmp_path / "dg_plain" / "photo" / name).write_text("{")
+    with pytest.raises(UserError, match=f"photo/{name} is broken; give the command of dg_plain with target=photo"):
+        finished_runs(config)
 
 
 def test_where_summaries_lie():

@@ -10,14 +10,17 @@ from safetensors.torch import save_file
 
 from tests.data.trees import make_folders
 from tests.generalization.conftest import CLASSES
+from tests.test_resume import cut
 from tests.test_rounds import cut_after_every_save
 from uda.config import load_config
 from uda.data.digits import ANGLES, rendered, rotated
+from uda.data.domains import TargetLabels
 from uda.data.transforms import make_predict
 from uda.distributed import Ranks
 from uda.engine import Engine
 from uda.errors import UserError
 from uda.evaluation import HARDNESS_BINS
+from uda.generalization import run as run_module
 from uda.generalization.cli import main
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import hold_out, load, names_of
@@ -124,6 +127,41 @@ def test_a_run_that_dies_after_every_step_comes_to_the_same_end(tiny, tmp_path, 
     assert read(folder) == read(tmp_path / "whole")
     weights = [(tmp_path / end / "checkpoints/final.safetensors").read_bytes() for end in ("whole", "cut")]
     assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize("file", ["rounds/01/report.json", "rounds/02/report.json", "results.json"])
+def test_what_is_lost_of_a_finished_run_is_made_anew(tiny, tmp_path, capsys, file):
+    """Three reports, whose held-out choice is among them all; a gap used to end the list."""
+    folder = tmp_path / "run"
+    execute(tiny, folder)
+    before = {name: (folder / name).read_bytes() for name in ("results.json", "rounds/01/report.json", file)}
+    (folder / file).write_text("{")
+    capsys.readouterr()
+    assert execute(tiny, folder)["steps"] == 7
+    assert f"warning: {folder / file} is broken" in capsys.readouterr().out
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert execute(tiny, folder) is None
+    out = capsys.readouterr().out
+    assert "is finished" in out and "validation choice" in out and "report.html" not in out
+
+
+def test_labels_that_changed_are_refused(tiny, tmp_path, monkeypatch):
+    """Of a seen domain how many is said; of the unseen one, that they did."""
+    folder = tmp_path / "run"
+    cut(monkeypatch, lambda: execute(tiny, folder), saves=1)
+    loaded = load(config_of(tiny), lambda line: None)
+    first = loaded.seen[0]
+    labels = first.domain.labels.copy()
+    labels[[0, 5]] = (labels[[0, 5]] + 1) % 4
+    other = replace(first, domain=replace(first.domain, labels=labels))
+    changed = [
+        (replace(loaded, seen=(other, *loaded.seen[1:])), f"labels: 2 of 32 {first.name} labels changed"),
+        (replace(loaded, unseen_labels=TargetLabels(labels)), f"labels: those of the {loaded.name} images are not"),
+    ]
+    for domains, message in changed:
+        monkeypatch.setattr(run_module, "load", lambda *_, domains=domains: domains)
+        with pytest.raises(UserError, match=message):
+            LeaveOneOut(config_of(tiny, f"output={folder}"))
 
 
 def test_features_of_a_frozen_backbone_are_computed_once_for_all_runs(tiny, tmp_path, monkeypatch):

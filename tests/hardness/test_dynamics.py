@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -81,6 +82,33 @@ def test_a_run_that_dies_after_every_save_comes_to_the_same_end(labelled, finish
     assert without_times(folder) == without_times(finished)
     for name in ("scores.csv", "checkpoints/final.safetensors", "epochs/02.npz"):
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
+
+
+@pytest.mark.parametrize("file", ["epochs/01.json", "epochs/03.json", "results.json"])
+def test_what_is_lost_of_a_finished_run_is_made_anew(labelled, finished, tmp_path, capsys, file):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / file).unlink() if file != "results.json" else (folder / file).write_text("{")
+    with pytest.raises(
+        UserError, match=f"{file} is .*`tools/hardness.py dynamics` writes it anew when it is run again"
+    ):
+        load_history(folder, "run")
+    assert execute(labelled, folder)["steps"] == 9
+    assert f"warning: {folder / file} is " in capsys.readouterr().out
+    for name in ("results.json", "epochs/01.json", "epochs/03.json"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    assert execute(labelled, folder) is None
+    out = capsys.readouterr().out
+    assert "is finished" in out and "test accuracy" in out and "scores.csv" in out
+
+
+@pytest.mark.parametrize("content", [None, b"PK"])
+def test_scores_of_an_epoch_that_are_lost_are_named(finished, tmp_path, content):
+    """Without the second of four, the last would stand in its place."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    file = folder / "epochs/01.npz"
+    file.unlink() if content is None else file.write_bytes(content)
+    with pytest.raises(UserError, match=r"epochs/01\.npz is missing or broken; delete .*run to train again"):
+        load_history(folder, "run")
 
 
 def test_two_processes_score_what_one_does_with_the_same_batches(labelled, tmp_path):

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from uda.collapse import predictions
 from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import ImageArray
 from uda.evaluation import Prediction, accuracy, selection_metrics
 from uda.report import ChoiceRecord, RoundRecord, RunReport
+from uda.report.records import Records
 from uda.selectors import SELECTORS
 from uda.thresholds import class_balanced_thresholds, select
 from uda.validators import VALIDATORS
@@ -30,10 +32,20 @@ class SyntheticRun:
 
     def __post_init__(self):
         self.lines: list[str] = []
+        self.records = Records(self.folder)
         self.results: dict = {}
 
     def report(self) -> RunReport:
-        return RunReport(self.folder, self.config, self.classes, self.images, self.target_labels, log=self.lines.append)
+        """A report that goes on with the records so far."""
+        source = np.full(len(self.classes), 100)
+        return RunReport(
+            self.records, self.config, self.classes, source, self.images, self.target_labels, log=self.lines.append
+        )
+
+    def cut(self, rounds: int) -> None:
+        """Go back to a checkpoint that holds the records of so many rounds."""
+        kept = list(self.records.state().items())[: 1 + rounds]
+        self.records = Records(self.folder, dict(kept))
 
     def prediction(self, step: int) -> Prediction:
         """The model after source training (step 0) or round `step - 1`."""
@@ -72,6 +84,7 @@ class SyntheticRun:
                 reference=reference,
                 metrics=selection_metrics(pseudo, before, reference, self.target_labels, self.classes),
             ),
+            predicted=predictions(self.prediction(index + 1)),
             accuracy=self.accuracy(index + 1),
             validators=self.validators(index + 1),
             loss=1.5 / (index + 1),
@@ -82,10 +95,14 @@ class SyntheticRun:
         """A whole run: source, rounds, results."""
         return self.begin(rounds).finish(123.4)
 
+    def source(self, report: RunReport, seconds: float = 1.0) -> None:
+        """Report the source model."""
+        report.source(predictions(self.prediction(0)), self.accuracy(0), self.validators(0), seconds)
+
     def begin(self, rounds: int) -> RunReport:
         """A run up to its last round."""
         report = self.report()
-        report.source(self.accuracy(0), self.validators(0), 20.0)
+        self.source(report, 20.0)
         for index in range(rounds):
             report.round(self.record(index))
         return report

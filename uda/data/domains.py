@@ -1,6 +1,7 @@
 """The two domains of a run: labelled source images, and target images whose labels are kept apart."""
 
 import dataclasses
+import hashlib
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -76,6 +77,11 @@ class TargetLabels:
     def known(self) -> bool:
         """Whether any label is one of the source's classes."""
         return bool((self._labels >= 0).any())
+
+    @property
+    def checksum(self) -> str:
+        """Eight hexadecimal digits by which a resumed run sees that it is measured by the same labels."""
+        return hashlib.sha256(self._labels.tobytes()).hexdigest()[:8]
 
     def reveal(self) -> np.ndarray:
         """The labels, (N,) int64, read-only; besides classes NO_LABEL, and UNKNOWN_CLASS, which the source lacks."""

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from uda.atomic import write_json, write_text
@@ -10,7 +9,7 @@ from uda.evaluation import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
 from uda.generalization.methods import METHODS
-from uda.report import records
+from uda.report.records import REPORTS, Records, plain
 from uda.report.table import class_lines, percent
 
 #: Title, width, whether it needs labels of the unseen domain.
@@ -41,33 +40,32 @@ class Judgement:
 class Report:
     """Writes a run's `rounds/NN/report.json`, `tb/`, `report.html` and `results.json`, and prints a row an interval.
 
-    The files on disk are all its state. The seen domains' held-out images choose `validation_choice` among the reports
+    `records` are all its state. The seen domains' held-out images choose `validation_choice` among the reports
     of the method's last stage: what stands before it is not yet the method's model. What is said of the unseen domain
     is oracle.
 
     Args:
-        folder: the run's folder.
+        records: those of the run so far; TensorBoard's later ones are purged.
         config: its config.
         domains: seen and unseen.
         log: prints one line.
-        reported: reports that are behind the run; TensorBoard's later ones are purged.
     """
 
     def __init__(
         self,
-        folder: Path,
+        records: Records,
         config: GeneralizationConfig,
         domains: Domains,
         log: Callable[[str], None] = print,
-        reported: int = 0,
     ):
-        self.folder = Path(folder)
+        self.records = records
+        self.folder = records.folder
         self.config = config
         self.domains = domains
         self.log = log
         self._rows = 0
         self._writer = None
-        self._first_step = reported
+        self._first_step = len(records.reports())
 
     def interval(
         self,
@@ -96,36 +94,26 @@ class Report:
             "hardness": unseen.hardness,
             "seconds": seconds,
         }
-        records.write_record(records.round_folder(self.folder, index) / "report.json", record)
+        self.records.write(REPORTS["rounds"].format(index), record)
         self._print(record)
         if self.config.report.tensorboard:
             self._events(record)
 
     def is_choice(self, index: int) -> bool:
         """Whether the report is better on the held-out images than all before it of the last stage."""
-        found = records.read_rounds(self.folder)[: index + 1]
+        found = self.records.reports()
         last = len(METHODS[self.config.method].stages) - 1
         return found[-1]["stage"] == last and choice_of(found)["round"] == index
 
     def finish(self, seconds: float) -> dict[str, Any]:
-        """Write `report.html` and `results.json` from the files of all reports; returns the results."""
-        rounds = records.read_rounds(self.folder)
-        results = records.plain(summarise(self.config, rounds, seconds))
+        """Write `report.html` and `results.json` from the records of all reports; returns the results."""
+        rounds = self.records.reports()
+        results = plain(summarise(self.config, rounds, seconds))
         if self.config.report.page:
             from uda.generalization.page import render_page
 
             write_text(self.folder / "report.html", render_page(self.config, self.domains, rounds, results))
         write_json(self.folder / "results.json", results)
-        choice, best = results["validation_choice"], results["oracle_best"]
-        self.log(f"accuracy on {self.config.target}, which was never seen, % (oracle):")
-        for name, value, note in (
-            ("final", results["final"]["overall"], "the last report"),
-            ("validation choice", choice["overall"], f"report {choice['round']}, best on the held-out images"),
-            ("oracle best", best["overall"], f"report {best['round']}, picked by target labels: a bound, not a result"),
-        ):
-            self.log(f"  {name:<18}{percent(value):>7}  {note}")
-        for line in class_lines(results["final"]["per_class"]):
-            self.log(line)
         if self._writer is not None:
             self._writer.close()
         return results
@@ -159,6 +147,21 @@ class Report:
         for name in ("overall", "class_mean"):
             self._writer.add_scalar(f"oracle/{name}", record[name], step)
         self._writer.flush()
+
+
+def summary_lines(results: Mapping[str, Any]) -> list[str]:
+    """A run's result in a few lines."""
+    choice, best = results["validation_choice"], results["oracle_best"]
+    rows = (
+        ("final", results["final"]["overall"], "the last report"),
+        ("validation choice", choice["overall"], f"report {choice['round']}, best on the held-out images"),
+        ("oracle best", best["overall"], f"report {best['round']}, picked by target labels: a bound, not a result"),
+    )
+    return [
+        f"accuracy on {results['target']}, which was never seen, % (oracle):",
+        *(f"  {name:<18}{percent(value):>7}  {note}" for name, value, note in rows),
+        *class_lines(results["final"]["per_class"]),
+    ]
 
 
 def of_the_last_stage(rounds: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

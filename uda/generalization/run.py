@@ -1,8 +1,10 @@
 """One run of domain generalisation: train on all domains but one, judge on what is held out and on the unseen one."""
 
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from torch import nn
@@ -16,10 +18,11 @@ from uda.generalization.domains import load
 from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.feeds import Feeds
 from uda.generalization.methods import METHODS, GeneralizationMethod
-from uda.generalization.report import Judgement, Report
+from uda.generalization.report import Judgement, Report, summary_lines
+from uda.inputs import Inputs, Labelled
 from uda.models import Prediction, create_network, network_on
 from uda.plan import compute_line, epoch_steps
-from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session, checksum
+from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session
 
 
 class LeaveOneOut(Session):
@@ -81,10 +84,10 @@ class LeaveOneOut(Session):
             self.feeds.training(stage, sum(plan))  # says what is too small before hours of training lead to it
 
     @cached_property
-    def images(self) -> str:
-        domains = [*((seen.name, seen.domain.images) for seen in self.domains.seen)]
-        domains.append((self.domains.name, self.domains.unseen.images))
-        return ", ".join(f"{len(images)} images of {name} ({checksum(images.ids)})" for name, images in domains)
+    def inputs(self) -> Inputs:
+        found = {seen.name: Labelled(seen.domain.images.ids, seen.domain.labels) for seen in self.domains.seen}
+        unseen = Labelled(self.domains.unseen.images.ids, self.domains.unseen_labels)
+        return Inputs(self.classes, {**found, self.domains.name: unseen})
 
     @property
     def description(self) -> dict[str, object]:
@@ -92,15 +95,11 @@ class LeaveOneOut(Session):
         backbone = f"features of {model.backbone}" if self.config.training.frozen_backbone else model.backbone
         return {"backbone": backbone, "head": model.head, "bias": model.bias, "classes": list(self.classes)}
 
-    def execute(self) -> dict | None:
-        """Run to the end. Returns the results; None when the run had been finished before, and but on rank 0."""
-        if self.finished:
-            self.log(f"{self.folder.path} is finished: its results.json is in there")
-            return None
+    def complete(self) -> dict | None:
         self.report = None
         if self.ranks.is_main:
             self.open_folder()
-            self.report = Report(self.folder.path, self.config, self.domains, self.log, self._reported)
+            self.report = Report(self.records, self.config, self.domains, self.log)
         begun = self.progress.round + self.progress.begun if self.progress.stage == "generalization" else 0
         for stage in range(begun):
             self._begin(stage)
@@ -116,7 +115,12 @@ class LeaveOneOut(Session):
         if not self.ranks.is_main:
             return None
         self.save_weights("final")
-        return self.report.finish(self.seconds)
+        results = self.report.finish(self.progress.seconds)
+        self.say(results)
+        return results
+
+    def summary(self, results: Mapping[str, Any]) -> list[str]:
+        return summary_lines(results)
 
     def plan(self) -> str:
         """What will be done, in lines."""
@@ -143,13 +147,6 @@ class LeaveOneOut(Session):
     def _begin(self, stage: int) -> None:
         seed_everything(GENERALIZATION_STAGE, self.config.seed, stage)
         self.method.begin(stage)
-
-    @property
-    def _reported(self) -> int:
-        """Reports that are behind the run."""
-        if self.progress.stage == "done":
-            return sum(map(len, self.plans))
-        return sum(len(plan) for plan in self.plans[: self.progress.round]) + self.progress.epoch
 
     def _stage(self, stage: int) -> None:
         plan, training = self.plans[stage], self.config.training

@@ -14,7 +14,7 @@ from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
 from uda.generalization.page import CHOICES, hardness_seen, render_summary
-from uda.report.records import read_record, read_rounds
+from uda.report.records import read_results
 from uda.report.table import percent
 from uda.run_folder import RunFolder
 
@@ -59,7 +59,10 @@ def runs_of(configs: Sequence[GeneralizationConfig]) -> list[GeneralizationConfi
 
 
 def finished_runs(config: GeneralizationConfig) -> dict[str, FinishedRun]:
-    """The runs of a config that have their results, by unseen domain, whichever command has made them."""
+    """The runs of a config that have their results, by unseen domain, whichever command has made them.
+
+    Raises UserError where the results of one are broken.
+    """
     found = {}
     for name in names_of(config):
         run = config.model_copy(update={"target": name})
@@ -67,8 +70,11 @@ def finished_runs(config: GeneralizationConfig) -> dict[str, FinishedRun]:
             folder = RunFolder(run)
         except UserError:  # it is another config's
             continue
-        results, rounds = read_record(folder.results), read_rounds(folder.path)
-        if results and rounds:
+        if folder.results.is_file():
+            try:
+                results, rounds = read_results(folder.results)
+            except UserError as error:
+                raise UserError(f"{error}; give the command of {config.name} with target={name} again") from None
             found[name] = FinishedRun(run, results, rounds[-1])
     return found
 

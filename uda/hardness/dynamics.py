@@ -71,9 +71,9 @@ class History:
 
 def load_history(folder: Path, name: str) -> History:
     """What a finished run has left. Raises UserError where it is not finished."""
-    records = read_epochs(folder)
-    if not records or not (folder / "scores.csv").is_file():
+    if not all((folder / name).is_file() for name in ("results.json", "scores.csv")):
         raise UserError(f"{folder}: no finished run of `tools/hardness.py dynamics`")
+    records = read_epochs(folder)
     values = {score: read_epoch_scores(folder, score) for score in records[0]["scores"]}
     values["accuracy"] = read_epoch_scores(folder, "right").astype(np.float64)
     return History(name, read_scores(folder / "scores.csv").ids, values, len(records[0]["per_class"]), records)

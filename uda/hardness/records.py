@@ -1,29 +1,37 @@
 """What a supervised run has left on disk, epoch by epoch."""
 
-import json
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from uda.errors import UserError
+from uda.report.records import read_results
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
-    """The records `epochs/NN.json` of a run's folder, in order; the first is that of the network before training."""
-    paths = sorted((folder / "epochs").glob("*.json"), key=lambda path: int(path.stem))
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
+    """The records of a finished run's epochs, in order; the first is that of the network before training.
+
+    Raises UserError where one is missing or broken.
+    """
+    try:
+        return read_results(folder / "results.json")[1]
+    except UserError as error:
+        raise UserError(f"{error}; `tools/hardness.py dynamics` writes it anew when it is run again") from None
 
 
 def read_epoch_scores(folder: Path, name: str) -> np.ndarray:
     """A score, or `right`, of every test image at every epoch: (E, N), in the order of `scores.csv`.
 
-    Raises UserError where an epoch is missing or does not have it.
+    Raises UserError where an epoch's file is missing, broken or without it: no other file has what it held.
     """
-    paths = sorted((folder / "epochs").glob("*.npz"), key=lambda path: int(path.stem))
-    if [int(path.stem) for path in paths] != list(range(len(paths))) or not paths:
-        raise UserError(f"{folder / 'epochs'}: no epochs, or not all of them; run it to its end first")
-    try:
-        return np.stack([np.load(path)[name] for path in paths])
-    except (KeyError, ValueError, OSError) as error:
-        raise UserError(f"{folder / 'epochs'}: {error}") from None
+    found = []
+    for epoch in range(len(read_epochs(folder))):
+        path = folder / "epochs" / f"{epoch:02d}.npz"
+        try:
+            with np.load(path) as scores:
+                found.append(scores[name])
+        except (KeyError, ValueError, OSError, EOFError, BadZipFile):
+            raise UserError(f"{path} is missing or broken; delete {folder} to train again") from None
+    return np.stack(found)

@@ -2,6 +2,7 @@
 
 import io
 import time
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
@@ -19,12 +20,14 @@ from uda.hardness.config import SupervisedConfig
 from uda.hardness.dynamics import groups_of
 from uda.hardness.images import LabelledImages
 from uda.hardness.scores import make_table, write_scores
+from uda.inputs import Inputs, Labelled
 from uda.methods.base import Method
 from uda.models import Prediction, create_network
 from uda.plan import compute_line
 from uda.registry import Registry
+from uda.report.records import REPORTS
 from uda.report.table import percent
-from uda.session import INITIAL_WEIGHTS, SUPERVISED_STAGE, Session, checksum
+from uda.session import INITIAL_WEIGHTS, SUPERVISED_STAGE, Session
 
 METHODS: Registry[type[Method]] = Registry("method")
 
@@ -64,20 +67,16 @@ class SupervisedRun(Session):
         self.steps = len(self._batches(0))
 
     @cached_property
-    def images(self) -> str:
-        parts = {"train": self.training.images, "test": self.test.images}
-        return ", ".join(f"{len(images)} images to {name} ({checksum(images.ids)})" for name, images in parts.items())
+    def inputs(self) -> Inputs:
+        parts = {"training": self.training, "test": self.test}
+        return Inputs(self.classes, {role: Labelled(part.images.ids, part.labels) for role, part in parts.items()})
 
     @property
     def description(self) -> dict[str, object]:
         model = self.config.model
         return {"backbone": model.backbone, "head": model.head, "bias": model.bias, "classes": list(self.classes)}
 
-    def execute(self) -> dict[str, Any] | None:
-        """Run to the end. Returns the results; None when the run had been finished before, and but on rank 0."""
-        if self.finished:
-            self.log(f"{self.folder.path} is finished: its results.json is in there")
-            return None
+    def complete(self) -> dict[str, Any] | None:
         if self.ranks.is_main:
             self.open_folder()
         if self.saved:
@@ -173,7 +172,7 @@ class SupervisedRun(Session):
         buffer = io.BytesIO()
         np.savez_compressed(buffer, right=table.right, **table.scores)
         write_bytes(folder / f"{epoch:02d}.npz", buffer.getvalue())
-        write_json(folder / f"{epoch:02d}.json", record)
+        self.records.write(REPORTS["epochs"].format(epoch), record)
         if epoch == self.config.training.epochs:
             write_scores(table, self.folder.path / "scores.csv")
         if self.config.report.tensorboard:
@@ -196,9 +195,7 @@ class SupervisedRun(Session):
         writer.close()
 
     def _finish(self) -> dict[str, Any]:
-        from uda.hardness.records import read_epochs
-
-        epochs = read_epochs(self.folder.path)
+        epochs = self.records.reports()
         self.save_weights("final")
         results = {
             "config": self.config.name,
@@ -207,10 +204,12 @@ class SupervisedRun(Session):
             "final": {"overall": epochs[-1]["overall"], "per_class": epochs[-1]["per_class"], "ece": epochs[-1]["ece"]},
             "epochs": [{key: value for key, value in e.items() if key != "per_class"} for e in epochs],
             "steps": epochs[-1]["steps"],
-            "seconds": self.seconds,
+            "seconds": self.progress.seconds,
         }
         write_json(self.folder.results, results)
-        reached = percent(results["final"]["overall"])
-        path = self.folder.path
-        self.log(f"test accuracy {reached} %; scores: {path / 'scores.csv'}, of every epoch: {path / 'epochs'}")
+        self.say(results)
         return results
+
+    def summary(self, results: Mapping[str, Any]) -> list[str]:
+        reached, path = percent(results["final"]["overall"]), self.folder.path
+        return [f"test accuracy {reached} %; scores: {path / 'scores.csv'}, of every epoch: {path / 'epochs'}"]

@@ -27,6 +27,9 @@ class Events:
         self._scalars(step, "validator", record["validators"])
         self._scalars(step, "time", {"seconds": record["seconds"]})
         self._scalars(step, "train", {"loss": record.get("loss")})
+        self._scalars(step, "predicted", {name: record.get(name) for name in ("effective_classes", "largest_share")})
+        if record["warnings"]:
+            self._open().add_text("warnings", "\n\n".join(record["warnings"]), step)
         accuracy = record["accuracy"]
         if accuracy is None:
             return

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from uda.collapse import CURES
 from uda.config import Config, RunConfig
 from uda.data.domains import NO_LABEL, UNKNOWN_CLASS
 from uda.data.images import Images
@@ -188,10 +189,7 @@ def _notices(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], la
     empty = [str(record["round"]) for record in rounds if record.get("selected") == 0]
     if empty:
         notices.append(f"Nothing was chosen in round {', '.join(empty)}.")
-    if rounds and rounds[-1].get("selected"):
-        without = [name for name, count in rounds[-1]["selected_per_class"].items() if count == 0]
-        if without:
-            notices.append(f"The last round chose no image as: {', '.join(without)}.")
+    notices += _collapse(rounds, results)
     if labelled and rounds:
         final, best = results["final"]["class_mean"], results["oracle_best"]
         before = results["source_only"]["class_mean"]
@@ -201,6 +199,22 @@ def _notices(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], la
             lost = 100 * (best["class_mean"] - final)
             what = "round" if "portion" in rounds[-1] else "report"
             notices.append(f"What came after {what} {best['round']} lost {lost:.1f} points of class mean (oracle).")
+    return notices
+
+
+def _collapse(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> list[str]:
+    """Warnings of the final model, which earlier reports had some, and what may help."""
+    if rounds:
+        stage, what = ("self_training", "round") if "portion" in rounds[-1] else ("adaptation", "report")
+        notices = [f"After the last {what}: {warning}." for warning in rounds[-1]["warnings"]]
+        earlier = [str(record["round"]) for record in rounds[:-1] if record["warnings"]]
+        if earlier:
+            names = f"{what} {earlier[0]}" if len(earlier) == 1 else f"{len(earlier)} earlier {what}s"
+            notices.append(f"There were warnings of lost classes in {names}: see `warnings` in results.json.")
+    else:
+        stage, notices = "source", [f"The {warning}." for warning in results["warnings"]]
+    if notices:
+        notices.append(f"{CURES[stage][0].upper()}{CURES[stage][1:]}.")
     return notices
 
 

@@ -16,12 +16,15 @@ def summarise(
 
     `final` is the last round, or the source model where there are none. `label_free_choice` and `oracle_best` are
     among the rounds only; without rounds they name none. Figures that need target labels are None without them.
+    `warnings` are those of all reports, each with the report that it is of.
     `steps` are all training steps of this run, those behind a `source.checkpoint` not among them.
     """
     training = config.self_training
     last = rounds[-1] if rounds else source
     choice = _best(rounds, [record["validators"].get(config.validator) for record in rounds])
     best = _best(rounds, [record["class_mean"] for record in rounds])
+    what = "round" if METHODS[config.method].rounds else "report"
+    told = [("source model", source or {"warnings": []}), *((f"{what} {record['round']}", record) for record in rounds)]
     return {
         "config": config.name,
         "method": config.method,
@@ -32,6 +35,7 @@ def summarise(
         "final": _accuracy(last),
         "label_free_choice": {**choice, "validator": config.validator},
         "oracle_best": best,
+        "warnings": [f"{name}: {warning}" for name, record in told for warning in record["warnings"]],
         "rounds": [
             {key: value for key, value in record.items() if key not in ("accuracy", "gallery")} | _accuracy(record)
             for record in rounds

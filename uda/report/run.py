@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from uda.atomic import OutputError, write_json, write_text
+from uda.collapse import CURES, classes_without_labels, signs_of_collapse, spread
 from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation import Accuracy
 from uda.methods import METHODS
-from uda.report import records, table
+from uda.report import table
 from uda.report.events import Events
 from uda.report.gallery import gallery_entries, surest_by_class
+from uda.report.records import REPORTS, SOURCE, Records, plain, write_pseudo_labels
 from uda.report.results import summarise
 from uda.thresholds import PseudoLabels
 
@@ -43,6 +45,8 @@ class RoundRecord:
     """Number of the round, from 0."""
     steps: int
     """Training steps since the stage began: a round is a stage of its own, an interval a part of one."""
+    predicted: np.ndarray
+    """(K,) target images that the model predicts as each class after the round's training."""
     accuracy: Accuracy | None
     """Oracle: after the round's training; None without target labels."""
     validators: dict[str, float]
@@ -58,57 +62,79 @@ class RoundRecord:
 class RunReport:
     """Writes a run's `rounds/`, `tb/`, `results.json` and `report.html`, and prints its table.
 
-    The files on disk are all its state: a report made anew on the same folder goes on where the old one ended.
+    `records` are all its state: a report made anew with the same ones goes on where the old one ended.
 
     Args:
-        folder: the run's folder.
+        records: those of the run so far; the event files of later rounds are purged.
         config: the run's config.
         classes: K class names.
+        source: (K,) source images of each class.
         images: the target images.
         target_labels: for the oracle figures of the page; None without.
         log: prints one line.
-        rounds_done: rounds that need no report any more; the event files of later ones are purged. None: those that
-            have a whole report on disk.
+        partial: the target has fewer classes than the source on purpose.
     """
 
     def __init__(
         self,
-        folder: Path,
+        records: Records,
         config: Config,
         classes: Sequence[str],
+        source: np.ndarray,
         images: Images,
         target_labels: TargetLabels | None,
         log: Callable[[str], None] = print,
-        rounds_done: int | None = None,
+        partial: bool = False,
     ):
-        self.folder = Path(folder)
+        self.records = records
+        self.folder = records.folder
         self.config = config
         self.classes = tuple(classes)
+        self.source_counts = source
         self.images = images
         self.target_labels = target_labels
         self.log = log
+        self.partial = partial
         self._rows = 0
+        self._cures_said: set[str] = set()
         # Step 0 is the source model, step r + 1 round r; what an interrupted round left is purged.
-        done = self.completed_rounds() if rounds_done is None else rounds_done
-        first_step = done + 1 if self._source() else 0
+        first_step = len(records.reports()) + 1 if records.get(SOURCE) else 0
         self._events = Events(self.folder / "tb", first_step) if config.report.tensorboard else None
+        for record in records.reports():
+            labels = self._pseudo_labels(record["round"])
+            if "portion" in record and not labels.is_file():
+                log(f"warning: {labels} is missing and is kept nowhere else; no figure depends on it")
 
-    def completed_rounds(self) -> int:
-        """How many rounds, from 0 on, have a whole report on disk."""
-        return len(records.read_rounds(self.folder))
+    def label_free_round(self) -> int | None:
+        """The round that the config's validator likes best of those so far; None before the first."""
+        results = summarise(self.config, self.records.get(SOURCE), self.records.reports(), 0.0)
+        return results["label_free_choice"]["round"]
 
-    def label_free_round(self, last: int | None = None) -> int | None:
-        """The round that the config's validator likes best, of those up to `last`; None before the first."""
-        rounds = records.read_rounds(self.folder)[: None if last is None else last + 1]
-        return summarise(self.config, self._source(), rounds, 0.0)["label_free_choice"]["round"]
+    def source(
+        self,
+        predicted: np.ndarray | None,
+        accuracy: Accuracy | None,
+        validators: dict[str, float],
+        seconds: float,
+        steps: int = 0,
+    ) -> None:
+        """Report the source model, trained for `steps`: `rounds/source.json`, TensorBoard, the table's first row.
 
-    def source(self, accuracy: Accuracy | None, validators: dict[str, float], seconds: float, steps: int = 0) -> None:
-        """Report the source model, trained for `steps`: `rounds/source.json`, TensorBoard, the table's first row."""
-        record = {"steps": steps, **_accuracy_fields(accuracy), "validators": validators, "seconds": seconds}
-        records.write_record(records.source_file(self.folder), record)
-        record = self._source()
+        `predicted`: (K,) target images that it predicts as each class; None where there is no source model.
+        """
+        record = {
+            "steps": steps,
+            **_accuracy_fields(accuracy),
+            "validators": validators,
+            "seconds": seconds,
+            "warnings": [],
+        }
+        if predicted is not None:
+            record |= spread(predicted, self.classes)
+            record["warnings"] = signs_of_collapse(self.classes, predicted, self.source_counts, partial=self.partial)
+        record = self.records.write(SOURCE, record)
         if validators:  # else the method begins with initial weights, and there is nothing to tell
-            self._print_row(table.source_row(record, METHODS[self.config.method].adapts), record)
+            self._print_row(table.source_row(record, METHODS[self.config.method].adapts), record, "source")
         if self._events:
             with self._writing_events():
                 self._events.model(0, record, self.classes)
@@ -116,11 +142,10 @@ class RunReport:
 
     def round(self, record: RoundRecord) -> None:
         """Report a round: `report.json` and `pseudo_labels.csv` in `rounds/NN/`, TensorBoard, a row of the table."""
-        folder = records.round_folder(self.folder, record.round)
         choice = record.choice
         chosen, gallery = {}, {}
         if choice is not None:
-            records.write_pseudo_labels(folder / "pseudo_labels.csv", choice.pseudo, self.images.ids, self.classes)
+            write_pseudo_labels(self._pseudo_labels(record.round), choice.pseudo, self.images.ids, self.classes)
             chosen = {"portion": choice.portion, **choice.metrics}
             limit = self.config.report.gallery
             gallery = {"gallery": gallery_entries(choice.pseudo, choice.reference, self.images.ids, limit)}
@@ -131,13 +156,15 @@ class RunReport:
             "loss": record.loss,
             **_accuracy_fields(record.accuracy),
             "validators": record.validators,
+            **spread(record.predicted, self.classes),
+            "warnings": self._warnings(record),
             "seconds": record.seconds,
             **gallery,
         }
         # report.json comes last: where it is whole, so is the round.
-        records.write_record(folder / "report.json", content)
-        content = records.read_record(folder / "report.json")
-        self._print_row(table.round_row(content, self._source()), content)
+        content = self.records.write(REPORTS["rounds"].format(record.round), content)
+        stage = "adaptation" if choice is None else "self_training"
+        self._print_row(table.round_row(content, self.records.get(SOURCE)), content, stage)
         if self._events:
             with self._writing_events():
                 self._events.model(record.round + 1, content, self.classes)
@@ -147,9 +174,9 @@ class RunReport:
                 self._events.flush()
 
     def finish(self, seconds: float) -> dict[str, Any]:
-        """Write `results.json` and `report.html` from the files of all rounds; returns the results."""
-        source, rounds = self._source(), records.read_rounds(self.folder)
-        results = records.plain(summarise(self.config, source, rounds, seconds))
+        """Write `results.json` and `report.html` from the records of all rounds; returns the results."""
+        source, rounds = self.records.get(SOURCE), self.records.reports()
+        results = plain(summarise(self.config, source, rounds, seconds))
         if self.config.report.page:
             from uda.report.page import render_page
 
@@ -157,8 +184,6 @@ class RunReport:
             page = render_page(self.config, self.classes, self.images, truth, source, rounds, results)
             write_text(self.folder / "report.html", page)
         write_json(self.folder / "results.json", results)
-        for line in table.summary_lines(results):
-            self.log(line)
         if self._events:
             with self._writing_events():
                 self._events.close()
@@ -172,10 +197,28 @@ class RunReport:
         except OSError as error:
             raise OutputError(self.folder / "tb", error) from error
 
-    def _source(self) -> dict[str, Any] | None:
-        return records.read_record(records.source_file(self.folder))
+    def _pseudo_labels(self, round_index: int) -> Path:
+        return (self.folder / REPORTS["rounds"].format(round_index)).with_name("pseudo_labels.csv")
 
-    def _print_row(self, row: str, record: dict[str, Any]) -> None:
+    def _warnings(self, record: RoundRecord) -> list[str]:
+        """Signs of a collapse after a round, and what its choice lacks."""
+        source = self._predicted(self.records.get(SOURCE))
+        found = signs_of_collapse(self.classes, record.predicted, self.source_counts, source, self.partial)
+        if record.choice is None:
+            return found
+        chosen_from = self._predicted(self.records.reports()[record.round - 1]) if record.round else source
+        selected = np.array([record.choice.metrics["selected_per_class"][name] for name in self.classes])
+        images = len(self.images.ids)
+        return found + classes_without_labels(
+            self.classes, selected, self.source_counts, images, chosen_from, self.partial
+        )
+
+    def _predicted(self, record: dict[str, Any] | None) -> np.ndarray | None:
+        """(K,) predictions of each class that a record tells of."""
+        counts = (record or {}).get("predicted_per_class")
+        return None if counts is None else np.array([counts[name] for name in self.classes])
+
+    def _print_row(self, row: str, record: dict[str, Any], stage: str) -> None:
         if self._rows % table.HEADER_EVERY == 0:
             for line in table.header(METHODS[self.config.method].adapts):
                 self.log(line)
@@ -184,6 +227,12 @@ class RunReport:
         if record["accuracy"]:
             for line in table.class_lines(record["accuracy"]["per_class"]) + table.part_lines(record["accuracy"]):
                 self.log(line)
+        warnings = [f"warning: {warning}" for warning in record["warnings"]]
+        if warnings and stage not in self._cures_said:
+            self._cures_said.add(stage)
+            warnings.append(CURES[stage])
+        for line in table.indented(warnings):
+            self.log(line)
 
 
 def _accuracy_fields(accuracy: Accuracy | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The table in the terminal: one row a round, 100 columns at most."""
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 WIDTH = 100
@@ -84,8 +84,13 @@ def class_lines(per_class: Mapping[str, float | None]) -> list[str]:
         title = f"% of the lowest {MOST_CLASSES} of {len(per_class)} classes (oracle) "
     # A class and its figure stay on one line: textwrap does not break at NO-BREAK SPACE.
     words = title + ", ".join(f"{name}: {100 * share:.1f}".replace(" ", "\u00a0") for name, share in known)
-    lines = textwrap.wrap(words, WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 10)
-    return [line.replace("\u00a0", " ") for line in lines]
+    return [line.replace("\u00a0", " ") for line in indented([words])]
+
+
+def indented(texts: Iterable[str]) -> list[str]:
+    """Texts as they stand under a row: indented and wrapped."""
+    wrap = textwrap.TextWrapper(WIDTH, initial_indent=" " * 8, subsequent_indent=" " * 10)
+    return [line for text in texts for line in wrap.wrap(text)]
 
 
 def part_lines(accuracy: Mapping[str, Any]) -> list[str]:
@@ -122,10 +127,13 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
                 f"{what} {best['round']}, picked by target labels: a bound, not a result",
             ),
         ]
+    told = [f"  {name:<18}{percent(value):>7}  {note}".rstrip() for name, value, note in lines]
+    title = "class mean on the target, % (oracle):"
     if results["final"]["class_mean"] is None:
-        return ["The target has no labels: no accuracy can be told."]
-    rows = [f"  {name:<18}{percent(value):>7}  {note}".rstrip() for name, value, note in lines]
-    return ["class mean on the target, % (oracle):", *rows]
+        told, title = [], "The target has no labels: no accuracy can be told."
+    last = results["rounds"][-1] if results["rounds"] else results
+    warnings = [f"warning: {warning}" for warning in last.get("warnings", [])]
+    return [title, *told, *indented(warnings)]
 
 
 def percent(share: float | None) -> str:

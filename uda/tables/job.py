@@ -19,7 +19,7 @@ from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.report import of_the_last_stage
-from uda.report.records import read_record, source_file
+from uda.report.records import SOURCE, read_record
 from uda.tables.definition import TOGETHER, Row, Table, name_of
 from uda.tables.ledger import INNER, RUN, Run
 from uda.tables.recipe import digest, source_recipe
@@ -158,17 +158,17 @@ class Job(ABC):
         path = self.folder / "results.json"
         if not path.is_file():
             return None
-        results = read_record(path)
-        if results is None:
-            raise UserError(f"{path} cannot be read; delete {self.folder}")
-        return results
+        try:
+            return read_record(path)
+        except UserError as error:
+            raise UserError(f"{error}; delete {self.folder}") from None
 
     def record(self) -> dict[str, object] | None:
         """The CSV row of a finished run, None for one that is not. Raises UserError as `results` does."""
         results = self.results()
         if results is None:
             return None
-        environment = read_record(self.folder / "environment.json") or {}
+        environment = read_record(self.folder / "environment.json")
         finished = datetime.fromtimestamp((self.folder / "results.json").stat().st_mtime, UTC)
         final, steps = results["final"], results.get("steps")
         if self.needs and steps is not None:
@@ -265,7 +265,7 @@ class AdaptationJob(Job):
         """A run without rounds has one, of its only model: it is a method too when validators rank methods."""
         found = [(entry["round"], entry) for entry in results["rounds"]]
         if not found:
-            found = [("source", read_record(source_file(self.folder)) or {})]
+            found = [("source", read_record(self.folder / SOURCE))]
         return [(name, entry, entry.get("validators", {})) for name, entry in found]
 
 

@@ -1,0 +1,107 @@
+"""What a run is made of besides its config: images, labels and classes. It goes on with the same ones alone."""
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from uda.data.domains import TargetLabels
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Some images of a run."""
+
+    names: Sequence[str]
+    """Their N names, in order."""
+    labels: np.ndarray | TargetLabels | None
+    """(N,) class numbers. Of labels that are for measuring alone, only a checksum is looked at."""
+
+    @property
+    def checksum(self) -> str:
+        """Eight hexadecimal digits for the labels; none where there are none."""
+        if self.labels is None:
+            return ""
+        if isinstance(self.labels, TargetLabels):
+            return self.labels.checksum
+        return _checksum(np.asarray(self.labels, np.int64).tobytes())
+
+    def state(self) -> dict[str, object]:
+        """For a checkpoint: the names, compressed, and the labels, of target labels their checksum."""
+        readable = isinstance(self.labels, np.ndarray)
+        return {
+            "names": torch.frombuffer(bytearray(zlib.compress(_joined(self.names))), dtype=torch.uint8),
+            "labels": torch.from_numpy(self.labels.astype(np.int32)) if readable else self.checksum,
+        }
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """All images of a run by their role (`source`, `target`), and its K classes."""
+
+    classes: Sequence[str]
+    images: Mapping[str, Labelled]
+
+    def describe(self) -> str:
+        """A line by which the processes of a job compare what they have found."""
+        parts = [
+            f"{len(part.names)} {role} images ({_checksum(_joined(part.names))}, labels {part.checksum or 'none'})"
+            for role, part in self.images.items()
+        ]
+        return ", ".join([*parts, f"{len(self.classes)} classes ({_checksum(_joined(self.classes))})"])
+
+    @cached_property
+    def state(self) -> dict[str, object]:
+        """For a checkpoint: tensors and strings."""
+        images = {role: part.state() for role, part in self.images.items()}
+        return {"classes": list(self.classes), "images": images}
+
+    def change_since(self, state: Mapping[str, object]) -> str | None:
+        """What differs from a checkpoint's state: `images: 1 of 32 target images is gone (a.png)`; None if nothing."""
+        then = state["classes"]
+        if then != list(self.classes):
+            return f"classes: {_difference(then, self.classes, 'classes')}"
+        for role, part in self.images.items():
+            names = zlib.decompress(state["images"][role]["names"].numpy().tobytes()).decode(*_CODE).split("\0")
+            if names != list(part.names):
+                return f"images: {_difference(names, part.names, f'{role} images')}"
+        for role, part in self.images.items():
+            labels = state["images"][role]["labels"]
+            if isinstance(labels, str):
+                if labels != part.checksum:
+                    return f"labels: those of the {role} images are not those by which the run was measured so far"
+                continue
+            changed = np.flatnonzero(labels.numpy() != part.labels)
+            if len(changed):
+                first = changed[0]
+                was, now = self.classes[int(labels[first])], self.classes[int(part.labels[first])]
+                example = f"{part.names[first]}: {was}, now {now}"
+                return f"labels: {len(changed)} of {len(labels)} {role} labels changed ({example})"
+        return None
+
+
+#: Names of files may be any bytes.
+_CODE = ("utf-8", "surrogateescape")
+
+
+def _joined(names: Sequence[str]) -> bytes:
+    return "\0".join(names).encode(*_CODE)
+
+
+def _checksum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
+
+
+def _difference(then: Sequence[str], now: Sequence[str], what: str) -> str:
+    """`of 32 target images 1 is gone (a.png), 2 are new (b.png...)`."""
+    sides = [(set(then) - set(now), "gone"), (set(now) - set(then), "new")]
+    told = [
+        f"{len(names)} {'is' if len(names) == 1 else 'are'} {word} ({min(names)}{'...' * (len(names) > 1)})"
+        for names, word in sides
+        if names
+    ]
+    return f"of {len(then)} {what} {', '.join(told) or 'all are there, in another order'}"
