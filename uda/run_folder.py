@@ -82,8 +82,8 @@ class RunFolder:
         self.path = config.folder
         self.checkpoints = self.path / "checkpoints"
         self.results = self.path / "results.json"
-        self.resized = False
-        """Whether the config asks for another number of rounds than the folder's."""
+        self.resized = ""
+        """`self_training.rounds: 10 -> 15` where the config asks for another number of rounds than the folder's."""
         if check:
             self._check_owner()
 
@@ -97,7 +97,7 @@ class RunFolder:
                 content = _of_today(content, type(self.config))
                 length = () if "self_training" in self.config.unread else LENGTH
                 differences = differing_keys(self.config, content, skip=(*NOT_IDENTITY, *length))
-                self.resized = not differences and bool(differing_keys(self.config, content))
+                self.resized = "; ".join(differing_keys(self.config, content))
             except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
                 raise UserError(f"{saved} cannot be read; choose another output=..., or delete {self.path}") from None
             if differences:

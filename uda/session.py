@@ -22,7 +22,7 @@ from uda.interruption import Interruption
 from uda.methods import Method
 from uda.models import Network, load_network, save_network
 from uda.pauses import RunPauses
-from uda.report.records import Records, read_results
+from uda.records import Records, read_results
 from uda.run_folder import RunFolder, RunLog
 from uda.settings import OptimSettings
 
@@ -165,7 +165,7 @@ class Session(ABC):
     def _check_saved(self) -> None:
         if self.saved is None:
             if self.ranks.is_main and self.folder.results.is_file():
-                why = self._flaw or f"{self.folder.results} is of another number of rounds"
+                why = self._flaw or f"{self.folder.results} is of another number of rounds ({self.folder.resized})"
                 raise UserError(
                     f"{why}, and there is no checkpoint to go on from; choose another output=..., or delete "
                     f"{self.folder.path} to run again"
@@ -183,6 +183,8 @@ class Session(ABC):
         """Make the run's folder, or go on in it."""
         self.folder.create(sys.argv, self.engine.settings.model_dump() | {"processes": self.ranks.world})
         self.log.open(self.folder.path / "log.txt")
+        if self.folder.resized:
+            self.log(self.folder.resized)
         self.records.restore(self.log)
 
     @property

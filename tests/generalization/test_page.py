@@ -21,8 +21,8 @@ from uda.generalization.methods import METHODS
 from uda.generalization.page import hardness_seen, seen_per_class
 from uda.generalization.report import Judgement, Report
 from uda.generalization.study import finished_runs, runs_of, summary_file, summary_lines, write_summary
+from uda.records import Records
 from uda.report import figures
-from uda.report.records import Records
 
 CLASSES = ("ape", "b<e", "cat")
 DOMAINS = ("clay", "drawn", "photo")

@@ -107,7 +107,7 @@ def evaluation_work(num_images: int, num_classes: int, width: int) -> Works:
     """What rank 0 does alone in a round: oracle accuracy, figures of the choice, validators, `pseudo_labels.csv`."""
     from uda.data.domains import TargetLabels
     from uda.evaluation import accuracy, selection_metrics
-    from uda.report.records import write_pseudo_labels
+    from uda.report.pseudo_labels import write_pseudo_labels
     from uda.validators import VALIDATORS
 
     prediction = _prediction(num_images, num_classes, width)

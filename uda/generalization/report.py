@@ -9,7 +9,7 @@ from uda.evaluation import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
 from uda.generalization.methods import METHODS
-from uda.report.records import REPORTS, Records, plain
+from uda.records import REPORTS, Records, plain
 from uda.report.table import class_lines, percent
 
 #: Title, width, whether it needs labels of the unseen domain.

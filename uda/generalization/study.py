@@ -14,7 +14,7 @@ from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
 from uda.generalization.page import CHOICES, hardness_seen, render_summary
-from uda.report.records import read_results
+from uda.records import read_results
 from uda.report.table import percent
 from uda.run_folder import RunFolder
 

@@ -7,7 +7,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from uda.errors import UserError
-from uda.report.records import read_results
+from uda.records import read_results
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:

@@ -24,8 +24,8 @@ from uda.inputs import Inputs, Labelled
 from uda.methods.base import Method
 from uda.models import Prediction, create_network
 from uda.plan import compute_line
+from uda.records import REPORTS
 from uda.registry import Registry
-from uda.report.records import REPORTS
 from uda.report.table import percent
 from uda.session import INITIAL_WEIGHTS, SUPERVISED_STAGE, Session
 

@@ -59,7 +59,7 @@ class Method:
         self.modules = nn.ModuleDict()
         self.prepared: dict[str, np.ndarray] = {}
         self.progress = 0.0
-        """Share of the whole run that is done, 0..1; the engine sets it before each step."""
+        """Share of the whole run that is done, 0..1; set before each step. In a longer run it is smaller."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by role; `descend(loss, only=role)` moves one of them."""

@@ -210,7 +210,7 @@ def _collapse(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -
         earlier = [str(record["round"]) for record in rounds[:-1] if record["warnings"]]
         if earlier:
             names = f"{what} {earlier[0]}" if len(earlier) == 1 else f"{len(earlier)} earlier {what}s"
-            notices.append(f"There were warnings of lost classes in {names}: see `warnings` in results.json.")
+            notices.append(f"There were warnings of lost classes in {names}: see warnings in results.json.")
     else:
         stage, notices = "source", [f"The {warning}." for warning in results["warnings"]]
     if notices:

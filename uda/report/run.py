@@ -15,10 +15,11 @@ from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation import Accuracy
 from uda.methods import METHODS
+from uda.records import REPORTS, SOURCE, Records, plain
 from uda.report import table
 from uda.report.events import Events
 from uda.report.gallery import gallery_entries, surest_by_class
-from uda.report.records import REPORTS, SOURCE, Records, plain, write_pseudo_labels
+from uda.report.pseudo_labels import write_pseudo_labels
 from uda.report.results import summarise
 from uda.thresholds import PseudoLabels
 

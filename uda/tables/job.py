@@ -19,7 +19,7 @@ from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.report import of_the_last_stage
-from uda.report.records import SOURCE, read_record
+from uda.records import SOURCE, read_record
 from uda.tables.definition import TOGETHER, Row, Table, name_of
 from uda.tables.ledger import INNER, RUN, Run
 from uda.tables.recipe import digest, source_recipe

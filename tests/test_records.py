@@ -5,7 +5,7 @@ import json
 import pytest
 
 from uda.errors import UserError
-from uda.report.records import REPORTS, SOURCE, Records, read_results
+from uda.records import REPORTS, SOURCE, Records, read_results
 
 ROUND = REPORTS["rounds"]
 

@@ -1,19 +1,15 @@
 """What the reports of a run say: kept in its checkpoint, and written to its folder for people and tools."""
 
-import csv
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from uda.atomic import atomic_path, write_json
+from uda.atomic import write_json
 from uda.errors import UserError
-from uda.thresholds import PseudoLabels
-
-PSEUDO_LABEL_COLUMNS = ("image", "label", "class", "score", "ratio", "selected")
 
 
 def plain(value: Any) -> Any:
@@ -129,28 +125,3 @@ def _agree(entry: Any, record: Mapping[str, Any]) -> bool:
     return isinstance(entry, dict) and all(
         value == record[key] for key, value in entry.items() if key in record and not isinstance(value, (dict, list))
     )
-
-
-def write_pseudo_labels(path: Path, pseudo: PseudoLabels, ids: Sequence[str], classes: Sequence[str]) -> None:
-    """Write the label of every image, selected or not, as CSV.
-
-    Columns: image (id), label (class index), class (name), score (the selector's, 9 significant digits, which
-    hold a float32 exactly), ratio (score / lambda), selected (0 or 1).
-    """
-    if len(ids) != len(pseudo.labels):
-        raise ValueError(f"{len(pseudo.labels)} pseudo-labels for {len(ids)} images")
-    rows = zip(
-        ids,
-        pseudo.labels.tolist(),
-        pseudo.scores.tolist(),
-        pseudo.ratios.tolist(),
-        pseudo.selected.tolist(),
-        strict=True,
-    )
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(PSEUDO_LABEL_COLUMNS)
-        writer.writerows(
-            (image, label, classes[label], f"{score:.9g}", f"{ratio:.9g}", int(selected))
-            for image, label, score, ratio, selected in rows
-        )
