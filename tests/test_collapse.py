@@ -73,6 +73,13 @@ def test_a_class_that_a_small_target_need_not_have_is_not_missed():
     assert len(classes_without_labels(ABC, np.array([3, 3, 0]), EVEN, 15)) == 1
 
 
+@pytest.mark.parametrize(("counts", "found"), [([1, 1, 1], False), ([3, 0, 0], False), ([20, 1, 0], True)])
+def test_a_small_target_cannot_show_many_classes(counts, found):
+    """Of 50 classes 3 images show 3 at most; 21 images may show 21 / 5 = 4.2 by five each: below 1.8 they are few."""
+    predicted, source = np.array(counts + [0] * 47), np.full(50, 10)
+    assert bool(signs_of_collapse([str(k) for k in range(50)], predicted, source)) == found
+
+
 def test_a_partial_target_is_measured_by_the_source_models_predictions():
     """Ten classes of which the target has three: what has no image is not named, a fall from three to one is."""
     names, source = [str(k) for k in range(10)], np.full(10, 100)
