@@ -332,6 +332,15 @@ def test_a_collapse_is_named_in_methods_without_rounds(own, alike, tmp_path, cap
     assert f"a lower {cure}.optim.lr" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(("named", "missing"), [([], 0), (["data.target_classes=[ant,bee,cat]"], 2)])
+def test_a_partial_target_is_not_warned_of_classes_that_it_need_not_have(own, alike, tmp_path, named, missing):
+    """What is named is missed; what is estimated is not."""
+    assert own(alike, "data.label_sets=partial", *named) == 0
+    warnings = json.loads((tmp_path / "o/results.json").read_text())["rounds"][-1]["warnings"]
+    assert any(f"predicted as {missing} of 3 classes" in warning for warning in warnings) == bool(missing)
+    assert bool(warnings) == bool(missing)
+
+
 def test_the_run_object_says_what_it_is_made_of(tiny, tmp_path):
     run = Run(load_config(tiny, [f"output={tmp_path / 'run'}"]))
     assert run.inputs.describe().startswith("32 source images (")

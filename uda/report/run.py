@@ -15,6 +15,7 @@ from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation import Accuracy
 from uda.methods import METHODS
+from uda.partial import named_classes
 from uda.records import REPORTS, SOURCE, Records, plain
 from uda.report import table
 from uda.report.events import Events
@@ -73,7 +74,6 @@ class RunReport:
         images: the target images.
         target_labels: for the oracle figures of the page; None without.
         log: prints one line.
-        partial: the target has fewer classes than the source on purpose.
     """
 
     def __init__(
@@ -85,17 +85,19 @@ class RunReport:
         images: Images,
         target_labels: TargetLabels | None,
         log: Callable[[str], None] = print,
-        partial: bool = False,
     ):
         self.records = records
         self.folder = records.folder
         self.config = config
         self.classes = tuple(classes)
-        self.source_counts = source
+        named = named_classes(config, self.classes)
+        self.source_counts = (
+            source if named is None else source * named
+        )  # of a target with fewer
         self.images = images
         self.target_labels = target_labels
         self.log = log
-        self.partial = partial
+        self.partial = config.data.partial and named is None
         self._rows = 0
         self._cures_said: set[str] = set()
         # Step 0 is the source model, step r + 1 round r; what an interrupted round left is purged.
