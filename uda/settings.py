@@ -71,6 +71,9 @@ class StorageSettings(ReadingSettings):
     """A card in datasets/ (`visda2017`, `pacs`, `digits`...), a path to a card, or null for images of your own."""
     root: PathText | None = None
     """Where the data lies; null: $UDA_DATA/<folder of the card>, else datasets/<folder of the card>."""
+    classes: list[str] | PathText | None = None
+    """Class names in label order, or a text file with a name a line: what numbers in lists mean; null: the first
+    domain's, sorted."""
     max_unreadable: float = Field(0.01, ge=0, le=1)
     """Share of unreadable images that is skipped and reported; above it the run stops before training."""
     cache: Literal["none", "memory", "store"] = "none"
@@ -93,8 +96,10 @@ class DataSettings(StorageSettings):
     """Labelled domain: a domain of the card; without a card a folder with one folder per class, or a .txt list. Several
     in a list are trained on together, an image of each as often as any other."""
     target: DomainNames
-    """Unlabelled domain, given in the same way; without a card a flat folder or a list of bare paths will do too.
+    """Unlabelled domain, given in the same way; without a card any tree of images or a list of bare paths too.
     Several in a list are adapted to together, and reported together and apart."""
+    target_labels: Literal["auto", "none"] = "auto"
+    """`auto`: the target has labels if its folders are the classes; `none`: none, whatever its folders are called."""
     target_labelled: PathText | None = None
     """Target images whose labels are trained on: a folder with one folder per class, or a .txt list with labels. No
     accuracy counts them; those that the target holds too are taken out of it."""

@@ -6,8 +6,10 @@ import yaml
 from tests.data.trees import make_folders, make_visda
 from tools.check_data import main as check_data
 from uda.data.cards import CARDS, Shelf, load_card
+from uda.data.domains import load_domains
 from uda.data.inventory import table, take_stock
 from uda.errors import UserError
+from uda.settings import DataSettings
 
 VISDA_COUNTS = {"train": 152_397, "validation": 55_388}
 
@@ -125,6 +127,27 @@ def test_stock_names_what_is_missing_and_what_is_odd(tmp_path):
     assert counts["drawn", None].note == "no folder drawn"
     lines = table(list(counts.values())).splitlines()
     assert next(line.split() for line in lines if "car" in line) == ["car", "2", "0", "missing"]
+
+
+def test_stock_counts_as_a_run_does(tmp_path):
+    """Every real folder once, in what is hidden nothing, and names that look equal are equal."""
+    composed, decomposed = "\N{LATIN SMALL LETTER E WITH ACUTE}mu", "e\N{COMBINING ACUTE ACCENT}mu"
+    photo = {"path": "photo", "images": 4, "per_class": {"bear": 2, decomposed: 2}}
+    card = load_card(write_card(tmp_path, classes=["bear", composed], domains={"photo": photo}))
+    assert card.classes == tuple(card.domains["photo"].per_class) == ("bear", composed)
+    root = make_folders(tmp_path / "Toys" / "photo", ["bear", decomposed], per_class=2)
+    (root / "bear" / "loop").symlink_to("..")
+    make_folders(root / "bear", [".hidden"])
+    assert all(count.right for count in take_stock(card)), table(take_stock(card))
+    make_folders(tmp_path / "Toys" / "drawn", [composed, "bear"], per_class=1)
+    (tmp_path / "drawn.txt").write_text(f"bear/bear_0.jpg bear\n{decomposed}/{composed}_0.jpg {decomposed}\n")
+    (tmp_path / "drawn.txt").rename(tmp_path / "Toys" / "drawn.txt")
+    drawn = {"path": "drawn", "list": "drawn.txt", "images": 2, "per_class": {"bear": 1, composed: 1}}
+    card = load_card(write_card(tmp_path, classes=["bear", decomposed], domains={"photo": photo, "drawn": drawn}))
+    assert all(count.right for count in take_stock(card)), table(take_stock(card))
+    config = DataSettings(dataset=str(tmp_path / "toys.yaml"), source="photo", target="drawn")
+    domains = load_domains(config, 0, print)
+    assert domains.classes == ("bear", composed) and domains.target_labels.reveal().tolist() == [0, 1]
 
 
 def test_check_data_ends_with_0_1_or_2(tmp_path, capsys):

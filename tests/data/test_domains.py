@@ -9,7 +9,7 @@ import yaml
 from tests.data.trees import make_folders, make_visda
 from uda.data.cards import CARDS
 from uda.data.domains import Source, Target, TargetLabels, load_domains
-from uda.data.listing import images_below
+from uda.data.folders import look_below
 from uda.errors import UserError
 from uda.settings import DataSettings
 
@@ -259,7 +259,7 @@ def test_a_file_name_that_is_not_text_is_named(tmp_path):
     except OSError:
         pytest.skip("this file system has names in UTF-8 alone")
     with pytest.raises(UserError, match=r"a file's name is not UTF-8, rename it: b'caf\\xe9\.png'"):
-        images_below(tmp_path)
+        look_below(tmp_path)
 
 
 def test_unreadable_images_leave_with_their_labels(pair):

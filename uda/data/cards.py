@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
-from pydantic import Field, PrivateAttr, ValidationError, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from uda.config_files import ROOT
+from uda.data.text import same_form
 from uda.errors import UserError
 from uda.registry import UnknownNameError, nearest
 from uda.settings import Settings, environment_folder
@@ -27,6 +28,11 @@ class CardDomain(Settings):
     """Number of images; null where the program decides it."""
     per_class: dict[str, int] | None = None
     """Number of images of each class."""
+
+    @field_validator("per_class")
+    @classmethod
+    def same_form(cls, value):
+        return value and {same_form(name): count for name, count in value.items()}
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -62,6 +68,11 @@ class Card(Settings):
     """Domains by name."""
 
     _file: Path | None = PrivateAttr(None)
+
+    @field_validator("classes")
+    @classmethod
+    def same_form(cls, value):
+        return value and tuple(map(same_form, value))
 
     @model_validator(mode="after")
     def consistent(self):

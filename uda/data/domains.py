@@ -12,16 +12,9 @@ import numpy as np
 
 from uda.data import digits
 from uda.data.cards import CARDS, Card, load_card
+from uda.data.class_names import ClassOrder, check_same_classes, read_class_names
 from uda.data.images import ImageFiles, Images, JoinedImages, check_readable
-from uda.data.listing import (
-    Listing,
-    check_same_classes,
-    images_below,
-    list_file,
-    list_flat_folder,
-    list_folder,
-    subfolders,
-)
+from uda.data.listing import Listing, list_file, list_folder, list_target, list_unlabelled
 from uda.data.store import DecodedStore, open_stores, take_inventory
 from uda.distributed import Ranks
 from uda.errors import UserError
@@ -135,7 +128,7 @@ def load_domains(
         listings = _list_domains(card, wanted, settings, log)
         classes = listings[0].classes
         if settings.target_labelled is not None:
-            taken = _list_labelled(card, settings, classes)
+            taken = _list_labelled(card, settings, listings[0].order(_SOURCE), log)
             for name, listing in zip(sources, listings, strict=False):
                 called = f"data.target_labelled ({settings.target_labelled})"
                 _check_apart({called: taken, f"data.source ({name})": listing})
@@ -149,7 +142,8 @@ def load_domains(
     source = Source(*_joined(parts[: len(sources)], sources, first=0))
     images, labels, domain = _joined(parts[len(sources) :], targets, first=len(sources))
     hidden = TargetLabels(labels, domain - len(sources) if len(targets) > 1 else None, targets)
-    return Domains(source, Target(images, domain), hidden if hidden.known else None, classes, labelled)
+    told = hidden.known and settings.target_labels != "none"
+    return Domains(source, Target(images, domain), hidden if told else None, classes, labelled)
 
 
 def _list_domains(
@@ -161,19 +155,21 @@ def _list_domains(
     """
     for _, name in wanted if card is not None else ():
         card.domain(name)
-    root = _find_root(card, settings)
+    root, order = _find_root(card, settings), class_order(settings, card)
     listings: list[Listing] = []
     for key, name in wanted:
-        classes = listings[0].classes if listings else None
-        reference = _SOURCE if wanted[0][0] == "data.source" else wanted[0][1]
+        labels = key != "data.target" or settings.target_labels != "none"
         if card is not None:
-            listing = list_card_domain(card, name, root, classes, reference)
+            listing = list_card_domain(card, name, root, order, labels)
         else:
-            listing = _list_own(name, key, root, classes, reference)
+            listing = _list_own(name, key, root, order, labels)
+        order = order or listing.order(_SOURCE if key == "data.source" else name)
         if key != "data.target" and not listing.labelled:
             image = listing.paths[int(np.flatnonzero(listing.labels < 0)[0])]
             every = "every source image" if key == "data.source" else "every image"
             raise UserError(f"{key}: {name}: {image} has no label; {every} needs one")
+        for line in listing.notes:
+            log(line)
         listings.append(listing)
     if card is not None and wanted[0][0] == "data.source" and len(listings[0].classes) != card.num_classes:
         log(f"{card.title}: found {len(listings[0].classes)} classes, its card says {card.num_classes}")
@@ -191,9 +187,11 @@ def _find_root(card: Card | None, settings: StorageSettings) -> Path | None:
     return root
 
 
-def _list_labelled(card: Card | None, settings: DataSettings, classes: tuple[str, ...]) -> Listing:
+def _list_labelled(card: Card | None, settings: DataSettings, order: ClassOrder, log: Callable[[str], None]) -> Listing:
     """The images of `data.target_labelled`, each of which has a label."""
-    listing = _list_own(settings.target_labelled, "data.target_labelled", _find_root(card, settings), classes)
+    listing = _list_own(settings.target_labelled, "data.target_labelled", _find_root(card, settings), order)
+    for line in listing.notes:
+        log(line)
     if not listing.labelled:
         image = listing.paths[int(np.flatnonzero(listing.labels < 0)[0])]
         raise UserError(
@@ -204,9 +202,9 @@ def _list_labelled(card: Card | None, settings: DataSettings, classes: tuple[str
 
 def _without(listings: Sequence[Listing], taken: Listing, log: Callable[[str], None]) -> list[Listing]:
     """The listings of the targets without the images of `data.target_labelled`, which are no longer unlabelled."""
-    labelled, rest = _real_paths(taken), []
+    labelled, rest = set(_files(taken)), []
     for listing in listings:
-        kept = [i for i, path in enumerate(_real_paths_in_order(listing)) if path not in labelled]
+        kept = [i for i, file in enumerate(_files(listing)) if file not in labelled]
         rest.append(dataclasses.replace(listing, paths=[listing.paths[i] for i in kept], labels=listing.labels[kept]))
     both = sum(map(len, (listing.paths for listing in listings))) - sum(map(len, (listing.paths for listing in rest)))
     log(
@@ -234,17 +232,31 @@ def _read_all(
     return [_readable(listing, store, settings, log, ranks) for listing, store in zip(listings, stores, strict=True)]
 
 
+def class_order(settings: StorageSettings, card: Card | None = None) -> ClassOrder | None:
+    """The classes that a card or `data.classes` gives; None: the first domain has them. Raises UserError."""
+    if card is not None and card.classes is not None:
+        if settings.classes is not None:
+            raise UserError(f"data.classes: the card '{card.name}' names its classes; leave data.classes out")
+        return ClassOrder(card.classes, f"the card '{card.name}'", "given")
+    if settings.classes is None:
+        return None
+    return ClassOrder(read_class_names(settings.classes, "data.classes"), "data.classes", "given")
+
+
 def list_card_domain(
-    card: Card, name: str, root: Path, classes: tuple[str, ...] | None = None, reference: str = _SOURCE
+    card: Card, name: str, root: Path, order: ClassOrder | None = None, labels: bool = True
 ) -> Listing:
     """Images and labels of a card's domain, from its list file where there is one, else from its folders.
 
-    The paths come out relative to the data set's folder `root`. `reference` says for messages where `classes` are from,
-    unless the card names its own. Raises UserError.
+    The paths come out relative to the data set's folder `root`. Raises UserError.
+
+    Args:
+        card, name: the data set and its domain.
+        root: the data set's folder.
+        order: its classes; None: as found.
+        labels: whether labels are read.
     """
     domain = card.domain(name)
-    reference = f"the card '{card.name}'" if card.classes is not None else reference
-    classes = card.classes if card.classes is not None else classes
     folder = next((root / path for path in domain.paths if (root / path).is_dir()), None)
     file = root / domain.list if domain.list is not None else None
     if folder is None:
@@ -253,15 +265,15 @@ def list_card_domain(
             f"get the domain '{name}' from {card.url}"
         )
     if file is not None and file.is_file():
-        listing = list_file(file, folder, classes, reference)
-        if not listing.labelled:
+        listing = list_file(file, folder, order, labels)
+        if labels and not listing.labelled:
             raise UserError(f"{file}: {listing.paths[int(listing.labels.argmin())]} has no label")
     elif card.layout == "lists":
         raise UserError(
             f"{file}: no such list: {card.title} needs it to know the images of '{name}', get it from {card.url}"
         )
     else:
-        listing = list_folder(folder, classes, reference)
+        listing = list_folder(folder, order) if labels else list_unlabelled(folder)
     prefix = folder.relative_to(root).as_posix()
     paths = listing.paths if prefix == "." else [f"{prefix}/{path}" for path in listing.paths]
     return dataclasses.replace(listing, root=root, paths=paths)
@@ -302,19 +314,19 @@ def load_labelled(
     return [Source(images, labels) for images, labels in parts], classes
 
 
-def _list_own(
-    place: str, key: str, root: Path | None, classes: tuple[str, ...] | None = None, reference: str = _SOURCE
-) -> Listing:
+def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None = None, labels: bool = True) -> Listing:
     """A domain of the user's own: a folder, or a .txt list. Only a `data.target` may do without labels."""
     is_target = key == "data.target"
     path = Path(place)
-    if root is not None and not path.is_absolute() and (root / path).exists():
+    if root is not None and not path.is_absolute() and os.path.exists(root / path):
         path = root / path
-    if path.suffix.lower() == ".txt":
-        if not path.is_file():
+    if path.suffix.lower() == ".txt" and not os.path.isdir(path):
+        if not os.path.isfile(path):
             raise UserError(f"{key}: no such list file: {path}")
-        return list_file(path, root, classes, reference)
-    if not path.is_dir():
+        return list_file(path, root, order, labels)
+    if os.path.isfile(path):
+        raise UserError(f"{key}: {path} is a file; a list has the ending .txt and lines of `path label`")
+    if not os.path.isdir(path):
         cure = ", or a folder of images" if is_target else ""
         of_an_option = f"a card's domain, CARD:DOMAIN (cards: {', '.join(sorted(CARDS))})"
         of_a_config = "name a card by data.dataset (`--list datasets` shows them)"
@@ -322,41 +334,41 @@ def _list_own(
             f"{key}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
             f"or {of_an_option if key.startswith('--') else of_a_config}"
         )
-    if not is_target:
-        return list_folder(path, classes, reference)
-    if subfolders(path):
-        loose = [name for name in images_below(path) if "/" not in name]
-        if loose:
-            raise UserError(
-                f"data.target: {path} holds images ({loose[0]}...) beside folders: move them into class folders, "
-                "or name all images in a .txt list of bare paths"
-            )
-        return list_folder(path, classes, reference)
-    if not images_below(path):
-        raise UserError(f"{key}: {path} holds no images")
-    return list_flat_folder(path)
+    if not labels:
+        return list_unlabelled(path)
+    return list_target(path, order) if is_target else list_folder(path, order)
 
 
 def _check_apart(listings: Mapping[str, Listing]) -> None:
-    """Raise UserError when an image belongs to two domains: its true label would be trained on."""
-    paths = {name: _real_paths(listing) for name, listing in listings.items()}
-    for (first, own), (second, others) in itertools.combinations(paths.items(), 2):
-        if shared := own & others:
+    """Raise UserError when an image belongs to two domains, by whatever link: its true label would be trained on."""
+    files = {
+        name: dict(zip(_files(listing), (f"{listing.root}/{path}" for path in listing.paths), strict=True))
+        for name, listing in listings.items()
+    }
+    for (first, own), (second, others) in itertools.combinations(files.items(), 2):
+        if shared := own.keys() & others.keys():
+            path, other = min((own[file], others[file]) for file in shared)
+            link = "" if os.path.abspath(path) == os.path.abspath(other) else f", which is {other}"
             raise UserError(
-                f"{first} and {second} share {len(shared)} images, such as {min(shared)}: the target's labels would be "
+                f"{first} and {second} share {len(shared)} images, such as {path}{link}: the target's labels would be "
                 "trained on; name domains without a common image"
             )
 
 
-def _real_paths(listing: Listing) -> set[str]:
-    """Absolute paths of the images, with symbolic links to folders resolved."""
-    return set(_real_paths_in_order(listing))
+def _files(listing: Listing) -> list[tuple[int, ...] | str]:
+    """The file behind every image, all links resolved, as what is the same for all of its paths.
+
+    Size and time of change stand beside a file's number, which some network drives give to several files.
+    """
+    return [_file(f"{listing.root}/{path}") for path in listing.paths]
 
 
-def _real_paths_in_order(listing: Listing) -> list[str]:
-    parted = [os.path.split(path) for path in listing.paths]
-    folders = {folder: os.path.realpath(listing.root / folder) for folder in {folder for folder, _ in parted}}
-    return [os.path.join(folders[folder], name) for folder, name in parted]
+def _file(path: str) -> tuple[int, ...] | str:
+    try:
+        found = os.stat(path)
+    except OSError:  # told as an unreadable image
+        return os.path.abspath(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _stores(

@@ -6,7 +6,11 @@ from pathlib import Path
 
 from uda.data import digits
 from uda.data.cards import Card
-from uda.data.listing import images_below, read_list_file, subfolders
+from uda.data.folders import look_below
+from uda.data.list_files import read_list_file
+from uda.data.list_labels import is_number
+from uda.data.listing import class_folders
+from uda.data.text import same_form
 
 
 @dataclass(frozen=True)
@@ -64,21 +68,25 @@ def _on_disk(card: Card, name: str, root: Path) -> tuple[Counter[str], str]:
     if folder is None:
         return Counter(), f"no folder {' or '.join(domain.paths)}"
     if domain.list is not None and (root / domain.list).is_file():
-        entries = list(read_list_file(root / domain.list, folder))
-        present = [entry for entry in entries if (folder / entry.path).is_file()]
-        found = Counter(_class_name(card, entry.path, entry.label) for entry in present)
-        absent = sorted({entry.path for entry in entries} - {entry.path for entry in present})
+        entries = read_list_file(root / domain.list, folder)
+        found = Counter(_class_name(card, entry.path, entry.label) for entry in entries if entry.exists)
+        absent = sorted({entry.path for entry in entries if not entry.exists})
         note = f"{len(absent)} listed images missing, such as {absent[0]}" if absent else ""
         return found, note
     if card.layout == "lists":
         return Counter(), f"no list {domain.list}"
-    return Counter({label: len(images_below(folder / label)) for label in subfolders(folder)}), ""
+    tree = look_below(folder)
+    found = Counter(dict.fromkeys(class_folders(tree), 0))
+    found.update(same_form(path.partition("/")[0]) for path in tree.images if "/" in path)
+    return found, ""
 
 
 def _class_name(card: Card, path: str, label: str | None) -> str:
-    if label is not None and label.isdigit() and card.classes is not None:
-        return card.classes[int(label)] if int(label) < len(card.classes) else f"label {label}"
-    return Path(path).parent.name if label is None or label.isdigit() else label
+    if label is None or (is_number(label) and card.classes is None):
+        return same_form(Path(path).parent.name)
+    if not is_number(label):
+        return label
+    return card.classes[int(label)] if int(label) < len(card.classes) else f"label {label}"
 
 
 def table(counts: list[Count]) -> str:

@@ -1,19 +1,29 @@
-"""What lies on disk: class folders, flat folders and list files, as paths and labels."""
+"""What lies on disk as a domain: class folders, folders without classes and list files, as paths and labels."""
 
 import os
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
+from uda.data.class_names import ClassOrder, KnownBy, alike, check_same_classes, sample
+from uda.data.folders import Tree, look_below
 from uda.data.images import SUFFIXES
+from uda.data.list_files import explain_missing, read_list_file
+from uda.data.list_labels import read_labels
+from uda.data.text import printable, same_form
 from uda.errors import UserError
 from uda.registry import nearest
 
-_ENDINGS = "|".join(sorted(suffix[1:] for suffix in SUFFIXES))
-_LABELLED = re.compile(rf"(?P<path>.*?\.(?:{_ENDINGS}))\s+(?P<label>\S.*)", re.IGNORECASE)
+#: Folders of these names are parts of a data set, not classes, if class folders lie in them.
+_PARTS = frozenset(
+    {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"}
+    | {"image", "images", "img", "imgs", "data", "unlabeled", "unlabelled"}
+)
+
+#: How else a target comes without labels, for the end of a message.
+_NO_LABELS = "; or set data.target_labels=none if the target's folders are not its classes"
 
 
 @dataclass(frozen=True)
@@ -27,226 +37,229 @@ class Listing:
     paths: list[str]
     labels: np.ndarray
     classes: tuple[str, ...]
+    known: KnownBy = "sorted"
+    """How the order of the classes is known, as in `ClassOrder`."""
+    notes: tuple[str, ...] = ()
+    """What the log should say: what was passed over or left out."""
 
     @property
     def labelled(self) -> bool:
         """Whether every image has a label."""
         return bool((self.labels >= 0).all())
 
-
-@dataclass(frozen=True)
-class ListEntry:
-    """One line of a list file: its number, the path relative to the root, and the label as it stands, if any."""
-
-    line: int
-    path: str
-    label: str | None
+    def order(self, where: str) -> ClassOrder:
+        """Its classes for the other domains; `where` names it in messages."""
+        return ClassOrder(self.classes, where, self.known)
 
 
-def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in a folder, sorted; hidden ones do not count."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def images_below(folder: Path) -> list[str]:
-    """Image files in a folder and its sub-folders, relative to it, sorted; hidden files do not count.
-
-    Raises UserError for a name that no text file could hold.
-    """
-    found = []
-    for place, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        relative = Path(place).relative_to(folder)
-        found += [
-            (relative / name).as_posix()
-            for name in files
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith(".")
-        ]
-    for name in found:
-        try:
-            name.encode()
-        except UnicodeEncodeError:
-            raise UserError(f"{folder}: a file's name is not UTF-8, rename it: {os.fsencode(name)!r}") from None
-    return sorted(found)
-
-
-def _sample(names: Sequence[str], shown: int = 5) -> str:
-    """The first few of some names and how many more there are."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
-
-
-def check_same_classes(found: Sequence[str], wanted: Sequence[str], where: str, reference: str) -> None:
-    """Raise UserError naming every class that is in only one of two places."""
-    missing = sorted(set(wanted) - set(found))
-    extra = sorted(set(found) - set(wanted))
-    problems = []
-    if missing:
-        problems.append(f"classes of {reference} that are not in {where}: {_sample(missing, 12)}")
-    if extra:
-        close = nearest(extra[0], missing) if len(extra) == 1 else ""
-        problems.append(f"classes of {where} that are not in {reference}: {_sample(extra, 12)}{close}")
-    if problems:
-        raise UserError(f"{'; '.join(problems)}: all domains need the same classes, rename, add or remove what is odd")
-
-
-def list_folder(folder: Path, classes: Sequence[str] | None = None, reference: str = "the other domain") -> Listing:
+def list_folder(folder: Path, order: ClassOrder | None = None) -> Listing:
     """Images in one folder per class.
 
     Args:
-        folder: its sub-folders are the classes, in sorted order.
-        classes: the classes that it must have, in label order; None: as found.
-        reference: where those classes come from, for the error.
+        folder: its sub-folders are the classes.
+        order: the classes that it must have; None: as found, in sorted order.
 
     Raises:
-        UserError: no class folders, other classes than wanted, or a class without images.
+        UserError: no class folders, fewer than two, folders that are not classes but hold them, other classes than
+            wanted, a class without images, an image of two classes.
     """
-    names = subfolders(folder)
-    if not names:
-        raise UserError(f"{folder}: holds no class folders; the images of each class belong in a folder of their own")
-    if classes is not None:
-        check_same_classes(names, classes, str(folder), reference)
-    order = tuple(classes) if classes is not None else tuple(names)
-    paths: list[str] = []
-    labels: list[int] = []
-    empty = []
-    for label, name in enumerate(order):
-        found = images_below(folder / name)
-        paths += [f"{name}/{path}" for path in found]
-        labels += [label] * len(found)
-        if not found:
-            empty.append(name)
-    if empty:
+    tree = look_below(folder)
+    if not tree.folders:
         raise UserError(
-            f"{folder}: class folders without images: {_sample(empty, 12)}; "
-            f"add images ({', '.join(sorted(SUFFIXES))}) or remove the folders from both domains"
+            f"{folder}: holds no class folders; the images of each class belong in a folder of their own"
+            + _told(tree.passed_over())
         )
-    return Listing(folder, paths, np.array(labels, dtype=np.int64), order)
+    return _labelled(tree, order)
 
 
-def list_flat_folder(folder: Path) -> Listing:
-    """Images of a folder without classes: every label is unknown."""
-    paths = images_below(folder)
-    return Listing(folder, paths, np.full(len(paths), -1, dtype=np.int64), ())
+def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "") -> Listing:
+    """The images of class folders. `otherwise`: a further cure, for the end of messages about the classes."""
+    folder, names = tree.root, class_folders(tree)
+    wanted = () if order is None else order.names
+    _check_links(tree, wanted)
+    if order is None or not set(wanted) <= set(names):
+        _check_level(tree, names, wanted, otherwise)
+    if order is not None:
+        check_same_classes(names, wanted, str(folder), order.where, otherwise)
+    classes = tuple(sorted(names)) if order is None else order.names
+    by_folder: dict[str, list[str]] = {name: [] for name in names.values()}
+    loose = []
+    for path in tree.images:
+        first, inside, _ = path.partition("/")
+        (by_folder[first] if inside else loose).append(path)
+    if empty := [name for name in classes if not by_folder[names[name]]]:
+        raise UserError(
+            f"{folder}: class folders without images: {sample(empty, 12)}; "
+            f"add images ({', '.join(sorted(SUFFIXES))}) or remove the folders from both domains"
+            + _told(tree.passed_over())
+        )
+    notes = tree.notes()
+    if loose:
+        notes.append(f"{folder}: passed over {len(loose)} images that are in no class folder: {sample(loose, 3)}")
+    below = list(_below(tree, names).values())
+    if len(below[0]) > 1 and all(inside == below[0] for inside in below) and all(p.count("/") > 1 for p in tree.images):
+        notes.append(
+            f"{folder}: the classes are {sample(classes)}; each of these folders holds {sample(sorted(below[0]))}: "
+            f"if those are the classes, name one of these folders instead, as in {folder / names[classes[0]]}"
+        )
+    paths = [path for name in classes for path in by_folder[names[name]]]
+    labels = np.repeat(np.arange(len(classes)), [len(by_folder[names[name]]) for name in classes])
+    return Listing(folder, paths, labels, classes, "sorted" if order is None else order.known, tuple(notes))
 
 
-def read_list_file(file: Path, root: Path) -> Iterator[ListEntry]:
-    """The lines of a list file: a path, and after it a label or nothing. Both may hold spaces.
+def class_folders(tree: Tree) -> dict[str, str]:
+    """Names of the folders right below the root, composed (NFC), and as they are spelt on disk.
+
+    Raises UserError for two folders of one name in two Unicode forms.
+    """
+    names: dict[str, str] = {}
+    for name in tree.below(1):
+        if same_form(name) in names:
+            raise UserError(
+                f"{tree.root}: two folders are named '{same_form(name)}', in two Unicode forms (NFC and NFD): "
+                "move the images of one into the other"
+            )
+        names[same_form(name)] = name
+    return names
+
+
+def _told(passed_over: str) -> str:
+    return f" ({passed_over})" if passed_over else ""
+
+
+def _below(tree: Tree, names: Iterable[str]) -> dict[str, set[str]]:
+    """Names of the folders in each class folder."""
+    below: dict[str, set[str]] = {name: set() for name in names}
+    for path in tree.below(2):
+        first, _, second = path.partition("/")
+        below[same_form(first)].add(same_form(second))
+    return below
+
+
+def _check_level(tree: Tree, names: dict[str, str], wanted: Sequence[str], otherwise: str) -> None:
+    """Raise UserError where the folders are not the classes, and the levels below may be."""
+    below = _below(tree, names)
+    parts = [name for name in names if name.casefold() in _PARTS]
+    repeated = set.intersection(*(below[part] for part in parts)) if len(parts) > 1 else set()
+    holding = [name for name in names if len(below[name]) > 1]
+    if len(repeated) > 1 or (holding and len(parts) == len(names) > 1):
+        inside = sample(sorted(repeated or below[holding[0]]), 8)
+        meant = sample([str(tree.root / names[name]) for name in parts if len(below[name]) > 1])
+        raise UserError(
+            f"{tree.root}: its folders {sample(parts)} are parts of a data set, not classes; "
+            f"they hold the class folders {inside}: name one of them ({meant}), or list the images of several in a "
+            f".txt file{otherwise}"
+        )
+    if len(names) == 1 and not set(names) & set(wanted):
+        (name,) = names
+        inside = sample(sorted(below[name]), 8)
+        hint = f", that itself holds {inside}: did you mean {tree.root / names[name]}?" if holding else ""
+        hint = hint or "; at least two classes are needed, each with a folder of its own"
+        raise UserError(f"{tree.root}: holds one class folder, '{printable(name)}'{hint}{otherwise}")
+
+
+def _check_links(tree: Tree, wanted: Sequence[str]) -> None:
+    """Raise UserError where links put an image into two classes."""
+    root = tree.root.resolve()
+    for link, place in tree.left_out.items():
+        first, other = link.partition("/")[0], place.partition("/")[0]
+        lies_here = (root / place).resolve() == root / place
+        if os.path.isabs(place) or first == other or (lies_here and same_form(link) not in wanted):
+            continue  # a folder above, or one whose class is known by where it really lies
+        raise UserError(f"{tree.root}: {sample([link, place])} are one folder, in two classes by a link; remove one")
+    if not tree.links:
+        return
+    where: dict[tuple[int, int], str] = {}
+    for path in (path for path in tree.images if "/" in path):
+        try:
+            found = (tree.root / path).stat()
+        except OSError:  # a broken link, which is told as an unreadable image
+            continue
+        first = where.setdefault((found.st_dev, found.st_ino), path)
+        if first.partition("/")[0] != path.partition("/")[0]:
+            raise UserError(f"{tree.root}: {sample([first, path])} are one file, in two classes by a link; remove one")
+
+
+def list_unlabelled(folder: Path) -> Listing:
+    """Images of any tree of folders: every label is unknown. Raises UserError where there are none."""
+    return _unlabelled(look_below(folder))
+
+
+def _unlabelled(tree: Tree, note: str | None = None) -> Listing:
+    if not tree.images:
+        raise UserError(
+            f"{tree.root} holds no images{_told(tree.passed_over())}; images end in {', '.join(sorted(SUFFIXES))}"
+        )
+    notes = (*([note] if note else []), *tree.notes())
+    unknown = np.full(len(tree.images), -1, dtype=np.int64)
+    return Listing(tree.root, tree.images, unknown, (), notes=notes)
+
+
+def list_target(folder: Path, order: ClassOrder) -> Listing:
+    """Images of a target: with labels if its folders are the classes, without if none of them has to do with a class.
 
     Args:
-        file: UTF-8 text.
-        root: folder that the paths are relative to; absolute paths must lie below it.
+        folder: one folder per class, or any other tree of images.
+        order: the classes of the source.
 
     Raises:
-        UserError: the file cannot be read, or a path leads outside the root.
+        UserError: some folders are classes and others not, or nearly are; or the classes lie a level below.
     """
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: cannot be read as a list of images: {error}") from None
-    base = os.path.abspath(root)
-    for number, text in enumerate(lines, start=1):
-        text = text.strip()
-        if not text:
-            continue
-        path, label = _split(text)
-        joined = os.path.normpath(os.path.join(base, path))
-        if not joined.startswith(base.rstrip(os.sep) + os.sep):
-            raise UserError(f"{file}: line {number}: {path} lies outside {base}; set data.root to a folder above it")
-        yield ListEntry(number, Path(os.path.relpath(joined, base)).as_posix(), label)
+    tree = look_below(folder)
+    names, classes = class_folders(tree), set(order.names)
+    if not names:
+        return _unlabelled(tree)
+    if classes & set(names):
+        loose = [path for path in tree.images if "/" not in path]
+        if loose:
+            raise UserError(
+                f"data.target: {folder} holds images ({printable(loose[0])}...) beside folders: move them into class "
+                f"folders, or name all images in a .txt list of bare paths{_NO_LABELS}"
+            )
+        return _labelled(tree, order, _NO_LABELS)
+    if any(same_form(path.partition("/")[2]) in classes for path in tree.below(2)):
+        _check_level(tree, names, order.names, _NO_LABELS)
+        inside = sorted({path for path in tree.below(2) if same_form(path.partition("/")[2]) in classes})
+        meant = sorted({str(folder / path.partition("/")[0]) for path in inside})
+        raise UserError(
+            f"{folder}: the classes of {order.where} are a level below, as in {sample(inside, 3)}: "
+            f"name one of the folders that hold them ({sample(meant, 3)}) as the target{_NO_LABELS}"
+        )
+    almost = {alike(name) for name in classes} - {""}
+    close = [name for name in names if alike(name) in almost] or [
+        name for name in list(names)[:50] if nearest(name, list(order.names), cutoff=0.75)
+    ]
+    nameless = order.known == "numbered" and all(name.isdecimal() for name in classes) and len(names) == len(classes)
+    if close or nameless:
+        check_same_classes(names, classes, str(folder), order.where, _NO_LABELS)
+    note = (
+        f"{folder}: none of its folders ({sample(sorted(names), 3)}) is a class of {order.where}, "
+        "so its images are taken to have no labels"
+    )
+    return _unlabelled(tree, note)
 
 
-def _split(text: str) -> tuple[str, str | None]:
-    """A line as path and label: the path ends with the first image ending that has a space after it."""
-    if os.path.splitext(text)[1].lower() in SUFFIXES:
-        return text, None
-    match = _LABELLED.fullmatch(text)
-    if match:
-        return match["path"], match["label"]
-    path, _, label = text.rpartition(" ")
-    return (path.strip(), label) if path and re.fullmatch(r"-?\d+", label) else (text, None)
-
-
-def list_file(
-    file: Path,
-    root: Path | None = None,
-    classes: Sequence[str] | None = None,
-    reference: str = "the other domain",
-) -> Listing:
+def list_file(file: Path, root: Path | None = None, order: ClassOrder | None = None, labels: bool = True) -> Listing:
     """Images of a list file with lines `path label` or bare paths.
 
     Args:
-        file: the list; labels are class names, or numbers counted from 0.
+        file: the list; labels are class names, or numbers counted from 0 where their meaning is beyond doubt.
         root: folder that the paths are relative to; None: the list's own.
-        classes: class names in label order; None: the names found, in sorted order; for numbers the names of the
-            images' folders where each class has one of its own, else the numbers.
-        reference: where those classes come from, for the error.
+        order: the classes; None: the names found, in sorted order; for numbers the names of the images' folders where
+            each class has one of its own, else the numbers.
+        labels: whether labels are read.
 
     Raises:
         UserError: naming the file, line and class: a missing image, one that is listed twice or lies outside the
-            root, an unknown or missing class, no images at all.
+            root, another dialect, an unknown or missing class, numbers in doubt, no images at all.
     """
     root = file.parent if root is None else root
-    entries = list(read_list_file(file, root))
+    entries = read_list_file(file, root)
     if not entries:
-        raise UserError(f"{file}: lists no images")
-    missing = [f"line {entry.line}: {entry.path}" for entry in entries if not (root / entry.path).is_file()]
-    if missing:
-        raise UserError(
-            f"{file}: {len(missing)} of {len(entries)} listed images are not in {root}: {_sample(missing, 3)}; "
-            "set data.root to the folder that the paths are relative to, or mend the list"
-        )
-    seen: dict[str, int] = {}
-    for entry in entries:
-        first = seen.setdefault(entry.path, entry.line)
-        if first != entry.line:
-            raise UserError(
-                f"{file}: line {entry.line}: {entry.path} stands in line {first} already; remove one of them"
-            )
-    labels, names = _labels(file, entries, classes, reference)
-    return Listing(root, [entry.path for entry in entries], labels, names)
-
-
-def _labels(
-    file: Path, entries: Sequence[ListEntry], classes: Sequence[str] | None, reference: str
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(N,) int64 labels, -1 where there is none, and the class names."""
-    given = {entry.label for entry in entries} - {None}
-    unknown = np.full(len(entries), -1, dtype=np.int64)
-    if not given:
-        return unknown, tuple(classes or ())
-    if all(re.fullmatch(r"-1|\d+", label) for label in given) and not (classes and given <= set(classes)):
-        labels = np.array([-1 if entry.label is None else int(entry.label) for entry in entries], dtype=np.int64)
-        names = tuple(classes) if classes is not None else _names_of_numbers(entries, labels)
-        if labels.max() >= len(names):
-            line = entries[int(labels.argmax())].line
-            raise UserError(
-                f"{file}: line {line}: label {labels.max()}, but the classes are numbered 0 to {len(names) - 1}"
-            )
-        absent = [str(k) for k in sorted(set(range(len(names))) - set(labels.tolist()))]
-        if absent and classes is None:
-            raise UserError(f"{file}: no image has label {_sample(absent, 12)}; number the classes from 0 without gaps")
-        return labels, names
-    names = tuple(classes) if classes is not None else tuple(sorted(given))
-    index = {name: k for k, name in enumerate(names)}
-    for entry in entries:
-        if entry.label is not None and entry.label not in index:
-            raise UserError(
-                f"{file}: line {entry.line}: class '{entry.label}' is not in {reference}"
-                f"{nearest(entry.label, list(names))} (known: {_sample(names, 12)})"
-            )
-    return np.array([-1 if entry.label is None else index[entry.label] for entry in entries], dtype=np.int64), names
-
-
-def _names_of_numbers(entries: Sequence[ListEntry], labels: np.ndarray) -> tuple[str, ...]:
-    """Class names for numbered labels: the images' folders if they tell the classes apart, else the numbers."""
-    folders: dict[int, set[str]] = {}
-    for entry, label in zip(entries, labels.tolist(), strict=True):
-        if label >= 0:
-            folders.setdefault(label, set()).add(PurePosixPath(entry.path).parent.name)
-    count = max(folders, default=-1) + 1
-    alone = [next(iter(folders[k])) if len(folders.get(k, ())) == 1 else "" for k in range(count)]
-    if all(alone) and len(set(alone)) == count:
-        return tuple(alone)
-    return tuple(str(k) for k in range(count))
+        raise UserError(f"{file}: lists no images; write a line `path label` for each")
+    if not all(entry.exists for entry in entries):
+        raise UserError(explain_missing(file, root, entries))
+    paths = [entry.path for entry in entries]
+    if not labels or all(entry.label is None for entry in entries):
+        return Listing(root, paths, np.full(len(paths), -1, dtype=np.int64), ())
+    return Listing(root, paths, *read_labels(file, entries, order))
