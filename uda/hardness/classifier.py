@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from uda.config import load_plugin
+from uda.data.class_names import read_class_names
 from uda.errors import UserError
 from uda.models import Output, create_network, load_network
 from uda.models.weight_files import best_fit, file_of, read_weights
@@ -131,11 +132,9 @@ def load_classifier(model: str, weights: str = "hub", classes: Path | None = Non
 
 
 def _names_in(file: Path, count: int) -> tuple[str, ...]:
-    if not file.is_file():
-        raise UserError(f"--classes: no such file: {file}")
-    names = tuple(line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
-    if len(set(names)) != len(names) or len(names) != count:
-        raise UserError(f"--classes: {file} has {len(set(names))} different names, the model has {count} classes")
+    names = read_class_names(file, "--classes")
+    if len(names) != count:
+        raise UserError(f"--classes: {file} has {len(names)} names, the model has {count} classes")
     return names
 
 

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import numpy as np
 from timm.data import ImageNetInfo
-from timm.utils.misc import natural_key
 
 from uda.data.cards import CARDS
+from uda.data.class_names import two_orders
 from uda.data.domains import load_labelled
 from uda.data.images import Images
 from uda.data.loaders import predict_batches
+from uda.data.text import same_form
 from uda.data.transforms import make_predict
 from uda.engine import Engine
 from uda.errors import UserError
@@ -92,7 +93,8 @@ def in_order_of(classifier: LoadedClassifier, data: LabelledImages) -> LabelledI
             + " or by ImageNet's WordNet ids" * (count == 1000)
             + ", or give the classes' names by --classes"
         )
-    if count == 1000 or sorted(data.classes) != sorted(data.classes, key=natural_key):
+    as_text, as_people = two_orders(data.classes)
+    if count == 1000 or as_text != as_people:
         raise UserError(
             f"{classifier.name}: in which order are its {count} classes ({', '.join(data.classes[:3])}...)? Give their "
             "names in the order of its outputs by --classes"
@@ -102,7 +104,7 @@ def in_order_of(classifier: LoadedClassifier, data: LabelledImages) -> LabelledI
 
 def _by_name(names: Sequence[str], known: Sequence[str], who: str) -> np.ndarray:
     """The numbers of some names among the known ones."""
-    place = {name: number for number, name in enumerate(known)}
+    place = {same_form(name): number for number, name in enumerate(known)}
     missing = [name for name in names if name not in place]
     if missing:
         raise UserError(
