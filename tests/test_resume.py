@@ -99,20 +99,21 @@ def test_a_record_lost_between_two_starts_is_written_anew(start, long, tmp_path,
 def test_what_is_broken_in_a_finished_run_is_made_anew(start, long, finished, capsys, name, content):
     whole = (long / "results.json").read_bytes()
     (finished / name).unlink() if content is None else (finished / name).write_text(content)
-    assert start(finished, "self_training.rounds=4", "report.page=true", "report.tensorboard=true") == 0
+    assert start(finished, "self_training.rounds=4") == 0
     out = capsys.readouterr().out
     assert f"warning: {finished / name} is " in out and "the results are written anew from the checkpoint" in out
     assert (finished / "results.json").read_bytes() == whole, "the times too"
     assert records_of(finished) == records_of(long)
-    assert (finished / "report.html").is_file()
     assert same_files(finished, long)
 
 
 def test_results_of_another_run_are_not_taken(start, long, finished, tmp_path, capsys):
     assert start(tmp_path / "other", "self_training.rounds=4", "seed=1") == 0
     shutil.copy(tmp_path / "other" / "results.json", finished)
-    assert start(finished, "self_training.rounds=4") == 0
+    (finished / "report.html").write_text("another page")
+    assert start(finished, "self_training.rounds=4", "report.page=true") == 0
     assert "are not of one run" in capsys.readouterr().out
+    assert "<h2>Rounds" in (finished / "report.html").read_text(), "the page is made anew too"
     assert same_files(finished, long)
 
 
@@ -159,9 +160,8 @@ def test_a_finished_run_says_its_result_and_where_its_page_is(start, long, capsy
 def test_more_rounds_go_on_to_the_end_of_the_longer_run(start, long, tmp_path, monkeypatch, capsys, saves):
     """Two rounds, done or cut in their middle, and then four: all is that of four from the start."""
     folder = tmp_path / "run"
-    first = lambda: start(folder, "report.tensorboard=true", "report.page=true")  # noqa: E731
-    cut(monkeypatch, first, saves) if saves else first()
-    assert start(folder, "self_training.rounds=4", "report.tensorboard=true", "report.page=true") == 0
+    cut(monkeypatch, lambda: start(folder), saves) if saves else start(folder)
+    assert start(folder, "self_training.rounds=4") == 0
     assert same_files(folder, long)
     assert yaml.safe_load((folder / "config.yaml").read_text())["self_training"]["rounds"] == 4
     capsys.readouterr()

@@ -91,7 +91,7 @@ class RunReport:
         self.config = config
         self.classes = tuple(classes)
         named = named_classes(config, self.classes)
-        self.source_counts = source if named is None else source * named  # of a target with fewer
+        self.source_counts = source if named is None else source * named
         self.images = images
         self.target_labels = target_labels
         self.log = log
