@@ -273,3 +273,12 @@ def test_published_figures_in_readme_are_those_of_their_csv():
         records = read_csv(path)
         assert places()[f"{path.stem}_published"] == published_markdown(records)
         assert path.with_suffix(".tex").read_text(encoding="utf-8") == published_latex(records)
+
+
+def test_published_figures_in_readmes_text_are_those_of_their_csv():
+    text = " ".join(README.partition("<!-- end visda2017_published -->")[2].partition("\n## ")[0].split())
+    published = {row["method"]: row["mean"] for row in read_csv(RESULTS / "published" / "visda2017_reruns.csv")}
+    named = {name: mean for name, mean in published.items() if f"{name} {mean}" in text}
+    assert published.keys() - named.keys() == {"Source"}
+    assert len(re.findall(r"\d\d\.\d", text)) == len(named)
+    assert "best on the target's labels" in text and "the last report" in text

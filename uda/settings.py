@@ -307,7 +307,8 @@ class SelfTrainingSettings(Settings):
     selector: str = "avc"
     """How sure is the model? One of `--list selectors`, or your own by way of `plugins`."""
     regularizer: str = "none"
-    """CRST's confidence regulariser on target samples, one of `--list regularizers`."""
+    """CRST's confidence regulariser on target samples, one of `--list regularizers`. LRENT's soft labels are made by
+    softmax's thresholds; where the selector chose another class than these, its label is hard."""
     alpha: float | None = Field(None, ge=0)
     """Weight of the model regulariser (MRL2, MRENT, MRKLD); null: CRST's own."""
     alpha_label: float | None = Field(None, gt=0)

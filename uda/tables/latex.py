@@ -50,7 +50,7 @@ def published_latex(records: Sequence[Record]) -> str:
     """Figures that others published, in a tabular of their own."""
     classes = published_classes(records)
     body = [[record[key] for key in ("method", *classes, "mean")] for record in records]
-    where = ", ".join(dict.fromkeys(record["published_in"] for record in records))
+    where = "; ".join(dict.fromkeys(record["published_in"] for record in records))
     head = ["Method (published)", *classes, "mean"]
     return f"% Needs \\usepackage{{booktabs}}. Published, not measured here: {where}.\n{_tabular(head, body)}"
 

@@ -277,7 +277,7 @@ def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> s
 def published_markdown(records: Sequence[Record]) -> str:
     """Figures that others published, as they printed them: accuracy by class, or by unseen domain, and its mean."""
     classes = published_classes(records)
-    where = ", ".join(dict.fromkeys(record["published_in"] for record in records))
+    where = "; ".join(dict.fromkeys(record["published_in"] for record in records))
     lines = [
         f"Published, not measured here: accuracy in % and the mean, as they are printed in {where}.",
         "",
