@@ -10,6 +10,7 @@ import torch
 from tests.data.trees import make_folders
 from uda.cli import main
 from uda.config import load_config
+from uda.data.class_names import UNKNOWN_CLASS
 from uda.data.domains import load_domains
 from uda.data.images import JoinedImages
 from uda.errors import UserError
@@ -144,3 +145,90 @@ class TestLabelledTarget:
         config = load_config(tiny, settings(listed, "data.labelled_per_batch=5", "runtime.accumulate=2", target="far"))
         with pytest.raises(UserError, match=r"data.labelled_per_batch: 5 images cannot be dealt out evenly to 2"):
             Run(config, RunLog(silent=True))
+
+
+class TestOtherClasses:
+    """The target `odd` has ant and bee, and yak, which the source lacks; `few` has ant and bee alone."""
+
+    @pytest.fixture
+    def odd(self, places):
+        make_folders(places / "odd", ["ant", "bee", "yak"], per_class=8, seed=5)
+        make_folders(places / "few", ["ant", "bee"], per_class=8, seed=5)
+        return places
+
+    def as_list(self, places, folder, label):
+        lines = [
+            f"{path.relative_to(places)} {label(path.parent.name)}\n" for path in sorted(places.glob(f"{folder}/*/*"))
+        ]
+        (places / f"{folder}.txt").write_text("".join(lines))
+        return f"{folder}.txt"
+
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_a_closed_target_is_refused(self, tiny, odd, listed):
+        targets = [self.as_list(odd, name, str) for name in ("odd", "few")] if listed else ["odd", "few"]
+        for target in targets:
+            with pytest.raises(UserError, match=r"not in"):
+                load_domains(load_config(tiny, settings(source="one", target=target)).data, 0)
+
+    @pytest.mark.parametrize("label", [None, str, lambda name: ["ant", "bee", "cat", "dog", "yak"].index(name)])
+    def test_universal(self, tiny, odd, label):
+        target = "odd" if label is None else self.as_list(odd, "odd", label)
+        told = []
+        config = load_config(
+            tiny, settings("data.label_sets=universal", "data.classes=[ant,bee,cat,dog]", source="one", target=target)
+        )
+        domains = load_domains(config.data, 0, told.append)
+        assert domains.classes == tuple(CLASSES)
+        labels = domains.target_labels.reveal()
+        assert [int(label) for label in labels] == [0] * 8 + [1] * 8 + [UNKNOWN_CLASS] * 8
+        assert any("8 images are of 1 classes that count as unknown" in line for line in told)
+
+    def test_partial_run(self, tiny, odd, capsys):
+        results = results_of(
+            tiny, "data.label_sets=partial", "data.target_classes=[ant,bee]", source="one", target="few"
+        )
+        final = results["final"]
+        assert set(final["per_class"]) == set(CLASSES) and final["per_class"]["cat"] is None
+        for record in results["rounds"]:
+            assert record["selected_per_class"]["cat"] == record["selected_per_class"]["dog"] == 0
+        assert "cat" not in capsys.readouterr().out.partition("warning")[2]
+
+    def test_universal_run_reports_unknown_classes_apart(self, tiny, odd, capsys):
+        results = results_of(tiny, "data.label_sets=universal", "report.page=true", source="one", target="odd")
+        unknown = results["final"]["unknown"]
+        assert unknown["images"] == 8 and 0 <= unknown["auroc_confidence"] <= 1 and 0 <= unknown["auroc_avc"] <= 1
+        assert "8 images of unknown classes (oracle)" in capsys.readouterr().out
+        page = (odd / "out/report.html").read_text(encoding="utf-8")
+        assert "8 target images are of classes that the source lacks" in page
+
+    def test_what_is_nearly_a_class_is_no_unknown_one(self, tiny, odd):
+        (odd / "odd" / "yak").rename(odd / "odd" / "Cat")
+        for label_sets in ("open", "universal"):
+            config = load_config(tiny, settings(f"data.label_sets={label_sets}", source="one", target="odd"))
+            with pytest.raises(UserError, match=r"'Cat' and 'cat' differ by case"):
+                load_domains(config.data, 0)
+
+    def test_an_open_target_has_all_of_the_sources_classes(self, tiny, odd):
+        config = load_config(tiny, settings("data.label_sets=open", source="one", target="odd"))
+        with pytest.raises(UserError, match=r"classes of the source domain that are not in odd: cat, dog"):
+            load_domains(config.data, 0)
+
+    def test_a_partial_run_goes_on_with_the_classes_that_it_began_with(self, tiny, odd, monkeypatch):
+        """The classes that validators look at are estimated once; a resume must not estimate them anew."""
+        words = ["data.label_sets=partial", "self_training.rounds=2"]
+        whole = results_of(tiny, *words, source="one", target="few")
+        assert (
+            main(
+                [
+                    "--cfg",
+                    str(tiny),
+                    "output=cut",
+                    *settings(words[0], "self_training.rounds=1", source="one", target="few"),
+                ]
+            )
+            == 0
+        )
+        cut = results_of(tiny, *words, folder="cut", source="one", target="few")
+        assert [record["validators"] for record in cut["rounds"]] == [
+            record["validators"] for record in whole["rounds"]
+        ]

@@ -5,7 +5,8 @@ import pytest
 
 from uda.choice import choose
 from uda.config import load_config
-from uda.data.domains import NO_LABEL, UNKNOWN_CLASS, TargetLabels
+from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
+from uda.data.domains import TargetLabels
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.evaluation import accuracy, selection_metrics

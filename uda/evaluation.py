@@ -12,7 +12,8 @@ import numpy as np
 import torch
 
 from uda.angular import avc, avh
-from uda.data.domains import NO_LABEL, UNKNOWN_CLASS, TargetLabels
+from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
+from uda.data.domains import TargetLabels
 from uda.models import Prediction
 from uda.thresholds import PseudoLabels
 from uda.validators import CHUNK_ENTRIES, log_softmax

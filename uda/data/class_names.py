@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,9 @@ from typing import Literal
 from uda.data.text import printable, read_lines, same_form
 from uda.errors import UserError
 from uda.registry import nearest
+
+#: In place of the number of a class: no label, and a class that is none of those that count.
+NO_LABEL, UNKNOWN_CLASS = -1, -2
 
 #: How an order is known: `given` by data.classes or a card; `numbered` by a list of numbers; `sorted`: no one has said.
 KnownBy = Literal["given", "numbered", "sorted"]
@@ -23,6 +26,10 @@ class ClassOrder:
     where: str
     """Where they are from, for messages: `the source domain`, `data.classes`."""
     known: KnownBy
+    may_lack: bool = False
+    """Whether a domain may lack some of them (a partial target)."""
+    may_add: bool = False
+    """Whether it may have other classes, all of which count as UNKNOWN_CLASS (an open target)."""
 
 
 def sample(names: Sequence[str], shown: int = 5) -> str:
@@ -81,15 +88,33 @@ def read_class_names(classes: Sequence[str] | str | Path, key: str) -> tuple[str
     return names
 
 
+def unknown_note(where: str, counts: Mapping[str, int]) -> str:
+    """For the log: which classes count as unknown, and how many images they have."""
+    told = sample([f"{name} ({counts[name]:,})" for name in sorted(counts)], 8)
+    return f"{where}: {sum(counts.values()):,} images are of {len(counts)} classes that count as unknown: {told}"
+
+
 def check_same_classes(
-    found: Iterable[str], wanted: Iterable[str], where: str, reference: str, otherwise: str = ""
+    found: Iterable[str],
+    wanted: Iterable[str],
+    where: str,
+    reference: str,
+    otherwise: str = "",
+    may_lack: bool = False,
+    may_add: bool = False,
 ) -> None:
     """Raise UserError naming every class that is in only one of two places.
 
-    `otherwise`: a further cure, for the end of the message.
+    Args:
+        found, wanted: the classes of a domain, and those that it should have.
+        where, reference: their places, for the message.
+        otherwise: a further cure, for its end.
+        may_lack, may_add: as in `ClassOrder`; names that are nearly the same are refused all the same.
     """
     found, wanted = set(map(same_form, found)), set(map(same_form, wanted))
     missing, extra = sorted(wanted - found), sorted(found - wanted)
+    if {alike(name) for name in missing}.isdisjoint({alike(name) for name in extra} - {""}):
+        missing, extra = [] if may_lack else missing, [] if may_add else extra
     problems = []
     if missing:
         problems.append(f"classes of {reference} that are not in {where}: {sample(missing, 12)}")

@@ -12,7 +12,7 @@ import numpy as np
 
 from uda.data import digits
 from uda.data.cards import CARDS, Card, load_card
-from uda.data.class_names import ClassOrder, check_same_classes, read_class_names
+from uda.data.class_names import NO_LABEL, ClassOrder, check_same_classes, read_class_names
 from uda.data.images import ImageFiles, Images, JoinedImages, check_readable
 from uda.data.listing import Listing, list_file, list_folder, list_target, list_unlabelled
 from uda.data.store import DecodedStore, open_stores, take_inventory
@@ -38,10 +38,6 @@ class Target:
 
     images: Images
     domain: int | np.ndarray = 1
-
-
-#: In place of the number of a class: a class that the source lacks, and no label at all.
-UNKNOWN_CLASS, NO_LABEL = -2, -1
 
 
 class TargetLabels:
@@ -137,7 +133,7 @@ def load_domains(
         if settings.target_labelled is not None:
             labelled = Source(*parts.pop(), domain=len(sources))
         for (_, labels), (key, name) in zip(parts, wanted, strict=True):
-            if key == "data.source" or ((labels >= 0).all() and not settings.partial):
+            if key == "data.source" or not ((labels == NO_LABEL).any() or settings.partial):
                 _check_every_class(labels, classes, name)
     source = Source(*_joined(parts[: len(sources)], sources, first=0))
     images, labels, domain = _joined(parts[len(sources) :], targets, first=len(sources))
@@ -158,11 +154,15 @@ def _list_domains(
     root, order = _find_root(card, settings), class_order(settings, card)
     listings: list[Listing] = []
     for key, name in wanted:
-        labels = key != "data.target" or settings.target_labels != "none"
+        is_target = key == "data.target"
+        labels = not is_target or settings.target_labels != "none"
+        own = order
+        if is_target and order is not None:
+            own = dataclasses.replace(order, may_lack=settings.partial, may_add=settings.open)
         if card is not None:
-            listing = list_card_domain(card, name, root, order, labels)
+            listing = list_card_domain(card, name, root, own, labels)
         else:
-            listing = _list_own(name, key, root, order, labels)
+            listing = _list_own(name, key, root, own, labels)
         order = order or listing.order(_SOURCE if key == "data.source" else name)
         if key != "data.target" and not listing.labelled:
             image = listing.paths[int(np.flatnonzero(listing.labels < 0)[0])]
@@ -395,7 +395,7 @@ def _readable(
 def _check_every_class(
     labels: np.ndarray, classes: tuple[str, ...], place: str, reference: str = "the other domain or the card"
 ) -> None:
-    check_same_classes([classes[k] for k in np.unique(labels)], classes, place, reference)
+    check_same_classes([classes[k] for k in np.unique(labels) if k >= 0], classes, place, reference)
 
 
 def _generated(

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from uda.data.class_names import ClassOrder, KnownBy, closest, sample, two_orders
+from uda.data.class_names import UNKNOWN_CLASS, ClassOrder, KnownBy, alike, closest, sample, two_orders
 from uda.data.images import SUFFIXES
 from uda.data.list_files import ListEntry
 from uda.data.text import printable, same_form
@@ -25,7 +25,8 @@ def read_labels(
             each class has one of its own, else the numbers.
 
     Returns:
-        (N,) int64, -1 where there is none; the names of the classes that they index; how their order is known.
+        (N,) int64, NO_LABEL where there is none, UNKNOWN_CLASS for another class where that is allowed; the names of
+        the classes that they index; how their order is known.
 
     Raises:
         UserError: naming the file and the line or class: an unknown class, numbers in doubt, fewer than two classes.
@@ -41,7 +42,7 @@ def read_labels(
             return numbers, names, "numbered"
         if not _are_names(file, set(given), order):
             _check_numbers(file, entries, numbers, order)
-            return numbers, order.names, order.known
+            return np.where(numbers < len(order.names), numbers, UNKNOWN_CLASS), order.names, order.known
     elif order is None and (number := next((entry for entry in first if is_number(entry.label)), None)):
         raise UserError(
             f"{file}: line {number.line}: label '{number.label}' is a number, others are names; use one of the two, "
@@ -53,6 +54,9 @@ def read_labels(
     index = {name: label for label, name in enumerate(names)}
     for entry in first:
         if entry.label not in index:
+            if order.may_add and alike(entry.label) not in map(alike, names):
+                index[entry.label] = UNKNOWN_CLASS
+                continue
             raise UserError(
                 f"{file}: line {entry.line}: class '{printable(entry.label)}' is not in {order.where}"
                 f"{closest(entry.label, names)} (known: {sample(names, 12)})"
@@ -120,7 +124,7 @@ def _check_numbers(file: Path, entries: Sequence[ListEntry], numbers: np.ndarray
     """Raise UserError where numbers are no places in the order of the classes, or that order is in doubt."""
     names, count = order.names, len(order.names)
     from_one = "; these seem to be counted from 1" if numbers.max() == count and not (numbers == 0).any() else ""
-    if numbers.max() >= count:
+    if numbers.max() >= count and (from_one or not order.may_add):
         raise UserError(
             f"{file}: line {entries[int(numbers.argmax())].line}: label {numbers.max()}, but the classes are numbered "
             f"0 to {count - 1} ({sample(names)}){from_one}; mend the list, or write names as labels"
@@ -133,7 +137,7 @@ def _check_numbers(file: Path, entries: Sequence[ListEntry], numbers: np.ndarray
     # Folders that are named by the list's own numbers tell nothing.
     spoken = set() if names == tuple(map(str, range(count))) else set(names)
     folders = [_folder(entry) for entry in entries]
-    told = [i for i, folder in enumerate(folders) if folder in spoken and numbers[i] >= 0]
+    told = [i for i, folder in enumerate(folders) if folder in spoken and 0 <= numbers[i] < count]
     odd = next((i for i in told if names[numbers[i]] != folders[i]), None)
     if odd is not None:
         raise UserError(

@@ -1,13 +1,23 @@
 """What lies on disk as a domain: class folders, folders without classes and list files, as paths and labels."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from uda.data.class_names import ClassOrder, KnownBy, alike, check_same_classes, sample
+from uda.data.class_names import (
+    NO_LABEL,
+    UNKNOWN_CLASS,
+    ClassOrder,
+    KnownBy,
+    alike,
+    check_same_classes,
+    sample,
+    unknown_note,
+)
 from uda.data.folders import Tree, look_below
 from uda.data.images import SUFFIXES
 from uda.data.list_files import explain_missing, read_list_file
@@ -30,7 +40,8 @@ _NO_LABELS = "; or set data.target_labels=none if the target's folders are not i
 class Listing:
     """Image files below a folder, and their labels.
 
-    `paths` (N) are relative to `root`, with forward slashes; `labels` (N,) int64 index `classes`, -1 where unknown.
+    `paths` (N) are relative to `root`, with forward slashes; `labels` (N,) int64 index `classes`, or are NO_LABEL or
+    UNKNOWN_CLASS.
     """
 
     root: Path
@@ -45,7 +56,7 @@ class Listing:
     @property
     def labelled(self) -> bool:
         """Whether every image has a label."""
-        return bool((self.labels >= 0).all())
+        return bool((self.labels != NO_LABEL).all())
 
     def order(self, where: str) -> ClassOrder:
         """Its classes for the other domains; `where` names it in messages."""
@@ -80,14 +91,17 @@ def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "") -> List
     if order is None or not set(wanted) <= set(names):
         _check_level(tree, names, wanted, otherwise)
     if order is not None:
-        check_same_classes(names, wanted, str(folder), order.where, otherwise)
+        check_same_classes(names, wanted, str(folder), order.where, otherwise, order.may_lack, order.may_add)
     classes = tuple(sorted(names)) if order is None else order.names
+    held = [(name, label) for label, name in enumerate(classes) if name in names]
+    held += [(name, UNKNOWN_CLASS) for name in sorted(set(names) - set(classes))]
     by_folder: dict[str, list[str]] = {name: [] for name in names.values()}
     loose = []
     for path in tree.images:
         first, inside, _ = path.partition("/")
         (by_folder[first] if inside else loose).append(path)
-    if empty := [name for name in classes if not by_folder[names[name]]]:
+    empty = [name for name, label in held if label >= 0 and not by_folder[names[name]]]
+    if empty and not (order is not None and order.may_lack):
         raise UserError(
             f"{folder}: class folders without images: {sample(empty, 12)}; "
             f"add images ({', '.join(sorted(SUFFIXES))}) or remove the folders from both domains"
@@ -102,8 +116,11 @@ def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "") -> List
             f"{folder}: the classes are {sample(classes)}; each of these folders holds {sample(sorted(below[0]))}: "
             f"if those are the classes, name one of these folders instead, as in {folder / names[classes[0]]}"
         )
-    paths = [path for name in classes for path in by_folder[names[name]]]
-    labels = np.repeat(np.arange(len(classes)), [len(by_folder[names[name]]) for name in classes])
+    paths = [path for name, _ in held for path in by_folder[names[name]]]
+    labels = np.repeat([label for _, label in held], [len(by_folder[names[name]]) for name, _ in held])
+    unknown = {name: len(by_folder[names[name]]) for name, label in held if label == UNKNOWN_CLASS}
+    if any(unknown.values()):
+        notes.append(unknown_note(str(folder), unknown))
     return Listing(folder, paths, labels, classes, "sorted" if order is None else order.known, tuple(notes))
 
 
@@ -262,4 +279,6 @@ def list_file(file: Path, root: Path | None = None, order: ClassOrder | None = N
     paths = [entry.path for entry in entries]
     if not labels or all(entry.label is None for entry in entries):
         return Listing(root, paths, np.full(len(paths), -1, dtype=np.int64), ())
-    return Listing(root, paths, *read_labels(file, entries, order))
+    found, names, known = read_labels(file, entries, order)
+    unknown = Counter(entry.label for entry, label in zip(entries, found, strict=True) if label == UNKNOWN_CLASS)
+    return Listing(root, paths, found, names, known, (unknown_note(str(file), unknown),) if unknown else ())

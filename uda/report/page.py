@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from uda.collapse import CURES
 from uda.config import Config, RunConfig
-from uda.data.domains import NO_LABEL, UNKNOWN_CLASS
+from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
 from uda.data.images import Images
 from uda.methods import METHODS
 from uda.report import figures, table
