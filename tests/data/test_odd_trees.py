@@ -333,6 +333,23 @@ def test_folders_that_may_be_domains_are_told(tmp_path):
     assert len(load(tmp_path)[1]) == 1
 
 
+def test_a_partial_target_is_looked_at_in_the_same_way(tmp_path):
+    """A class may be missing, in folders that hold the same folders too; but not all of its images."""
+    source(tmp_path)
+    for path in ("cat/day", "cat/night", "dog/day", "dog/night"):
+        put(tmp_path / "b" / path / "0.png")
+    domains, told = load(tmp_path, label_sets="partial")
+    assert domains.target_labels.reveal().tolist() == [1, 1, 2, 2]
+    assert told == [
+        f"{tmp_path}/b: the classes are cat, dog; each of these folders holds day, night: if those are the classes, "
+        f"name one of these folders instead, as in {tmp_path}/b/cat"
+    ]
+    for image in (tmp_path / "b").rglob("*.png"):
+        image.unlink()
+    with pytest.raises(UserError, match="class folders without images: cat, dog"):
+        load(tmp_path, label_sets="partial")
+
+
 def test_a_class_may_be_named_train(tmp_path):
     """VisDA-2017 has one: what counts is whether class folders lie in it."""
     for place in "ab":

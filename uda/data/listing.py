@@ -101,7 +101,7 @@ def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "") -> List
         first, inside, _ = path.partition("/")
         (by_folder[first] if inside else loose).append(path)
     empty = [name for name, label in held if label >= 0 and not by_folder[names[name]]]
-    if empty and not (order is not None and order.may_lack):
+    if empty and not (order is not None and order.may_lack and any(by_folder.values())):
         raise UserError(
             f"{folder}: class folders without images: {sample(empty, 12)}; "
             f"add images ({', '.join(sorted(SUFFIXES))}) or remove the folders from both domains"
@@ -113,8 +113,9 @@ def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "") -> List
     below = list(_below(tree, names).values())
     if len(below[0]) > 1 and all(inside == below[0] for inside in below) and all(p.count("/") > 1 for p in tree.images):
         notes.append(
-            f"{folder}: the classes are {sample(classes)}; each of these folders holds {sample(sorted(below[0]))}: "
-            f"if those are the classes, name one of these folders instead, as in {folder / names[classes[0]]}"
+            f"{folder}: the classes are {sample(sorted(names))}; each of these folders holds "
+            f"{sample(sorted(below[0]))}: if those are the classes, name one of these folders instead, as in "
+            f"{folder / min(names.values())}"
         )
     paths = [path for name, _ in held for path in by_folder[names[name]]]
     labels = np.repeat([label for _, label in held], [len(by_folder[names[name]]) for name, _ in held])
