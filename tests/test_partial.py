@@ -42,6 +42,11 @@ class TestOccurring:
         with pytest.raises(UserError, match=r"data.target_classes: 'bea' is not a class .*did you mean 'bee'"):
             named_classes(config, CLASSES)
 
+    def test_names_that_look_equal_are(self):
+        composed, parted = "caf\u00e9", "cafe\u0301"
+        config = load_config("digits_avh", ["data.label_sets=partial", f"data.target_classes=[dog, {parted}]"])
+        assert named_classes(config, (composed, "dog", "emu")).tolist() == [True, True, False]
+
     def test_names_need_a_partial_target(self):
         with pytest.raises(UserError, match=r"target_classes: goes with label_sets=partial"):
             load_config("digits_avh", ["data.target_classes=[dog, bee]"])

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from uda.config import Config
+from uda.data.class_names import closest, read_class_names, sample
 from uda.distributed import Ranks
 from uda.errors import UserError
-from uda.registry import nearest
 from uda.validators import log_softmax
 
 #: A class counts as missing where its share of the predictions is below this part of the effective classes' mean share.
@@ -19,12 +19,12 @@ MISSING_BELOW = 0.2
 
 def named_classes(config: Config, classes: Sequence[str]) -> np.ndarray | None:
     """Which classes `data.target_classes` names, bool (K,); None where it names none. Raises UserError."""
-    names = config.data.target_classes
-    if names is None:
+    if config.data.target_classes is None:
         return None
+    names = read_class_names(config.data.target_classes, "data.target_classes")
     for name in names:
         if name not in classes:
-            hint = nearest(name, list(classes)) or f" (known: {', '.join(classes)})"
+            hint = closest(name, classes) or f" (known: {sample(classes, 12)})"
             raise UserError(f"data.target_classes: '{name}' is not a class of the source{hint}")
     return np.isin(classes, names)
 
