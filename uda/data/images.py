@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from uda.data.checked import Checked, Stamp
 from uda.data.decoding import ImageFacts, decode_content, examine_content, open_file, read_content
 from uda.data.store import DecodedStore, file_stamp
 from uda.errors import UserError
@@ -178,6 +179,15 @@ class ImageFiles(Images):
         taken._decoded = {name: self._decoded[name] for name in taken.ids if name in self._decoded}
         return taken
 
+    def stamp(self, i: int) -> Stamp | None:
+        """Size and time of change of image `i`'s file; None where there is none, or the store holds the image."""
+        if self._store is not None and self._store.holds(int(self._places[i])):
+            return None
+        try:
+            return file_stamp(os.stat(os.path.join(self.root, self.ids[i])))
+        except OSError:
+            return None
+
     def examine(self, i: int) -> ImageFacts:
         """Whether image `i` can be read, and what else a look at its file tells.
 
@@ -260,11 +270,7 @@ def check_readable(images: Images, max_unreadable: float, log: Callable[[str], N
     if type(images).examine is Images.examine:
         return np.arange(len(images))
     where = f" of {images.root}" if isinstance(images, ImageFiles) else ""
-    chunks = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        found = chain.from_iterable(pool.map(lambda chunk: [images.examine(i) for i in chunk], chunks))
-        found = progress(found, "checking images", len(images), log)
-        facts = {i: fact for i, fact in enumerate(found) if fact != ImageFacts()}
+    facts = {i: fact for i, fact in enumerate(_examine_all(images, log)) if fact != ImageFacts()}
     reasons = {i: fact.problem for i, fact in facts.items() if fact.problem is not None}
     for i, reason in reasons.items():
         log(f"unreadable image: {images.ids[i]}: {reason}")
@@ -280,6 +286,34 @@ def check_readable(images: Images, max_unreadable: float, log: Callable[[str], N
     if isinstance(images, ImageFiles):
         _report_rules(images, facts, f"of {len(images)} images{where}", log)
     return np.array([i for i in range(len(images)) if i not in reasons], dtype=np.int64)
+
+
+def _examine_all(images: Images, log: Callable[[str], None]) -> list[ImageFacts]:
+    """What `examine` says of every image. One that an earlier start found sound is not decoded again until it changes.
+
+    Images that are kept in memory are read in any case.
+    """
+    checked = Checked(images.root, images.reading) if isinstance(images, ImageFiles) and not images.in_memory else None
+    looks: dict[str, tuple[Stamp, ImageFacts]] = {}
+
+    def examine(i: int) -> ImageFacts:
+        if checked is None or (stamp := images.stamp(i)) is None:
+            return images.examine(i)
+        name = images.ids[i]
+        facts = checked.facts(name, stamp)
+        if facts is None:
+            facts = images.examine(i)
+            if facts.problem is None:
+                looks[name] = stamp, facts
+        return facts
+
+    chunks = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        found = chain.from_iterable(pool.map(lambda chunk: [examine(i) for i in chunk], chunks))
+        facts = list(progress(found, "checking images", len(images), log))
+    if checked is not None:
+        checked.keep(looks)
+    return facts
 
 
 def _report_rules(images: ImageFiles, facts: Mapping[int, ImageFacts], of_all: str, log: Callable[[str], None]) -> None:

@@ -1,0 +1,62 @@
+"""What a look at image files found, kept for later starts: a file that has not changed is not decoded again."""
+
+import dataclasses
+import hashlib
+import json
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import PIL
+
+from uda.atomic import OutputError, write_bytes
+from uda.data.decoding import ImageFacts
+from uda.data.store import default_folder
+from uda.settings import ReadingSettings
+
+#: Raised with every change of what can be read, or of what is said of it.
+VERSION = 1
+
+#: A look at fewer images costs less than a file in the user's cache folder is worth.
+LEAST = 1000
+
+Stamp = tuple[int, int]
+
+
+class Checked:
+    """Facts of the sound images below a folder, by name, with the size and time of change of their files.
+
+    Args:
+        root: the folder.
+        reading: the rules that they were read by.
+    """
+
+    def __init__(self, root: Path, reading: ReadingSettings):
+        rules = [VERSION, PIL.__version__, reading.model_dump(mode="json"), str(root.resolve())]
+        digest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()
+        self.file = default_folder() / "checked" / f"{root.resolve().name or 'images'}-{digest[:16]}.json.z"
+        try:
+            known = json.loads(zlib.decompress(self.file.read_bytes()))
+        except (OSError, ValueError, zlib.error):  # none yet, or a damaged one, which is written anew
+            known = {}
+        self._known: dict[str, list] = known if isinstance(known, dict) else {}
+
+    def facts(self, name: str, stamp: Stamp) -> ImageFacts | None:
+        """What is known of an image; None where its file is new or has changed."""
+        size, changed, *rest = self._known.get(name, (None, None))
+        if (size, changed) != stamp:
+            return None
+        transparent, orientation, white = rest
+        return ImageFacts(None, transparent, orientation, None if white is None else (white[0], white[1]))
+
+    def keep(self, looks: Mapping[str, tuple[Stamp, ImageFacts]]) -> None:
+        """Add what was found, unless it is little. That the folder cannot be written costs the next start some time."""
+        if len(looks) < LEAST:
+            return
+        for name, (stamp, facts) in looks.items():
+            _, *rest = dataclasses.astuple(facts)
+            self._known[name] = (*stamp, *rest)
+        try:
+            write_bytes(self.file, zlib.compress(json.dumps(self._known).encode()))
+        except (OSError, OutputError):
+            return
