@@ -34,6 +34,10 @@ class TestOccurring:
         assert occurring_classes(prediction_of([0.25] * 4).logits).all()
         assert occurring_classes(prediction_of([0.4, 0.3, 0.2, 0.1]).logits).all()
 
+    def test_two_classes_at_least(self):
+        """H(.997, .001, .002) = .0223 nats: 1.02 classes; .002 * 1.02 < .2, but it is the second."""
+        assert occurring_classes(prediction_of([0.997, 0.001, 0.002]).logits).tolist() == [True, False, True]
+
     def test_names(self):
         config = load_config("digits_avh", ["data.label_sets=partial", "data.target_classes=[dog, bee]"])
         assert named_classes(config, CLASSES).tolist() == [False, True, False, True]
@@ -71,6 +75,27 @@ class TestSelection:
         assert np.isinf(choice.pseudo.thresholds[[0, 2]]).all()
         closed = choose(prediction, load_config("digits_avh", overrides[1:]), 3, 60, Ranks())
         assert set(closed.pseudo.labels.tolist()) == {0, 1, 2, 3}
+
+    @pytest.mark.parametrize("selector", ["softmax", "margin", "avc"])
+    def test_what_was_sure_of_a_missing_class_lowers_no_threshold(self, selector):
+        """Ten sure ants, and ten bees that the model takes for cats, which the target lacks, with all but certainty.
+
+        Among ant and bee the latter are bees by exp(2). A threshold of bee by the probability among all three,
+        exp(-40), would call every ant a bee.
+        """
+        logits = np.repeat(np.array([[10, -4, -4], [-2, 0, 40]], dtype=np.float32), 10, axis=0)
+        words = [f"self_training.selector={selector}", "data.label_sets=partial"]
+        has = np.array([True, True, False])
+        prediction = Prediction(logits, logits, np.eye(3, dtype=np.float32))
+        choice = choose(prediction, load_config("digits_avh", words), 0, 20, Ranks(), has)
+        assert choice.pseudo.labels.tolist() == [0] * 10 + [1] * 10
+
+    def test_soft_labels_are_zero_at_missing_classes(self, prediction):
+        words = ["data.label_sets=partial", "self_training.selector=softmax", "self_training.regularizer=lrent"]
+        has = np.array([False, True, False, True])
+        labels = choose(prediction, load_config("digits_avh", words), 3, 60, Ranks(), has).labels
+        assert labels.shape == (60, 4) and labels.sum(1) == pytest.approx(1)
+        assert not labels[:, ~has].any() and (labels[:, has] > 0).all()
 
     def test_estimates_the_classes_where_none_are_named(self):
         shares = np.full((40, 4), 0.005, dtype=np.float32)

@@ -76,20 +76,19 @@ def choose(
     The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels, by
     softmax's lambdas.
     Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
-    Of a partial target no image gets a class that the target lacks: `target_classes`, bool (K,), are those that it has;
-    None: estimated from the prediction.
+    Of a partial target the classes that it has are chosen from as if there were no others: `target_classes`, bool (K,),
+    names them; None: estimated from the prediction.
     """
     settings = config.self_training
     portion = portion_schedule(round_index, settings.portion.start, settings.portion.step, settings.portion.max)
-    features, logits, weight = (torch.from_numpy(a) for a in (mine.features, mine.logits, mine.weight))
-
     if config.data.partial and target_classes is None:
         target_classes = occurring_classes(mine.logits, ranks)
+    if target_classes is not None:
+        mine = mine.of_classes(target_classes)
+    features, logits, weight = (torch.from_numpy(a) for a in (mine.features, mine.logits, mine.weight))
 
     def chosen_by(selector: str) -> PseudoLabels:
         scores = target_scores(selector, features, logits, weight)
-        if target_classes is not None:
-            scores = scores.masked_fill(~torch.from_numpy(target_classes), 0)
         return select(scores, _thresholds(scores, portion, ranks))
 
     try:
@@ -102,6 +101,9 @@ def choose(
     labels = np.asarray(regularizer.soft_labels(logits, reference.thresholds, pseudo.labels), np.float32)
     if settings.keep == "lrent":
         pseudo = replace(pseudo, selected=lrent_keeps(logits, pseudo.thresholds, regularizer.alpha_label))
+    if target_classes is not None:
+        pseudo, reference = (_among_all(chosen, target_classes) for chosen in (pseudo, reference))
+        labels = _columns(labels, target_classes, 0)
     pseudo, reference = (_of_all(chosen, count, ranks) for chosen in (pseudo, reference))
     return Choice(pseudo, reference, ranks.gather_rows(labels, count), portion, {})
 
@@ -110,6 +112,19 @@ def _thresholds(scores: Tensor, portion: float, ranks: Ranks) -> np.ndarray:
     if ranks.world == 1:
         return class_balanced_thresholds(scores, portion)
     return stream_thresholds(lambda: [scores], portion, scores.shape[1], reduce=ranks.sum)
+
+
+def _among_all(chosen: PseudoLabels, which: np.ndarray) -> PseudoLabels:
+    """A choice among some classes as one among all K, of which nothing may be labelled with the others."""
+    thresholds = _columns(chosen.thresholds, which, np.inf)
+    return replace(chosen, labels=np.flatnonzero(which)[chosen.labels], thresholds=thresholds)
+
+
+def _columns(values: np.ndarray, which: np.ndarray, others: float) -> np.ndarray:
+    """Values of some classes, (..., k), at their places among all, (..., K)."""
+    filled = np.full((*values.shape[:-1], len(which)), others, values.dtype)
+    filled[..., which] = values
+    return filled
 
 
 def _of_all(chosen: PseudoLabels, count: int, ranks: Ranks) -> PseudoLabels:

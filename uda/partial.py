@@ -1,6 +1,6 @@
 """Partial targets (`data.label_sets`): which of the source's classes the target has.
 
-Selection labels no image with a class that the target lacks, and validators look at the others alone.
+Selection and validators look at these classes alone, as if the network had no others.
 """
 
 from collections.abc import Sequence
@@ -33,8 +33,9 @@ def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None) -> np.ndar
     """Which classes a target seems to have, from its logits (N, K): bool (K,).
 
     With q_k the mean softmax probability of class k, exp(-sum_k q_k log q_k) classes are effective (Hill, 1973).
-    A class is missing where q_k is below a fifth of their mean share. The mean prediction as a sign of a missing class
-    is PADA's (Cao et al., ECCV 2018). `ranks`: the processes whose rows count together.
+    A class is missing where q_k is below a fifth of their mean share, except the two of the largest q_k, which always
+    count: of a single class every image would be sure. The mean prediction as a sign of a missing class is PADA's (Cao
+    et al., ECCV 2018). `ranks`: the processes whose rows count together.
     """
     mass = np.zeros(logits.shape[1])
     for _, log_p in log_softmax(logits):
@@ -42,4 +43,6 @@ def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None) -> np.ndar
     mass = (ranks or Ranks()).sum(mass)
     share = mass / mass.sum()
     effective = np.exp(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum())
-    return share * effective >= MISSING_BELOW
+    occurs = share * effective >= MISSING_BELOW
+    occurs[np.argsort(-share, kind="stable")[:2]] = True
+    return occurs
