@@ -114,6 +114,23 @@ class TestLabelledTarget:
         )
         assert len(run.domains.labelled.images) == len(run.domains.target.images) == 32
 
+    @pytest.mark.parametrize("listed", [False, True])
+    def test_may_lack_classes(self, tiny, places, listed):
+        make_folders(places / "some", CLASSES[:3], per_class=2, seed=8)
+        lines = [f"some/{name}/{name}_{i}.jpg {name}\n" for name in CLASSES[:3] for i in range(2)]
+        (places / "some.txt").write_text("".join(lines))
+        words = settings(f"data.target_labelled=some{'.txt' if listed else ''}", target="far")
+        assert load_domains(load_config(tiny, words).data, 0).labelled.labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+    def test_may_be_all_images_of_a_class_but_not_all_of_the_target(self, tiny, places, listed):
+        lines = [f"far/{name}/{name}_{i}.jpg {name}\n" for name in CLASSES for i in range(8)]
+        (places / "some.txt").write_text("".join(lines[:8]))
+        domains = load_domains(load_config(tiny, settings(listed, target="far")).data, 0)
+        assert set(domains.target_labels.reveal().tolist()) == {1, 2, 3}
+        (places / "some.txt").write_text("".join(lines))
+        with pytest.raises(UserError, match=r"data.target_labelled: it has every image of data.target .far."):
+            load_domains(load_config(tiny, settings(listed)).data, 0)
+
     @pytest.mark.parametrize("mixed", [True, False])
     def test_every_batch_of_a_round_holds_them(self, tiny, places, listed, mixed):
         way = ["self_training.batch={mixed: 8}"] if mixed else []

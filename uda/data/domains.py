@@ -128,13 +128,18 @@ def load_domains(
             for name, listing in zip(sources, listings, strict=False):
                 called = f"data.target_labelled ({settings.target_labelled})"
                 _check_apart({called: taken, f"data.source ({name})": listing})
-            listings = [*listings[: len(sources)], *_without(listings[len(sources) :], taken, log), taken]
+            left = _without(dict(zip(targets, listings[len(sources) :], strict=True)), taken, log)
+            listings = [*listings[: len(sources)], *left, taken]
         parts = _read_all(listings, settings, log, ranks)
         if settings.target_labelled is not None:
             labelled = Source(*parts.pop(), domain=len(sources))
         for (_, labels), (key, name) in zip(parts, wanted, strict=True):
-            if key == "data.source" or not ((labels == NO_LABEL).any() or settings.partial):
+            if key == "data.source":
                 _check_every_class(labels, classes, name)
+            elif not ((labels == NO_LABEL).any() or settings.partial):
+                # All images of a class may be among those with labels to train on.
+                held = labels if labelled is None else np.append(labels, labelled.labels)
+                _check_every_class(held, classes, name)
     source = Source(*_joined(parts[: len(sources)], sources, first=0))
     images, labels, domain = _joined(parts[len(sources) :], targets, first=len(sources))
     hidden = TargetLabels(labels, domain - len(sources) if len(targets) > 1 else None, targets)
@@ -188,7 +193,8 @@ def _find_root(card: Card | None, settings: StorageSettings) -> Path | None:
 
 
 def _list_labelled(card: Card | None, settings: DataSettings, order: ClassOrder, log: Callable[[str], None]) -> Listing:
-    """The images of `data.target_labelled`, each of which has a label."""
+    """The images of `data.target_labelled`, each of which has a label; they are few, so classes may be missing."""
+    order = dataclasses.replace(order, may_lack=True)
     listing = _list_own(settings.target_labelled, "data.target_labelled", _find_root(card, settings), order)
     for line in listing.notes:
         log(line)
@@ -200,13 +206,18 @@ def _list_labelled(card: Card | None, settings: DataSettings, order: ClassOrder,
     return listing
 
 
-def _without(listings: Sequence[Listing], taken: Listing, log: Callable[[str], None]) -> list[Listing]:
-    """The listings of the targets without the images of `data.target_labelled`, which are no longer unlabelled."""
-    labelled, rest = set(_files(taken)), []
-    for listing in listings:
+def _without(listings: Mapping[str, Listing], taken: Listing, log: Callable[[str], None]) -> list[Listing]:
+    """The listings of the targets without the images of `data.target_labelled`, which are no longer unlabelled.
+
+    Raises UserError where nothing of a target is left.
+    """
+    labelled, rest, both = set(_files(taken)), [], 0
+    for name, listing in listings.items():
         kept = [i for i, file in enumerate(_files(listing)) if file not in labelled]
+        if not kept:
+            raise UserError(f"data.target_labelled: it has every image of data.target ({name}); none is left")
+        both += len(listing.paths) - len(kept)
         rest.append(dataclasses.replace(listing, paths=[listing.paths[i] for i in kept], labels=listing.labels[kept]))
-    both = sum(map(len, (listing.paths for listing in listings))) - sum(map(len, (listing.paths for listing in rest)))
     log(
         f"data.target_labelled: {len(taken.paths):,} images are trained on with their labels; {both:,} leave the target"
     )
