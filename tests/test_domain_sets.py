@@ -1,6 +1,7 @@
 """Several sources and targets, labelled target images, partial and open targets: from the config to results.json."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -81,10 +82,21 @@ class TestSeveralDomains:
         [
             ("[one,one]", "far", "one is named twice"),
             ("[one,two]", "[far,two]", "data.source and data.target are both 'two'"),
+            (
+                "[one,one.txt]",
+                "far",
+                r"data.source \(one\) and data.source \(one.txt\) share 1 images.*would count twice",
+            ),
             ("[]", "far", "give a name, or several in a list"),
         ],
     )
     def test_mistakes(self, tiny, places, source, target, message):
+        (places / "one.txt").write_text(
+            "".join(
+                f"{place}/{name}/{name}_0.jpg {name}\n"
+                for place, name in zip(["one", "two", "two", "two"], CLASSES, strict=True)
+            )
+        )
         with pytest.raises(UserError, match=message):
             load_domains(load_config(tiny, settings(source=source, target=target)).data, 0)
 
@@ -113,6 +125,14 @@ class TestLabelledTarget:
             load_config(tiny, settings("data.target_labelled=near", "output=x", target="far")), RunLog(silent=True)
         )
         assert len(run.domains.labelled.images) == len(run.domains.target.images) == 32
+
+    def test_copies_of_its_images_leave_the_target_too(self, tiny, places):
+        for name in CLASSES:
+            (places / "some" / name).mkdir(parents=True)
+            shutil.copy(places / "far" / name / f"{name}_3.jpg", places / "some" / name / "renamed.jpg")
+        words = settings("data.target_labelled=some", target="far")
+        target = load_domains(load_config(tiny, words).data, 0).target
+        assert len(target.images) == 28 and not any("_3.jpg" in name for name in target.images.ids)
 
     @pytest.mark.parametrize("listed", [False, True])
     def test_may_lack_classes(self, tiny, places, listed):

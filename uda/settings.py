@@ -102,7 +102,7 @@ class DataSettings(StorageSettings):
     """`auto`: the target has labels if its folders are the classes; `none`: none, whatever its folders are called."""
     target_labelled: PathText | None = None
     """Target images whose labels are trained on: a folder with one folder per class, or a .txt list with labels. No
-    accuracy counts them; those that the target holds too are taken out of it."""
+    accuracy counts them; those that the target holds too, copies among them, are taken out of it."""
     labelled_per_batch: int = Field(16, ge=1)
     """So many of them are in every batch, in every stage of every method."""
     label_sets: Literal["closed", "partial", "open", "universal"] = "closed"

@@ -13,6 +13,7 @@ import numpy as np
 from uda.data import digits
 from uda.data.cards import CARDS, Card, load_card
 from uda.data.class_names import NO_LABEL, ClassOrder, check_same_classes, read_class_names
+from uda.data.decoding import open_file
 from uda.data.images import ImageFiles, Images, JoinedImages, check_readable
 from uda.data.listing import Listing, list_file, list_folder, list_target, list_unlabelled
 from uda.data.store import DecodedStore, open_stores, take_inventory
@@ -209,19 +210,38 @@ def _list_labelled(card: Card | None, settings: DataSettings, order: ClassOrder,
 def _without(listings: Mapping[str, Listing], taken: Listing, log: Callable[[str], None]) -> list[Listing]:
     """The listings of the targets without the images of `data.target_labelled`, which are no longer unlabelled.
 
-    Raises UserError where nothing of a target is left.
+    Files of the same content are the same image: labelled images are often copied into a folder of their own. Raises
+    UserError where nothing of a target is left.
     """
-    labelled, rest, both = set(_files(taken)), [], 0
+    files, contents = _files(taken), {_content(taken, path) for path in taken.paths}
+    same, sizes = set(files), {file[2] for file in files if isinstance(file, tuple)}
+
+    def is_taken(listing: Listing, path: str, file: tuple[int, ...] | str) -> bool:
+        may_be_copy = isinstance(file, tuple) and file[2] in sizes
+        return file in same or (may_be_copy and _content(listing, path) in contents)
+
+    rest, both = [], 0
     for name, listing in listings.items():
-        kept = [i for i, file in enumerate(_files(listing)) if file not in labelled]
+        found = enumerate(zip(listing.paths, _files(listing), strict=True))
+        kept = [i for i, (path, file) in found if not is_taken(listing, path, file)]
         if not kept:
-            raise UserError(f"data.target_labelled: it has every image of data.target ({name}); none is left")
+            raise UserError(f"data.target_labelled: it has every image of data.target ({name}): none is left")
         both += len(listing.paths) - len(kept)
         rest.append(dataclasses.replace(listing, paths=[listing.paths[i] for i in kept], labels=listing.labels[kept]))
     log(
         f"data.target_labelled: {len(taken.paths):,} images are trained on with their labels; {both:,} leave the target"
     )
     return rest
+
+
+def _content(listing: Listing, path: str) -> bytes:
+    """A digest of a file's content; of one that cannot be read, its path's."""
+    place = listing.root / path
+    try:
+        with open_file(place) as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError:
+        return hashlib.sha256(os.fsencode(place)).digest()
 
 
 def _joined(
@@ -351,7 +371,10 @@ def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None 
 
 
 def _check_apart(listings: Mapping[str, Listing]) -> None:
-    """Raise UserError when an image belongs to two domains, by whatever link: its true label would be trained on."""
+    """Raise UserError when an image belongs to two domains, by whatever link.
+
+    Its true label would be trained on, or it would count twice.
+    """
     files = {
         name: dict(zip(_files(listing), (f"{listing.root}/{path}" for path in listing.paths), strict=True))
         for name, listing in listings.items()
@@ -360,9 +383,11 @@ def _check_apart(listings: Mapping[str, Listing]) -> None:
         if shared := own.keys() & others.keys():
             path, other = min((own[file], others[file]) for file in shared)
             link = "" if os.path.abspath(path) == os.path.abspath(other) else f", which is {other}"
+            alike = {name.partition(" ")[0] for name in (first, second)} in ({"data.source"}, {"data.target"})
+            harm = "they would count twice" if alike else "the target's labels would be trained on"
             raise UserError(
-                f"{first} and {second} share {len(shared)} images, such as {path}{link}: the target's labels would be "
-                "trained on; name domains without a common image"
+                f"{first} and {second} share {len(shared)} images, such as {path}{link}: {harm}; "
+                "name domains without a common image"
             )
 
 
