@@ -230,6 +230,30 @@ class TestOtherClasses:
             assert record["selected_per_class"]["cat"] == record["selected_per_class"]["dog"] == 0
         assert "cat" not in capsys.readouterr().out.partition("warning")[2]
 
+    def test_a_labelled_image_says_that_its_class_occurs(self, tiny, odd):
+        """A network whose last layer is all but certain of ant and bee would leave cat and dog out."""
+        lines = [f"far/{name}/{name}_0.jpg {name}\n" for name in CLASSES[:3]]
+        (odd / "some.txt").write_text("".join(lines))
+        words = ["data.label_sets=partial", "data.target_labelled=some.txt", "output=x"]
+        run = Run(load_config(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
+        with torch.no_grad():
+            run.engine.network.classifier.weight.zero_()
+            run.engine.network.classifier.bias.copy_(torch.tensor([9.0, 9.0, 0.0, 0.0]))
+        predicted = run.predict()
+        run.validate(predicted.whole)
+        assert run._validated.tolist() == [True, True, True, False]
+
+    def test_named_classes_that_labelled_images_contradict(self, tiny, odd):
+        (odd / "some.txt").write_text("far/cat/cat_0.jpg cat\n")
+        words = [
+            "data.label_sets=partial",
+            "data.target_classes=[ant,bee]",
+            "data.target_labelled=some.txt",
+            "output=x",
+        ]
+        with pytest.raises(UserError, match=r"data.target_classes: lacks 'cat', which data.target_labelled has"):
+            Run(load_config(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
+
     def test_universal_run_reports_unknown_classes_apart(self, tiny, odd, capsys):
         results = results_of(tiny, "data.label_sets=universal", "report.page=true", source="one", target="odd")
         unknown = results["final"]["unknown"]

@@ -38,6 +38,10 @@ class TestOccurring:
         """H(.997, .001, .002) = .0223 nats: 1.02 classes; .002 * 1.02 < .2, but it is the second."""
         assert occurring_classes(prediction_of([0.997, 0.001, 0.002]).logits).tolist() == [True, False, True]
 
+    def test_classes_of_labelled_images_are_certain(self):
+        logits = prediction_of([0.5, 0.45, 0.04, 0.01]).logits
+        assert occurring_classes(logits, certain=[3]).tolist() == [True, True, False, True]
+
     def test_names(self):
         config = load_config("digits_avh", ["data.label_sets=partial", "data.target_classes=[dog, bee]"])
         assert named_classes(config, CLASSES).tolist() == [False, True, False, True]
@@ -104,8 +108,9 @@ class TestSelection:
         logits = np.log(shares)
         prediction = Prediction(logits - logits.min() + 1, logits, np.eye(4, dtype=np.float32))
         overrides = ["self_training.selector=softmax", "self_training.portion={start: 1.0, max: 1.0}"]
-        partial = choose(prediction, load_config("digits_avh", [*overrides, "data.label_sets=partial"]), 0, 40, Ranks())
-        closed = choose(prediction, load_config("digits_avh", overrides), 0, 40, Ranks())
+        config = load_config("digits_avh", overrides)
+        partial = choose(prediction, config, 0, 40, Ranks(), occurring_classes(logits))
+        closed = choose(prediction, config, 0, 40, Ranks())
         assert closed.pseudo.labels[19] == 2 and partial.pseudo.labels[19] == 0
 
 

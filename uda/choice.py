@@ -10,7 +10,6 @@ from uda.config import Config
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.models import Prediction
-from uda.partial import occurring_classes
 from uda.regularizers import create_regularizer, lrent_keeps
 from uda.selectors import SELECTORS
 from uda.streaming_thresholds import stream_thresholds
@@ -76,13 +75,10 @@ def choose(
     The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels, by
     softmax's lambdas.
     Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
-    Of a partial target the classes that it has are chosen from as if there were no others: `target_classes`, bool (K,),
-    names them; None: estimated from the prediction.
+    `target_classes`, bool (K,): those of a partial target, which are chosen from as if there were no others; None: all.
     """
     settings = config.self_training
     portion = portion_schedule(round_index, settings.portion.start, settings.portion.step, settings.portion.max)
-    if config.data.partial and target_classes is None:
-        target_classes = occurring_classes(mine.logits, ranks)
     if target_classes is not None:
         mine = mine.of_classes(target_classes)
     features, logits, weight = (torch.from_numpy(a) for a in (mine.features, mine.logits, mine.weight))

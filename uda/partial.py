@@ -29,13 +29,13 @@ def named_classes(config: Config, classes: Sequence[str]) -> np.ndarray | None:
     return np.isin(classes, names)
 
 
-def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None) -> np.ndarray:
+def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None, certain: Sequence[int] = ()) -> np.ndarray:
     """Which classes a target seems to have, from its logits (N, K): bool (K,).
 
     With q_k the mean softmax probability of class k, exp(-sum_k q_k log q_k) classes are effective (Hill, 1973).
     A class is missing where q_k is below a fifth of their mean share, except the two of the largest q_k, which always
     count: of a single class every image would be sure. The mean prediction as a sign of a missing class is PADA's (Cao
-    et al., ECCV 2018). `ranks`: the processes whose rows count together.
+    et al., ECCV 2018). `ranks`: the processes whose rows count together; `certain`: classes of labelled target images.
     """
     mass = np.zeros(logits.shape[1])
     for _, log_p in log_softmax(logits):
@@ -44,5 +44,5 @@ def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None) -> np.ndar
     share = mass / mass.sum()
     effective = np.exp(-(share * np.log(np.maximum(share, np.finfo(float).tiny))).sum())
     occurs = share * effective >= MISSING_BELOW
-    occurs[np.argsort(-share, kind="stable")[:2]] = True
+    occurs[[*np.argsort(-share, kind="stable")[:2], *certain]] = True
     return occurs

@@ -58,6 +58,10 @@ class Run(Session):
             None if saved.get(name) is None else saved[name].numpy() for name in ("predicted", "validated_classes")
         )
         self._target_classes = named_classes(config, self.classes)
+        labelled = self.domains.labelled
+        self._certain = () if labelled is None else np.unique(labelled.labels).tolist()
+        if self._target_classes is not None and (odd := [k for k in self._certain if not self._target_classes[k]]):
+            raise UserError(f"data.target_classes: lacks '{self.classes[odd[0]]}', which data.target_labelled has")
         self._try_out()
 
     @cached_property
@@ -279,7 +283,10 @@ class Run(Session):
 
     def _choose(self, index: int, predicted: Predicted) -> Choice:
         count = len(self.domains.target.images)
-        choice = choose(predicted.mine, self.config, index, count, self.ranks, self._target_classes)
+        target_classes = self._target_classes
+        if self.config.data.partial and target_classes is None:
+            target_classes = occurring_classes(predicted.mine.logits, self.ranks, self._certain)
+        choice = choose(predicted.mine, self.config, index, count, self.ranks, target_classes)
         if self.ranks.is_main:
             labels = self.domains.target_labels
             metrics = selection_metrics(choice.pseudo, predicted.whole, choice.reference, labels, self.classes)
@@ -351,7 +358,9 @@ class Run(Session):
         if self.config.data.partial:
             if self._validated is None:
                 named = self._target_classes
-                self._validated = occurring_classes(prediction.logits) if named is None else named
+                self._validated = named
+                if named is None:
+                    self._validated = occurring_classes(prediction.logits, certain=self._certain)
             prediction = prediction.of_classes(self._validated)
         scores = {name: validator(prediction, self._predicted) for name, validator in VALIDATORS.items()}
         self._predicted = prediction.logits.argmax(1)

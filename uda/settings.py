@@ -109,7 +109,8 @@ class DataSettings(StorageSettings):
     """Classes of the target: the source's (`closed`), some of them (`partial`), others too (`open`), or both
     (`universal`). A class that the source lacks counts as unknown; its images are reported apart."""
     target_classes: list[str] | None = None
-    """`partial` and `universal`: the source's classes that the target has; null: estimated from the predictions."""
+    """`partial` and `universal`: the source's classes that the target has; null: estimated from the predictions, and
+    those of `target_labelled`."""
     rendered_per_class: int = Field(1000, ge=1)
     """Digits task only: how many images of each digit the source domain draws."""
 
