@@ -12,7 +12,7 @@ from tests.data.trees import make_folders
 from uda.cli import main
 from uda.config import load_config
 from uda.data.class_names import UNKNOWN_CLASS
-from uda.data.domains import load_domains
+from uda.data.domains import TargetLabels, load_domains
 from uda.data.images import JoinedImages
 from uda.errors import UserError
 from uda.methods import METHODS
@@ -65,6 +65,12 @@ class TestSeveralDomains:
         means = [figures["class_mean"] for figures in final["domains"].values()]
         assert np.mean(means) == pytest.approx(final["class_mean"])  # as many images of each class in either
         assert min(means) != max(means)
+
+    def test_an_image_that_went_to_another_domain_is_a_change(self):
+        """The names stand in the same order as before, but the second image is counted in another domain's accuracy."""
+        labels = np.array([0, 1, 0])
+        before, after = (TargetLabels(labels, np.array(domain), ("far", "near")) for domain in ([0, 0, 1], [0, 1, 1]))
+        assert before.checksum != after.checksum
 
     def test_report_and_terminal_name_the_domains(self, tiny, places, capsys):
         results_of(tiny, "report.page=true")

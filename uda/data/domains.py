@@ -70,8 +70,9 @@ class TargetLabels:
 
     @property
     def checksum(self) -> str:
-        """Eight hexadecimal digits by which a resumed run sees that it is measured by the same labels."""
-        return hashlib.sha256(self._labels.tobytes()).hexdigest()[:8]
+        """Eight hexadecimal digits by which a resumed run sees that it is measured by the same labels and domains."""
+        domain = self.domain.tobytes() if len(self.names) > 1 else b""
+        return hashlib.sha256(self._labels.tobytes() + domain).hexdigest()[:8]
 
     def reveal(self) -> np.ndarray:
         """The labels, (N,) int64, read-only; besides classes NO_LABEL, and UNKNOWN_CLASS, which the source lacks."""
@@ -298,7 +299,7 @@ def list_card_domain(
     if file is not None and file.is_file():
         listing = list_file(file, folder, order, labels)
         if labels and not listing.labelled:
-            raise UserError(f"{file}: {listing.paths[int(listing.labels.argmin())]} has no label")
+            raise UserError(f"{file}: {listing.paths[int((listing.labels == NO_LABEL).argmax())]} has no label")
     elif card.layout == "lists":
         raise UserError(
             f"{file}: no such list: {card.title} needs it to know the images of '{name}', get it from {card.url}"
