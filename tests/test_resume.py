@@ -194,7 +194,7 @@ def test_fewer_rounds_than_are_done_are_refused(start, finished, capsys):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert start(finished, "self_training.rounds=3") == 2
     error = capsys.readouterr().err
-    assert "self_training.rounds: 3, but" in error and "has 4 behind it or under way; ask for 4 or more" in error
+    assert "self_training.rounds: 3, but" in error and "has 4 done or begun; ask for 4 or more" in error
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 

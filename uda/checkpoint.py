@@ -61,7 +61,7 @@ class Progress:
         }
         what = "interval" if self.stage in ("adaptation", "generalization") else "epoch"
         epochs = f"{names[self.stage]}, {self.epoch} {what}{'' if self.epoch == 1 else 's'} done"
-        return epochs + (f" and {self.step} steps of the next" if self.step else "")
+        return epochs + (f" and {self.step} step{'s' * (self.step > 1)} of the next" if self.step else "")
 
 
 class Checkpoints:

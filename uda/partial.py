@@ -46,3 +46,14 @@ def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None, certain: S
     occurs = share * effective >= MISSING_BELOW
     occurs[[*np.argsort(-share, kind="stable")[:2], *certain]] = True
     return occurs
+
+
+def missing_note(target_classes: np.ndarray, classes: Sequence[str]) -> str:
+    """For the log: which classes a target seems to lack, where no one has named its classes."""
+    missing = [name for name, has in zip(classes, target_classes, strict=True) if not has]
+    if not missing:
+        return "by the predictions the target has all classes"
+    return (
+        f"by the predictions the target lacks {len(missing)} of {len(classes)} classes ({sample(missing, 12)}), which "
+        "no image is labelled as; data.target_classes=[...] would name those that it has"
+    )

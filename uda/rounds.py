@@ -22,7 +22,7 @@ from uda.feeds import Feeds
 from uda.inputs import Inputs, Labelled
 from uda.methods import METHODS
 from uda.models import Prediction, create_network
-from uda.partial import named_classes, occurring_classes
+from uda.partial import missing_note, named_classes, occurring_classes
 from uda.plan import compute_line, epoch_steps, plan, source_steps
 from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.report.table import summary_lines
@@ -115,9 +115,9 @@ class Run(Session):
         done, begun = self.progress.round, self.progress.round + self.progress.begun
         if self.rounds < begun:
             raise UserError(
-                f"self_training.rounds: {self.rounds}, but {self.folder.path} has {begun} behind it or under way; ask "
-                f"for {begun} or more, or choose another output=... (its first {self.rounds} reports are those of a "
-                "run of so many)"
+                f"self_training.rounds: {self.rounds}, but {self.folder.path} has {begun} done or begun; ask for "
+                f"{begun} or more, or choose another output=... (a run of {self.rounds} would be the same as its first "
+                f"{self.rounds}: see {self.folder.path}/rounds)"
             )
         self.progress = replace(self.progress, stage="round" if self.rounds > done else "done")
 
@@ -286,6 +286,7 @@ class Run(Session):
         target_classes = self._target_classes
         if self.config.data.partial and target_classes is None:
             target_classes = occurring_classes(predicted.mine.logits, self.ranks, self._certain)
+            self.log(f"round {index}: {missing_note(target_classes, self.classes)}")
         choice = choose(predicted.mine, self.config, index, count, self.ranks, target_classes)
         if self.ranks.is_main:
             labels = self.domains.target_labels
