@@ -16,6 +16,7 @@ from uda.data.domains import TargetLabels, load_domains
 from uda.data.images import JoinedImages
 from uda.errors import UserError
 from uda.methods import METHODS
+from uda.partial import missing_note
 from uda.rounds import Run
 from uda.run_folder import RunLog
 
@@ -224,7 +225,7 @@ class TestOtherClasses:
         assert domains.classes == tuple(CLASSES)
         labels = domains.target_labels.reveal()
         assert [int(label) for label in labels] == [0] * 8 + [1] * 8 + [UNKNOWN_CLASS] * 8
-        assert any("8 images are of 1 classes that count as unknown" in line for line in told)
+        assert any("count as unknown, 8 in all: " in line for line in told)
 
     def test_partial_run(self, tiny, odd, capsys):
         results = results_of(
@@ -274,6 +275,16 @@ class TestOtherClasses:
             config = load_config(tiny, settings(f"data.label_sets={label_sets}", source="one", target="odd"))
             with pytest.raises(UserError, match=r"'Cat' and 'cat' differ by case"):
                 load_domains(config.data, 0)
+
+    @pytest.mark.parametrize(("target", "label_sets"), [("odd", "universal"), ("few", "partial")])
+    def test_other_classes_are_refused_with_the_setting_for_them(self, tiny, odd, target, label_sets):
+        config = load_config(tiny, settings(source="one", target=target))
+        with pytest.raises(UserError, match=rf"or set data.label_sets={label_sets} if they really differ; or set"):
+            load_domains(config.data, 0)
+
+    def test_the_log_says_which_classes_seem_to_be_missing(self):
+        assert "lacks 1 of 2 classes (bee)" in missing_note(np.array([True, False]), ["ant", "bee"])
+        assert missing_note(np.array([True, True]), ["ant", "bee"]).endswith("has all classes")
 
     def test_an_open_target_has_all_of_the_sources_classes(self, tiny, odd):
         config = load_config(tiny, settings("data.label_sets=open", source="one", target="odd"))

@@ -38,7 +38,7 @@ def plan(run: "Run") -> str:
     lines = [
         f"run      {config.name}, seed {config.seed}, method {config.method} -> {run.folder.path}",
         f"data     {_images(len(source), 'labelled source', config.data.sources)}, "
-        f"{_images(len(target), 'target', config.data.targets)}, {len(run.classes)} classes",
+        f"{_images(len(target), 'target', config.data.targets)}{_labels_known(run)}, {len(run.classes)} classes",
         f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
         compute_line(run, source.in_memory),
         f"source   {start}",
@@ -64,6 +64,14 @@ def plan(run: "Run") -> str:
             f"every {adaptation.interval:,}"
         )
     return "\n".join(lines)
+
+
+def _labels_known(run: "Run") -> str:
+    """Of how many target images the label is known, where not of all: accuracies count no others."""
+    labels, count = run.domains.target_labels, len(run.domains.target.images)
+    if labels is None:
+        return " without labels"
+    return f" ({labels.count:,} with labels, which measure accuracy)" if labels.count < count else ""
 
 
 def _images(count: int, what: str, domains: Sequence[str]) -> str:

@@ -91,7 +91,7 @@ def read_class_names(classes: Sequence[str] | str | Path, key: str) -> tuple[str
 def unknown_note(where: str, counts: Mapping[str, int]) -> str:
     """For the log: which classes count as unknown, and how many images they have."""
     told = sample([f"{name} ({counts[name]:,})" for name in sorted(counts)], 8)
-    return f"{where}: {sum(counts.values()):,} images are of {len(counts)} classes that count as unknown: {told}"
+    return f"{where}: images of classes that the source lacks count as unknown, {sum(counts.values()):,} in all: {told}"
 
 
 def check_same_classes(
@@ -102,6 +102,7 @@ def check_same_classes(
     otherwise: str = "",
     may_lack: bool = False,
     may_add: bool = False,
+    is_target: bool = False,
 ) -> None:
     """Raise UserError naming every class that is in only one of two places.
 
@@ -110,12 +111,13 @@ def check_same_classes(
         where, reference: their places, for the message.
         otherwise: a further cure, for its end.
         may_lack, may_add: as in `ClassOrder`; names that are nearly the same are refused all the same.
+        is_target: whether `found` are a target's, for which `data.label_sets` is a cure.
     """
     found, wanted = set(map(same_form, found)), set(map(same_form, wanted))
     missing, extra = sorted(wanted - found), sorted(found - wanted)
     if {alike(name) for name in missing}.isdisjoint({alike(name) for name in extra} - {""}):
         missing, extra = [] if may_lack else missing, [] if may_add else extra
-    problems = []
+    problems, hint = [], ""
     if missing:
         problems.append(f"classes of {reference} that are not in {where}: {sample(missing, 12)}")
     if extra:
@@ -127,6 +129,10 @@ def check_same_classes(
             hint = nearest(extra[0], missing) if len(extra) == 1 else ""
         problems.append(f"classes of {where} that are not in {reference}: {sample(extra, 12)}{hint}")
     if problems:
+        lacks, adds = may_lack or bool(missing), may_add or bool(extra)
+        setting = "universal" if lacks and adds else "partial" if lacks else "open"
+        cure = f"; or set data.label_sets={setting} if they really differ" if is_target and not hint else ""
         raise UserError(
-            f"{'; '.join(problems)}: all domains need the same classes, rename, add or remove what is odd{otherwise}"
+            f"{'; '.join(problems)}: all domains need the same classes; rename, add or remove folders or labels"
+            f"{cure}{otherwise}"
         )

@@ -69,6 +69,11 @@ class TargetLabels:
         return bool((self._labels >= 0).any())
 
     @property
+    def count(self) -> int:
+        """How many images have a label, unknown classes among them."""
+        return int((self._labels != NO_LABEL).sum())
+
+    @property
     def checksum(self) -> str:
         """Eight hexadecimal digits by which a resumed run sees that it is measured by the same labels and domains."""
         domain = self.domain.tobytes() if len(self.names) > 1 else b""
@@ -137,11 +142,11 @@ def load_domains(
             labelled = Source(*parts.pop(), domain=len(sources))
         for (_, labels), (key, name) in zip(parts, wanted, strict=True):
             if key == "data.source":
-                _check_every_class(labels, classes, name)
+                _check_every_class(labels, classes, name, "the other domain or the card")
             elif not ((labels == NO_LABEL).any() or settings.partial):
                 # All images of a class may be among those with labels to train on.
                 held = labels if labelled is None else np.append(labels, labelled.labels)
-                _check_every_class(held, classes, name)
+                _check_every_class(held, classes, name, _SOURCE, is_target=True)
     source = Source(*_joined(parts[: len(sources)], sources, first=0))
     images, labels, domain = _joined(parts[len(sources) :], targets, first=len(sources))
     hidden = TargetLabels(labels, domain - len(sources) if len(targets) > 1 else None, targets)
@@ -229,9 +234,8 @@ def _without(listings: Mapping[str, Listing], taken: Listing, log: Callable[[str
             raise UserError(f"data.target_labelled: it has every image of data.target ({name}): none is left")
         both += len(listing.paths) - len(kept)
         rest.append(dataclasses.replace(listing, paths=[listing.paths[i] for i in kept], labels=listing.labels[kept]))
-    log(
-        f"data.target_labelled: {len(taken.paths):,} images are trained on with their labels; {both:,} leave the target"
-    )
+    apart = f"{both:,} images of the target are among them, and leave it" if both else "none of them is in the target"
+    log(f"data.target_labelled: {len(taken.paths):,} images are trained on with their labels; {apart}")
     return rest
 
 
@@ -430,9 +434,14 @@ def _readable(
 
 
 def _check_every_class(
-    labels: np.ndarray, classes: tuple[str, ...], place: str, reference: str = "the other domain or the card"
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    place: str,
+    reference: str,
+    is_target: bool = False,
 ) -> None:
-    check_same_classes([classes[k] for k in np.unique(labels) if k >= 0], classes, place, reference)
+    found = [classes[k] for k in np.unique(labels) if k >= 0]
+    check_same_classes(found, classes, place, reference, is_target=is_target)
 
 
 def _generated(

@@ -93,10 +93,11 @@ def read_list_file(file: Path, root: Path) -> list[ListEntry]:
             found = next(((on_disk, *read) for name, *read in readings if (on_disk := place.spelling(name))), None)
         relative, path, label = found or readings[0]
         if relative is None:
-            raise UserError(
-                f"{file}: line {number}: {printable(path)} lies outside {place.folder}; "
-                "set data.root to a folder above it"
-            )
+            if os.path.isabs(path):
+                cure = "set data.root to a folder above it"
+            else:
+                cure = "write paths without .., and set data.root to the folder that they are relative to"
+            raise UserError(f"{file}: line {number}: {printable(path)} lies outside {place.folder}; {cure}")
         if os.path.join(place.folder, relative) == own:
             raise UserError(f"{file}: line {number}: names the list itself; remove the line")
         first = lines.setdefault(relative, number)

@@ -83,7 +83,7 @@ def list_folder(folder: Path, order: ClassOrder | None = None) -> Listing:
     return _labelled(tree, order)
 
 
-def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "") -> Listing:
+def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "", is_target: bool = False) -> Listing:
     """The images of class folders. `otherwise`: a further cure, for the end of messages about the classes."""
     folder, names = tree.root, class_folders(tree)
     wanted = () if order is None else order.names
@@ -91,7 +91,8 @@ def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "") -> List
     if order is None or not set(wanted) <= set(names):
         _check_level(tree, names, wanted, otherwise)
     if order is not None:
-        check_same_classes(names, wanted, str(folder), order.where, otherwise, order.may_lack, order.may_add)
+        lenience = {"may_lack": order.may_lack, "may_add": order.may_add}
+        check_same_classes(names, wanted, str(folder), order.where, otherwise, is_target=is_target, **lenience)
     classes = tuple(sorted(names)) if order is None else order.names
     held = [(name, label) for label, name in enumerate(classes) if name in names]
     held += [(name, UNKNOWN_CLASS) for name in sorted(set(names) - set(classes))]
@@ -234,7 +235,7 @@ def list_target(folder: Path, order: ClassOrder) -> Listing:
                 f"data.target: {folder} holds images ({printable(loose[0])}...) beside folders: move them into class "
                 f"folders, or name all images in a .txt list of bare paths{_NO_LABELS}"
             )
-        return _labelled(tree, order, _NO_LABELS)
+        return _labelled(tree, order, _NO_LABELS, is_target=True)
     if any(same_form(path.partition("/")[2]) in classes for path in tree.below(2)):
         _check_level(tree, names, order.names, _NO_LABELS)
         inside = sorted({path for path in tree.below(2) if same_form(path.partition("/")[2]) in classes})
@@ -251,8 +252,8 @@ def list_target(folder: Path, order: ClassOrder) -> Listing:
     if close or nameless:
         check_same_classes(names, classes, str(folder), order.where, _NO_LABELS)
     note = (
-        f"{folder}: none of its folders ({sample(sorted(names), 3)}) is a class of {order.where}, "
-        "so its images are taken to have no labels"
+        f"{folder}: none of its folders ({sample(sorted(names), 3)}) is a class of {order.where} "
+        f"({sample(order.names, 3)}), so its images are taken to have no labels"
     )
     return _unlabelled(tree, note)
 
