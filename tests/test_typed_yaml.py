@@ -148,6 +148,11 @@ def test_settings_of_a_method_are_read_by_its_options(tmp_path, own, monkeypatch
         (["seed=", "1"], "'seed= 1': overrides are written key=value, did you mean seed=1?"),
         (["data.target = b c"], "'data.target = b c': overrides are written key=value, did you mean data.target=b c?"),
         (["=1"], "'=1': overrides are written key=value, for example seed=1"),
+        (
+            ["data.target=[a,", "b]"],
+            "'b]': overrides are written key=value, for example seed=1; a list with spaces in it needs quotes",
+        ),
+        (["b.yaml"], "'b.yaml': overrides are written key=value, for example seed=1; is it a config? --cfg b.yaml"),
     ],
 )
 def test_blanks_around_the_sign_are_one_mistake_with_its_cure(words, cure, own):

@@ -111,7 +111,9 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
         print(arguments.kind_to_list(options.list, LISTS, listing))
         return 0
     if not options.cfg:
-        arguments.error("--cfg FILE is needed (or --list WHAT, or --help); for a first run: --cfg digits_avh.yaml")
+        given = next((word for word in options.overrides if word.endswith((".yaml", ".yml")) and "=" not in word), None)
+        example = f"did you mean --cfg {given}?" if given else "for a first run: --cfg digits_avh.yaml"
+        arguments.error(f"--cfg FILE is needed (or --list WHAT, or --help); {example}")
 
     def run(config: Config, log: "RunLog", ranks: "Ranks", interruption: Interruption) -> "Session":
         from uda.methods import METHODS

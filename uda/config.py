@@ -228,7 +228,7 @@ def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] =
             file = Path(str(plugin)).name
             codes[file] = codes.get(file, "") + load_plugin(str(plugin))  # two of one name stand under it together
     except UserError as error:
-        damaged_plugins.append(f"{path.name}: {error}")
+        damaged_plugins.append(f"{origin_of('plugins', origins, path.name)}: {error}")
     for place, (given, declared) in _described(kind, merged).items():  # what plugins describe too
         if given:
             *sections, last = place.split(".")

@@ -132,6 +132,10 @@ def _pairs(overrides: Iterable[str], problems: list[str]) -> Iterable[tuple[str,
             yield key, text
         else:
             example = f"did you mean {apart}={text}?" if apart else "for example seed=1"
+            if not apart and word.endswith("]"):  # [a, b] without quotes
+                example += "; a list with spaces in it needs quotes"
+            elif not apart and word.endswith((".yaml", ".yml")):
+                example += f"; is it a config? --cfg {word}"
             problems.append(f"command line: '{word}': overrides are written key=value, {example}")
 
 
@@ -196,6 +200,9 @@ def explain(
         return f"{where}: missing"
     if error["type"] in ("model_type", "model_attributes_type"):
         return f"{where}: is a section of keys, not a value; got {error['input']!r}"
+    if error["type"] == "too_short":
+        least = error["ctx"]["min_length"]
+        return f"{where}: needs at least {least}, written [a,b]; got {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{where}: {message}"

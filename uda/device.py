@@ -34,6 +34,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0]
+        if reason.startswith("Expected one of"):  # torch's list of all devices that there could be
+            reason = "give auto, cpu, cuda or mps"
         raise UserError(f"runtime.device: '{name}' is not to be had here: {reason}") from None
     return device
 
