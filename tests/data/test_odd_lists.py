@@ -175,7 +175,7 @@ def test_data_classes_orders_folders_and_must_name_them(tmp_path):
     assert load(tmp_path, classes=order) == dict(truth)
     refused(tmp_path, "classes of data.classes that are not in .*a: cow; .*: emu", classes=["cat", "dog", "cow"])
     refused(tmp_path, "data.classes: cat stands twice", classes=["cat", "dog", "cat"])
-    refused(tmp_path, "data.classes: 1 names; at least two", classes=["cat"])
+    refused(tmp_path, "data.classes: at least two names are needed", classes=["cat"])
     refused(tmp_path, "data.classes: no such file: cat; give names", classes="cat")
     make_folders(tmp_path / "PACS" / "photo", CARDS["pacs"].classes, per_class=1)
     pacs = DataSettings(dataset="pacs", root=str(tmp_path / "PACS"), source="photo", target="sketch", classes=order)

@@ -84,7 +84,10 @@ def read_class_names(classes: Sequence[str] | str | Path, key: str) -> tuple[str
     if twice:
         raise UserError(f"{key}: {sample(twice)} stands twice; {len(set(names))} of {len(names)} names are different")
     if len(names) < 2 or not all(names):
-        raise UserError(f"{key}: {len(names)} names; at least two are needed, and none may be empty")
+        raise UserError(
+            f"{key}: at least two names are needed, as [cat, dog] or a line each in a file, and none may be empty; got "
+            f"{list(names)}"
+        )
     return names
 
 
