@@ -237,6 +237,11 @@ class TestOtherClasses:
             assert record["selected_per_class"]["cat"] == record["selected_per_class"]["dog"] == 0
         assert "cat" not in capsys.readouterr().out.partition("warning")[2]
 
+    def test_named_classes_that_the_targets_labels_contradict(self, tiny, odd, capsys):
+        results_of(tiny, "data.label_sets=partial", "data.target_classes=[ant,cat]", source="one", target="few")
+        told = capsys.readouterr().out
+        assert "8 of 16 target images with labels are of classes that data.target_classes leaves out" in told
+
     def test_a_labelled_image_says_that_its_class_occurs(self, tiny, odd):
         """A network whose last layer is all but certain of ant and bee would leave cat and dog out."""
         lines = [f"far/{name}/{name}_0.jpg {name}\n" for name in CLASSES[:3]]
@@ -285,6 +290,24 @@ class TestOtherClasses:
     def test_the_log_says_which_classes_seem_to_be_missing(self):
         assert "lacks 1 of 2 classes (bee)" in missing_note(np.array([True, False]), ["ant", "bee"])
         assert missing_note(np.array([True, True]), ["ant", "bee"]).endswith("has all classes")
+
+    def test_an_order_that_all_folders_speak_against_is_refused(self, tiny, odd):
+        """One label that differs from its folder may be a mended one."""
+        words, numbers = ["data.classes=[ant,bee,cat,dog]"], dict(zip(CLASSES, (1, 0, 3, 2), strict=True))
+        target = self.as_list(odd, "far", numbers.get)
+        config = load_config(tiny, settings(*words, source="one", target=target))
+        with pytest.raises(UserError, match=r"line 1: label 1 is 'bee' .* but the image's folder is 'ant'"):
+            load_domains(config.data, 0)
+        text = "".join(f"far/{name}/{name}_{i}.jpg {k}\n" for k, name in enumerate(CLASSES) for i in range(8))
+        (odd / target).write_text(text.replace("ant_0.jpg 0", "ant_0.jpg 1"))
+        assert load_domains(config.data, 0).target_labels.reveal()[0] == 1
+
+    def test_a_target_of_unknown_classes_alone_cannot_be_measured(self, tiny, odd):
+        (odd / "yaks.txt").write_text("".join(f"odd/yak/yak_{i}.jpg yak\n" for i in range(8)))
+        words = settings("data.label_sets=universal", source="one", target="yaks.txt")
+        with pytest.raises(UserError, match=r"no image of yaks.txt is of a class of the source"):
+            load_domains(load_config(tiny, words).data, 0)
+        assert load_domains(load_config(tiny, [*words, "data.target_labels=none"]).data, 0).target_labels is None
 
     def test_an_open_target_has_all_of_the_sources_classes(self, tiny, odd):
         config = load_config(tiny, settings("data.label_sets=open", source="one", target="odd"))

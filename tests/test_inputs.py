@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from uda.data.domains import TargetLabels
-from uda.inputs import Inputs, Labelled
+from uda.inputs import InputImages, Inputs
 
 NAMES = ("cat/1.png", "cat/2.png", "dog/1.png")
 
 
 def inputs(names=NAMES, labels=(0, 0, 1), target=("x", "y"), truth=(0, -1), classes=("cat", "dog")):
     truth = None if truth is None else TargetLabels(np.array(truth))
-    parts = {"source": Labelled(names, np.array(labels)), "target": Labelled(target, truth)}
+    parts = {"source": InputImages(names, np.array(labels)), "target": InputImages(target, truth)}
     return Inputs(classes, parts)
 
 

@@ -13,7 +13,7 @@ from uda.data.domains import TargetLabels
 
 
 @dataclass(frozen=True)
-class Labelled:
+class InputImages:
     """Some images of a run."""
 
     names: Sequence[str]
@@ -44,7 +44,7 @@ class Inputs:
     """All images of a run by their role (`source`, `target`), and its K classes."""
 
     classes: Sequence[str]
-    images: Mapping[str, Labelled]
+    images: Mapping[str, InputImages]
 
     def describe(self) -> str:
         """A line by which the processes of a job compare what they have found."""

@@ -19,7 +19,7 @@ from uda.engine import seed_everything
 from uda.errors import UserError
 from uda.evaluation import Accuracy, accuracy, selection_metrics
 from uda.feeds import Feeds
-from uda.inputs import Inputs, Labelled
+from uda.inputs import InputImages, Inputs
 from uda.methods import METHODS
 from uda.models import Prediction, create_network
 from uda.partial import missing_note, named_classes, occurring_classes
@@ -67,10 +67,10 @@ class Run(Session):
     @cached_property
     def inputs(self) -> Inputs:
         source, labelled = self.domains.source, self.domains.labelled
-        roles = {"source": Labelled(source.images.ids, source.labels)}
-        roles["target"] = Labelled(self.domains.target.images.ids, self.domains.target_labels)
+        roles = {"source": InputImages(source.images.ids, source.labels)}
+        roles["target"] = InputImages(self.domains.target.images.ids, self.domains.target_labels)
         if labelled is not None:
-            roles["labelled target"] = Labelled(labelled.images.ids, labelled.labels)
+            roles["labelled target"] = InputImages(labelled.images.ids, labelled.labels)
         return Inputs(self.classes, roles)
 
     @property

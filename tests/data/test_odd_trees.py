@@ -297,8 +297,8 @@ def test_the_log_says_that_a_target_has_no_labels(tmp_path):
     put(tmp_path / "b/2021/0.png")
     _, told = load(tmp_path)
     assert told == [
-        f"{tmp_path}/b: none of its folders (2021) is a class of the source domain, so its images are taken to have no "
-        "labels"
+        f"{tmp_path}/b: none of its folders (2021) is a class of the source domain (café, cat, dog), so its images are "
+        "taken to have no labels"
     ]
 
 

@@ -31,7 +31,7 @@ class CardDomain(Settings):
 
     @field_validator("per_class")
     @classmethod
-    def same_form(cls, value):
+    def composed(cls, value):
         return value and {same_form(name): count for name, count in value.items()}
 
     @property
@@ -71,7 +71,7 @@ class Card(Settings):
 
     @field_validator("classes")
     @classmethod
-    def same_form(cls, value):
+    def composed(cls, value):
         return value and tuple(map(same_form, value))
 
     @model_validator(mode="after")

@@ -88,7 +88,8 @@ class TargetLabels:
 class Domains:
     """What a run works on. `target_labels` is None when no target label is known.
 
-    The domains are numbered: first the sources, then the targets. `labelled`: target images with labels to train on.
+    The domains are numbered: first the sources, then the targets. `labelled`: target images with labels to train on; their
+    number is the first target's.
     """
 
     source: Source
@@ -150,6 +151,11 @@ def load_domains(
     source = Source(*_joined(parts[: len(sources)], sources, first=0))
     images, labels, domain = _joined(parts[len(sources) :], targets, first=len(sources))
     hidden = TargetLabels(labels, domain - len(sources) if len(targets) > 1 else None, targets)
+    if hidden.count and not hidden.known and settings.target_labels != "none":
+        raise UserError(
+            f"data.target: no image of {', '.join(targets)} is of a class of the source; name another target, or set "
+            "data.target_labels=none to adapt without a measure"
+        )
     told = hidden.known and settings.target_labels != "none"
     return Domains(source, Target(images, domain), hidden if told else None, classes, labelled)
 
@@ -176,10 +182,8 @@ def _list_domains(
         else:
             listing = _list_own(name, key, root, own, labels)
         order = order or listing.order(_SOURCE if key == "data.source" else name)
-        if key != "data.target" and not listing.labelled:
-            image = listing.paths[int(np.flatnonzero(listing.labels < 0)[0])]
-            every = "every source image" if key == "data.source" else "every image"
-            raise UserError(f"{key}: {name}: {image} has no label; {every} needs one")
+        if not is_target:
+            listing.check_labelled(f"{key}: {name}")
         for line in listing.notes:
             log(line)
         listings.append(listing)
@@ -205,11 +209,7 @@ def _list_labelled(card: Card | None, settings: DataSettings, order: ClassOrder,
     listing = _list_own(settings.target_labelled, "data.target_labelled", _find_root(card, settings), order)
     for line in listing.notes:
         log(line)
-    if not listing.labelled:
-        image = listing.paths[int(np.flatnonzero(listing.labels < 0)[0])]
-        raise UserError(
-            f"data.target_labelled: {settings.target_labelled}: {image} has no label; every image needs one"
-        )
+    listing.check_labelled(f"data.target_labelled: {settings.target_labelled}")
     return listing
 
 
@@ -302,8 +302,8 @@ def list_card_domain(
         )
     if file is not None and file.is_file():
         listing = list_file(file, folder, order, labels)
-        if labels and not listing.labelled:
-            raise UserError(f"{file}: {listing.paths[int((listing.labels == NO_LABEL).argmax())]} has no label")
+        if labels:
+            listing.check_labelled(str(file))
     elif card.layout == "lists":
         raise UserError(
             f"{file}: no such list: {card.title} needs it to know the images of '{name}', get it from {card.url}"

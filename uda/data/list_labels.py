@@ -129,8 +129,6 @@ def _check_numbers(file: Path, entries: Sequence[ListEntry], numbers: np.ndarray
             f"{file}: line {entries[int(numbers.argmax())].line}: label {numbers.max()}, but the classes are numbered "
             f"0 to {count - 1} ({sample(names)}){from_one}; mend the list, or write names as labels"
         )
-    if order.known == "given":
-        return
     cure = "set data.classes to the names in the list's order (a list, or a file with a name a line)"
     as_text, as_people = two_orders(names)
     orders = f"{sample(as_text)} (as text) or {sample(as_people)} (as people count)"
@@ -138,13 +136,15 @@ def _check_numbers(file: Path, entries: Sequence[ListEntry], numbers: np.ndarray
     spoken = set() if names == tuple(map(str, range(count))) else set(names)
     folders = [_folder(entry) for entry in entries]
     told = [i for i, folder in enumerate(folders) if folder in spoken and 0 <= numbers[i] < count]
-    odd = next((i for i in told if names[numbers[i]] != folders[i]), None)
-    if odd is not None:
+    odd = [i for i in told if names[numbers[i]] != folders[i]]
+    # A given order is believed, unless all folders speak against it: a few may hold images whose labels were mended.
+    if odd and (order.known != "given" or (len(odd) == len(told) and len({folders[i] for i in told}) > 1)):
+        odd = odd[0]
         raise UserError(
             f"{file}: line {entries[odd].line}: label {numbers[odd]} is '{names[numbers[odd]]}' in the order of "
             f"{order.where} ({sample(names)}), but the image's folder is '{folders[odd]}': {cure}"
         )
-    if order.known == "numbered" or len(told) == (numbers >= 0).sum():
+    if order.known != "sorted" or len(told) == (numbers >= 0).sum():
         return
     if as_text != as_people:
         raise UserError(

@@ -53,10 +53,11 @@ class Listing:
     notes: tuple[str, ...] = ()
     """What the log should say: what was passed over or left out."""
 
-    @property
-    def labelled(self) -> bool:
-        """Whether every image has a label."""
-        return bool((self.labels != NO_LABEL).all())
+    def check_labelled(self, where: str) -> None:
+        """Raise UserError, which begins with `where`, for the first image without a label."""
+        without = np.flatnonzero(self.labels == NO_LABEL)
+        if len(without):
+            raise UserError(f"{where}: {printable(self.paths[without[0]])} has no label; every image needs one")
 
     def order(self, where: str) -> ClassOrder:
         """Its classes for the other domains; `where` names it in messages."""

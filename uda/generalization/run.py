@@ -19,7 +19,7 @@ from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.feeds import Feeds
 from uda.generalization.methods import METHODS, GeneralizationMethod
 from uda.generalization.report import Judgement, Report, summary_lines
-from uda.inputs import Inputs, Labelled
+from uda.inputs import InputImages, Inputs
 from uda.models import Prediction, create_network, network_on
 from uda.plan import compute_line, epoch_steps
 from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session
@@ -85,8 +85,8 @@ class LeaveOneOut(Session):
 
     @cached_property
     def inputs(self) -> Inputs:
-        found = {seen.name: Labelled(seen.domain.images.ids, seen.domain.labels) for seen in self.domains.seen}
-        unseen = Labelled(self.domains.unseen.images.ids, self.domains.unseen_labels)
+        found = {seen.name: InputImages(seen.domain.images.ids, seen.domain.labels) for seen in self.domains.seen}
+        unseen = InputImages(self.domains.unseen.images.ids, self.domains.unseen_labels)
         return Inputs(self.classes, {**found, self.domains.name: unseen})
 
     @property

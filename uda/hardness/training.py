@@ -20,7 +20,7 @@ from uda.hardness.config import SupervisedConfig
 from uda.hardness.dynamics import groups_of
 from uda.hardness.images import LabelledImages
 from uda.hardness.scores import make_table, write_scores
-from uda.inputs import Inputs, Labelled
+from uda.inputs import InputImages, Inputs
 from uda.methods.base import Method
 from uda.models import Prediction, create_network
 from uda.plan import compute_line
@@ -69,7 +69,7 @@ class SupervisedRun(Session):
     @cached_property
     def inputs(self) -> Inputs:
         parts = {"training": self.training, "test": self.test}
-        return Inputs(self.classes, {role: Labelled(part.images.ids, part.labels) for role, part in parts.items()})
+        return Inputs(self.classes, {role: InputImages(part.images.ids, part.labels) for role, part in parts.items()})
 
     @property
     def description(self) -> dict[str, object]:

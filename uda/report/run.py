@@ -94,6 +94,13 @@ class RunReport:
         self.source_counts = source if named is None else source * named
         self.images = images
         self.target_labels = target_labels
+        if named is not None and target_labels is not None:
+            truth = target_labels.reveal()[target_labels.reveal() >= 0]
+            if left_out := int((~named[truth]).sum()):
+                log(
+                    f"warning: {left_out:,} of {len(truth):,} target images with labels are of classes that "
+                    "data.target_classes leaves out; accuracy counts them (oracle)"
+                )
         self.log = log
         self.partial = config.data.partial and named is None
         self._rows = 0
