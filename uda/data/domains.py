@@ -88,8 +88,8 @@ class TargetLabels:
 class Domains:
     """What a run works on. `target_labels` is None when no target label is known.
 
-    The domains are numbered: first the sources, then the targets. `labelled`: target images with labels to train on; their
-    number is the first target's.
+    The domains are numbered: first the sources, then the targets. `labelled`: target images with labels to train on.
+    Their number is the first target's.
     """
 
     source: Source
