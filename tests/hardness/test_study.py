@@ -116,7 +116,7 @@ def test_a_figure_that_the_study_does_not_make_is_named(done, tmp_path):
         ("scores=[avh,avx]", "scores: unknown score 'avx'"),
         ("scores=[norm]", "scores: 'avh' must be among them"),
         ("reference=avh", "reference: 'avh' is what is compared with it"),
-        ("runs=[]", "runs: list should have at least 1 item"),
+        ("runs=[]", "runs: needs at least 1"),
         ("toy.epochs=0", "toy.epochs: input should be greater than or equal to 1"),
         ("degrade.kinds=[blurr]", "degrade.kinds: unknown degradation 'blurr', did you mean 'blur'"),
         ("trajectory.norm=l1", "trajectory.norm: input should be 'l2' or 'linf'"),
