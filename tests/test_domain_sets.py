@@ -95,6 +95,7 @@ class TestSeveralDomains:
                 r"data.source \(one\) and data.source \(one.txt\) share 1 images.*would count twice",
             ),
             ("[]", "far", "give a name, or several in a list"),
+            ("one,two", "far", r"no such folder: one,two; .*; several domains are written \[a,b\]"),
         ],
     )
     def test_mistakes(self, tiny, places, source, target, message):

@@ -364,11 +364,12 @@ def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None 
         raise UserError(f"{key}: {path} is a file; a list has the ending .txt and lines of `path label`")
     if not os.path.isdir(path):
         cure = ", or a folder of images" if is_target else ""
+        several = "; several domains are written [a,b]" if "," in place else ""
         of_an_option = f"a card's domain, CARD:DOMAIN (cards: {', '.join(sorted(CARDS))})"
         of_a_config = "name a card by data.dataset (`--list datasets` shows them)"
         raise UserError(
             f"{key}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
-            f"or {of_an_option if key.startswith('--') else of_a_config}"
+            f"or {of_an_option if key.startswith('--') else of_a_config}{several}"
         )
     if not labels:
         return list_unlabelled(path)
