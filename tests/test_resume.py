@@ -1,6 +1,5 @@
 """What a run goes on with: lost records, more rounds, changed data; and what a finished one says."""
 
-import contextlib
 import html
 import json
 import shutil
@@ -9,7 +8,7 @@ import pytest
 import yaml
 
 from tests.data.trees import make_folders
-from tests.test_rounds import PowerCut, read_results, without_times
+from tests.test_rounds import cut, read_results, without_times
 from uda.checkpoint import Checkpoints, load_checkpoint
 from uda.cli import main
 from uda.config import load_config
@@ -34,22 +33,6 @@ def long(tmp_path_factory, start):
 def finished(long, tmp_path):
     """A copy of that run, to be damaged."""
     return shutil.copytree(long, tmp_path / "run")
-
-
-def cut(monkeypatch, execute, saves):
-    """Call `execute`, with a power cut after so many checkpoints."""
-    save, count = Checkpoints.save, 0
-
-    def save_and_die(*args):
-        nonlocal count
-        save(*args)
-        count += 1
-        if count == saves:
-            raise PowerCut
-
-    with monkeypatch.context() as patch, contextlib.suppress(PowerCut):
-        patch.setattr(Checkpoints, "save", save_and_die)
-        execute()
 
 
 def records_of(folder):

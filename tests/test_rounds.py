@@ -112,6 +112,23 @@ class PowerCut(BaseException):
     """What a test throws in place of a kill."""
 
 
+def cut(monkeypatch, start, saves):
+    """Call `start`, with a power cut after so many checkpoints."""
+    save, count = Checkpoints.save, 0
+
+    def save_and_die(*args):
+        nonlocal count
+        save(*args)
+        count += 1
+        if count == saves:
+            raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "save", save_and_die)
+        with pytest.raises(PowerCut):
+            start()
+
+
 def cut_after_every_save(monkeypatch, folder, start):
     """Call `start` until the run in `folder` has its results, with a power cut after each save; how many starts."""
     save, starts = Checkpoints.save, 0
@@ -144,20 +161,9 @@ def same_end(folder, finished):
 @pytest.mark.parametrize("saves", [1, 2, 3, 4, 5, 6])
 def test_a_run_cut_after_any_checkpoint_goes_on_to_the_same_end(run, finished, tmp_path, monkeypatch, saves):
     """Checkpoints: source epoch, source evaluated, then epoch and end of each of the two rounds."""
-    folder, save, count = tmp_path / "cut", Checkpoints.save, 0
-
-    def save_and_die(*args):
-        nonlocal count
-        save(*args)
-        count += 1
-        if count == saves:
-            raise PowerCut
-
-    monkeypatch.setattr(Checkpoints, "save", save_and_die)
-    with pytest.raises(PowerCut):
-        run(f"output={folder}")
+    folder = tmp_path / "cut"
+    cut(monkeypatch, lambda: run(f"output={folder}"), saves)
     assert not (folder / "results.json").exists()
-    monkeypatch.undo()
     run(f"output={folder}")
     assert same_end(folder, finished)
     assert "resuming" in (folder / "log.txt").read_text()
