@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from uda.data.loaders import Batch
+from uda.data.loaders import Batch, Batches
 from uda.device import apply_settings, loader_workers, settle
 from uda.distributed import Ranks
 from uda.errors import UserError
@@ -303,7 +303,8 @@ class Engine:
         # Reading a loss makes a GPU wait; on a CPU it is free.
         check_every = 1 if self.device.type == "cpu" else 20
         self._train_mode(freeze_batch_norm)
-        for step, batch in enumerate(show_progress(batches, label, steps, self.log, state.step), state.step):
+        delivered = self._delivered(batches)
+        for step, batch in enumerate(show_progress(delivered, label, steps, self.log, state.step), state.step):
             seed_everything(*seed, step, self.ranks.rank)
             batch = batch.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)
             optimization.begin_step()
@@ -406,17 +407,37 @@ class Engine:
         features = np.empty((count, weight.shape[1]), np.float32)
         logits = np.empty((count, weight.shape[0]), np.float32)
         done = 0
+        under_way: list[Callable[[], None]] = []
         total = math.ceil(count / self.predict_batch_size)
         with torch.inference_mode(), self.autocast(self.settings.predict_precision):
-            for images in show_progress(batches, label, total, self.log):
+            for images in show_progress(self._delivered(batches), label, total, self.log):
                 output = self.network(self._move(images))
                 rows = slice(done, done + len(images))
-                features[rows] = output.features.float().cpu().numpy()
-                logits[rows] = output.logits.float().cpu().numpy()
+                under_way.append(self._fetch((output.features, features[rows]), (output.logits, logits[rows])))
+                if len(under_way) > 1:  # wait for the batch before, while the device computes this one
+                    under_way.pop(0)()
                 done += len(images)
+            for keep in under_way:
+                keep()
         if done != count:
             raise RuntimeError(f"{label}: {done} images came out of the loader, not {count}")
         return Prediction(features, logits, weight)
+
+    def _fetch(self, *pairs: tuple[Tensor, np.ndarray]) -> Callable[[], None]:
+        """Begin to copy tensors to the host; the call that is returned ends when they are in their arrays."""
+        cuda = self.device.type == "cuda"
+        on_host = [(tensor.float().to("cpu", non_blocking=cuda), array) for tensor, array in pairs]
+        arrived = torch.cuda.Event() if cuda else None
+        if cuda:
+            arrived.record()
+
+        def keep() -> None:
+            if cuda:
+                arrived.synchronize()
+            for tensor, array in on_host:
+                array[:] = tensor.numpy()
+
+        return keep
 
     def adapt_batch_norm(self, batches: Collection[Tensor]) -> None:
         """Replace BatchNorm's running statistics by the averages over `batches` (AdaBN, Li et al. 2016).
@@ -432,17 +453,24 @@ class Engine:
         self.network.eval()
         for layer in layers:
             layer.reset_running_stats()
-            layer.momentum = None  # cumulative average
             layer.train()
         try:
             with torch.no_grad(), self.autocast(self.settings.predict_precision):
-                for images in show_progress(batches, "BatchNorm statistics", len(batches), self.log):
+                delivered = show_progress(self._delivered(batches), "BatchNorm statistics", len(batches), self.log)
+                for seen, images in enumerate(delivered, 1):
+                    for layer in layers:
+                        # The cumulative average. With a momentum of None each layer would read its counter off the GPU.
+                        layer.momentum = 1 / seen
                     self.network(self._move(images))
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
                 layer.eval()
         self._average_batch_norm(weight=len(batches))
+
+    def _delivered(self, batches: Iterable) -> Iterable:
+        """Batches of a loader on the device, others as they are."""
+        return batches.on(self.device, self.pin_memory) if isinstance(batches, Batches) else batches
 
     def _move(self, images: Tensor) -> Tensor:
         return images.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)

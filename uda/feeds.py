@@ -142,7 +142,6 @@ class Feeds:
         """How training batches are loaded and dealt out."""
         return {
             "workers": self.engine.workers(self.domains.source.images.in_memory),
-            "pin_memory": self.engine.pin_memory,
             "rank": self.ranks.rank,
             "world": self.ranks.world,
             "accumulate": self.config.runtime.accumulate,
@@ -175,7 +174,6 @@ class Feeds:
             self.transforms["predict"],
             batch_size=batch_size,
             workers=self.engine.workers(images.in_memory) if workers is None else workers,
-            pin_memory=self.engine.pin_memory,
             rows=rows,
         )
 

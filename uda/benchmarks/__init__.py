@@ -3,6 +3,7 @@
 from uda.benchmarks import (  # noqa: F401  (they register themselves)
     files,
     generalization,
+    handover,
     methods,
     network,
     saving,

@@ -1,15 +1,18 @@
 """Batches for training and predicting, the same for any number of workers."""
 
 import copy
+import dataclasses
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from uda.data import last_changes
 from uda.data.handover import Handed, Ring
 from uda.data.images import Images
 from uda.data.transforms import Transform
@@ -330,6 +333,33 @@ def _read(images: Images, indices: np.ndarray, to_cut: bool = False) -> Iterable
     return map(images.open if to_cut else images.read, indices.tolist()) if together is None else together
 
 
+T = TypeVar("T", torch.Tensor, Batch)
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Where batches are brought to before they are normalised, and how."""
+
+    device: torch.device = _CPU
+    pinned: bool = False
+    """By way of page-locked memory, from which a GPU copies while it computes and this process goes on."""
+
+    @property
+    def late(self) -> bool:
+        """Whether the last changes of training images are left to the device, which spares the loader processes."""
+        return self.device.type != "cpu"
+
+    def bring(self, what: T) -> T:
+        """A tensor or a batch, on the device."""
+        if self.device.type == "cpu":
+            return what
+        return (what.pin_memory() if self.pinned else what).to(self.device, non_blocking=self.pinned)
+
+
+_HERE = Delivery()
+
+
 class _TrainReader:
     """Reads and transforms the images of a draw."""
 
@@ -339,25 +369,33 @@ class _TrainReader:
         self.parts = parts
         self.num_classes = num_classes
         self.transform = parts[0].transform
+        self._late = any(view.leaves_last_changes for part in parts for view in part.views)
 
     def count(self, draw: _Draw) -> int:
         """Rows of the batch."""
         return sum(len(rows) * len(part.views) for rows, part in zip(draw.rows, self.parts, strict=True))
 
-    def read(self, draw: _Draw, memory: torch.Tensor | None = None) -> tuple[torch.Tensor, ...] | UserError:
-        """Pixels before they are normalised, the other columns of a batch in their order, its weight.
+    def read(
+        self, draw: _Draw, memory: torch.Tensor | None = None, late: bool = False
+    ) -> tuple[torch.Tensor, ...] | UserError:
+        """Pixels before they are normalised, the other columns of a batch in their order, last changes, its weight.
 
-        `memory`, uint8 (B, C, S, S), may be used for the pixels.
+        `memory`, uint8 (B, C, S, S), may be used for the pixels. `late`: the last changes of the images are to be made
+        by `finish`; else there are none.
         """
         try:
-            return self._read(draw, memory)
+            return self._read(draw, memory, late)
         except UserError as error:  # handed over as a value: a raised one would come out with a worker's traceback
             return error
 
-    def finish(self, pixels: torch.Tensor, *rest: torch.Tensor) -> Batch:
-        """The batch, of what `read` gave."""
-        *columns, weight = rest
-        return Batch(self.transform.normalise(pixels), *columns, weight.item())
+    def finish(self, delivery: Delivery, pixels: torch.Tensor, *rest: torch.Tensor) -> Batch:
+        """The batch, of what `read` gave, where it is delivered."""
+        *columns, changes, weight = rest
+        batch = delivery.bring(Batch(pixels, *columns, weight.item()))
+        pixels = batch.images
+        if len(changes):
+            pixels = last_changes.made(pixels, delivery.bring(changes))
+        return dataclasses.replace(batch, images=self.transform.normalise(pixels))
 
     def ids(self, draw: _Draw) -> list[str]:
         """The names of a draw's images."""
@@ -368,7 +406,8 @@ class _TrainReader:
             for i in part.indices[rows].tolist()
         ]
 
-    def _read(self, draw: _Draw, memory: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
+    def _read(self, draw: _Draw, memory: torch.Tensor | None, late: bool) -> tuple[torch.Tensor, ...]:
+        changes: list[last_changes.LastChanges] | None = [] if late and self._late else None
         drawn = [
             (part, rows, seeds if view == 0 else _mix(seeds), view)
             for part, rows, seeds in zip(self.parts, draw.rows, draw.seeds, strict=True)
@@ -380,7 +419,11 @@ class _TrainReader:
         for (part, rows, seeds, view), place in zip(drawn, places, strict=True):
             transform = part.views[view]
             images = _read(part.images, part.indices[rows], transform.cuts)
-            pixels.append(transform.pixels(images, seeds.tolist(), place))
+            if changes is None or not transform.leaves_last_changes:
+                pixels.append(transform.pixels(images, seeds.tolist(), place))
+                changes = None if changes is None else [*changes, *[last_changes.NONE] * len(rows)]
+            else:
+                pixels.append(transform.pixels(images, seeds.tolist(), place, changes))
             labels.append(part.distributions(rows, self.num_classes))
             domains.append(part.domains(rows))
             targets.append(torch.full((len(rows),), part.is_target))
@@ -389,8 +432,8 @@ class _TrainReader:
         if memory is not None and all(piece is place for piece, place in zip(pixels, places, strict=True)):
             pixels = [memory]
         columns = (pixels, labels, domains, targets, views, annotated)
-        weight = torch.tensor(draw.weight, dtype=torch.float64)
-        return *(torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns), weight
+        columns = (torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns)
+        return *columns, last_changes.table(changes or []), torch.tensor(draw.weight, dtype=torch.float64)
 
 
 class _PredictReader:
@@ -404,36 +447,38 @@ class _PredictReader:
         """Rows of the batch."""
         return len(indices)
 
-    def read(self, indices: np.ndarray, memory: torch.Tensor | None = None) -> tuple[torch.Tensor] | UserError:
+    def read(
+        self, indices: np.ndarray, memory: torch.Tensor | None = None, late: bool = False
+    ) -> tuple[torch.Tensor] | UserError:
         """Pixels before they are normalised; `memory`, uint8 (B, C, S, S), may be used for them."""
         try:
             return (self.transform.pixels(_read(self.images, indices), [0] * len(indices), memory),)
         except UserError as error:
             return error
 
-    def finish(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The batch, of what `read` gave."""
-        return self.transform.normalise(pixels)
+    def finish(self, delivery: Delivery, pixels: torch.Tensor) -> torch.Tensor:
+        """The batch, of what `read` gave, where it is delivered."""
+        return self.transform.normalise(delivery.bring(pixels))
 
 
 class _Worker(Dataset):
-    """A reader in a loader process: its pixels go to the ring and all else as plain bytes, or finished batches go."""
+    """A reader in a loader process: its pixels go by the ring where there is one, and all else as plain bytes."""
 
-    def __init__(self, reader: _TrainReader | _PredictReader, ring: Ring | None):
+    def __init__(self, reader: _TrainReader | _PredictReader, ring: Ring | None, late: bool):
         self.reader = reader
         self.ring = ring
+        self.late = late
 
     def __getitems__(self, numbered: tuple[int, object]) -> object:
         number, draw = numbered
         transform = self.reader.transform
         shape = (self.reader.count(draw), transform.channels, transform.size, transform.size)
-        read = self.reader.read(draw, None if self.ring is None else self.ring.space(number, shape))
+        read = self.reader.read(draw, None if self.ring is None else self.ring.space(number, shape), self.late)
         if isinstance(read, UserError):
             return read
-        if self.ring is None:
-            return self.reader.finish(*read)
         pixels, *rest = read
-        return self.ring.put(number, pixels), *(tensor.numpy() for tensor in rest)
+        handed = pixels if self.ring is None else self.ring.put(number, pixels)
+        return handed, *(tensor.numpy() for tensor in rest)
 
 
 class _Numbered(Sampler):
@@ -453,58 +498,63 @@ class Batches:
     """A sized iterable of batches; each iteration gives the same ones.
 
     Without workers batches are made where they are asked for, with no machinery between. Workers live as long as
-    one iteration, however many epochs that holds.
+    one iteration, however many epochs that holds. Pixels leave a worker as uint8; they are normalised on the device
+    that they are delivered to, by default the CPU.
     """
 
     def __init__(
-        self, reader: _TrainReader | _PredictReader, plan: Sampler, workers: int, pin_memory: bool, origin: int = 0
+        self,
+        reader: _TrainReader | _PredictReader,
+        plan: Sampler,
+        workers: int,
+        origin: int = 0,
+        delivery: Delivery = _HERE,
     ):
         self._reader = reader
         self._origin = origin
         self._plan = plan
         self._workers = workers
-        self._pin_memory = pin_memory
+        self._delivery = delivery
 
     def __len__(self) -> int:
         return len(self._plan)
 
     def __iter__(self) -> Iterator:
-        for batch in self._loaded() if self._workers else self._made_here():
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        for read in self._loaded() if self._workers else self._read_here():
+            if isinstance(read, UserError):
+                raise read
+            yield self._reader.finish(self._delivery, *read)
 
     def ids(self, step: int) -> list[str]:
         """Which images batch number `step` is made of."""
         return self._reader.ids(self._plan.draw(self._origin + step))
 
+    def on(self, device: torch.device, pinned: bool) -> "Batches":
+        """The same batches, delivered to a device; `pinned`: by way of page-locked memory, while the device works."""
+        return Batches(self._reader, self._plan, self._workers, self._origin, Delivery(device, pinned))
+
     def starting_at(self, step: int) -> "Batches":
         """The training batches without the first `step`, the others as they would have come."""
-        return Batches(self._reader, self._plan.starting_at(step), self._workers, self._pin_memory, self._origin)
+        return Batches(self._reader, self._plan.starting_at(step), self._workers, self._origin, self._delivery)
 
     def window(self, first: int, steps: int) -> "Batches":
         """Of the training batches `steps` from number `first` on, as they would have come; counted anew."""
-        return Batches(self._reader, self._plan.window(first, steps), self._workers, self._pin_memory, first)
+        return Batches(self._reader, self._plan.window(first, steps), self._workers, first, self._delivery)
 
-    def _made_here(self) -> Iterator:
-        for draw in self._plan:
-            read = self._reader.read(draw)
-            batch = read if isinstance(read, UserError) else self._reader.finish(*read)
-            yield batch.pin_memory() if self._pin_memory and not isinstance(batch, UserError) else batch
+    def _read_here(self) -> Iterator:
+        return (self._reader.read(draw, late=self._delivery.late) for draw in self._plan)
 
     def _loaded(self) -> Iterator:
         ring = None
-        # Page-locked batches are finished by the workers: the loader locks them in a thread of its own.
-        if Ring.possible() and not self._pin_memory:
+        if Ring.possible():
             transform = self._reader.transform
             # One slot for each batch that is asked for ahead, and one for that which is being finished here.
             ring = Ring(_AHEAD * self._workers + 1, self._plan.largest * transform.channels * transform.size**2)
         loader = DataLoader(
-            _Worker(self._reader, ring),
+            _Worker(self._reader, ring, self._delivery.late),
             batch_sampler=_Numbered(self._plan),
             collate_fn=_as_it_is,
             num_workers=self._workers,
-            pin_memory=self._pin_memory,
             prefetch_factor=_AHEAD,
             # its own generator: the workers' base seed is not drawn from the global one, which dropout uses
             generator=torch.Generator(),
@@ -512,13 +562,13 @@ class Batches:
         )
         with born_deaf():
             batches = iter(loader)
-        for batch in batches:
-            if ring is None or isinstance(batch, UserError):
-                yield batch
+        for read in batches:
+            if isinstance(read, UserError):
+                yield read
             else:
-                handed, *rest = batch
+                handed, *rest = read
                 pixels = ring.take(handed) if isinstance(handed, Handed) else handed
-                yield self._reader.finish(pixels, *map(torch.from_numpy, rest))
+                yield pixels, *map(torch.from_numpy, rest)
 
 
 #: Batches that each worker makes ahead.
@@ -543,7 +593,6 @@ def training_batches(
     steps: int | None,
     seed: Sequence[int],
     workers: int,
-    pin_memory: bool = False,
     rank: int = 0,
     world: int = 1,
     accumulate: int = 1,
@@ -564,7 +613,6 @@ def training_batches(
         seed: non-negative numbers such as (seed, stage, round, epoch). Order and augmentation depend on them and
             on the batch's position alone, not on `workers`.
         workers: processes that read ahead; 0: none.
-        pin_memory: give batches in page-locked memory.
         rank, world: give this process's share of every batch, the batch being that of all `world` processes.
         accumulate: parts that each process deals its share out to in turn.
 
@@ -578,7 +626,7 @@ def training_batches(
     if beside is not None:
         plan, parts = _Beside(plan, *beside), [*parts, beside[0]]
     plan.rank, plan.world = rank, world
-    return Batches(_TrainReader(parts, num_classes), plan, workers, pin_memory)
+    return Batches(_TrainReader(parts, num_classes), plan, workers)
 
 
 def predict_batches(
@@ -587,9 +635,8 @@ def predict_batches(
     *,
     batch_size: int,
     workers: int,
-    pin_memory: bool = False,
     rows: slice | None = None,
 ) -> Batches:
     """Every image (of some rows) once and in order, a sized iterable of float32 (B, C, S, S)."""
     plan = _InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
-    return Batches(_PredictReader(images, transform), plan, workers, pin_memory)
+    return Batches(_PredictReader(images, transform), plan, workers)

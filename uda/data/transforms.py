@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as image_functions
 
+from uda.data import last_changes
 from uda.data.decoding import resized
 from uda.errors import UserError
 from uda.settings import AugmentSettings, TransformSettings
@@ -22,12 +23,15 @@ class Transform(ABC):
     """Images to a batch, (B) uint8 (C, H, W) -> float32 (B, channels, size, size), normalised.
 
     All randomness comes from `seeds`, one an image: an image comes out the same in any batch and on any worker.
-    A call is `normalise(pixels(images, seeds))`; pixels go from a loader process to the main one at a quarter of the
-    bytes. Colour images come out in channels-last order, as decoders give them and convolutions like them.
+    A call is `normalise(pixels(images, seeds))`: pixels go from a loader process to the device at a quarter of the
+    bytes, and are normalised there.
+    Colour images come out in channels-last order, as decoders give them and convolutions like them.
     """
 
     cuts: bool = False
     """Whether it first cuts a part out of each image, so that `Images.open` spares reading the rest."""
+    leaves_last_changes: bool = False
+    """Whether `pixels` can leave each image's last changes to others, who make them by `last_changes.made`."""
 
     def __init__(self, settings: TransformSettings):
         self.size = settings.size
@@ -37,24 +41,31 @@ class Transform(ABC):
         std = torch.tensor(settings.std)
         self._factor = 1 / (255 * std)
         self._offset = -torch.tensor(settings.mean) / std
+        self._on_devices: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __call__(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         return self.normalise(self.pixels(images, seeds))
 
     @abstractmethod
     def pixels(
-        self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None
+        self,
+        images: Iterable[torch.Tensor],
+        seeds: Sequence[int],
+        memory: torch.Tensor | None = None,
+        changes: list[last_changes.LastChanges] | None = None,
     ) -> torch.Tensor:
         """All but the last step: uint8 or float32 in 0..255, (B, channels, size, size).
 
         `images` may be one tensor (B, C, H, W). Images that are read as they are asked for go through one by one where
         the transform allows it, and each is worked on while it lies in the processor's cache. They are then left in
-        `memory`, uint8 (B, channels, size, size), where that is given, and it is what is returned.
+        `memory`, uint8 (B, channels, size, size), where that is given, and it is what is returned. A transform that
+        `leaves_last_changes` puts those of each image into `changes`, where that is given, and does not make them.
         """
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 or float 0..255 (B, C, H, W) -> float32, normalised; channels-last stays so."""
-        if self.channels > 1 and pixels.is_contiguous(memory_format=torch.channels_last):
+        on_cpu = pixels.device.type == "cpu"
+        if on_cpu and self.channels > 1 and pixels.is_contiguous(memory_format=torch.channels_last):
             # Rows of width * channels numbers: over three channels alone, no loop is worth its start. And image by
             # image: the second pass finds what the first has written in the processor's cache.
             width = pixels.shape[-1]
@@ -64,7 +75,10 @@ class Transform(ABC):
             for image, raw in zip(values.unbind(), rows.unbind(), strict=True):
                 torch.addcmul(offset, image.copy_(raw), factor, out=image)
             return values.unflatten(2, (width, self.channels)).permute(0, 3, 1, 2)
-        factor, offset = self._factor.view(-1, 1, 1), self._offset.view(-1, 1, 1)
+        if pixels.device not in self._on_devices:
+            columns = (values.view(-1, 1, 1).to(pixels.device) for values in (self._factor, self._offset))
+            self._on_devices[pixels.device] = tuple(columns)
+        factor, offset = self._on_devices[pixels.device]
         return torch.addcmul(offset, pixels.to(torch.float32), factor)
 
     def _with_channels(self, images: torch.Tensor) -> torch.Tensor:
@@ -98,34 +112,37 @@ class _CropTrain(Transform):
         self.augment = augment
 
     def pixels(
-        self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None
+        self,
+        images: Iterable[torch.Tensor],
+        seeds: Sequence[int],
+        memory: torch.Tensor | None = None,
+        changes: list[last_changes.LastChanges] | None = None,
     ) -> torch.Tensor:
-        return self._one_by_one(map(self._change, images, seeds), len(seeds), memory)
+        changed = (self._change(image, int(seed), changes) for image, seed in zip(images, seeds, strict=True))
+        return self._one_by_one(changed, len(seeds), memory)
 
-    def _change(self, image: torch.Tensor, seed: int) -> torch.Tensor:
-        random = Random(int(seed))  # of all generators the one that is seeded soonest
-        top, left, height, width = random_box(image.shape[-2], image.shape[-1], self.augment, random)
+    @property
+    def leaves_last_changes(self) -> bool:
+        augment = self.augment
+        return (augment.flip or augment.jitter > 0) and not augment.rand_augment  # which comes after them
+
+    def _change(self, image: torch.Tensor, seed: int, changes: list[last_changes.LastChanges] | None) -> torch.Tensor:
+        augment = self.augment
+        random = Random(seed)  # of all generators the one that is seeded soonest
+        top, left, height, width = random_box(image.shape[-2], image.shape[-1], augment, random)
         image = self._with_channels(image[:, top : top + height, left : left + width])
         image = resized(image, self.size, self.size)
-        if self.augment.flip and random.random() < 0.5:
-            image = image.flip(-1)
-        if self.augment.jitter:
-            image = self._jitter(image, random)
-        return self._rand_augment(image, seed) if self.augment.rand_augment else image
+        last = last_changes.draw(random, augment.flip, augment.jitter, self.channels)
+        if changes is None:
+            image = last_changes.made_on_one(image, last)
+        else:
+            changes.append(last)
+        return self._rand_augment(image, seed) if augment.rand_augment else image
 
     def _rand_augment(self, image: torch.Tensor, seed: int) -> torch.Tensor:
         with torch.random.fork_rng(devices=[]):  # it draws from the global generator
             torch.default_generator.manual_seed(seed)
             return RandAugment(num_ops=2, magnitude=self.augment.rand_augment)(image)
-
-    def _jitter(self, image: torch.Tensor, random: Random) -> torch.Tensor:
-        change = [image_functions.adjust_brightness, image_functions.adjust_contrast]
-        if self.channels == 3:
-            change.append(image_functions.adjust_saturation)
-        random.shuffle(change)
-        for adjust in change:
-            image = adjust(image, random.uniform(1 - self.augment.jitter, 1 + self.augment.jitter))
-        return image
 
 
 def random_box(height: int, width: int, augment: AugmentSettings, random: Random) -> tuple[int, int, int, int]:

@@ -100,7 +100,6 @@ def _computed(extractor: Engine, transform: Transform, images: Images, ranks: Ra
         transform,
         batch_size=extractor.predict_batch_size,
         workers=extractor.workers(images.in_memory),
-        pin_memory=extractor.pin_memory,
         rows=rows,
     )
     mine = extractor.predict(batches, rows.stop - rows.start, label="features")

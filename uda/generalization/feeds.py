@@ -56,7 +56,6 @@ class Feeds:
             steps=steps,
             seed=(GENERALIZATION_STAGE, self.config.seed, stage),
             workers=self.engine.workers(self.in_memory),
-            pin_memory=self.engine.pin_memory,
             rank=ranks.rank,
             world=ranks.world,
             accumulate=self.config.runtime.accumulate,
@@ -77,6 +76,5 @@ class Feeds:
             self._predict,
             batch_size=batch_size or self.engine.predict_batch_size,
             workers=self.engine.workers(images.in_memory),
-            pin_memory=self.engine.pin_memory,
             rows=rows,
         )

@@ -85,7 +85,9 @@ def measure(
     pixels = Pixels(classifier.transforms, engine.device)
     transform, size = make_predict(classifier.transforms), engine.predict_batch_size
     workers = engine.workers(data.images.in_memory)
-    batches = predict_batches(data.images, transform, batch_size=size, workers=workers, pin_memory=engine.pin_memory)
+    batches = predict_batches(data.images, transform, batch_size=size, workers=workers).on(
+        engine.device, engine.pin_memory
+    )
     shape = (len(kinds), levels, len(data.labels))
     scores = {name: np.empty(shape) for name in SCORE_NAMES}
     predicted = np.empty(shape, np.int64)
@@ -100,7 +102,7 @@ def measure(
     for inputs in progress(batches, f"degrade, {classifier.name}", len(batches), log):
         rows = np.arange(done, done + len(inputs))
         seeds = [seed_of(data.images.ids[i], seed) for i in rows]
-        seen = variants(pixels.of(inputs.to(engine.device)), seeds)
+        seen = variants(pixels.of(inputs), seeds)
         prediction = engine.predict(seen, len(rows) * (1 + len(kinds) * (levels - 1)))
         found = compute_scores(prediction, np.tile(data.labels[rows], len(prediction.logits) // len(rows)), SCORE_NAMES)
         for name, values in found.items():

@@ -121,7 +121,6 @@ def predict(engine: Engine, images: Images, transforms: TransformSettings, label
         make_predict(transforms),
         batch_size=engine.predict_batch_size,
         workers=engine.workers(images.in_memory),
-        pin_memory=engine.pin_memory,
     )
     return engine.predict(batches, len(images), label=label)
 

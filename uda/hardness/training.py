@@ -126,7 +126,6 @@ class SupervisedRun(Session):
             steps=None,
             seed=(SUPERVISED_STAGE, config.seed, epoch),
             workers=self.engine.workers(images.in_memory),
-            pin_memory=self.engine.pin_memory,
             rank=self.ranks.rank,
             world=self.ranks.world,
             accumulate=config.runtime.accumulate,
@@ -141,7 +140,6 @@ class SupervisedRun(Session):
             make_predict(self.config.transforms),
             batch_size=engine.predict_batch_size,
             workers=engine.workers(images.in_memory),
-            pin_memory=engine.pin_memory,
             rows=rows,
         )
         mine = engine.predict(batches, rows.stop - rows.start)

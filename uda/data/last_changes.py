@@ -1,0 +1,74 @@
+"""The last changes of a training image: mirroring, and brightness, contrast and saturation in an order of its own.
+
+They are drawn where the image is read. They are made there too, or later, for a whole batch on the device that trains:
+that halves the work of a loader process where there is jitter. The two differ by one grey level at most.
+"""
+
+from random import Random
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as image_functions
+
+_BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
+_ADJUST = (image_functions.adjust_brightness, image_functions.adjust_contrast, image_functions.adjust_saturation)
+#: Weights of red, green and blue in torchvision's grey.
+_LUMA = (0.2989, 0.587, 0.114)
+
+#: Whether the image is mirrored (0 or 1), then three times what is adjusted and by what factor.
+LastChanges = list[float]
+
+NONE: LastChanges = [0.0, *(_BRIGHTNESS, 1.0) * 3]
+
+
+def draw(random: Random, flip: bool, jitter: float, channels: int) -> LastChanges:
+    """An image's changes: mirrored in half of all cases, each factor uniform in 1 - jitter to 1 + jitter."""
+    changes = list(NONE)
+    if flip and random.random() < 0.5:
+        changes[0] = 1.0
+    if jitter:
+        kinds = [_BRIGHTNESS, _CONTRAST, *[_SATURATION] * (channels == 3)]
+        random.shuffle(kinds)
+        for place, kind in enumerate(kinds):
+            changes[1 + 2 * place : 3 + 2 * place] = kind, random.uniform(1 - jitter, 1 + jitter)
+    return changes
+
+
+def made_on_one(image: Tensor, changes: LastChanges) -> Tensor:
+    """An image, uint8 (C, H, W), with its changes."""
+    if changes[0]:
+        image = image.flip(-1)
+    for kind, factor in zip(changes[1::2], changes[2::2], strict=True):
+        if factor != 1:
+            image = _ADJUST[int(kind)](image, factor)
+    return image
+
+
+def table(changes: list[LastChanges]) -> Tensor:
+    """The changes of a batch's images, float32 (B, 7), or (B, 1) where no image is adjusted; (0,) for none."""
+    rows = torch.tensor(changes)
+    return rows if not len(rows) or bool((rows[:, 2::2] != 1).any()) else rows[:, :1].contiguous()
+
+
+def made(images: Tensor, changes: Tensor) -> Tensor:
+    """A batch, uint8 (B, C, H, W) of one or three channels, with the changes of its `table`, as uint8 or float32."""
+    images = torch.where(_each(changes[:, 0]) > 0, images.flip(-1), images)
+    for kind, factor in zip(changes[:, 1::2].unbind(1), changes[:, 2::2].unbind(1), strict=True):
+        kind, factor = _each(kind), _each(factor)
+        grey = _grey(images)
+        towards = torch.where(kind == _CONTRAST, grey.mean((1, 2, 3), keepdim=True), grey)
+        towards = torch.where(kind == _BRIGHTNESS, 0.0, towards)
+        images = (images * factor + towards * (1 - factor)).clamp_(0, 255).floor_()
+    return images
+
+
+def _grey(images: Tensor) -> Tensor:
+    if images.shape[1] == 1:
+        return images.to(torch.float32)
+    red, green, blue = (weight * channel for weight, channel in zip(_LUMA, images.split(1, 1), strict=True))
+    return (red + green + blue).floor()
+
+
+def _each(numbers: Tensor) -> Tensor:
+    """(B,) to (B, 1, 1, 1)."""
+    return numbers.view(-1, 1, 1, 1)
