@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -112,6 +113,28 @@ def test_what_is_read_belongs_to_the_reader(tree, tmp_path):
     images = stored(*tree, tmp_path / "store")
     for _ in range(2):
         images.read(0).zero_()
+    assert_equal_to_files(images)
+
+
+def test_writing_goes_on_beside_reading_and_is_waited_for_where_it_must_be(tree, tmp_path, monkeypatch):
+    """A disk that takes nothing until it may: two images are under way, a third waits; `holds` waits for its own."""
+    may, threads, write = threading.Event(), set(), os.pwrite
+    images = stored(*tree, tmp_path / "store")
+
+    def slow(*given):
+        threads.add(threading.current_thread())
+        assert may.wait(10)
+        return write(*given)
+
+    monkeypatch.setattr(store_module.os, "pwrite", slow)
+    for i in (0, 1):
+        images.open(i)
+    assert not images._store.holds(2), "an image that is not under way is not waited for"
+    later = threading.Timer(0.2, may.set)
+    later.start()
+    images.open(2)  # waits until the first is written
+    assert may.is_set() and images._store.holds(2) and images._store.held == 3
+    assert threads and threading.current_thread() not in threads
     assert_equal_to_files(images)
 
 

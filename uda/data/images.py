@@ -44,7 +44,8 @@ class Images(ABC):
     def open(self, i: int) -> "torch.Tensor | StoredImage":
         """Image `i` to be cut from: it has a `shape`, (C, H, W), and `[:, top:bottom, left:right]` gives uint8.
 
-        What is not asked for is not read where that can be. Raises UserError naming the image, here or in cutting.
+        What is not asked for is not read where that can be. Nothing of it may be changed: it may still be on its way
+        to the decoded store. Raises UserError naming the image, here or in cutting.
         """
         return self.read(i)
 
@@ -143,6 +144,12 @@ class ImageFiles(Images):
         self._decoded: dict[str, torch.Tensor] = {}
 
     def read(self, i: int) -> torch.Tensor:
+        image = self._read(i)
+        if self._store is not None:
+            self._store.wait()  # what is read belongs to the reader, who may change it
+        return image
+
+    def _read(self, i: int) -> torch.Tensor:
         name = self.ids[i]
         if name in self._decoded:
             return self._decoded[name]
@@ -170,7 +177,7 @@ class ImageFiles(Images):
     def open(self, i: int) -> "torch.Tensor | StoredImage":
         place = int(self._places[i])
         if self._store is None or self.in_memory or not self._store.holds(place):
-            return self.read(i)
+            return self._read(i)
         return StoredImage(self._store, place, lambda: self.read(i))
 
     def take(self, indices: np.ndarray) -> "ImageFiles":

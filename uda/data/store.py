@@ -23,8 +23,9 @@ import os
 import shutil
 import uuid
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -51,6 +52,8 @@ _ALIGNMENT = 64
 _SEALED = 1
 #: What the mark of an image says that cannot be read. Marks that stand for a boot are larger.
 _ABSENT = 1
+#: Images that wait to be written by a process's thread.
+_WAITING = 2
 #: So often, in numbers of images, a read looks whether the store has become complete.
 _SEAL_EVERY = 1024
 
@@ -186,6 +189,8 @@ class DecodedStore:
         self._mark = np.uint32(_mark_of_this_boot())
         self._start = _pixels_at(self._count)
         self._sealed = bool(self._marks[-1] == _SEALED)
+        self._writer: tuple[int, ThreadPoolExecutor] | None = None
+        self._under_way: deque[tuple[int, Future]] = deque()
 
     def __getstate__(self) -> dict:
         return {name: getattr(self, name) for name in ("path", "_stamps", "_count")}
@@ -196,6 +201,7 @@ class DecodedStore:
 
     def __del__(self):
         if hasattr(self, "_file"):
+            self.wait()
             os.close(self._file)
 
     def __len__(self) -> int:
@@ -209,11 +215,14 @@ class DecodedStore:
     @property
     def held(self) -> int:
         """How many images are there."""
+        self.wait()
         marks = self._marks[:-1]
         return int(((marks == self._mark) | (self._sealed & (marks != _ABSENT))).sum())
 
     def holds(self, place: int) -> bool:
         """Whether image number `place` of the listing is there."""
+        if any(place == written for written, _ in self._under_way):
+            self.wait()
         mark = self._marks[place]
         return bool(mark == self._mark or (self._sealed and mark != _ABSENT))
 
@@ -243,8 +252,9 @@ class DecodedStore:
     def write(self, place: int, image: torch.Tensor, stamp: tuple[int, int]) -> None:
         """Keep image number `place`, uint8 (3, H, W), as it was decoded from a file with that stamp.
 
-        An image of a file that has changed since the store was opened is not kept. When the disk is full or fails,
-        this says so and nothing is kept from then on.
+        It is written by a thread, while this one decodes the next image, and must not be changed until `wait`; at most
+        two images are under way. An image of a file that has changed since the store was opened is not kept. When the
+        disk is full or fails, this says so and nothing is kept from then on.
         """
         if self._marks[-1] == _SEALED:  # what comes later would not be safe from a power cut
             return
@@ -252,7 +262,17 @@ class DecodedStore:
         if stamp != tuple(self._stamps[place].tolist()) or image.shape != (3, height, width):
             return
         pixels = image.permute(1, 2, 0).contiguous().numpy().reshape(-1)
-        self._put((pixels, self._start + offset), (self._mark.tobytes(), self._marks_at + 4 * place))
+        if self._writer is None or self._writer[0] != os.getpid():  # a thread does not outlive a fork
+            self._writer, self._under_way = (os.getpid(), ThreadPoolExecutor(1, "decoded-store")), deque()
+        elif len(self._under_way) == _WAITING:
+            self._under_way.popleft()[1].result()
+        writes = (pixels, self._start + offset), (self._mark.tobytes(), self._marks_at + 4 * place)
+        self._under_way.append((place, self._writer[1].submit(self._put, *writes)))
+
+    def wait(self) -> None:
+        """Until all that was given to this process's thread is written."""
+        while self._writer is not None and self._writer[0] == os.getpid() and self._under_way:
+            self._under_way.popleft()[1].result()
 
     def leave_out(self, place: int) -> None:
         """Image number `place` cannot be read: the store is complete without it."""
@@ -260,6 +280,7 @@ class DecodedStore:
 
     def seal(self) -> bool:
         """Make a store that holds every image outlast the machine's next start; says whether it does."""
+        self.wait()
         if not self._sealed and np.isin(self._marks[:-1], (self._mark, _ABSENT)).all():
             try:
                 os.fsync(self._file)
