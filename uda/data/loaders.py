@@ -1,11 +1,11 @@
 """Batches for training and predicting, the same for any number of workers."""
 
 import copy
-import dataclasses
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +20,72 @@ from uda.errors import UserError
 from uda.interruption import born_deaf, leave_signals_to_the_main_process
 
 
+class Rows:
+    """Some of a batch's rows, known on the host: no device has to be waited for to take them.
+
+    Args:
+        mask: which rows, bool (B,).
+    """
+
+    def __init__(self, mask: np.ndarray):
+        edges = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(mask)]
+        self.mask = mask
+        self.slices = tuple(slice(a, b) for a, b in itertools.pairwise(edges) if a < b and mask[a])
+        """The rows as runs of neighbours, in order."""
+
+    def __len__(self) -> int:
+        return sum(run.stop - run.start for run in self.slices)
+
+    @cached_property
+    def others(self) -> "Rows":
+        """All other rows of the batch."""
+        return Rows(~self.mask)
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """These n rows of a tensor (B, ...), (n, ...): a view if they are neighbours, else a copy."""
+        if len(self.slices) > 1:
+            return torch.cat([tensor[run] for run in self.slices])
+        return tensor[self.slices[0] if self.slices else slice(0)]
+
+    def joined(self, these: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """A tensor (B, ...) of which `these` (n, ...) are these rows and `others` (B - n, ...) are the others."""
+        runs = []
+        for rows, tensor in ((self, these), (self.others, others)):
+            pieces = tensor.split([run.stop - run.start for run in rows.slices])
+            runs += [(run.start, piece) for run, piece in zip(rows.slices, pieces, strict=True)]
+        return torch.cat([piece for _, piece in sorted(runs, key=lambda run: run[0])])
+
+
+class _Kinds:
+    """Which rows of a batch are of which kind, by its columns on the host. Found when asked for, and kept."""
+
+    def __init__(self, *columns: torch.Tensor):
+        self.columns = columns
+        self._labels, self._domain, self._is_target, self._view, self._annotated = columns
+        self._domains: dict[int, Rows] = {}
+
+    @cached_property
+    def target(self) -> Rows:
+        return Rows(self._is_target.cpu().numpy())
+
+    @cached_property
+    def annotated(self) -> Rows:
+        return Rows(self._annotated.cpu().numpy())
+
+    @cached_property
+    def labelled(self) -> Rows:
+        return Rows(self._labels.cpu().numpy().any(1))
+
+    @cached_property
+    def strong(self) -> Rows:
+        return Rows(self._view.cpu().numpy() == 1)
+
+    def of_domain(self, domain: int) -> Rows:
+        if domain not in self._domains:
+            self._domains[domain] = Rows(self._domain.cpu().numpy() == domain)
+        return self._domains[domain]
+
+
 @dataclass
 class Batch:
     """Images for one training step.
@@ -29,6 +95,9 @@ class Batch:
     (B,): 0, or 1 for the strong augmentation of images whose plain one is in the batch too; the two stand in the same
     order; `annotated` bool (B,): the label is a true one, as of every source image and of the images of
     `data.target_labelled`. All other labels are pseudo-labels: a true label that is kept for measuring never gets here.
+
+    The rows of each kind are known on the host too, as `source_rows` and the like. They are found when first asked for,
+    and stay with the batch on whatever device; take them in the place of masks, for which a GPU is waited.
     """
 
     images: torch.Tensor
@@ -54,6 +123,49 @@ class Batch:
         return self.labels.sum(1) > 0
 
     @property
+    def source_rows(self) -> Rows:
+        """Images of the source."""
+        return self.target_rows.others
+
+    @property
+    def target_rows(self) -> Rows:
+        """Images of the target, with a label or without."""
+        return self._kinds.target
+
+    @property
+    def annotated_rows(self) -> Rows:
+        """Images with a true label."""
+        return self._kinds.annotated
+
+    @property
+    def unannotated_rows(self) -> Rows:
+        """Images without one: of the target."""
+        return self.annotated_rows.others
+
+    @property
+    def labelled_rows(self) -> Rows:
+        """Images with a label, true or not."""
+        return self._kinds.labelled
+
+    @property
+    def unlabelled_rows(self) -> Rows:
+        """Images without any."""
+        return self.labelled_rows.others
+
+    @property
+    def strong_rows(self) -> Rows:
+        """Strong views of images whose plain view is in the batch too."""
+        return self._kinds.strong
+
+    def domain_rows(self, domain: int) -> Rows:
+        """Images of a domain by its number."""
+        return self._kinds.of_domain(domain)
+
+    @cached_property
+    def _kinds(self) -> _Kinds:
+        return _Kinds(*self._rest)
+
+    @property
     def _rest(self) -> tuple[torch.Tensor, ...]:
         return self.labels, self.domain, self.is_target, self.view, self.annotated
 
@@ -62,7 +174,9 @@ class Batch:
     ) -> "Batch":
         """The batch on another device; `memory_format` concerns the images."""
         images = self.images.to(device, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format)
-        return Batch(images, *(tensor.to(device, non_blocking=non_blocking) for tensor in self._rest), self.weight)
+        moved = Batch(images, *(tensor.to(device, non_blocking=non_blocking) for tensor in self._rest), self.weight)
+        moved._kinds = self._kinds
+        return moved
 
     def pin_memory(self) -> "Batch":
         """The batch in page-locked memory, which copies to a GPU in the background."""
@@ -78,15 +192,15 @@ class Batch:
             return [self]
         if len(self) < 2 * parts:
             raise UserError(f"a batch of {len(self)} images cannot be dealt out to {parts}: each needs two at least")
-        if (strong := int(self.view.sum())) % parts:
+        if (strong := len(self.strong_rows)) % parts:
             raise UserError(f"{strong} images in two views cannot be dealt out to {parts} evenly")
-        return [
-            Batch(
-                *(tensor[part::parts].contiguous() for tensor in (self.images, *self._rest)),
-                self.weight * len(range(part, len(self), parts)) * parts / len(self),
-            )
-            for part in range(parts)
-        ]
+        return [self._dealt(slice(part, None, parts), parts) for part in range(parts)]
+
+    def _dealt(self, rows: slice, parts: int) -> "Batch":
+        images, *rest = (tensor[rows].contiguous() for tensor in (self.images, *self._rest))
+        part = Batch(images, *rest, self.weight * len(images) * parts / len(self))
+        part._kinds = _Kinds(*(column[rows] for column in self._kinds.columns))
+        return part
 
 
 @dataclass(frozen=True)
@@ -392,10 +506,10 @@ class _TrainReader:
         """The batch, of what `read` gave, where it is delivered."""
         *columns, changes, weight = rest
         batch = delivery.bring(Batch(pixels, *columns, weight.item()))
-        pixels = batch.images
         if len(changes):
-            pixels = last_changes.made(pixels, delivery.bring(changes))
-        return dataclasses.replace(batch, images=self.transform.normalise(pixels))
+            batch.images = last_changes.made(batch.images, delivery.bring(changes))
+        batch.images = self.transform.normalise(batch.images)
+        return batch
 
     def ids(self, draw: _Draw) -> list[str]:
         """The names of a draw's images."""
