@@ -99,7 +99,8 @@ def avh_loss(features: Tensor, weight: Tensor, labels: Tensor, scale: float) -> 
 
 def to_double(values: Tensor) -> Tensor:
     """The values in double precision, on their own device, or on the CPU where that device has no double (MPS)."""
-    return values.to("cpu" if values.device.type == "mps" else values.device, torch.float64)
+    # One after the other: MPS would have to make the double.
+    return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
 def _check_shapes(features: Tensor, weight: Tensor) -> None:
@@ -127,7 +128,7 @@ def _score_rows(score: Callable[..., Tensor], features: Tensor, weight: Tensor, 
         for start in range(0, max(1, len(features)), rows):
             part = slice(start, start + rows)
             chunk = score(_angles_to(directions, features[part], buffer), *(values[part] for values in per_row))
-            chunk = chunk.to(features.device, dtype)
+            chunk = chunk.to(dtype).to(features.device)
             if len(chunk) == len(features):
                 return chunk
             if scores is None:
@@ -149,7 +150,7 @@ def _rows_and_lengths(vectors: Tensor, buffer: Tensor | None = None) -> tuple[Te
 
     `buffer` (at least N rows), where given, holds the rows without a gradient.
     """
-    rows = to_double(vectors) if buffer is None else buffer[: len(vectors)].copy_(vectors.detach())
+    rows = to_double(vectors) if buffer is None else buffer[: len(vectors)].copy_(vectors.detach().to(buffer.device))
     # Squares of float32 numbers fit in a double; those of doubles may not.
     if rows.requires_grad or vectors.dtype == torch.float64:
         largest = rows.detach().abs().amax(dim=1, keepdim=True)

@@ -53,7 +53,7 @@ def entropy(logits: Tensor) -> Tensor:
 def information_maximisation(logits: Tensor) -> Tensor:
     """Mean entropy less the entropy of the mean prediction, in nats, -log K to 0 (SHOT, Liang et al., ICML 2020)."""
     # By logarithms: p log p has an infinite slope at a class that no image is predicted to have.
-    log_mean = logits.log_softmax(1).logsumexp(0) - torch.tensor(float(len(logits))).log()
+    log_mean = logits.log_softmax(1).logsumexp(0) - logits.new_full((), len(logits)).log()
     return entropy(logits) + (log_mean.exp() * log_mean).sum()
 
 

@@ -256,6 +256,7 @@ def test_a_batch_knows_its_rows_wherever_it_goes_without_looking_at_it_there():
         "labelled": annotated,
         "unlabelled": ~annotated,
         "strong": view == 1,
+        "plain": ~annotated & (view == 0),
     }
     even = batch.dealt(2)[0]
     for name, mask in kinds.items():

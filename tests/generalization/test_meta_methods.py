@@ -109,7 +109,7 @@ def test_mldg_descends_the_hand_computed_meta_gradient(monkeypatch, first_order,
     method, _ = build("mldg", options, network=Network(nn.Flatten(), 1, 1, bias=False))
     nn.init.ones_(method.network.weight)
     monkeypatch.setattr(
-        method, "classification", lambda logits, batch, rows: (logits - batch.labels[rows]).square().mean() / 2
+        method, "classification", lambda logits, batch, rows: (logits - rows.of(batch.labels)).square().mean() / 2
     )
     draws(monkeypatch, method, 2)
     x, y = torch.tensor([2.0, 2, 2, 2, 1, 1]), torch.tensor([1.0, 1, 1, 1, 3, 3])

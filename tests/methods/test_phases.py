@@ -290,7 +290,7 @@ def test_fixmatch_one_update_long_hand(batch, forward):
 @torch.no_grad()
 def test_fixmatch_by_hand(batch):
     """Threshold at the middle one of three: two plain views are kept, and their strong views learn their labels."""
-    both, view = with_strong_views(batch), with_strong_views(batch).view
+    both = with_strong_views(batch)
     strong = both.images[6:]
     network, _, _ = build("fixmatch", "adaptation.strong={jitter: 0.3}")
     network.eval()
@@ -303,18 +303,18 @@ def test_fixmatch_by_hand(batch):
     source = float(cross_entropy(q[:3].log(), torch.tensor([0, 1, 2])))
     assert len(each) == 2 and found == pytest.approx(source + 0.5 * sum(each) / 3, rel=1e-4)
     _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", "method_options={portion: 0.34}")
-    kept = method.pseudo_labels(network(both.images), both.is_target & (view == 0))[1]
+    kept = method.pseudo_labels(network(both.images), both.plain_rows)[1]
     assert kept.tolist() == [float(i == int(sure.argmax())) for i in range(3)]
     # Angles order the images otherwise, but keep as many as the softmax threshold does.
     avc = f"method_options={{threshold: {threshold - 1e-6}, selector: avc}}"
     _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", avc)
     output = network(both.images)
     surest = SELECTORS["avc"](output.features[3:6], output.logits[3:6], network.weight).amax(1)
-    kept = method.pseudo_labels(output, both.is_target & (view == 0))[1]
+    kept = method.pseudo_labels(output, both.plain_rows)[1]
     assert kept.tolist() == [float(i != int(surest.argmin())) for i in range(3)]
     none = f"method_options={{threshold: {float(sure.max()) + 1e-6}}}"
     _, _, method = loss_of("fixmatch", both, "adaptation.strong={jitter: 0.3}", none)
-    assert method.pseudo_labels(output, both.is_target & (view == 0))[1].tolist() == [0, 0, 0]
+    assert method.pseudo_labels(output, both.plain_rows)[1].tolist() == [0, 0, 0]
 
 
 @pytest.mark.parametrize("products", [4096, 2])

@@ -21,7 +21,7 @@ from uda.interruption import born_deaf, leave_signals_to_the_main_process
 
 
 class Rows:
-    """Some of a batch's rows, known on the host: no device has to be waited for to take them.
+    """Some of a batch's rows, known on the host, which can take them without a wait for the device.
 
     Args:
         mask: which rows, bool (B,).
@@ -80,6 +80,10 @@ class _Kinds:
     def strong(self) -> Rows:
         return Rows(self._view.cpu().numpy() == 1)
 
+    @cached_property
+    def plain(self) -> Rows:
+        return Rows(self.annotated.others.mask & self.strong.others.mask)
+
     def of_domain(self, domain: int) -> Rows:
         if domain not in self._domains:
             self._domains[domain] = Rows(self._domain.cpu().numpy() == domain)
@@ -97,7 +101,7 @@ class Batch:
     `data.target_labelled`. All other labels are pseudo-labels: a true label that is kept for measuring never gets here.
 
     The rows of each kind are known on the host too, as `source_rows` and the like. They are found when first asked for,
-    and stay with the batch on whatever device; take them in the place of masks, for which a GPU is waited.
+    and stay with the batch on every device. Take them in place of masks: with a mask the host waits for a GPU.
     """
 
     images: torch.Tensor
@@ -156,6 +160,11 @@ class Batch:
     def strong_rows(self) -> Rows:
         """Strong views of images whose plain view is in the batch too."""
         return self._kinds.strong
+
+    @property
+    def plain_rows(self) -> Rows:
+        """Plain views of the images without a true label."""
+        return self._kinds.plain
 
     def domain_rows(self, domain: int) -> Rows:
         """Images of a domain by its number."""

@@ -71,7 +71,7 @@ class _Minimax(Method):
 
     def target_logits(self, features: Tensor, batch: Batch) -> Tensor:
         """Those of the target images without a label."""
-        return self.logits(features, batch)[~batch.annotated]
+        return batch.unannotated_rows.of(self.logits(features, batch))
 
     def source(self, features: Tensor, batch: Batch) -> Tensor:
         """Cross-entropy of the source images."""

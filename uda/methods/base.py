@@ -1,10 +1,10 @@
 """The contract between a method and the engine."""
 
+import itertools
 from collections.abc import Callable
 from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from uda.config import Config
@@ -28,7 +28,8 @@ class Method:
     """Base of every method: give `loss` (one phase) or override `step` (several).
 
     A batch holds images, label distributions (true labels where it is `annotated`, else pseudo-labels), a domain number
-    and an is-target mask. There is no way from here to a target label that is kept for measuring.
+    and an is-target mask. There is no way from here to a target label that is kept for measuring. Take the rows of a
+    kind by `batch.target_rows.of(...)` and the like: with a mask the host waits for a GPU.
 
     A method's own settings are the fields of its `Options`, given as `method_options` in the config. Networks of its
     own (a domain classifier, a second head) go into `modules`: the engine moves, saves and restores them.
@@ -98,24 +99,21 @@ class Method:
         """
         inputs = batch.images if inputs is None else inputs
         way = (self.config.self_training if self.rounds else self.config.adaptation).forward
-        target = batch.is_target
-        if way == "shared" or bool(target.all()) or not bool(target.any()):
+        source, target = batch.source_rows, batch.target_rows
+        if way == "shared" or not len(source) or not len(target):
             return network(inputs)
-        rows = [mask.nonzero(as_tuple=True)[0] for mask in (~target, target)]
-        outputs = [network(inputs[part]) for part in rows]
-        back = torch.cat(rows).argsort()
+        outputs = [network(rows.of(inputs)) for rows in (source, target)]
         if isinstance(outputs[0], Tensor):
-            return torch.cat(outputs)[back]
-        return type(outputs[0])(*(torch.cat(pieces)[back] for pieces in zip(*outputs, strict=True)))
+            return source.joined(*outputs)
+        return type(outputs[0])(*itertools.starmap(source.joined, zip(*outputs, strict=True)))
 
     def source_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean classification loss of the images with true labels, with the config's label smoothing.
 
         They are the source's, and those of `data.target_labelled`.
         """
-        annotated = batch.annotated
-        smoothing = self.config.source.label_smoothing
-        return self.network.loss(logits[annotated], batch.labels[annotated], smoothing)
+        rows = batch.annotated_rows
+        return self.network.loss(rows.of(logits), rows.of(batch.labels), self.config.source.label_smoothing)
 
 
 def check_batch(method: type[Method], name: str, config: Config) -> None:

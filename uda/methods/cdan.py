@@ -53,7 +53,7 @@ class ConditionalAdversarial(Method):
         joint = self.modules["joint"](features, p)
         weight = 1 + torch.exp(-torch.special.entr(p).sum(1)) if self.options.entropy else None
         strength = warm_up(self.progress, self.options.steepness)
-        domain = domain_loss(self.modules["domain"], reverse_gradient(joint, strength), batch.is_target, weight)
+        domain = domain_loss(self.modules["domain"], reverse_gradient(joint, strength), batch, weight)
         scalars = {"loss/source": source.detach(), "loss/domain": domain.detach()}
         return source + self.options.weight * domain, scalars
 

@@ -40,7 +40,7 @@ class DomainAdversarial(Method):
         features, logits = self.forward(batch)
         source = self.source_loss(logits, batch)
         strength = warm_up(self.progress, self.options.steepness)
-        domain = domain_loss(self.modules["domain"], reverse_gradient(features, strength), batch.is_target)
+        domain = domain_loss(self.modules["domain"], reverse_gradient(features, strength), batch)
         scalars = {"loss/source": source.detach(), "loss/domain": domain.detach()}
         return source + self.options.weight * domain, scalars
 
@@ -52,13 +52,15 @@ def domain_classifier(width: int, hidden: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(hidden, 1))
 
 
-def domain_loss(classifier: nn.Module, features: Tensor, is_target: Tensor, weight: Tensor | None = None) -> Tensor:
+def domain_loss(classifier: nn.Module, features: Tensor, batch: Batch, weight: Tensor | None = None) -> Tensor:
     """Binary cross-entropy of the domain, the mean of the two domains' means; `weight` (B,) of the images in them."""
-    each = binary_cross_entropy_with_logits(
-        classifier(features).squeeze(1).float(), is_target.float(), reduction="none"
-    )
+    logits = classifier(features).squeeze(1).float()
+    each = binary_cross_entropy_with_logits(logits, batch.is_target.float(), reduction="none")
     weight = torch.ones_like(each) if weight is None else weight
-    parts = [(each[rows] * weight[rows]).sum() / weight[rows].sum() for rows in (~is_target, is_target)]
+    parts = [
+        (rows.of(each) * rows.of(weight)).sum() / rows.of(weight).sum()
+        for rows in (batch.source_rows, batch.target_rows)
+    ]
     return (parts[0] + parts[1]) / 2
 
 

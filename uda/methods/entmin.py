@@ -23,5 +23,5 @@ class EntropyMinimisation(Method):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.forward(batch).logits
-        source, target = self.source_loss(logits, batch), entropy(logits[~batch.annotated])
+        source, target = self.source_loss(logits, batch), entropy(batch.unannotated_rows.of(logits))
         return source + self.options.weight * target, {"loss/source": source.detach(), "loss/entropy": target.detach()}

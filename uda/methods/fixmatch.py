@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from uda.config import Config
-from uda.data.loaders import Batch
+from uda.data.loaders import Batch, Rows
 from uda.methods.base import METHODS, Method
 from uda.models import Network, Output
 from uda.selectors import SELECTORS
@@ -48,24 +48,26 @@ class FixMatch(Method):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         output = self.forward(batch)
         source = self.source_loss(output.logits, batch)
-        strong = batch.view == 1
-        labels, kept = self.pseudo_labels(output, ~batch.annotated & ~strong)
-        consistency = (cross_entropy(output.logits[strong], labels, reduction="none") * kept).mean()
+        labels, kept = self.pseudo_labels(output, batch.plain_rows)
+        consistency = (cross_entropy(batch.strong_rows.of(output.logits), labels, reduction="none") * kept).mean()
         scalars = {"loss/source": source.detach(), "loss/consistency": consistency.detach(), "kept": kept.mean()}
         return source + self.options.weight * consistency, scalars
 
     @torch.no_grad()
-    def pseudo_labels(self, output: Output, rows: Tensor) -> tuple[Tensor, Tensor]:
+    def pseudo_labels(self, output: Output, rows: Rows) -> tuple[Tensor, Tensor]:
         """Of some rows: labels (n,), and 1 where they are kept, else 0, float32 (n,).
 
         With softmax these are FixMatch's: what is above the threshold. Another selector keeps as many, its own surest.
         """
-        logits = output.logits[rows].detach()
-        scores = self.select(output.features[rows].detach(), logits, self.network.weight.detach())
+        device = output.logits.device
+        # MPS has no double precision, in which selectors rank.
+        where = "cpu" if device.type == "mps" else device
+        features, logits = (rows.of(values).detach().to(where) for values in output)
+        scores = self.select(features, logits, self.network.weight.detach().to(where))
         surest, labels = scores.max(1)
         rank = surest.argsort(descending=True, stable=True).argsort()
         if self.options.portion is None:
             count = (logits.double().softmax(1).amax(1) >= self.options.threshold).sum()
         else:
             count = max(1, round(self.options.portion * len(surest)))
-        return labels, (rank < count).float()
+        return labels.to(device), (rank < count).float().to(device)

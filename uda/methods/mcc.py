@@ -26,6 +26,6 @@ class MinimumClassConfusion(Method):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.forward(batch).logits
         source = self.source_loss(logits, batch)
-        confusion = minimum_class_confusion(logits[~batch.annotated], self.options.temperature)
+        confusion = minimum_class_confusion(batch.unannotated_rows.of(logits), self.options.temperature)
         scalars = {"loss/source": source.detach(), "loss/confusion": confusion.detach()}
         return source + self.options.weight * confusion, scalars

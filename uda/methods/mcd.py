@@ -86,12 +86,12 @@ class MaximumClassifierDiscrepancy(Method):
         for logits in self.heads(features, batch):
             total = total + self.source_loss(logits, batch)
             if self.options.balance:
-                total = total + self.options.balance * class_balance(logits[~batch.annotated])
+                total = total + self.options.balance * class_balance(batch.unannotated_rows.of(logits))
         return total
 
     def discrepancy(self, features: Tensor, batch: Batch) -> Tensor:
         """Of both heads on the target."""
-        first, second = (logits[~batch.annotated] for logits in self.heads(features, batch))
+        first, second = (batch.unannotated_rows.of(logits) for logits in self.heads(features, batch))
         return discrepancy(first, second)
 
 

@@ -28,7 +28,7 @@ class MaximumMeanDiscrepancy(Method):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         features, logits = self.forward(batch)
         source = self.source_loss(logits, batch)
-        discrepancy = mk_mmd(features[~batch.is_target], features[batch.is_target], self.options.exponents)
+        discrepancy = mk_mmd(batch.source_rows.of(features), batch.target_rows.of(features), self.options.exponents)
         scalars = {"loss/source": source.detach(), "loss/mmd": discrepancy.detach()}
         return source + self.options.weight * discrepancy, scalars
 
@@ -46,7 +46,9 @@ def mk_mmd(source: Tensor, target: Tensor, exponents: tuple[int, ...] = (-3, -2,
     distance = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)
     n, m = len(source), len(target)
     unlike = ~torch.eye(n + m, dtype=torch.bool, device=both.device)
-    mean = distance.detach()[unlike].mean().clamp(min=torch.finfo(distance.dtype).tiny)
+    # Row after row, between one diagonal entry and the next lie as many as there are images.
+    off_diagonal = distance.detach().flatten()[:-1].view(n + m - 1, n + m + 1)[:, 1:]
+    mean = off_diagonal.flatten().mean().clamp(min=torch.finfo(distance.dtype).tiny)
     kernel = sum(torch.exp(-distance / (2 * 2.0**k * mean)) for k in exponents) * unlike
     within = [part.sum() / max(1, size * (size - 1)) for part, size in ((kernel[:n, :n], n), (kernel[n:, n:], m))]
     return within[0] + within[1] - 2 * kernel[:n, n:].mean()

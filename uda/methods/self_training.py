@@ -37,10 +37,10 @@ class SelfTraining(Method):
         logits = self.forward(batch).logits
         scalars = {}
         if self.settings.batch.unlabelled:
-            labelled = batch.labelled
-            extra = self.settings.unlabelled_weight * self.unlabelled_loss(logits[~labelled])
+            labelled = batch.labelled_rows
+            extra = self.settings.unlabelled_weight * self.unlabelled_loss(batch.unlabelled_rows.of(logits))
             scalars["loss/unlabelled"] = extra.detach()
-            logits, labels, annotated = logits[labelled], batch.labels[labelled], batch.annotated[labelled]
+            logits, labels, annotated = (labelled.of(rows) for rows in (logits, batch.labels, batch.annotated))
         else:
             labels, annotated, extra = batch.labels, batch.annotated, 0.0
         if self.plain:

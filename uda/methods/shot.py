@@ -37,9 +37,9 @@ class SourceHypothesisTransfer(Method):
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         features = self.by_domain(self.network.features, batch)
         logits = hypothesis(features, self.network.classifier)
-        unlabelled = ~batch.annotated
-        certainty = information_maximisation(logits[unlabelled])
-        labels = cross_entropy(logits[unlabelled], batch.labels[unlabelled])
+        unannotated = batch.unannotated_rows
+        certainty = information_maximisation(unannotated.of(logits))
+        labels = cross_entropy(unannotated.of(logits), unannotated.of(batch.labels))
         scalars = {"loss/im": certainty.detach(), "loss/labels": labels.detach()}
         loss = certainty + self.options.weight * labels
         if self.config.data.target_labelled is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from uda.data.loaders import Batch
+from uda.data.loaders import Batch, Rows
 from uda.generalization.config import GeneralizationConfig
 from uda.methods import Method
 from uda.models import Network
@@ -37,9 +37,9 @@ class GeneralizationMethod(Method):
         """What changes at the start of a stage: fresh layers, frozen ones. The run's generators are seeded before."""
         self.stage = stage
 
-    def classification(self, logits: Tensor, batch: Batch, rows: Tensor | None = None) -> Tensor:
-        """Mean classification loss of n rows of a batch by their logits (n, K); `rows` (B,) bool, None for all."""
-        labels = batch.labels if rows is None else batch.labels[rows]
+    def classification(self, logits: Tensor, batch: Batch, rows: Rows | None = None) -> Tensor:
+        """Mean classification loss of n rows of a batch by their logits (n, K); `rows` None: of all."""
+        labels = batch.labels if rows is None else rows.of(batch.labels)
         return self.network.loss(logits, labels, self.config.training.label_smoothing)
 
     def functional_logits(self, parameters: Parameters, images: Tensor) -> Tensor:

@@ -81,11 +81,12 @@ class FeatureCritic(GeneralizationMethod):
         """A step of stage 2: a scalar that has the gradients of network and critic, and the losses by name."""
         options, trained, theta = self.options, self.trained(), self.before_classifier()
         omega = dict(self.modules["critic"].named_parameters())
-        test = batch.domain == self.draw_domain()
+        test = batch.domain_rows(self.draw_domain())
+        train, test_images = test.others, test.of(batch.images)
 
         with QuickSecondDerivatives():
-            output = self.network(batch.images[~test])
-        train_loss = self.classification(output.logits, batch, ~test)
+            output = self.network(train.of(batch.images))
+        train_loss = self.classification(output.logits, batch, train)
         critic_loss = options.weight * self.modules["critic"](output.features)
         by_classes = gradients(train_loss, trained, keep=True)
         by_critic = gradients(critic_loss, theta, differentiable=True)
@@ -93,8 +94,8 @@ class FeatureCritic(GeneralizationMethod):
         theta_old = descended(theta, by_classes, options.inner_lr)
         theta_new = descended(theta_old, by_critic, options.inner_lr)
         with torch.no_grad():
-            old_loss = self.classification(self.functional_logits(theta_old, batch.images[test]), batch, test)
-        new_loss = self.classification(self.functional_logits(theta_new, batch.images[test]), batch, test)
+            old_loss = self.classification(self.functional_logits(theta_old, test_images), batch, test)
+        new_loss = self.classification(self.functional_logits(theta_new, test_images), batch, test)
         # By omega alone: the way back to theta, which is not asked for, is left out.
         by_meta = gradients(-(old_loss - new_loss).tanh(), omega)
 

@@ -93,8 +93,8 @@ class MetaReg(GeneralizationMethod):
         meta_loss = self.meta_loss(as_they_are, batch, a, b)
         losses = []
         for domain, classifier in enumerate(classifiers):
-            rows = batch.domain == domain
-            losses.append(self.classification(logits(features[rows], classifier), batch, rows))
+            rows = batch.domain_rows(domain)
+            losses.append(self.classification(logits(rows.of(features), classifier), batch, rows))
         loss = torch.stack(losses).mean()
         own = self.classification(logits(as_they_are, self.network.classifier), batch)
 
@@ -107,14 +107,14 @@ class MetaReg(GeneralizationMethod):
 
     def meta_loss(self, features: Tensor, batch: Batch, a: int, b: int) -> Tensor:
         """L_b after l steps of a's classifier on L_a + R_phi, a function of phi. Features (B, D) without a gradient."""
-        of_a, of_b = batch.domain == a, batch.domain == b
+        of_a, of_b = batch.domain_rows(a), batch.domain_rows(b)
         classifier = self.modules["classifiers"][a]
         theta = {name: p.detach().requires_grad_() for name, p in classifier.named_parameters()}
         for _ in range(self.options.inner_steps):
-            inner = self.classification(logits(features[of_a], classifier, theta), batch, of_a)
+            inner = self.classification(logits(of_a.of(features), classifier, theta), batch, of_a)
             inner = inner + self.modules["regulariser"](theta["weight"])
             theta = descended(theta, gradients(inner, theta, differentiable=True), self.options.inner_lr)
-        return self.classification(logits(features[of_b], classifier, theta), batch, of_b)
+        return self.classification(logits(of_b.of(features), classifier, theta), batch, of_b)
 
     def learn_with_it(self, batch: Batch, optimizer: Optimizer) -> dict[str, Tensor]:
         """A step of stage 2."""

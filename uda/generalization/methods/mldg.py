@@ -37,14 +37,15 @@ class MetaLearningDomainGeneralization(GeneralizationMethod):
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         options, theta = self.options, self.trained()
-        test = batch.domain == self.draw_domain()
+        test = batch.domain_rows(self.draw_domain())
+        train = test.others
 
         with nullcontext() if options.first_order else QuickSecondDerivatives():
-            logits = self.network(batch.images[~test]).logits
-        train_loss = self.classification(logits, batch, ~test)
+            logits = self.network(train.of(batch.images)).logits
+        train_loss = self.classification(logits, batch, train)
         slopes = gradients(train_loss, theta, differentiable=not options.first_order)
         ahead = descended(theta, slopes, options.inner_lr)
-        test_loss = self.classification(self.functional_logits(ahead, batch.images[test]), batch, test)
+        test_loss = self.classification(self.functional_logits(ahead, test.of(batch.images)), batch, test)
 
         # First order: grad L_train is there already, so its graph is not gone through again.
         learnt = with_gradient(theta, slopes) if options.first_order else train_loss
