@@ -238,6 +238,59 @@ def test_a_fused_update_is_the_plain_one_also_with_a_scaler_and_clipping(name, c
     torch.testing.assert_close(ends[2], ends[0], atol=1e-5, rtol=1e-4)
 
 
+def two_weights(fused, device="cpu", **settings):
+    """An optimiser over two weights of which the second gets no gradient at first."""
+    weights = [nn.Parameter(torch.ones(4, device=device)) for _ in range(2)]
+    return weights, Optimization({"new": weights}, OptimSettings(lr=0.1, **settings), 9, None, fused)
+
+
+def give_gradients(weights, optimization, steps):
+    for step in steps:
+        weights[0].grad, weights[1].grad = torch.full((4,), 1.0 + step), torch.full((4,), 2.0) if step > 1 else None
+        optimization.update()
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+@pytest.mark.parametrize("ways", [(True, True), (False, True), (True, False)], ids=str)
+def test_a_gradient_that_comes_late_and_a_machine_with_another_way_of_updating(name, ways):
+    """`ways`: whether the update is fused before the stop and after it. The second weight's gradient comes after."""
+    ends = []
+    for before, after in ((False, False), ways):
+        weights, optimization = two_weights(before, name=name)
+        give_gradients(weights, optimization, range(2))
+        state = optimization.state_dict()
+        weights, optimization = two_weights(after, name=name)
+        optimization.load_state_dict(state)
+        give_gradients(weights, optimization, range(2, 5))
+        ends.append(torch.stack(weights).detach())
+    torch.testing.assert_close(ends[1], ends[0], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("saved_by", "fused", "place"), [(False, True, "meta"), (True, False, "cpu")])
+def test_the_step_count_of_adamw_is_where_the_update_wants_it(saved_by, fused, place):
+    """torch's fused kernel reads it on the weights' device, the plain update on the CPU; a checkpoint is on the CPU."""
+    weights, optimization = two_weights(saved_by, name="adamw")
+    give_gradients(weights, optimization, range(2))
+    weights, resumed = two_weights(fused, "meta", name="adamw")
+    resumed.load_state_dict(optimization.state_dict())
+    state = resumed.optimizer.state[weights[0]]
+    assert (state["step"].device.type, state["exp_avg"].device.type) == (place, "meta")
+    assert all(bool(group["fused"]) is fused for group in resumed.optimizer.param_groups)
+
+
+def test_a_first_step_that_the_scaler_leaves_out_leaves_no_trace_in_fused_momentum(monkeypatch):
+    """fp16 begins with a large scale, so the first steps overflow. torch's kernel would keep unwritten memory."""
+    empty_like = torch.empty_like
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **options: empty_like(tensor, **options).fill_(777))
+    weight = nn.Parameter(torch.ones(4))
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    optimization = Optimization({"new": [weight]}, OptimSettings(lr=0.1, weight_decay=0), 9, scaler, fused=True)
+    optimization.descend((math.inf * weight).sum())
+    assert torch.equal(weight, torch.ones(4)) and scaler.get_scale() == 512
+    optimization.descend(weight.sum())  # Nesterov's first step: 0.1 * (1 + 0.9) down
+    torch.testing.assert_close(weight.detach(), torch.full((4,), 0.81))
+
+
 def test_the_engine_decides_what_its_settings_leave_open_and_keeps_what_they_say():
     engine = Engine(tiny_network(), RuntimeSettings(device="cpu"), quiet)
     assert engine.settings.precision == "fp32" and engine.settings.channels_last is True

@@ -121,6 +121,20 @@ class Optimization:
                 weight_decay=settings.weight_decay,
                 fused=fused or None,
             )
+        self._fill_momenta()
+
+    def _fill_momenta(self) -> None:
+        """Give every parameter of a fused SGD its momentum, 0 until its first gradient.
+
+        torch's kernel takes the momenta of all parameters that have a gradient, or of none. Without this a gradient
+        that comes late is an error, and a first step that the scaler leaves out keeps momenta that nobody has written.
+        """
+        for group in self.optimizer.param_groups:
+            if self.settings.name == "sgd" and group["fused"] and group["momentum"]:
+                for parameter in group["params"]:
+                    state = self.optimizer.state[parameter]
+                    if state.get("momentum_buffer") is None:
+                        state["momentum_buffer"] = torch.zeros_like(parameter)
 
     def schedule(self, step: int) -> float:
         """The learning rate's factor at a step, from step and total alone: nothing to save for a resume."""
@@ -190,11 +204,13 @@ class Optimization:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from a saved state."""
-        fused = [group["fused"] for group in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(state["optimizer"])
-        for group, setting in zip(self.optimizer.param_groups, fused, strict=True):
-            group["fused"] = setting  # this machine's, not that of the start before
+        """Go on from a saved state, of this machine or of another one."""
+        saved = state["optimizer"]
+        groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
+        # `fused` is this machine's before torch loads: by it torch decides on which device AdamW's step count is.
+        groups = [{**theirs, "fused": own["fused"]} for theirs, own in groups]
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
+        self._fill_momenta()
         if self.scaler and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.steps_done = state["steps_done"]
