@@ -18,7 +18,7 @@ from uda.settings import RuntimeSettings
 @pytest.fixture(autouse=True)
 def bare_environment(monkeypatch):
     """No malloc settings, no torchrun, no compiler of the machine that the tests run on."""
-    for name in ("LD_PRELOAD", "GLIBC_TUNABLES", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "CXX"):
+    for name in ("LD_PRELOAD", "GLIBC_TUNABLES", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "CC", "CXX"):
         monkeypatch.delenv(name, raising=False)
     for name in [name for name in os.environ if name.startswith("MALLOC_")]:
         monkeypatch.delenv(name)
@@ -134,10 +134,24 @@ def test_malloc_that_the_environment_tunes_is_left_alone(monkeypatch, name, valu
     assert settle(RuntimeSettings(device="cpu", allocator="keep"), network()).allocator == "keep"
 
 
-def test_compile_without_a_compiler_is_refused(monkeypatch):
+@pytest.mark.parametrize(("place", "language", "variable"), [("cpu", r"C\+\+", "CXX"), ("cuda", "C", "CC")])
+def test_compile_without_a_compiler_is_refused(monkeypatch, tmp_path, place, language, variable):
+    """inductor compiles C++ for CPUs; on CUDA Triton compiles what starts its kernels, in C."""
+    compiler = tmp_path / "compiler"
+    compiler.touch(mode=0o755)
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(UserError, match=r"runtime\.compile: .*needs a C\+\+ compiler"):
-        settle(RuntimeSettings(device="cpu", compile=True), network())
+    if place == "cuda":
+        pretend_cuda(monkeypatch)
+    settings = RuntimeSettings(device=place, compile=True)
+    with pytest.raises(
+        UserError, match=rf"runtime\.compile: .*needs a {language} compiler on {place} .*\${variable}\)"
+    ):
+        settle(settings, network())
+    monkeypatch.setenv(variable, str(compiler))
+    assert settle(settings, network()).compile
+    monkeypatch.delenv(variable)
+    monkeypatch.setattr(device, "pick_device", lambda name: torch.device("mps"))
+    assert settle(settings, network()).compile, "Metal is compiled by the system"
 
 
 def test_workers(monkeypatch):
@@ -155,23 +169,28 @@ def test_the_line_names_what_is_on(monkeypatch):
     settled = settle(RuntimeSettings(device="cpu", threads=2), network())
     assert describe(settled, 0) == "cpu, 2 threads, fp32, channels_last, malloc keeps its memory, 0 workers"
     plain = RuntimeSettings(device="cpu", threads=1, channels_last=False, allocator="default", compile=True)
-    monkeypatch.setattr(device, "_has_compiler", lambda: True)
+    monkeypatch.setattr(device, "has_compiler", lambda kind: True)
     assert describe(settle(plain, network()), 1) == "cpu, 1 thread, fp32, torch.compile, 1 worker"
     pretend_cuda(monkeypatch)
     assert describe(settle(RuntimeSettings(), network()), 8) == (
-        "cuda:0 (Tesla X), bf16, predicting in fp32, channels_last, TF32, cuDNN benchmark, fused optimiser, "
-        "pinned memory, 8 workers"
+        "cuda:0 (Tesla X), bf16, predicting in fp32, channels_last, TF32 convolutions, cuDNN benchmark, "
+        "fused optimiser, pinned memory, 8 workers"
     )
 
 
-def test_tf32_and_cudnn_are_set_for_cuda_and_no_warning_is_raised(monkeypatch, recwarn):
-    """torch takes both without a GPU, so the flags themselves can be read; what they do needs one."""
+def test_tf32_is_for_convolutions_and_no_warning_is_raised(monkeypatch, recwarn):
+    """torch takes the flags without a GPU, so they can be read; what they do needs one.
+
+    Losses and angles promise all bits of fp32, also where the process had said otherwise.
+    """
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     pretend_cuda(monkeypatch)
     try:
         for on in (True, False):
+            torch.set_float32_matmul_precision("high")
             apply_settings(settle(RuntimeSettings(tf32=on, cudnn_benchmark=on), network()))
-            assert torch.backends.cuda.matmul.allow_tf32 is on
+            assert torch.backends.cuda.matmul.allow_tf32 is False
+            assert torch.get_float32_matmul_precision() == "highest"
             assert torch.backends.cudnn.allow_tf32 is on
             assert torch.backends.cudnn.benchmark is on
     finally:

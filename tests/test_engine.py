@@ -10,7 +10,7 @@ from torch import nn
 
 from uda.config import load_config
 from uda.data.loaders import Batch
-from uda.device import _has_compiler
+from uda.device import has_compiler
 from uda.distributed import Ranks
 from uda.engine import Engine, EpochState, Optimization, TrainingDivergedError
 from uda.errors import UserError
@@ -303,7 +303,7 @@ def test_the_engine_decides_what_its_settings_leave_open_and_keeps_what_they_say
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not _has_compiler(), reason="needs a C++ compiler")
+@pytest.mark.skipif(not has_compiler("cpu"), reason="needs a C++ compiler")
 def test_a_compiled_network_trains_and_predicts_like_the_plain_one_under_the_same_names():
     """Train, predict with a smaller last batch, adapt BatchNorm, train again: every mode that a run goes through."""
     ends = []

@@ -7,6 +7,7 @@ CUDA and MPS are decided by what their makers document; the CPU's settings by me
 import ctypes
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import torch
@@ -46,12 +47,16 @@ def settle(settings: RuntimeSettings, network: nn.Module) -> RuntimeSettings:
     What the user has set stays as it is. `workers` hangs on where the images lie: see `loader_workers`.
 
     Raises:
-        UserError: a device that is not there, or `compile` without a C++ compiler on a CPU.
+        UserError: a device that is not there, or `compile` without the compiler that torch needs for it.
     """
     device = pick_device(settings.device)
     cuda, cpu = device.type == "cuda", device.type == "cpu"
-    if settings.compile and cpu and not _has_compiler():
-        raise UserError("runtime.compile: torch.compile needs a C++ compiler on CPUs (g++, or one named by $CXX)")
+    if settings.compile and not has_compiler(device.type):
+        language, variable, names = _COMPILERS[device.type]
+        raise UserError(
+            f"runtime.compile: torch.compile needs a {language} compiler on {device.type} ({names[0]}, or one named by "
+            f"${variable}), and none was found; install one, or set it to false"
+        )
     parameters = sum(p.numel() for p in network.parameters())
     best = {
         "precision": _precision(device, parameters),
@@ -80,8 +85,10 @@ def apply_settings(settings: RuntimeSettings) -> None:
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)  # what is seeded and allocated without saying where belongs there too
-        torch.set_float32_matmul_precision("high" if settings.tf32 else "highest")
-        torch.backends.cudnn.allow_tf32 = settings.tf32
+        # torch 2.9 warns of newer names. After those, other code that reads the older ones may meet an error.
+        with warnings.catch_warnings(action="ignore"):
+            torch.set_float32_matmul_precision("highest")
+            torch.backends.cudnn.allow_tf32 = settings.tf32
         torch.backends.cudnn.benchmark = settings.cudnn_benchmark
     if settings.allocator == "keep":
         keep_memory()
@@ -112,7 +119,7 @@ def describe(settings: RuntimeSettings, workers: int) -> str:
         text
         for text, on in (
             ("channels_last", settings.channels_last),
-            ("TF32", settings.tf32 and device.type == "cuda"),
+            ("TF32 convolutions", settings.tf32 and device.type == "cuda"),
             ("cuDNN benchmark", settings.cudnn_benchmark and device.type == "cuda"),
             ("fused optimiser", settings.fused),
             ("torch.compile", settings.compile),
@@ -150,8 +157,17 @@ def _channels_last(device: torch.device, network: nn.Module) -> bool:
     return device.type == "cuda" or (device.type == "cpu" and torch.backends.mkldnn.is_available())
 
 
-def _has_compiler() -> bool:
-    return any(shutil.which(name) for name in (os.environ.get("CXX"), "g++", "clang++", "cl") if name)
+#: By device what torch.compile's backend compiles besides (inductor its CPU code, Triton its launchers): the language,
+#: the variable that may name a compiler, and the names that are looked for.
+_COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++", "cl")), "cuda": ("C", "CC", ("gcc", "clang", "cl"))}
+
+
+def has_compiler(device: str) -> bool:
+    """Whether there is a compiler that torch.compile needs for a type of device; on others it needs none."""
+    if device not in _COMPILERS:
+        return True
+    _, variable, names = _COMPILERS[device]
+    return any(shutil.which(name) for name in (os.environ.get(variable), *names) if name)
 
 
 # malloc. Each training step frees and takes some hundred blocks of megabytes. By default glibc gets each of them from

@@ -415,7 +415,9 @@ class RuntimeSettings(Settings):
     fused: bool | None = None
     """The optimiser's update in one kernel; null: on CUDA (on CPUs it rounds otherwise, for a percent or two)."""
     tf32: bool = True
-    """CUDA: products of fp32 with 10 bits of mantissa, in predict passes too; false: all 23, at a fraction of speed."""
+    """CUDA: convolutions in fp32 take 10 bits of mantissa, in predict passes too; false: all 23, at a fraction of the
+    speed. Matrix products always take all 23: losses, angles, the classifier. Most of a transformer is matrix products;
+    `predict_precision=fp16` takes 10 bits for them."""
     cudnn_benchmark: bool | None = None
     """cuDNN times its algorithms and takes the fastest, so two runs may differ in their last bits; null: on CUDA."""
     allocator: Literal["auto", "default", "keep"] = "auto"
