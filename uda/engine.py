@@ -248,7 +248,17 @@ class Engine:
             network.compile()  # in place: the names of its tensors stay
 
     def attach(self, method: Method) -> None:
-        """Take charge of the networks that a method has of its own: to the device, and in the place of others."""
+        """Take charge of the networks that a method has of its own: to the device, and in the place of others.
+
+        Training takes the method's precision from here on.
+        """
+        asked, precision = self.settings.precision, method.precision(self.settings.precision)
+        if precision != asked:
+            self.settings = self.settings.model_copy(update={"precision": precision})
+            if self.log:
+                self.log(
+                    f"precision {precision} in place of {asked}, for the inner gradients of {type(method).__name__}"
+                )
         self._own = method.modules.to(self.device)
         self._further_heads = [self._own[name] for name in method.further_heads]
 

@@ -404,7 +404,8 @@ class RuntimeSettings(Settings):
     """`auto` (cuda, then mps, then cpu), or a torch device."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Autocast in training. `auto`: bf16 on GPUs that compute in it, fp32 elsewhere and for small networks. On CPUs
-    that compute in bf16 (AVX-512 BF16, AMX) `bf16` is worth a try: some networks gain, others lose."""
+    that compute in bf16 (AVX-512 BF16, AMX) `bf16` is worth a try: some networks gain, others lose. MLDG and
+    Feature-Critic train in fp32 whatever it says, but for first-order MLDG in bf16; the log says so."""
     predict_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Autocast of predict passes. fp32 on every device: bf16's 8 bits make ties, and lambda cuts between scores."""
     channels_last: bool | None = None

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.data.trees import make_folders
 from tests.half_precision import fresh_weights
@@ -254,15 +255,78 @@ def test_every_method_takes_every_loss_with_two_images_of_a_domain_and_moves_its
     assert moved(method, before) == {"backbone", "new"} | own.get((name, stage), set())
 
 
-@pytest.mark.parametrize(("name", "stage"), STEPS)
-def test_half_precision_computes_with_the_weights_of_the_moment(name, stage):
+FIRST_ORDER = "method_options.first_order=true"
+
+
+@pytest.mark.parametrize(("name", "stage", "options"), [("erm", 0, []), ("metareg", 0, []), ("mldg", 0, [FIRST_ORDER])])
+def test_half_precision_computes_with_the_weights_of_the_moment(name, stage, options):
     """Those of the network, and in inner steps those that are a step ahead."""
-    method, optimization = build(name, "runtime.precision=bf16", "training.optim.lr=1", stage=stage)
+    method, optimization = build(name, "runtime.precision=bf16", "training.optim.lr=1", *options, stage=stage)
     engine = Engine(method.network, method.config.runtime, log=None)
     batch = make_batch((0, 1, 2, 2, 1, 1))
     with fresh_weights(method.network) as passes:
         engine.fit(method, [batch], optimization, label="test", steps=1)
     assert len(passes) > 2
+
+
+class Operations(TorchDispatchMode):
+    """Counts what torch computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **(kwargs or {}))
+
+
+def operations_of_a_step(name, stage, precision):
+    """Operations of a step of `Engine.fit`, the network's weights after it, and what was logged."""
+    method, _ = build(name, f"runtime.precision={precision}", stage=stage)
+    lines = []
+    engine = Engine(method.network, method.config.runtime, log=lines.append)
+    engine.attach(method)
+    optimization = engine.optimization(method, method.config.training.optim, 1)
+    with Operations() as operations:
+        engine.fit(method, [make_batch()], optimization, label="test", steps=1)
+    return operations.count, method.network.state_dict(), lines
+
+
+@pytest.mark.parametrize(("name", "stage"), [("mldg", 0), ("feature_critic", 1)])
+def test_second_derivatives_take_the_fast_path_whatever_precision_is_asked_for(name, stage):
+    """Autocast casts each weight anew, and below it `QuickSecondDerivatives` has no part."""
+    count, weights, lines = operations_of_a_step(name, stage, "fp32")
+    assert not lines
+    for precision in ("bf16", "fp16"):
+        found, others, lines = operations_of_a_step(name, stage, precision)
+        assert found == count and all(torch.equal(weights[key], others[key]) for key in weights)
+        assert len(lines) == 1 and f"precision fp32 in place of {precision}" in lines[0]
+
+
+@pytest.mark.filterwarnings("ignore:torch.cuda.amp.GradScaler is enabled:UserWarning")
+def test_fp16_scales_a_loss_unless_the_method_trains_in_fp32(monkeypatch):
+    scaled = {}
+    for name, options in (("erm", []), ("metareg", []), ("mldg", []), ("mldg", [FIRST_ORDER]), ("feature_critic", [])):
+        method, _ = build(name, *options, "runtime.precision=fp16")
+        engine = Engine(method.network, method.config.runtime, log=None)
+        engine.attach(method)
+        monkeypatch.setattr(engine, "device", torch.device("cuda"))
+        optimization = engine.optimization(method, method.config.training.optim, 1)
+        scaled[name, *options] = optimization.scaler is not None
+    assert {names for names, on in scaled.items() if on} == {("erm",), ("metareg",)}
+
+
+def test_the_inner_gradients_of_metareg_are_fp32_under_autocast():
+    """So they need no scale: fp16 loses what is below 6e-8."""
+    method, _ = build("metareg")
+    features, batch = 1e-3 * method.network.features(make_batch().images).detach(), make_batch()
+    found = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.float16, enabled=enabled):
+            loss = method.meta_loss(features, batch, 0, 1)
+        found.append(torch.autograd.grad(loss, method.modules["regulariser"].phi)[0])
+    assert found[0].abs().max() > 0 and torch.equal(*found)
 
 
 @pytest.mark.parametrize("head", ["8", "null"])
@@ -333,7 +397,6 @@ def test_a_meta_method_runs_on_the_features_of_a_frozen_backbone(execute, tmp_pa
         ("metareg", ["runtime.accumulate=2"], "'metareg' cannot add up parts of a batch"),
         ("mldg", ["runtime.accumulate=3"], "each of 3 parts of a batch .* needs two images of each .* got 4"),
         ("mldg", ["method_options.inner_lrr=1"], "did you mean 'inner_lr'"),
-        ("metareg", ["runtime.precision=fp16"], "the inner gradients of 'metareg' are not scaled"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(execute, tmp_path, name, overrides, message):

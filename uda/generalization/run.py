@@ -50,11 +50,6 @@ class LeaveOneOut(Session):
             )
         if config.runtime.sync_batch_norm and not method.compiles:
             raise UserError(f"runtime.sync_batch_norm: cannot follow the inner steps of '{config.method}'; use false")
-        if config.runtime.precision == "fp16" and method.least_domains > 1:
-            raise UserError(
-                f"runtime.precision: the inner gradients of '{config.method}' are not scaled, small ones would be 0 in "
-                "fp16; use bf16 or fp32"
-            )
         parts = self.ranks.world * config.runtime.accumulate
         if method.least_domains > 1 and config.training.batch_size < 2 * parts:
             raise UserError(

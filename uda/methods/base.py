@@ -62,6 +62,10 @@ class Method:
         self.progress = 0.0
         """Share of the whole run that is done, 0..1; set before each step. In a longer run it is smaller."""
 
+    def precision(self, asked: str) -> str:
+        """The precision of its training steps, `fp32`, `bf16` or `fp16`, where the run's is `asked`."""
+        return asked
+
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """Parameters by role; `descend(loss, only=role)` moves one of them."""
         own = {"own": list(self.modules.parameters())}

@@ -68,6 +68,10 @@ class FeatureCritic(GeneralizationMethod):
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         return {**self.network.parameter_groups(), "critic": list(self.modules["critic"].parameters())}
 
+    def precision(self, asked: str) -> str:
+        """fp32: second derivatives are slow under autocast, and fp16 loses small inner gradients."""
+        return "fp32"
+
     def before_classifier(self) -> dict[str, Tensor]:
         """The parameters that make the features, by name."""
         return {name: p for name, p in self.trained().items() if not name.startswith("classifier.")}
