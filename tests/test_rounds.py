@@ -70,6 +70,7 @@ def finished(tmp_path_factory, run):
 def test_a_run_leaves_what_the_contract_says(finished):
     for name in ("config.yaml", "environment.json", "log.txt", "report.html"):
         assert (finished / name).stat().st_size > 0, name
+    assert json.loads((finished / "environment.json").read_text())["weights"] == {"from": "none"}
     assert len(list((finished / "checkpoints").glob("state-*.pt"))) == 2
     results = json.loads((finished / "results.json").read_text())
     assert results["config"] == "tiny" and results["selector"] == "avc" and results["seed"] == 0

@@ -21,7 +21,7 @@ from uda.evaluation import Accuracy, accuracy, selection_metrics
 from uda.feeds import Feeds
 from uda.inputs import InputImages, Inputs
 from uda.methods import METHODS
-from uda.models import Prediction, create_network
+from uda.models import Prediction, create_network, describe_network
 from uda.partial import missing_note, named_classes, occurring_classes
 from uda.plan import compute_line, epoch_steps, plan, source_steps
 from uda.report import ChoiceRecord, RoundRecord, RunReport
@@ -75,8 +75,7 @@ class Run(Session):
 
     @property
     def description(self) -> dict[str, object]:
-        model = self.config.model
-        return {"backbone": model.backbone, "head": model.head, "bias": model.bias, "classes": list(self.classes)}
+        return describe_network(self.config.model, self.classes)
 
     def state(self) -> dict[str, object]:
         kept = {"predicted": self._predicted, "validated_classes": self._validated}

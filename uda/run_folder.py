@@ -110,10 +110,15 @@ class RunFolder:
         elif self.path.is_dir() and not all(_ours_at_once(path.name) for path in self.path.iterdir()):
             raise UserError(f"output: {self.path} is not empty and not a run folder; choose another output=...")
 
-    def create(self, command: list[str], compute: Mapping[str, object] | None = None) -> None:
+    def create(
+        self,
+        command: list[str],
+        compute: Mapping[str, object] | None = None,
+        weights: Mapping[str, object] | None = None,
+    ) -> None:
         """Make an unfinished run's folder with its config.yaml and environment.json, and keep other runs out of it.
 
-        `compute`: the settled runtime settings, for environment.json.
+        For environment.json: `compute`, the settled runtime settings; `weights`, where the backbone's come from.
 
         Raises UserError when the folder cannot be written, or another process is at work in it.
         """
@@ -127,7 +132,7 @@ class RunFolder:
         remove_temporaries(self.path)
         if self.resized or not (self.path / "config.yaml").is_file():
             write_text(self.path / "config.yaml", self.config.to_yaml())
-        write_json(self.path / "environment.json", environment(command, compute))
+        write_json(self.path / "environment.json", environment(command, compute, weights))
 
     def _lock(self) -> None:
         """A lock that ends with this process, however it ends; record locks are not inherited by loader workers."""
@@ -152,7 +157,9 @@ def _ours_at_once(name: str) -> bool:
     return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))
 
 
-def environment(command: list[str], compute: Mapping[str, object] | None = None) -> dict[str, object]:
+def environment(
+    command: list[str], compute: Mapping[str, object] | None = None, weights: Mapping[str, object] | None = None
+) -> dict[str, object]:
     """Versions, device and commit: what someone needs to understand a difference between two runs."""
     from importlib.metadata import version  # importing timm for its version takes half a second
 
@@ -170,6 +177,7 @@ def environment(command: list[str], compute: Mapping[str, object] | None = None)
         "numpy": version("numpy"),
         "threads": torch.get_num_threads(),
         "compute": dict(compute or {}),
+        "weights": dict(weights or {}),
         "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 

