@@ -70,6 +70,19 @@ def test_schedules(schedule, values):
         assert optimization.schedule(step) == pytest.approx(value, abs=1e-9)
 
 
+def test_the_inverse_schedule_is_that_of_the_projects_it_is_taken_from():
+    """DANN's paper and SHOT: (1 + 10 p)^-0.75; tllib by step: (1 + 0.001 step)^-0.75, over 30,000 steps gamma 30."""
+    parameters = {"new": [nn.Parameter(torch.ones(1))]}
+    paper = Optimization(parameters, OptimSettings(schedule="inverse"), 1000)
+    assert paper.schedule(0) == 1 and paper.schedule(1000) == pytest.approx(0.16556, abs=1e-5)
+    by_step = Optimization(parameters, OptimSettings(schedule="inverse", gamma=30), 30000)
+    for step in (0, 1, 1000, 29999):
+        assert by_step.schedule(step) == pytest.approx((1 + 0.001 * step) ** -0.75, rel=1e-12)
+    assert by_step.schedule(1000) == pytest.approx(2**-0.75)
+    steeper = Optimization(parameters, OptimSettings(schedule="inverse", gamma=3, power=1), 10)
+    assert steeper.schedule(10) == pytest.approx(0.25)
+
+
 def test_backbone_learns_at_its_own_rate_and_zero_freezes_it():
     network = tiny_network()
     groups = network.parameter_groups()

@@ -142,7 +142,7 @@ class Optimization:
         if self.settings.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
         if self.settings.schedule == "inverse":
-            return (1 + 10 * done) ** -0.75
+            return (1 + self.settings.gamma * done) ** -self.settings.power
         if self.settings.schedule == "one_cycle":
             rise = 0.3
             if done < rise:

@@ -144,6 +144,9 @@ class DataSettings(StorageSettings):
 class AugmentSettings(Settings):
     """Random changes of a training image, one domain's."""
 
+    crop: Literal["resized", "random", "centre"] = "resized"
+    """`crop`: `resized`: a random part by `scale` and `ratio`, brought to the network's size. `random`, `centre`: a
+    part of that size, of the image resized as for predicting (`transforms.resize`)."""
     scale: tuple[float, float] = (1.0, 1.0)
     """`crop`: area of the random crop as a share of the image; `affine`: zoom factor."""
     ratio: tuple[float, float] = (3 / 4, 4 / 3)
@@ -175,6 +178,9 @@ class TransformSettings(Settings):
     """Side of the network's input in pixels."""
     resize: int = Field(256, ge=8)
     """Shorter side before the centre crop when predicting (`crop` only)."""
+    squash: bool = False
+    """Resize to `resize` x `resize`, whatever the aspect, in predicting and in training (`crop` only). The centre crop
+    then sees as much of a long image as of a square one. A random resized crop is drawn on that square."""
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     """Mean that is subtracted, a channel (of images in 0..1)."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -230,8 +236,12 @@ class OptimSettings(Settings):
     weight_decay: float = Field(5e-4, ge=0)
     """Weight decay."""
     schedule: Literal["constant", "cosine", "one_cycle", "inverse"] = "constant"
-    """Learning rate over the stage (a self-training round is a stage of its own); `inverse`: (1 + 10 p)^-0.75, DANN's
-    and DAN's."""
+    """Learning rate over the stage (a self-training round is a stage of its own). With p, the share of the stage's
+    steps that is done, `inverse` is (1 + gamma p)^-power, DANN's."""
+    gamma: float = Field(10.0, ge=0)
+    """`inverse`: DANN's and SHOT's gamma. Projects that write (1 + g * step)^-power mean gamma = g * steps."""
+    power: float = Field(0.75, ge=0)
+    """`inverse`: DANN's and SHOT's power."""
     clip_grad: float | None = Field(None, gt=0)
     """Largest gradient norm; null: no clipping."""
 

@@ -11,6 +11,7 @@ from uda.errors import UserError
 from uda.settings import AugmentSettings, TransformSettings
 
 CROP = TransformSettings(size=16, resize=20)
+SQUASH = TransformSettings(size=16, resize=20, squash=True)
 AFFINE = TransformSettings(kind="affine", size=12, mean=(0.2,), std=(0.5,))
 CROP_AUGMENT = AugmentSettings(scale=(0.5, 1), flip=True, jitter=0.3)
 AFFINE_AUGMENT = AugmentSettings(
@@ -134,6 +135,54 @@ def test_a_training_image_is_its_box_resized_and_in_half_of_all_cases_mirrored()
     assert 75 <= mirrored <= 125
 
 
+def test_a_squashed_image_is_seen_from_edge_to_edge():
+    """The shade of a pixel is its row. Of 40 rows the centre of 16 of 20 is rows 4 to 36: pixels of two rows each.
+
+    Where the aspect is kept they are 16 of 40 rows, 12 to 28.
+    """
+    rows = (torch.arange(40, dtype=torch.uint8) * 6).view(1, 40, 1).expand(3, 40, 20)
+    squashed = make_predict(SQUASH).pixels([rows], [0])[0, 0, :, 0] / 6
+    kept = make_predict(CROP).pixels([rows], [0])[0, 0, :, 0] / 6
+    assert squashed[0].item() == pytest.approx(4.5, abs=0.2) and squashed[-1].item() == pytest.approx(34.5, abs=0.2)
+    assert kept[0].item() == pytest.approx(12, abs=0.2) and kept[-1].item() == pytest.approx(27, abs=0.2)
+    (image,) = images((40, 20))
+    expected = image_functions.center_crop(image_functions.resize(image, [20, 20], antialias=True), [16, 16])
+    assert torch.equal(make_predict(SQUASH).pixels([image], [0])[0], expected)
+    flipped = make_train(SQUASH, AugmentSettings(crop="centre", flip=True)).pixels([image] * 8, range(8))
+    assert {torch.equal(row, expected) for row in flipped} == {True, False}
+    assert all(torch.equal(row, expected) or torch.equal(row, expected.flip(-1)) for row in flipped)
+
+
+def test_random_crops_are_parts_of_the_image_as_it_is_resized_for_predicting():
+    """20 - 16 = 4 spare pixels: five places an axis, all 25 drawn; with the aspect kept the long axis has more."""
+    (image,) = images((40, 20))
+    for settings, (height, width) in ((SQUASH, (20, 20)), (CROP, (40, 20))):
+        whole = image_functions.resize(image, [height, width], antialias=True)
+        parts = {
+            whole[:, top : top + 16, left : left + 16].contiguous().numpy().tobytes(): (top, left)
+            for top in range(height - 15)
+            for left in range(width - 15)
+        }
+        drawn = make_train(settings, AugmentSettings(crop="random")).pixels([image] * 1200, range(1200))
+        found = [parts[part.contiguous().numpy().tobytes()] for part in drawn]
+        assert set(found) == set(parts.values()), "every place, and no other part"
+
+
+def test_a_random_resized_crop_of_a_squashed_image_is_cut_where_its_box_lies_in_the_image():
+    """Drawn on the square of 20, an area of 1/4 is 1/4 of any image; its aspect is that of the square's part."""
+    augment = AugmentSettings(scale=(0.25, 0.25), ratio=(1, 1))
+    (image,) = images((80, 40))
+    transform = make_train(SQUASH, augment)
+    assert transform.cuts
+    for seed in range(20):
+        top, left, height, width = random_box(20, 20, augment, Random(seed))
+        assert (height, width) == (10, 10)
+        expected = image_functions.resized_crop(image, 4 * top, 2 * left, 40, 20, [16, 16], antialias=True)
+        assert torch.equal(transform.pixels([image], [seed])[0], expected)
+    for sizes in ((1, 1), (1, 7), (3, 90)):  # smaller than the square: never nothing
+        assert transform.pixels(images(sizes), [1]).shape == (1, 3, 16, 16)
+
+
 def test_jitter_changes_brightness_contrast_and_saturation_within_its_share():
     """A grey image has neither contrast nor saturation: its brightness alone moves, evenly within +- 30 %."""
     transform = make_train(CROP, AugmentSettings(scale=(1, 1), ratio=(1, 1), jitter=0.3))
@@ -234,6 +283,14 @@ def test_wrong_settings():
         make_train(CROP, AugmentSettings(degrees=3, noise=0.1))
     with pytest.raises(UserError, match="rising positive numbers of at most 1"):
         make_train(CROP, AugmentSettings(scale=(0.5, 1.5)))
+    with pytest.raises(UserError, match=r"scale, ratio: of crop 'resized' alone, this is 'centre'"):
+        make_train(CROP, AugmentSettings(crop="centre", scale=(0.5, 1)))
+    with pytest.raises(UserError, match=r"rand_augment, crop: only transforms.kind=crop"):
+        make_train(AFFINE, AugmentSettings(crop="random", rand_augment=3))
+    with pytest.raises(UserError, match=r"squash: only transforms.kind=crop"):
+        make_predict(AFFINE.model_copy(update={"squash": True}))
+    with pytest.raises(UserError, match=r"resize: 12 is smaller than transforms.size, 16"):
+        make_train(TransformSettings(size=16, resize=12), AugmentSettings(crop="random"))
     with pytest.raises(UserError, match=r"resize: 12 is smaller than transforms.size, 16"):
         make_predict(TransformSettings(size=16, resize=12))
     with pytest.raises(UserError, match=r"needs images of 12 x 12 pixels, one has 10 x 12: set transforms.kind=crop"):

@@ -103,13 +103,15 @@ class Transform(ABC):
 
 
 class _CropTrain(Transform):
-    """Random resized crop, flip and colour jitter, image by image, drawn as torchvision's transforms draw them."""
-
-    cuts = True
+    """A crop, flip and colour jitter, image by image, drawn as torchvision's transforms draw them."""
 
     def __init__(self, settings: TransformSettings, augment: AugmentSettings):
         super().__init__(settings)
         self.augment = augment
+        self.resize, self.squash = settings.resize, settings.squash
+        self.cuts = augment.crop == "resized"
+        if not self.cuts:
+            _check_resize(settings)
 
     def pixels(
         self,
@@ -129,15 +131,35 @@ class _CropTrain(Transform):
     def _change(self, image: torch.Tensor, seed: int, changes: list[last_changes.LastChanges] | None) -> torch.Tensor:
         augment = self.augment
         random = Random(seed)  # of all generators the one that is seeded soonest
-        top, left, height, width = random_box(image.shape[-2], image.shape[-1], augment, random)
-        image = self._with_channels(image[:, top : top + height, left : left + width])
-        image = resized(image, self.size, self.size)
+        image = self._resized_crop(image, random) if self.cuts else self._crop(image, random)
         last = last_changes.draw(random, augment.flip, augment.jitter, self.channels)
         if changes is None:
             image = last_changes.made_on_one(image, last)
         else:
             changes.append(last)
         return self._rand_augment(image, seed) if augment.rand_augment else image
+
+    def _resized_crop(self, image: torch.Tensor, random: Random) -> torch.Tensor:
+        """A random part of the image, at the network's size. It is cut before anything is resized.
+
+        Of a squashed image the box is drawn on the square and cut where it lies in the image, to the nearest pixel.
+        """
+        height, width = image.shape[-2:]
+        frame = (self.resize, self.resize) if self.squash else (height, width)
+        top, left, rows, columns = random_box(*frame, self.augment, random)
+        if self.squash:
+            top, rows = _scaled(top, rows, height / self.resize, height)
+            left, columns = _scaled(left, columns, width / self.resize, width)
+        part = self._with_channels(image[:, top : top + rows, left : left + columns])
+        return resized(part, self.size, self.size)
+
+    def _crop(self, image: torch.Tensor, random: Random) -> torch.Tensor:
+        """A part of the network's size, of the image resized as for predicting."""
+        image = resized_whole(self._with_channels(image), self.resize, self.squash)
+        if self.augment.crop == "centre":
+            return image_functions.center_crop(image, [self.size, self.size])
+        top, left = (random.randrange(side - self.size + 1) for side in image.shape[-2:])
+        return image[:, top : top + self.size, left : left + self.size]
 
     def _rand_augment(self, image: torch.Tensor, seed: int) -> torch.Tensor:
         with torch.random.fork_rng(devices=[]):  # it draws from the global generator
@@ -163,17 +185,28 @@ def random_box(height: int, width: int, augment: AugmentSettings, random: Random
     return (height - h) // 2, (width - w) // 2, h, w
 
 
+def _scaled(start: int, length: int, scale: float, limit: int) -> tuple[int, int]:
+    """A box's start and length on one axis where that is `scale` times as long: whole pixels below `limit`, one at
+    least."""
+    first = min(round(start * scale), limit - 1)
+    return first, max(1, round((start + length) * scale) - first)
+
+
+def _check_resize(settings: TransformSettings) -> None:
+    if settings.resize < settings.size:
+        raise UserError(
+            f"transforms.resize: {settings.resize} is smaller than transforms.size, {settings.size}: "
+            "the centre crop would have black borders; make it at least as large"
+        )
+
+
 class _CropPredict(Transform):
-    """Resize of the shorter side, then the centre."""
+    """Resize, then the centre."""
 
     def __init__(self, settings: TransformSettings):
         super().__init__(settings)
-        if settings.resize < settings.size:
-            raise UserError(
-                f"transforms.resize: {settings.resize} is smaller than transforms.size, {settings.size}: "
-                "the centre crop would have black borders; make it at least as large"
-            )
-        self.resize = settings.resize
+        _check_resize(settings)
+        self.resize, self.squash = settings.resize, settings.squash
 
     def pixels(
         self, images: Iterable[torch.Tensor], seeds: Sequence[int], memory: torch.Tensor | None = None
@@ -181,13 +214,18 @@ class _CropPredict(Transform):
         return self._one_by_one(map(self._change, images), len(seeds), memory)
 
     def _change(self, image: torch.Tensor) -> torch.Tensor:
-        image = _middle(image)
-        height, width = image.shape[-2:]
-        shorter = min(height, width)
-        image = resized(
-            self._with_channels(image), int(self.resize * height / shorter), int(self.resize * width / shorter)
-        )
+        image = resized_whole(self._with_channels(image), self.resize, self.squash)
         return image_functions.center_crop(image, [self.size, self.size])
+
+
+def resized_whole(image: torch.Tensor, resize: int, squash: bool) -> torch.Tensor:
+    """An image (C, H, W) with a shorter side of `resize` pixels and its aspect, or squashed to a square of them."""
+    if squash:
+        return resized(image, resize, resize)
+    image = _middle(image)
+    height, width = image.shape[-2:]
+    shorter = min(height, width)
+    return resized(image, int(resize * height / shorter), int(resize * width / shorter))
 
 
 def _middle(image: torch.Tensor) -> torch.Tensor:
@@ -315,17 +353,26 @@ def make_train(settings: TransformSettings, augment: AugmentSettings) -> Transfo
         limit = " of at most 1" if settings.kind == "crop" else ""
         raise UserError(f"transforms: scale {list(augment.scale)}: needs two rising positive numbers{limit}")
     if settings.kind == "affine":
-        if augment.rand_augment:
-            raise UserError("transforms: rand_augment: only transforms.kind=crop does that, this is 'affine'")
+        crops = {"rand_augment": augment.rand_augment, "crop": augment.crop != "resized"}
+        if idle := [key for key, given in crops.items() if given]:
+            raise UserError(f"transforms: {', '.join(idle)}: only transforms.kind=crop does that, this is 'affine'")
         return _AffineTrain(settings, augment)
     if not 0 < augment.ratio[0] <= augment.ratio[1]:
         raise UserError(f"transforms: ratio {list(augment.ratio)}: needs two rising positive numbers")
     idle = [key for key in ("degrees", "shear", "translate", "whole_pixels", "noise") if getattr(augment, key)]
     if idle:
         raise UserError(f"transforms: {', '.join(idle)}: only transforms.kind=affine does that, this is 'crop'")
+    plain = AugmentSettings()
+    if augment.crop != "resized" and (augment.scale, augment.ratio) != (plain.scale, plain.ratio):
+        raise UserError(f"transforms: scale, ratio: of crop 'resized' alone, this is '{augment.crop}'; leave them out")
     return _CropTrain(settings, augment)
 
 
 def make_predict(settings: TransformSettings) -> Transform:
-    """The transform for predicting: nothing random, `seeds` are not looked at."""
+    """The transform for predicting: nothing random, `seeds` are not looked at.
+
+    Raises UserError for settings that its kind cannot follow.
+    """
+    if settings.kind == "affine" and settings.squash:
+        raise UserError("transforms.squash: only transforms.kind=crop resizes, this is 'affine'")
     return _Whole(settings) if settings.kind == "affine" else _CropPredict(settings)

@@ -83,7 +83,7 @@ def extract(
 
 
 def _file_of(config: GeneralizationConfig, weights: str, images: Images) -> Path:
-    transform = config.transforms.model_dump(mode="json", include={"kind", "size", "resize", "mean", "std"})
+    transform = config.transforms.model_dump(mode="json", include={"kind", "size", "resize", "squash", "mean", "std"})
     if isinstance(images, ImageFiles):
         content = take_inventory(images.root, images.ids, images.reading).fingerprint
     else:  # generated: the same names may stand for other pixels, by another seed or another version
