@@ -48,6 +48,8 @@ class Run(Session):
         seed_everything(INITIAL_WEIGHTS, config.seed)
         network = create_network(config.model, len(self.classes), len(config.transforms.mean))
         self.build(network, lambda network: METHODS[config.method](network, config))
+        if self.method.note is not None:
+            self.log(self.method.note)
         source_only = METHODS["source_only"]
         self.source_method = source_only(network, config.model_copy(update={"method_options": {}}))
         self.feeds = Feeds(config, self.domains, self.engine)

@@ -317,11 +317,19 @@ def test_fixmatch_by_hand(batch):
     assert method.pseudo_labels(output, both.plain_rows)[1].tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize("products", [4096, 2])
-def test_cdan_one_update_long_hand(batch, monkeypatch, products):
-    """Features times predictions, or their random map; surer images count more; the gradient comes back reversed."""
+@pytest.mark.parametrize(
+    ("joint", "products", "product"),
+    [("auto", 8 * K, True), ("auto", 8 * K - 1, False), ("outer", 2, True), ("random", 4096, False)],
+)
+@pytest.mark.parametrize("entropy", [True, False])
+def test_cdan_one_update_long_hand(batch, monkeypatch, joint, products, product, entropy):
+    """Features times predictions, or their random map, as chosen; with entropy surer images count more; the gradient
+    comes back reversed. The log is told where `auto` leaves the product."""
     monkeypatch.setattr("uda.methods.cdan.MOST_PRODUCTS", products)
-    network, method, engine = build("cdan", "method_options={hidden: 5, random_width: 7}")
+    options = f"{{hidden: 5, random_width: 7, joint: {joint}, entropy: {str(entropy).lower()}}}"
+    network, method, engine = build("cdan", f"method_options={options}")
+    told = method.note is not None and "8 features x 3 classes are more than 23" in method.note
+    assert told == (joint == "auto" and not product) and (told or method.note is None)
     net, own = copy.deepcopy(network), copy.deepcopy(method.modules)
     net.train(), own.train()
     shared = [*net.backbone.parameters(), *net.head.parameters()]
@@ -329,11 +337,11 @@ def test_cdan_one_update_long_hand(batch, monkeypatch, products):
     x = net.head(net.backbone(batch.images))
     logits = net.classifier(x)
     q = p(logits).detach()
-    if products == 2:
+    if not product:
         joint = (x @ own["joint"].features) * (q @ own["joint"].classes) / 7**0.5
     else:
         joint = torch.stack([torch.outer(a, b).flatten() for a, b in zip(q, x, strict=True)])
-    weight = 1 + torch.exp(-entropies(q))
+    weight = 1 + torch.exp(-entropies(q)) if entropy else torch.ones(len(q))
     domain = torch.sigmoid(own["domain"](joint).squeeze(1))
     each = -torch.cat([(1 - domain[:3]).log(), domain[3:].log()]) * weight
     domain_loss = (each[:3].sum() / weight[:3].sum() + each[3:].sum() / weight[3:].sum()) / 2

@@ -59,6 +59,8 @@ class Method:
         self.options = self.Options(**config.method_options)
         self.modules = nn.ModuleDict()
         self.prepared: dict[str, np.ndarray] = {}
+        self.note: str | None = None
+        """What the user should know of the way it was built; the log says it."""
         self.progress = 0.0
         """Share of the whole run that is done, 0..1; set before each step. In a longer run it is smaller."""
 

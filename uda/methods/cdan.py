@@ -1,5 +1,7 @@
 """Conditional adversarial adaptation (CDAN, Long et al., NeurIPS 2018): DANN on features times predictions."""
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,13 +14,13 @@ from uda.methods.dann import domain_classifier, domain_loss, reverse_gradient, w
 from uda.models import Network
 from uda.settings import Settings
 
-#: Products of a feature and a class; above that many a random map takes their place.
+#: Products of a feature and a class; of more than that many `auto` takes the random map.
 MOST_PRODUCTS = 4096
 
 
 @METHODS.register("cdan")
 class ConditionalAdversarial(Method):
-    """DANN whose domain classifier sees the outer product of features and predictions (CDAN+E)."""
+    """DANN whose domain classifier sees the outer product of features and predictions (CDAN; `entropy`: CDAN+E)."""
 
     adapts = True
     compares_two = True
@@ -34,14 +36,24 @@ class ConditionalAdversarial(Method):
         """How fast the reversal grows, as in DANN."""
         entropy: bool = True
         """Images count the more the surer their prediction is, by 1 + exp(-entropy). No gradient through that."""
+        joint: Literal["auto", "outer", "random"] = "auto"
+        """What the domain classifier sees: the `outer` product of features and predictions, or a `random` map of it.
+        `auto`, the paper's rule: the product where it has at most 4096 entries; else the map, and the log says so."""
         random_width: int = Field(1024, ge=1)
-        """Width of the random map that takes the outer product's place where that is wider than 4096, as in the
-        paper."""
+        """Width of the random map."""
 
     def __init__(self, network: Network, config: Config):
         super().__init__(network, config)
         classes, width = network.weight.shape
-        outer = classes * width <= MOST_PRODUCTS
+        outer = self.options.joint == "outer"
+        if self.options.joint == "auto":
+            outer = classes * width <= MOST_PRODUCTS
+            if not outer:
+                self.note = (
+                    f"method 'cdan': a random map of {self.options.random_width} stands for the outer product: {width} "
+                    f"features x {classes} classes are more than {MOST_PRODUCTS}; method_options.joint=outer takes the "
+                    "product all the same"
+                )
         joint = classes * width if outer else self.options.random_width
         self.modules["joint"] = _OuterProduct() if outer else _RandomMap(width, classes, joint)
         self.modules["domain"] = domain_classifier(joint, self.options.hidden)
