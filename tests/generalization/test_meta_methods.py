@@ -397,6 +397,7 @@ def test_a_meta_method_runs_on_the_features_of_a_frozen_backbone(execute, tmp_pa
         ("metareg", ["runtime.accumulate=2"], "'metareg' cannot add up parts of a batch"),
         ("mldg", ["runtime.accumulate=3"], "each of 3 parts of a batch .* needs two images of each .* got 4"),
         ("mldg", ["method_options.inner_lrr=1"], "did you mean 'inner_lr'"),
+        ("metareg", ["model.weight_norm=true"], "'metareg' learns a penalty of the weights themselves"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(execute, tmp_path, name, overrides, message):

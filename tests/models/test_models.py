@@ -82,6 +82,75 @@ def test_without_head_x_is_the_backbone_feature():
     assert network.classifier.bias is None
 
 
+def test_a_list_of_widths_makes_so_many_layers_and_x_is_the_last_ones_output():
+    """Each with its BatchNorm and ReLU, dropout between them; a list of one is the number alone."""
+    settings = {"backbone": "digits_cnn", "weights": "none", "head_batch_norm": True, "dropout": 0.5}
+    network = create_network(ModelSettings(head=[6, 4], **settings), 5, 1).eval()
+    kinds = [type(layer).__name__ for layer in network.head]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear", "BatchNorm1d", "ReLU"]
+    images = torch.rand(3, 1, 28, 28)
+    hidden = torch.relu(network.head[1](network.head[0](network.backbone(images))))
+    x = torch.relu(network.head[5](network.head[4](hidden)))
+    output = network(images)
+    torch.testing.assert_close(output.features, x)
+    torch.testing.assert_close(output.logits, x @ network.weight.T + network.classifier.bias)
+    alone, listed = (create_network(ModelSettings(head=head, **settings), 5, 1) for head in (6, [6]))
+    assert list(alone.state_dict()) == list(listed.state_dict()) and len(alone.head) == len(listed.head) == 3
+
+
+def test_without_an_activation_x_has_both_signs_and_is_what_the_norm_left():
+    settings = ModelSettings(
+        backbone="digits_cnn", weights="none", head=[8, 6], head_batch_norm=True, head_activation="none"
+    )
+    network = create_network(settings, 5, 1)
+    features = network(torch.rand(16, 1, 28, 28)).features
+    assert [type(layer).__name__ for layer in network.head] == [
+        "Linear",
+        "BatchNorm1d",
+        "ReLU",
+        "Linear",
+        "BatchNorm1d",
+    ]
+    torch.testing.assert_close(features.mean(0), torch.zeros(6), rtol=0, atol=1e-5)
+    assert describe_network(settings, "ab") == {
+        **describe_network(settings.model_copy(update={"head_activation": "relu"}), "ab"),
+        "head_activation": "none",
+    }
+
+
+def test_weight_norm_trains_lengths_and_directions_and_w_is_their_product(tmp_path):
+    """W = g v / |v| row by row. A row is as long whatever v is, so the gradient by v is at right angles to v."""
+    settings = ModelSettings(backbone="digits_cnn", weights="none", head=4, weight_norm=True)
+    network = create_network(settings, 3, 1)
+    length, direction = (getattr(network.classifier.parametrizations.weight, f"original{i}") for i in (0, 1))
+    with torch.no_grad():
+        length.copy_(torch.tensor([[2.0], [5.0], [1.0]]))
+    expected = length * direction / direction.norm(dim=1, keepdim=True)
+    torch.testing.assert_close(network.weight, expected)
+    output = network(torch.rand(6, 1, 28, 28))
+    torch.testing.assert_close(output.logits, output.features @ expected.T + network.classifier.bias)
+    output.logits.sin().sum().backward()
+    assert direction.grad.abs().sum() > 0 and length.grad.abs().min() > 0
+    torch.testing.assert_close((direction.grad * direction).sum(1), torch.zeros(3), rtol=0, atol=1e-5)
+    assert sorted(map(id, network.parameters())) == sorted(
+        id(p) for group in network.parameter_groups().values() for p in group
+    )
+    # Drawn anew, saved and read, its W is all that counts.
+    network.classifier.reset_parameters()
+    assert not torch.equal(network.weight, expected) and not network.weight.isnan().any()
+    what = describe_network(settings, "abc")
+    save_network(network, tmp_path / "a.safetensors", what)
+    other = create_network(settings, 3, 1)
+    load_network(other, tmp_path / "a.safetensors", what)
+    assert torch.equal(other.weight, network.weight)
+    plain = settings.model_copy(update={"weight_norm": False})
+    with pytest.raises(UserError, match="another network: weight_norm is True, not False"):
+        load_network(create_network(plain, 3, 1), tmp_path / "a.safetensors", describe_network(plain, "abc"))
+    save_network(create_network(plain, 3, 1), tmp_path / "b.safetensors", describe_network(plain, "abc"))
+    with pytest.raises(UserError, match="another network: weight_norm is False, not True"):
+        load_network(other, tmp_path / "b.safetensors", what)
+
+
 def test_dropout_leaves_the_feature_alone():
     network = create_network(ModelSettings(backbone="digits_cnn", weights="none", head=64, dropout=0.5), 5, 1)
     for layer in batch_norms(network):

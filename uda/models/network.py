@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 from uda.classification import LOSSES, ClassificationLoss, CrossEntropy
 from uda.models.backbones import architecture, create_backbone
+from uda.models.weights import LATER
 from uda.settings import ModelSettings
 
 
@@ -39,11 +42,27 @@ class Prediction:
 
 
 class Classifier(nn.Linear):
-    """The last layer: weight (K, D) and bias (K,), and the loss that makes logits of them."""
+    """The last layer: weight (K, D) and bias (K,), and the loss that makes logits of them.
 
-    def __init__(self, width: int, num_classes: int, bias: bool, loss: ClassificationLoss):
+    With `weight_norm` the parameters are each row's length (K, 1) and direction (K, D), and `weight` is computed of
+    them: it is what predicts, what angles are measured to, and no name in the state.
+    """
+
+    def __init__(self, width: int, num_classes: int, bias: bool, loss: ClassificationLoss, weight_norm: bool = False):
         super().__init__(width, num_classes, bias)
         self.loss = loss
+        if weight_norm:
+            parametrizations.weight_norm(self)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw weight and bias anew, as nn.Linear does."""
+        if not parametrize.is_parametrized(self):
+            return super().reset_parameters()
+        drawn = nn.Linear(self.in_features, self.out_features, self.bias is not None)
+        self.weight = drawn.weight.detach()  # its lengths and directions become the parameters
+        if self.bias is not None:
+            self.bias.copy_(drawn.bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) -> (B, K)."""
@@ -51,16 +70,18 @@ class Classifier(nn.Linear):
 
 
 class Network(nn.Module):
-    """Backbone, an optional head (Linear, ReLU), and a classifier.
+    """Backbone, an optional head (Linear, ReLU), and a classifier. x is the classifier's input.
 
     Args:
         backbone: images (B, C, S, S) to pooled features (B, `width`).
         width: the backbone's feature width.
         num_classes: K.
-        head: width D of the head; None puts the classifier on the backbone.
-        dropout: dropout before the classifier.
+        head: widths of the head's layers, the last is D; None puts the classifier on the backbone.
+        dropout: dropout before the classifier, and between the head's layers.
         bias: whether the classifier has biases.
         head_batch_norm: BatchNorm in the head, between Linear and ReLU.
+        head_activation: `relu` or `none`, at the head's end.
+        weight_norm: weight normalisation of the classifier.
         loss: what makes logits of features and class weights; None: the linear classifier's cross-entropy.
     """
 
@@ -69,21 +90,26 @@ class Network(nn.Module):
         backbone: nn.Module,
         width: int,
         num_classes: int,
-        head: int | None = None,
+        head: int | Sequence[int] | None = None,
         dropout: float = 0.0,
         bias: bool = True,
         head_batch_norm: bool = False,
+        head_activation: str = "relu",
+        weight_norm: bool = False,
         loss: ClassificationLoss | None = None,
     ):
         super().__init__()
         self.backbone = backbone
-        if head:
-            normalisation = [nn.BatchNorm1d(head)] if head_batch_norm else []
-            self.head = nn.Sequential(nn.Linear(width, head), *normalisation, nn.ReLU())
-        else:
-            self.head = nn.Identity()
+        widths = [] if head is None else [head] if isinstance(head, int) else list(head)
+        layers: list[nn.Module] = []
+        for before, after in pairwise([width, *widths]):
+            layers += [nn.Dropout(dropout)] if layers and dropout else []
+            layers += [nn.Linear(before, after), *([nn.BatchNorm1d(after)] if head_batch_norm else []), nn.ReLU()]
+        if layers and head_activation == "none":
+            del layers[-1]
+        self.head = nn.Sequential(*layers) if layers else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.classifier = Classifier(head or width, num_classes, bias, loss or CrossEntropy())
+        self.classifier = Classifier([width, *widths][-1], num_classes, bias, loss or CrossEntropy(), weight_norm)
 
     @property
     def loss(self) -> ClassificationLoss:
@@ -124,8 +150,9 @@ def describe_network(settings: ModelSettings, classes: Sequence[str]) -> dict[st
 
     Not the tag of the backbone's first weights: it names values, and the file has its own.
     """
-    backbone = architecture(settings.backbone)
-    return {"backbone": backbone, "head": settings.head, "bias": settings.bias, "classes": list(classes)}
+    found = {"backbone": architecture(settings.backbone), "head": settings.head, "bias": settings.bias}
+    later = {name: getattr(settings, name) for name, usual in LATER.items() if getattr(settings, name) != usual}
+    return {**found, **later, "classes": list(classes)}
 
 
 def create_network(settings: ModelSettings, num_classes: int, in_channels: int) -> Network:
@@ -143,5 +170,7 @@ def network_on(backbone: nn.Module, width: int, settings: ModelSettings, num_cla
         settings.dropout,
         settings.bias,
         settings.head_batch_norm,
+        settings.head_activation,
+        settings.weight_norm,
         LOSSES[settings.loss](**settings.loss_options),
     )

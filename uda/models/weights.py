@@ -13,6 +13,9 @@ from uda.atomic import write_bytes
 from uda.errors import UserError
 from uda.models.weight_files import best_fit, file_of, read_weights, shape_differences
 
+#: What a description names where it is otherwise: settings that files from before them do not know.
+LATER = {"head_activation": "relu", "weight_norm": False}
+
 
 def save_network(network: nn.Module, path: Path, description: dict[str, object]) -> None:
     """Write all of a network's tensors, atomically, with what it is (backbone, head, classes) as metadata."""
@@ -34,10 +37,11 @@ def load_network(network: nn.Module, path: str | Path, description: dict[str, ob
     """
     key, file = "source.checkpoint", file_of(path)
     content, saved = read_weights(file, key), _description(file)
+    has = LATER | saved if saved else {}
     differences = [
-        f"{name} is {saved[name]!r}, not {wanted!r}"
-        for name, wanted in description.items()
-        if name in saved and saved[name] != wanted
+        f"{name} is {has[name]!r}, not {wanted!r}"
+        for name, wanted in (LATER | description if description else {}).items()
+        if name in has and has[name] != wanted
     ]
     another = f"{key}: {file} is a checkpoint of another network"
     if differences:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from uda.data.loaders import Batch
+from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods.base import METHODS, GeneralizationMethod
 from uda.generalization.methods.inner import descended, gradients
@@ -65,6 +66,8 @@ class MetaReg(GeneralizationMethod):
 
     def __init__(self, network: Network, config: GeneralizationConfig, num_domains: int):
         super().__init__(network, config, num_domains)
+        if config.model.weight_norm:
+            raise UserError("model.weight_norm: 'metareg' learns a penalty of the weights themselves; set it to false")
         self.modules["classifiers"] = nn.ModuleList(_fresh(network.classifier) for _ in range(num_domains))
         self.modules["regulariser"] = WeightedL1(network.weight.shape, self.options.initial)
 
