@@ -27,9 +27,12 @@ SMALL = (
 )
 NEEDED = {
     "adr": ["model.dropout=0.5"],
-    "mcd": ["model.dropout=0.5", "model.head_batch_norm=true"],
+    "mcd": ["model.dropout=0.5", "model.head_batch_norm=true", "model.head=[8, 8]"],
     "fixmatch": ["adaptation.strong={scale: [0.5, 1.0], rand_augment: 9}"],
-    "shot": ["source.epochs=1", "adaptation.batch.source=0"],
+    "shot": [
+        *("source.epochs=1", "adaptation.batch.source=0", "method_options.labels_from=2"),
+        *("model.head_batch_norm=true", "model.head_activation=none", "model.weight_norm=true"),
+    ],
 }
 SEPARATE = "adaptation.forward=separate"
 ADAPTING = sorted(name for name, method in METHODS.items() if method.adapts)
@@ -117,6 +120,21 @@ def test_fixmatch_sees_two_views(execute, tmp_path, monkeypatch):
     for batch in seen:
         assert batch.view.tolist() == [0] * 9 + [1] * 5 and batch.is_target.tolist() == [False] * 4 + [True] * 10
         assert not torch.equal(batch.images[4:9], batch.images[9:])
+
+
+def test_shot_has_labels_from_the_interval_on_that_is_named(execute, tmp_path, monkeypatch):
+    """Reports after 3, 6 and 7 steps: from the second interval on is from the fourth step on."""
+    seen, loss = [], METHODS["shot"].loss
+
+    def watched(self, batch):
+        value, scalars = loss(self, batch)
+        seen.append((bool(batch.labelled.any()), bool(batch.labelled.all()), float(scalars["loss/labels"])))
+        return value, scalars
+
+    monkeypatch.setattr(METHODS["shot"], "loss", watched)
+    execute(tmp_path / "run", "shot")
+    assert seen[:3] == [(False, False, 0.0)] * 3
+    assert len(seen) == 7 and all(every and value > 0 for _, every, value in seen[3:])
 
 
 def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_path, monkeypatch, tiny):

@@ -99,6 +99,23 @@ def test_backbone_learns_at_its_own_rate_and_zero_freezes_it():
     assert moved and not any(name.startswith("backbone.") for name in moved)
 
 
+def test_the_backbone_may_have_a_momentum_of_its_own():
+    """Three steps down a slope of 1: without momentum 3 lr; with 0.5 the steps are 1, 1.5 and 1.75 times lr."""
+    moved = {}
+    for own in (None, 0.0):
+        weights = {role: [nn.Parameter(torch.zeros(1))] for role in ("backbone", "new")}
+        settings = OptimSettings(lr=0.1, momentum=0.5, backbone_momentum=own, nesterov=False, weight_decay=0)
+        optimization = Optimization(weights, settings, 3)
+        for _ in range(3):
+            optimization.begin_step()
+            optimization.descend(sum(parameter.sum() for (parameter,) in weights.values()))
+        moved[own] = {role: -parameter.item() for role, (parameter,) in weights.items()}
+    assert moved[None] == pytest.approx({"backbone": 0.425, "new": 0.425})
+    assert moved[0.0] == pytest.approx({"backbone": 0.3, "new": 0.425})
+    adam = Optimization(weights, OptimSettings(name="adamw", momentum=0.8, backbone_momentum=0.1), 3).optimizer
+    assert [group["betas"][0] for group in adam.param_groups] == [0.1, 0.8]
+
+
 def test_descend_only_moves_the_named_group():
     network = tiny_network()
     optimization = Optimization(network.parameter_groups(), OptimSettings(lr=0.1), 1)

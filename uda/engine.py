@@ -97,30 +97,22 @@ class Optimization:
         self.total_steps = total_steps
         self.scaler = scaler
         self.steps_done = 0
-        scales = {"backbone": settings.backbone_lr_scale}
+        sgd = settings.name == "sgd"
         self.parameters = {role: [p for p in parameters if p.requires_grad] for role, parameters in groups.items()}
-        param_groups = [
-            {"params": parameters, "lr": settings.lr, "base_lr": settings.lr * scales.get(role, 1.0), "role": role}
-            for role, parameters in self.parameters.items()
-            if parameters
-        ]
-        if settings.name == "sgd":
-            self.optimizer = torch.optim.SGD(
-                param_groups,
-                lr=settings.lr,
-                momentum=settings.momentum,
-                nesterov=settings.nesterov and settings.momentum > 0,
-                weight_decay=settings.weight_decay,
-                fused=fused or None,
-            )
-        else:
-            self.optimizer = torch.optim.AdamW(
-                param_groups,
-                lr=settings.lr,
-                betas=(settings.momentum, 0.999),
-                weight_decay=settings.weight_decay,
-                fused=fused or None,
-            )
+        param_groups = []
+        for role, parameters in self.parameters.items():
+            scale, momentum = 1.0, settings.momentum
+            if role == "backbone":
+                scale = settings.backbone_lr_scale
+                momentum = momentum if settings.backbone_momentum is None else settings.backbone_momentum
+            own = {"betas": (momentum, 0.999)}
+            if sgd:
+                own = {"momentum": momentum, "nesterov": settings.nesterov and momentum > 0}
+            base_lr = settings.lr * scale
+            if parameters:
+                param_groups.append({"params": parameters, "lr": settings.lr, "base_lr": base_lr, "role": role, **own})
+        kind = torch.optim.SGD if sgd else torch.optim.AdamW
+        self.optimizer = kind(param_groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused or None)
         self._fill_momenta()
 
     def _fill_momenta(self) -> None:

@@ -228,7 +228,7 @@ class Run(Session):
             begun = self.progress.epoch == interval and self.progress.step
             if self.method.prepares and not begun:
                 predicted = predicted or self._adapted_predict()
-                found = self.method.prepare(predicted.whole) if self.ranks.is_main else {}
+                found = self.method.prepare(predicted.whole, interval) if self.ranks.is_main else {}
                 self.method.prepared = self.ranks.broadcast_arrays(found)
             return self._adaptation_batches().window(settings.interval * interval, plan[interval])
 

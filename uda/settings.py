@@ -239,6 +239,8 @@ class OptimSettings(Settings):
     """Learning rate of the backbone as a multiple of `lr`."""
     momentum: float = Field(0.9, ge=0, lt=1)
     """SGD's momentum, AdamW's first beta."""
+    backbone_momentum: float | None = Field(None, ge=0, lt=1)
+    """The backbone's; null: `momentum`, as for all others. MCD's authors train their generator without any."""
     nesterov: bool = True
     """SGD with Nesterov's momentum."""
     weight_decay: float = Field(5e-4, ge=0)

@@ -104,13 +104,8 @@ def test_without_an_activation_x_has_both_signs_and_is_what_the_norm_left():
     )
     network = create_network(settings, 5, 1)
     features = network(torch.rand(16, 1, 28, 28)).features
-    assert [type(layer).__name__ for layer in network.head] == [
-        "Linear",
-        "BatchNorm1d",
-        "ReLU",
-        "Linear",
-        "BatchNorm1d",
-    ]
+    kinds = [type(layer).__name__ for layer in network.head]
+    assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
     torch.testing.assert_close(features.mean(0), torch.zeros(6), rtol=0, atol=1e-5)
     assert describe_network(settings, "ab") == {
         **describe_network(settings.model_copy(update={"head_activation": "relu"}), "ab"),

@@ -83,8 +83,10 @@ class Method:
         optimizer.descend(loss)
         return {"loss": loss.detach(), **parts}
 
-    def prepare(self, prediction: Prediction) -> dict[str, np.ndarray]:
+    def prepare(self, prediction: Prediction, interval: int) -> dict[str, np.ndarray]:
         """What the method takes from a prediction of the whole target; `prepared` has it until the next report.
+
+        `interval` counts the reports before it, from 0.
 
         Called before each interval of the adaptation stage, on rank 0 of a job. The array `labels`, class numbers (N,)
         int64 or distributions (N, K) float32, is what the batches hold as labels of target images.

@@ -26,12 +26,17 @@ class SourceHypothesisTransfer(Method):
 
         weight: float = Field(0.3, ge=0)
         """Of the cross-entropy with the centroids' labels beside information maximisation (the paper's beta)."""
+        labels_from: int = Field(1, ge=1)
+        """First of the intervals (`adaptation.evaluate_every`), counted from 1, with the centroids' labels. Before it
+        information maximisation stands alone; the authors' code has 2 for VisDA-2017."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         """All but the classifier, which is the source's hypothesis."""
         return {"backbone": list(self.network.backbone.parameters()), "new": list(self.network.head.parameters())}
 
-    def prepare(self, prediction: Prediction) -> dict[str, np.ndarray]:
+    def prepare(self, prediction: Prediction, interval: int) -> dict[str, np.ndarray]:
+        if interval + 1 < self.options.labels_from:
+            return {}  # images without a label: their cross-entropy is 0
         return {"labels": centroid_labels(prediction)}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
