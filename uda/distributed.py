@@ -1,22 +1,26 @@
 """The processes of one job, as torchrun starts them: who reads what, and what all of them must agree on.
 
 Every process ("rank") holds the whole network. A training batch is dealt out image by image, a predict pass in
-contiguous rows; gradients are averaged in `Ranks.average_gradients`, so that a method with several phases needs no
-wrapper around its network. A run by itself is the job of one rank: nothing is sent, and the code is the same.
+contiguous rows. Gradients are averaged over the ranks: while the backward pass goes on where a step is one of them
+(`Ranks.averaged_loss`, torch's DistributedDataParallel), and before each update where a method has several phases
+(`Ranks.average_gradients`). A run by itself is the job of one rank: nothing is sent.
 """
 
 import io
 import os
 import re
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from uda.errors import UserError
 
@@ -66,7 +70,7 @@ class Ranks:
         if self.world == 1:
             return array
         total = torch.from_numpy(np.array(array, copy=True, ndmin=1))
-        with self._together():
+        with self.together():
             dist.all_reduce(total)
         return total.numpy().reshape(np.shape(array))
 
@@ -75,7 +79,7 @@ class Ranks:
         if self.world == 1:
             return list(values)
         largest = torch.tensor(values, dtype=torch.float64)
-        with self._together():
+        with self.together():
             dist.all_reduce(largest, op=dist.ReduceOp.MAX)
         return largest.tolist()
 
@@ -97,7 +101,7 @@ class Ranks:
         sent = torch.from_numpy(padded.reshape(-1).view(np.uint8))
         receives = everywhere or self.is_main
         pieces = [torch.empty_like(sent) for _ in range(self.world)] if receives else None
-        with self._together():
+        with self.together():
             if everywhere:
                 dist.all_gather(pieces, sent)
             else:
@@ -115,7 +119,7 @@ class Ranks:
         if self.world == 1:
             return content
         size = torch.tensor([-1 if content is None else len(content)])
-        with self._together():
+        with self.together():
             dist.broadcast(size, src=0)
             if size < 0:
                 return None
@@ -137,11 +141,32 @@ class Ranks:
     def broadcast_network(self, network: nn.Module) -> None:
         """Give every rank the parameters and buffers of rank 0."""
         if self.world > 1:
-            with self._together():
+            with self.together():
                 for tensor in network.state_dict().values():
                     carried = tensor.detach().contiguous()
                     dist.broadcast(carried, src=0)
                     tensor.copy_(carried)
+
+    def averaged_loss(
+        self, loss: Callable[..., tuple[Tensor, dict[str, Tensor]]], parameters: Iterable[nn.Parameter]
+    ) -> DistributedDataParallel:
+        """A loss whose backward pass averages the gradients over the ranks, in buckets, while it still goes on.
+
+        A call whose gradients are to be added to and not averaged yet goes into its `no_sync()`.
+
+        Args:
+            loss: gives the scalar to descend and its parts.
+            parameters: get the gradients; one that no rank's loss has keeps None. They lose those that they have now.
+        """
+        _silence_reducer()
+        moved = _Loss(loss, parameters)
+        for parameter in moved.moved:
+            parameter.grad = None  # it may be a view of the buckets of a stage before, and keep their memory
+        # A rank's images may leave out what another's use. With this setting the buckets also stay as they are after
+        # the first step: a run that is resumed adds up in the same order as one that was not interrupted.
+        return DistributedDataParallel(
+            moved, find_unused_parameters=True, gradient_as_bucket_view=True, init_sync=False
+        )
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every gradient by its mean over the ranks; one that no rank has stays None.
@@ -152,10 +177,13 @@ class Ranks:
         if self.world == 1:
             return
         parameters = list(parameters)
-        there = [parameter.grad is not None for parameter in parameters]
+        missing = [number for number, parameter in enumerate(parameters) if parameter.grad is None]
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        gradients.append(gradients[0].new_tensor(there))
-        with self._together(), torch.no_grad():
+        there = gradients[0].new_ones(len(parameters))
+        for number in missing:
+            there[number].zero_()  # filled on the device: a copy from the host would wait for the device
+        gradients.append(there)
+        with self.together(), torch.no_grad():
             under_way: deque[tuple[list[Tensor], Tensor, dist.Work]] = deque()
             for bucket in _buckets(gradients):
                 flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
@@ -164,11 +192,11 @@ class Ranks:
                     self._take_back(*under_way.popleft())
             while under_way:
                 self._take_back(*under_way.popleft())
-        if not all(there):  # looked at in this case alone: reading it makes a GPU wait
-            somewhere = (gradients[-1] > 0).tolist()
-            for parameter, gradient, present in zip(parameters, gradients, somewhere, strict=False):
-                if parameter.grad is None and present:
-                    parameter.grad = gradient
+        if missing:  # looked at in this case alone: reading it makes a GPU wait
+            somewhere = (there > 0).tolist()
+            for number in missing:
+                if somewhere[number]:
+                    parameters[number].grad = gradients[number]
 
     def _take_back(self, bucket: list[Tensor], flat: Tensor, work: dist.Work) -> None:
         work.wait()
@@ -180,7 +208,7 @@ class Ranks:
         """Replace floating tensors by their mean over the ranks, each rank with its weight."""
         if self.world == 1 or not tensors:
             return
-        with self._together(), torch.no_grad():
+        with self.together(), torch.no_grad():
             weights = tensors[0].new_tensor([weight], dtype=torch.float64)
             flat = torch.cat([*(tensor.double().reshape(-1) * weight for tensor in tensors), weights])
             dist.all_reduce(flat)
@@ -209,7 +237,11 @@ class Ranks:
                 )
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
+        """Around what needs the other ranks. Raises RankLostError where one of them is gone."""
+        if self.world == 1:
+            yield
+            return
         try:
             yield
         except RuntimeError as error:  # there is no class of its own for a lost peer
@@ -220,6 +252,42 @@ class Ranks:
                 f"another process of this job has ended or was killed ({reason}); what was saved stands: the same "
                 "command goes on from there"
             ) from None
+
+
+class _Loss(nn.Module):
+    """A loss as DistributedDataParallel takes it: a module with the parameters that get the gradients.
+
+    It holds no network, so that no tensor of a network gets another name.
+    """
+
+    def __init__(self, loss: Callable[..., tuple[Tensor, dict[str, Tensor]]], parameters: Iterable[nn.Parameter]):
+        super().__init__()
+        self.loss = loss
+        self.moved = nn.ParameterList(parameters)
+
+    def forward(self, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
+        """The scalar to descend and its parts."""
+        loss, parts = self.loss(batch)
+        # A part with a graph would make parameters count as used that the loss gives no gradient.
+        return loss, {name: part.detach() for name, part in parts.items()}
+
+
+@cache
+def _silence_reducer() -> None:
+    """Keep two warnings from the terminal: that no parameter was unused, and of strides of sides of length 1.
+
+    The first comes once in a process, from C++ to the file of stderr, where Python's filters do not see it: a wrapper
+    that is thrown away gives it to nobody.
+    """
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        DistributedDataParallel(nn.Linear(1, 1), find_unused_parameters=True, init_sync=False)(torch.zeros(1, 1))
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

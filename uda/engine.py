@@ -10,6 +10,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from uda.data.loaders import Batch, Batches
 from uda.device import apply_settings, loader_workers, settle
@@ -94,6 +95,8 @@ class Optimization:
         self.settings = settings
         self.ranks = ranks or Ranks()
         self.weight = 1.0
+        self.averaged_loss: DistributedDataParallel | None = None
+        """A method's loss whose backward pass averages the gradients; None: `update` averages them."""
         self.total_steps = total_steps
         self.scaler = scaler
         self.steps_done = 0
@@ -127,6 +130,11 @@ class Optimization:
                     state = self.optimizer.state[parameter]
                     if state.get("momentum_buffer") is None:
                         state["momentum_buffer"] = torch.zeros_like(parameter)
+
+    @property
+    def moving(self) -> list[nn.Parameter]:
+        """All parameters that it moves."""
+        return [parameter for group in self.parameters.values() for parameter in group]
 
     def schedule(self, step: int) -> float:
         """The learning rate's factor at a step, from step and total alone: nothing to save for a resume."""
@@ -164,17 +172,22 @@ class Optimization:
         """Add the gradient of `loss`, weighted as the part of the batch that it is of."""
         if self.weight != 1:
             loss = loss * self.weight
-        with torch.autocast(loss.device.type, enabled=False):  # gradients run in the types of their forward
+        # Gradients run in the types of their forward. Other ranks are met here where the pass averages them.
+        with self.ranks.together(), torch.autocast(loss.device.type, enabled=False):
             (self.scaler.scale(loss) if self.scaler else loss).backward()
 
-    def update(self, only: str | None = None, parts: int = 1) -> None:
-        """Move the parameters by the gradients that are there, the sum of those of so many `parts` of a batch."""
+    def update(self, only: str | None = None, parts: int = 1, averaged: bool = False) -> None:
+        """Move the parameters by the gradients that are there, the sum of those of so many `parts` of a batch.
+
+        `averaged`: they are the means over the ranks already.
+        """
         for role, parameters in self.parameters.items():
             if only is not None and role != only:
                 for parameter in parameters:
                     parameter.grad = None
-        moving = self.parameters[only] if only else [p for group in self.parameters.values() for p in group]
-        self.ranks.average_gradients(moving)
+        moving = self.parameters[only] if only else self.moving
+        if not averaged:
+            self.ranks.average_gradients(moving)
         if parts > 1:
             torch._foreach_div_([p.grad for p in moving if p.grad is not None], parts)
         if self.settings.clip_grad is not None:
@@ -278,7 +291,12 @@ class Engine:
         """An optimiser for a method's parameters."""
         fp16 = self.settings.precision == "fp16" and self.device.type == "cuda"
         scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
-        return Optimization(method.parameter_groups(), settings, total_steps, scaler, self.settings.fused, self.ranks)
+        optimization = Optimization(
+            method.parameter_groups(), settings, total_steps, scaler, self.settings.fused, self.ranks
+        )
+        if self.ranks.world > 1 and type(method).step is Method.step:
+            optimization.averaged_loss = self.ranks.averaged_loss(method.loss, optimization.moving)
+        return optimization
 
     def fit(
         self,
@@ -351,10 +369,19 @@ class Engine:
         return dict(zip(means, over_ranks.tolist(), strict=True))
 
     def _step(self, method: Method, batch: Batch, optimization: Optimization) -> dict[str, Tensor]:
-        parts = self.settings.accumulate
-        if parts == 1:
-            optimization.weight = batch.weight
+        if self.settings.accumulate > 1:
+            return self._step_in_parts(method, batch, optimization)
+        optimization.weight = batch.weight
+        if optimization.averaged_loss is None:
             return method.step(batch, optimization, method.progress)
+        loss, scalars = optimization.averaged_loss(batch)
+        optimization.optimizer.zero_grad(set_to_none=True)
+        optimization.backward(loss)
+        optimization.update(averaged=True)
+        return {"loss": loss.detach(), **scalars}
+
+    def _step_in_parts(self, method: Method, batch: Batch, optimization: Optimization) -> dict[str, Tensor]:
+        parts, averaged_loss = self.settings.accumulate, optimization.averaged_loss
         sums: dict[str, Tensor] = {}
         statistics = self.running_statistics()
         before, totals = (
@@ -362,10 +389,14 @@ class Engine:
             [torch.zeros_like(tensor) for tensor in statistics],
         )
         optimization.optimizer.zero_grad(set_to_none=True)
-        for part in batch.dealt(parts):
+        for number, part in enumerate(batch.dealt(parts), 1):
             part = part.to(self.device, memory_format=self.memory_format)  # dealt out, its images are not dense
             optimization.weight = part.weight
-            loss, scalars = method.loss(part)
+            if averaged_loss is None:
+                loss, scalars = method.loss(part)
+            else:
+                with averaged_loss.no_sync() if number < parts else nullcontext():
+                    loss, scalars = averaged_loss(part)
             optimization.backward(loss)
             for name, value in {"loss": loss.detach(), **scalars}.items():
                 sums[name] = sums.get(name, 0) + part.weight * value / parts
@@ -375,7 +406,7 @@ class Engine:
                 tensor.copy_(old)
         for tensor, total in zip(statistics, totals, strict=True):
             tensor.copy_(total / parts)
-        optimization.update(parts=parts)
+        optimization.update(parts=parts, averaged=averaged_loss is not None)
         return sums
 
     def _train_mode(self, freeze_batch_norm: bool) -> None:
