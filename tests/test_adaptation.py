@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -230,11 +231,18 @@ def test_self_training_with_a_loss_on_unlabelled_images(tiny, tmp_path):
     assert Run(config).execute()["rounds"]
 
 
-def test_dry_run_tells_the_plan(tiny, capsys):
-    assert main(["--cfg", str(tiny), "--dry-run", "method=mcd", *SMALL, *NEEDED["mcd"]]) == 0
+@pytest.mark.parametrize(
+    ("name", "steps", "source", "images"), [("mcd", 7, 4, 9), ("fixmatch", 7, 4, 14), ("shot", 11, 0, 5)]
+)
+def test_dry_run_tells_the_plan_and_tries_out_each_stage(tiny, in_folder, capsys, name, steps, source, images):
+    """SHOT has a source stage of 4 steps, and labels to prepare; FixMatch's target images come in two views."""
+    assert main(["--cfg", str(tiny), "--dry-run", f"method={name}", *SMALL, *NEEDED[name]]) == 0
     out = capsys.readouterr().out
-    assert "adapts   7 steps of 4 source + 5 target images, a report every 3" in out
-    assert "7 training steps" in out
+    assert f"adapts   7 steps of {source} source + 5 target images, a report every 3" in out
+    assert f"cost     {steps} training steps" in out
+    assert re.search(rf"^pace     adapting [\d.]+ s a step of {images} images, \d+ % of it waiting", out, re.MULTILINE)
+    assert ("pace     source" in out) == (name == "shot")
+    assert list(in_folder.iterdir()) == []
 
 
 def test_results_name_no_selector(execute, tmp_path):

@@ -337,7 +337,8 @@ def test_adapted_batch_norm_takes_whole_batches(tiny, tmp_path, monkeypatch):
 def test_dry_run_checks_all_and_writes_nothing(tiny, in_folder, capsys):
     assert main(["--cfg", str(tiny), "--dry-run"]) == 0
     out = capsys.readouterr().out
-    assert "training steps" in out and "parameters" in out and "nothing was written" in out
+    assert "10 training steps, 96 images predicted" in out and "parameters" in out and "nothing was written" in out
+    assert [line.split()[1] for line in out.split("\n") if line.startswith("pace")] == ["source", "rounds", "predict"]
     assert list(in_folder.iterdir()) == []
 
 

@@ -94,6 +94,14 @@ def apply_settings(settings: RuntimeSettings) -> None:
         keep_memory()
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait until a device has done all that it was given. A CPU has done it when a call returns."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def loader_workers(settings: RuntimeSettings, in_memory: bool) -> int:
     """Loader processes: none for images in memory, else up to 8 and at most this process's share of the cores."""
     if settings.workers is not None:

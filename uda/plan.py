@@ -1,13 +1,13 @@
 """What a run will do and what it will cost, for a person to read before it starts."""
 
 import math
-import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from uda.data.loaders import epoch_batches
 from uda.device import describe
+from uda.pace import Pace, peak_memory, predict_pace, training_pace
 from uda.thresholds import portion_schedule
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def epoch_steps(natural: int, epochs: int, steps: int | None) -> list[int]:
 
 def plan(run: "Run") -> str:
     """What will be done, in lines."""
-    config, network = run.config, run.engine.network
+    config, network, work = run.config, run.engine.network, work_of_run(run)
     source, target = run.domains.source.images, run.domains.target.images
     parameters = sum(p.numel() for p in network.parameters())
     if config.source.checkpoint:
@@ -34,7 +34,7 @@ def plan(run: "Run") -> str:
     elif not config.trains_source:
         start = "no stage of its own"
     else:
-        start = f"{source_steps(run):,} steps of {config.source.batch_size}"
+        start = f"{work.source_steps:,} steps of {config.source.batch_size}"
     lines = [
         f"run      {config.name}, seed {config.seed}, method {config.method} -> {run.folder.path}",
         f"data     {_images(len(source), 'labelled source', config.data.sources)}, "
@@ -88,18 +88,67 @@ def compute_line(run: "Session", in_memory: bool) -> str:
     return f"compute  {job}{describe(run.engine.settings, run.engine.workers(in_memory))}"
 
 
-def source_steps(run: "Run") -> int:
+@dataclass(frozen=True)
+class Work:
+    """What a run has to do, as if every class kept its portion of the target images."""
+
+    source_steps: int
     """Optimiser steps of the source stage."""
-    settings = run.config.source
-    if not run.config.trains_source:
-        return 0
-    return sum(epoch_steps(len(run.feeds.source(0, None)), settings.epochs, settings.steps))
+    source_images: int
+    """Images in each of them, of all processes."""
+    later_steps: int
+    """Optimiser steps of all rounds, or of the adaptation."""
+    later_images: int
+    """Images in each of them, of all processes; one in two views counts twice."""
+    reports: int
+    """Rounds, or intervals of the adaptation; a predict pass stands at the end of each."""
+    predicted: int
+    """Images that go through the network in eval mode: predict passes, and AdaBN's where it is asked for."""
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps in all."""
+        return self.source_steps + self.later_steps
 
 
-def round_steps(run: "Run") -> int:
-    """Optimiser steps of all rounds, as if every class kept its portion."""
-    counts = (len(domain.images) for domain in (run.domains.source, run.domains.target))
-    return sum(steps_of_rounds(run.config, *counts)) if run.rounds else 0
+def work_of(config: "Config", num_source: int, num_target: int, parts: int = 1) -> Work:
+    """The work that a config asks for.
+
+    Args:
+        config: the config.
+        num_source, num_target: images of all source and of all target domains.
+        parts: that a batch is dealt out to, processes times `runtime.accumulate`.
+    """
+    from uda.methods import METHODS
+
+    method, source = METHODS[config.method], config.source
+    labelled = config.data.labelled_per_batch if config.data.target_labelled else 0
+    source_steps = 0
+    if config.trains_source:
+        natural = epoch_batches(num_source, source.batch_size, least=2 * parts)
+        source_steps = sum(epoch_steps(natural, source.epochs, source.steps))
+    if method.adapts:
+        stage, batch = config.adaptation, config.adaptation.batch
+        steps, images = [stage.steps], batch.source + method.views * batch.target
+        reports = math.ceil(stage.steps / stage.interval)
+    else:
+        stage, batch = config.self_training, config.self_training.batch
+        images = batch.mixed or batch.source + batch.selected + batch.unlabelled
+        steps = steps_of_rounds(config, num_source, num_target) if method.rounds else []
+        reports = len(steps)
+    has_source_model = config.trains_source or bool(source.checkpoint)
+    # What the first round, or the first preparation, is made from: the source model's prediction unless AdaBN comes.
+    begins = bool(reports) and (method.rounds or method.prepares)
+    first = begins and (stage.adapt_batch_norm or not has_source_model)
+    adapted = (reports + first) * stage.adapt_batch_norm + has_source_model * source.adapt_batch_norm
+    return Work(
+        source_steps,
+        source.batch_size + labelled,
+        sum(steps),
+        images + labelled,
+        reports,
+        (has_source_model + reports + first) * num_target + adapted * min(stage.adapt_images, num_target),
+    )
 
 
 def steps_of_rounds(config: "Config", num_source: int, num_target: int) -> list[int]:
@@ -119,62 +168,71 @@ def steps_of_rounds(config: "Config", num_source: int, num_target: int) -> list[
     return steps
 
 
-def predicted_images(config: "Config", rounds: int, num_target: int) -> int:
-    """Images that go through the network in eval mode: predict passes, and AdaBN's where it is asked for.
+def work_of_run(run: "Run") -> Work:
+    """The work of a run on its own images."""
+    domains, parts = run.domains, run.ranks.world * run.config.runtime.accumulate
+    return work_of(run.config, len(domains.source.images), len(domains.target.images), parts)
 
-    `rounds`: or reports of a method without rounds.
+
+def dry_run(run: "Run") -> str:
+    """Check config, data and network, and time some steps and predict batches of every stage; for people.
+
+    Nothing is written. Every process of a job calls it. The run is spent afterwards: its network has been trained.
     """
-    from uda.methods import METHODS
-
-    training = config.adaptation if METHODS[config.method].adapts else config.self_training
-    predicted = (1 + rounds) * num_target
-    if rounds and training.adapt_batch_norm:
-        predicted += num_target + (1 + rounds) * min(training.adapt_images, num_target)
-    return predicted
-
-
-def dry_run(run: "Run", measured_steps: int = 3) -> str:
-    """Check config, data and network, time a few steps on real batches; writes nothing. The run is spent afterwards."""
-    config, engine = run.config, run.engine
-    text = plan(run)
-    training, adaptation = config.self_training, config.adaptation
-    if run.method.adapts:
-        method, size = run.method, adaptation.batch.source + adaptation.batch.target
-        batches = None if method.prepares else run.feeds.adaptation(None, method.views).window(0, measured_steps + 1)
-        rounds, later = math.ceil(adaptation.steps / adaptation.interval), adaptation.steps
-    else:
-        batches, rounds, later = None, run.rounds, round_steps(run)
-    if batches is None:
-        method, size = run.source_method, config.source.batch_size
-        batches = run.feeds.source(0, measured_steps + 1)
-    optimization = engine.optimization(method, config.source.optim, measured_steps + 1)
-    moments = [time.monotonic()]
-
-    def timed():
-        for batch in batches:
-            yield batch
-            moments.append(time.monotonic())
-
-    engine.fit(method, timed(), optimization, label="dry run", steps=measured_steps + 1)
-    step_seconds = float(np.median(np.diff(moments[1:])))
-    images = run.domains.target.images
-    started = time.monotonic()
-    first = next(iter(run.feeds.predict(images, engine.predict_batch_size, workers=0)))
-    engine.predict([first], len(first))
-    predict_seconds = (time.monotonic() - started) / len(first)
-
-    in_round = training.batch.mixed or training.batch.source + training.batch.selected + training.batch.unlabelled
-    in_later = adaptation.batch.source + adaptation.batch.target if run.method.adapts else in_round
-    steps = source_steps(run)
-    predicted = predicted_images(config, rounds, len(images))
-    trained = steps * config.source.batch_size + later * in_later
-    total = step_seconds * trained / size + predict_seconds * predicted
-    cost = (
-        f"{steps + later:,} training steps, {step_seconds:.3f} s for {size} images; {predicted:,} images predicted, "
-        f"{1 / predict_seconds:,.0f} a second: about {rough_duration(total)} on {engine.device}"
+    but = " but the decoded store" if run.config.data.cache == "store" else ""
+    return (
+        f"{plan(run)}\n{cost(run, loads=True)}\ndry run: config, data and network are right; nothing was written{but}"
     )
-    but = " but the decoded store" if config.data.cache == "store" else ""
-    return f"{text}\ncost     {cost}\ndry run: config, data and network are right; nothing was written{but}"
+
+
+def cost(run: "Run", loads: bool) -> str:
+    """What the whole run will take by the pace of a few batches, in lines; without `loads` images come by themselves.
+
+    Every process of a job calls it. The network is trained by it.
+    """
+    paces = _paces(run)
+    work, world, device = work_of_run(run), run.ranks.world, run.engine.device
+
+    def seconds(pace: Pace) -> float:
+        return pace.seconds if loads else pace.working
+
+    steps = {"source": work.source_steps, "rounds": work.later_steps, "adapting": work.later_steps}
+    total = sum(steps[name] * seconds(pace) for name, pace in paces.items() if name != "predict")
+    total += work.predicted / world * seconds(paces["predict"]) / paces["predict"].images
+    todo = f"{work.steps:,} training steps, {work.predicted:,} images predicted"
+    lines = [f"cost     {todo}: about {rough_duration(total)} on {device}, without choosing, reports and checkpoints"]
+    for name, pace in paces.items():
+        shown = pace.describe_rate(world > 1, loads) if name == "predict" else pace.describe_step(world > 1, loads)
+        lines.append(f"pace     {name:<8} {shown}")
+    ahead = loads and run.engine.workers(run.domains.source.images.in_memory) > 0
+    if ahead and (slow := [name for name, pace in paces.items() if pace.waits]):
+        lines.append(
+            f"loading  is slower than the network in {', '.join(slow)}: more runtime.workers, data.cache=store or "
+            "data.load_size=256 may help"
+        )
+    if memory := peak_memory(device):
+        lines.append(f"memory   {memory}")
+    return "\n".join(lines)
+
+
+def _paces(run: "Run") -> dict[str, Pace]:
+    """Of each stage by name, and of `predict`."""
+    engine, config, work = run.engine, run.config, work_of_run(run)
+    workers = engine.workers(run.domains.source.images.in_memory)
+    paces = {}
+    predict, sample = predict_pace(engine, run.feeds, run.domains.target.images)
+    if work.source_steps:
+        optimization = engine.optimization(run.source_method, config.source.optim, work.source_steps)
+        batches = run.feeds.source(0, None)
+        paces["source"] = training_pace(engine, run.source_method, optimization, batches, workers)
+    if work.later_steps:
+        stage = config.adaptation if run.method.adapts else config.self_training
+        batches = run.trial_batches(sample)
+        optimization = engine.optimization(run.method, stage.optim, len(batches))
+        frozen = stage.batch_norm == "eval"
+        name = "adapting" if run.method.adapts else "rounds"
+        paces[name] = training_pace(engine, run.method, optimization, batches, workers, frozen)
+    return {**paces, "predict": predict}
 
 
 def rough_duration(seconds: float) -> str:

@@ -22,8 +22,9 @@ from uda.feeds import Feeds
 from uda.inputs import InputImages, Inputs
 from uda.methods import METHODS
 from uda.models import Prediction, create_network, describe_network
+from uda.pace import as_if_of
 from uda.partial import missing_note, named_classes, occurring_classes
-from uda.plan import compute_line, epoch_steps, plan, source_steps
+from uda.plan import compute_line, epoch_steps, plan, work_of_run
 from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.report.table import summary_lines
 from uda.session import INITIAL_WEIGHTS, Session
@@ -272,11 +273,24 @@ class Run(Session):
     def _adaptation_batches(self) -> Batches:
         return self.feeds.adaptation(self.method.prepared.get("labels"), self.method.views)
 
+    def trial_batches(self, sample: Prediction) -> Batches:
+        """Batches of the first round, or of the adaptation, as they would be if all target images were predicted like
+        those of `sample`. Of a round that would choose none the source images alone."""
+        count = len(self.domains.target.images)
+        if self.method.adapts:
+            if self.method.prepares:
+                found = self.method.prepare(as_if_of(sample, count)) if self.ranks.is_main else {}
+                self.method.prepared = self.ranks.broadcast_arrays(found)
+            return self._adaptation_batches()
+        rows = self.ranks.rows(count)
+        mine = as_if_of(sample, rows.stop - rows.start)
+        return self.feeds.round(0, choose(mine, self.config, 0, count, self.ranks, self._target_classes), 0, None)
+
     def _progress(self, stage: str) -> Callable[[float], float]:
         """A stage's share done to the run's: the source stage counts as a round, or by its steps."""
         if self.method.adapts:
             adaptation = self.config.adaptation.steps
-            source = source_steps(self)
+            source = work_of_run(self).source_steps
             before, length = (0, source) if stage == "source" else (source, adaptation)
             return lambda done: (before + done * length) / (source + adaptation)
         before = 0 if stage == "source" else 1 + self.progress.round

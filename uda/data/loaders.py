@@ -355,6 +355,11 @@ class _Plan(Sampler):
         return np.concatenate(pieces)
 
 
+def epoch_batches(total: int, batch_size: int, least: int) -> int:
+    """Batches of an epoch over `total` images; a rest of fewer than `least` joins the batch before it."""
+    return max(1, total // batch_size + (total % batch_size >= least))
+
+
 class _Mixed(_Plan):
     """All parts shuffled together, epoch after epoch; a rest of fewer than `least` images joins the batch before it."""
 
@@ -364,7 +369,7 @@ class _Mixed(_Plan):
             raise UserError("no images to train on: source share and selection are both empty")
         self.batch_size = batch_size
         self._least = least
-        self.batches = max(1, self.total // batch_size + (self.total % batch_size >= least))
+        self.batches = epoch_batches(self.total, batch_size, least)
         super().__init__(parts, self.batches if steps is None else steps, seed)
 
     @property
