@@ -117,18 +117,24 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
 
     def run(config: Config, log: "RunLog", ranks: "Ranks", interruption: Interruption) -> "Session":
         from uda.methods import METHODS
+        from uda.rehearsal import Rehearsal, missing_data
         from uda.rounds import Run
 
         reads = {"self_training": METHODS[config.method].rounds, "adaptation": METHODS[config.method].adapts}
         for key in (word.partition("=")[0] for word in options.overrides):
             if not reads.get(key.split(".")[0], True):
                 log(f"note: method '{config.method}' does not read {key}")
+        if options.dry_run and (why := missing_data(config, ranks)):
+            return Rehearsal(config, why, log, ranks, interruption)
         return Run(config, log, ranks, interruption)
 
     def act(session: "Run", log: "RunLog") -> None:
         from uda.plan import dry_run
+        from uda.rehearsal import Rehearsal, dry_run_without_data
 
-        if options.dry_run and not session.finished:
+        if isinstance(session, Rehearsal):
+            log(dry_run_without_data(session))
+        elif options.dry_run and not session.finished:
             log(dry_run(session))
         else:
             session.execute()

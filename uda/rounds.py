@@ -13,7 +13,7 @@ from uda.checkpoint import Progress
 from uda.checks import check_batches
 from uda.choice import Choice, Predicted, choose, target_scores
 from uda.collapse import predictions
-from uda.data.domains import load_domains
+from uda.data.domains import Domains, load_domains
 from uda.data.loaders import Batches
 from uda.engine import seed_everything
 from uda.errors import UserError
@@ -38,7 +38,7 @@ class Run(Session):
     def prepare(self) -> None:
         config = self.config
         check_batches(config, self.ranks.world)
-        self.domains = load_domains(config.data, config.seed, self.log, self.ranks)
+        self.domains = self.load_images()
         self.classes = self.domains.classes
         data = config.data
         if METHODS[config.method].compares_two and max(len(data.sources), len(data.targets)) > 1:
@@ -66,6 +66,10 @@ class Run(Session):
         if self._target_classes is not None and (odd := [k for k in self._certain if not self._target_classes[k]]):
             raise UserError(f"data.target_classes: lacks '{self.classes[odd[0]]}', which data.target_labelled has")
         self._try_out()
+
+    def load_images(self) -> Domains:
+        """The images."""
+        return load_domains(self.config.data, self.config.seed, self.log, self.ranks)
 
     @cached_property
     def inputs(self) -> Inputs:

@@ -17,6 +17,23 @@ from uda.settings import Settings, environment_folder
 from uda.typed_yaml import load_yaml, typed
 
 
+class MissingDataError(UserError):
+    """A data set, or a part of it, is not where it is looked for."""
+
+
+class CardFile(Settings):
+    """A file to download."""
+
+    name: str
+    """Its name; it is unpacked in the data set's folder."""
+    url: str
+    """Where it lies."""
+    bytes: int = Field(ge=1)
+    """Its size."""
+    sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
+    """Its checksum; null: nobody has published one."""
+
+
 class CardDomain(Settings):
     """One domain of a data set."""
 
@@ -55,6 +72,8 @@ class Card(Settings):
     """What may be done with it, as far as its authors say."""
     notes: str = ""
     """What to know when unpacking it."""
+    files: tuple[CardFile, ...] = ()
+    """What to download, where it has fixed addresses; for the rest see `url`."""
     folder: str
     """Its folder below $UDA_DATA, or below datasets/."""
     layout: Literal["folders", "lists", "generated"] = "folders"
@@ -105,27 +124,52 @@ class Card(Settings):
             )
         return self.domains[name]
 
-    def find_root(self, root: str | None = None) -> Path:
-        """The data set's folder: `root`, else $UDA_DATA/<folder>, else datasets/<folder>, else beside the card's file.
+    def places(self, root: str | None = None) -> list[Path]:
+        """Where the data set's folder may be, best first.
 
-        Raises UserError that says what to download and where to put it.
+        `root`, else $UDA_DATA/<folder>, datasets/<folder>, and beside the card's file.
         """
         if root is not None:
-            places = [Path(os.path.expanduser(root))]
-        else:
-            places = [ROOT / "datasets" / self.folder]
-            if data := environment_folder("UDA_DATA"):
-                places.insert(0, data / self.folder)
-            if self._file is not None and self._file.parent != ROOT / "datasets":
-                places.append(self._file.parent / self.folder)
+            return [Path(os.path.expanduser(root))]
+        places = [ROOT / "datasets" / self.folder]
+        if data := environment_folder("UDA_DATA"):
+            places.insert(0, data / self.folder)
+        if self._file is not None and self._file.parent != ROOT / "datasets":
+            places.append(self._file.parent / self.folder)
+        return places
+
+    def find_root(self, root: str | None = None) -> Path:
+        """The first of `places` that exists. Raises MissingDataError that says what to download and where to put it."""
+        places = self.places(root)
         for place in places:
             if place.is_dir():
                 return place
-        raise UserError(
+        raise MissingDataError(
             f"{self.title} is not at {' or '.join(map(str, places))}: download it from {self.url} and unpack it so "
             f"that {places[0] / next(iter(self.domains.values())).paths[0]} exists, or set data.root to its "
             "folder, or UDA_DATA to the one above"
         )
+
+    def find_domain(self, name: str, root: Path) -> tuple[Path, Path | None]:
+        """A domain's folder below the data set's, and its list file, None where its folders say all.
+
+        Raises MissingDataError.
+        """
+        domain = self.domain(name)
+        folder = next((root / path for path in domain.paths if (root / path).is_dir()), None)
+        file = root / domain.list if domain.list is not None else None
+        if folder is None:
+            raise MissingDataError(
+                f"{root / domain.paths[0]}: no such folder: {self.title} is not complete, "
+                f"get the domain '{name}' from {self.url}"
+            )
+        if file is not None and file.is_file():
+            return folder, file
+        if self.layout == "lists":
+            raise MissingDataError(
+                f"{file}: no such list: {self.title} needs it to know the images of '{name}', get it from {self.url}"
+            )
+        return folder, None
 
 
 def _read(path: Path) -> Card:
@@ -149,7 +193,7 @@ def _explain(path: Path, entry: Mapping) -> str:
     """One line for one of pydantic's errors."""
     key = ".".join(str(part) for part in entry["loc"])
     if entry["type"] == "extra_forbidden":
-        section = CardDomain if entry["loc"][0] == "domains" else Card
+        section = {"domains": CardDomain, "files": CardFile}.get(entry["loc"][0], Card)
         return f"{path.name}: {key}: unknown key{nearest(str(entry['loc'][-1]), list(section.model_fields))}"
     return f"{path.name}: {key + ': ' if key else ''}{entry['msg'].removeprefix('Value error, ')}"
 

@@ -292,22 +292,11 @@ def list_card_domain(
         order: its classes; None: as found.
         labels: whether labels are read.
     """
-    domain = card.domain(name)
-    folder = next((root / path for path in domain.paths if (root / path).is_dir()), None)
-    file = root / domain.list if domain.list is not None else None
-    if folder is None:
-        raise UserError(
-            f"{root / domain.paths[0]}: no such folder: {card.title} is not complete, "
-            f"get the domain '{name}' from {card.url}"
-        )
-    if file is not None and file.is_file():
+    folder, file = card.find_domain(name, root)
+    if file is not None:
         listing = list_file(file, folder, order, labels)
         if labels:
             listing.check_labelled(str(file))
-    elif card.layout == "lists":
-        raise UserError(
-            f"{file}: no such list: {card.title} needs it to know the images of '{name}', get it from {card.url}"
-        )
     else:
         listing = list_folder(folder, order) if labels else list_unlabelled(folder)
     prefix = folder.relative_to(root).as_posix()

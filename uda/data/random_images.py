@@ -1,0 +1,59 @@
+"""Domains of random images, in the numbers of a card: for what is to be tried out before the data are there."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from uda.data.cards import Card, MissingDataError
+from uda.data.domains import Domains, Source, Target, TargetLabels
+from uda.data.images import Images
+
+
+class RandomImages(Images):
+    """Images of random pixels, which are made when they are read.
+
+    Args:
+        ids: their names.
+        side: height and width.
+    """
+
+    def __init__(self, ids: Sequence[str], side: int):
+        self.ids = ids
+        self.side = side
+
+    def read(self, i: int) -> torch.Tensor:
+        pixels = np.random.default_rng(i).integers(0, 256, (3, self.side, self.side), np.uint8)
+        return torch.from_numpy(pixels)
+
+    def take(self, indices: np.ndarray) -> "RandomImages":
+        return RandomImages([self.ids[i] for i in indices], self.side)
+
+
+def random_domains(card: Card, sources: Sequence[str], targets: Sequence[str], side: int) -> Domains:
+    """The domains of a card, with as many images of each class as it has, all of them random squares.
+
+    Raises MissingDataError where the card does not say how many images a domain has.
+    """
+    names = [*sources, *targets]
+    if unknown := [name for name in names if card.domain(name).images is None]:
+        raise MissingDataError(f"{card.name}: the card does not say how many images '{unknown[0]}' has")
+    counts = [card.domain(name).images for name in names]
+    domain = np.repeat(np.arange(len(names)), counts)
+    labels = np.concatenate([_labels(card, name) for name in names])
+    ids = np.array([f"{name}/{number}" for name, count in zip(names, counts, strict=True) for number in range(count)])
+    is_target = domain >= len(sources)
+    source, target = (RandomImages(ids[rows].tolist(), side) for rows in (~is_target, is_target))
+    hidden = TargetLabels(labels[is_target], domain[is_target] - len(sources), targets)
+    classes = card.classes or tuple(f"class {number}" for number in range(card.num_classes))
+    return Domains(
+        Source(source, labels[~is_target], domain[~is_target]), Target(target, domain[is_target]), hidden, classes
+    )
+
+
+def _labels(card: Card, name: str) -> np.ndarray:
+    """Class numbers (N,) of a domain's images; in turn where the card does not count the classes."""
+    domain = card.domain(name)
+    if domain.per_class is None or card.classes is None:
+        return np.arange(domain.images) % card.num_classes
+    return np.repeat(np.arange(card.num_classes), [domain.per_class[of_class] for of_class in card.classes])

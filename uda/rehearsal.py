@@ -1,0 +1,100 @@
+"""A dry run before the data are there: the plan by the card, the cost on random images, and what to download."""
+
+import dataclasses
+
+from uda.config import Config
+from uda.data.cards import Card, MissingDataError, load_card
+from uda.data.domains import Domains
+from uda.data.random_images import random_domains
+from uda.distributed import Ranks
+from uda.interruption import Interruption
+from uda.plan import cost, plan
+from uda.rounds import Run
+from uda.run_folder import RunLog
+
+
+class Rehearsal(Run):
+    """A run on random images in the numbers of its data set's card, with random weights: nothing is downloaded.
+
+    Args:
+        config: of the run that is to be.
+        why: what is missing of its data.
+        log, ranks, interruption: as of every run.
+    """
+
+    def __init__(self, config: Config, why: MissingDataError, log: RunLog, ranks: Ranks, interruption: Interruption):
+        self.why = why
+        self.weights = config.model.weights
+        model = config.model.model_copy(update={"weights": "none"})
+        super().__init__(config.model_copy(update={"model": model}), log, ranks, interruption)
+
+    def load_images(self) -> Domains:
+        data, transforms = self.config.data, self.config.transforms
+        side = max(transforms.resize, transforms.size)
+        domains = random_domains(load_card(data.dataset), data.sources, data.targets, side)
+        return domains if data.target_labels != "none" else dataclasses.replace(domains, target_labels=None)
+
+
+def missing_data(config: Config, ranks: Ranks) -> MissingDataError | None:
+    """Why the data set of a config's card is not whole where a process of the job looks for it; None: it is.
+
+    Nothing is said of a run that has a folder, of images of the user's own, and of domains that no card counts. What is
+    wrong there the run itself says.
+    """
+    data = config.data
+    card = load_card(data.dataset) if data.dataset is not None else None
+    why = ""
+    if card is not None and card.layout != "generated" and data.target_labelled is None and not config.folder.exists():
+        names = [*data.sources, *data.targets]
+        try:
+            root = card.find_root(data.root)
+            for name in names:
+                card.find_domain(name, root)
+        except MissingDataError as error:
+            if all(card.domain(name).images for name in names):
+                why = str(error)
+    why = next(filter(None, ranks.gather_texts(why)), None)
+    return why and MissingDataError(why)
+
+
+def dry_run_without_data(rehearsal: Rehearsal) -> str:
+    """The plan by the card, what it will cost on this machine, and what to download; for people.
+
+    Every process of a job calls it.
+    """
+    config = rehearsal.config
+    card = load_card(config.data.dataset)
+    lines = [
+        plan(rehearsal),
+        cost(rehearsal, loads=False),
+        "         estimated from random images, loading not counted",
+        *_downloads(card, config.data.root),
+    ]
+    if rehearsal.weights == "hub":
+        backbone = sum(p.numel() for p in rehearsal.engine.network.backbone.parameters())
+        lines.append(f"weights  {config.model.backbone} from timm's hub, {size(4 * backbone)}, when the run begins")
+    checked = f"python tools/check_data.py {config.data.dataset}" + (
+        f" --root {config.data.root}" * bool(config.data.root)
+    )
+    lines += [f"then     {checked}", f"data: not there yet: {rehearsal.why}; nothing was written"]
+    return "\n".join(lines)
+
+
+def _downloads(card: Card, root: str | None) -> list[str]:
+    place = card.places(root)[0]
+    if not card.files:
+        return [f"download {card.title} from {card.url}, to {place}", f"         {card.notes}"]
+    width = max(len(file.name) for file in card.files)
+    return [
+        f"download {card.title}, to unpack in {place}",
+        *(
+            f"         {file.name:<{width}}  {size(file.bytes):>8}  {file.url}"
+            + (f"  sha256 {file.sha256}" if file.sha256 else "")
+            for file in card.files
+        ),
+    ]
+
+
+def size(count: int) -> str:
+    """Bytes as people write them: 7.7 GB, 170 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
