@@ -1,5 +1,6 @@
 """The whole circle: source training, then rounds of predict -> select -> fit -> report, or one stage of adaptation."""
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -283,7 +284,9 @@ class Run(Session):
         count = len(self.domains.target.images)
         if self.method.adapts:
             if self.method.prepares:
-                found = self.method.prepare(as_if_of(sample, count)) if self.ranks.is_main else {}
+                settings = self.config.adaptation
+                last = math.ceil(settings.steps / settings.interval) - 1  # a first one may go without
+                found = self.method.prepare(as_if_of(sample, count), last) if self.ranks.is_main else {}
                 self.method.prepared = self.ranks.broadcast_arrays(found)
             return self._adaptation_batches()
         rows = self.ranks.rows(count)
