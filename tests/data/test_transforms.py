@@ -1,9 +1,13 @@
 import math
+import random
 from random import Random
 
+import numpy as np
 import pytest
 import torch
-from torchvision.transforms.v2 import RandomResizedCrop
+from PIL import Image
+from timm.data.auto_augment import LEVEL_TO_ARG, rand_augment_transform
+from torchvision.transforms.v2 import RandAugment, RandomResizedCrop
 from torchvision.transforms.v2 import functional as image_functions
 
 from uda.data.transforms import inverse_maps, make_predict, make_train, random_box, warp
@@ -195,6 +199,60 @@ def test_jitter_changes_brightness_contrast_and_saturation_within_its_share():
     spread = transform.pixels([colour] * 300, range(300)).float()[:, :, 0, 0]
     share = (spread[:, 0] - spread[:, 2]) / spread.mean(1)  # brightness and contrast of a plain image leave it
     assert share.min() < 1.1 < 1.4 < share.max()
+
+
+def photo(size=32):
+    """Smooth shades of three colours, (3, size, size) uint8."""
+    ramp = torch.arange(size, dtype=torch.float32) / (size - 1)
+    channels = [ramp.view(-1, 1) * torch.ones(size), ramp * torch.ones(size, 1), (ramp.view(-1, 1) * ramp).sqrt()]
+    return (255 * torch.stack(channels)).to(torch.uint8)
+
+
+def test_a_policy_of_timms_is_timms_and_draws_from_the_images_own_seed():
+    """The global generators are lent to it and come back as they were; an image's draws do not depend on them."""
+    settings = TransformSettings(size=32, resize=32)
+    transform = make_train(settings, AugmentSettings(flip=True, rand_augment="rand-m10-n2-mstd2"))
+    image = photo()
+    lent = np.random.mtrand._rand  # NumPy's global generator
+    before = random.getstate(), lent.get_state()[1].copy()
+    first = transform.pixels([image] * 300, range(300))
+    assert random.getstate() == before[0] and (lent.get_state()[1] == before[1]).all()
+    random.random(), lent.rand()
+    again = transform.pixels([image] * 3, [7, 299, 0])
+    assert torch.equal(again, first[[7, 299, 0]])
+    policy = rand_augment_transform("rand-m10-n2-mstd2", {"img_mean": (124, 116, 104), "interpolation": 2})
+    for seed, ours in enumerate(first[:40]):
+        own = Random(seed)
+        random_box(32, 32, AugmentSettings(), own)
+        seen = image.flip(-1) if own.random() < 0.5 else image
+        lent.seed(own.getrandbits(32))
+        random.setstate(own.getstate())
+        theirs = policy(Image.fromarray(seen.permute(1, 2, 0).numpy()))
+        assert torch.equal(ours, torch.from_numpy(np.array(theirs)).permute(2, 0, 1))
+    # Two operations of probability 1/2: a quarter is at most mirrored. A solarisation at 10 changes nothing either.
+    plain = [image, image.flip(-1)]
+    unchanged = sum(any(torch.equal(ours, one) for one in plain) for ours in first) / len(first)
+    assert 0.2 < unchanged < 0.4
+    with pytest.raises(UserError, match="'rand-m10' is for colour images"):
+        make_train(TransformSettings(mean=(0.5,), std=(0.5,)), AugmentSettings(rand_augment="rand-m10"))
+    with pytest.raises(ValueError, match="a policy of timm's such as rand-m10-n2-mstd2; got 'rand-x3'"):
+        AugmentSettings(rand_augment="rand-x3")
+
+
+def test_timms_m10_is_torchvisions_30_and_9_is_a_third_of_it():
+    """Strengths of each operation: timm at 10 of its 10, torchvision's bins 30 and 9 of 0 to 30."""
+    timms = {"Rotate": 30, "ShearX": 0.3, "TranslateXRel": 0.45, "Color": 1.9, "Brightness": 1.9}
+    timms |= {"Posterize": 4, "Solarize": 256, "SolarizeAdd": 110}
+    assert {name: abs(LEVEL_TO_ARG[name](10, {})[0]) for name in timms} == pytest.approx(timms)
+    names = ("Rotate", "ShearX", "TranslateX", "Color", "Brightness")
+    bins = {name: RandAugment._AUGMENTATION_SPACE[name][0](31, 224, 224) for name in names}
+    largest, nine = ({name: float(values[place]) for name, values in bins.items()} for place in (30, 9))
+    in_pixels = 150 / 331 * 224  # of 224: a share of 0.453
+    # Enhancement factors of torchvision are 1 + 0.9, timm's 1.9.
+    assert largest == pytest.approx(
+        {"Rotate": 30, "ShearX": 0.3, "TranslateX": in_pixels, "Color": 0.9, "Brightness": 0.9}
+    )
+    assert nine == pytest.approx({name: 0.3 * value for name, value in largest.items()})
 
 
 def test_affine_without_augmentation_is_the_identity():

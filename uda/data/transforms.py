@@ -1,12 +1,15 @@
 """From decoded images to what the network sees: random in training, plain in predicting."""
 
 import math
+import random as global_random
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from functools import cache
 from random import Random
 
+import numpy as np
 import torch
+from PIL import Image
 from torch.nn import functional as F
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as image_functions
@@ -112,6 +115,18 @@ class _CropTrain(Transform):
         self.cuts = augment.crop == "resized"
         if not self.cuts:
             _check_resize(settings)
+        self._policy = None
+        if isinstance(augment.rand_augment, str):
+            if self.channels != 3:
+                raise UserError(
+                    f"transforms: rand_augment: '{augment.rand_augment}' is for colour images; give a number"
+                )
+            from timm.data.auto_augment import rand_augment_transform  # half a second, for those who ask for it
+
+            # Emptied corners are of the mean colour, as in tllib.
+            colour = tuple(min(255, round(255 * mean)) for mean in settings.mean)
+            looks = {"img_mean": colour, "interpolation": Image.Resampling.BILINEAR}
+            self._policy = rand_augment_transform(augment.rand_augment, looks)
 
     def pixels(
         self,
@@ -137,6 +152,8 @@ class _CropTrain(Transform):
             image = last_changes.made_on_one(image, last)
         else:
             changes.append(last)
+        if self._policy is not None:
+            return self._policy_augment(image, random)
         return self._rand_augment(image, seed) if augment.rand_augment else image
 
     def _resized_crop(self, image: torch.Tensor, random: Random) -> torch.Tensor:
@@ -165,6 +182,18 @@ class _CropTrain(Transform):
         with torch.random.fork_rng(devices=[]):  # it draws from the global generator
             torch.default_generator.manual_seed(seed)
             return RandAugment(num_ops=2, magnitude=self.augment.rand_augment)(image)
+
+    def _policy_augment(self, image: torch.Tensor, random: Random) -> torch.Tensor:
+        """timm's policy, which draws from Python's and NumPy's global generators: they are lent the image's own."""
+        kept = global_random.getstate(), np.random.get_state()  # noqa: NPY002 (what timm draws from)
+        try:
+            np.random.seed(random.getrandbits(32))  # noqa: NPY002
+            global_random.setstate(random.getstate())
+            changed = self._policy(Image.fromarray(image.permute(1, 2, 0).contiguous().numpy()))
+        finally:
+            global_random.setstate(kept[0])
+            np.random.set_state(kept[1])  # noqa: NPY002
+        return torch.from_numpy(np.array(changed)).permute(2, 0, 1)
 
 
 def random_box(height: int, width: int, augment: AugmentSettings, random: Random) -> tuple[int, int, int, int]:
