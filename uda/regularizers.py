@@ -8,6 +8,10 @@ one-hot pseudo-label by a soft one. With the softmax p of K classes, and CBST's 
     MRKLD   -alpha / K * sum_k log p_k
     LRENT   y_k proportional to (p_k / lambda_k)^(1 / alpha_label)
 
+The terms are a mean over the whole batch, source images counted, as the cross-entropy beside them is. In the official
+segmentation code (yzou2/CRST) MRKLD is a mean over the target's pixels alone. With a share t of target images in a
+batch its weight is alpha there, and alpha t here.
+
 LRENT's lambdas are those of the softmax selector, whatever selector chooses the images: they divide softmax
 probabilities. Where the selector's class is not the one of the largest p_k / lambda_k, the label is the selector's,
 one-hot.

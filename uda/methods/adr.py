@@ -16,7 +16,12 @@ from uda.settings import Settings
 
 
 class _Minimax(Method):
-    """A head that makes a figure large on the target, and a generator that makes it small: both algorithms' frame."""
+    """A head that makes a figure large on the target, and a generator that makes it small: both algorithms' frame.
+
+    A parameter has one momentum over all phases, as with the authors' optimisers of generator and head. Their code
+    (mil-tokyo/adr_da) takes phase C on target images alone; here it is as in the other phases, by
+    `adaptation.forward`.
+    """
 
     adapts = True
 

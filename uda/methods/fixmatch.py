@@ -15,7 +15,10 @@ from uda.settings import Settings
 
 @METHODS.register("fixmatch")
 class FixMatch(Method):
-    """Cross-entropy on the source, and on the strong view of each target image whose plain view is sure enough."""
+    """Cross-entropy on the source, and on the strong view of each target image whose plain view is sure enough.
+
+    With `adaptation.forward=separate` both views share a pass and its BatchNorm statistics; tllib has one for each.
+    """
 
     adapts = True
     views = 2

@@ -24,7 +24,15 @@ class Heads(NamedTuple):
 
 @METHODS.register("mcd")
 class MaximumClassifierDiscrepancy(Method):
-    """Two heads that disagree on target images far from the source, and a generator that brings them to agree."""
+    """Two heads that disagree on target images far from the source, and a generator that brings them to agree.
+
+    A head is what comes after the backbone, as `model.head` and `model.dropout` say. The authors' for VisDA-2017
+    (mil-tokyo/MCD_DA) have two hidden layers of 1,000 (tllib: 1,024), with dropout before each of them and none before
+    the last layer; here dropout is after each hidden layer, so the backbone's output is whole and x is not.
+
+    A parameter has one momentum over all phases, as with the authors' two optimisers. The generator's has none there:
+    `adaptation.optim.backbone_momentum=0`.
+    """
 
     adapts = True
     further_heads = ("second",)

@@ -12,7 +12,11 @@ from uda.settings import Settings
 
 @METHODS.register("mmd")
 class MaximumMeanDiscrepancy(Method):
-    """Cross-entropy on the source, maximum mean discrepancy between the domains' features (DAN)."""
+    """Cross-entropy on the source, maximum mean discrepancy between the domains' features x (DAN).
+
+    tllib compares features after dropout, by a linear-time estimate over neighbouring pairs of images; here it is x
+    before dropout, over all pairs.
+    """
 
     adapts = True
     compares_two = True

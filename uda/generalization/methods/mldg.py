@@ -19,6 +19,10 @@ class MetaLearningDomainGeneralization(GeneralizationMethod):
     L_train: loss on all seen domains but one, together (one set of BatchNorm statistics).
     L_test: loss on that one, the meta-test domain, drawn anew at each step, in a forward pass of its own.
     theta: all parameters that are trained; alpha is `inner_lr`.
+
+    What differs from the authors' code (HAHA-DL/MLDG): L_train is the mean over the meta-train images, theirs the sum
+    of the domains' means. With three seen domains theirs is twice as large: its inner step is twice as long, and beta
+    weighs half as much against it.
     """
 
     least_domains = 2
