@@ -15,6 +15,7 @@ and what a device's own kernels do cannot be tested like this.
 """
 
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class Pretended(TorchDispatchMode):
         self.device = torch.device(kind, 0)
         self.waits: Counter[str] = Counter()
         """How often the host waited, by `kind at file:line` of the package."""
+        self._on_the_way: list[tuple[Tensor, Tensor]] = []
         # Weak references keep the addresses of freed storages from being used again.
         self._storages: dict[int, StorageWeakRef] = {}
         self._anywhere: dict[int, StorageWeakRef] = {}
@@ -57,10 +59,24 @@ class Pretended(TorchDispatchMode):
         self.waits[f"{kind} at {_place()}"] += 1
 
     def move(self, tensor: Tensor, here: bool, non_blocking: bool, memory_format: torch.memory_format) -> Tensor:
-        """A copy on this device (`here`) or on the host; differentiable."""
+        """A copy on this device (`here`) or on the host; differentiable.
+
+        What goes to the host without a wait is not there before `arrive`.
+        """
+        moved = _Move.apply(tensor, self, here, memory_format)
         if not non_blocking:
             self.wait("copy to the device" if here else "copy to the host")
-        return _Move.apply(tensor, self, here, memory_format)
+        elif not here:
+            self._on_the_way.append((moved, moved.clone()))
+            moved.fill_(-1)
+        return moved
+
+    def arrive(self) -> None:
+        """Wait for all copies that are on their way."""
+        self.wait("synchronize")
+        for moved, values in self._on_the_way:
+            moved.copy_(values)
+        self._on_the_way.clear()
 
     def place(self, tensor: Tensor, here: bool) -> Tensor:
         """The tensor, whose storage is from now on of this device or of the host."""
@@ -137,6 +153,20 @@ class Pretended(TorchDispatchMode):
         if strangers:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in strangers)
             raise RuntimeError(f"{name} of tensors on {self.device} and on the host ({shapes}), at {_place()}")
+
+
+class _Event:
+    """One that is recorded after all copies that are on their way."""
+
+    def __init__(self, device: Pretended):
+        self.device = device
+
+    def record(self) -> None:
+        """Nothing to do: `synchronize` waits for everything."""
+
+    def synchronize(self) -> None:
+        """Wait for the copies."""
+        self.device.arrive()
 
 
 class _Move(torch.autograd.Function):
@@ -233,8 +263,9 @@ def pretended(kind: Literal["cuda", "mps"]) -> Iterator[Pretended]:
 
     group = torch._C._group_tensors_by_device_and_dtype
     is_autocast_enabled = torch.is_autocast_enabled
-    precision, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
-    tf32, benchmark = cudnn.allow_tf32, cudnn.benchmark
+    cudnn = torch.backends.cudnn
+    with warnings.catch_warnings(action="ignore"):  # torch 2.9 warns of newer names for the first two
+        precision, tf32, benchmark = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
     with pytest.MonkeyPatch.context() as patch:
         for name, method in methods.items():
             patch.setattr(own, name, method)
@@ -252,15 +283,19 @@ def pretended(kind: Literal["cuda", "mps"]) -> Iterator[Pretended]:
             patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
             patch.setattr(torch.cuda, "get_device_name", lambda device=None: "pretended")
             patch.setattr(torch.cuda, "set_device", lambda device: None)
+            patch.setattr(torch.cuda, "Event", lambda: _Event(pretend))
+            patch.setattr(torch.cuda, "synchronize", lambda device=None: pretend.arrive())
         else:
             patch.setattr(torch.backends.mps, "is_available", lambda: True)
             patch.setattr(torch.mps, "manual_seed", lambda seed: None)
+            patch.setattr(torch.mps, "synchronize", pretend.arrive)
         try:
             with pretend:
                 yield pretend
         finally:
-            torch.set_float32_matmul_precision(precision)
-            cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
+            with warnings.catch_warnings(action="ignore"):
+                torch.set_float32_matmul_precision(precision)
+                cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
 
 
 def _tensors(values: Sequence) -> Iterator[Tensor]:
