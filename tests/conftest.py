@@ -6,6 +6,12 @@ import torch
 from tests.data.trees import make_folders
 
 
+def pytest_runtest_setup(item):
+    """Tests of a GPU are skipped where there is none."""
+    if item.get_closest_marker("cuda") and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(autouse=True)
 def fixed_randomness():
     """Every test starts from one seed and leaves torch's generator as it was."""

@@ -231,7 +231,7 @@ def test_malloc_keeps_its_memory():
     assert 100 * kept < plain
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_settings_on_a_real_gpu():
     settled = settle(RuntimeSettings(device="cuda"), network())
     apply_settings(settled)

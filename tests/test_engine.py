@@ -355,7 +355,7 @@ def test_a_compiled_network_trains_and_predicts_like_the_plain_one_under_the_sam
     np.testing.assert_allclose(ends[1].logits, ends[0].logits, atol=1e-4)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.cuda
 def test_fp16_on_cuda_scales_its_loss():
     network = tiny_network()
     engine = Engine(network, RuntimeSettings(device="cuda", precision="fp16"), quiet)

@@ -1,0 +1,133 @@
+"""The whole check: the machine, the parts one after the other within the time, a table and a JSON file."""
+
+import os
+import platform
+import subprocess
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+import uda
+from uda.atomic import write_json
+from uda.device_check.parts import PARTS, Finding, Outcome, Setup, run_part
+from uda.records import plain
+from uda.run_folder import code_commit
+
+#: Characters of a line, and where the figures begin.
+WIDTH, COLUMN = 80, 34
+#: A part begins when at least this share of its seconds is left.
+FITS = 0.5
+
+
+def machine(setup: Setup) -> dict[str, object]:
+    """Card, driver, versions, processor, commit."""
+    card: dict[str, object] = {"device": setup.device, "card": None}
+    if setup.cuda:
+        properties = torch.cuda.get_device_properties(setup.device)
+        card |= {
+            "card": properties.name,
+            "memory GiB": round(properties.total_memory / 2**30, 1),
+            "capability": f"{properties.major}.{properties.minor}",
+            "driver": _driver(),
+            "cuda": torch.version.cuda or torch.version.hip,
+            "cudnn": torch.backends.cudnn.version(),
+        }
+    return {
+        **card,
+        "torch": torch.__version__,
+        "uda": uda.__version__,
+        "commit": code_commit(),
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def processor() -> str:
+    """The CPU's name."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def _driver() -> str | None:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip().split("\n")[0] or None
+
+
+def run_check(
+    setup: Setup, names: Sequence[str], seconds: float, json_file: Path | None, say: Callable[[str], None] = print
+) -> list[Outcome]:
+    """Run some parts, print each finding as it comes, and write the file after each part.
+
+    Args:
+        setup: what is checked.
+        names: the parts, in their order.
+        seconds: for all of them; those that no longer fit are left out.
+        json_file: where the findings go as well.
+        say: prints a line.
+    """
+    started, about, outcomes = time.monotonic(), machine(setup), []
+    for key, value in about.items():
+        say(f"{key:<11}{value}")
+    if setup.tiny:
+        say("a CPU: tiny sizes, to walk through the code; -: not measured")
+    for name in names:
+        limit = PARTS[name].seconds
+        left = seconds - (time.monotonic() - started)
+        say(f"\n{name}")
+        if left < FITS * limit:
+            outcome = Outcome(name, "left out: time")
+        else:
+            outcome = run_part(name, setup, min(limit, left), say=lambda finding: _say(finding, say))
+        outcomes.append(outcome)
+        for line in outcome.error.strip().splitlines()[-12:]:
+            say(f"  {line[: WIDTH - 2]}")
+        say(f"  {outcome.status}, {outcome.seconds:.0f} s")
+        if json_file is not None:
+            write_json(json_file, plain(to_json(about, outcomes, time.monotonic() - started)))
+    failed = [outcome.part for outcome in outcomes if outcome.failed]
+    say(f"\n{time.monotonic() - started:.0f} s; " + (f"failed: {', '.join(failed)}" if failed else "nothing failed"))
+    return outcomes
+
+
+def to_json(about: dict[str, object], outcomes: Sequence[Outcome], seconds: float) -> dict[str, object]:
+    """What the file holds. A figure that is null was not measured on this device."""
+    parts = {outcome.part: {**asdict(outcome), "failed": outcome.failed} for outcome in outcomes}
+    return {"machine": about, "seconds": round(seconds, 1), "parts": parts}
+
+
+def _say(finding: Finding, say: Callable[[str], None]) -> None:
+    for line in table_lines(finding):
+        say(line)
+
+
+def table_lines(finding: Finding) -> list[str]:
+    """A finding in lines of at most 80 characters."""
+    figures = ", ".join(f"{name} {_readable(value)}" for name, value in finding.figures.items())
+    what = f"  {finding.what:<{COLUMN - 4}}  "
+    lines = textwrap.wrap(figures, WIDTH, initial_indent=COLUMN * " ", subsequent_indent=COLUMN * " ")
+    if len(what) == COLUMN and lines:
+        lines[0] = what + lines[0].lstrip()
+    else:
+        lines.insert(0, what.rstrip())
+    if finding.flaw:
+        lines += textwrap.wrap(f"WRONG: {finding.flaw}", WIDTH, initial_indent="    ", subsequent_indent="    ")
+    return lines
+
+
+def _readable(value: float | str | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
