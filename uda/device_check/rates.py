@@ -1,6 +1,7 @@
 """Rates: training steps and predict passes of a large network, what the loader gives, torch.compile."""
 
 import collections
+import gc
 import itertools
 import os
 import tempfile
@@ -153,6 +154,7 @@ def _predict(setup: Setup, batch_size: int, precision: str, tf32: str, what: str
 
 
 def _forget_peak(setup: Setup) -> None:
+    gc.collect()
     if setup.cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(setup.device)

@@ -161,7 +161,7 @@ def ranks(setup: Setup) -> Iterator[Finding]:
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         if setup.cuda:
-            environment["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+            environment["CUDA_VISIBLE_DEVICES"] = _card(setup)
         process = subprocess.Popen(
             [*launcher, tool, *words],
             stdout=subprocess.PIPE,
@@ -183,6 +183,13 @@ def ranks(setup: Setup) -> Iterator[Finding]:
             yield Finding("two processes, one device", {"they": f"say: {errors[0]}"})
         else:
             yield Finding("two processes, one device", {}, f"no error in words: {_last_words(said)}")
+
+
+def _card(setup: Setup) -> str:
+    """The checked GPU's name for CUDA_VISIBLE_DEVICES, by which this process may see a part of them already."""
+    number = int(setup.device.partition(":")[2])
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[number] if visible else str(number)
 
 
 def _last_words(said: str) -> str:
