@@ -2,8 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -16,6 +16,7 @@ from uda.data.loaders import Batch, Batches
 from uda.device import apply_settings, loader_workers, settle
 from uda.distributed import Ranks
 from uda.errors import UserError
+from uda.memory import shortage
 from uda.methods import Method
 from uda.models import Network, Prediction
 from uda.models.backbones import batch_norms, synchronise_batch_norms
@@ -246,7 +247,8 @@ class Engine:
             if self.device.type != "cuda":
                 raise UserError("runtime.sync_batch_norm: torch's SyncBatchNorm works on CUDA alone; set it to false")
             synchronise_batch_norms(network)
-        self.network = network.to(self.device, memory_format=self.memory_format)
+        with self.enough_memory("the network", "take a smaller model.backbone"):
+            self.network = network.to(self.device, memory_format=self.memory_format)
         self._own = nn.ModuleDict()
         self._further_heads: list[nn.Module] = []
         if self.settings.compile:
@@ -286,6 +288,16 @@ class Engine:
         if precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, DTYPES[precision], cache_enabled=cache)
+
+    @contextmanager
+    def enough_memory(self, what: str, cure: str) -> Iterator[None]:
+        """Around work on the device. Raises UserError where memory runs out, with the `cure`."""
+        try:
+            yield
+        except RuntimeError as error:
+            if (said := shortage(error)) is None:
+                raise
+            raise UserError(f"{what}: {said} ({self.device}); {cure}") from None
 
     def optimization(self, method: Method, settings: OptimSettings, total_steps: int) -> Optimization:
         """An optimiser for a method's parameters."""
@@ -450,7 +462,13 @@ class Engine:
             batches: image batches (B, C, S, S) in order; in a job of several processes those of this rank's images.
             count: N, images that the batches hold.
             label: what the progress bar says.
+
+        Raises:
+            UserError: memory runs out.
         """
+        cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now) or transforms.size"
+        if count <= 2:
+            cure = "take a smaller model.backbone or transforms.size"
         self.network.eval()
         weight = self.network.weight.detach().float().cpu().numpy().copy()
         features = np.empty((count, weight.shape[1]), np.float32)
@@ -458,7 +476,11 @@ class Engine:
         done = 0
         under_way: list[Callable[[], None]] = []
         total = math.ceil(count / self.predict_batch_size)
-        with torch.inference_mode(), self.autocast(self.settings.predict_precision):
+        with (
+            self.enough_memory(label, cure),
+            torch.inference_mode(),
+            self.autocast(self.settings.predict_precision),
+        ):
             for images in show_progress(self._delivered(batches), label, total, self.log):
                 output = self.network(self._move(images))
                 rows = slice(done, done + len(images))

@@ -19,7 +19,7 @@ from uda.data.loaders import Batches
 from uda.engine import seed_everything
 from uda.errors import UserError
 from uda.evaluation import Accuracy, accuracy, selection_metrics
-from uda.feeds import Feeds
+from uda.feeds import ADAPT_BATCH, Feeds
 from uda.inputs import InputImages, Inputs
 from uda.methods import METHODS
 from uda.models import Prediction, create_network, describe_network
@@ -98,6 +98,8 @@ class Run(Session):
             reason = str(error).split("\n")[0]
             model, size = self.config.model.backbone, self.config.transforms.size
             raise UserError(f"model.backbone: {model} cannot take images of transforms.size={size}: {reason}") from None
+        if self.engine.device.type != "cpu":
+            self._try_out_batch()
         if self.config.trains_source:
             self.feeds.check_source()
         if self.method.adapts:
@@ -106,6 +108,13 @@ class Run(Session):
             self.feeds.check_rounds()
             tensors = (prediction.features, prediction.logits, prediction.weight)
             target_scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))
+
+    def _try_out_batch(self) -> None:
+        """Predict one batch of the full size, so that memory runs out now and not after hours of training."""
+        images = self.domains.target.images
+        size = min(self.engine.predict_batch_size, len(images))
+        batch = images.take(np.resize(np.arange(min(2, size)), size))  # two images are soon read
+        self.engine.predict(self.feeds.predict(batch, size, workers=0), size)
 
     @property
     def rounds(self) -> int:
@@ -365,7 +374,10 @@ class Run(Session):
 
     def adapt_batch_norm(self) -> None:
         """BatchNorm statistics from random target images."""
-        self.engine.adapt_batch_norm(self.feeds.statistics(self._stage_settings.adapt_images))
+        stage = "adaptation" if self.method.adapts else "self_training"
+        cure = f"set {stage}.adapt_images below {ADAPT_BATCH}, its batch, or lower transforms.size"
+        with self.engine.enough_memory("BatchNorm statistics", cure):
+            self.engine.adapt_batch_norm(self.feeds.statistics(self._stage_settings.adapt_images))
 
     def accuracy(self, prediction: Prediction) -> Accuracy | None:
         """Oracle accuracy, None where no label is known."""

@@ -37,6 +37,15 @@ STAGES = {
     "supervised": SUPERVISED_STAGE,
 }
 
+#: The setting that says how large a stage's batches are.
+BATCHES = {
+    "source": "source.batch_size",
+    "round": "self_training.batch",
+    "adaptation": "adaptation.batch",
+    "generalization": "training.batch_size",
+    "supervised": "training.batch_size",
+}
+
 
 class Session(ABC):
     """What every kind of run has: where it stands, and the way from there to its end through any interruption.
@@ -230,6 +239,10 @@ class Session(ABC):
             scalars, begin = saved["scalars"], EpochState(self.progress.step, sums)
         self.saved = None
         stage = STAGES[self.progress.stage]
+        cure = f"lower {BATCHES[self.progress.stage]} or transforms.size"
+        if type(method).step is Method.step:
+            parts = 2 * self.config.runtime.accumulate
+            cure = f"give the same command with runtime.accumulate={parts} (a batch in so many parts), or {cure}"
 
         def save(epoch: int, state: EpochState) -> None:
             progress = replace(self.progress, epoch=epoch, step=state.step, seconds=self.seconds)
@@ -241,7 +254,7 @@ class Session(ABC):
             self.save(progress, {**kept, **extra()})
 
         for epoch in range(self.progress.epoch, len(plan)):
-            with self.interruption.deferred():
+            with self.interruption.deferred(), self.engine.enough_memory(label, cure):
                 pauses = RunPauses(self, begin.step, lambda state, epoch=epoch: save(epoch, state))
                 scalars = self.engine.fit(
                     method,
