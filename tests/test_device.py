@@ -51,6 +51,40 @@ def test_under_torchrun_each_process_takes_its_own_gpu(monkeypatch):
     assert pick_device("cpu") == torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("name", "visible", "processes", "found"),
+    [
+        ("cuda", 8, 8, "cuda:3"),
+        ("auto", 8, 8, "cuda:3"),
+        ("cuda", 1, 8, "cuda:0"),  # the launcher shows each process its own
+        ("cuda:0", 1, 8, "cuda:0"),
+        ("cuda:5", 8, 1, "cuda:5"),  # the only process of this machine
+    ],
+)
+def test_a_process_of_a_job_finds_its_gpu(monkeypatch, name, visible, processes, found):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    monkeypatch.setattr(torch, "empty", lambda *size, device: None)
+    assert pick_device(name) == torch.device(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "visible", "told"),
+    [
+        ("cuda:0", 8, "'cuda:0' would be the GPU of all 4 processes of this machine; set it to cuda"),
+        ("cuda", 2, "4 processes on a machine with 2 GPUs; start one for each, with --nproc_per_node=2"),
+    ],
+)
+def test_processes_that_would_share_a_gpu_are_refused(monkeypatch, name, visible, told):
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
+    with pytest.raises(UserError, match=f"runtime.device: {told}"):
+        pick_device(name)
+
+
 @pytest.mark.parametrize("parameters", [100_000, 2_000_000])
 def test_a_cpu_trains_in_fp32_unless_told_otherwise(monkeypatch, parameters):
     """Also where it computes in bf16: whether that is faster depends on the network's layers."""

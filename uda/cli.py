@@ -164,7 +164,7 @@ def supervise(
             wanted = configs()
             from uda.distributed import start
 
-            with start() as ranks:
+            with start(wanted[0].runtime.device) as ranks:
                 code = 0
                 for config in wanted:
                     code = code or _carry_out(config, run, act, ranks, interruption)

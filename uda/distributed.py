@@ -22,22 +22,29 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from uda.device import pick_device
 from uda.errors import UserError
 
 #: Gradients travel in pieces of this many bytes, so that the copy made for the journey stays small.
 BUCKET_BYTES = 32 << 20
 BUCKETS_UNDER_WAY = 2
 
-#: What gloo and NCCL say when the others are gone; other errors (memory, shapes) keep their own words.
-_LOST = re.compile(r"gloo|nccl|connection|socket|peer|timed? ?out|broken pipe|store", re.IGNORECASE)
+#: What gloo, NCCL and their store say where another process is gone or does not answer. All else that they say is about
+#: something else: a GPU given twice, a full /dev/shm, a network that is not set up, memory, tensors of unlike shapes.
+_LOST = re.compile(
+    r"connection (?:was likely )?closed|connection reset|broken pipe|ncclRemoteError|remote process exited"
+    r"|timed out waiting|pair closure|socket timeout|wait timeout|communicator was aborted|operation timeout",
+    re.IGNORECASE,
+)
+_SHARED = re.compile(r"Duplicate GPU detected.*")
 
 #: How long a rank waits for the others. Rank 0 writes reports meanwhile, so this is generous: a rank that dies is
-#: noticed at once, by its closed connection and by torchrun.
+#: noticed before, by torchrun, and with gloo by its closed connection.
 PATIENCE = timedelta(minutes=30)
 
 
 class RankLostError(UserError):
-    """Another process of the job ended or was killed."""
+    """Another process of the job ended, was killed or does not answer."""
 
 
 class Ranks:
@@ -245,13 +252,32 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:  # there is no class of its own for a lost peer
-            if isinstance(error, torch.OutOfMemoryError) or not _LOST.search(str(error)):
-                raise
-            reason = str(error).strip().split("\n")[0].rpartition("] ")[2].split(". ")[0]
-            raise RankLostError(
-                f"another process of this job has ended or was killed ({reason}); what was saved stands: the same "
-                "command goes on from there"
-            ) from None
+            raise _told(error) from None
+
+
+def _told(error: Exception) -> Exception:
+    """What a user is told in place of an error of gloo or NCCL; the error itself where its own words are the best."""
+    text = str(error)
+    if shared := _SHARED.search(text):
+        return UserError(
+            f"NCCL says: {shared[0]}. Each process needs a GPU of its own: start as many as there are GPUs "
+            "(--nproc_per_node), and set CUDA_VISIBLE_DEVICES to all of them, or to another one for each process"
+        )
+    if isinstance(error, torch.OutOfMemoryError) or not (lost := _LOST.search(text)):
+        return error
+    fate = "does not answer" if "time" in lost[0].lower() else "has ended or was killed"
+    return RankLostError(
+        f"another process of this job {fate} ({_reason(text)}); what was saved stands: the same command goes on from "
+        "there"
+    )
+
+
+def _reason(text: str) -> str:
+    """The sentence of an error that says most: NCCL's last one, or the first one without its place in the source."""
+    first, *lines = text.strip().split("\n")
+    if "Last error:" in lines[:-1]:
+        return lines[lines.index("Last error:") + 1].strip()
+    return re.sub(r"^\[\S+:\d+\] ", "", first).split(". ")[0].rstrip(".")
 
 
 class _Loss(nn.Module):
@@ -305,10 +331,15 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 
 @contextmanager
-def start() -> Iterator[Ranks]:
+def start(device: str = "cpu") -> Iterator[Ranks]:
     """Join the job that torchrun describes in the environment; without one, a job of this process alone.
 
-    Raises UserError for an environment that is not whole, and when the others cannot be reached.
+    Args:
+        device: the job's `runtime.device`. This process's GPU is bound to it before it meets the others, so that NCCL
+            connects here or says why it cannot.
+
+    Raises:
+        UserError: an environment that is not whole, others that cannot be reached, no GPU for this process.
     """
     world = os.environ.get("WORLD_SIZE", "1")
     if world == "1":
@@ -319,11 +350,18 @@ def start() -> Iterator[Ranks]:
         raise UserError(f"WORLD_SIZE={world} without {', '.join(missing)}: start several processes with torchrun")
     ranks = Ranks(int(os.environ["RANK"]), int(world), int(os.environ["LOCAL_RANK"]))
     # Tensors on the CPU go by gloo also where those on GPUs go by NCCL.
-    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    backend, picked = "gloo", pick_device(device)
+    gpu = picked if picked.type == "cuda" else None
+    if gpu is not None:
+        backend = "cpu:gloo,cuda:nccl"
+        torch.cuda.set_device(gpu)
     try:
-        dist.init_process_group(backend, timeout=PATIENCE)
+        dist.init_process_group(backend, timeout=PATIENCE, device_id=gpu)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the processes cannot reach each other: {str(error).splitlines()[0]}") from None
+        told = _told(error)
+        if told is error:
+            told = UserError(f"the processes cannot reach each other: {_reason(str(error))}")
+        raise told from None
     yield ranks
     if ranks.in_order:
         dist.destroy_process_group()
