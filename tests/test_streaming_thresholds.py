@@ -1,6 +1,6 @@
 """Thresholds of a stream: bit for bit those of all rows at once, whatever the chunks, the memory and the processes."""
 
-import multiprocessing
+import json
 import threading
 import tracemalloc
 
@@ -10,6 +10,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.forked import forked_job
 from uda.benchmarks import BENCHMARKS
 from uda.streaming_thresholds import ThresholdSearch, stream_thresholds
 from uda.thresholds import class_balanced_thresholds
@@ -131,32 +132,35 @@ def test_ranks_of_unlike_precision_pass_as_often():
     assert ours[1] == class_balanced_thresholds(np.concatenate(parts), 0.7).tolist()
 
 
-def gloo_rank(rank, file, results):
-    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+RANK = """
+import json, sys
+import numpy as np
+import torch
+from uda.streaming_thresholds import stream_thresholds
 
-    def reduce(array):
-        torch.distributed.all_reduce(torch.from_numpy(array))
-        return array
+def reduce(array):
+    torch.distributed.all_reduce(torch.from_numpy(array))
+    return array
 
-    # Rank 0 has one row in ten, and rank 1 all the others of the same hundred thousand.
-    rows = sharp_softmax(np.random.default_rng(2), 100_000, 5)
-    mine = rows[::10] if rank == 0 else np.delete(rows, np.s_[::10], axis=0)
-    chunks = np.array_split(mine, 7)
-    results.put(stream_thresholds(lambda: chunks, 0.35, 5, reduce=reduce, memory=200_000).tolist())
-    torch.distributed.destroy_process_group()
+torch.distributed.init_process_group("gloo")
+rank, rows = torch.distributed.get_rank(), np.load(sys.argv[1] + "/rows.npy")
+mine = rows[::10] if rank == 0 else np.delete(rows, np.s_[::10], axis=0)
+chunks = np.array_split(mine, 7)
+with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
+    json.dump(stream_thresholds(lambda: chunks, 0.35, 5, reduce=reduce, memory=200_000).tolist(), file)
+torch.distributed.destroy_process_group()
+"""
 
 
 def test_two_processes(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    results = context.Queue()
-    ranks = [context.Process(target=gloo_rank, args=(rank, tmp_path / "meeting", results)) for rank in range(2)]
-    for rank in ranks:
-        rank.start()
-    found = [results.get(timeout=60) for _ in ranks]
-    for rank in ranks:
-        rank.join(timeout=60)
+    """Rank 0 has one row in ten, and rank 1 all the others of the same hundred thousand."""
     rows = sharp_softmax(np.random.default_rng(2), 100_000, 5)
-    assert found == [class_balanced_thresholds(rows, 0.35).tolist()] * 2
+    np.save(tmp_path / "rows.npy", rows)
+    (tmp_path / "rank.py").write_text(RANK)
+    codes, output = forked_job(2, tmp_path / "rank.py", tmp_path)
+    assert codes == [0, 0], output
+    expected = class_balanced_thresholds(rows, 0.35).tolist()
+    assert [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)] == [expected] * 2
 
 
 def test_worked_by_hand():
