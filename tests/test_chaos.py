@@ -11,6 +11,7 @@ import time
 
 import pytest
 
+from tests.forked import Forked
 from tests.test_rounds import read_results
 from uda.checkpoint import Checkpoints, load_checkpoint
 from uda.cli import main
@@ -23,7 +24,8 @@ spec.loader.exec_module(chaos)
 LONGER = ("self_training.steps=150", "source.steps=100", "self_training.adapt_batch_norm=true", "model.dropout=0.3")
 
 
-def test_three_kills(tiny, tmp_path, capsys):
+def test_three_kills(tiny, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(chaos, "start", lambda *start: Forked(*chaos.command(*start[:2])[1:], output=start[2]))
     arguments = ["--cfg", str(tiny), "--kills", "3", "--life", "0.8", "--keep", str(tmp_path), *LONGER]
     assert chaos.main(arguments) == 0
     out = capsys.readouterr().out
@@ -60,14 +62,7 @@ def test_a_signal_saves_and_leaves_within_five_seconds(tiny, tmp_path, number):
     """In a round that would last for minutes: the whole process group is told, a loader's worker too."""
     folder = tmp_path / "run"
     long = ["self_training.steps=100000", "runtime.workers=1", "self_training.batch.source=2", "data.cache=none"]
-    process = subprocess.Popen(
-        [sys.executable, ROOT / "tools" / "self_train.py", "--cfg", tiny, f"output={folder}", *long],
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    process = Forked(ROOT / "tools" / "self_train.py", "--cfg", tiny, f"output={folder}", *long)
     until = time.monotonic() + 60
     while not (folder / "rounds/source.json").exists() and time.monotonic() < until:
         time.sleep(0.05)

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.test_distributed import torchrun
+from tests.forked import forked_job
 from tests.test_rounds import cut_after_every_save
 from uda.config import load_config
 from uda.config_files import ROOT
@@ -115,10 +115,8 @@ def test_two_processes_score_what_one_does_with_the_same_batches(labelled, tmp_p
     """Up to rounding; with as many threads each, for nine steps of training make rounding larger."""
     words = [ROOT / "tools" / "hardness.py", "dynamics", "--cfg", labelled, "--out", tmp_path / "page"]
     for count, own in ((2, []), (1, ["runtime.accumulate=2"])):
-        output, _ = torchrun(count, *words, f"output={tmp_path}/{['one', 'two'][count - 1]}", *own).communicate(
-            timeout=120
-        )
-        assert output.count("page: ") == 1, output
+        codes, output = forked_job(count, *words, f"output={tmp_path}/{['one', 'two'][count - 1]}", *own)
+        assert codes == [0] * count and output.count("page: ") == 1, output
     ours, theirs = (read_scores(tmp_path / name / "scores.csv") for name in ("two", "one"))
     assert ours.ids == theirs.ids and ours.predicted == theirs.predicted
     for name, values in ours.scores.items():
