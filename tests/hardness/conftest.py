@@ -1,8 +1,12 @@
 """Fixtures of the study of hardness."""
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 
 from tests.data.trees import make_folders
+from uda.hardness import findings
 
 CLASSES = ["ant", "bee", "cat"]
 TINY = """\
@@ -15,6 +19,15 @@ human: {{file: {root}/human.csv, format: csv, bins: [0, 0.5, 1]}}
 runtime: {{device: cpu}}
 report: {{tensorboard: false}}
 """
+
+
+@contextlib.contextmanager
+def undrawn() -> Iterator[None]:
+    """Figures are made but not drawn, which is most of a page's time: for what looks at tables and text alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "_encoded", lambda figure, kind: b"")
+        patch.setattr(findings.figures, "to_svg", lambda figure, name, description: "<svg></svg>")
+        yield
 
 
 @pytest.fixture(scope="session")

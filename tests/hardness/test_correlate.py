@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 
+from tests.hardness.conftest import undrawn
 from uda.errors import UserError
 from uda.hardness.bins import BINS, bin_name, parse_bins
 from uda.hardness.cli import main
@@ -237,7 +238,8 @@ def test_all_of_it_for_two_models(human, table, tmp_path):
     assert "spread evenly over the frequencies" in page
     alone = Findings(tmp_path / "alone", "")
     people = HumanFrequencies(human.ids, human.frequencies)
-    correlate({"one": table}, people, BINS, "confidence", alone, scores=["avh"], resamples=20)
+    with undrawn():
+        correlate({"one": table}, people, BINS, "confidence", alone, scores=["avh"], resamples=20)
     assert "spread evenly" not in alone.write().read_text(), "how many were asked is not known"
     assert "The sign is turned of avh; taken as they are, for what is easy is not known of them: own." in page
     with (tmp_path / "correlations.csv").open() as file:
@@ -252,7 +254,9 @@ def test_all_of_it_for_two_models(human, table, tmp_path):
     assert sum(float(cell["images"]) for cell in cells if cell["model"] == "two") == pytest.approx(COUNT)
     for ending in ("png", "svg"):
         assert (tmp_path / f"histogram_avh.{ending}").stat().st_size > 5000
-    same = correlate({"one": table}, human, BINS, "confidence", Findings(tmp_path, ""), scores=["avh"], resamples=300)
+    with undrawn():
+        findings = Findings(tmp_path, "")
+        same = correlate({"one": table}, human, BINS, "confidence", findings, scores=["avh"], resamples=300)
     assert same.overall[0] == rows[0], "the bootstrap has a seed, and other models and scores do not change its draws"
 
 
@@ -311,7 +315,8 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     lines = [f"{name},{value}" for name, value in zip(human.ids, human.frequencies, strict=True)]
     (in_folder / "people.csv").write_text("\n".join(["image,hsf", *lines]))
     words = ["correlate", "--scores", "net=scores.csv", "--human", "people.csv"]
-    assert main([*words, "--scores-columns", "avh, norm"]) == 0
+    with undrawn():
+        assert main([*words, "--scores-columns", "avh, norm"]) == 0
     out = capsys.readouterr().out
     assert "people.csv: 600 images, read as 'csv'" in out and "positive where it is as the paper expects" in out
     assert re.search(r"net +avh +600 +0\.[78]", out) and (in_folder / "runs/hardness/correlate/index.html").is_file()
@@ -320,7 +325,8 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     assert (
         "fewer than 10 images in a bin of human frequency: [0, 0.01] has" in error and "wider ones by --bins" in error
     )
-    assert main([*words, "--reference", "own", "--scores-columns", "avh"]) == 0
+    with undrawn():
+        assert main([*words, "--reference", "own", "--scores-columns", "avh"]) == 0
     with pytest.raises(SystemExit):
         main([*words, "--seed", "-1"])
     assert "argument --seed: -1: 0 at least" in capsys.readouterr().err
@@ -328,7 +334,8 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     assert main(words) == 2
     assert "5 of 600 images of net are not in the human file: test/cat/0000.jpg" in capsys.readouterr().err
     capsys.readouterr()
-    assert main([*words, "--allow-missing", "--scores-columns", "avh", "--out", "some", "--bins", "0.5,1"]) == 0
+    with undrawn():
+        assert main([*words, "--allow-missing", "--scores-columns", "avh", "--out", "some", "--bins", "0.5,1"]) == 0
     out = capsys.readouterr().out
     left = "net: left out are 5 of 600 images that people have not seen, and 0 of 595 that have no score"
     outside = sum(value < 0.5 for value in human.frequencies[5:])

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from tests.data.trees import make_folders
+from tests.hardness.conftest import undrawn
 from uda.data.images import ImageArray
 from uda.hardness.classifier import LoadedClassifier, with_linear_head
 from uda.hardness.cli import main
@@ -251,7 +252,8 @@ def test_a_kind_of_ones_own_on_the_command_line(in_folder, monkeypatch, capsys):
         '    "Darker by level."\n    return images * (1 - level)\n'
     )
     words = ["degrade", "--model", "a", "--model", "b", "--data", "own", "--out", "o", "runtime.device=cpu"]
-    assert main([*words, "--plugin", "dark.py", "--kinds", "dark", "--levels", "3"]) == 0
+    with undrawn():
+        assert main([*words, "--plugin", "dark.py", "--kinds", "dark", "--levels", "3"]) == 0
     out = capsys.readouterr().out
     assert "a, dark" in out and "b, dark" in out and "page: o/index.html" in out
     page = (in_folder / "o" / "index.html").read_text()

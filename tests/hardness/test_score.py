@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.data.trees import make_folders
+from tests.hardness.conftest import undrawn
 from uda.config import load_config
 from uda.errors import UserError
 from uda.hardness.classifier import LoadedClassifier, load_classifier, with_linear_head
@@ -371,7 +372,8 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
         shown = [row["image"] for row in csv.DictReader(file)]
     order = np.argsort(table.scores["avh"])
     assert [table.ids.index(name) for name in shown] == [*order[:8], *order[::-1][:8]]
-    assert main(["score", "--model", str(run), "--data", "own", "--scores", "norm,avh"]) == 0
+    with undrawn():
+        assert main(["score", "--model", str(run), "--data", "own", "--scores", "norm,avh"]) == 0
     assert list(read_scores(in_folder / "scores.csv").scores) == ["norm", "avh"]
 
 
