@@ -1,4 +1,4 @@
-"""Several processes, started as users start them: by torchrun."""
+"""Several processes: as torchrun starts them, and where torchrun has no part in it forked with its environment."""
 
 import csv
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.forked import Forked, forked_job
 from tests.test_rounds import read_results
 from uda.config_files import ROOT
 from uda.distributed import Ranks, start
@@ -36,14 +37,14 @@ def torchrun(processes, *arguments, **options):
 
 
 def run_tool(*arguments):
-    command = [sys.executable, TOOL, *map(str, arguments)]
-    return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    """Exit code, stdout and stderr of a run by itself."""
+    process = Forked(TOOL, *arguments)
+    return process.wait(), *process.communicate()
 
 
 def test_collectives_in_a_job_of_three(tmp_path):
-    job = torchrun(3, ROOT / "tests" / "ranks_script.py", tmp_path)
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, output
+    codes, output = forked_job(3, ROOT / "tests" / "ranks_script.py", tmp_path)
+    assert codes == [0, 0, 0], output
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert found == [[0, 3, 0], [1, 3, 1], [2, 3, 2]]
 
@@ -89,7 +90,8 @@ def test_two_processes_choose_what_one_does_with_the_same_batches(tiny, tmp_path
     assert code == 0, output
     assert output.count("oracle best") == 1, "one process speaks"
     alone = tmp_path / "one"
-    assert run_tool("--cfg", tiny, f"output={alone}", "runtime.accumulate=2").returncode == 0
+    code, _, error = run_tool("--cfg", tiny, f"output={alone}", "runtime.accumulate=2")
+    assert code == 0, error
     for index in (0, 1):
         pairs = list(zip(labels(alone, index), labels(folder, index), strict=True))
         assert all((a["image"], a["label"], a["selected"]) == (b["image"], b["label"], b["selected"]) for a, b in pairs)
@@ -107,11 +109,10 @@ ADAPTING = (
 
 def test_two_processes_adapt_as_one_does_with_the_same_batches(tiny, tmp_path):
     """DANN: its domain classifier, with BatchNorm of its own, is every process's."""
-    job = torchrun(2, TOOL, "--cfg", tiny, f"output={tmp_path / 'two'}", *ADAPTING)
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, output
-    alone = run_tool("--cfg", tiny, f"output={tmp_path / 'one'}", *ADAPTING, "runtime.accumulate=2")
-    assert alone.returncode == 0, alone.stderr
+    codes, output = forked_job(2, TOOL, "--cfg", tiny, f"output={tmp_path / 'two'}", *ADAPTING)
+    assert codes == [0, 0], output
+    code, _, error = run_tool("--cfg", tiny, f"output={tmp_path / 'one'}", *ADAPTING, "runtime.accumulate=2")
+    assert code == 0, error
     ours, theirs = read_results(tmp_path / "two"), read_results(tmp_path / "one")
     assert ours["final"]["per_class"] == theirs["final"]["per_class"]
     for two, one in zip(ours["rounds"], theirs["rounds"], strict=True):
@@ -121,30 +122,28 @@ def test_two_processes_adapt_as_one_does_with_the_same_batches(tiny, tmp_path):
 @pytest.mark.parametrize("name", ["mcd", "shot"])
 def test_several_phases_and_labels_of_rank_0_in_a_job_of_two(tiny, tmp_path, name):
     own = {"mcd": ["method_options={}"], "shot": ["method_options={}", "adaptation.batch.source=0", "source.epochs=1"]}
-    job = torchrun(2, TOOL, "--cfg", tiny, f"output={tmp_path}/run", *ADAPTING[:-2], f"method={name}", *own[name])
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode == 0, output
+    words = [f"output={tmp_path}/run", *ADAPTING[:-2], f"method={name}", *own[name]]
+    codes, output = forked_job(2, TOOL, "--cfg", tiny, *words)
+    assert codes == [0, 0], output
     assert len(read_results(tmp_path / "run")["rounds"]) == 2
 
 
 def test_ranks_with_different_configs_are_stopped_with_the_keys(tiny, tmp_path):
     code = f"""
 import os, sys
-sys.path.insert(0, {str(ROOT)!r})
 from uda.cli import main
 sys.exit(main(["--cfg", {str(tiny)!r}, "output={tmp_path / "run"}", "seed=" + os.environ["RANK"]]))
 """
     script = tmp_path / "differently.py"
     script.write_text(code)
-    output, _ = torchrun(2, script).communicate(timeout=120)
-    assert "the config of process 1 is not that of process 0 (seed: 0 -> 1)" in output
+    codes, output = forked_job(2, script)
+    assert 0 not in codes and "the config of process 1 is not that of process 0 (seed: 0 -> 1)" in output
     assert not (tmp_path / "run").exists()
 
 
 def test_too_small_a_batch_is_named(tiny, tmp_path):
-    job = torchrun(3, TOOL, "--cfg", tiny, f"output={tmp_path / 'run'}", "source.batch_size=4")
-    output, _ = job.communicate(timeout=120)
-    assert job.returncode != 0 and "a batch of 4 images cannot be dealt out to 3 (processes times" in output
+    codes, output = forked_job(3, TOOL, "--cfg", tiny, f"output={tmp_path / 'run'}", "source.batch_size=4")
+    assert 0 not in codes and "a batch of 4 images cannot be dealt out to 3 (processes times" in output
 
 
 def wait_for(path, process):
@@ -172,9 +171,9 @@ def test_a_killed_rank_ends_the_job_which_goes_on_with_another_number_of_process
     output, _ = job.communicate(timeout=60)
     assert job.returncode != 0 and time.monotonic() - killed < 60
     assert "another process of this job has ended or was killed" in output or "interrupted by SIGTERM" in output
-    ended = run_tool("--cfg", tiny, f"output={folder}", *LONG)
-    assert ended.returncode == 0, ended.stderr
-    assert "resuming" in ended.stdout and len(read_results(folder)["rounds"]) == 40
+    code, output, error = run_tool("--cfg", tiny, f"output={folder}", *LONG)
+    assert code == 0, error
+    assert "resuming" in output and len(read_results(folder)["rounds"]) == 40
 
 
 def test_sigterm_to_the_job_saves_and_leaves(tiny, tmp_path):
@@ -187,5 +186,5 @@ def test_sigterm_to_the_job_saves_and_leaves(tiny, tmp_path):
     output, _ = job.communicate(timeout=60)
     assert time.monotonic() - asked < 10
     assert re.search(r"interrupted by SIGTERM: saved at round 0, \d+ epochs? done", output), output
-    ended = run_tool("--cfg", tiny, f"output={folder}", "self_training.steps=3000", "--dry-run")
-    assert ended.returncode == 0, ended.stderr
+    code, _, error = run_tool("--cfg", tiny, f"output={folder}", "self_training.steps=3000", "--dry-run")
+    assert code == 0, error
