@@ -154,7 +154,8 @@ def test_a_plain_floor_leaves_malloc_alone_and_ours_tunes_it(monkeypatch):
 
 def test_json_of_a_quick_benchmark(tmp_path):
     path, document = tmp_path / "bench.json", tmp_path / "page.md"
-    document.write_text("<!-- table bench -->\n<!-- end bench -->\n")
+    blocks = ("bench-machines", "bench")
+    document.write_text("".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in blocks))
     earlier = {"name": "import_uda", "seconds": 2.0, "floor_seconds": 1.0, "ratio": 0.5, "bar": None}
     earlier |= {"limit_seconds": 1.5, "peak_mib": 1.0, "floor_peak_mib": 1.0}
     path.write_text(json.dumps([earlier, {**earlier, "name": "of_old"}]))
@@ -179,6 +180,8 @@ def test_json_of_a_quick_benchmark(tmp_path):
     assert row["ratio"] == pytest.approx(row["floor_seconds"] / row["seconds"])
     assert (row["scale"], row["repeats"]) == (0.001, 1) and row["environment"]["torch"] == torch.__version__
     assert f"{row['ratio']:.3f}" in ended.stdout
+    assert f"1 of 2 rows: python {row['environment']['python']}" in document.read_text()
+    assert row["environment"]["processor"] == device.processor()
 
 
 class Pipe:

@@ -22,6 +22,8 @@ import resource
 import statistics
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -33,6 +35,7 @@ from uda.atomic import write_json, write_text
 from uda.benchmarks import BENCHMARKS
 from uda.benchmarks.measure import count, share
 from uda.command_line import CommandParser, run_command
+from uda.device import processor
 from uda.errors import UserError
 from uda.tables import insert_markdown
 
@@ -171,6 +174,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
@@ -200,6 +204,13 @@ def to_markdown(rows: list[Row]) -> str:
         ratio = f"**{row.ratio:.2f}, {row.verdict}**" if row.verdict else f"{row.ratio:.2f}"
         lines.append(f"| `{row.name}` | {ratio} | {bar} | {times} | {memory} |")
     return "\n".join(lines) + "\n"
+
+
+def machines(rows: Iterable[dict[str, Any]]) -> str:
+    """On what machines rows of the file of figures were measured, a line each."""
+    texts = [", ".join(f"{key} {value}" for key, value in row.get("environment", {}).items()) for row in rows]
+    counts = Counter(text for text in texts if text)
+    return "".join(f"* {count} of {len(texts)} rows: {text}.\n" for text, count in counts.most_common())
 
 
 def _readable(seconds: float) -> str:
@@ -267,6 +278,7 @@ def _write(options: argparse.Namespace, rows: list[Row]) -> None:
     if options.into:
         known = [Row(**{field.name: row[field.name] for field in fields(Row)}) for _, row in sorted(written.items())]
         document = options.into.read_text(encoding="utf-8")
+        document = insert_markdown(document, "bench-machines", machines(written.values()))
         write_text(options.into, insert_markdown(document, "bench", to_markdown(known)))
 
 

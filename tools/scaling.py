@@ -23,6 +23,7 @@ from uda.benchmarks.scaling import measure_curves
 from uda.benchmarks.scaling_document import blocks, check_document, write_document
 from uda.benchmarks.world import World, run_world
 from uda.command_line import CommandParser, run_command
+from uda.device import processor
 from uda.errors import UserError
 
 #: More processes than this on one machine say nothing new.
@@ -55,6 +56,7 @@ def machine(scale: float, repeats: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "medians of": repeats,

@@ -6,6 +6,7 @@ CUDA and MPS are decided by what their makers document; the CPU's settings by me
 
 import ctypes
 import os
+import platform
 import shutil
 import warnings
 from pathlib import Path
@@ -130,6 +131,17 @@ def loader_workers(settings: RuntimeSettings, in_memory: bool) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # torchrun's processes on this machine
     return 0 if in_memory else max(1, min(8, cores // processes))
+
+
+def processor() -> str:
+    """The CPU's name, the widest instructions that torch uses, and whether it computes in bf16."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    bf16 = any(known.get(unit) for unit in ("avx512_bf16", "amx_bf16"))
+    name = names[0] if names else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()}{', bf16 units' * bf16})"
 
 
 def describe(settings: RuntimeSettings, workers: int) -> str:

@@ -13,6 +13,7 @@ import torch
 
 import uda
 from uda.atomic import write_json
+from uda.device import processor
 from uda.device_check.parts import PARTS, Finding, Outcome, Setup, run_part
 from uda.records import plain
 from uda.run_folder import code_commit
@@ -46,13 +47,6 @@ def machine(setup: Setup) -> dict[str, object]:
         "python": platform.python_version(),
         "system": platform.platform(),
     }
-
-
-def processor() -> str:
-    """The CPU's name."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _driver() -> str | None:
