@@ -1,6 +1,7 @@
 """The benchmarks of tools/bench.py, a module a subject."""
 
 from uda.benchmarks import (  # noqa: F401  (they register themselves)
+    averaging,
     files,
     generalization,
     handover,

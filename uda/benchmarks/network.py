@@ -8,6 +8,7 @@ is, against ours with nothing set: the ratio is what a user gains. torch.compile
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,10 @@ from uda.settings import (
     RuntimeSettings,
     SelfTrainingSettings,
 )
+
+if TYPE_CHECKING:
+    from uda.data.loaders import Batch
+    from uda.distributed import Ranks
 
 #: Our training step and predict pass may cost at most 3 % more than a bare loop.
 LOOP_BAR = 0.97
@@ -93,12 +98,23 @@ def _network(config: Config, channels: int) -> nn.Module:
 
 def _training_step(subject: Subject, ours: RuntimeSettings, floor: RuntimeSettings, bar: float | None) -> Contest:
     """`Engine.fit` of the self-training method and the same update written out, on the same ready-made batches."""
+    batches = training_batches(subject)
+    return Contest(
+        at_first_call(lambda: our_training(subject, ours, batches)),
+        at_first_call(lambda: bare_training(subject, floor, batches)),
+        per_call=subject.steps,
+        bar=bar,
+    )
+
+
+def training_batches(subject: Subject) -> "list[Batch]":
+    """Ready-made batches of a call's steps."""
     from uda.data.loaders import Batch
 
     total, size = 2 * subject.half_batch, subject.size
     is_target = torch.arange(total) >= subject.half_batch
     generator = torch.Generator().manual_seed(0)
-    batches = [
+    return [
         Batch(
             images=torch.randn(total, subject.channels, size, size, generator=generator),
             labels=one_hot(torch.randint(NUM_CLASSES, (total,), generator=generator), NUM_CLASSES).float(),
@@ -109,30 +125,36 @@ def _training_step(subject: Subject, ours: RuntimeSettings, floor: RuntimeSettin
         for _ in range(subject.steps)
     ]
 
-    return Contest(
-        at_first_call(lambda: _our_training(subject, ours, batches)),
-        at_first_call(lambda: _bare_training(subject, floor, batches)),
-        per_call=subject.steps,
-        bar=bar,
-    )
 
-
-def _our_training(subject: Subject, runtime: RuntimeSettings, batches: list) -> Callable[[], object]:
+def our_training(
+    subject: Subject,
+    runtime: RuntimeSettings,
+    batches: "list[Batch]",
+    ranks: "Ranks | None" = None,
+    during: bool = True,
+) -> Callable[[], object]:
+    """`Engine.fit`; `during`: several processes average the gradients during the backward pass, not after it."""
     from uda.engine import Engine
     from uda.methods import METHODS
 
     config = subject.config(runtime)
     network = _network(config, subject.channels)
-    engine = Engine(network, config.runtime, log=lambda line: None)
+    engine = Engine(network, config.runtime, log=lambda line: None, ranks=ranks)
     method = METHODS["self_training"](network, config)
     optimization = engine.optimization(method, config.self_training.optim, subject.steps)
+    if not during:
+        optimization.averaged_loss = None
     return lambda: engine.fit(method, batches, optimization, label="bench", steps=subject.steps)
 
 
-def _bare_training(subject: Subject, runtime: RuntimeSettings, batches: list) -> Callable[[], object]:
+def bare_training(
+    subject: Subject, runtime: RuntimeSettings, batches: "list[Batch]", parallel: bool = False
+) -> Callable[[], object]:
+    """The same update written out; `parallel`: by this process and others of its job."""
     config = subject.config(runtime)
     network, settings = _ready(config, subject.channels)
     model = nn.Sequential(network.backbone, network.head, network.classifier)
+    forward = nn.parallel.DistributedDataParallel(model) if parallel else model
     memory_format = torch.channels_last if settings.channels_last else torch.contiguous_format
     optim = config.self_training.optim
     sgd = torch.optim.SGD(
@@ -149,7 +171,7 @@ def _bare_training(subject: Subject, runtime: RuntimeSettings, batches: list) ->
         for batch in batches:
             images = batch.images.to(memory_format=memory_format)
             with _autocast(settings.precision):
-                loss = cross_entropy(model(images).float(), batch.labels)
+                loss = cross_entropy(forward(images).float(), batch.labels)
             sgd.zero_grad()
             loss.backward()
             sgd.step()
