@@ -19,6 +19,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import pytest
@@ -27,6 +28,9 @@ from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import uda
+
+PACKAGE = Path(uda.__file__).parent
 #: Operations whose result has a size that only the device knows, or that go to the host.
 WAITS = {"nonzero", "masked_select", "_unique2", "unique_dim", "bincount", "equal", "_local_scalar_dense"}
 INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index", "_unsafe_index_put"}
@@ -115,13 +119,11 @@ class Pretended(TorchDispatchMode):
         return result
 
     def _may_be_here(self, tensor: Tensor) -> bool:
-        """Whether a tensor may go with those of this device: a number, or made of zeros that autograd itself has made.
-
-        Autograd makes them on the device that it sees, which is the CPU.
-        """
+        """Whether a tensor may go with those of this device; a number of the host may."""
         return not tensor.dim() or tensor.is_meta or self._is_known(tensor)
 
     def _is_known(self, tensor: Tensor) -> bool:
+        """Whether a tensor is on this device, or made of zeros that autograd has made: it took the device for a CPU."""
         key = tensor.untyped_storage()._cdata
         return key in self._storages or key in self._anywhere
 
@@ -186,43 +188,64 @@ def pretended(kind: Literal["cuda", "mps"]) -> Iterator[Pretended]:
 
     Tensors of the device are not to be used after it. Settings of torch that a device's users change are put back.
     """
-    pretend = Pretended(kind)
-    own = torch.Tensor
+    device = Pretended(kind)
+    cudnn = torch.backends.cudnn
+    with warnings.catch_warnings(action="ignore"):  # torch 2.9 warns of newer names for the first two
+        precision, tf32, benchmark = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
+    with pytest.MonkeyPatch.context() as patch:
+        for name, method in _tensor_methods(device).items():
+            patch.setattr(Tensor, name, method)
+        for module, name, function in [*_torch_functions(device), *(_cuda if kind == "cuda" else _mps)(device)]:
+            patch.setattr(module, name, function)
+        try:
+            with device:
+                yield device
+        finally:
+            with warnings.catch_warnings(action="ignore"):
+                torch.set_float32_matmul_precision(precision)
+                cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
 
-    def to(tensor, *args, copy=False, **kwargs):
+
+def _tensor_methods(device: Pretended) -> dict[str, object]:
+    """What no operation of a tensor shows: where it is, where it goes, and what Python reads of it."""
+
+    def to(tensor, *args, **kwargs):
         if args and isinstance(args[0], Tensor):
             args = (args[0].device, args[0].dtype, *args[1:])
         where, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
-        here = pretend.holds(tensor)
-        target = here if where is None else pretend.is_meant(where)
-        if target != here and pretend.kind == "mps" and torch.float64 in (tensor.dtype, dtype):
+        here = device.holds(tensor)
+        target = here if where is None else device.is_meant(where)
+        if target != here and device.kind == "mps" and torch.float64 in (tensor.dtype, dtype):
             raise TypeError(f"MPS has no float64 to copy, at {_place()}")
         if dtype is not None:
-            tensor = original["to"](tensor, dtype, copy=copy)
+            tensor = torchs["to"](tensor, dtype)
         if target != here:
-            return pretend.move(tensor, target, non_blocking, memory_format or torch.preserve_format)
+            return device.move(tensor, target, non_blocking, memory_format or torch.preserve_format)
         if where is not None and not (target or where.type == "cpu"):
-            return original["to"](tensor, where)
-        return tensor if memory_format is None else original["to"](tensor, memory_format=memory_format)
+            return torchs["to"](tensor, where)
+        return tensor if memory_format is None else torchs["to"](tensor, memory_format=memory_format)
 
     def new_tensor(tensor, values, **kwargs):
-        made = original["new_tensor"](tensor, values, **kwargs)
-        return pretend.move(made, True, False, torch.preserve_format) if pretend.holds(tensor) else made
+        made = torchs["new_tensor"](tensor, values, **kwargs)
+        return to(made, device.device) if device.holds(tensor) else made
 
     def numpy(tensor, **kwargs):
-        if pretend.holds(tensor):
-            raise TypeError(f"a tensor on {pretend.device} has no NumPy array, at {_place()}")
-        return original["numpy"](tensor, **kwargs)
+        if device.holds(tensor):
+            raise TypeError(f"a tensor on {device.device} has no NumPy array, at {_place()}")
+        return torchs["numpy"](tensor, **kwargs)
 
     def tolist(tensor):
-        if pretend.holds(tensor):
-            pretend.wait("tolist")
-        return original["tolist"](tensor)
+        if device.holds(tensor):
+            device.wait("tolist")
+        return torchs["tolist"](tensor)
 
     def pin_memory(tensor):
-        if pretend.holds(tensor):
-            raise RuntimeError(f"a tensor on {pretend.device} cannot be pinned, at {_place()}")
+        if device.holds(tensor):
+            raise RuntimeError(f"a tensor on {device.device} cannot be pinned, at {_place()}")
         return tensor.clone()
+
+    def place(tensor):
+        return device.device if device.holds(tensor) else torchs["device"].__get__(tensor)
 
     methods = {
         "to": to,
@@ -233,20 +256,19 @@ def pretended(kind: Literal["cuda", "mps"]) -> Iterator[Pretended]:
         "__array__": lambda tensor, *_: numpy(tensor),
         "tolist": tolist,
         "pin_memory": pin_memory,
-        "device": property(
-            lambda tensor: pretend.device if pretend.holds(tensor) else original["device"].__get__(tensor)
-        ),
-        "is_cuda": property(lambda tensor: kind == "cuda" and pretend.holds(tensor)),
-        "is_mps": property(lambda tensor: kind == "mps" and pretend.holds(tensor)),
-        "is_cpu": property(lambda tensor: not pretend.holds(tensor)),
+        "device": property(place),
+        "is_cuda": property(lambda tensor: device.kind == "cuda" and device.holds(tensor)),
+        "is_mps": property(lambda tensor: device.kind == "mps" and device.holds(tensor)),
+        "is_cpu": property(lambda tensor: not device.holds(tensor)),
     }
-    original = {name: getattr(own, name) for name in methods}
+    torchs = {name: getattr(Tensor, name) for name in methods}
+    return methods
 
-    class Autocast(torch.autocast):
-        def __init__(self, device_type, *args, **kwargs):
-            super().__init__("cpu" if device_type == kind else device_type, *args, **kwargs)
 
-    def made_on_the_host_first(make):
+def _torch_functions(device: Pretended) -> list[tuple[object, str, object]]:
+    """Functions that would look for the device in torch itself: module, name, what stands in its place."""
+
+    def from_the_host(make):
         def made(values, *, device=None, **kwargs):
             if not pretend.is_meant(device):
                 return make(values, device=device, **kwargs)
@@ -255,47 +277,50 @@ def pretended(kind: Literal["cuda", "mps"]) -> Iterator[Pretended]:
         return made
 
     def grouped(lists, with_indices=False):
-        groups = group(lists, with_indices)
         return {
             (pretend.device if pretend.holds(found[0][0][0]) else where, dtype): found
-            for (where, dtype), found in groups.items()
+            for (where, dtype), found in group(lists, with_indices).items()
         }
 
-    group = torch._C._group_tensors_by_device_and_dtype
-    is_autocast_enabled = torch.is_autocast_enabled
-    cudnn = torch.backends.cudnn
-    with warnings.catch_warnings(action="ignore"):  # torch 2.9 warns of newer names for the first two
-        precision, tf32, benchmark = torch.get_float32_matmul_precision(), cudnn.allow_tf32, cudnn.benchmark
-    with pytest.MonkeyPatch.context() as patch:
-        for name, method in methods.items():
-            patch.setattr(own, name, method)
-        for name in ("tensor", "as_tensor"):
-            patch.setattr(torch, name, made_on_the_host_first(getattr(torch, name)))
-        patch.setattr(torch._C, "_group_tensors_by_device_and_dtype", grouped)
-        patch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
-        patch.setattr(torch, "autocast", Autocast)
-        patch.setattr(
-            torch, "is_autocast_enabled", lambda name=kind: is_autocast_enabled("cpu" if name == kind else name)
-        )
-        if kind == "cuda":
-            patch.setattr(torch.cuda, "_lazy_init", lambda: None)
-            patch.setattr(torch.cuda, "is_available", lambda: True)
-            patch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
-            patch.setattr(torch.cuda, "get_device_name", lambda device=None: "pretended")
-            patch.setattr(torch.cuda, "set_device", lambda device: None)
-            patch.setattr(torch.cuda, "Event", lambda: _Event(pretend))
-            patch.setattr(torch.cuda, "synchronize", lambda device=None: pretend.arrive())
-        else:
-            patch.setattr(torch.backends.mps, "is_available", lambda: True)
-            patch.setattr(torch.mps, "manual_seed", lambda seed: None)
-            patch.setattr(torch.mps, "synchronize", pretend.arrive)
-        try:
-            with pretend:
-                yield pretend
-        finally:
-            with warnings.catch_warnings(action="ignore"):
-                torch.set_float32_matmul_precision(precision)
-                cudnn.allow_tf32, cudnn.benchmark = tf32, benchmark
+    class Autocast(torch.autocast):
+        def __init__(self, device_type, *args, **kwargs):
+            super().__init__("cpu" if device_type == pretend.kind else device_type, *args, **kwargs)
+
+    def is_autocast_enabled(device_type):
+        return enabled("cpu" if device_type == pretend.kind else device_type)
+
+    pretend, enabled, group = device, torch.is_autocast_enabled, torch._C._group_tensors_by_device_and_dtype
+    return [
+        (torch, "tensor", from_the_host(torch.tensor)),
+        (torch, "as_tensor", from_the_host(torch.as_tensor)),
+        (torch, "autocast", Autocast),
+        (torch, "is_autocast_enabled", is_autocast_enabled),
+        (torch._C, "_group_tensors_by_device_and_dtype", grouped),
+        (torch.accelerator, "current_accelerator", lambda check_available=False: None),
+    ]
+
+
+def _cuda(device: Pretended) -> list[tuple[object, str, object]]:
+    functions = {
+        "is_available": lambda: True,
+        "is_bf16_supported": lambda including_emulation=True: True,
+        "get_device_name": lambda device=None: "pretended",
+        "set_device": lambda device: None,
+        "synchronize": lambda _=None: device.arrive(),
+        "Event": lambda: _Event(device),
+    }
+    if not torch.cuda.is_available():
+        functions["_lazy_init"] = lambda: None
+    return [(torch.cuda, name, function) for name, function in functions.items()]
+
+
+def _mps(device: Pretended) -> list[tuple[object, str, object]]:
+    return [
+        (torch.cuda, "is_available", lambda: False),
+        (torch.backends.mps, "is_available", lambda: True),
+        (torch.mps, "manual_seed", lambda seed: None),
+        (torch.mps, "synchronize", device.arrive),
+    ]
 
 
 def _tensors(values: Sequence) -> Iterator[Tensor]:
@@ -308,11 +333,11 @@ def _tensors(values: Sequence) -> Iterator[Tensor]:
 
 
 def _place() -> str:
-    """The line of the package that is at work, else that of the test."""
+    """The line of the package that is at work."""
     frame = sys._getframe(1)
     while frame is not None:
-        folder, _, file = frame.f_code.co_filename.rpartition("/uda/")
-        if folder:
-            return f"uda/{file}:{frame.f_lineno}"
+        file = Path(frame.f_code.co_filename)
+        if file.is_relative_to(PACKAGE):
+            return f"{file.relative_to(PACKAGE.parent)}:{frame.f_lineno}"
         frame = frame.f_back
     return "no line of uda"
