@@ -1,4 +1,4 @@
-"""What both processes of a job do for tests/test_averaging.py; started by torchrun, not a test module by itself.
+"""What both processes of a job do for tests/test_averaging.py; not a test module by itself.
 
 Most checks train twice from the same weights: with the gradients averaged by DistributedDataParallel while the
 backward pass goes on, and by `Ranks.average_gradients` after it. Halves are exact: two processes get the same bits.

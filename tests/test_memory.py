@@ -6,6 +6,7 @@ import torch
 from uda.config import load_config
 from uda.errors import UserError
 from uda.memory import shortage
+from uda.plan import dry_run
 from uda.rounds import Run
 
 CUDA = torch.OutOfMemoryError(
@@ -84,6 +85,12 @@ def test_training(run, size, overrides, told):
     with pytest.raises(UserError, match=told) as caught:
         run(lambda network, images: network.training and len(images) >= size, *overrides).execute()
     assert f"{GPU_IS_FULL} (cpu)" in str(caught.value)
+
+
+def test_a_dry_run(run):
+    run = run(lambda network, images: network.training)
+    with pytest.raises(UserError, match=r"source: .*runtime.accumulate=2 .*, or lower source.batch_size"):
+        dry_run(run)
 
 
 def test_predicting(run):

@@ -224,14 +224,16 @@ def _paces(run: "Run") -> dict[str, Pace]:
     if work.source_steps:
         optimization = engine.optimization(run.source_method, config.source.optim, work.source_steps)
         batches = run.feeds.source(0, None)
-        paces["source"] = training_pace(engine, run.source_method, optimization, batches, workers)
+        with engine.enough_memory("source", run.smaller_step(run.source_method, "source")):
+            paces["source"] = training_pace(engine, run.source_method, optimization, batches, workers)
     if work.later_steps:
         stage = config.adaptation if run.method.adapts else config.self_training
         batches = run.trial_batches(sample)
         optimization = engine.optimization(run.method, stage.optim, len(batches))
         frozen = stage.batch_norm == "eval"
         name = "adapting" if run.method.adapts else "rounds"
-        paces[name] = training_pace(engine, run.method, optimization, batches, workers, frozen)
+        with engine.enough_memory(name, run.smaller_step(run.method, "adaptation" if run.method.adapts else "round")):
+            paces[name] = training_pace(engine, run.method, optimization, batches, workers, frozen)
     return {**paces, "predict": predict}
 
 

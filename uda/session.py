@@ -239,10 +239,7 @@ class Session(ABC):
             scalars, begin = saved["scalars"], EpochState(self.progress.step, sums)
         self.saved = None
         stage = STAGES[self.progress.stage]
-        cure = f"lower {BATCHES[self.progress.stage]} or transforms.size"
-        if type(method).step is Method.step:
-            parts = 2 * self.config.runtime.accumulate
-            cure = f"give the same command with runtime.accumulate={parts} (a batch in so many parts), or {cure}"
+        smaller = self.smaller_step(method, self.progress.stage)
 
         def save(epoch: int, state: EpochState) -> None:
             progress = replace(self.progress, epoch=epoch, step=state.step, seconds=self.seconds)
@@ -254,7 +251,7 @@ class Session(ABC):
             self.save(progress, {**kept, **extra()})
 
         for epoch in range(self.progress.epoch, len(plan)):
-            with self.interruption.deferred(), self.engine.enough_memory(label, cure):
+            with self.interruption.deferred(), self.engine.enough_memory(label, smaller):
                 pauses = RunPauses(self, begin.step, lambda state, epoch=epoch: save(epoch, state))
                 scalars = self.engine.fit(
                     method,
@@ -278,6 +275,14 @@ class Session(ABC):
                     save(epoch + 1, begin)
                     pauses.leave()
         return scalars
+
+    def smaller_step(self, method: Method, stage: str) -> str:
+        """What to do where memory does not suffice for a training step of a stage."""
+        lower = f"lower {BATCHES[stage]} or transforms.size"
+        if type(method).step is not Method.step:
+            return lower
+        parts = 2 * self.config.runtime.accumulate
+        return f"give the same command with runtime.accumulate={parts} (a batch in so many parts), or {lower}"
 
     def save(self, progress: Progress, state: Mapping[str, object] | None = None) -> None:
         """Write a checkpoint; every rank calls it, rank 0 writes."""
