@@ -9,9 +9,10 @@ import torch
 from tests.test_adaptation import NEEDED, SMALL
 from uda import device, pace, plan
 from uda.config import load_config
+from uda.data.loaders import Batches
 from uda.distributed import Ranks
 from uda.models import Prediction
-from uda.pace import Pace, Stopwatch, as_if_of, training_pace
+from uda.pace import Pace, Stopwatch, as_if_of, peak_memory, training_pace
 from uda.plan import cost, work_of
 from uda.rounds import Run
 
@@ -86,12 +87,12 @@ def test_warm_up_and_what_loader_processes_have_made_ahead_are_not_timed(gpu, mo
     monkeypatch.setattr(pace, "MEASURED", 3)
     asked = []
 
-    class Batches:
+    class Numbered:
         def __init__(self, numbers):
             self.numbers = numbers
 
         def window(self, first, steps):
-            return Batches(range(first, first + steps))
+            return Numbered(range(first, first + steps))
 
         def __len__(self):
             return len(self.numbers)
@@ -107,8 +108,8 @@ def test_warm_up_and_what_loader_processes_have_made_ahead_are_not_timed(gpu, mo
         for _ in batches:
             gpu.queued = 50.0 if asked[-1] == 0 else 0.5
 
-    engine = SimpleNamespace(device=torch.device("cpu"), ranks=Ranks(), fit=fit)
-    found = training_pace(engine, None, None, Batches(range(0)), workers=2, freeze_batch_norm=True)
+    engine = SimpleNamespace(device=torch.device("cpu"), ranks=Ranks(), fit=fit, delivered=iter)
+    found = training_pace(engine, None, None, Numbered(range(0)), workers=2, freeze_batch_norm=True)
     assert asked == [0, 2, 3, 4, 5, 6]
     assert (found.waiting, found.working) == (0.25, 0.5)
 
@@ -120,6 +121,22 @@ def test_each_kind_of_device_is_waited_for_by_its_own_call(monkeypatch):
     for name in ("cpu", "cuda:1", "mps"):
         device.synchronise(torch.device(name))
     assert called == ["cuda:1", "mps"]
+
+
+def test_batches_are_timed_on_their_way_to_the_device(tiny, monkeypatch):
+    """What is timed is what a run does: batches of the loader, brought to the device by it."""
+    run = Run(load_config(tiny))
+    brought = []
+    monkeypatch.setattr(run.engine, "delivered", lambda batches: brought.append(batches) or iter(batches))
+    assert plan._paces(run).keys() == {"source", "rounds", "predict"}
+    assert sum(isinstance(batches, Batches) for batches in brought) == 2 + 2 * 2
+
+
+def test_what_a_gpu_holds_at_most_is_told(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda which: 3 << 29)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda which: SimpleNamespace(total_memory=16 << 30))
+    assert peak_memory(torch.device("cuda:1")) == "1.5 GiB of the 16.0 GiB of cuda:1 at the peak"
+    assert peak_memory(torch.device("cpu")) is None
 
 
 def test_a_few_images_stand_for_all():

@@ -351,7 +351,7 @@ class Engine:
         # Reading a loss makes a GPU wait; on a CPU it is free.
         check_every = 1 if self.device.type == "cpu" else 20
         self._train_mode(freeze_batch_norm)
-        delivered = self._delivered(batches)
+        delivered = self.delivered(batches)
         for step, batch in enumerate(show_progress(delivered, label, steps, self.log, state.step), state.step):
             seed_everything(*seed, step, self.ranks.rank)
             batch = batch.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)
@@ -481,7 +481,7 @@ class Engine:
             torch.inference_mode(),
             self.autocast(self.settings.predict_precision),
         ):
-            for images in show_progress(self._delivered(batches), label, total, self.log):
+            for images in show_progress(self.delivered(batches), label, total, self.log):
                 output = self.network(self._move(images))
                 rows = slice(done, done + len(images))
                 under_way.append(self._fetch((output.features, features[rows]), (output.logits, logits[rows])))
@@ -527,7 +527,7 @@ class Engine:
             layer.train()
         try:
             with torch.no_grad(), self.autocast(self.settings.predict_precision):
-                delivered = show_progress(self._delivered(batches), "BatchNorm statistics", len(batches), self.log)
+                delivered = show_progress(self.delivered(batches), "BatchNorm statistics", len(batches), self.log)
                 for seen, images in enumerate(delivered, 1):
                     for layer in layers:
                         # The cumulative average. With a momentum of None each layer would read its counter off the GPU.
@@ -539,7 +539,7 @@ class Engine:
                 layer.eval()
         self._average_batch_norm(weight=len(batches))
 
-    def _delivered(self, batches: Iterable) -> Iterable:
+    def delivered(self, batches: Iterable) -> Iterable:
         """Batches of a loader on the device, others as they are."""
         return batches.on(self.device, self.pin_memory) if isinstance(batches, Batches) else batches
 

@@ -133,7 +133,7 @@ def training_pace(
         # One step more than there are: what ends an epoch is no part of a step.
         engine.fit(
             method,
-            watch.over(window),
+            watch.over(engine.delivered(window)),
             optimization,
             label="dry run",
             steps=len(window) + 1,
@@ -154,13 +154,15 @@ def predict_pace(engine: "Engine", feeds: "Feeds", images: "Images") -> tuple[Pa
     mine = images.take(rows % len(images))
     workers = engine.workers(images.in_memory)
     warm = Stopwatch(engine.device, 0, WARM_SECONDS, engine.ranks)
-    for batch in warm.over(feeds.predict(mine.take(np.arange(min(size, len(mine)))), size, workers=0)):
+    first = feeds.predict(mine.take(np.arange(min(size, len(mine)))), size, workers=0)
+    for batch in warm.over(engine.delivered(first)):
         engine.predict([batch], len(batch))
     count = -(-len(mine) // size)
     skip = min(workers, count - 1)
     some = mine.take(np.arange(min(len(mine), (skip + MEASURED) * size)))
     watch = Stopwatch(engine.device, skip, MOST_SECONDS, engine.ranks)
-    found = [engine.predict([batch], len(batch)) for batch in watch.over(feeds.predict(some, size))]
+    batches = watch.over(engine.delivered(feeds.predict(some, size)))
+    found = [engine.predict([batch], len(batch)) for batch in batches]
     features, logits = (np.concatenate([getattr(part, name) for part in found]) for name in ("features", "logits"))
     return watch.pace(), Prediction(features, logits, found[-1].weight)
 
