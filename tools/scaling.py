@@ -5,6 +5,8 @@ with ResNet-101 would cost on 1, 8 and 64 GPUs. Some minutes on two idle cores.
 
     python tools/scaling.py                             # print the tables
     python tools/scaling.py --into docs/scaling.md      # and write them and the figures
+    python tools/scaling.py --only estimate --into docs/scaling.md    # the estimate anew, from the figures there
+    python tools/scaling.py --only visda --into docs/visda.md         # hours and memory on common GPUs, estimated
     python tools/scaling.py --scale 0.01 --repeats 1    # a hundredth of the images: does it run?
 """
 
@@ -17,10 +19,21 @@ from typing import Any
 
 import torch
 
+from uda.atomic import write_text
 from uda.benchmarks.estimate import Assumptions
 from uda.benchmarks.measure import count, share
 from uda.benchmarks.scaling import measure_curves
-from uda.benchmarks.scaling_document import blocks, check_document, write_document
+from uda.benchmarks.scaling_document import (
+    ESTIMATED,
+    VISDA,
+    blocks,
+    check_document,
+    estimated_blocks,
+    insert_blocks,
+    measured_curves,
+    visda_blocks,
+    write_document,
+)
 from uda.benchmarks.world import World, run_world
 from uda.command_line import CommandParser, run_command
 from uda.device import processor
@@ -34,9 +47,15 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
     parser = CommandParser(prog="scaling.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--into", metavar="FILE", type=Path, help="write tables and figures into this document")
+    parser.add_argument(
+        "--only", choices=("estimate", "visda"), help="measure nothing: remake these tables of the document `--into`"
+    )
     parser.add_argument("--scale", type=share, default=1.0, help="share of the full numbers of images (default: 1)")
     parser.add_argument("--repeats", type=count, default=3, help="timed calls of each work (default: 3)")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.only and not options.into:
+        parser.error("--only needs the document: --into docs/scaling.md for estimate, docs/visda.md for visda")
+    return options
 
 
 def measure_worlds(scale: float, repeats: int) -> list[World]:
@@ -64,10 +83,23 @@ def machine(scale: float, repeats: int) -> dict[str, Any]:
     }
 
 
+def remake(what: str, path: Path) -> int:
+    """Write the tables that rest on assumptions anew. Returns the exit code."""
+    check_document(path, ESTIMATED if what == "estimate" else VISDA)
+    document = path.read_text(encoding="utf-8")
+    found = visda_blocks() if what == "visda" else estimated_blocks(Assumptions(), *measured_curves(document))
+    for name, markdown in found.items():
+        print(f"\n{name}\n\n{markdown}", end="")
+    write_text(path, insert_blocks(document, found))
+    return 0
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Measure, print, write. Returns the exit code: 0, or 2 for a mistake of the user's."""
     options = parse_arguments(arguments)
     try:
+        if options.only:
+            return remake(options.only, options.into)
         if options.into:
             check_document(options.into)
         curves = measure_curves(options.scale, options.repeats, log=lambda line: print(line, flush=True))

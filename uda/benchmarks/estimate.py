@@ -7,14 +7,15 @@ saving, from curves measured on this machine's processor.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from pydantic import Field
 
 from uda.config import Config, load_config
-from uda.errors import UserError
-from uda.plan import epoch_steps, predicted_images, steps_of_rounds
-from uda.settings import Settings
+from uda.methods import METHODS, Method
+from uda.plan import work_of
+from uda.settings import ModelSettings, Settings
 
 CONFIG = "visda_avh.yaml"
 
@@ -25,14 +26,17 @@ class Assumptions(Settings):
     train_images_per_second: float = Field(700, gt=0)
     """images a second and GPU that training computes, ResNet-101 at 224 pixels, autocast, channels_last; timm's
     published benchmark of the bare network has 748 on an RTX 3090 with batches of 256"""
-    predict_images_per_second: float = Field(2000, gt=0)
-    """images a second and GPU that a predict pass computes; the same source has 2,246"""
+    predict_images_per_second: float = Field(1200, gt=0)
+    """images a second and GPU that a predict pass computes, in fp32 with TF32 convolutions; ours, from timm's 2,288 in
+    half precision and 513 / 905, what fp32 is of it on an RTX 3090 in Lambda's benchmark (training ResNet-50): 1,297"""
     least_step_seconds: float = Field(0.04, ge=0)
     """seconds that a training step takes however few its images, since over a thousand kernels must be started"""
+    hidden_share: float = Field(0.5, ge=0, le=1)
+    """share of a training step that gradients travel beside: the backward pass, two thirds of it, less its end"""
     gpus_per_machine: int = Field(8, ge=1)
     """GPUs in a machine"""
     bytes_per_gradient: int = Field(4, ge=1)
-    """bytes a parameter that the GPUs send each other in a step; sending begins when the backward pass has ended"""
+    """bytes a parameter that the GPUs send each other in a step"""
     bandwidth_within: float = Field(10, gt=0)
     """GB a second between the GPUs of a machine (PCIe 4.0; NVLink is ten times as fast)"""
     bandwidth_between: float = Field(8, gt=0)
@@ -51,12 +55,10 @@ class Assumptions(Settings):
 class Job:
     """What there is to do."""
 
-    batch: int
-    """Images in a training batch of all GPUs."""
-    steps: int
-    """Training steps of all stages."""
+    training: tuple[tuple[int, int], ...]
+    """Of the source stage and of what comes after it, where there is one: steps, and images in a step of all GPUs."""
     stages: int
-    """Training stages, each followed by a predict pass: the source stage and the rounds."""
+    """Training stages, each followed by a predict pass: the source stage, and rounds or reports."""
     predicted: int
     """Images of all predict passes."""
     num_target: int
@@ -65,6 +67,16 @@ class Job:
     """Parameters of the network."""
     checkpoint_minutes: float
     """Minutes between checkpoints within a stage."""
+
+    @property
+    def steps(self) -> int:
+        """Training steps of all stages."""
+        return sum(steps for steps, _ in self.training)
+
+    @property
+    def batch(self) -> int:
+        """Images in the smallest batch."""
+        return min(images for _, images in self.training)
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Cost:
     train: float
     """Forward, backward and update."""
     gradients: float
-    """Averaging gradients."""
+    """Waiting for gradients: what sending takes beyond the backward pass that it runs beside."""
     predict: float
     """Predict passes."""
     loading: float
@@ -111,49 +123,59 @@ def visda_config(batch: int | None = None) -> Config:
 def job_of(config: Config) -> Job:
     """The work that a config asks for, on all images of its dataset's card; no data is needed."""
     from uda.data.cards import load_card
-    from uda.models import create_network
 
     card = load_card(config.data.dataset)
     num_source, num_target = (
         sum(card.domain(name).images for name in names) for names in (config.data.sources, config.data.targets)
     )
-    with torch.device("meta"):
-        network = create_network(config.model, card.num_classes, len(config.transforms.mean))
-    batch = config.self_training.batch.mixed
-    if batch != config.source.batch_size:
-        raise UserError("the estimate knows one size of batch: source.batch_size = self_training.batch.mixed")
-    natural = math.ceil(num_source / batch)
-    rounds = config.self_training.rounds
+    work = work_of(config, num_source, num_target)
+    training = ((work.source_steps, work.source_images), (work.later_steps, work.later_images))
     return Job(
-        batch=batch,
-        steps=sum(epoch_steps(natural, config.source.epochs, config.source.steps))
-        + sum(steps_of_rounds(config, num_source, num_target)),
-        stages=1 + rounds,
-        predicted=predicted_images(config, rounds, num_target),
+        training=tuple((steps, images) for steps, images in training if steps),
+        stages=bool(work.source_steps) + work.reports,
+        predicted=work.predicted,
         num_target=num_target,
-        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        parameters=_parameters(config.model.model_dump_json(), card.num_classes, len(config.transforms.mean)),
         checkpoint_minutes=config.runtime.checkpoint_minutes,
     )
+
+
+@cache
+def _parameters(model: str, num_classes: int, channels: int) -> int:
+    from uda.models import create_network
+
+    settings = ModelSettings.model_validate_json(model).model_copy(update={"weights": "none"})
+    with torch.device("meta"):
+        network = create_network(settings, num_classes, channels)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def updates_once(config: Config) -> bool:
+    """Whether a step is one forward and one backward pass, which is what the estimate knows."""
+    return METHODS[config.method].step is Method.step
 
 
 def estimate(job: Job, gpus: int, given: Assumptions, serial: Serial) -> Cost | None:
     """What a job would cost on so many GPUs; None where a GPU would get fewer than the two images that BatchNorm needs.
 
-    A training step takes images / speed, or the least step; gradients go round a ring, in which every GPU sends
-    2 (W - 1) / W of their bytes over the slowest link; images are loaded meanwhile, and what that takes longer is
-    waited for.
+    A training step takes images / speed, or the least step. Gradients go round a ring, in which every GPU sends
+    2 (W - 1) / W of their bytes over the slowest link; what that takes longer than the share of the step beside which
+    they travel is waited for. Images are loaded meanwhile, and so is it with them.
     """
     if job.batch < 2 * gpus:
         return None
-    images = math.ceil(job.batch / gpus)
-    step = max(given.least_step_seconds, images / given.train_images_per_second)
     bandwidth = given.bandwidth_within if gpus <= given.gpus_per_machine else given.bandwidth_between
-    average = 2 * (gpus - 1) / gpus * job.parameters * given.bytes_per_gradient / (1e9 * bandwidth)
+    sending = 2 * (gpus - 1) / gpus * job.parameters * given.bytes_per_gradient / (1e9 * bandwidth)
     load = given.decode_seconds / given.cores_per_gpu
+    train = gradients = loading = 0.0
+    for steps, of_all in job.training:
+        images = math.ceil(of_all / gpus)
+        step = max(given.least_step_seconds, images / given.train_images_per_second)
+        waiting = max(0.0, sending - given.hidden_share * step)
+        train, gradients = train + steps * step, gradients + steps * waiting
+        loading += steps * max(0.0, images * load - step - waiting)
     predicted = job.predicted / gpus
-    train, gradients = job.steps * step, job.steps * average
     predict = predicted / given.predict_images_per_second
-    loading = job.steps * max(0.0, images * load - step - average)
     loading += max(0.0, predicted * load - predict)
     # Two checkpoints a stage: when it is trained, and when its report is written.
     saved = 2 * job.stages
@@ -169,3 +191,44 @@ def estimate(job: Job, gpus: int, given: Assumptions, serial: Serial) -> Cost | 
         + saved * serial.save,
         starts=given.start_seconds + 2 * job.stages * given.pass_seconds,
     )
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A card by the speed that others have measured on it: images a second in training ResNet-50."""
+
+    name: str
+    half: float
+    """In half precision (autocast)."""
+    full: float
+    """In fp32, with TF32 where the card has it."""
+    computes_bf16: bool = True
+    """Whether `runtime.precision=auto` is bf16 there, not fp32."""
+
+    def assumptions(self, precision: str) -> Assumptions:
+        """The estimate's, with the speeds of this card: those of the RTX 3090 in proportion."""
+        default = Assumptions()
+        train = self.full if precision == "fp32" else self.half
+        return default.model_copy(
+            update={
+                "train_images_per_second": default.train_images_per_second * train / RTX_3090.half,
+                "predict_images_per_second": default.predict_images_per_second * self.full / RTX_3090.full,
+            }
+        )
+
+
+# Lambda's PyTorch benchmark (github.com/lambdal/deeplearning-benchmark, pytorch/csv_v1_v2/pytorch-train-throughput-fp16
+# and -fp32.csv). The T4 is not in it: the V100's figures times what NVIDIA's README of ResNet-50 v1.5 for PyTorch
+# (github.com/NVIDIA/DeepLearningExamples) has in inference at batches of 256: 1,198 of 3,382 in mixed precision, 415 of
+# 1,261 in fp32.
+RTX_3090 = Gpu("RTX 3090", 905, 513)
+CARDS = (
+    Gpu("T4 16 GB", 833 * 1198 / 3382, 369 * 415 / 1261, computes_bf16=False),
+    Gpu("V100 16 GB", 833, 369, computes_bf16=False),
+    RTX_3090,
+    Gpu("RTX 4090", 1301, 721),
+    Gpu("A100 40 GB PCIe", 1396, 882),
+    Gpu("A100 80 GB SXM4", 1582, 1066),
+    Gpu("H100 80 GB PCIe", 1976, 1248),
+    Gpu("H100 80 GB SXM5", 2791, 1895),
+)

@@ -1,4 +1,4 @@
-"""The measured curves and the estimate as the blocks and figures of docs/scaling.md."""
+"""The measured curves and the estimate as blocks and figures of docs/scaling.md, and the tables of docs/visda.md."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,17 +6,28 @@ from pathlib import Path
 import numpy as np
 
 from uda.atomic import atomic_path, write_text
-from uda.benchmarks.estimate import Assumptions, Cost, Job, Serial, estimate, job_of, visda_config
-from uda.benchmarks.scaling import NUM_CLASSES, WIDTH, Curve
+from uda.benchmarks.estimate import CARDS, Assumptions, Cost, Job, Serial, estimate, job_of, updates_once, visda_config
+from uda.benchmarks.memory import BESIDES_GIB, memory_of
+from uda.benchmarks.scaling import ALL, NUM_CLASSES, WIDTH, Curve, Point
 from uda.benchmarks.world import World
+from uda.config import load_config
+from uda.config_files import ROOT
+from uda.data.cards import load_card
 from uda.errors import UserError
 from uda.tables import insert_markdown
 
 #: GPUs of the estimate, each with the batches that are dealt out to them: the recipe's, and so many images a GPU.
 GPUS, IMAGES_A_GPU = (1, 8, 64), (2, 32)
 
-#: Blocks that a document needs, each between its two marks.
-BLOCKS = ("machine", "choice", "rank0", "checkpoint", "stream", "world", "estimate", "assumptions")
+#: Blocks that a document needs, each between its two marks: all of docs/scaling.md, those that are estimated from what
+#: stands there already, and those of docs/visda.md, which are estimated too.
+MEASURED = ("machine", "choice", "rank0", "checkpoint", "stream", "world")
+ESTIMATED = ("estimate", "assumptions")
+VISDA = ("gpus", "configs")
+BLOCKS = (*MEASURED, *ESTIMATED)
+
+#: Images in a predict batch on a GPU, as uda/device.py has it.
+PREDICT_BATCH = 256
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#B8860B", "#56B4E9", "#2b2f36")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
@@ -36,11 +47,6 @@ def blocks(
         machine: what the figures were measured on, for people.
         given: what the estimate rests on.
     """
-    serial = Serial(
-        choice=curves["choice"][0].seconds_at,
-        alone=curves["rank0"][-1].seconds_at,
-        save=curves["checkpoint"][0].seconds_at(job_of(visda_config()).parameters),
-    )
     return {
         "machine": ", ".join(f"{key} {value}" for key, value in machine.items()) + ".\n",
         "choice": "\n".join(curve_table([curve], inputs=curve.axis == "N") for curve in curves["choice"]),
@@ -48,9 +54,100 @@ def blocks(
         "stream": curve_table(curves["stream"]),
         "checkpoint": curve_table(curves["checkpoint"], mib="file, MiB"),
         "world": world_tables(worlds),
-        "estimate": estimate_table(given, serial),
-        "assumptions": assumptions_table(given),
+        **estimated_blocks(given, curves["choice"][0], curves["rank0"][-1], curves["checkpoint"][0]),
     }
+
+
+def estimated_blocks(given: Assumptions, choice: Curve, alone: Curve, checkpoint: Curve) -> dict[str, str]:
+    """The blocks that rest on assumptions, and on seconds of a round's choice, rank 0's work and checkpoints."""
+    save = checkpoint.seconds_at(job_of(visda_config()).parameters)
+    serial = Serial(choice=choice.seconds_at, alone=alone.seconds_at, save=save)
+    return {"estimate": estimate_table(given, serial), "assumptions": assumptions_table(given)}
+
+
+def measured_curves(document: str) -> tuple[Curve, Curve, Curve]:
+    """Seconds of a round's choice, of rank 0's work and of checkpoints, as they stand in a document's tables.
+
+    Raises UserError for a document without them.
+    """
+    return tuple(
+        _curve_of(document, block, axis, row)
+        for block, axis, row in (
+            ("choice", "N", "seconds"),
+            ("rank0", "N", f"{ALL}, s"),
+            ("checkpoint", "P", "seconds"),
+        )
+    )
+
+
+def _curve_of(document: str, block: str, axis: str, row: str) -> Curve:
+    table = document.partition(f"<!-- table scaling-{block} -->")[2].partition("<!-- end ")[0]
+    cells = {}
+    for line in table.split("\n"):
+        label, *values = (cell.strip() for cell in line.strip("| ").split("|"))
+        cells.setdefault(label, values[:-1])  # the last column says how they grow
+    if not cells.get(axis) or not cells.get(row):
+        raise UserError(f"the document has no measured table 'scaling-{block}' yet: run the tool without --only")
+    sizes, seconds = ([float(cell.replace(",", "")) for cell in cells[label]] for label in (axis, row))
+    return Curve(row, axis, tuple(Point(int(size), second, None) for size, second in zip(sizes, seconds, strict=True)))
+
+
+def visda_blocks() -> dict[str, str]:
+    """Hours on common cards, and what each VisDA config asks for, by the same estimate."""
+    return {"gpus": gpus_table(), "configs": configs_table(sorted(ROOT.glob("configs/visda_*.yaml")))}
+
+
+#: One GPU leaves little to choosing, reports and checkpoints; the dry run does not count them either.
+_NOTHING = Serial(choice=lambda count: 0.0, alone=lambda count: 0.0, save=0.0)
+
+
+def gpus_table() -> str:
+    """Seconds and hours of the self-training recipe on one GPU of each kind."""
+    job = job_of(visda_config())
+    lines = [
+        f"| GPU | training in | s a step of {job.batch} images | images predicted a second | training, h | "
+        "predicting, h | all, h |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for card in CARDS:
+        for precision in ("bf16",) if card.computes_bf16 else ("fp32", "fp16"):
+            given = card.assumptions(precision)
+            cost = estimate(job, 1, given, _NOTHING)
+            hours = (cost.train, cost.predict, cost.total)
+            lines.append(
+                f"| {card.name} | {precision} | {cost.train / job.steps:.3f} | "
+                f"{_rounded(given.predict_images_per_second)} | "
+                f"{' | '.join(f'{seconds / 3600:.1f}' for seconds in hours)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def configs_table(paths: Sequence[Path]) -> str:
+    """Steps, images and memory of each config, and its hours on an RTX 3090 where a step is one backward pass."""
+    given = Assumptions()
+    lines = [
+        "| config | steps x images | images predicted | memory, bf16 or fp16 | memory, fp32 | hours, RTX 3090 |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for path in paths:
+        config = load_config(path, ["model.weights=none"])
+        job, card = job_of(config), load_card(config.data.dataset)
+        most = max(images for _, images in job.training)
+        memory = [
+            BESIDES_GIB + max(vars(memory_of(config, card.num_classes, most, PREDICT_BATCH, precision)).values())
+            for precision in ("bf16", "fp32")
+        ]
+        hours = f"{estimate(job, 1, given, _NOTHING).total / 3600:.1f}" if updates_once(config) else "see the dry run"
+        training = " + ".join(f"{steps:,} x {images}" for steps, images in job.training)
+        shown = " | ".join(f"{gib:.0f} GiB" for gib in memory)
+        lines.append(f"| `{path.name}` | {training} | {job.predicted:,} | {shown} | {hours} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rounded(value: float) -> str:
+    """Two digits: 1,234 is 1,200."""
+    digits = len(str(int(value))) - 2
+    return f"{round(value, -digits):,.0f}"
 
 
 def curve_table(curves: Sequence[Curve], mib: str = "peak, MiB", inputs: bool = False) -> str:
@@ -231,12 +328,18 @@ def _name_lines(axes, curves: Sequence[Curve], field: str) -> None:
         axes.annotate(f"{curve.name} {text}", where, xycoords="axes fraction", color=_COLOURS[line], va="center")
 
 
-def check_document(path: Path) -> None:
+def check_document(path: Path, names: Sequence[str] = BLOCKS) -> None:
     """Raise UserError for a document that is not there or lacks the place of a block."""
     if not path.is_file():
         raise UserError(f"{path}: no such document; docs/scaling.md is the one with places for the tables")
-    for name in BLOCKS:
-        insert_markdown(path.read_text(encoding="utf-8"), f"scaling-{name}", "")
+    insert_blocks(path.read_text(encoding="utf-8"), dict.fromkeys(names, ""))
+
+
+def insert_blocks(document: str, found: Mapping[str, str]) -> str:
+    """A document with some blocks, by name, in their places. UserError where it lacks one."""
+    for name, markdown in found.items():
+        document = insert_markdown(document, f"scaling-{name}", markdown)
+    return document
 
 
 def write_document(
@@ -247,9 +350,7 @@ def write_document(
     given: Assumptions | None = None,
 ) -> None:
     """Put the blocks into a document and its figures beside it. UserError where the document lacks a block."""
-    document = path.read_text(encoding="utf-8")
-    for name, markdown in blocks(curves, worlds, machine, given or Assumptions()).items():
-        document = insert_markdown(document, f"scaling-{name}", markdown)
+    document = insert_blocks(path.read_text(encoding="utf-8"), blocks(curves, worlds, machine, given or Assumptions()))
     for name, panels in figures(curves).items():
         draw(panels, path.with_name(f"{path.stem}-{name}.png"))
     write_text(path, document)
