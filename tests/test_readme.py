@@ -282,3 +282,39 @@ def test_published_figures_in_readmes_text_are_those_of_their_csv():
     assert published.keys() - named.keys() == {"Source"}
     assert len(re.findall(r"\d\d\.\d", text)) == len(named)
     assert "best on the target's labels" in text and "the last report" in text
+
+
+def test_published_figures_of_the_first_visda_run_are_those_of_their_csvs():
+    """A row for every VisDA config; a method's figure is tllib's or SHOT's, or marked as the paper's."""
+    page = (ROOT / "docs" / "visda.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `visda_(\w+)\.yaml` \| [^|]*[a-z][^|]* \| ([^|]*) \|$", page, flags=re.MULTILINE))
+    assert rows.keys() == {path.stem.removeprefix("visda_") for path in ROOT.glob("configs/visda_*.yaml")}
+    paper, others = (
+        {row["method"]: row["mean"] for row in read_csv(RESULTS / "published" / f"{name}.csv")}
+        for name in ("visda2017", "visda2017_reruns")
+    )
+    for method, name in {"mmd": "DAN", "cdan": "CDAN (without +E)", "fixmatch": "FixMatch"}.items():
+        assert rows.pop(method) == others[name]
+    for method in ("dann", "mcd", "mcc", "shot"):
+        assert rows.pop(method) == others[method.upper()]
+    for method in ("adr", "ent"):
+        assert rows.pop(method) == f"{paper[method.upper()]} (the paper)"
+    for method, name in {"cbst": "CBST", "crst": "CRST", "avh": "CBST + AVH"}.items():
+        assert rows.pop(method) == paper[name]
+    cbst = "Source (CBST's)"
+    assert rows == {
+        "source": f"{paper[cbst]} (CBST's), {paper['Source']} (the paper)",
+        "entmin": "none",
+    }
+    inner = {name: paper[name] for name in ("MMD", "DANN", "MCD")}
+    assert f"({', '.join(f'{name} {mean}' for name, mean in inner.items())})" in page
+
+
+def test_sizes_of_the_first_visda_run_are_those_of_the_card():
+    page, card = (ROOT / "docs" / "visda.md").read_text(encoding="utf-8"), CARDS["visda2017"]
+    for file in card.files:
+        assert f"| [{file.name}]({file.url}) | {file.bytes:,} |" in page
+    for domain in card.domains.values():
+        assert f"{domain.images:,}" in page
+    of_class = card.domains["validation"].per_class
+    assert f"{of_class['car']:,} of the 55,388 photos are cars and {of_class['knife']:,} knives" in page
