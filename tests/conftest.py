@@ -1,9 +1,22 @@
 """Shared fixtures."""
 
+import functools
+import os
+
 import pytest
 import torch
 
 from tests.data.trees import make_folders
+from uda import run_folder
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_starts():
+    """Runs wait neither for the disk nor for git: no test cuts the power, and the commit is one and the same."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setattr(run_folder, "code_commit", functools.cache(run_folder.code_commit))
+        yield
 
 
 def pytest_runtest_setup(item):

@@ -8,7 +8,7 @@ import yaml
 from uda import run_folder
 from uda.config import load_config
 from uda.errors import UserError
-from uda.run_folder import RunFolder
+from uda.run_folder import RunFolder, code_commit
 
 
 def test_commit_is_dirty_by_code_alone(tmp_path, monkeypatch):
@@ -26,21 +26,21 @@ def test_commit_is_dirty_by_code_alone(tmp_path, monkeypatch):
     git("commit", "--quiet", "--message", "first")
     head = git("rev-parse", "--short=12", "HEAD").stdout.strip()
     monkeypatch.setattr(run_folder, "ROOT", tmp_path)
-    assert run_folder.code_commit() == head
+    assert code_commit() == head
     (tmp_path / "results" / "file").write_text("a row more")
     (tmp_path / "runs").mkdir()
-    assert run_folder.code_commit() == head
+    assert code_commit() == head
     (tmp_path / "uda" / "file").write_text("changed")
-    assert run_folder.code_commit() == f"{head}-dirty"
+    assert code_commit() == f"{head}-dirty"
     git("checkout", "--", "uda")
     (tmp_path / "uda" / "new").write_text("a module that nobody committed")
-    assert run_folder.code_commit() == f"{head}-dirty"
+    assert code_commit() == f"{head}-dirty"
 
 
 def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
     monkeypatch.setattr(run_folder, "ROOT", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert run_folder.code_commit() is None
+    assert code_commit() is None
 
 
 def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone(tmp_path):
