@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from uda.config_files import ROOT
-from uda.device_check import PARTS, Finding, Setup, run_check, run_part
+from uda.device_check import PARTS, Finding, Outcome, Setup, run_check, run_part
 from uda.device_check import report as device_report
 from uda.device_check.report import table_lines
 
@@ -61,6 +61,14 @@ def test_a_part_that_fails_or_has_no_time_stops_no_other(tmp_path):
     left = run_check(Setup("cpu"), ["methods", "phases"], seconds, tmp_path / "check.json", lines.append)
     assert [outcome.status for outcome in left] == ["left out: time", "ok"] and not any(part.failed for part in left)
     assert "  left out: time, 0 s" in lines
+
+
+@pytest.mark.parametrize(("finding", "code"), [(Finding("mcd, fp16", {}), 0), (Finding("mcd, fp16", {}, "far"), 1)])
+def test_the_exit_code_says_whether_anything_is_wrong(monkeypatch, capsys, finding, code):
+    outcome = Outcome("methods", "ok", findings=[finding])
+    monkeypatch.setattr("uda.device_check.report.run_part", lambda name, setup, seconds, say: outcome)
+    assert tool("--device", "cpu", "--only", "methods") == code
+    assert ("failed: methods" if code else "nothing failed") in capsys.readouterr().out
 
 
 def test_a_part_is_ended_when_its_time_is_up():

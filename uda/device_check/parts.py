@@ -97,7 +97,7 @@ def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], N
     Args:
         name: the part.
         setup: what it checks.
-        seconds: when the process is killed.
+        seconds: when the process is killed; what it takes to start one does not count.
         say: called with each finding as it comes.
     """
     context = multiprocessing.get_context(_START)
@@ -109,8 +109,10 @@ def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], N
     process.start()
     theirs.close()  # so that its end is noticed here
     try:
+        ours.recv()
+        begun = time.monotonic()
         while True:
-            if not ours.poll(max(0.0, started + seconds - time.monotonic())):
+            if not ours.poll(max(0.0, begun + seconds - time.monotonic())):
                 outcome.status = "cut short: time"
                 break
             came = ours.recv()
@@ -131,11 +133,12 @@ def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], N
 
 
 def _serve(name: str, setup: Setup, pipe: Connection) -> None:
-    """The part's process: its findings go into the pipe, then a traceback, or an empty string."""
+    """The part's process: into the pipe goes a word that it has begun, its findings, then a traceback or ''."""
     if hasattr(os, "setsid"):
         os.setsid()  # whoever ends this process ends its loader workers too
     # Loaders here start their workers as they do in a user's own process.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
+    pipe.send("begun")
     try:
         for finding in PARTS[name](setup):
             pipe.send(finding)
