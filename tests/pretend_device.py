@@ -20,6 +20,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -209,7 +210,7 @@ def pretended(kind: Literal["cuda", "mps"]) -> Iterator[Pretended]:
 def _tensor_methods(device: Pretended) -> dict[str, object]:
     """What no operation of a tensor shows: where it is, where it goes, and what Python reads of it."""
 
-    def to(tensor, *args, **kwargs):
+    def to(tensor, *args, copy=False, **kwargs):
         if args and isinstance(args[0], Tensor):
             args = (args[0].device, args[0].dtype, *args[1:])
         where, dtype, non_blocking, memory_format = torch._C._nn._parse_to(*args, **kwargs)
@@ -217,8 +218,8 @@ def _tensor_methods(device: Pretended) -> dict[str, object]:
         target = here if where is None else device.is_meant(where)
         if target != here and device.kind == "mps" and torch.float64 in (tensor.dtype, dtype):
             raise TypeError(f"MPS has no float64 to copy, at {_place()}")
-        if dtype is not None:
-            tensor = torchs["to"](tensor, dtype)
+        if dtype is not None or copy:
+            tensor = torchs["to"](tensor, dtype or tensor.dtype, copy=copy)
         if target != here:
             return device.move(tensor, target, non_blocking, memory_format or torch.preserve_format)
         if where is not None and not (target or where.type == "cpu"):
@@ -305,6 +306,8 @@ def _cuda(device: Pretended) -> list[tuple[object, str, object]]:
         "is_available": lambda: True,
         "is_bf16_supported": lambda including_emulation=True: True,
         "get_device_name": lambda device=None: "pretended",
+        "get_device_properties": lambda device=None: SimpleNamespace(name="pretended", total_memory=24 << 30),
+        "max_memory_reserved": lambda device=None: 1 << 30,
         "set_device": lambda device: None,
         "synchronize": lambda _=None: device.arrive(),
         "Event": lambda: _Event(device),

@@ -4,6 +4,8 @@ Nothing may mix devices, nothing may ask MPS for float64, the values are the CPU
 than is said here. A wait costs a GPU what it would have computed meanwhile.
 """
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from tests.methods.test_methods import build, make_batch, with_strong_views
 from tests.pretend_device import pretended
 from uda import angular
 from uda.classification import LOSSES
+from uda.cli import main
 from uda.config import load_config
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
@@ -193,7 +196,13 @@ def fixmatch(device, *overrides):
     return engine, method
 
 
-FITS = {"plain": [], "parts": ["runtime.accumulate=2"], "clipped": ["adaptation.optim.clip_grad=0.1"]}
+FITS = {
+    "plain": [],
+    "parts": ["runtime.accumulate=2"],
+    "clipped": ["adaptation.optim.clip_grad=0.1"],
+    "adamw": ["adaptation.optim={name: adamw, lr: 0.001}"],
+    "fp16": ["runtime.precision=fp16"],
+}
 
 
 def fit(engine, method, steps, ready_made):
@@ -207,8 +216,7 @@ def fit(engine, method, steps, ready_made):
     return engine.fit(method, batches, optimization, label="fit", steps=steps, freeze_batch_norm=True)
 
 
-@pytest.mark.parametrize("ready_made", [False, True])
-@pytest.mark.parametrize("variant", FITS)
+@pytest.mark.parametrize(("variant", "ready_made"), [("plain", True), *((variant, False) for variant in FITS)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_stage_of_training_as_a_whole(kind, variant, ready_made):
     """From uint8 images in two views, with flips and jitter made on the device, to the mean of what is reported.
@@ -263,6 +271,22 @@ def test_batch_norm_statistics_and_a_prediction_and_every_validator_on_it(kind):
 def test_a_device_that_is_there_is_picked(kind):
     with pretended(kind):
         assert fixmatch("auto")[0].device.type == kind
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_whole_run_and_a_dry_one(tiny, tmp_path, kind):
+    """Source stage, AdaBN, rounds, report and checkpoints, by the command line."""
+    words = ["--cfg", str(tiny), "self_training.adapt_batch_norm=true"]
+    found = []
+    for place in (kind, "cpu"):
+        folder = tmp_path / place
+        with pretended(kind):
+            assert main([*words, f"runtime.device={place}", f"output={folder}"]) == 0
+        final = json.loads((folder / "results.json").read_text())["final"]
+        found.append([final["class_mean"], final["nll"]])
+    assert found[0] == pytest.approx(found[1], abs=1e-3)
+    with pretended(kind):
+        assert main([*words, f"runtime.device={kind}", f"output={tmp_path / 'dry'}", "--dry-run"]) == 0
 
 
 REFUSED = {
