@@ -59,6 +59,7 @@ def _contest(ours: str, floor: str, scale: float, bar: float | None) -> Contest:
     )
 
 
+@cache  # the other process prepares a way once
 def _together(way: str, scale: float) -> Callable[[], object]:
     """A call that has both processes do their part."""
     partner = _partner()
