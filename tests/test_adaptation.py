@@ -245,6 +245,13 @@ def test_dry_run_tells_the_plan_and_tries_out_each_stage(tiny, in_folder, capsys
     assert list(in_folder.iterdir()) == []
 
 
+def test_the_log_says_where_cdan_leaves_the_outer_product(tiny, capsys, monkeypatch):
+    monkeypatch.setattr("uda.methods.cdan.MOST_PRODUCTS", 1)
+    for joint in ("auto", "outer"):
+        assert main(["--cfg", str(tiny), "--dry-run", "method=cdan", *SMALL, f"method_options.joint={joint}"]) == 0
+        assert ("a random map of 1024 stands for the outer product" in capsys.readouterr().out) == (joint == "auto")
+
+
 def test_results_name_no_selector(execute, tmp_path):
     results = execute(tmp_path / "run", "entmin")
     assert results["selector"] is None and json.loads((tmp_path / "run/results.json").read_text())["method"] == "entmin"
