@@ -1,4 +1,5 @@
 import math
+import pickle
 import random
 from random import Random
 
@@ -334,6 +335,15 @@ def test_grey_and_colour_are_fitted_to_the_network():
     assert make_train(CROP, CROP_AUGMENT)(grey, [0]).shape == (1, 3, 16, 16)
     with pytest.raises(UserError, match="images of 2 channels"):
         make_predict(three)(images((12, 12), channels=2), [0])
+
+
+def test_a_pickled_transform_has_no_tensors_of_a_device():
+    """It goes to loader processes that are not forked; MPS's tensors cannot be pickled for them."""
+    transform, image = make_predict(CROP), images((20, 20))
+    transform.normalise(torch.zeros(1, 3, 16, 16, device="meta"))
+    copied = pickle.loads(pickle.dumps(transform))  # noqa: S301 (our own bytes)
+    assert transform._on_devices and not copied._on_devices
+    assert torch.equal(copied(image, [0]), transform(image, [0]))
 
 
 def test_wrong_settings():

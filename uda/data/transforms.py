@@ -46,6 +46,10 @@ class Transform(ABC):
         self._offset = -torch.tensor(settings.mean) / std
         self._on_devices: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
+    def __getstate__(self) -> dict:
+        # A loader process that is not forked gets a pickled copy: MPS's tensors have none, CUDA's start CUDA there.
+        return {**self.__dict__, "_on_devices": {}}
+
     def __call__(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         return self.normalise(self.pixels(images, seeds))
 
