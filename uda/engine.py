@@ -532,7 +532,7 @@ class Engine:
                     for layer in layers:
                         # The cumulative average. With a momentum of None each layer would read its counter off the GPU.
                         layer.momentum = 1 / seen
-                    self.network(self._move(images))
+                    self.network.forward(self._move(images))  # a call would compile anew for every momentum
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
