@@ -243,6 +243,11 @@ def test_a_tag_names_the_hubs_weights_and_no_other_network(tmp_path):
         describe_network(ModelSettings(backbone=name), "ab") for name in ("resnet18.tv_in1k", "resnet18")
     )
     assert of_a_tag == of_none == {"backbone": "resnet18", "head": 512, "bias": True, "classes": ["a", "b"]}
+    network = create_network(ModelSettings(backbone="digits_cnn", weights="none"), 2, 1)
+    save_network(network, tmp_path / "earlier.safetensors", {**of_none, "backbone": "resnet18.tv_in1k"})
+    load_network(network, tmp_path / "earlier.safetensors", of_a_tag)
+    with pytest.raises(UserError, match=r"backbone is 'resnet18.tv_in1k', not 'resnet34'"):
+        load_network(network, tmp_path / "earlier.safetensors", {**of_none, "backbone": "resnet34"})
 
 
 def test_backbone_files(tmp_path, capsys):
