@@ -31,7 +31,7 @@ def test_by_hand():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_batch_is_changed_as_image_by_image(channels):
-    """Up to one grey level, where sums that are rounded down differ in their last bit."""
+    """Up to one grey level in these, where sums that are rounded down differ in their last bit."""
     random, images = Random(0), torch.randint(0, 256, (16, channels, 9, 7), dtype=torch.uint8)
     changes = [last_changes.draw(random, True, 0.4, channels) for _ in images]
     one_by_one = torch.stack([last_changes.made_on_one(*pair) for pair in zip(images, changes, strict=True)]).float()

@@ -1,7 +1,8 @@
 """The last changes of a training image: mirroring, and brightness, contrast and saturation in an order of its own.
 
 They are drawn where the image is read. They are made there too, or later, for a whole batch on the device that trains:
-that halves the work of a loader process where there is jitter. The two differ by one grey level at most.
+that halves the work of a loader process where there is jitter. In one value of a thousand the two differ, by a grey
+level or a few: sums are rounded down, and what comes after enlarges the difference.
 """
 
 from random import Random

@@ -471,7 +471,7 @@ class Delivery:
 
     device: torch.device = _CPU
     pinned: bool = False
-    """By way of page-locked memory, from which a GPU copies while it computes and this process goes on."""
+    """By way of page-locked memory: a GPU copies from it when it has done what came before, and nobody waits for it."""
 
     @property
     def late(self) -> bool:
@@ -658,7 +658,7 @@ class Batches:
         return self._reader.ids(self._plan.draw(self._origin + step))
 
     def on(self, device: torch.device, pinned: bool) -> "Batches":
-        """The same batches, delivered to a device; `pinned`: by way of page-locked memory, while the device works."""
+        """The same batches, delivered to a device; `pinned`: by way of page-locked memory, without a wait."""
         return Batches(self._reader, self._plan, self._workers, self._origin, Delivery(device, pinned))
 
     def starting_at(self, step: int) -> "Batches":

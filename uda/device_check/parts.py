@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from uda.device import synchronise
 from uda.registry import Registry
 
 #: A figure of a finding; None: not measured on this device.
@@ -39,10 +40,7 @@ class Setup:
 
     def synchronise(self) -> None:
         """Wait until the device has done its work."""
-        if self.cuda:
-            torch.cuda.synchronize(self.device)
-        elif self.device.startswith("mps"):
-            torch.mps.synchronize()
+        synchronise(torch.device(self.device))
 
 
 @dataclass(frozen=True)
