@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 
 from uda.command_line import CommandParser, run_command
-from uda.device import pick_device
 from uda.errors import UserError
 
 
@@ -62,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _named(device: str) -> str:
     """The device with its number: `cuda` is the first one."""
+    from uda.device import pick_device
+
     found = pick_device(device)
     return "cuda:0" if found.type == "cuda" and found.index is None else str(found)
 

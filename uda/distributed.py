@@ -302,8 +302,8 @@ class _Loss(nn.Module):
 def _silence_reducer() -> None:
     """Keep two warnings from the terminal: that no parameter was unused, and of strides of sides of length 1.
 
-    The first comes once in a process, from C++ to the file of stderr, where Python's filters do not see it: a wrapper
-    that is thrown away gives it to nobody.
+    The first comes once in a process, from C++ to the file of stderr, where Python's filters do not see it. So a
+    wrapper that is thrown away gives it to nobody.
     """
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

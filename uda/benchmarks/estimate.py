@@ -159,8 +159,8 @@ def estimate(job: Job, gpus: int, given: Assumptions, serial: Serial) -> Cost | 
     """What a job would cost on so many GPUs; None where a GPU would get fewer than the two images that BatchNorm needs.
 
     A training step takes images / speed, or the least step. Gradients go round a ring, in which every GPU sends
-    2 (W - 1) / W of their bytes over the slowest link; what that takes longer than the share of the step beside which
-    they travel is waited for. Images are loaded meanwhile, and so is it with them.
+    2 (W - 1) / W of their bytes over the slowest link. They travel beside a share of the step; what they take longer is
+    waited for. Images are loaded meanwhile; what that takes longer than step and gradients is waited for too.
     """
     if job.batch < 2 * gpus:
         return None

@@ -158,7 +158,7 @@ def architecture(name: str) -> str:
 def describe_weights(name: str, weights: str) -> dict[str, str | None]:
     """Where a backbone's first weights come from, for the run's record.
 
-    Of timm's with `weights` `hub` it is the tag that the name stands for and where timm has it from: the same name
+    Of timm's with `weights` `hub` it is the tag that the name stands for and where timm has it from. The same name
     without a tag means other weights in another version of timm. `name` is known.
     """
     if weights != "hub" or name in BACKBONES:

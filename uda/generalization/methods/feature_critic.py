@@ -42,7 +42,7 @@ class FeatureCritic(GeneralizationMethod):
     The meta-train domains share a forward pass; the meta-test domain has two of its own (BatchNorm statistics differ).
 
     What differs from the authors' code for PACS (liyiying/Feature_Critic): there `weight` is 0.01, alpha is the
-    network's learning rate, 5e-4, the critic learns at 1e-3, and a step has one meta-train domain and one meta-test
+    network's learning rate, 5e-4, and the critic learns at 1e-3. A step has one meta-train domain and one meta-test
     domain. Here `weight` is 1, alpha 0.01, and the critic learns at the run's rate from all other seen domains.
     """
 
