@@ -343,13 +343,13 @@ def test_dry_run_checks_all_and_writes_nothing(tiny, in_folder, capsys):
 
 
 def test_visda_in_its_exact_layout(tmp_path, monkeypatch, capsys):
-    """The main job's own config on a tiny tree; only network and sizes are cut to what a test can afford."""
+    """The main job's own config on a tiny tree; only network, sizes and page are cut to what a test can afford."""
     make_visda(tmp_path / "data", per_class=3)
     monkeypatch.setenv("UDA_DATA", str(tmp_path / "data"))
     arguments = [
         "--cfg",
         "visda_avh.yaml",
-        "model.backbone=resnet18",
+        "model.backbone=test_resnet",
         "model.weights=none",
         "transforms.size=32",
         "transforms.resize=36",
@@ -359,6 +359,7 @@ def test_visda_in_its_exact_layout(tmp_path, monkeypatch, capsys):
         "self_training.portion.start=0.5",
         "self_training.batch.mixed=8",
         "runtime.workers=0",
+        "report.page=false",
         f"output={tmp_path / 'run'}",
     ]
     assert main(arguments) == 0

@@ -49,7 +49,7 @@ def test_final_is_the_last_round_and_source_only_the_source_model(played_run):
 
 def test_choices_stand_under_their_own_names(make_run):
     """Four rounds whose validator likes round 2 and whose oracle best is round 1, by hand; final is round 3."""
-    run = make_run()
+    run = make_run(page=False)
     report = run.report()
     run.source(report)
     for index, (class_mean, score) in enumerate([(0.5, 0.1), (0.9, 0.2), (0.7, 0.8), (0.6, float("nan"))]):
@@ -103,7 +103,7 @@ def test_a_portion_that_chooses_nothing_gives_null_not_nan(make_run):
 
 
 def test_source_only_has_no_rounds_and_final_is_the_source(make_run):
-    run = make_run(method="source_only")
+    run = make_run(method="source_only", page=False)
     results = run.play(0)
     assert results["rounds"] == []
     assert results["selector"] is None
@@ -114,7 +114,7 @@ def test_source_only_has_no_rounds_and_final_is_the_source(make_run):
 
 
 def test_without_target_labels_oracle_figures_are_null(make_run):
-    run = make_run(labelled=False)
+    run = make_run(labelled=False, page=False)
     results = run.play(2)
     assert results["source_only"]["class_mean"] is results["final"]["class_mean"] is None
     assert results["final"]["per_class"] == {}
