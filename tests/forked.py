@@ -46,9 +46,9 @@ class Forked:
         environment: variables beside those of this process.
     """
 
-    def __init__(self, *command: object, output: Path | None = None, environment: dict[str, str] | None = None):
+    def __init__(self, *command: object, output: str | Path | None = None, environment: dict[str, str] | None = None):
         self._folder = TemporaryDirectory()
-        self._outputs = [output or Path(self._folder.name, name) for name in ("stdout", "stderr")]
+        self._outputs = [Path(output or f"{self._folder.name}/{name}") for name in ("stdout", "stderr")]
         self.returncode: int | None = None
         self.pid = _Server.ask(
             command=[str(word) for word in command],

@@ -13,15 +13,17 @@ from uda.tables.processes import Processes
 
 
 @contextlib.contextmanager
-def tool_in_process(tool: str, main: Callable[[Sequence[str]], int]) -> Iterator[None]:
-    """After the first, which is a process, runs of `tools/<tool>` call `main`: each process would import torch."""
-    processes, start = [], Processes.run
+def tool_in_process(
+    tool: str, main: Callable[[Sequence[str]], int], first: Callable[..., int] = Processes.run
+) -> Iterator[None]:
+    """After the `first`, which is a process, runs of `tools/<tool>` call `main`: each process would import torch."""
+    processes = []
 
     def run(self, command, output):
         assert command[1] == str(ROOT / "tools" / tool)
         if not processes:
             processes.append(command)
-            return start(self, command, output)
+            return first(self, command, output)
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             return main(command[2:])
 

@@ -4,17 +4,15 @@ import os
 import pathlib
 import pickle
 import resource
-import subprocess
-import sys
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.forked import Forked
 from uda.atomic import OutputError
 from uda.checkpoint import VERSION, Checkpoints, Progress, load_checkpoint, parse
-from uda.config_files import ROOT
 from uda.errors import UserError
 
 
@@ -131,14 +129,15 @@ except UserError as error:
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="no file size limit here")
-def test_a_write_that_the_system_refuses_half_way_leaves_what_was_there(saved):
+def test_a_write_that_the_system_refuses_half_way_leaves_what_was_there(saved, tmp_path_factory):
     """A limit of the file's size stops a real write in its middle, as a full disk does."""
     before = {name: (saved / name).read_bytes() for name in files(saved)}
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", FULL, str(saved)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
-    assert "cannot be written: File too large" in ended.stdout
+    script = tmp_path_factory.mktemp("script") / "full.py"
+    script.write_text(FULL)
+    process = Forked(script, saved)
+    output, error = process.communicate()
+    assert process.returncode == 0, error
+    assert "cannot be written: File too large" in output
     assert {name: (saved / name).read_bytes() for name in files(saved)} == before
     assert load_checkpoint(saved)[0] == Progress(epoch=3)
 

@@ -80,9 +80,10 @@ def stuck(grace, signals, stuck_in=PYTHON, between=0.3):
     )
     process.stdout.readline()
     started = time.monotonic()
-    for number in signals:
+    for number in signals[:-1]:
         process.send_signal(number)
         time.sleep(between)
+    process.send_signal(signals[-1])
     _, error = process.communicate(timeout=30)
     return time.monotonic() - started, process.returncode, error
 

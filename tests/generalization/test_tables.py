@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from tests.forked import Forked
 from tests.in_process import table_tool, tool_in_process
 from uda.config import load_config
 from uda.errors import UserError
@@ -71,7 +72,11 @@ def ran(table, tmp_path_factory):
     found = choose_jobs(jobs, "ERM,AVH*", seeds="0")
     found += choose_jobs(jobs, "AVH*", "m0", "1") + choose_jobs(jobs, BROKEN, "m0", "0")
     lines = []
-    with tool_in_process("generalize.py", main), pytest.raises(UserError) as caught:
+
+    def forked(processes, command, output):
+        return Forked(*command[1:], output=output.name).wait()
+
+    with tool_in_process("generalize.py", main, forked), pytest.raises(UserError) as caught:
         run_jobs(found, 1, log=lines.append)
     return found, str(caught.value), lines
 
