@@ -3,8 +3,6 @@
 import importlib.util
 import itertools
 import json
-import os
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.forked import Forked
 from uda import device
 from uda.benchmarks import Contest, generalization, network
 from uda.config_files import ROOT
@@ -161,14 +160,9 @@ def test_json_of_a_quick_benchmark(tmp_path):
     path.write_text(json.dumps([earlier, {**earlier, "name": "of_old"}]))
     command = ["--only", "select_1000000*", "--scale", "0.001", "--repeats", "1", "--json", str(path)]
     command += ["--into", str(document)]
-    ended = subprocess.run(
-        [sys.executable, str(TOOL), *command],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-    )
-    assert ended.returncode == 0, ended.stderr
+    process = Forked(TOOL, *command)
+    output, error = process.communicate()
+    assert process.returncode == 0, error
     kept, row = json.loads(path.read_text(encoding="utf-8"))
     assert kept == earlier, "what was measured before stays, unless there is no such benchmark any more"
     assert (
@@ -179,7 +173,7 @@ def test_json_of_a_quick_benchmark(tmp_path):
     assert row["name"] == "select_1000000x12" and row["seconds"] > 0
     assert row["ratio"] == pytest.approx(row["floor_seconds"] / row["seconds"])
     assert (row["scale"], row["repeats"]) == (0.001, 1) and row["environment"]["torch"] == torch.__version__
-    assert f"{row['ratio']:.3f}" in ended.stdout
+    assert f"{row['ratio']:.3f}" in output
     assert f"1 of 2 rows: python {row['environment']['python']}" in document.read_text()
     assert row["environment"]["processor"] == device.processor()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.forked import Forked
 from uda.benchmarks import measure, scaling, scaling_document, world
 from uda.benchmarks.estimate import CARDS, RTX_3090, Assumptions, Job, Serial, estimate, job_of, visda_config
 from uda.benchmarks.memory import Memory, memory_of, peak_bytes
@@ -220,13 +221,13 @@ def test_a_fresh_process_is_another_one_and_its_death_is_an_error(monkeypatch):
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's mark of the highest memory")
-def test_peak_counts_what_a_call_holds_and_gives_back():
+def test_peak_counts_what_a_call_holds_and_gives_back(tmp_path):
     """In a process of its own: one whose malloc keeps its memory has it already."""
     code = "import numpy; from uda.benchmarks.measure import peak_mib\n"
     code += "for mib in (200, 100): print(peak_mib(lambda: numpy.ones(mib << 17)))"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
-    assert list(map(float, ended.stdout.split())) == pytest.approx([200, 100], abs=4), ended.stderr
+    (tmp_path / "peak.py").write_text(code)
+    output, error = Forked(tmp_path / "peak.py").communicate()
+    assert list(map(float, output.split())) == pytest.approx([200, 100], abs=4), error
 
 
 def test_long_work_is_called_once(monkeypatch):
