@@ -13,7 +13,7 @@ from uda.data.loaders import Batches
 from uda.distributed import Ranks
 from uda.models import Prediction
 from uda.pace import Pace, Stopwatch, as_if_of, peak_memory, training_pace
-from uda.plan import cost, work_of
+from uda.plan import Trials, cost, work_of
 from uda.rounds import Run
 
 
@@ -128,7 +128,9 @@ def test_batches_are_timed_on_their_way_to_the_device(tiny, monkeypatch):
     run = Run(load_config(tiny))
     brought = []
     monkeypatch.setattr(run.engine, "delivered", lambda batches: brought.append(batches) or iter(batches))
-    assert plan._paces(run).keys() == {"source", "rounds", "predict"}
+    trials = plan._trials(run)
+    assert {name: steps for name, (steps, _) in trials.stages.items()} == {"source": 4, "rounds": 6}
+    assert trials.predicted == 96
     assert sum(isinstance(batches, Batches) for batches in brought) == 2 + 2 * 2
 
 
@@ -150,8 +152,8 @@ def test_the_cost_of_a_run_by_hand(tiny, monkeypatch):
 
     4 * 10 s + 6 * (2 + 18) s + 96 * 4 s / 8 images = 40 + 120 + 48 = 208 s; without waiting 36 + 108 + 36 = 180 s.
     """
-    paces = {"source": Pace(8, 1, 9), "rounds": Pace(8, 2, 18), "predict": Pace(8, 1, 3)}
-    monkeypatch.setattr(plan, "_paces", lambda run: paces)
+    trials = Trials({"source": (4, Pace(8, 1, 9)), "rounds": (6, Pace(8, 2, 18))}, 96, Pace(8, 1, 3))
+    monkeypatch.setattr(plan, "_trials", lambda run: trials)
     run = Run(load_config(tiny))
     lines = cost(run, loads=True).split("\n")
     assert lines[0].startswith("cost     10 training steps, 96 images predicted: about 3 min on cpu")

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from tests.data.trees import make_folders
-from uda import plan
+from uda import pace, plan
 from uda.cli import main
 from uda.config import load_config
 from uda.config_files import ROOT
@@ -13,6 +13,7 @@ from uda.data.cards import CARDS, load_card
 from uda.data.random_images import random_domains
 from uda.distributed import Ranks
 from uda.pace import Pace
+from uda.plan import Trials
 from uda.rehearsal import missing_data, size
 
 TOYS = {
@@ -42,13 +43,14 @@ SMALL = (
 def toys(in_folder, monkeypatch):
     """Words that run on a card whose images are not there; nothing may be written into the working folder."""
     monkeypatch.setenv("UDA_DATA", str(in_folder / "data"))
+    monkeypatch.setattr(pace, "MEASURED", 1)
 
     def words(**changes):
         folder = in_folder.parent / "cards"
         folder.mkdir(exist_ok=True)
         (folder / "toys.yaml").write_text(yaml.safe_dump(TOYS | changes))
         names = [f"data.dataset={folder / 'toys.yaml'}", "data.source=drawn", "data.target=photo"]
-        return ["--cfg", "pacs_avh.yaml", *SMALL, *names, "source.batch_size=16", "--dry-run"]
+        return ["--cfg", "pacs_avh.yaml", *SMALL, *names, "source.batch_size=16", "runtime.workers=0", "--dry-run"]
 
     return words
 
@@ -69,7 +71,7 @@ def test_the_plan_the_cost_and_what_to_download(toys, in_folder, capsys):
 
 
 def test_a_card_without_addresses_says_where_its_data_are(toys, monkeypatch, capsys):
-    monkeypatch.setattr(plan, "_paces", lambda run: {"predict": Pace(1, 1, 1)})
+    monkeypatch.setattr(plan, "_trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
     assert main(toys(files=[], notes="One folder a domain.")) == 0
     assert "download Toys from https://example.org/toys, to " in (out := capsys.readouterr().out)
     assert "One folder a domain." in out
@@ -88,7 +90,7 @@ def test_parts_that_are_missing_are_named_and_whole_data_are_used(toys, in_folde
     )
     assert main(toys(domains=every, layout="lists")) == 0
     assert f"data: not there yet: {root / 'photo.txt'}: no such list" in capsys.readouterr().out
-    assert main([*toys(domains=lists), "model.weights=none", "runtime.workers=0"]) == 0
+    assert main([*toys(domains=lists), "model.weights=none"]) == 0
     assert "dry run: config, data and network are right" in capsys.readouterr().out
 
 
@@ -127,7 +129,7 @@ def test_all_processes_rehearse_where_one_lacks_the_data(toys, in_folder):
 def test_every_visda_config_is_planned_before_its_data_are_there(path, in_folder, monkeypatch, capsys):
     """By the numbers of its card; what is measured is left out here."""
     monkeypatch.setenv("UDA_DATA", str(in_folder))
-    monkeypatch.setattr(plan, "_paces", lambda run: {"predict": Pace(1, 1, 1)})
+    monkeypatch.setattr(plan, "_trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
     assert main(["--cfg", path.name, *SMALL[:3], "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "152,397 labelled source images, 55,388 target images, 12 classes" in out

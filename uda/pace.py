@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from uda.data.loaders import predict_batches
 from uda.device import synchronise
 from uda.distributed import Ranks
 from uda.models import Prediction
@@ -15,8 +16,8 @@ from uda.models import Prediction
 if TYPE_CHECKING:
     from uda.data.images import Images
     from uda.data.loaders import Batches
+    from uda.data.transforms import Transform
     from uda.engine import Engine, Optimization
-    from uda.feeds import Feeds
     from uda.methods import Method
 
 B = TypeVar("B", bound=Sized)
@@ -143,25 +144,30 @@ def training_pace(
     return watch.pace()
 
 
-def predict_pace(engine: "Engine", feeds: "Feeds", images: "Images") -> tuple[Pace, Prediction]:
+def predict_pace(engine: "Engine", images: "Images", transform: "Transform") -> tuple[Pace, Prediction]:
     """How long a batch of a predict pass takes, and the prediction of the images that were timed.
 
     Every process predicts images of its own, from the first on.
+
+    Args:
+        engine: what predicts.
+        images: all images of the pass.
+        transform: what they are seen in.
     """
-    size, world = engine.predict_batch_size, engine.ranks.world
+    size, world, workers = engine.predict_batch_size, engine.ranks.world, engine.workers(images.in_memory)
+
+    def delivered(count: int, workers: int) -> Iterable[torch.Tensor]:
+        some = mine.take(np.arange(min(count, len(mine))))
+        return engine.delivered(predict_batches(some, transform, batch_size=size, workers=workers))
+
     # As many on every process: they look at the clock together.
     rows = engine.ranks.rows(len(images)).start + np.arange(max(1, len(images) // world))
     mine = images.take(rows % len(images))
-    workers = engine.workers(images.in_memory)
-    warm = Stopwatch(engine.device, 0, WARM_SECONDS, engine.ranks)
-    first = feeds.predict(mine.take(np.arange(min(size, len(mine)))), size, workers=0)
-    for batch in warm.over(engine.delivered(first)):
+    for batch in Stopwatch(engine.device, 0, WARM_SECONDS, engine.ranks).over(delivered(size, workers=0)):
         engine.predict([batch], len(batch))
-    count = -(-len(mine) // size)
-    skip = min(workers, count - 1)
-    some = mine.take(np.arange(min(len(mine), (skip + MEASURED) * size)))
+    skip = min(workers, -(-len(mine) // size) - 1)
     watch = Stopwatch(engine.device, skip, MOST_SECONDS, engine.ranks)
-    batches = watch.over(engine.delivered(feeds.predict(some, size)))
+    batches = watch.over(delivered((skip + MEASURED) * size, workers))
     found = [engine.predict([batch], len(batch)) for batch in batches]
     features, logits = (np.concatenate([getattr(part, name) for part in found]) for name in ("features", "logits"))
     return watch.pace(), Prediction(features, logits, found[-1].weight)

@@ -1,7 +1,7 @@
 """What a run will do and what it will cost, for a person to read before it starts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from uda.thresholds import portion_schedule
 
 if TYPE_CHECKING:
     from uda.config import Config
+    from uda.engine import Engine
     from uda.rounds import Run
     from uda.session import Session
 
@@ -185,47 +186,69 @@ def dry_run(run: "Run") -> str:
     )
 
 
+@dataclass(frozen=True)
+class Trials:
+    """How long the parts of a run take, tried out, and how often it does each."""
+
+    stages: Mapping[str, tuple[int, Pace]]
+    """Of each stage by name: its steps, and the pace of one."""
+    predicted: int
+    """Images of all predict passes."""
+    predict: Pace
+    """The pace of a batch of them."""
+
+    def cost(self, engine: "Engine", workers: int, loads: bool = True) -> str:
+        """What the whole run will take, in lines; without `loads` as if images came by themselves.
+
+        Args:
+            engine: what it was tried out on.
+            workers: loader processes, which work ahead.
+            loads: whether waiting for images counts.
+        """
+        world = engine.ranks.world
+
+        def seconds(pace: Pace) -> float:
+            return pace.seconds if loads else pace.working
+
+        total = sum(steps * seconds(pace) for steps, pace in self.stages.values())
+        total += self.predicted / world * seconds(self.predict) / self.predict.images
+        steps = sum(steps for steps, _ in self.stages.values())
+        todo, time = f"{steps:,} training steps, {self.predicted:,} images predicted", rough_duration(total)
+        lines = [
+            f"cost     {todo}: about {time} on {engine.device}, without choosing, reports and checkpoints",
+            *(f"pace     {name:<8} {pace.describe_step(world > 1, loads)}" for name, (_, pace) in self.stages.items()),
+            f"pace     predict  {self.predict.describe_rate(world > 1, loads)}",
+        ]
+        paces = {name: pace for name, (_, pace) in self.stages.items()} | {"predict": self.predict}
+        if loads and workers and (slow := [name for name, pace in paces.items() if pace.waits]):
+            lines.append(
+                f"loading  is slower than the network in {', '.join(slow)}: more runtime.workers, data.cache=store or "
+                "data.load_size=256 may help"
+            )
+        if memory := peak_memory(engine.device):
+            lines.append(f"memory   {memory}")
+        return "\n".join(lines)
+
+
 def cost(run: "Run", loads: bool) -> str:
-    """What the whole run will take by the pace of a few batches, in lines; without `loads` images come by themselves.
+    """What the whole run will take by the pace of a few batches, in lines; see `Trials.cost`.
 
     Every process of a job calls it. The network is trained by it.
     """
-    paces = _paces(run)
-    work, world, device = work_of_run(run), run.ranks.world, run.engine.device
-
-    def seconds(pace: Pace) -> float:
-        return pace.seconds if loads else pace.working
-
-    steps = {"source": work.source_steps, "rounds": work.later_steps, "adapting": work.later_steps}
-    total = sum(steps[name] * seconds(pace) for name, pace in paces.items() if name != "predict")
-    total += work.predicted / world * seconds(paces["predict"]) / paces["predict"].images
-    todo = f"{work.steps:,} training steps, {work.predicted:,} images predicted"
-    lines = [f"cost     {todo}: about {rough_duration(total)} on {device}, without choosing, reports and checkpoints"]
-    for name, pace in paces.items():
-        shown = pace.describe_rate(world > 1, loads) if name == "predict" else pace.describe_step(world > 1, loads)
-        lines.append(f"pace     {name:<8} {shown}")
-    ahead = loads and run.engine.workers(run.domains.source.images.in_memory) > 0
-    if ahead and (slow := [name for name, pace in paces.items() if pace.waits]):
-        lines.append(
-            f"loading  is slower than the network in {', '.join(slow)}: more runtime.workers, data.cache=store or "
-            "data.load_size=256 may help"
-        )
-    if memory := peak_memory(device):
-        lines.append(f"memory   {memory}")
-    return "\n".join(lines)
+    return _trials(run).cost(run.engine, run.engine.workers(run.domains.source.images.in_memory), loads)
 
 
-def _paces(run: "Run") -> dict[str, Pace]:
-    """Of each stage by name, and of `predict`."""
+def _trials(run: "Run") -> Trials:
     engine, config, work = run.engine, run.config, work_of_run(run)
     workers = engine.workers(run.domains.source.images.in_memory)
-    paces = {}
-    predict, sample = predict_pace(engine, run.feeds, run.domains.target.images)
+    stages = {}
+    predict, sample = predict_pace(engine, run.domains.target.images, run.feeds.transforms["predict"])
     if work.source_steps:
         optimization = engine.optimization(run.source_method, config.source.optim, work.source_steps)
         batches = run.feeds.source(0, None)
         with engine.enough_memory("source", run.smaller_step(run.source_method, "source")):
-            paces["source"] = training_pace(engine, run.source_method, optimization, batches, workers)
+            pace = training_pace(engine, run.source_method, optimization, batches, workers)
+        stages["source"] = work.source_steps, pace
     if work.later_steps:
         stage = config.adaptation if run.method.adapts else config.self_training
         batches = run.trial_batches(sample)
@@ -233,8 +256,9 @@ def _paces(run: "Run") -> dict[str, Pace]:
         frozen = stage.batch_norm == "eval"
         name = "adapting" if run.method.adapts else "rounds"
         with engine.enough_memory(name, run.smaller_step(run.method, "adaptation" if run.method.adapts else "round")):
-            paces[name] = training_pace(engine, run.method, optimization, batches, workers, frozen)
-    return {**paces, "predict": predict}
+            pace = training_pace(engine, run.method, optimization, batches, workers, frozen)
+        stages[name] = work.later_steps, pace
+    return Trials(stages, work.predicted, predict)
 
 
 def rough_duration(seconds: float) -> str:

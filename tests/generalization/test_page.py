@@ -418,10 +418,14 @@ def test_a_study_that_is_finished_says_the_same_again(played, capsys):
     assert file.read_text() == before
 
 
-def test_a_dry_run_says_the_plan_and_writes_nothing(in_folder, capsys):
-    assert main(["--cfg", "rotated_digits_erm.yaml", "--dry-run", "target=m30", "training.steps=7"]) == 0
+def test_a_dry_run_says_plan_and_cost_and_writes_nothing(in_folder, capsys):
+    """MetaReg has two stages, of half the steps each: 8 reports on 5 x 170 held-out images and 833 unseen ones."""
+    words = ["target=m30", "training.steps=8", "training.evaluate_every=1", "training.batch_size=4"]
+    assert main(["--cfg", "rotated_digits_metareg.yaml", "--dry-run", *words]) == 0
     printed = capsys.readouterr().out
-    assert "unseen   m30" in printed and "trains   7 steps" in printed and "nothing was written" in printed
+    assert "unseen   m30" in printed and "trains   8 steps" in printed and "nothing was written" in printed
+    assert f"cost     8 training steps, {8 * (5 * 170 + 833):,} images predicted: about" in printed
+    assert [line.split()[1] for line in printed.split("\n") if line.startswith("pace")] == ["stage", "stage", "predict"]
     assert list(in_folder.iterdir()) == []
 
 

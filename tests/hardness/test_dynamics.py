@@ -12,6 +12,7 @@ import torch
 from tests.forked import forked_job
 from tests.hardness.conftest import undrawn
 from tests.test_rounds import cut_after_every_save
+from uda import pace
 from uda.config import load_config
 from uda.config_files import ROOT
 from uda.errors import UserError
@@ -363,10 +364,12 @@ def test_runs_that_cannot_stand_on_one_page_are_named_before_any_training(labell
     assert not (in_folder / "runs").exists()
 
 
-def test_the_command_trains_resumes_and_puts_runs_side_by_side(labelled, in_folder, capsys):
+def test_the_command_trains_resumes_and_puts_runs_side_by_side(labelled, in_folder, monkeypatch, capsys):
+    monkeypatch.setattr(pace, "MEASURED", 1)
     words = ["dynamics", "--cfg", str(labelled), "--seeds", "0,1", "--out", "page"]
     assert main([*words, "--dry-run"]) == 0 and not (in_folder / "runs").exists()
-    assert "3 epochs of 3 steps of 8" in capsys.readouterr().out
+    plans = capsys.readouterr().out
+    assert plans.count("3 epochs of 3 steps of 8") == plans.count("cost     9 training steps") == 2
     assert main(words) == 0
     assert "page: page/index.html" in capsys.readouterr().out
     page = (in_folder / "page" / "index.html").read_text()

@@ -24,7 +24,7 @@ examples:
   python tools/generalize.py --cfg rotated_digits_erm.yaml --cfg rotated_digits_avh_loss.yaml   side by side
   python tools/generalize.py --cfg pacs_avh_loss.yaml target=sketch           one target
   python tools/generalize.py --cfg pacs_avh_loss.yaml model.loss_options.scale=20 seed=1
-  python tools/generalize.py --cfg pacs_avh_loss.yaml --dry-run               check everything, print the plan
+  python tools/generalize.py --cfg pacs_avh_loss.yaml --dry-run               check everything, print plan and cost
   python tools/generalize.py --list losses
 
 A run that was interrupted goes on when the same command is given again."""
@@ -44,7 +44,9 @@ def parser() -> CommandParser:
         action="append",
         help="a config: a path, or the name of one in configs/; several are run one after the other and compared",
     )
-    arguments.add_argument("--dry-run", action="store_true", help="check config, data and model, print the plan, stop")
+    arguments.add_argument(
+        "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
+    )
     arguments.add_list(LISTS)
     arguments.add_argument(
         "overrides", nargs="*", metavar="key=value", help="change a setting, of every config: target=sketch"
@@ -76,7 +78,7 @@ def main(argv: list[str] | None = None) -> int:
 
     def act(session: "LeaveOneOut", log: "RunLog") -> None:
         if options.dry_run and not session.finished:
-            log(session.plan())
+            log(f"{session.plan()}\n{session.cost()}")
         else:
             session.execute()
 

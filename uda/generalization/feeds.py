@@ -27,7 +27,7 @@ class Feeds:
         self.images = images
         self.engine = engine
         self._train = transform or make_train(config.transforms, config.augment)
-        self._predict = transform or make_predict(config.transforms)
+        self.predict_transform = transform or make_predict(config.transforms)
 
     @property
     def in_memory(self) -> bool:
@@ -73,7 +73,7 @@ class Feeds:
         """Images as the network sees them in a predict pass, in order."""
         return predict_batches(
             images,
-            self._predict,
+            self.predict_transform,
             batch_size=batch_size or self.engine.predict_batch_size,
             workers=self.engine.workers(images.in_memory),
             rows=rows,

@@ -21,7 +21,8 @@ from uda.generalization.methods import METHODS, GeneralizationMethod
 from uda.generalization.report import Judgement, Report, summary_lines
 from uda.inputs import InputImages, Inputs
 from uda.models import Prediction, create_network, describe_network, network_on
-from uda.plan import compute_line, epoch_steps
+from uda.pace import predict_pace, training_pace
+from uda.plan import Trials, compute_line, epoch_steps
 from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session
 
 
@@ -138,6 +139,22 @@ class LeaveOneOut(Session):
                 compute_line(self, self.feeds.in_memory),
             ]
         )
+
+    def cost(self) -> str:
+        """What the whole run will take, in lines; the network is trained by it, and the run is spent."""
+        training, workers = self.config.training, self.engine.workers(self.feeds.in_memory)
+        stages = {}
+        for stage, plan in enumerate(self.plans):
+            if steps := sum(plan):
+                self._begin(stage)
+                optimization = self.engine.optimization(self.method, training.optim, steps)
+                batches, frozen = self.feeds.training(stage, steps), training.batch_norm == "eval"
+                name = "training" if len(self.plans) == 1 else f"stage {stage + 1}"
+                stages[name] = steps, training_pace(self.engine, self.method, optimization, batches, workers, frozen)
+        judged = [self.feeds.judging(number)[1] for number in range(len(self.domains.seen) + 1)]
+        pace, _ = predict_pace(self.engine, judged[-1], self.feeds.predict_transform)
+        predicted = sum(map(len, self.plans)) * sum(map(len, judged))
+        return Trials(stages, predicted, pace).cost(self.engine, workers)
 
     def _begin(self, stage: int) -> None:
         seed_everything(GENERALIZATION_STAGE, self.config.seed, stage)

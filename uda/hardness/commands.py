@@ -132,7 +132,7 @@ def _add_dynamics(commands) -> None:
     command.add_argument(
         "--seeds", default=None, help="train each config with these seeds: 0,1 (default: the config's)"
     )
-    command.add_argument("--dry-run", action="store_true", help="check configs and data, print the plans, stop")
+    command.add_argument("--dry-run", action="store_true", help="check configs and data, print plans and costs, stop")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/dynamics"), help="folder of figures and page")
     command.add_argument(
         "overrides",
@@ -188,7 +188,10 @@ def _train(
     def act(session, log) -> None:
         if not session.finished:
             check(session)
-        log(session.plan()) if dry_run and not session.finished else session.execute()
+        if dry_run and not session.finished:
+            log(f"{session.plan()}\n{session.cost()}")
+        else:
+            session.execute()
 
     def after(ranks) -> None:
         if ranks.is_main and not dry_run:
@@ -320,7 +323,7 @@ def _add_all(commands) -> None:
         "images, and hold the paper's claims against what came out.",
     )
     command.add_argument("--cfg", metavar="FILE", required=True, help="a path, or a name in configs/")
-    command.add_argument("--dry-run", action="store_true", help="check configs and data, print the plans, stop")
+    command.add_argument("--dry-run", action="store_true", help="check configs and data, print plans and costs, stop")
     command.add_argument(
         "--into", type=Path, metavar="DOCUMENT",
         help="write results/hardness*.csv, and the document's tables from them, and copy the figures that it shows",

@@ -23,7 +23,8 @@ from uda.hardness.scores import make_table, write_scores
 from uda.inputs import InputImages, Inputs
 from uda.methods.base import Method
 from uda.models import Prediction, create_network, describe_network
-from uda.plan import compute_line
+from uda.pace import predict_pace, training_pace
+from uda.plan import Trials, compute_line
 from uda.records import REPORTS
 from uda.registry import Registry
 from uda.report.table import percent
@@ -113,6 +114,16 @@ class SupervisedRun(Session):
                 f"trains   {config.training.epochs} epochs of {self.steps:,} steps of {config.training.batch_size}",
             ]
         )
+
+    def cost(self) -> str:
+        """What the whole run will take, in lines; the network is trained by it, and the run is spent."""
+        engine, training = self.engine, self.config.training
+        workers, batches = engine.workers(self.training.images.in_memory), self._batches(0)
+        optimization = engine.optimization(self.method, training.optim, training.epochs * self.steps)
+        pace = training_pace(engine, self.method, optimization, batches, workers)
+        predict, _ = predict_pace(engine, self.test.images, make_predict(self.config.transforms))
+        predicted = (1 + training.epochs) * len(self.test.images)
+        return Trials({"training": (training.epochs * self.steps, pace)}, predicted, predict).cost(engine, workers)
 
     def _batches(self, epoch: int):
         config = self.config
