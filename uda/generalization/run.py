@@ -150,11 +150,13 @@ class LeaveOneOut(Session):
                 optimization = self.engine.optimization(self.method, training.optim, steps)
                 batches, frozen = self.feeds.training(stage, steps), training.batch_norm == "eval"
                 name = "training" if len(self.plans) == 1 else f"stage {stage + 1}"
-                stages[name] = steps, training_pace(self.engine, self.method, optimization, batches, workers, frozen)
+                with self.engine.enough_memory(name, self.smaller_step(self.method, "generalization")):
+                    pace = training_pace(self.engine, self.method, optimization, batches, workers, frozen)
+                stages[name] = steps, pace
         judged = [self.feeds.judging(number)[1] for number in range(len(self.domains.seen) + 1)]
-        pace, _ = predict_pace(self.engine, judged[-1], self.feeds.predict_transform)
+        predict, _ = predict_pace(self.engine, judged[-1], self.feeds.predict_transform)
         predicted = sum(map(len, self.plans)) * sum(map(len, judged))
-        return Trials(stages, predicted, pace).cost(self.engine, workers)
+        return Trials(stages, predicted, predict).cost(self.engine, workers)
 
     def _begin(self, stage: int) -> None:
         seed_everything(GENERALIZATION_STAGE, self.config.seed, stage)

@@ -120,7 +120,8 @@ class SupervisedRun(Session):
         engine, training = self.engine, self.config.training
         workers, batches = engine.workers(self.training.images.in_memory), self._batches(0)
         optimization = engine.optimization(self.method, training.optim, training.epochs * self.steps)
-        pace = training_pace(engine, self.method, optimization, batches, workers)
+        with engine.enough_memory("training", self.smaller_step(self.method, "supervised")):
+            pace = training_pace(engine, self.method, optimization, batches, workers)
         predict, _ = predict_pace(engine, self.test.images, make_predict(self.config.transforms))
         predicted = (1 + training.epochs) * len(self.test.images)
         return Trials({"training": (training.epochs * self.steps, pace)}, predicted, predict).cost(engine, workers)
