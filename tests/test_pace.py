@@ -1,13 +1,16 @@
 """The dry run's stopwatch on a clock and a device that are made up, and what a whole run costs by it, by hand."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from tests.pretend_device import pretended
 from tests.test_adaptation import NEEDED, SMALL
 from uda import device, pace, plan
+from uda.cli import main
 from uda.config import load_config
 from uda.data.loaders import Batches
 from uda.distributed import Ranks
@@ -212,3 +215,14 @@ def test_what_is_counted_is_what_a_run_predicts(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(run.engine, "adapt_batch_norm", lambda batches: adapted.append(32) or adapt(batches))
     run.execute()
     assert sum(predicted) + sum(adapted) == work_of(run.config, 32, 32).predicted
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_a_dry_run_on_a_device(tiny, in_folder, capsys, kind):
+    """FixMatch after a source stage: nothing is computed on the host, and a GPU says how much memory it held."""
+    words = ["method=fixmatch", *SMALL, "adaptation.strong={jitter: 0.3}", "source.epochs=1", f"runtime.device={kind}"]
+    with pretended(kind):
+        assert main(["--cfg", str(tiny), "--dry-run", *words]) == 0
+    out = capsys.readouterr().out
+    assert re.search(rf"^cost     11 training steps, 128 images predicted: about \d+ s on {kind}", out, re.MULTILINE)
+    assert ("\nmemory   1.0 GiB of the " in out) == (kind == "cuda")
