@@ -63,7 +63,7 @@ class Forked:
             self.returncode = _Server.ask(ended=self.pid)
         return self.returncode
 
-    def wait(self, timeout: float = 60) -> int:
+    def wait(self, timeout: float = 120) -> int:
         """The exit code, when it has ended."""
         until = time.monotonic() + timeout
         while self.poll() is None:
@@ -72,7 +72,7 @@ class Forked:
             time.sleep(0.005)
         return self.returncode
 
-    def communicate(self, timeout: float = 60) -> tuple[str, str]:
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
         """All of stdout and of stderr, when it has ended."""
         self.wait(timeout)
         stdout, stderr = (path.read_text() for path in self._outputs)
