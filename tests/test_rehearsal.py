@@ -10,6 +10,7 @@ from uda.cli import main
 from uda.config import load_config
 from uda.config_files import ROOT
 from uda.data.cards import CARDS, load_card
+from uda.data.loaders import Batches
 from uda.data.random_images import random_domains
 from uda.distributed import Ranks
 from uda.pace import Pace
@@ -55,9 +56,11 @@ def toys(in_folder, monkeypatch):
     return words
 
 
-def test_the_plan_the_cost_and_what_to_download(toys, in_folder, capsys):
-    assert main([*toys(), "source.steps=null", "source.epochs=2", "model.weights=hub"]) == 0
+def test_the_plan_the_cost_and_what_to_download(toys, in_folder, monkeypatch, capsys):
+    monkeypatch.setattr(Batches, "_loaded", None)  # random images come without loader processes
+    assert main([*toys(), "source.steps=null", "source.epochs=2", "model.weights=hub", "runtime.workers=3"]) == 0
     out = capsys.readouterr().out
+    assert ", 3 workers\n" in out, "what the run itself will have"
     assert "data     40 labelled source images, 24 target images, 2 classes" in out
     assert "source   6 steps of 16" in out, "40 images are 2 batches and a rest of 8 images, twice"
     assert "images predicted: about" in out and "of it waiting" not in out

@@ -64,8 +64,11 @@ def dry_run_without_data(rehearsal: Rehearsal) -> str:
     """
     config = rehearsal.config
     card = load_card(config.data.dataset)
+    planned = plan(rehearsal)
+    # Random images need no loader processes, and what they take does not count.
+    rehearsal.engine.settings = rehearsal.engine.settings.model_copy(update={"workers": 0})
     lines = [
-        plan(rehearsal),
+        planned,
         cost(rehearsal, loads=False),
         "         estimated from random images, loading not counted",
         *_downloads(card, config.data.root),
