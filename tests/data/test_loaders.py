@@ -304,6 +304,19 @@ def test_a_broken_image_is_a_clear_error_from_workers_too(tmp_path, workers):
         list(batches([one], 3, workers=workers))
 
 
+class Deadly(ImageArray):
+    """Kills the process that reads it, as a system does that runs out of memory."""
+
+    def together(self, indices):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_loader_process_that_the_system_kills_is_named_with_what_to_lower():
+    images = Deadly(np.zeros((4, 1, 8, 8), np.uint8), list("abcd"))
+    with pytest.raises(UserError, match=r"a loader process was killed.*lower runtime\.workers"):
+        list(predict_batches(images, make_predict(PLAIN), batch_size=2, workers=1))
+
+
 def test_batches_move(tmp_path):
     (batch,) = batches([part(4)], 4)
     moved = batch.to("cpu", memory_format=torch.channels_last)

@@ -690,7 +690,7 @@ class Batches:
         )
         with born_deaf():
             batches = iter(loader)
-        for read in batches:
+        for read in _unless_killed(batches):
             if isinstance(read, UserError):
                 yield read
             else:
@@ -701,6 +701,19 @@ class Batches:
 
 #: Batches that each worker makes ahead.
 _AHEAD = 3
+
+
+def _unless_killed(batches: Iterator) -> Iterator:
+    """The same. Raises UserError where the system has killed a loader process."""
+    try:
+        yield from batches
+    except RuntimeError as error:  # there is no class of its own
+        if not str(error).startswith("DataLoader worker") or "Killed" not in str(error):
+            raise
+        raise UserError(
+            "a loader process was killed, most likely for want of memory: lower runtime.workers or the batch; what was "
+            "saved stands: the same command goes on from there"
+        ) from None
 
 
 def _as_it_is(batch):
