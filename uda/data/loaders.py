@@ -708,7 +708,7 @@ def _unless_killed(batches: Iterator) -> Iterator:
     try:
         yield from batches
     except RuntimeError as error:  # there is no class of its own
-        if not str(error).startswith("DataLoader worker") or "Killed" not in str(error):
+        if not str(error).startswith("DataLoader worker"):  # killed by a signal, or exited unexpectedly
             raise
         raise UserError(
             "a loader process was killed, most likely for want of memory: lower runtime.workers or the batch; what was "
