@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from uda.config import load_config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.distributed import Ranks, start
 from uda.engine import Engine, EpochState
 from uda.generalization.config import GeneralizationConfig

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from uda.config import load_config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.device import has_compiler
 from uda.distributed import Ranks
 from uda.engine import Engine, EpochState, Optimization, TrainingDivergedError

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uda.data.loaders import Batch, Batches
+from uda.data.batch import Batch
+from uda.data.loaders import Batches
 from uda.device import apply_settings, loader_workers, settle
 from uda.distributed import Ranks
 from uda.errors import UserError

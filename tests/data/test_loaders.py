@@ -8,9 +8,10 @@ import torch
 
 from tests.data.trees import make_folders
 from uda.data import loaders
+from uda.data.batch import Batch
 from uda.data.handover import Ring
 from uda.data.images import ImageArray, ImageFiles
-from uda.data.loaders import Batch, Part, Rows, predict_batches, training_batches
+from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.errors import UserError
 from uda.settings import AugmentSettings, TransformSettings
@@ -225,47 +226,6 @@ def test_two_views_stay_together_when_a_batch_is_dealt_out():
     (batch,) = batches([two], [3], steps=1)
     with pytest.raises(UserError, match="3 images in two views cannot be dealt out to 2"):
         batch.dealt(2)
-
-
-MASKS = {"none": [0] * 5, "all": [1] * 5, "neighbours": [0, 1, 1, 0, 0], "runs": [1, 1, 0, 1, 0], "empty": []}
-
-
-@pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
-def test_rows_are_those_of_their_mask(mask):
-    mask = np.array(mask, dtype=bool)
-    rows, tensor = Rows(mask), torch.rand(len(mask), 2)
-    assert len(rows) == mask.sum() and len(rows.slices) <= 2
-    assert torch.equal(rows.of(tensor), tensor[mask]) and torch.equal(rows.others.of(tensor), tensor[~mask])
-    if len(mask):
-        assert torch.equal(rows.joined(tensor[mask], tensor[~mask]), tensor)
-    if len(rows.slices) == 1:
-        assert rows.of(tensor).data_ptr() == tensor[rows.slices[0]].data_ptr()
-
-
-def test_a_batch_knows_its_rows_wherever_it_goes_without_looking_at_it_there():
-    """Two source images and six of the target, of which two are strong views and two have a true label."""
-    labels = torch.tensor([[1.0, 0], [0, 1], [0, 0], [0, 0], [0, 1], [0, 0], [0, 0], [0, 1]])
-    is_target, view = torch.arange(8) > 1, (torch.arange(8) > 5).long()
-    annotated = torch.tensor([True, True, False, False, True, False, False, True])
-    batch = Batch(torch.rand(8, 1, 2, 2), labels, torch.tensor([0, 1, 2, 2, 3, 2, 2, 3]), is_target, view, annotated)
-    kinds = {
-        "source": ~is_target,
-        "target": is_target,
-        "annotated": annotated,
-        "unannotated": ~annotated,
-        "labelled": annotated,
-        "unlabelled": ~annotated,
-        "strong": view == 1,
-        "plain": ~annotated & (view == 0),
-    }
-    even = batch.dealt(2)[0]
-    for name, mask in kinds.items():
-        assert torch.from_numpy(getattr(batch, f"{name}_rows").mask).equal(mask)
-        assert torch.from_numpy(getattr(even, f"{name}_rows").mask).equal(mask[::2])
-    assert batch.domain_rows(2).slices == (slice(2, 4), slice(5, 7)) and len(batch.domain_rows(3)) == 2
-    # The meta device has no values: to look at one raises.
-    for moved in (batch.to("meta"), batch.to("meta").dealt(2)[0].to("meta")):
-        assert all(len(getattr(moved, f"{name}_rows")) for name in kinds) and len(moved.domain_rows(2)) > 0
 
 
 def test_a_window_is_a_part_of_the_whole_stage():

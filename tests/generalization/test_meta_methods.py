@@ -12,7 +12,7 @@ from tests.data.trees import make_folders
 from tests.half_precision import fresh_weights
 from tests.test_rounds import cut_after_every_save, read_results
 from uda.config import load_config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.engine import Engine
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig

@@ -8,7 +8,7 @@ from torch.nn.functional import one_hot
 
 from tests.half_precision import LARGE_STEPS, fresh_weights
 from uda.config import load_config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.engine import Engine
 from uda.methods import METHODS
 from uda.models import create_network

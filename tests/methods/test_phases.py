@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import cross_entropy, one_hot
 
 from uda.config import load_config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.engine import Engine
 from uda.methods import METHODS, Method
 from uda.models import create_network

@@ -44,7 +44,7 @@ def _training(config: GeneralizationConfig, steps: list[int]) -> Callable[[], ob
     import torch
     from torch.nn.functional import one_hot
 
-    from uda.data.loaders import Batch
+    from uda.data.batch import Batch
     from uda.engine import Engine
     from uda.models import create_network
 

@@ -21,7 +21,7 @@ def _training(name: str, scale: float) -> Callable[[], object]:
     from torch.nn.functional import one_hot
 
     from uda.config import load_config
-    from uda.data.loaders import Batch
+    from uda.data.batch import Batch
     from uda.engine import Engine
     from uda.methods import METHODS
     from uda.models import create_network

@@ -27,7 +27,7 @@ from uda.settings import (
 )
 
 if TYPE_CHECKING:
-    from uda.data.loaders import Batch
+    from uda.data.batch import Batch
     from uda.distributed import Ranks
 
 #: Our training step and predict pass may cost at most 3 % more than a bare loop.
@@ -109,7 +109,7 @@ def _training_step(subject: Subject, ours: RuntimeSettings, floor: RuntimeSettin
 
 def training_batches(subject: Subject) -> "list[Batch]":
     """Ready-made batches of a call's steps."""
-    from uda.data.loaders import Batch
+    from uda.data.batch import Batch
 
     total, size = 2 * subject.half_batch, subject.size
     is_target = torch.arange(total) >= subject.half_batch

@@ -16,8 +16,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from uda.config import Config, load_config
+from uda.data.batch import Batch
 from uda.data.images import ImageArray, ImageFiles, Images
-from uda.data.loaders import Batch, Batches, Part, predict_batches, training_batches
+from uda.data.loaders import Batches, Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.device import has_compiler
 from uda.device_check.parts import Finding, Setup, part

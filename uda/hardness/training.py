@@ -11,8 +11,9 @@ from torch import Tensor
 
 from uda.atomic import write_bytes, write_json
 from uda.checkpoint import Progress
+from uda.data.batch import Batch
 from uda.data.domains import TargetLabels, load_labelled
-from uda.data.loaders import Batch, Part, predict_batches, training_batches
+from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.engine import seed_everything
 from uda.evaluation import accuracy

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from uda.config import Config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.errors import UserError
 from uda.losses import entropy, full_precision
 from uda.methods.base import METHODS, Method, Optimizer

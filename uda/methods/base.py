@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from uda.config import Config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.errors import UserError
 from uda.models import Network, Output, Prediction
 from uda.registry import Registry

@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from uda.config import Config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.losses import full_precision
 from uda.methods.base import METHODS, Method
 from uda.methods.dann import domain_classifier, domain_loss, reverse_gradient, warm_up

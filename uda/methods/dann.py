@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from uda.config import Config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.methods.base import METHODS, Method
 from uda.models import Network
 from uda.settings import Settings

@@ -3,7 +3,7 @@
 from pydantic import Field
 from torch import Tensor
 
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.losses import entropy
 from uda.methods.base import METHODS, Method
 from uda.settings import Settings

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from uda.config import Config
-from uda.data.loaders import Batch, Rows
+from uda.data.batch import Batch, Rows
 from uda.methods.base import METHODS, Method
 from uda.models import Network, Output
 from uda.selectors import SELECTORS

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from uda.config import Config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.losses import full_precision
 from uda.methods.base import METHODS, Method, Optimizer
 from uda.models import Network

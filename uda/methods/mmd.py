@@ -4,7 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.losses import full_precision
 from uda.methods.base import METHODS, Method
 from uda.settings import Settings

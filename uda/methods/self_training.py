@@ -7,7 +7,7 @@ target samples' loss; this file is the training loss that they share.
 from torch import Tensor
 
 from uda.config import Config
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.losses import UNLABELLED_LOSSES
 from uda.methods.base import METHODS, Method
 from uda.models import Network

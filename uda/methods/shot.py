@@ -6,7 +6,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.losses import full_precision, information_maximisation
 from uda.methods.base import METHODS, Method
 from uda.models import Classifier, Prediction

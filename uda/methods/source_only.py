@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.methods.base import METHODS, Method
 
 

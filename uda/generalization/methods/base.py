@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from uda.data.loaders import Batch, Rows
+from uda.data.batch import Batch, Rows
 from uda.generalization.config import GeneralizationConfig
 from uda.methods import Method
 from uda.models import Network

@@ -5,7 +5,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods.base import METHODS, GeneralizationMethod

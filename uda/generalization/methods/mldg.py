@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pydantic import Field
 from torch import Tensor
 
-from uda.data.loaders import Batch
+from uda.data.batch import Batch
 from uda.generalization.methods.base import METHODS, GeneralizationMethod
 from uda.generalization.methods.inner import descended, gradients, with_gradient
 from uda.generalization.methods.twice import QuickSecondDerivatives

@@ -1,0 +1,202 @@
+"""What a training step gets: images, labels, where they are from, and which rows are of which kind."""
+
+import itertools
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+
+from uda.errors import UserError
+
+
+class Rows:
+    """Some of a batch's rows, known on the host, which can take them without a wait for the device.
+
+    Args:
+        mask: which rows, bool (B,).
+    """
+
+    def __init__(self, mask: np.ndarray):
+        edges = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(mask)]
+        self.mask = mask
+        self.slices = tuple(slice(a, b) for a, b in itertools.pairwise(edges) if a < b and mask[a])
+        """The rows as runs of neighbours, in order."""
+
+    def __len__(self) -> int:
+        return sum(run.stop - run.start for run in self.slices)
+
+    @cached_property
+    def others(self) -> "Rows":
+        """All other rows of the batch."""
+        return Rows(~self.mask)
+
+    def of(self, tensor: torch.Tensor) -> torch.Tensor:
+        """These n rows of a tensor (B, ...), (n, ...): a view if they are neighbours, else a copy."""
+        if len(self.slices) > 1:
+            return torch.cat([tensor[run] for run in self.slices])
+        return tensor[self.slices[0] if self.slices else slice(0)]
+
+    def joined(self, these: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        """A tensor (B, ...) of which `these` (n, ...) are these rows and `others` (B - n, ...) are the others."""
+        runs = []
+        for rows, tensor in ((self, these), (self.others, others)):
+            pieces = tensor.split([run.stop - run.start for run in rows.slices])
+            runs += [(run.start, piece) for run, piece in zip(rows.slices, pieces, strict=True)]
+        return torch.cat([piece for _, piece in sorted(runs, key=lambda run: run[0])])
+
+
+class _Kinds:
+    """Which rows of a batch are of which kind, by its columns on the host. Found when asked for, and kept."""
+
+    def __init__(self, *columns: torch.Tensor):
+        self.columns = columns
+        self._labels, self._domain, self._is_target, self._view, self._annotated = columns
+        self._domains: dict[int, Rows] = {}
+
+    @cached_property
+    def target(self) -> Rows:
+        return Rows(self._is_target.cpu().numpy())
+
+    @cached_property
+    def annotated(self) -> Rows:
+        return Rows(self._annotated.cpu().numpy())
+
+    @cached_property
+    def labelled(self) -> Rows:
+        return Rows(self._labels.cpu().numpy().any(1))
+
+    @cached_property
+    def strong(self) -> Rows:
+        return Rows(self._view.cpu().numpy() == 1)
+
+    @cached_property
+    def plain(self) -> Rows:
+        return Rows(self.annotated.others.mask & self.strong.others.mask)
+
+    def of_domain(self, domain: int) -> Rows:
+        if domain not in self._domains:
+            self._domains[domain] = Rows(self._domain.cpu().numpy() == domain)
+        return self._domains[domain]
+
+
+@dataclass
+class Batch:
+    """Images for one training step.
+
+    `images` float32 (B, C, S, S); `labels` float32 (B, K), a distribution a row, all zeros where there is no label;
+    `domain` int64 (B,), the sources are counted first; `is_target` bool (B,), an image of a target domain; `view` int64
+    (B,): 0, or 1 for the strong augmentation of images whose plain one is in the batch too; the two stand in the same
+    order; `annotated` bool (B,): the label is a true one, as of every source image and of the images of
+    `data.target_labelled`. All other labels are pseudo-labels: a true label that is kept for measuring never gets here.
+
+    The rows of each kind are known on the host too, as `source_rows` and the like. They are found when first asked for,
+    and stay with the batch on every device. Take them in place of masks: with a mask the host waits for a GPU.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    domain: torch.Tensor
+    is_target: torch.Tensor
+    view: torch.Tensor
+    annotated: torch.Tensor | None = None
+    """None: the source images are, and no others."""
+    weight: float = 1.0
+    """What the mean over this batch counts where it is a part of a larger one: its images over those of a mean part."""
+
+    def __post_init__(self):
+        if self.annotated is None:
+            self.annotated = ~self.is_target
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def labelled(self) -> torch.Tensor:
+        """Which rows have a label, true or not, bool (B,)."""
+        return self.labels.sum(1) > 0
+
+    @property
+    def source_rows(self) -> Rows:
+        """Images of the source."""
+        return self.target_rows.others
+
+    @property
+    def target_rows(self) -> Rows:
+        """Images of the target, with a label or without."""
+        return self._kinds.target
+
+    @property
+    def annotated_rows(self) -> Rows:
+        """Images with a true label."""
+        return self._kinds.annotated
+
+    @property
+    def unannotated_rows(self) -> Rows:
+        """Images without one: of the target."""
+        return self.annotated_rows.others
+
+    @property
+    def labelled_rows(self) -> Rows:
+        """Images with a label, true or not."""
+        return self._kinds.labelled
+
+    @property
+    def unlabelled_rows(self) -> Rows:
+        """Images without any."""
+        return self.labelled_rows.others
+
+    @property
+    def strong_rows(self) -> Rows:
+        """Strong views of images whose plain view is in the batch too."""
+        return self._kinds.strong
+
+    @property
+    def plain_rows(self) -> Rows:
+        """Plain views of the images without a true label."""
+        return self._kinds.plain
+
+    def domain_rows(self, domain: int) -> Rows:
+        """Images of a domain by its number."""
+        return self._kinds.of_domain(domain)
+
+    @cached_property
+    def _kinds(self) -> _Kinds:
+        return _Kinds(*self._rest)
+
+    @property
+    def _rest(self) -> tuple[torch.Tensor, ...]:
+        return self.labels, self.domain, self.is_target, self.view, self.annotated
+
+    def to(
+        self, device: torch.device | str, memory_format: torch.memory_format | None = None, non_blocking: bool = False
+    ) -> "Batch":
+        """The batch on another device; `memory_format` concerns the images."""
+        images = self.images.to(device, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format)
+        moved = Batch(images, *(tensor.to(device, non_blocking=non_blocking) for tensor in self._rest), self.weight)
+        moved._kinds = self._kinds
+        return moved
+
+    def pin_memory(self) -> "Batch":
+        """The batch in page-locked memory, which copies to a GPU in the background."""
+        return Batch(*(tensor.pin_memory() for tensor in (self.images, *self._rest)), self.weight)
+
+    def dealt(self, parts: int) -> list["Batch"]:
+        """The batch dealt out image by image to so many parts, as it is to the processes of a job.
+
+        Raises UserError for fewer than two images a part, which BatchNorm cannot take, and where an image's two views
+        would come apart.
+        """
+        if parts == 1:
+            return [self]
+        if len(self) < 2 * parts:
+            raise UserError(f"a batch of {len(self)} images cannot be dealt out to {parts}: each needs two at least")
+        if (strong := len(self.strong_rows)) % parts:
+            raise UserError(f"{strong} images in two views cannot be dealt out to {parts} evenly")
+        return [self._dealt(slice(part, None, parts), parts) for part in range(parts)]
+
+    def _dealt(self, rows: slice, parts: int) -> "Batch":
+        images, *rest = (tensor[rows].contiguous() for tensor in (self.images, *self._rest))
+        part = Batch(images, *rest, self.weight * len(images) * parts / len(self))
+        part._kinds = _Kinds(*(column[rows] for column in self._kinds.columns))
+        return part
