@@ -1,5 +1,6 @@
 """What a run writes down about the code that made it."""
 
+import json
 import subprocess
 
 import pytest
@@ -59,6 +60,18 @@ def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone
         UserError, match=r"transforms.source.whole_pixel: True -> None; transforms.source.whole_pixels: None"
     ):
         RunFolder(config)
+
+
+def test_the_first_weights_are_those_that_the_run_began_with(tmp_path):
+    """Another version of timm may have another default tag by the time the run goes on."""
+    config = load_config("digits_avh.yaml", [f"output={tmp_path / 'run'}"])
+    for tag in ("a1_in1k", "b2_in1k"):
+        RunFolder(config).create(["command"], {}, {"from": "hub", "tag": tag})
+        kept = json.loads((tmp_path / "run" / "environment.json").read_text())
+        assert kept["weights"]["tag"] == "a1_in1k"
+    (tmp_path / "run" / "environment.json").write_text("cut of")
+    RunFolder(config).create(["command"], {}, {"from": "none"})
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["weights"] == {"from": "none"}
 
 
 def test_a_home_folder_in_a_saved_config_is_the_same_run(tmp_path, monkeypatch):

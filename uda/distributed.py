@@ -1,9 +1,9 @@
 """The processes of one job, as torchrun starts them: who reads what, and what all of them must agree on.
 
 Every process ("rank") holds the whole network. A training batch is dealt out image by image, a predict pass in
-contiguous rows. Gradients are averaged over the ranks: while the backward pass goes on where a step is one of them
-(`Ranks.averaged_loss`, torch's DistributedDataParallel), and before each update where a method has several phases
-(`Ranks.average_gradients`). A run by itself is the job of one rank: nothing is sent.
+contiguous rows. Gradients are averaged over the ranks. Where a step is one backward pass that happens while the pass goes
+on (`Ranks.averaged_loss`, torch's DistributedDataParallel). Where a method has several phases it happens before each
+update (`Ranks.average_gradients`). A run by itself is the job of one rank: nothing is sent.
 """
 
 import io
@@ -306,7 +306,11 @@ def _silence_reducer() -> None:
     wrapper that is thrown away gives it to nobody.
     """
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        stderr = os.dup(2)
+    except OSError:  # it is closed: nobody would see the warning
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
     try:
         DistributedDataParallel(nn.Linear(1, 1), find_unused_parameters=True, init_sync=False)(torch.zeros(1, 1))

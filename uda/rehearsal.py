@@ -8,6 +8,7 @@ from uda.data.domains import Domains
 from uda.data.random_images import random_domains
 from uda.distributed import Ranks
 from uda.interruption import Interruption
+from uda.models import BACKBONES
 from uda.plan import cost, plan
 from uda.rounds import Run
 from uda.run_folder import RunLog
@@ -73,7 +74,7 @@ def dry_run_without_data(rehearsal: Rehearsal) -> str:
         "         estimated from random images, loading not counted",
         *_downloads(card, config.data.root),
     ]
-    if rehearsal.weights == "hub":
+    if rehearsal.weights == "hub" and config.model.backbone not in BACKBONES:
         backbone = sum(p.numel() for p in rehearsal.engine.network.backbone.parameters())
         lines.append(f"weights  {config.model.backbone} from timm's hub, {size(4 * backbone)}, when the run begins")
     checked = f"python tools/check_data.py {config.data.dataset}" + (

@@ -1,6 +1,7 @@
 """A run's folder: whose it is, its log, and what it was made with."""
 
 import errno
+import json
 import platform
 import subprocess
 import sys
@@ -118,7 +119,8 @@ class RunFolder:
     ) -> None:
         """Make an unfinished run's folder with its config.yaml and environment.json, and keep other runs out of it.
 
-        For environment.json: `compute`, the settled runtime settings; `weights`, where the backbone's come from.
+        For environment.json: `compute`, the settled runtime settings; `weights`, where the backbone's come from, of a
+        run that has begun before those that it names already.
 
         Raises UserError when the folder cannot be written, or another process is at work in it.
         """
@@ -132,7 +134,17 @@ class RunFolder:
         remove_temporaries(self.path)
         if self.resized or not (self.path / "config.yaml").is_file():
             write_text(self.path / "config.yaml", self.config.to_yaml())
-        write_json(self.path / "environment.json", environment(command, compute, weights))
+        file = self.path / "environment.json"
+        write_json(file, environment(command, compute, self._first_weights(file) or weights))
+
+    @staticmethod
+    def _first_weights(file: Path) -> Mapping[str, object] | None:
+        """Which weights an earlier start has begun with; None where no file says so."""
+        try:
+            found = json.loads(file.read_text(encoding="utf-8")).get("weights")
+        except (OSError, ValueError, AttributeError):
+            return None
+        return found if isinstance(found, Mapping) else None
 
     def _lock(self) -> None:
         """A lock that ends with this process, however it ends; record locks are not inherited by loader workers."""

@@ -277,6 +277,16 @@ def test_a_loader_process_that_the_system_kills_is_named_with_what_to_lower():
         list(predict_batches(images, make_predict(PLAIN), batch_size=2, workers=1))
 
 
+def test_page_locked_memory_that_runs_out_is_named_with_the_setting(monkeypatch):
+    def refused(self):
+        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", refused)
+    loader = predict_batches(part(4).images, make_predict(PLAIN), batch_size=2, workers=0)
+    with pytest.raises(UserError, match=r"\(CUDA error: out of memory\); set runtime\.pin_memory=false"):
+        list(loader.on(torch.device("meta"), pinned=True))
+
+
 def test_batches_move(tmp_path):
     (batch,) = batches([part(4)], 4)
     moved = batch.to("cpu", memory_format=torch.channels_last)

@@ -7,6 +7,7 @@ anew in both processes: for a batch of photos that takes as long as reading and 
 import math
 import mmap
 import multiprocessing
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -36,10 +37,10 @@ class Ring:
 
     @staticmethod
     def possible() -> bool:
-        """Whether loader processes are forked, and so share memory."""
+        """Whether loader processes share memory: they are forked on Linux, unless the program has chosen otherwise."""
         # Without allow_none the question itself would settle the method for the whole program.
         chosen = multiprocessing.get_start_method(allow_none=True)
-        return (chosen or multiprocessing.get_all_start_methods()[0]) == "fork"
+        return chosen == "fork" if chosen else sys.platform == "linux"
 
     def space(self, number: int, shape: tuple[int, ...]) -> torch.Tensor | None:
         """Memory for the pixels of batch `number`, uint8 (B, C, H, W); None where they do not fit."""

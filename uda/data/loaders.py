@@ -290,7 +290,12 @@ class Delivery:
         """A tensor or a batch, on the device."""
         if self.device.type == "cpu":
             return what
-        return (what.pin_memory() if self.pinned else what).to(self.device, non_blocking=self.pinned)
+        try:
+            what = what.pin_memory() if self.pinned else what
+        except RuntimeError as error:
+            reason = str(error).split("\n")[0]
+            raise UserError(f"page-locked memory has run out ({reason}); set runtime.pin_memory=false") from None
+        return what.to(self.device, non_blocking=self.pinned)
 
 
 _HERE = Delivery()
@@ -492,6 +497,7 @@ class Batches:
             collate_fn=_as_it_is,
             num_workers=self._workers,
             prefetch_factor=_AHEAD,
+            multiprocessing_context="fork" if ring else None,
             # its own generator: the workers' base seed is not drawn from the global one, which dropout uses
             generator=torch.Generator(),
             worker_init_fn=_leave_signals_to_the_main_process,
