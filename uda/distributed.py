@@ -1,8 +1,8 @@
 """The processes of one job, as torchrun starts them: who reads what, and what all of them must agree on.
 
 Every process ("rank") holds the whole network. A training batch is dealt out image by image, a predict pass in
-contiguous rows. Gradients are averaged over the ranks. Where a step is one backward pass that happens while the pass goes
-on (`Ranks.averaged_loss`, torch's DistributedDataParallel). Where a method has several phases it happens before each
+contiguous rows. Gradients are averaged over the ranks. Where a step is one backward pass, they travel while it goes on
+(`Ranks.averaged_loss`, torch's DistributedDataParallel). Where a method has several phases, they travel before each
 update (`Ranks.average_gradients`). A run by itself is the job of one rank: nothing is sent.
 """
 
