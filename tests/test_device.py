@@ -41,10 +41,21 @@ def test_devices():
         pick_device("quantum")
 
 
+def test_a_device_that_is_missing_is_told_in_a_sentence(monkeypatch):
+    """torch's own message on MPS goes on for a thousand characters."""
+
+    def refuse(*size, device):
+        raise NotImplementedError("Could not run 'aten::empty' on MPS. This could be for many reasons.\nMPS: ...")
+
+    monkeypatch.setattr(torch, "empty", refuse)
+    with pytest.raises(UserError, match=r"'mps' is not available here: Could not run 'aten::empty' on MPS$"):
+        pick_device("mps")
+
+
 def test_under_torchrun_each_process_takes_its_own_gpu(monkeypatch):
     """On a machine without that GPU it is the one that the message names."""
     monkeypatch.setenv("LOCAL_RANK", "61")
-    with pytest.raises(UserError, match=r"runtime\.device: 'cuda:61' is not to be had here"):
+    with pytest.raises(UserError, match=r"runtime\.device: 'cuda:61' is not available here"):
         pick_device("cuda")
     assert pick_device("cpu") == torch.device("cpu")
 

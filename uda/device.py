@@ -35,10 +35,10 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0].split(". ")[0]  # torch goes on with lists of all its backends
         if reason.startswith("Expected one of"):  # torch's list of all devices that there could be
             reason = "give auto, cpu, cuda or mps"
-        raise UserError(f"runtime.device: '{name}' is not to be had here: {reason}") from None
+        raise UserError(f"runtime.device: '{name}' is not available here: {reason}") from None
     return device
 
 

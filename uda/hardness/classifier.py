@@ -119,7 +119,7 @@ def load_classifier(model: str, weights: str = "hub", classes: Path | None = Non
         classes: of a timm model: a file with the names of its classes in the order of its outputs, a line each.
 
     Raises:
-        UserError: unknown name, weights that are not to be had or do not fit, no linear last layer; weights or classes
+        UserError: unknown name, weights that are not available or do not fit, no linear last layer; weights or classes
             for a run, which has its own.
     """
     if is_run(model):

@@ -121,7 +121,7 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
         in_channels: channels of the images.
 
     Raises:
-        UserError: unknown name (with the nearest), weights that are not to be had or do not fit.
+        UserError: unknown name (with the nearest), weights that are not available or do not fit.
     """
     if name in BACKBONES:
         backbone = BACKBONES[name](in_channels)
