@@ -40,11 +40,21 @@ def run_python(*arguments):
 @pytest.mark.parametrize("what", sorted(LISTS))
 def test_list_prints_what_the_registry_holds_with_a_line_each(what, capsys):
     assert main(["--list", what]) == 0
-    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= 100
+    lines = [line.split(maxsplit=1) for line in printed if not line.startswith(" ")]
     described = {line[0] for line in lines if len(line) == 2}
     if what == "configs":
         assert described == set(HELD[what]), "another command's configs are not listed"
     assert described >= set(HELD[what]), "each with a description"
+
+
+def test_the_list_of_configs_has_the_whole_first_sentence_of_each(capsys):
+    """SHOT's goes on in the second line of its comment, entropy minimisation's ends within the first."""
+    main(["--list", "configs"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(Table 5) with the defaults of image_source.py and image_target.py. visda_source.yaml" in text
+    assert "entropy minimisation on the target. visda_fixmatch.yaml" in text
 
 
 def test_list_backbones_says_that_all_of_timm_can_be_had(capsys):

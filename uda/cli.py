@@ -1,8 +1,10 @@
 """The command line of tools/self_train.py and tools/adapt.py."""
 
 import argparse
+import itertools
 import signal
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from uda.session import Session
 
 C = TypeVar("C", bound=RunConfig)
+
+#: Characters in a line of `--list`.
+LINE = 100
 
 SIGPIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)  # Windows has none
 
@@ -47,8 +52,8 @@ def parser(program: str = "self_train.py") -> CommandParser:
     """The argument parser of tools/self_train.py, or of tools/adapt.py: one command under two names."""
     arguments = CommandParser(
         prog=program,
-        description="Adapt a model from labelled source images to unlabelled target images, by rounds of self-training "
-        "or by another of the methods that `--list methods` prints.",
+        description="Adapt a model from labelled source images to unlabelled target images, by rounds of\n"
+        "self-training or by another of the methods that `--list methods` prints.",
         epilog=EXAMPLES.replace("self_train.py", program),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -90,7 +95,8 @@ def listing(what: str, kind: type[RunConfig] = Config) -> str:
         }
         rows = registries[what].describe()
     width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {text}" for name, text in rows]
+    indent = " " * (width + 2)
+    lines = [textwrap.fill(f"{name:<{width}}  {text}", LINE, subsequent_indent=indent) for name, text in rows]
     if what == "backbones":
         import timm
 
@@ -99,8 +105,10 @@ def listing(what: str, kind: type[RunConfig] = Config) -> str:
 
 
 def _first_comment(path: Path) -> str:
-    line = path.read_text(encoding="utf-8").split("\n")[0]
-    return line.removeprefix("#").strip() if line.startswith("#") else ""
+    """The first sentence of the comment at a config's head, which may go on over several lines."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").split("\n"))
+    sentence, end, _ = " ".join(line.removeprefix("#").strip() for line in lines).partition(". ")
+    return sentence + end.strip()
 
 
 def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
