@@ -232,13 +232,14 @@ def test_self_training_with_a_loss_on_unlabelled_images(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "source", "images"), [("mcd", 7, 4, 9), ("fixmatch", 7, 4, 14), ("shot", 11, 0, 5)]
+    ("name", "steps", "source", "images"),
+    [("mcd", 7, "4 source + ", 9), ("fixmatch", 7, "4 source + ", 14), ("shot", 11, "", 5)],
 )
 def test_dry_run_tells_the_plan_and_tries_out_each_stage(tiny, in_folder, capsys, name, steps, source, images):
     """SHOT has a source stage of 4 steps, and labels to prepare; FixMatch's target images come in two views."""
     assert main(["--cfg", str(tiny), "--dry-run", f"method={name}", *SMALL, *NEEDED[name]]) == 0
     out = capsys.readouterr().out
-    assert f"adapts   7 steps of {source} source + 5 target images, a report every 3" in out
+    assert f"adapts   7 steps of {source}5 target images, a report every 3" in out
     assert f"cost     {steps} training steps" in out
     assert re.search(rf"^pace     adapting [\d.]+ s a step of {images} images, \d+ % of it waiting", out, re.MULTILINE)
     assert ("pace     source" in out) == (name == "shot")

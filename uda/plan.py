@@ -60,8 +60,9 @@ def plan(run: "Run") -> str:
     if run.method.adapts:
         adaptation = config.adaptation
         batch = adaptation.batch
+        source_images = f"{batch.source} source + " if batch.source else ""
         lines.append(
-            f"adapts   {adaptation.steps:,} steps of {batch.source} source + {batch.target} target images, a report "
+            f"adapts   {adaptation.steps:,} steps of {source_images}{batch.target} target images, a report "
             f"every {adaptation.interval:,}"
         )
     return "\n".join(lines)
