@@ -213,7 +213,7 @@ def _widths(value: object) -> object:
     widths = value if isinstance(value, list | tuple) else [value]
     fits = widths and all(isinstance(width, int) and not isinstance(width, bool) and width >= 1 for width in widths)
     if value is not None and not fits:
-        raise ValueError(f"needs a width of at least 1, several of them as [a,b], or null; got {value!r}")
+        raise ValueError(f"needs a width of 1 or more, a list of such widths ([1024,512]), or null; got {value!r}")
     return value
 
 

@@ -147,7 +147,7 @@ class Card(Settings):
         raise MissingDataError(
             f"{self.title} is not at {' or '.join(map(str, places))}: download it from {self.url} and unpack it so "
             f"that {places[0] / next(iter(self.domains.values())).paths[0]} exists, or set data.root to its "
-            "folder, or UDA_DATA to the one above"
+            f"folder, or UDA_DATA to the folder that holds {self.folder}"
         )
 
     def find_domain(self, name: str, root: Path) -> tuple[Path, Path | None]:
