@@ -72,7 +72,8 @@ def run_check(
     """
     started, about, outcomes = time.monotonic(), machine(setup), []
     for key, value in about.items():
-        say(f"{key:<11}{value}")
+        if value is not None:
+            say(f"{key:<11}{value}")
     if setup.tiny:
         say("a CPU: tiny sizes, to walk through the code; -: not measured")
     for name in names:

@@ -1,4 +1,4 @@
-"""Whole runs: begun on a CPU and gone on with on the device, interrupted, two processes on one GPU."""
+"""Whole runs: begun on a CPU and continued on the device, interrupted, two processes on one GPU."""
 
 import contextlib
 import io
@@ -74,7 +74,7 @@ def overrides(setup: Setup, root: Path, output: str, *more: str) -> list[str]:
 
 @part("resume", seconds=50)
 def resume(setup: Setup) -> Iterator[Finding]:
-    """A run begun on the CPU, stopped within a stage, and gone on with on the device: SGD and AdamW."""
+    """A run that is stopped within a stage on the CPU and continued on the device, by SGD and AdamW."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_domains(root, 6 if setup.tiny else 16)
@@ -102,7 +102,7 @@ def _resume(setup: Setup, root: Path, name: str) -> Finding:
 
 @part("runs", seconds=80)
 def runs(setup: Setup) -> Iterator[Finding]:
-    """The main command: interrupted and gone on with, FixMatch in fp16, and a dry run."""
+    """The main command, interrupted and given again; FixMatch in fp16, and a dry run."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_domains(root, 6 if setup.tiny else 16)
@@ -131,7 +131,7 @@ def _interrupted(setup: Setup, root: Path) -> Finding:
     watch.join()
     if first.flaw:
         return first
-    second = _command("digits_avh, interrupted and gone on with", words)
+    second = _command("digits_avh, given again", words)
     if second.flaw:
         return second
     results = json.loads((root / "cut" / "results.json").read_text(encoding="utf-8"))
