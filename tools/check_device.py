@@ -1,13 +1,14 @@
-"""Check this machine's GPU: every method in every precision, rates, memory, resuming, several processes.
+"""Check this machine's GPU: all methods and precisions, rates, memory, resuming, several processes.
 
-At most 8 minutes; neither data nor a download is needed. A part that fails does not stop the others, and a part for
-which no time is left is said to be left out. The exit code is 1 when anything is wrong, 2 for a mistake in the command.
+It takes at most 8 minutes. It needs no data and downloads nothing. A part that fails does not stop
+the others. A part for which no time is left says so. The exit code is 1 when anything is wrong, and
+2 for a mistake in the command.
 
     python tools/check_device.py --json check.json          # what to send with a report
     python tools/check_device.py --list                     # the parts
     python tools/check_device.py --only methods --only resume
     python tools/check_device.py --device cuda:1 --minutes 4
-    python tools/check_device.py --device cpu               # does it run? tiny sizes, nothing is measured
+    python tools/check_device.py --device cpu               # tiny sizes, nothing is measured
 """
 
 import argparse
