@@ -132,7 +132,7 @@ def test_all_processes_rehearse_where_one_lacks_the_data(toys, in_folder):
     ranks = Ranks()
     assert missing_data(config, ranks) is None
     ranks.gather_texts = lambda mine: [mine, "Toys is not there"]
-    assert str(missing_data(config, ranks)) == "Toys is not there"
+    assert missing_data(config, ranks) == "Toys is not there"
 
 
 @pytest.mark.parametrize("path", sorted(ROOT.glob("configs/visda_*.yaml")), ids=lambda path: path.stem)

@@ -132,8 +132,8 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
         for key in (word.partition("=")[0] for word in options.overrides):
             if not reads.get(key.split(".")[0], True):
                 log(f"note: method '{config.method}' does not read {key}")
-        if options.dry_run and (why := missing_data(config, ranks)):
-            return Rehearsal(config, why, log, ranks, interruption)
+        if options.dry_run and (missing := missing_data(config, ranks)):
+            return Rehearsal(config, missing, log, ranks, interruption)
         return Run(config, log, ranks, interruption)
 
     def act(session: "Run", log: "RunLog") -> None:

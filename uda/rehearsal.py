@@ -19,12 +19,12 @@ class Rehearsal(Run):
 
     Args:
         config: of the run that is to be.
-        why: what is missing of its data.
+        missing: what is missing of its data.
         log, ranks, interruption: as of every run.
     """
 
-    def __init__(self, config: Config, why: MissingDataError, log: RunLog, ranks: Ranks, interruption: Interruption):
-        self.why = why
+    def __init__(self, config: Config, missing: str, log: RunLog, ranks: Ranks, interruption: Interruption):
+        self.missing = missing
         self.weights = config.model.weights
         model = config.model.model_copy(update={"weights": "none"})
         super().__init__(config.model_copy(update={"model": model}), log, ranks, interruption)
@@ -36,15 +36,15 @@ class Rehearsal(Run):
         return domains if data.target_labels != "none" else dataclasses.replace(domains, target_labels=None)
 
 
-def missing_data(config: Config, ranks: Ranks) -> MissingDataError | None:
-    """Why the data set of a config's card is not whole where a process of the job looks for it; None: it is.
+def missing_data(config: Config, ranks: Ranks) -> str | None:
+    """What of a card's data set is missing where a process of the job looks for it; None: it is whole.
 
     Nothing is said of a run that has a folder, of images of the user's own, and of domains that no card counts. What is
     wrong there the run itself says.
     """
     data = config.data
     card = load_card(data.dataset) if data.dataset is not None else None
-    why = ""
+    missing = ""
     if card is not None and card.layout != "generated" and data.target_labelled is None and not config.folder.exists():
         names = [*data.sources, *data.targets]
         try:
@@ -53,9 +53,8 @@ def missing_data(config: Config, ranks: Ranks) -> MissingDataError | None:
                 card.find_domain(name, root)
         except MissingDataError as error:
             if all(card.domain(name).images for name in names):
-                why = str(error)
-    why = next(filter(None, ranks.gather_texts(why)), None)
-    return why and MissingDataError(why)
+                missing = error.what
+    return next(filter(None, ranks.gather_texts(missing)), None)
 
 
 def dry_run_without_data(rehearsal: Rehearsal) -> str:
@@ -80,7 +79,7 @@ def dry_run_without_data(rehearsal: Rehearsal) -> str:
     checked = f"python tools/check_data.py {config.data.dataset}" + (
         f" --root {config.data.root}" * bool(config.data.root)
     )
-    lines += [f"then     {checked}", f"data: not there yet: {rehearsal.why}; nothing was written"]
+    lines += [f"then     {checked}", f"data: not there yet: {rehearsal.missing}; nothing was written"]
     return "\n".join(lines)
 
 

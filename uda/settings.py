@@ -239,7 +239,8 @@ class ModelSettings(Settings):
     bias: bool = True
     """Whether the classifier has biases. Angles never look at them."""
     weight_norm: bool = False
-    """Train each class weight as a length times a direction (weight normalisation, Salimans and Kingma, 2016)."""
+    """Train each class weight as a length times a direction (weight normalisation, Salimans and Kingma, 2016). Losses
+    by angles do not look at the length."""
     loss: str = "cross_entropy"
     """What features and class weights are trained by and predict with, one of `--list losses`."""
     loss_options: dict[str, Any] = Field(default_factory=dict)

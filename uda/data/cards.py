@@ -18,7 +18,16 @@ from uda.typed_yaml import load_yaml, typed
 
 
 class MissingDataError(UserError):
-    """A data set, or a part of it, is not where it is looked for."""
+    """A data set, or a part of it, is not where it is looked for.
+
+    Args:
+        what: is missing.
+        cure: where to get it.
+    """
+
+    def __init__(self, what: str, cure: str):
+        super().__init__(f"{what}: {cure}")
+        self.what = what
 
 
 class CardFile(Settings):
@@ -144,10 +153,11 @@ class Card(Settings):
         for place in places:
             if place.is_dir():
                 return place
+        first = places[0] / next(iter(self.domains.values())).paths[0]
         raise MissingDataError(
-            f"{self.title} is not at {' or '.join(map(str, places))}: download it from {self.url} and unpack it so "
-            f"that {places[0] / next(iter(self.domains.values())).paths[0]} exists, or set data.root to its "
-            f"folder, or UDA_DATA to the folder that holds {self.folder}"
+            f"{self.title} is not at {' or '.join(map(str, places))}",
+            f"download it from {self.url} and unpack it so that {first} exists, or set data.root to its folder, or "
+            f"UDA_DATA to the folder that holds {self.folder}",
         )
 
     def find_domain(self, name: str, root: Path) -> tuple[Path, Path | None]:
@@ -160,14 +170,15 @@ class Card(Settings):
         file = root / domain.list if domain.list is not None else None
         if folder is None:
             raise MissingDataError(
-                f"{root / domain.paths[0]}: no such folder: {self.title} is not complete, "
-                f"get the domain '{name}' from {self.url}"
+                f"{root / domain.paths[0]}: no such folder",
+                f"{self.title} is not complete, get the domain '{name}' from {self.url}",
             )
         if file is not None and file.is_file():
             return folder, file
         if self.layout == "lists":
             raise MissingDataError(
-                f"{file}: no such list: {self.title} needs it to know the images of '{name}', get it from {self.url}"
+                f"{file}: no such list",
+                f"{self.title} needs it to know the images of '{name}', get it from {self.url}",
             )
         return folder, None
 

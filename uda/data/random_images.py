@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from uda.data.cards import Card, MissingDataError
+from uda.data.cards import Card
 from uda.data.domains import Domains, Source, Target, TargetLabels
 from uda.data.images import Images
+from uda.errors import UserError
 
 
 class RandomImages(Images):
@@ -33,11 +34,11 @@ class RandomImages(Images):
 def random_domains(card: Card, sources: Sequence[str], targets: Sequence[str], side: int) -> Domains:
     """The domains of a card, with as many images of each class as it has, all of them random squares.
 
-    Raises MissingDataError where the card does not say how many images a domain has.
+    Raises UserError where the card does not say how many images a domain has.
     """
     names = [*sources, *targets]
     if unknown := [name for name in names if card.domain(name).images is None]:
-        raise MissingDataError(f"{card.name}: the card does not say how many images '{unknown[0]}' has")
+        raise UserError(f"{card.name}: the card does not say how many images '{unknown[0]}' has")
     counts = [card.domain(name).images for name in names]
     domain = np.repeat(np.arange(len(names)), counts)
     labels = np.concatenate([_labels(card, name) for name in names])
