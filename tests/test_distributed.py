@@ -146,11 +146,19 @@ def test_too_small_a_batch_is_named(tiny, tmp_path):
     assert 0 not in codes and "a batch of 4 images cannot be dealt out to 3 (processes times" in output
 
 
-def wait_for(path, process):
+def wait_until(condition, process):
     until = time.monotonic() + 60
-    while not path.exists() and process.poll() is None and time.monotonic() < until:
+    while not condition() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.01)
-    assert path.exists()
+    assert condition()
+
+
+def wait_for(path, process):
+    wait_until(path.exists, process)
+
+
+def number_of_checkpoint(folder):
+    return max((int(path.name.split("-")[1]) for path in (folder / "checkpoints").glob("state-*.pt")), default=0)
 
 
 def ranks_of(job):
@@ -178,13 +186,15 @@ def test_a_killed_rank_ends_the_job_which_goes_on_with_another_number_of_process
 
 def test_sigterm_to_the_job_saves_and_leaves(tiny, tmp_path):
     folder = tmp_path / "run"
-    job = torchrun(2, TOOL, "--cfg", tiny, f"output={folder}", "self_training.steps=3000")
+    words = ("--cfg", tiny, f"output={folder}", "self_training.steps=20000", "runtime.checkpoint_minutes=0")
+    job = torchrun(2, TOOL, *words)
     wait_for(folder / "rounds/source.json", job)
-    time.sleep(1)
+    saved = number_of_checkpoint(folder)
+    wait_until(lambda: number_of_checkpoint(folder) >= saved + 2, job)  # the source stage's own, and one of the round
     asked = time.monotonic()
     job.send_signal(signal.SIGTERM)
     output, _ = job.communicate(timeout=60)
     assert time.monotonic() - asked < 10
     assert re.search(r"interrupted by SIGTERM: saved at round 0, \d+ epochs? done", output), output
-    code, _, error = run_tool("--cfg", tiny, f"output={folder}", "self_training.steps=3000", "--dry-run")
+    code, _, error = run_tool(*words, "--dry-run")
     assert code == 0, error

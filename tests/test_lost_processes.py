@@ -1,10 +1,16 @@
 """What gloo, NCCL and their store say, and what of it a user is told. The messages are real ones."""
 
+import os
+import signal
+import threading
+
 import pytest
 import torch
 import torch.distributed as dist
 
 from uda import distributed
+from uda.cli import supervise
+from uda.config import load_config
 from uda.distributed import RankLostError, Ranks, start
 from uda.errors import UserError
 
@@ -174,3 +180,17 @@ def test_what_stops_the_job_at_its_start(monkeypatch, job_of_two, error, told):
     monkeypatch.setattr(dist, "init_process_group", fail)
     with pytest.raises(UserError, match=told.replace("<", ".").replace(">", ".")), start("cpu"):
         pass
+
+
+@pytest.mark.parametrize("after", [0.0, 0.1])
+def test_a_process_lost_by_the_signal_that_ends_the_job_is_no_error(tiny, tmp_path, capsys, after):
+    """torchrun signals one process after the other: the first may leave before the second has heard of it."""
+
+    def lose_one(*_):
+        threading.Timer(after, os.kill, [os.getpid(), signal.SIGTERM]).start()
+        raise RankLostError("another process of this job has ended")
+
+    config = load_config(tiny, [f"output={tmp_path / 'run'}"])
+    assert supervise(lambda: [config], lose_one, lambda *_: None) == 128 + signal.SIGTERM
+    said = capsys.readouterr().err
+    assert "interrupted by SIGTERM: nothing was saved yet" in said and "error" not in said

@@ -29,6 +29,9 @@ LINE = 100
 
 SIGPIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)  # Windows has none
 
+#: Seconds by which a job's signal may reach one process later than another.
+LATER_BY = 0.5
+
 LISTS = (
     *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
     *("datasets", "backbones"),
@@ -193,13 +196,19 @@ def _carry_out(
     ranks: "Ranks",
     interruption: Interruption,
 ) -> int:
+    from uda.distributed import RankLostError
     from uda.run_folder import RunLog
 
     log = RunLog(silent=not ranks.is_main, closed=lambda: interruption.ask(SIGPIPE))
     session = None
     try:
-        session = run(config, log, ranks, interruption)
-        act(session, log)
+        try:
+            session = run(config, log, ranks, interruption)
+            act(session, log)
+        except RankLostError:
+            with interruption.deferred():  # the signal by which the other process left may be on its way here
+                time.sleep(LATER_BY)
+            raise
     except UserError as error:
         log.note(f"error: {error}")
         return _mistake(error, ranks)
