@@ -19,11 +19,11 @@ from uda.data.batch import Batch
 from uda.distributed import Ranks, start
 from uda.engine import Engine, EpochState
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.methods import METHODS as GENERALIZATION_METHODS
-from uda.generalization.methods import GeneralizationMethod
-from uda.methods import METHODS, Method
+from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
+from uda.methods import ADAPTATION_METHODS, AdaptationMethod
 from uda.models import Network
 from uda.settings import OptimSettings, RuntimeSettings
+from uda.training.method import Method
 
 NEEDED = {
     "fixmatch": ["adaptation.strong={jitter: 0.5}", "method_options.threshold=0.3"],
@@ -40,8 +40,8 @@ MARK = 9.0
 class LeavesOut(Method):
     """Rank 1 alone uses the module `sometimes`, and not in the last part of a batch; none uses `never`."""
 
-    def __init__(self, network, config):
-        super().__init__(network, config)
+    def __init__(self, network):
+        super().__init__(network)
         self.modules["sometimes"] = nn.Linear(3, 3)
         self.modules["never"] = nn.Linear(3, 3)
 
@@ -63,10 +63,12 @@ def batches(ranks: Ranks, method: Method, steps: int = 2) -> list[Batch]:
     """This rank's own images: 8 rows on rank 0, 12 on rank 1, with the weights of such shares."""
     generator = torch.Generator().manual_seed(ranks.rank)
     number = torch.arange((8, 12)[ranks.rank])
-    source = 0 if not method.needs_source else len(number) // 2
+    adapts = isinstance(method, AdaptationMethod)
+    source_free = adapts and not method.needs_source
+    source = 0 if source_free else len(number) // 2
     is_target = number >= (len(number) if isinstance(method, GeneralizationMethod) else source)
     domain = is_target.long() if is_target.any() else number % 3
-    view = (number >= len(number) * 3 // 4).long() * (method.views == 2)
+    view = (number >= len(number) * 3 // 4).long() * (adapts and method.views == 2)
     images = [torch.randn(len(number), 1, 8, 8, generator=generator) for _ in range(steps)]
     for each in images[: steps * ranks.rank]:
         each[0] = MARK
@@ -87,11 +89,13 @@ def make(name: str) -> Method:
     """A method on a fresh network, with the least that it needs."""
     network = tiny_network()
     if name == "leaves_out":
-        return LeavesOut(network, load_config("digits_source"))
+        return LeavesOut(network)
     words = [f"method={name}", *NEEDED.get(name, [])]
-    if name in METHODS:
-        return METHODS[name](network, load_config("digits_avh" if METHODS[name].rounds else "digits_source", words))
-    method = GENERALIZATION_METHODS[name](network, load_config("rotated_digits_erm", words, GeneralizationConfig), 3)
+    if name in ADAPTATION_METHODS:
+        config = load_config("digits_avh" if ADAPTATION_METHODS[name].rounds else "digits_source", words)
+        return ADAPTATION_METHODS[name](network, config.method_settings())
+    config = load_config("rotated_digits_erm", words, GeneralizationConfig)
+    method = GENERALIZATION_METHODS[name](network, 3, **config.method_settings)
     method.stage = len(method.stages) - 1
     return method
 
@@ -145,7 +149,7 @@ def check_both_ways(ranks: Ranks, name: str, frozen: bool = False, **options) ->
 
 
 def every_method(ranks: Ranks) -> None:
-    names = one_backward(METHODS) + one_backward(GENERALIZATION_METHODS)
+    names = one_backward(ADAPTATION_METHODS) + one_backward(GENERALIZATION_METHODS)
     assert {"source_only", "self_training", "dann", "shot", "fixmatch", "erm", "mldg", "feature_critic"} <= set(names)
     for name in names:
         check_both_ways(ranks, name)

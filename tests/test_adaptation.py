@@ -16,7 +16,7 @@ from uda.config_files import ConfigError
 from uda.data.domains import TargetLabels
 from uda.errors import UserError
 from uda.feeds import Feeds
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.rounds import Run
 
 SMALL = (
@@ -36,7 +36,7 @@ NEEDED = {
     ],
 }
 SEPARATE = "adaptation.forward=separate"
-ADAPTING = sorted(name for name, method in METHODS.items() if method.adapts)
+ADAPTING = sorted(name for name, method in ADAPTATION_METHODS.items() if method.adapts)
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +80,9 @@ def test_target_labels_cannot_reach_a_method(execute, tmp_path, monkeypatch):
     """Target images come without labels, unless the method has made some."""
     seen = []
     for name in ("mcc", "shot"):
-        loss = METHODS[name].loss
+        loss = ADAPTATION_METHODS[name].loss
         watched = lambda self, batch, loss=loss: seen.append(batch) or loss(self, batch)  # noqa: E731
-        monkeypatch.setattr(METHODS[name], "loss", watched)
+        monkeypatch.setattr(ADAPTATION_METHODS[name], "loss", watched)
         execute(tmp_path / name, name)
     first, source_free = seen[0], seen[-1]
     assert first.labels[:4].sum(1).tolist() == [1] * 4 and first.labels[4:].sum() == 0
@@ -90,10 +90,10 @@ def test_target_labels_cannot_reach_a_method(execute, tmp_path, monkeypatch):
     assert source_free.is_target.all() and source_free.labels.sum(1).tolist() == [1] * 5
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(ADAPTATION_METHODS))
 def test_no_target_label_has_a_part_in_what_is_learnt(execute, tiny, tmp_path, monkeypatch, name):
     """With the target's labels dealt out at random the same networks come out, bit for bit, and are chosen alike."""
-    stage = [] if METHODS[name].adapts else ["source.epochs=1"]
+    stage = [] if ADAPTATION_METHODS[name].adapts else ["source.epochs=1"]
     execute(tmp_path / "true", name, *stage)
     load = rounds.load_domains
 
@@ -114,8 +114,9 @@ def test_no_target_label_has_a_part_in_what_is_learnt(execute, tiny, tmp_path, m
 
 def test_fixmatch_sees_two_views(execute, tmp_path, monkeypatch):
     seen = []
-    loss = METHODS["fixmatch"].loss
-    monkeypatch.setattr(METHODS["fixmatch"], "loss", lambda self, batch: seen.append(batch) or loss(self, batch))
+    fixmatch = ADAPTATION_METHODS["fixmatch"]
+    loss = fixmatch.loss
+    monkeypatch.setattr(fixmatch, "loss", lambda self, batch: seen.append(batch) or loss(self, batch))
     execute(tmp_path / "run", "fixmatch")
     assert len(seen) == 7
     for batch in seen:
@@ -125,14 +126,14 @@ def test_fixmatch_sees_two_views(execute, tmp_path, monkeypatch):
 
 def test_shot_has_labels_from_the_interval_on_that_is_named(execute, tmp_path, monkeypatch):
     """Reports after 3, 6 and 7 steps: from the second interval on is from the fourth step on."""
-    seen, loss = [], METHODS["shot"].loss
+    seen, loss = [], ADAPTATION_METHODS["shot"].loss
 
     def watched(self, batch):
         value, scalars = loss(self, batch)
         seen.append((bool(batch.labelled.any()), bool(batch.labelled.all()), float(scalars["loss/labels"])))
         return value, scalars
 
-    monkeypatch.setattr(METHODS["shot"], "loss", watched)
+    monkeypatch.setattr(ADAPTATION_METHODS["shot"], "loss", watched)
     execute(tmp_path / "run", "shot")
     assert seen[:3] == [(False, False, 0.0)] * 3
     assert len(seen) == 7 and all(every and value > 0 for _, every, value in seen[3:])

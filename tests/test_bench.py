@@ -16,8 +16,8 @@ from uda import device
 from uda.benchmarks import Contest, generalization, network
 from uda.config_files import ROOT
 from uda.errors import UserError
-from uda.generalization.methods import METHODS
-from uda.methods import METHODS as ADAPTATION_METHODS
+from uda.generalization.methods import GENERALIZATION_METHODS
+from uda.methods import ADAPTATION_METHODS
 
 TOOL = ROOT / "tools" / "bench.py"
 
@@ -76,8 +76,12 @@ def test_every_method_of_adaptation_has_a_row():
 
 def test_every_method_of_domain_generalisation_has_a_row():
     """Those with a first-order switch have two; what a step may cost is a bar: 1.05 steps of ERM's are 1 / 1.05."""
-    wanted = set(METHODS) - {"erm"} | {"avh_loss"}
-    wanted |= {f"{name}_first_order" for name in METHODS if "first_order" in METHODS[name].Options.model_fields}
+    wanted = set(GENERALIZATION_METHODS) - {"erm"} | {"avh_loss"}
+    wanted |= {
+        f"{name}_first_order"
+        for name, method in GENERALIZATION_METHODS.items()
+        if "first_order" in method.Options.model_fields
+    }
     rows = {name: make(1.0) for name, make in bench.BENCHMARKS.items() if name.startswith("generalize_")}
     assert rows.keys() == {f"generalize_{name}" for name in wanted}
     assert rows["generalize_avh_loss"].bar == pytest.approx(0.952, abs=0.001)
@@ -87,7 +91,7 @@ def test_a_method_in_stages_is_timed_over_all_of_them(monkeypatch):
     """Three quarters and a quarter of 4 steps; the second stage has been through the first one's beginning."""
     begun, steps = [], []
 
-    class Staged(METHODS["erm"]):
+    class Staged(GENERALIZATION_METHODS["erm"]):
         stages = (0.75, 0.25)
 
         def begin(self, stage):
@@ -97,7 +101,7 @@ def test_a_method_in_stages_is_timed_over_all_of_them(monkeypatch):
             steps.append(batch.domain.tolist())
             return super().loss(batch)
 
-    monkeypatch.setitem(METHODS._entries, "staged", Staged)
+    monkeypatch.setitem(GENERALIZATION_METHODS._entries, "staged", Staged)
     assert generalization.stage_steps("staged", 1.0) == [3, 1] and generalization.stage_steps("staged", 0.001) == [1, 1]
     train = generalization._training(generalization._config("staged", {}, "cross_entropy", 2), [3, 1])
     assert begun == [0, 0, 1] and steps == []

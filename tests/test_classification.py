@@ -119,11 +119,11 @@ def test_methods_run_with_the_avh_loss(tiny, tmp_path, method):
 
 
 def test_a_second_head_of_mcd_has_the_loss_too(tiny):
-    from uda.methods import METHODS
+    from uda.methods import ADAPTATION_METHODS
 
     config = load_config(tiny, ["method=mcd", "model.loss=avh"])
     network = create_network(config.model, K, 1)
-    second = METHODS["mcd"](network, config).modules["second"]
+    second = ADAPTATION_METHODS["mcd"](network, config.method_settings()).modules["second"]
     logits = second(torch.rand(2, second[0][0].in_features))
     assert (logits <= 0).all() and (logits >= -10 * math.pi).all(), "logits are -scale * angle"
 

@@ -10,7 +10,7 @@ from uda.classification import LOSSES
 from uda.cli import LISTS, main
 from uda.config_files import ROOT, read_config
 from uda.data.cards import CARDS
-from uda.methods import METHODS, UNLABELLED_LOSSES
+from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
 from uda.models import BACKBONES
 from uda.regularizers import REGULARIZERS
 from uda.selectors import SELECTORS
@@ -20,7 +20,7 @@ HELD = {
     "configs": [
         p.name for p in (ROOT / "configs").glob("*.yaml") if not {"training", "runs"} & read_config(p)[0].keys()
     ],
-    "methods": METHODS,
+    "methods": ADAPTATION_METHODS,
     "selectors": SELECTORS,
     "regularizers": REGULARIZERS,
     "losses": LOSSES,

@@ -15,12 +15,14 @@ from uda.data.class_names import UNKNOWN_CLASS
 from uda.data.domains import TargetLabels, load_domains
 from uda.data.images import JoinedImages
 from uda.errors import UserError
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.partial import missing_note
 from uda.rounds import Run
 from uda.run_folder import RunLog
 
 CLASSES = ["ant", "bee", "cat", "dog"]
+
+COMPARING = sorted(name for name, method in ADAPTATION_METHODS.items() if method.compares_two)
 
 
 @pytest.fixture
@@ -79,7 +81,7 @@ class TestSeveralDomains:
         assert "one + two to far + near" in page and "By target domain" in page
         assert "by target domain (oracle) far: " in capsys.readouterr().out
 
-    @pytest.mark.parametrize("method", sorted(name for name, method in METHODS.items() if method.compares_two))
+    @pytest.mark.parametrize("method", COMPARING)
     def test_methods_that_compare_two_domains_say_how_they_count(self, tiny, places, capsys, method):
         results_of(tiny, f"method={method}", "adaptation.steps=2", "adaptation.batch={source: 8, target: 8}")
         assert "all sources count as one (one, two), all targets as the other (far, near)" in capsys.readouterr().out

@@ -14,10 +14,11 @@ from uda.device import has_compiler
 from uda.distributed import Ranks
 from uda.engine import Engine, EpochState, Optimization, TrainingDivergedError
 from uda.errors import UserError
-from uda.methods import METHODS, Method
+from uda.methods import ADAPTATION_METHODS
 from uda.models import Network, create_network
 from uda.models.backbones import batch_norms, synchronise_batch_norms
 from uda.settings import ModelSettings, OptimSettings, RuntimeSettings
+from uda.training.method import Method
 
 
 def quiet(line):
@@ -39,7 +40,7 @@ def batches(count, size=6, fill=None):
 
 
 def source_method(network):
-    return METHODS["source_only"](network, load_config("digits_source"))
+    return ADAPTATION_METHODS["source_only"](network, load_config("digits_source").method_settings())
 
 
 def test_sgd_step_long_hand():
@@ -173,7 +174,7 @@ def test_a_method_that_moves_weights_by_itself_sees_them_in_half_precision_too()
         engine = Engine(network, RuntimeSettings(device="cpu", precision=precision), quiet)
         optimization = engine.optimization(source_method(network), OptimSettings(lr=0.1), 1)
         before = 3 * network.backbone[0].weight.detach()
-        method = MovesWeightsItself(network, load_config("digits_source"))
+        method = MovesWeightsItself(network)
         losses.append(engine.fit(method, batches(1), optimization, label="x", steps=1)["loss"])
         moves.append(network.backbone[0].weight.detach() - before)
     assert losses[0] > 1 and losses[1] == pytest.approx(losses[0], rel=0.05)
@@ -404,7 +405,7 @@ def test_a_step_draws_the_same_whatever_came_before_it():
     """Dropout in step 2 of a whole epoch and of one that begins there."""
     seen = []
 
-    class Watch(METHODS["source_only"]):
+    class Watch(ADAPTATION_METHODS["source_only"]):
         def loss(self, batch):
             seen.append((torch.rand(()).item(), np.random.rand(), random.random()))  # noqa: NPY002
             return super().loss(batch)
@@ -413,7 +414,7 @@ def test_a_step_draws_the_same_whatever_came_before_it():
     for begin in (0, 2):
         network = tiny_network()
         engine = Engine(network, RuntimeSettings(device="cpu"), quiet)
-        method = Watch(network, load_config("digits_source"))
+        method = Watch(network, load_config("digits_source").method_settings())
         optimization = engine.optimization(method, OptimSettings(), 3)
         engine.fit(method, data[begin:], optimization, label="fit", steps=3, seed=(7,), begin=EpochState(begin))
     whole, rest = seen[:3], seen[3:]

@@ -21,9 +21,9 @@ from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.engine import Engine
-from uda.generalization.methods import METHODS as GENERALIZATION
+from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.losses import UNLABELLED_LOSSES
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.models import create_network
 from uda.regularizers import REGULARIZERS
 from uda.selectors import SELECTORS
@@ -46,7 +46,7 @@ def batch_of(name):
     """Source and target images, one of the target with a true label; the target in two views where the method asks."""
     batch = make_batch()
     batch.annotated[5] = True
-    return with_strong_views(batch) if METHODS[name].views > 1 else batch
+    return with_strong_views(batch) if ADAPTATION_METHODS[name].views > 1 else batch
 
 
 def prepared(device, name, *overrides, batch=None):
@@ -94,13 +94,15 @@ def check_step(prepare, kind, *rest, waits):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(ADAPTATION_METHODS))
 def test_a_step_of_every_method(name, kind, variant):
     waits = WAITS.get((name, kind), 0)
     check_step(prepared, kind, name, *VARIANTS[variant], waits=waits)
 
 
-STAGES = [(name, stage) for name in sorted(GENERALIZATION) for stage in range(len(GENERALIZATION[name].stages))]
+STAGES = [
+    (name, stage) for name, method in sorted(GENERALIZATION_METHODS.items()) for stage in range(len(method.stages))
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -190,7 +192,8 @@ def fixmatch(device, *overrides):
     needed = ["method=fixmatch", "adaptation.strong={jitter: 0.3}", "model.head=16", "data.target_labelled=some.txt"]
     config = load_config("digits_avh", [*needed, f"runtime.device={device}", *overrides])
     torch.manual_seed(3)
-    method = METHODS["fixmatch"](create_network(config.model, 4, 3), config)
+    method = ADAPTATION_METHODS["fixmatch"](create_network(config.model, 4, 3), config.method_settings())
+    method.config = config
     engine = Engine(method.network, config.runtime, log=None)
     engine.attach(method)
     return engine, method

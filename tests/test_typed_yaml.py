@@ -14,7 +14,7 @@ from uda.data.store import default_folder
 from uda.generalization.config import GeneralizationConfig
 from uda.hardness.options import sections
 from uda.hardness.study import load_study, trainings
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.tables.definition import load_table
 from uda.typed_yaml import load_yaml, read_word, typed
 
@@ -117,13 +117,13 @@ def test_numbers_are_decimal(own):
 
 def test_settings_of_a_method_are_read_by_its_options(tmp_path, own, monkeypatch):
     """Also of a method that a plugin registers, in a file and on the command line."""
-    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+    monkeypatch.setattr(ADAPTATION_METHODS, "_entries", dict(ADAPTATION_METHODS._entries))
     plugin = write(
         tmp_path / "texts.py",
-        "from uda.methods import METHODS, Method\n"
+        "from uda.methods import ADAPTATION_METHODS, AdaptationMethod\n"
         "from uda.settings import Settings\n"
-        "@METHODS.register('test_typed_texts')\n"
-        "class Texts(Method):\n"
+        "@ADAPTATION_METHODS.register('test_typed_texts')\n"
+        "class Texts(AdaptationMethod):\n"
         "    'Has a text.'\n"
         "    class Options(Settings):\n"
         "        file: str = 'x'\n"

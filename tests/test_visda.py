@@ -7,11 +7,11 @@ from torch import nn
 from uda.config import load_config
 from uda.data.transforms import make_predict, make_train
 from uda.engine import Optimization
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.models import create_network
 
 CLASSES = 12
-ADAPTING = sorted(name for name, method in METHODS.items() if method.adapts)
+ADAPTING = sorted(name for name, method in ADAPTATION_METHODS.items() if method.adapts)
 BY_METHOD = {name: load_config(f"visda_{name}", ["model.weights=none"]) for name in ADAPTING}
 #: New layers' rate, the backbone's, the rate's fall a step and its power (tllib's lr_gamma and lr_decay), weight decay,
 #: steps, source and target images of a batch, widths of the head, BatchNorm in it, dropout.
@@ -53,7 +53,7 @@ def test_tllibs_recipes(method):
 
 
 def test_what_else_tllib_says_of_a_method():
-    options = {method: METHODS[method].Options(**BY_METHOD[method].method_options) for method in TLLIB}
+    options = {method: ADAPTATION_METHODS[method].Options(**BY_METHOD[method].method_options) for method in TLLIB}
     # The reversal is 2 / (1 + exp(-step / 1000)) - 1; ours grows by the share of all 30,000 steps.
     assert options["dann"].steepness == options["cdan"].steepness == 30_000 / 1000
     assert (options["cdan"].joint, options["cdan"].entropy, options["cdan"].weight) == ("outer", False, 1.0)
@@ -82,7 +82,7 @@ def test_shots_recipe():
             assert optimization(optim, 1000).schedule(step) == pytest.approx((1 + 10 * step / 1000) ** -0.75, rel=1e-12)
     assert (model.head, model.head_batch_norm, model.head_activation, model.weight_norm) == (256, True, "none", True)
     assert config.transforms.squash and config.transforms.source.crop == config.transforms.target.crop == "random"
-    assert METHODS["shot"].Options(**config.method_options).labels_from == 2
+    assert ADAPTATION_METHODS["shot"].Options(**config.method_options).labels_from == 2
 
 
 def test_what_is_ours():
@@ -102,7 +102,7 @@ def test_each_config_makes_its_network_its_method_and_its_images(method):
     config = BY_METHOD[method]
     small = config.model.model_copy(update={"backbone": "digits_cnn"})
     network = create_network(small, CLASSES, 3)
-    made = METHODS[method](network, config)
+    made = ADAPTATION_METHODS[method](network, config.method_settings())
     assert made.note is None, "nothing falls back to something else"
     image = torch.randint(0, 256, (3, 216, 384), dtype=torch.uint8)
     augments = [config.transforms.source, config.transforms.target, config.adaptation.strong]

@@ -2,7 +2,8 @@
 
 from uda.config import Config
 from uda.errors import UserError
-from uda.methods import METHODS, Method, check_batch
+from uda.methods import ADAPTATION_METHODS, check_batch
+from uda.training.method import Method
 
 
 def check_batches(config: Config, world: int) -> None:
@@ -12,7 +13,7 @@ def check_batches(config: Config, world: int) -> None:
     """
     batch, parts = config.self_training.batch, world * config.runtime.accumulate
     sizes = {"source.batch_size": config.source.batch_size}
-    method = METHODS[config.method]
+    method = ADAPTATION_METHODS[config.method]
     check_batch(method, config.method, config)
     if config.runtime.accumulate > 1 and method.step is not Method.step:
         raise UserError(f"runtime.accumulate: method '{config.method}' updates several times a batch; set it to 1")

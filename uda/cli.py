@@ -127,11 +127,12 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
         arguments.error(f"--cfg FILE is needed (or --list WHAT, or --help); {example}")
 
     def run(config: Config, log: "RunLog", ranks: "Ranks", interruption: Interruption) -> "Session":
-        from uda.methods import METHODS
+        from uda.methods import ADAPTATION_METHODS
         from uda.rehearsal import Rehearsal, missing_data
         from uda.rounds import Run
 
-        reads = {"self_training": METHODS[config.method].rounds, "adaptation": METHODS[config.method].adapts}
+        method = ADAPTATION_METHODS[config.method]
+        reads = {"self_training": method.rounds, "adaptation": method.adapts}
         for key in (word.partition("=")[0] for word in options.overrides):
             if not reads.get(key.split(".")[0], True):
                 log(f"note: method '{config.method}' does not read {key}")

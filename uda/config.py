@@ -31,6 +31,7 @@ from uda.registry import Registry
 from uda.settings import (
     AdaptationSettings,
     DataSettings,
+    MethodSettings,
     ModelSettings,
     PairTransformSettings,
     PathText,
@@ -139,19 +140,32 @@ class Config(RunConfig):
 
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
-        from uda.methods import METHODS, UNLABELLED_LOSSES
+        from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
         from uda.regularizers import REGULARIZERS
         from uda.selectors import SELECTORS
         from uda.validators import VALIDATORS
 
         return {
             **super().registries(),
-            "method": METHODS,
+            "method": ADAPTATION_METHODS,
             "self_training.selector": SELECTORS,
             "self_training.regularizer": REGULARIZERS,
             "self_training.unlabelled_loss": UNLABELLED_LOSSES,
             "validator": VALIDATORS,
         }
+
+    def method_settings(self, name: str | None = None) -> MethodSettings:
+        """What the run's method is told; `name`: another one, which has its default options."""
+        from uda.methods import ADAPTATION_METHODS
+
+        stage = self.self_training if ADAPTATION_METHODS[name or self.method].rounds else self.adaptation
+        return MethodSettings(
+            self.method_options if name is None else {},
+            stage.forward,
+            self.source.label_smoothing,
+            self.data.target_labelled is not None,
+            self.self_training,
+        )
 
     @property
     def trains_source(self) -> bool:
@@ -160,11 +174,11 @@ class Config(RunConfig):
 
     @property
     def unread(self) -> tuple[str, ...]:
-        from uda.methods import METHODS
+        from uda.methods import ADAPTATION_METHODS
 
-        if self.method not in METHODS:  # a run's config of old: what that method read is not known
+        if self.method not in ADAPTATION_METHODS:  # a run's config of old: what that method read is not known
             return ()
-        return ("self_training",) if METHODS[self.method].adapts else ("adaptation",)
+        return ("self_training",) if ADAPTATION_METHODS[self.method].adapts else ("adaptation",)
 
     @property
     def domains(self) -> Mapping[str, str]:

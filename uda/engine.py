@@ -18,11 +18,11 @@ from uda.device import apply_settings, loader_workers, settle
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.memory import shortage
-from uda.methods import Method
 from uda.models import Network, Prediction
 from uda.models.backbones import batch_norms, synchronise_batch_norms
 from uda.progress import progress as show_progress
 from uda.settings import OptimSettings, RuntimeSettings
+from uda.training.method import Method
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

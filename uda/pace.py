@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from uda.data.loaders import Batches
     from uda.data.transforms import Transform
     from uda.engine import Engine, Optimization
-    from uda.methods import Method
+    from uda.training.method import Method
 
 B = TypeVar("B", bound=Sized)
 

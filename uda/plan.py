@@ -121,9 +121,9 @@ def work_of(config: "Config", num_source: int, num_target: int, parts: int = 1) 
         num_source, num_target: images of all source and of all target domains.
         parts: that a batch is dealt out to, processes times `runtime.accumulate`.
     """
-    from uda.methods import METHODS
+    from uda.methods import ADAPTATION_METHODS
 
-    method, source = METHODS[config.method], config.source
+    method, source = ADAPTATION_METHODS[config.method], config.source
     labelled = config.data.labelled_per_batch if config.data.target_labelled else 0
     source_steps = 0
     if config.trains_source:

@@ -21,7 +21,7 @@ from uda.errors import UserError
 from uda.evaluation import Accuracy, accuracy, selection_metrics
 from uda.feeds import ADAPT_BATCH, Feeds
 from uda.inputs import InputImages, Inputs
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.models import Prediction, create_network, describe_network
 from uda.pace import as_if_of
 from uda.partial import missing_note, named_classes, occurring_classes
@@ -42,18 +42,17 @@ class Run(Session):
         self.domains = self.load_images()
         self.classes = self.domains.classes
         data = config.data
-        if METHODS[config.method].compares_two and max(len(data.sources), len(data.targets)) > 1:
+        if ADAPTATION_METHODS[config.method].compares_two and max(len(data.sources), len(data.targets)) > 1:
             self.log(
                 f"method '{config.method}' compares two domains: all sources count as one "
                 f"({', '.join(data.sources)}), all targets as the other ({', '.join(data.targets)})"
             )
         seed_everything(INITIAL_WEIGHTS, config.seed)
         network = create_network(config.model, len(self.classes), len(config.transforms.mean))
-        self.build(network, lambda network: METHODS[config.method](network, config))
+        self.build(network, lambda network: ADAPTATION_METHODS[config.method](network, config.method_settings()))
         if self.method.note is not None:
             self.log(self.method.note)
-        source_only = METHODS["source_only"]
-        self.source_method = source_only(network, config.model_copy(update={"method_options": {}}))
+        self.source_method = ADAPTATION_METHODS["source_only"](network, config.method_settings("source_only"))
         self.feeds = Feeds(config, self.domains, self.engine)
         self._settle_rounds()
         saved = self.saved[1] if self.saved else {}

@@ -19,12 +19,12 @@ from uda.engine import Engine, EpochState
 from uda.errors import UserError
 from uda.inputs import Inputs
 from uda.interruption import Interruption
-from uda.methods import Method
 from uda.models import Network, describe_weights, load_network, save_network
 from uda.pauses import RunPauses
 from uda.records import Records, read_results
 from uda.run_folder import RunFolder, RunLog
 from uda.settings import OptimSettings
+from uda.training.method import Method
 
 # First numbers of every derived seed, so that no two uses of randomness share one.
 INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES, ADAPTATION_STAGE = range(6)

@@ -2,6 +2,8 @@
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -430,6 +432,22 @@ class AdaptationSettings(Settings):
     def interval(self) -> int:
         """Batches between two reports."""
         return self.evaluate_every or max(1, self.steps // 10)
+
+
+@dataclass(frozen=True)
+class MethodSettings:
+    """What a config says to its method."""
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of that method alone."""
+    forward: Literal["shared", "separate"] = "shared"
+    """One forward pass for both domains, or one a domain."""
+    label_smoothing: float = 0.0
+    """Of the classification loss on true labels."""
+    target_labelled: bool = False
+    """Whether some target images have labels to train on."""
+    self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
+    """The section of that name."""
 
 
 class RuntimeSettings(Settings):

@@ -22,10 +22,11 @@ from uda.device_check.training import (
     waits_of,
 )
 from uda.engine import Engine, Optimization
-from uda.methods import METHODS, Method
+from uda.methods import ADAPTATION_METHODS
 from uda.models import Network
 from uda.selectors import SELECTORS
 from uda.settings import AugmentSettings, OptimSettings, RuntimeSettings, TransformSettings
+from uda.training.method import Method
 
 GPU = pytest.param("cuda:0", marks=pytest.mark.cuda)
 
@@ -90,8 +91,8 @@ AUGMENT = AugmentSettings(scale=(0.6, 1.0), flip=True, jitter=0.3)
 class Recorder(Method):
     """Keeps what it is given, on the CPU."""
 
-    def __init__(self, network, config):
-        super().__init__(network, config)
+    def __init__(self, network):
+        super().__init__(network)
         self.seen = []
 
     def loss(self, batch):
@@ -106,8 +107,7 @@ def images_on(place, workers):
     network = Network(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten()), 48, 3)
     nn.init.constant_(network.classifier.weight, 0.1)
     engine = Engine(network, RuntimeSettings(device=place, tf32=False, precision="fp32"), log=None)
-    config = prepare(Case("source_only", 0, False), "cpu", "fp32").method.config
-    method = Recorder(network, config)
+    method = Recorder(network)
     parts = [
         Part(images, np.arange(40), labels, make_train(TRANSFORMS, AUGMENT), number, bool(number)) for number in (0, 1)
     ]
@@ -159,4 +159,4 @@ def test_matrix_products_keep_all_bits_where_convolutions_take_tf32():
 
 
 def test_the_cases_are_all_methods_there_are():
-    assert {case.name for case in CASES} >= set(METHODS)
+    assert {case.name for case in CASES} >= set(ADAPTATION_METHODS)

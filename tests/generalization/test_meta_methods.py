@@ -16,14 +16,16 @@ from uda.data.batch import Batch
 from uda.engine import Engine
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.methods import METHODS
+from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.run import LeaveOneOut
 from uda.models import Network, create_network, network_on
 
 K, DOMAINS = 3, 3
 META = ["feature_critic", "metareg", "mldg"]
 #: Method and stage.
-STEPS = [(name, stage) for name in sorted(METHODS) for stage in range(len(METHODS[name].stages))]
+STEPS = [
+    (name, stage) for name, method in sorted(GENERALIZATION_METHODS.items()) for stage in range(len(method.stages))
+]
 
 
 def config_of(name, *overrides):
@@ -36,7 +38,10 @@ def build(name, *overrides, stage=0, network=None):
     """A method at the start of a stage, with plain SGD."""
     config = config_of(name, *overrides)
     torch.manual_seed(0)
-    method = METHODS[name](network or create_network(config.model, K, 1), config, DOMAINS)
+    method = GENERALIZATION_METHODS[name](
+        network or create_network(config.model, K, 1), DOMAINS, **config.method_settings
+    )
+    method.config = config  # what tests ask it for: runtime, optimisers
     engine = Engine(method.network, config.runtime, log=None)
     engine.attach(method)
     for begun in range(stage + 1):
@@ -371,7 +376,7 @@ def execute(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(GENERALIZATION_METHODS))
 def test_a_method_that_dies_after_every_step_comes_to_the_same_end(execute, tmp_path, monkeypatch, name):
     """Two stages at most, of 2 and 3 steps, with reports after 2 of each; networks of its own are in the checkpoint."""
     whole = execute(tmp_path / "whole", name)

@@ -17,7 +17,7 @@ from uda.evaluation import HARDNESS_BINS, Accuracy
 from uda.generalization.cli import LISTS, main
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains, Seen
-from uda.generalization.methods import METHODS
+from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.page import hardness_seen, seen_per_class
 from uda.generalization.report import Judgement, Report
 from uda.generalization.study import finished_runs, runs_of, summary_file, summary_lines, write_summary
@@ -443,7 +443,7 @@ def test_lists(what, capsys):
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines if not line.startswith(" ")]  # a long line goes on further in
     if what == "methods":
-        assert names == [name for name, _ in METHODS.describe()]
+        assert names == [name for name, _ in GENERALIZATION_METHODS.describe()]
     if what == "configs":
         assert "rotated_digits_erm.yaml" in names and "digits_avh.yaml" not in names
     assert {"losses": "avh", "datasets": "rotated_digits", "backbones": "digits_cnn"}.get(what, names[0]) in names

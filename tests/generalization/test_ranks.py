@@ -10,13 +10,13 @@ import torch
 from uda.config import load_config
 from uda.distributed import start
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.methods import METHODS
+from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.run import LeaveOneOut
 
 config, folder = sys.argv[1:]
 with start() as ranks:
     found = {}
-    for name in METHODS:
+    for name in GENERALIZATION_METHODS:
         words = [f"method={name}", f"output={folder}/{name}"]
         run = LeaveOneOut(load_config(config, words, GeneralizationConfig), ranks=ranks)
         run.execute()

@@ -25,7 +25,7 @@ from uda.generalization.cli import main
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import hold_out, load, names_of
 from uda.generalization.features import extract
-from uda.generalization.methods import METHODS
+from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.run import LeaveOneOut
 from uda.models import create_backbone
 
@@ -296,4 +296,4 @@ def test_the_command_leaves_each_domain_out_in_turn(tiny, tmp_path, capsys):
 
 
 def test_every_method_is_listed_with_a_line():
-    assert all(text for _, text in METHODS.describe()) and "erm" in METHODS
+    assert all(text for _, text in GENERALIZATION_METHODS.describe()) and "erm" in GENERALIZATION_METHODS

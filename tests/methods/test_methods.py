@@ -10,16 +10,18 @@ from tests.half_precision import LARGE_STEPS, fresh_weights
 from uda.config import load_config
 from uda.data.batch import Batch
 from uda.engine import Engine
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.models import create_network
 
 
 def build(name="self_training", *overrides):
     needed = ["model.dropout=0.5"] if name == "adr" else []
-    needed += ["adaptation.strong={jitter: 0.3}"] if METHODS[name].views > 1 else []
+    needed += ["adaptation.strong={jitter: 0.3}"] if ADAPTATION_METHODS[name].views > 1 else []
     config = load_config("digits_avh", [f"method={name}", "model.head=16", *needed, *overrides])
     network = create_network(config.model, 4, 1)
-    return network, METHODS[name](network, config)
+    method = ADAPTATION_METHODS[name](network, config.method_settings())
+    method.config = config  # what tests ask it for: runtime, optimisers
+    return network, method
 
 
 def make_batch(size=8):
@@ -103,7 +105,7 @@ def test_separate_passes_keep_batch_norm_statistics_apart():
     assert not torch.allclose(logits, shared.forward(batch).logits, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(ADAPTATION_METHODS))
 class TestEveryMethod:
     """The contract."""
 
@@ -112,7 +114,7 @@ class TestEveryMethod:
         network, method = build(name)
         engine = Engine(network, method.config.runtime, log=lambda line: None)
         engine.attach(method)
-        if METHODS[name].views > 1:
+        if ADAPTATION_METHODS[name].views > 1:
             batches = [with_strong_views(batch) for batch in batches]
         optimization = engine.optimization(method, method.config.self_training.optim, len(batches))
         parameters = {**dict(network.named_parameters()), **dict(method.modules.named_parameters(prefix="own"))}
@@ -143,17 +145,17 @@ class TestEveryMethod:
         network, method = build(name, "runtime.precision=bf16", "runtime.device=cpu", *LARGE_STEPS)
         engine = Engine(network, method.config.runtime, log=None)
         engine.attach(method)
-        batch = with_strong_views(make_batch()) if METHODS[name].views > 1 else make_batch()
+        batch = with_strong_views(make_batch()) if ADAPTATION_METHODS[name].views > 1 else make_batch()
         optimization = engine.optimization(method, method.config.adaptation.optim, 1)
         with fresh_weights(network, method.modules) as passes:
             engine.fit(method, [batch], optimization, label="test", steps=1)
         assert len(passes) > 2
 
     def test_docstring_for_the_list(self, name):
-        assert len((METHODS[name].__doc__ or "").split("\n")[0]) > 10
+        assert len((ADAPTATION_METHODS[name].__doc__ or "").split("\n")[0]) > 10
 
 
-@pytest.mark.parametrize("name", sorted(name for name, method in METHODS.items() if not method.adapts))
+@pytest.mark.parametrize("name", sorted(name for name, method in ADAPTATION_METHODS.items() if not method.adapts))
 def test_works_with_one_domain_where_that_can_come(name):
     """A round in which nothing is selected; the others have both domains in every batch."""
     source = dataclasses.replace(make_batch(4), is_target=torch.zeros(4, dtype=torch.bool), annotated=None)
@@ -165,7 +167,7 @@ def test_batch_has_no_place_for_a_target_label():
     assert fields == {"images", "labels", "domain", "is_target", "view", "annotated", "weight"}
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(ADAPTATION_METHODS))
 def test_every_method_trains_on_the_labels_of_labelled_target_images(name):
     """Another true label of one target image leads to other weights."""
     overrides = ["data.target_labelled=some.txt"]
@@ -178,7 +180,7 @@ def test_every_method_trains_on_the_labels_of_labelled_target_images(name):
         batch = make_batch(8)
         batch.annotated[7] = True
         batch.labels[7] = one_hot(torch.tensor(label), 4).float()
-        if METHODS[name].views > 1:
+        if ADAPTATION_METHODS[name].views > 1:
             batch = with_strong_views(batch)
         optimization = engine.optimization(method, method.config.self_training.optim, 1)
         engine.fit(method, [batch], optimization, label="test", steps=1)

@@ -13,9 +13,10 @@ import torch
 from pydantic import Field
 
 from uda.config import Config, load_config
-from uda.methods import METHODS, Method
+from uda.methods import ADAPTATION_METHODS
 from uda.plan import work_of
 from uda.settings import ModelSettings, Settings
+from uda.training.method import Method
 
 CONFIG = "visda_avh.yaml"
 
@@ -152,7 +153,7 @@ def _parameters(model: str, num_classes: int, channels: int) -> int:
 
 def updates_once(config: Config) -> bool:
     """Whether a step is one forward and one backward pass, which is what the estimate knows."""
-    return METHODS[config.method].step is Method.step
+    return ADAPTATION_METHODS[config.method].step is Method.step
 
 
 def estimate(job: Job, gpus: int, given: Assumptions, serial: Serial) -> Cost | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from uda.benchmarks.contest import BENCHMARKS, Contest, at_first_call
 from uda.generalization.config import DomainsSettings, GeneralizationConfig, TrainingSettings
-from uda.generalization.methods import METHODS
+from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.settings import ModelSettings, RuntimeSettings, TransformSettings
 
 NUM_CLASSES, SIZE = 7, 96
@@ -36,7 +36,7 @@ def _config(method: str, options: Mapping[str, Any], loss: str, each: int) -> Ge
 
 def stage_steps(method: str, scale: float) -> list[int]:
     """Steps of each of a method's stages in a call, one at least."""
-    return [max(1, round(STEPS * scale * share)) for share in METHODS[method].stages]
+    return [max(1, round(STEPS * scale * share)) for share in GENERALIZATION_METHODS[method].stages]
 
 
 def _training(config: GeneralizationConfig, steps: list[int]) -> Callable[[], object]:
@@ -63,7 +63,7 @@ def _training(config: GeneralizationConfig, steps: list[int]) -> Callable[[], ob
         torch.manual_seed(0)
         network = create_network(config.model, NUM_CLASSES, 3)
         engine = Engine(network, config.runtime, log=None)
-        method = METHODS[config.method](network, config, len(DOMAINS))
+        method = GENERALIZATION_METHODS[config.method](network, len(DOMAINS), **config.method_settings)
         engine.attach(method)
         for begun in range(number + 1):
             method.begin(begun)
@@ -98,8 +98,8 @@ def _register(name: str, method: str, options: Mapping[str, Any], loss: str = "c
     BENCHMARKS.register(f"generalize_{name}")(contest)
 
 
-for _name in sorted(set(METHODS) - {"erm"}):
+for _name in sorted(set(GENERALIZATION_METHODS) - {"erm"}):
     _register(_name, _name, {})
-    if "first_order" in METHODS[_name].Options.model_fields:
+    if "first_order" in GENERALIZATION_METHODS[_name].Options.model_fields:
         _register(f"{_name}_first_order", _name, {"first_order": True})
 _register("avh_loss", "erm", {}, loss="avh")

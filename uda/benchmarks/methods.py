@@ -23,7 +23,7 @@ def _training(name: str, scale: float) -> Callable[[], object]:
     from uda.config import load_config
     from uda.data.batch import Batch
     from uda.engine import Engine
-    from uda.methods import METHODS
+    from uda.methods import ADAPTATION_METHODS
     from uda.models import create_network
 
     overrides = [f"method={name}", "runtime.device=cpu", *NEEDED.get(name, [])]
@@ -31,7 +31,7 @@ def _training(name: str, scale: float) -> Callable[[], object]:
     torch.manual_seed(0)
     network = create_network(config.model, NUM_CLASSES, 3)
     engine = Engine(network, config.runtime, log=None)
-    method = METHODS[name](network, config)
+    method = ADAPTATION_METHODS[name](network, config.method_settings())
     engine.attach(method)
     each, steps = max(2, round(SOURCE * min(1, 10 * scale))), max(1, round(STEPS * scale))
     generator = torch.Generator().manual_seed(0)

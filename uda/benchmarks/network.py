@@ -135,12 +135,12 @@ def our_training(
 ) -> Callable[[], object]:
     """`Engine.fit`; `during`: several processes average the gradients during the backward pass, not after it."""
     from uda.engine import Engine
-    from uda.methods import METHODS
+    from uda.methods import ADAPTATION_METHODS
 
     config = subject.config(runtime)
     network = _network(config, subject.channels)
     engine = Engine(network, config.runtime, log=lambda line: None, ranks=ranks)
-    method = METHODS["self_training"](network, config)
+    method = ADAPTATION_METHODS["self_training"](network, config.method_settings())
     optimization = engine.optimization(method, config.self_training.optim, subject.steps)
     if not during:
         optimization.averaged_loss = None

@@ -46,15 +46,15 @@ def first_step_digits(scale: float) -> Contest:
 #: The main job as the command line starts it, ended after one step; exit code 1 when it ends without any.
 FIRST_STEP = """
 import os, sys
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 
-step = METHODS["source_only"].step
+step = ADAPTATION_METHODS["source_only"].step
 
 def only_step(self, *arguments):
     step(self, *arguments)
     os._exit(0)
 
-METHODS["source_only"].step = only_step
+ADAPTATION_METHODS["source_only"].step = only_step
 from uda.cli import main
 main(["--cfg", "digits_avh.yaml", *sys.argv[1:]])
 sys.exit(1)

@@ -90,7 +90,7 @@ def _digits(ranks: Ranks, scale: float, seconds_of: Callable) -> tuple[int, floa
     from uda.data.loaders import Part, predict_batches, training_batches
     from uda.data.transforms import make_predict, make_train
     from uda.engine import Engine
-    from uda.methods import METHODS
+    from uda.methods import ADAPTATION_METHODS
     from uda.models import create_network
 
     config = load_config("digits_avh.yaml", ["runtime.device=cpu"])
@@ -99,7 +99,7 @@ def _digits(ranks: Ranks, scale: float, seconds_of: Callable) -> tuple[int, floa
     torch.manual_seed(0)
     network = create_network(config.model, NUM_CLASSES, 1)
     engine = Engine(network, config.runtime, log=None, ranks=ranks)
-    method = METHODS[config.method](network, config)
+    method = ADAPTATION_METHODS[config.method](network, config.method_settings())
     optimization = engine.optimization(method, settings.optim, steps)
     rng = np.random.default_rng(0)
     images = ImageArray(rng.integers(256, size=(count, 1, 28, 28), dtype=np.uint8), [str(i) for i in range(count)])

@@ -24,7 +24,7 @@ from uda.device import has_compiler
 from uda.device_check.parts import Finding, Setup, part
 from uda.engine import Engine
 from uda.errors import UserError
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.models import Network, create_network
 
 NUM_CLASSES = 12
@@ -70,7 +70,7 @@ class _Steps:
         torch.manual_seed(0)
         network = create_network(config.model, NUM_CLASSES, 3)
         self.engine = Engine(network, config.runtime, log=None)
-        self.method = METHODS["self_training"](network, config)
+        self.method = ADAPTATION_METHODS["self_training"](network, config.method_settings())
         self.optimization = self.engine.optimization(self.method, config.self_training.optim, 10_000)
         images = _array(batch_size, config.transforms.resize)
         batches = _training_batches(config, images, batch_size, 2, workers=0)
@@ -191,7 +191,7 @@ def _loading(setup: Setup, images: ImageFiles, workers: int, what: str) -> Findi
     config = _config(setup, "runtime.precision=fp32")
     network = Network(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten()), 48, NUM_CLASSES)
     engine = Engine(network, config.runtime, log=None)
-    method = METHODS["self_training"](network, config)
+    method = ADAPTATION_METHODS["self_training"](network, config.method_settings())
     batch_size, steps = (8, 4) if setup.tiny else (32, 100)
     optimization = engine.optimization(method, config.self_training.optim, 10 * steps)
     made = partial(_training_batches, config, images, batch_size, steps, workers)

@@ -16,9 +16,10 @@ from uda.data.transforms import make_train
 from uda.device_check.parts import Finding, Setup, part
 from uda.engine import Engine, Optimization
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.methods import METHODS as GENERALIZATION
-from uda.methods import METHODS, Method
+from uda.generalization.methods import GENERALIZATION_METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.models import create_network
+from uda.training.method import Method
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 NUM_CLASSES, DOMAINS, EACH = 10, 3, 8
@@ -38,13 +39,17 @@ class Case:
 
     def __str__(self) -> str:
         """Its name, with the stage's number if it has several."""
-        stages = len(GENERALIZATION[self.name].stages) if self.generalizes else 1
+        stages = len(GENERALIZATION_METHODS[self.name].stages) if self.generalizes else 1
         return f"{self.name}, stage {self.stage + 1}" if stages > 1 else self.name
 
 
 CASES = (
-    *(Case(name, 0, False) for name in sorted(METHODS)),
-    *(Case(name, stage, True) for name in sorted(GENERALIZATION) for stage in range(len(GENERALIZATION[name].stages))),
+    *(Case(name, 0, False) for name in sorted(ADAPTATION_METHODS)),
+    *(
+        Case(name, stage, True)
+        for name, method in sorted(GENERALIZATION_METHODS.items())
+        for stage in range(len(method.stages))
+    ),
 )
 
 
@@ -71,12 +76,14 @@ def prepare(case: Case, device: str, precision: str, *overrides: str, steps: int
         settings.append("model.dropout=0.5")
     if case.generalizes:
         config = load_config("rotated_digits_erm", [*settings, *overrides], GeneralizationConfig)
-        build, optim = partial(GENERALIZATION[case.name], config=config, num_domains=DOMAINS), config.training.optim
+        build = partial(GENERALIZATION_METHODS[case.name], num_domains=DOMAINS, **config.method_settings)
+        optim = config.training.optim
     else:
-        if METHODS[case.name].views > 1:
+        if ADAPTATION_METHODS[case.name].views > 1:
             settings.append("adaptation.strong={jitter: 0.3}")
         config = load_config("digits_avh", [*settings, *overrides])
-        build, optim = partial(METHODS[case.name], config=config), config.self_training.optim
+        build = partial(ADAPTATION_METHODS[case.name], settings=config.method_settings())
+        optim = config.self_training.optim
     torch.manual_seed(0)
     network = create_network(config.model, NUM_CLASSES, 1)
     engine = Engine(network, config.runtime, log=None)
@@ -106,7 +113,7 @@ def _images(shift: int, count: int = 4 * EACH) -> tuple[ImageArray, np.ndarray]:
 
 
 def _source_and_target(config, name: str) -> list[Part]:
-    method, parts = METHODS[name], []
+    method, parts = ADAPTATION_METHODS[name], []
     for number, augment in enumerate((config.transforms.source, config.transforms.target)):
         images, labels = _images(3 * number)
         is_target = number == 1
@@ -193,7 +200,7 @@ def feature_changes(device: str, precision: str) -> list[float]:
     training = prepare(Case("mcd", 0, False), device, precision)
     method, seen = training.method, []
     plain = {"lr": 0.3, "schedule": "constant", "momentum": 0.0, "nesterov": False}
-    optim = method.config.self_training.optim.model_copy(update=plain)
+    optim = training.optimization.settings.model_copy(update=plain)
     training.optimization = training.engine.optimization(method, optim, 300)
     if training.optimization.scaler is not None:  # at its usual scale the first steps overflow, and nothing moves
         training.optimization.scaler = torch.amp.GradScaler(training.engine.device.type, init_scale=256.0)

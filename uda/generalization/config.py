@@ -1,7 +1,7 @@
 """The configuration of domain generalisation: train on several domains, test on one that was never seen."""
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -65,9 +65,14 @@ class GeneralizationConfig(RunConfig):
 
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
-        from uda.generalization.methods import METHODS
+        from uda.generalization.methods import GENERALIZATION_METHODS
 
-        return {**super().registries(), "method": METHODS}
+        return {**super().registries(), "method": GENERALIZATION_METHODS}
+
+    @property
+    def method_settings(self) -> dict[str, Any]:
+        """What the run's method is told, by the names of its arguments."""
+        return {"options": self.method_options, "label_smoothing": self.training.label_smoothing}
 
     @property
     def domains(self) -> Mapping[str, str]:

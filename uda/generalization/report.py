@@ -8,7 +8,7 @@ from uda.atomic import write_json, write_text
 from uda.evaluation import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
-from uda.generalization.methods import METHODS
+from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.records import REPORTS, Records, plain
 from uda.report.table import class_lines, percent
 
@@ -102,7 +102,7 @@ class Report:
     def is_choice(self, index: int) -> bool:
         """Whether the report is better on the held-out images than all before it of the last stage."""
         found = self.records.reports()
-        last = len(METHODS[self.config.method].stages) - 1
+        last = len(GENERALIZATION_METHODS[self.config.method].stages) - 1
         return found[-1]["stage"] == last and choice_of(found)["round"] == index
 
     def finish(self, seconds: float) -> dict[str, Any]:

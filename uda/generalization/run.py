@@ -17,7 +17,7 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import load
 from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.feeds import Feeds
-from uda.generalization.methods import METHODS, GeneralizationMethod
+from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.report import Judgement, Report, summary_lines
 from uda.inputs import InputImages, Inputs
 from uda.models import Prediction, create_network, describe_network, network_on
@@ -36,7 +36,7 @@ class LeaveOneOut(Session):
         config = self.config
         self.domains = load(config, self.log, self.ranks)
         self.classes = self.domains.classes
-        method = METHODS[config.method]
+        method = GENERALIZATION_METHODS[config.method]
         seen = len(self.domains.seen)
         if seen < method.least_domains:
             raise UserError(
@@ -68,7 +68,7 @@ class LeaveOneOut(Session):
             network = network_on(nn.Flatten(), width, config.model, len(self.classes))
         else:
             network = create_network(config.model, len(self.classes), len(config.transforms.mean))
-        self.build(network, lambda network: method(network, config, seen))
+        self.build(network, lambda network: method(network, seen, **config.method_settings))
         self.feeds = Feeds(config, self.domains, images, self.engine, transform)
         shares = np.cumsum([0, *self.method.stages])
         bounds = [round(float(share) * config.training.steps) for share in shares]

@@ -78,9 +78,9 @@ class SupervisedConfig(RunConfig):
 
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
-        from uda.hardness.training import METHODS
+        from uda.hardness.training import SUPERVISED_METHODS
 
-        return {**super().registries(), "method": METHODS}
+        return {**super().registries(), "method": SUPERVISED_METHODS}
 
     @property
     def domains(self) -> Mapping[str, str]:

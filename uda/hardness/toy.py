@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from uda.config import Config
 from uda.data import digits
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
@@ -24,20 +23,18 @@ from uda.hardness.images import LabelledImages, stratified
 from uda.hardness.scores import compute_scores
 from uda.hardness.statistics import fisher_interval, spearman
 from uda.hardness.toy_figures import add_toy
-from uda.methods import METHODS
+from uda.hardness.training import Supervised
 from uda.models import Network, Prediction, network_on
 from uda.models.backbones import SmallCNN
 from uda.session import INITIAL_WEIGHTS, SOURCE_STAGE
-from uda.settings import (
-    DataSettings,
-    ModelSettings,
-    OptimSettings,
-    PairTransformSettings,
-    RuntimeSettings,
-    SourceSettings,
-)
+from uda.settings import ModelSettings, OptimSettings, RuntimeSettings, TransformSettings
 
 WIDTHS = (16, 32, 64, 128)
+MODEL = ModelSettings(backbone="digits_cnn", weights="none", head=None, bias=False)
+TRANSFORMS = TransformSettings(kind="affine", size=digits.SIDE, mean=(0.1307,), std=(0.3081,))
+OPTIM = OptimSettings(name="sgd", lr=0.1, schedule="one_cycle")
+#: Images in a training batch.
+BATCH = 64
 SCORE_NAMES = ("avh", "norm", "confidence")
 
 
@@ -118,38 +115,21 @@ def train(
     """
     if epochs < 1:
         raise UserError(f"--epochs: {epochs}: 1 at least")
-    config = _config(epochs, seed, runtime or RuntimeSettings())
     seed_everything(INITIAL_WEIGHTS, seed)
     backbone = nn.Sequential(SmallCNN(1, WIDTHS), nn.Linear(WIDTHS[-1], 2))
-    network = network_on(backbone, 2, config.model, len(data.classes))
-    engine = Engine(network, config.runtime, log)
-    transform = make_predict(config.transforms)
+    network = network_on(backbone, 2, MODEL, len(data.classes))
+    engine = Engine(network, runtime or RuntimeSettings(), log)
+    transform = make_predict(TRANSFORMS)
     part = Part(data.images, rows, data.labels[rows], transform, domain=0, is_target=False)
-    size = config.source.batch_size
-    steps = epochs * -(-len(rows) // size)
+    steps = epochs * -(-len(rows) // BATCH)
     batches = training_batches(
-        [part], num_classes=len(data.classes), batch_size=size, steps=steps, seed=(SOURCE_STAGE, seed), workers=0
+        [part], num_classes=len(data.classes), batch_size=BATCH, steps=steps, seed=(SOURCE_STAGE, seed), workers=0
     )
-    method = METHODS[config.method](network, config)
-    optimization = engine.optimization(method, config.source.optim, steps)
+    method = Supervised(network)
+    optimization = engine.optimization(method, OPTIM, steps)
     engine.fit(method, batches, optimization, label="toy", steps=steps, seed=(SOURCE_STAGE, seed))
     seen = predict_batches(data.images, transform, batch_size=engine.predict_batch_size, workers=0)
     return network, engine.predict(seen, len(data.labels))
-
-
-def _config(epochs: int, seed: int, runtime: RuntimeSettings) -> Config:
-    return Config(
-        name="toy",
-        method="source_only",
-        seed=seed,
-        data=DataSettings(dataset="digits", source="mnist", target="rendered"),
-        transforms=PairTransformSettings(kind="affine", size=digits.SIDE, mean=(0.1307,), std=(0.3081,)),
-        model=ModelSettings(backbone="digits_cnn", weights="none", head=None, bias=False),
-        source=SourceSettings(
-            epochs=epochs, batch_size=64, optim=OptimSettings(name="sgd", lr=0.1, schedule="one_cycle")
-        ),
-        runtime=runtime,
-    )
 
 
 def boundaries(weight: np.ndarray) -> np.ndarray:

@@ -22,25 +22,28 @@ from uda.hardness.dynamics import groups_of
 from uda.hardness.images import LabelledImages
 from uda.hardness.scores import make_table, write_scores
 from uda.inputs import InputImages, Inputs
-from uda.methods.base import Method
-from uda.models import Prediction, create_network, describe_network
+from uda.models import Network, Prediction, create_network, describe_network
 from uda.pace import predict_pace, training_pace
 from uda.plan import Trials, compute_line
 from uda.records import REPORTS
 from uda.registry import Registry
 from uda.report.table import percent
 from uda.session import INITIAL_WEIGHTS, SUPERVISED_STAGE, Session
+from uda.training.method import Method
 
-METHODS: Registry[type[Method]] = Registry("method")
+SUPERVISED_METHODS: Registry[type[Method]] = Registry("method")
 
 
-@METHODS.register("supervised")
+@SUPERVISED_METHODS.register("supervised")
 class Supervised(Method):
     """The classification loss on labelled images, and nothing else."""
 
+    def __init__(self, network: Network, options: Mapping[str, Any] | None = None, label_smoothing: float = 0.0):
+        super().__init__(network, options)
+        self.label_smoothing = label_smoothing
+
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        smoothing = self.config.training.label_smoothing
-        return self.network.loss(self.network(batch.images).logits, batch.labels, smoothing), {}
+        return self.network.loss(self.network(batch.images).logits, batch.labels, self.label_smoothing), {}
 
 
 class SupervisedRun(Session):
@@ -65,7 +68,7 @@ class SupervisedRun(Session):
         groups_of(config, test.images.ids, [classes[label] for label in test.labels], self.log)
         seed_everything(INITIAL_WEIGHTS, config.seed)
         network = create_network(config.model, len(classes), len(config.transforms.mean))
-        self.build(network, lambda network: Supervised(network, config))
+        self.build(network, lambda network: Supervised(network, label_smoothing=config.training.label_smoothing))
         self.steps = len(self._batches(0))
 
     @cached_property

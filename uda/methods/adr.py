@@ -6,16 +6,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from uda.config import Config
 from uda.data.batch import Batch
 from uda.errors import UserError
 from uda.losses import entropy, full_precision
-from uda.methods.base import METHODS, Method, Optimizer
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.models import Network
-from uda.settings import Settings
+from uda.settings import MethodSettings, Settings
+from uda.training.method import Optimizer
 
 
-class _Minimax(Method):
+class _Minimax(AdaptationMethod):
     """A head that makes a figure large on the target, and a generator that makes it small: both algorithms' frame.
 
     A parameter has one momentum over all phases, as with the authors' optimisers of generator and head. Their code
@@ -83,20 +83,20 @@ class _Minimax(Method):
         return self.source_loss(self.logits(features, batch), batch)
 
 
-@METHODS.register("adr")
+@ADAPTATION_METHODS.register("adr")
 class AdversarialDropout(_Minimax):
     """One head whose two dropout passes disagree near its boundary, and a generator that leaves the boundary."""
 
-    def __init__(self, network: Network, config: Config):
-        super().__init__(network, config)
-        if not config.model.dropout:
+    def __init__(self, network: Network, settings: MethodSettings):
+        super().__init__(network, settings)
+        if not network.dropout.p:
             raise UserError("model.dropout: method 'adr' compares two dropout passes of the head; set it, to 0.5 say")
 
     def figure(self, features: Tensor, batch: Batch) -> Tensor:
         return symmetric_kl(self.target_logits(features, batch), self.target_logits(features, batch))
 
 
-@METHODS.register("ent")
+@ADAPTATION_METHODS.register("ent")
 class EntropyMinimax(_Minimax):
     """ADR with the entropy of one pass in the discrepancy's place: the head raises it, the generator lowers it."""
 

@@ -6,20 +6,19 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from uda.config import Config
 from uda.data.batch import Batch
 from uda.losses import full_precision
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.methods.dann import domain_classifier, domain_loss, reverse_gradient, warm_up
 from uda.models import Network
-from uda.settings import Settings
+from uda.settings import MethodSettings, Settings
 
 #: Products of a feature and a class; of more than that many `auto` takes the random map.
 MOST_PRODUCTS = 4096
 
 
-@METHODS.register("cdan")
-class ConditionalAdversarial(Method):
+@ADAPTATION_METHODS.register("cdan")
+class ConditionalAdversarial(AdaptationMethod):
     """DANN whose domain classifier sees the outer product of features and predictions (CDAN; `entropy`: CDAN+E)."""
 
     adapts = True
@@ -42,8 +41,8 @@ class ConditionalAdversarial(Method):
         random_width: int = Field(1024, ge=1)
         """Width of the random map."""
 
-    def __init__(self, network: Network, config: Config):
-        super().__init__(network, config)
+    def __init__(self, network: Network, settings: MethodSettings):
+        super().__init__(network, settings)
         classes, width = network.weight.shape
         outer = self.options.joint == "outer"
         if self.options.joint == "auto":

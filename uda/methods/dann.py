@@ -7,15 +7,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from uda.config import Config
 from uda.data.batch import Batch
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.models import Network
-from uda.settings import Settings
+from uda.settings import MethodSettings, Settings
 
 
-@METHODS.register("dann")
-class DomainAdversarial(Method):
+@ADAPTATION_METHODS.register("dann")
+class DomainAdversarial(AdaptationMethod):
     """Cross-entropy on the source, and a domain classifier whose gradient is reversed before the features."""
 
     adapts = True
@@ -31,8 +30,8 @@ class DomainAdversarial(Method):
         steepness: float = Field(10.0, gt=0)
         """How fast the reversal grows: lambda = 2 / (1 + exp(-steepness * p)) - 1, p the run's share that is done."""
 
-    def __init__(self, network: Network, config: Config):
-        super().__init__(network, config)
+    def __init__(self, network: Network, settings: MethodSettings):
+        super().__init__(network, settings)
         width = network.weight.shape[1]
         self.modules["domain"] = domain_classifier(width, self.options.hidden)
 

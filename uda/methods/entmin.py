@@ -5,12 +5,12 @@ from torch import Tensor
 
 from uda.data.batch import Batch
 from uda.losses import entropy
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.settings import Settings
 
 
-@METHODS.register("entmin")
-class EntropyMinimisation(Method):
+@ADAPTATION_METHODS.register("entmin")
+class EntropyMinimisation(AdaptationMethod):
     """Cross-entropy on the source, entropy of the predictions on the target."""
 
     adapts = True

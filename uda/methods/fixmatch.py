@@ -5,16 +5,15 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from uda.config import Config
 from uda.data.batch import Batch, Rows
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.models import Network, Output
 from uda.selectors import SELECTORS
-from uda.settings import Settings
+from uda.settings import MethodSettings, Settings
 
 
-@METHODS.register("fixmatch")
-class FixMatch(Method):
+@ADAPTATION_METHODS.register("fixmatch")
+class FixMatch(AdaptationMethod):
     """Cross-entropy on the source, and on the strong view of each target image whose plain view is sure enough.
 
     With `adaptation.forward=separate` both views share a pass and its BatchNorm statistics; tllib has one for each.
@@ -44,8 +43,8 @@ class FixMatch(Method):
                 raise ValueError("neither a threshold nor a portion; give one of them")
             return self
 
-    def __init__(self, network: Network, config: Config):
-        super().__init__(network, config)
+    def __init__(self, network: Network, settings: MethodSettings):
+        super().__init__(network, settings)
         self.select = SELECTORS[self.options.selector]
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -5,12 +5,12 @@ from torch import Tensor
 
 from uda.data.batch import Batch
 from uda.losses import minimum_class_confusion
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.settings import Settings
 
 
-@METHODS.register("mcc")
-class MinimumClassConfusion(Method):
+@ADAPTATION_METHODS.register("mcc")
+class MinimumClassConfusion(AdaptationMethod):
     """Cross-entropy on the source, class confusion on the target."""
 
     adapts = True

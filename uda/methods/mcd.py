@@ -7,12 +7,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from uda.config import Config
 from uda.data.batch import Batch
 from uda.losses import full_precision
-from uda.methods.base import METHODS, Method, Optimizer
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.models import Network
-from uda.settings import Settings
+from uda.settings import MethodSettings, Settings
+from uda.training.method import Optimizer
 
 
 class Heads(NamedTuple):
@@ -22,8 +22,8 @@ class Heads(NamedTuple):
     second: Tensor
 
 
-@METHODS.register("mcd")
-class MaximumClassifierDiscrepancy(Method):
+@ADAPTATION_METHODS.register("mcd")
+class MaximumClassifierDiscrepancy(AdaptationMethod):
     """Two heads that disagree on target images far from the source, and a generator that brings them to agree.
 
     A head is what comes after the backbone, as `model.head` and `model.dropout` say. The authors' for VisDA-2017
@@ -47,8 +47,8 @@ class MaximumClassifierDiscrepancy(Method):
         balance: float = Field(0.01, ge=0)
         """Of the class-balance term in phases A and B (the authors' for VisDA); 0: none."""
 
-    def __init__(self, network: Network, config: Config):
-        super().__init__(network, config)
+    def __init__(self, network: Network, settings: MethodSettings):
+        super().__init__(network, settings)
         # G is the backbone, a head is all that comes after it. The network's own head is F1, and predicts.
         self.modules["second"] = _fresh_copy(nn.Sequential(network.head, network.dropout, network.classifier))
 

@@ -6,12 +6,12 @@ from torch import Tensor
 
 from uda.data.batch import Batch
 from uda.losses import full_precision
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.settings import Settings
 
 
-@METHODS.register("mmd")
-class MaximumMeanDiscrepancy(Method):
+@ADAPTATION_METHODS.register("mmd")
+class MaximumMeanDiscrepancy(AdaptationMethod):
     """Cross-entropy on the source, maximum mean discrepancy between the domains' features x (DAN).
 
     tllib compares features after dropout, by a linear-time estimate over neighbouring pairs of images; here it is x

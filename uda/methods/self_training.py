@@ -6,28 +6,27 @@ target samples' loss; this file is the training loss that they share.
 
 from torch import Tensor
 
-from uda.config import Config
 from uda.data.batch import Batch
 from uda.losses import UNLABELLED_LOSSES
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.models import Network
 from uda.regularizers import create_regularizer
+from uda.settings import MethodSettings
 
 
-@METHODS.register("self_training")
-class SelfTraining(Method):
+@ADAPTATION_METHODS.register("self_training")
+class SelfTraining(AdaptationMethod):
     """Rounds of pseudo-labels by the selector; cross-entropy on source and kept target (CBST, CRST, AVH)."""
 
     rounds = True
 
-    def __init__(self, network: Network, config: Config):
-        super().__init__(network, config)
-        settings = config.self_training
-        self.settings = settings
-        self.regularizer = create_regularizer(settings.regularizer, settings.alpha, settings.alpha_label)
-        self.unlabelled_loss = UNLABELLED_LOSSES[settings.unlabelled_loss]
+    def __init__(self, network: Network, settings: MethodSettings):
+        super().__init__(network, settings)
+        self.training = training = settings.self_training
+        self.regularizer = create_regularizer(training.regularizer, training.alpha, training.alpha_label)
+        self.unlabelled_loss = UNLABELLED_LOSSES[training.unlabelled_loss]
         #: Nothing sets target samples apart: plain cross-entropy, without the small operations for nothing.
-        self.plain = settings.regularizer == "none" and settings.target_weight == 1
+        self.plain = training.regularizer == "none" and training.target_weight == 1
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean over the labelled images of CE(y, p), y a true label, and target_weight * [CE(y_hat, p) + penalty(p)].
@@ -36,9 +35,9 @@ class SelfTraining(Method):
         """
         logits = self.forward(batch).logits
         scalars = {}
-        if self.settings.batch.unlabelled:
+        if self.training.batch.unlabelled:
             labelled = batch.labelled_rows
-            extra = self.settings.unlabelled_weight * self.unlabelled_loss(batch.unlabelled_rows.of(logits))
+            extra = self.training.unlabelled_weight * self.unlabelled_loss(batch.unlabelled_rows.of(logits))
             scalars["loss/unlabelled"] = extra.detach()
             logits, labels, annotated = (labelled.of(rows) for rows in (logits, batch.labels, batch.annotated))
         else:
@@ -48,6 +47,6 @@ class SelfTraining(Method):
         per_sample = self.network.loss(logits, labels, reduction="none")
         pseudo = (~annotated).float()
         penalty = self.regularizer.penalty(logits) * pseudo
-        weight = 1 + (self.settings.target_weight - 1) * pseudo
+        weight = 1 + (self.training.target_weight - 1) * pseudo
         loss = (weight * (per_sample + penalty)).mean() + extra
         return loss, {"loss/penalty": penalty.detach().mean(), **scalars}

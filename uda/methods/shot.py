@@ -8,13 +8,13 @@ from torch.nn.functional import cross_entropy
 
 from uda.data.batch import Batch
 from uda.losses import full_precision, information_maximisation
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 from uda.models import Classifier, Prediction
 from uda.settings import Settings
 
 
-@METHODS.register("shot")
-class SourceHypothesisTransfer(Method):
+@ADAPTATION_METHODS.register("shot")
+class SourceHypothesisTransfer(AdaptationMethod):
     """Source-free: the classifier stays, features become sure and diverse, and near their class's centroid."""
 
     adapts = True
@@ -47,7 +47,7 @@ class SourceHypothesisTransfer(Method):
         labels = cross_entropy(unannotated.of(logits), unannotated.of(batch.labels))
         scalars = {"loss/im": certainty.detach(), "loss/labels": labels.detach()}
         loss = certainty + self.options.weight * labels
-        if self.config.data.target_labelled is not None:
+        if self.settings.target_labelled:
             loss = loss + self.source_loss(logits, batch)
         return loss, scalars
 

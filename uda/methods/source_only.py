@@ -3,13 +3,13 @@
 from torch import Tensor
 
 from uda.data.batch import Batch
-from uda.methods.base import METHODS, Method
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 
 
-@METHODS.register("source_only")
-class SourceOnly(Method):
+@ADAPTATION_METHODS.register("source_only")
+class SourceOnly(AdaptationMethod):
     """Cross-entropy on the source, no adaptation."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.network(batch.images).logits
-        return self.network.loss(logits, batch.labels, self.config.source.label_smoothing), {}
+        return self.network.loss(logits, batch.labels, self.settings.label_smoothing), {}

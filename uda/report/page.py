@@ -11,7 +11,7 @@ from uda.collapse import CURES
 from uda.config import Config, RunConfig
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
 from uda.data.images import Images
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.report import figures, table
 from uda.report.gallery import thumbnail
 
@@ -102,7 +102,7 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
         ("Model", f"{config.model.backbone}, head {config.model.head or 'none'}, input {config.transforms.size} px"),
         ("Method", config.method),
     ]
-    if METHODS[config.method].rounds:
+    if ADAPTATION_METHODS[config.method].rounds:
         training = config.self_training
         batch = training.batch
         length = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
@@ -115,7 +115,7 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
             ("Batch", f"{batch.mixed} mixed" if batch.mixed else f"{batch.source} source + {batch.selected} chosen"),
             ("Domains", f"{training.forward} forward pass, BatchNorm {training.batch_norm}"),
         ]
-    if METHODS[config.method].adapts:
+    if ADAPTATION_METHODS[config.method].adapts:
         adaptation = config.adaptation
         batch = adaptation.batch
         facts += [

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uda.config import Config
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 
 _ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll", "domains", "unknown")
 
@@ -23,13 +23,13 @@ def summarise(
     last = rounds[-1] if rounds else source
     choice = _best(rounds, [record["validators"].get(config.validator) for record in rounds])
     best = _best(rounds, [record["class_mean"] for record in rounds])
-    what = "round" if METHODS[config.method].rounds else "report"
+    what = "round" if ADAPTATION_METHODS[config.method].rounds else "report"
     told = [("source model", source or {"warnings": []}), *((f"{what} {record['round']}", record) for record in rounds)]
     return {
         "config": config.name,
         "method": config.method,
-        "selector": training.selector if METHODS[config.method].rounds else None,
-        "regularizer": training.regularizer if METHODS[config.method].rounds else None,
+        "selector": training.selector if ADAPTATION_METHODS[config.method].rounds else None,
+        "regularizer": training.regularizer if ADAPTATION_METHODS[config.method].rounds else None,
         "seed": config.seed,
         "source_only": _accuracy(source),
         "final": _accuracy(last),
@@ -53,7 +53,7 @@ def _accuracy(record: Mapping[str, Any] | None) -> dict[str, Any]:
 def _steps(config: Config, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]]) -> int | None:
     """Steps of all stages: each round is one, intervals are parts of one. None where the records do not tell."""
     stages = [record.get("steps") for record in (source or {}, *rounds)]
-    if METHODS[config.method].adapts:
+    if ADAPTATION_METHODS[config.method].adapts:
         stages = [stages[0], *stages[-1:]] if rounds else stages
     return None if None in stages else sum(stages)
 

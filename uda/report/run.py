@@ -14,7 +14,7 @@ from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation import Accuracy
-from uda.methods import METHODS
+from uda.methods import ADAPTATION_METHODS
 from uda.partial import named_classes
 from uda.records import REPORTS, SOURCE, Records, plain
 from uda.report import table
@@ -142,7 +142,7 @@ class RunReport:
             record["warnings"] = signs_of_collapse(self.classes, predicted, self.source_counts, partial=self.partial)
         record = self.records.write(SOURCE, record)
         if validators:  # else the method begins with initial weights, and there is nothing to tell
-            self._print_row(table.source_row(record, METHODS[self.config.method].adapts), record, "source")
+            self._print_row(table.source_row(record, ADAPTATION_METHODS[self.config.method].adapts), record, "source")
         if self._events:
             with self._writing_events():
                 self._events.model(0, record, self.classes)
@@ -228,7 +228,7 @@ class RunReport:
 
     def _print_row(self, row: str, record: dict[str, Any], stage: str) -> None:
         if self._rows % table.HEADER_EVERY == 0:
-            for line in table.header(METHODS[self.config.method].adapts):
+            for line in table.header(ADAPTATION_METHODS[self.config.method].adapts):
                 self.log(line)
         self._rows += 1
         self.log(row)

@@ -1,6 +1,6 @@
 """Methods of domain generalisation, each what is computed from a batch of several labelled domains."""
 
 from uda.generalization.methods import erm, feature_critic, metareg, mldg  # noqa: F401  (they register themselves)
-from uda.generalization.methods.base import METHODS, GeneralizationMethod
+from uda.generalization.methods.base import GENERALIZATION_METHODS, GeneralizationMethod
 
-__all__ = ["METHODS", "GeneralizationMethod"]
+__all__ = ["GENERALIZATION_METHODS", "GeneralizationMethod"]

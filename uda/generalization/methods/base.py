@@ -1,24 +1,30 @@
 """The contract of a method that trains on several domains for one that it never sees."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from uda.data.batch import Batch, Rows
-from uda.generalization.config import GeneralizationConfig
-from uda.methods import Method
 from uda.models import Network
 from uda.registry import Registry
+from uda.training.method import Method
 
 #: Parameters by name.
 Parameters = Mapping[str, Tensor]
 
 
 class GeneralizationMethod(Method):
-    """Base of every method. A batch holds as many labelled images of each seen domain; `batch.domain` is its number."""
+    """Base of every method. A batch holds as many labelled images of each seen domain; `batch.domain` is its number.
+
+    Args:
+        network: the network that is trained.
+        num_domains: seen domains.
+        options: values of its `Options` that are not the default.
+        label_smoothing: of the classification loss.
+    """
 
     least_domains: ClassVar[int] = 1
     """Seen domains that the method cannot do without; a meta-method tests on one what it learnt on others."""
@@ -28,9 +34,16 @@ class GeneralizationMethod(Method):
     stages: ClassVar[tuple[float, ...]] = (1.0,)
     """Shares of the steps; each stage has an optimiser of its own. The engine calls `begin` at each one's start."""
 
-    def __init__(self, network: Network, config: GeneralizationConfig, num_domains: int):
-        super().__init__(network, config)
+    def __init__(
+        self,
+        network: Network,
+        num_domains: int,
+        options: Mapping[str, Any] | None = None,
+        label_smoothing: float = 0.0,
+    ):
+        super().__init__(network, options)
         self.num_domains = num_domains
+        self.label_smoothing = label_smoothing
         self.stage = 0
 
     def begin(self, stage: int) -> None:
@@ -40,7 +53,7 @@ class GeneralizationMethod(Method):
     def classification(self, logits: Tensor, batch: Batch, rows: Rows | None = None) -> Tensor:
         """Mean classification loss of n rows of a batch by their logits (n, K); `rows` None: of all."""
         labels = batch.labels if rows is None else rows.of(batch.labels)
-        return self.network.loss(logits, labels, self.config.training.label_smoothing)
+        return self.network.loss(logits, labels, self.label_smoothing)
 
     def functional_logits(self, parameters: Parameters, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, C, S, S) by the network with other parameters, by torch.func.
@@ -61,4 +74,4 @@ class GeneralizationMethod(Method):
         return drawn + (without is not None and drawn >= without)
 
 
-METHODS: Registry[type[GeneralizationMethod]] = Registry("method")
+GENERALIZATION_METHODS: Registry[type[GeneralizationMethod]] = Registry("method")

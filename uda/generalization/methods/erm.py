@@ -3,10 +3,10 @@
 from torch import Tensor
 
 from uda.data.batch import Batch
-from uda.generalization.methods.base import METHODS, GeneralizationMethod
+from uda.generalization.methods.base import GENERALIZATION_METHODS, GeneralizationMethod
 
 
-@METHODS.register("erm")
+@GENERALIZATION_METHODS.register("erm")
 class EmpiricalRiskMinimisation(GeneralizationMethod):
     """One loss over all seen domains together (the aggregate, DeepAll); `model.loss=avh` makes it the AVH loss."""
 

@@ -7,8 +7,7 @@ from torch.nn import functional as F
 
 from uda.data.batch import Batch
 from uda.errors import UserError
-from uda.generalization.config import GeneralizationConfig
-from uda.generalization.methods.base import METHODS, GeneralizationMethod
+from uda.generalization.methods.base import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.methods.inner import descended, gradients, with_gradient
 from uda.generalization.methods.twice import QuickSecondDerivatives
 from uda.losses import full_precision
@@ -29,7 +28,7 @@ class Critic(nn.Module):
         return F.softplus(self.layers(features)).mean()
 
 
-@METHODS.register("feature_critic")
+@GENERALIZATION_METHODS.register("feature_critic")
 class FeatureCritic(GeneralizationMethod):
     """Learns an auxiliary loss h of the features, such that a step with it helps another domain more than one without.
 
@@ -60,8 +59,8 @@ class FeatureCritic(GeneralizationMethod):
         hidden: int = Field(512, ge=1)
         """Width of the critic's hidden layer."""
 
-    def __init__(self, network: Network, config: GeneralizationConfig, num_domains: int):
-        super().__init__(network, config, num_domains)
+    def __init__(self, network: Network, num_domains: int, **settings):
+        super().__init__(network, num_domains, **settings)
         if not self.before_classifier():
             raise UserError(
                 "method: 'feature_critic' teaches features, and none are trained here; set model.head or "

@@ -4,17 +4,17 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parametrize
 
 from uda.data.batch import Batch
 from uda.errors import UserError
-from uda.generalization.config import GeneralizationConfig
-from uda.generalization.methods.base import METHODS, GeneralizationMethod
+from uda.generalization.methods.base import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.methods.inner import descended, gradients
 from uda.losses import full_precision
-from uda.methods.base import Optimizer
 from uda.models import Network
 from uda.models.network import Classifier
 from uda.settings import Settings
+from uda.training.method import Optimizer
 
 
 class WeightedL1(nn.Module):
@@ -34,7 +34,7 @@ class WeightedL1(nn.Module):
         self.phi.clamp_(min=0)
 
 
-@METHODS.register("metareg")
+@GENERALIZATION_METHODS.register("metareg")
 class MetaReg(GeneralizationMethod):
     """Meta-learns a weighted L1 of the classifier's weights, then trains a fresh classifier under it.
 
@@ -64,9 +64,9 @@ class MetaReg(GeneralizationMethod):
         meta_weight: float = Field(1.0, gt=0)
         """Weight of L_b in the descent of phi: with SGD a factor of phi's learning rate."""
 
-    def __init__(self, network: Network, config: GeneralizationConfig, num_domains: int):
-        super().__init__(network, config, num_domains)
-        if config.model.weight_norm:
+    def __init__(self, network: Network, num_domains: int, **settings):
+        super().__init__(network, num_domains, **settings)
+        if parametrize.is_parametrized(network.classifier):
             raise UserError("model.weight_norm: 'metareg' learns a penalty of the weights themselves; set it to false")
         self.modules["classifiers"] = nn.ModuleList(_fresh(network.classifier) for _ in range(num_domains))
         self.modules["regulariser"] = WeightedL1(network.weight.shape, self.options.initial)

@@ -6,13 +6,13 @@ from pydantic import Field
 from torch import Tensor
 
 from uda.data.batch import Batch
-from uda.generalization.methods.base import METHODS, GeneralizationMethod
+from uda.generalization.methods.base import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.methods.inner import descended, gradients, with_gradient
 from uda.generalization.methods.twice import QuickSecondDerivatives
 from uda.settings import Settings
 
 
-@METHODS.register("mldg")
+@GENERALIZATION_METHODS.register("mldg")
 class MetaLearningDomainGeneralization(GeneralizationMethod):
     """L_train(theta) + beta * L_test(theta - alpha * grad L_train(theta)): steps on some domains must help another.
 
