@@ -1,3 +1,5 @@
 """uda: unsupervised domain adaptation by self-training."""
 
-__version__ = "0.1.0"
+from uda.version import __version__
+
+__all__ = ["__version__"]

@@ -12,12 +12,12 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-import uda
 from uda.atomic import remove_temporaries, write_json, write_text
 from uda.command_line import say
 from uda.config import LENGTH, NOT_IDENTITY, TOTALS, RunConfig, differing_keys
 from uda.config_files import ROOT
 from uda.errors import UserError
+from uda.version import __version__
 
 
 class RunLog:
@@ -178,7 +178,7 @@ def environment(
     import torch
 
     return {
-        "uda": uda.__version__,
+        "uda": __version__,
         "commit": code_commit(),
         "command": command,
         "python": sys.version.split()[0],

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-import uda
 from uda.atomic import write_json
 from uda.device import processor
 from uda.device_check.parts import PARTS, Finding, Outcome, Setup, run_part
 from uda.records import plain
 from uda.run_folder import code_commit
+from uda.version import __version__
 
 #: Characters of a line, and where the figures begin.
 WIDTH, COLUMN = 80, 34
@@ -40,7 +40,7 @@ def machine(setup: Setup) -> dict[str, object]:
     return {
         **card,
         "torch": torch.__version__,
-        "uda": uda.__version__,
+        "uda": __version__,
         "commit": code_commit(),
         "processor": processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
