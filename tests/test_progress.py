@@ -7,6 +7,7 @@ import pytest
 
 import uda.progress
 from uda.progress import progress
+from uda.run_folder import RunLog
 
 
 class Terminal(io.StringIO):
@@ -86,3 +87,15 @@ def test_a_bar_on_a_terminal(monkeypatch):
     assert list(progress(range(4), "train", 4, lines.append)) == [0, 1, 2, 3]
     assert "train" in terminal.getvalue() and "/4" in terminal.getvalue()
     assert lines == []
+
+
+def test_a_quiet_log_gets_neither_bar_nor_lines(monkeypatch, set_clock):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setattr(uda.progress, "SECONDS_BETWEEN_LINES", 0)
+    clock = iter(range(0, 10_000, 3))
+    monkeypatch.setattr("tqdm.std.time", lambda: next(clock))
+    set_clock(2)
+    assert list(progress(range(4), "train", 4, RunLog(show=None))) == [0, 1, 2, 3]
+    assert list(progress(range(4), "train", 4, RunLog(silent=True))) == [0, 1, 2, 3]
+    assert terminal.getvalue() == ""

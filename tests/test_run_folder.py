@@ -9,7 +9,7 @@ import yaml
 from uda import run_folder
 from uda.config import load_config
 from uda.errors import UserError
-from uda.run_folder import RunFolder, code_commit
+from uda.run_folder import RunFolder, RunLog, code_commit
 
 
 def test_commit_is_dirty_by_code_alone(tmp_path, monkeypatch):
@@ -85,3 +85,16 @@ def test_a_home_folder_in_a_saved_config_is_the_same_run(tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump(saved))
     assert RunFolder(config).path == tmp_path / "run"
+
+
+@pytest.mark.parametrize("show", ["print", "list", "nothing"])
+def test_a_log_shows_lines_where_it_is_told_to_and_keeps_them_all(tmp_path, capsys, show):
+    shown = []
+    log = RunLog() if show == "print" else RunLog(show=shown.append if show == "list" else None)
+    log("before the folder")
+    log.open(tmp_path / "log.txt")
+    log("two\nlines")
+    assert capsys.readouterr().out == ("before the folder\ntwo\nlines\n" if show == "print" else "")
+    assert shown == (["before the folder", "two\nlines"] if show == "list" else [])
+    kept = [line.partition("  ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert kept == ["before the folder", "two", "lines"]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from uda.command_line import CommandParser
+from uda.command_line import CommandParser, say
 from uda.config import Config, RunConfig, load_config
 from uda.config_files import ROOT, read_config
 from uda.errors import UserError
@@ -200,7 +200,7 @@ def _carry_out(
     from uda.distributed import RankLostError
     from uda.run_folder import RunLog
 
-    log = RunLog(silent=not ranks.is_main, closed=lambda: interruption.ask(SIGPIPE))
+    log = RunLog(not ranks.is_main, lambda line: say(line, closed=lambda: interruption.ask(SIGPIPE)))
     session = None
     try:
         try:

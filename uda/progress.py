@@ -18,9 +18,9 @@ def progress(
 ) -> Iterator[T]:
     """Pass `items` on and, once it takes longer than two seconds, show how far they are, the rate and the time left.
 
-    Of `total`, so many were done `already`, by an earlier start. With a `log` of None nothing is shown.
+    Of `total`, so many were done `already`, by an earlier start. Nothing is shown with a `log` of None or a quiet one.
     """
-    if log is None:
+    if log is None or getattr(log, "quiet", False):
         yield from items
         return
     if sys.stderr is not None and sys.stderr.isatty():

@@ -13,30 +13,42 @@ import yaml
 from pydantic import ValidationError
 
 from uda.atomic import remove_temporaries, write_json, write_text
-from uda.command_line import say
 from uda.config import LENGTH, NOT_IDENTITY, TOTALS, RunConfig, differing_keys
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.version import __version__
 
 
-class RunLog:
-    """Plain lines to the terminal and, once there is a folder, to its log.txt with the time of day.
+def print_at_once(line: str) -> None:
+    """Print a line and flush the output."""
+    print(line, flush=True)
 
-    `closed` is called when nobody reads the terminal's lines any more.
+
+class RunLog:
+    """Shows lines to people and, once the run has a folder, writes them to its log.txt with the time of day.
+
+    Args:
+        silent: neither shows nor writes. In a job of several processes only one of them speaks.
+        show: shows one line. With None the lines go to log.txt only, and no progress bar is drawn.
     """
 
-    def __init__(self, silent: bool = False, closed: Callable[[], None] = lambda: None):
+    def __init__(self, silent: bool = False, show: Callable[[str], None] | None = print_at_once):
         self.silent = silent
-        self._closed = closed
+        self._show = show
         self._path: Path | None = None
         self._waiting: list[str] = []
         self._full = False
 
     def __call__(self, message: str) -> None:
-        if not self.silent:  # of a job's processes one speaks
+        if not self.silent:
             self.note(message)
-            say(message, self._closed)
+            if self._show is not None:
+                self._show(message)
+
+    @property
+    def quiet(self) -> bool:
+        """Whether nothing is shown, so that no progress bar should be either."""
+        return self.silent or self._show is None
 
     def note(self, message: str) -> None:
         """Write to the file what the terminal is told by other means: errors."""
