@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 
 import pytest
 import yaml
@@ -98,3 +99,19 @@ def test_a_log_shows_lines_where_it_is_told_to_and_keeps_them_all(tmp_path, caps
     assert shown == (["before the folder", "two\nlines"] if show == "list" else [])
     kept = [line.partition("  ")[2] for line in (tmp_path / "log.txt").read_text().splitlines()]
     assert kept == ["before the folder", "two", "lines"]
+
+
+def test_a_folder_is_locked_until_it_is_released(tmp_path):
+    """A notebook's process lives on after its runs."""
+    pytest.importorskip("fcntl")
+    script = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+
+    def another_process_may_begin():
+        command = [sys.executable, "-S", "-c", script, tmp_path / "run" / ".lock"]
+        return subprocess.run(command, capture_output=True).returncode == 0
+
+    folder = RunFolder(load_config("digits_avh.yaml", [f"output={tmp_path / 'run'}"]))
+    folder.create(["command"])
+    assert not another_process_may_begin()
+    folder.release()
+    assert another_process_may_begin()

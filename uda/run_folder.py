@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import IO
 
 import yaml
 from pydantic import ValidationError
@@ -95,6 +96,7 @@ class RunFolder:
         self.path = config.folder
         self.checkpoints = self.path / "checkpoints"
         self.results = self.path / "results.json"
+        self._lock_file: IO[str] | None = None
         self.resized = ""
         """`self_training.rounds: 10 -> 15` where the config asks for another number of rounds than the folder's."""
         if check:
@@ -148,6 +150,12 @@ class RunFolder:
             write_text(self.path / "config.yaml", self.config.to_yaml())
         file = self.path / "environment.json"
         write_json(file, environment(command, compute, self._first_weights(file) or weights))
+
+    def release(self) -> None:
+        """Let other processes work in the folder."""
+        if self._lock_file is not None:
+            self._lock_file.close()
+            self._lock_file = None
 
     @staticmethod
     def _first_weights(file: Path) -> Mapping[str, object] | None:
