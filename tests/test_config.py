@@ -99,6 +99,40 @@ def test_every_mistake_at_once_with_file_key_and_cure(tmp_path):
     assert len(lines) == 8
 
 
+def test_overrides_by_a_mapping_are_those_by_words():
+    """Values are Python's own; a text stays one, whatever YAML would make of it. A path is a text."""
+    mapping = {
+        "self_training.rounds": 3,
+        "self_training": {"portion": {"start": 0.5}, "selector": "softmax"},
+        "data.source": ["2017", "on"],
+        "data.dataset": None,
+        "data.root": Path("here"),
+        "transforms.source.scale": (0.5, 1.5),
+        "seed": 1,
+    }
+    words = [
+        *("self_training.rounds=3", "self_training.portion.start=0.5", "self_training.selector=softmax", "seed=1"),
+        *("data.source=[2017,on]", "data.dataset=null", "data.root=here", "transforms.source.scale=[0.5,1.5]"),
+    ]
+    assert load_config("digits_avh", mapping) == load_config("digits_avh", words)
+
+
+def test_overrides_by_a_mapping_say_where_they_come_from():
+    with pytest.raises(ConfigError) as caught:
+        load_config("digits_avh", {"self_training.round": 3, "seed": "x"}, origin="overrides")
+    first, second = sorted(str(caught.value).split("\n"))
+    assert first.startswith("overrides: seed: ")
+    assert second == "overrides: self_training.round: unknown key, did you mean 'rounds'?"
+
+
+def test_a_config_is_changed_by_overrides_as_its_file_is():
+    """A setting that the file leaves open stays open: of a batch, for one, either `mixed` or the shares are given."""
+    config = load_config("digits_avh")
+    for changes in ({}, {"self_training.batch.source": 8}, {"self_training.batch.mixed": 16}, {"seed": 4}):
+        assert load_config(config, changes) == load_config("digits_avh", changes)
+    assert config == load_config("digits_avh")
+
+
 def test_what_is_meant_is_looked_for_nearby_first():
     """`step` is a setting of two other sections, `steps` one of this section; words in two are one mistake."""
     with pytest.raises(ConfigError) as caught:

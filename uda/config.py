@@ -216,21 +216,30 @@ def load_plugin(path: str | Path) -> str:
     return code
 
 
-def load_config(name: str | Path, overrides: Iterable[str] = (), kind: type[C] = Config) -> C:
+def load_config(
+    name: str | Path | C,
+    overrides: Iterable[str] | Mapping[str, Any] = (),
+    kind: type[C] = Config,
+    origin: str = "command line",
+) -> C:
     """Read, merge and validate a config, and import its plugins.
 
     Args:
-        name: path of a YAML file, or the name of one in configs/.
-        overrides: `key=value` words, read as `uda.typed_yaml.read_word` says.
+        name: path of a YAML file, the name of one in configs/, or a config that overrides are to change.
+        overrides: `key=value` words, read as `uda.typed_yaml.read_word` says, or a mapping of dotted keys to values.
         kind: what it configures.
+        origin: for messages, where the overrides come from.
 
     Raises:
         ConfigError: with every mistake, a line each: file, key, what is wrong, the nearest right name.
     """
-    path = find_config(name)
-    content, origins = read_config(path)
-    changes, problems = parse_overrides(overrides, kind)
-    origins |= dict.fromkeys(dotted(changes), "command line")
+    if isinstance(name, RunConfig):
+        path, content, origins = Path(name.name), name.model_dump(exclude_unset=True), {}
+    else:
+        path = find_config(name)
+        content, origins = read_config(path)
+    changes, problems = parse_overrides(overrides, kind, origin)
+    origins |= dict.fromkeys(dotted(changes), origin)
     content.setdefault("name", path.stem)
     refuse_another_kind(kind, content, path)
     untyped = merge(content, changes)

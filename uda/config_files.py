@@ -91,25 +91,48 @@ def dotted(content: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
             yield from dotted(value, f"{prefix}{key}.")
 
 
-def parse_overrides(overrides: Iterable[str], kind: type[Settings]) -> tuple[dict[str, Any], list[str]]:
-    """`key.sub=value` words to nested values for `typed`, read by the types that `kind` declares; and what is wrong."""
+def parse_overrides(
+    overrides: Iterable[str] | Mapping[str, Any], kind: type[Settings], origin: str = "command line"
+) -> tuple[dict[str, Any], list[str]]:
+    """Nested values of overrides, for `typed`, and what is wrong with them.
+
+    Args:
+        overrides: `key.sub=value` words, read by the types that `kind` declares, or a mapping of dotted keys to values.
+        kind: what they change.
+        origin: for messages, where they come from.
+    """
+    problems: list[str] = []
+    if isinstance(overrides, Mapping):
+        pairs = [(str(key), _plain(value)) for key, value in overrides.items()]
+    else:
+        pairs = [(key, read_word(text, _declared(kind, key))) for key, text in _pairs(overrides, problems, origin)]
     values: dict[str, Any] = {}
-    problems = []
-    for key, text in _pairs(overrides, problems):
-        *sections, last = places = key.split(".")
-        declared: Any = kind
-        for place in places:
-            declared = declared_below(declared, place)
-        branch: dict[str, Any] = {}
-        node = branch
-        for section in sections:
-            node = node.setdefault(section, {})
-        node[last] = read_word(text, declared)
+    for key, value in pairs:
+        branch = value
+        for place in reversed(key.split(".")):
+            branch = {place: branch}
         values = _merge_overrides(values, branch)
     return values, problems
 
 
-def _pairs(overrides: Iterable[str], problems: list[str]) -> Iterable[tuple[str, str]]:
+def _declared(kind: type[Settings], key: str) -> Any:
+    """The type of the setting at a dotted key."""
+    declared: Any = kind
+    for place in key.split("."):
+        declared = declared_below(declared, place)
+    return declared
+
+
+def _plain(value: Any) -> Any:
+    """A value as YAML has it: paths are texts."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _pairs(overrides: Iterable[str], problems: list[str], origin: str) -> Iterable[tuple[str, str]]:
     """Keys and texts of `key=value` words. Other words go to `problems`, with those that a blank cut off."""
     words = list(overrides)
     while words:
@@ -136,7 +159,7 @@ def _pairs(overrides: Iterable[str], problems: list[str]) -> Iterable[tuple[str,
                 example += "; a list with spaces in it needs quotes"
             elif not apart and word.endswith((".yaml", ".yml")):
                 example += f"; is it a config? --cfg {word}"
-            problems.append(f"command line: '{word}': overrides are written key=value, {example}")
+            problems.append(f"{origin}: '{word}': overrides are written key=value, {example}")
 
 
 def _merge_overrides(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
