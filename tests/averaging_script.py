@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.batch import Batch
 from uda.distributed import Ranks, start
 from uda.engine import Engine, EpochState
@@ -92,9 +92,9 @@ def make(name: str) -> Method:
         return LeavesOut(network)
     words = [f"method={name}", *NEEDED.get(name, [])]
     if name in ADAPTATION_METHODS:
-        config = load_config("digits_avh" if ADAPTATION_METHODS[name].rounds else "digits_source", words)
+        config = AdaptationConfig.load("digits_avh" if ADAPTATION_METHODS[name].rounds else "digits_source", words)
         return ADAPTATION_METHODS[name](network, config.method_settings())
-    config = load_config("rotated_digits_erm", words, GeneralizationConfig)
+    config = GeneralizationConfig.load("rotated_digits_erm", words)
     method = GENERALIZATION_METHODS[name](network, 3, **config.method_settings)
     method.stage = len(method.stages) - 1
     return method

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from tests.random_prediction import random_prediction
+from uda.adaptation.config import AdaptationConfig
 from uda.choice import choose
-from uda.config import load_config
 from uda.distributed import Ranks, start
 from uda.engine import Optimization
 from uda.errors import UserError
@@ -85,7 +85,7 @@ def thresholds(ranks):
 
 def soft_labels(ranks):
     """AVC's choice with LRENT's soft labels, of each rank's own rows, is that of all rows together."""
-    config = load_config("digits_avh", ["self_training.regularizer=lrent"])
+    config = AdaptationConfig.load("digits_avh", ["self_training.regularizer=lrent"])
     whole = random_prediction(seed=0)
     mine = Prediction(*(rows[ranks.rows(len(rows))] for rows in (whole.features, whole.logits)), whole.weight)
     found = choose(mine, config, 0, len(whole.logits), ranks)

@@ -10,8 +10,8 @@ import torch
 
 from tests.test_rounds import cut_after_every_save, read_results
 from uda import rounds
+from uda.adaptation.config import AdaptationConfig
 from uda.cli import main
-from uda.config import load_config
 from uda.config_files import ConfigError
 from uda.data.domains import TargetLabels
 from uda.errors import UserError
@@ -44,7 +44,9 @@ def execute(tiny):
     """Run a method on the tiny config."""
 
     def run(folder, name, *overrides):
-        config = load_config(tiny, [f"output={folder}", f"method={name}", *SMALL, *NEEDED.get(name, []), *overrides])
+        config = AdaptationConfig.load(
+            tiny, [f"output={folder}", f"method={name}", *SMALL, *NEEDED.get(name, []), *overrides]
+        )
         return Run(config).execute()
 
     return run
@@ -211,17 +213,17 @@ def test_options_of_another_method_are_refused_with_the_nearest(tiny):
     with pytest.raises(
         ConfigError, match=r"method_options\.generator_step: unknown key, did you mean 'generator_steps'"
     ):
-        load_config(tiny, ["method=mcd", "method_options={generator_step: 2}"])
+        AdaptationConfig.load(tiny, ["method=mcd", "method_options={generator_step: 2}"])
     with pytest.raises(ConfigError, match=r"method_options\.selector: unknown key \(known: .*generator_steps"):
-        load_config(tiny, ["method=mcd", "method_options.selector=avc"])
+        AdaptationConfig.load(tiny, ["method=mcd", "method_options.selector=avc"])
     with pytest.raises(ConfigError, match=r"method_options\.weight: .*greater than or equal to 0"):
-        load_config(tiny, ["method=mcc", "method_options.weight=-1"])
+        AdaptationConfig.load(tiny, ["method=mcc", "method_options.weight=-1"])
     with pytest.raises(ConfigError, match=r"unknown selector 'softmx', did you mean 'softmax'"):
-        load_config(tiny, ["method=fixmatch", "method_options={selector: softmx}"])
+        AdaptationConfig.load(tiny, ["method=fixmatch", "method_options={selector: softmx}"])
 
 
 def test_self_training_with_a_loss_on_unlabelled_images(tiny, tmp_path):
-    config = load_config(
+    config = AdaptationConfig.load(
         tiny,
         [
             f"output={tmp_path / 'run'}",

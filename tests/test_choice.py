@@ -5,8 +5,8 @@ import pytest
 from scipy.special import log_softmax, softmax
 
 from tests.random_prediction import random_prediction
+from uda.adaptation.config import AdaptationConfig
 from uda.choice import choose
-from uda.config import load_config
 from uda.distributed import Ranks
 from uda.selectors import SELECTORS
 
@@ -15,7 +15,9 @@ def chosen(seed, selector, *overrides):
     """A prediction of random features, and what is chosen of it."""
     prediction = random_prediction(seed)
     words = [f"self_training.selector={selector}", *overrides]
-    return prediction, choose(prediction, load_config("digits_avh", words), 0, len(prediction.logits), Ranks())
+    return prediction, choose(
+        prediction, AdaptationConfig.load("digits_avh", words), 0, len(prediction.logits), Ranks()
+    )
 
 
 @pytest.mark.parametrize("regularizer", ["lrent", "mrkld_lrent"])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from uda.adaptation.config import AdaptationConfig
 from uda.angular import avh_loss
 from uda.classification import LOSSES, ArcFace, Cosine, CrossEntropy
-from uda.config import load_config
 from uda.errors import UserError
 from uda.models import create_network
 from uda.settings import ModelSettings
@@ -114,14 +114,14 @@ def test_methods_run_with_the_avh_loss(tiny, tmp_path, method):
         source = 0 if method == "shot" else 4
         words.append(f"adaptation={{steps: 2, evaluate_every: 2, batch: {{source: {source}, target: 4}}}}")
         words += ["adaptation.strong={jitter: 0.3}"] * (method == "fixmatch")
-    results = Run(load_config(tiny, words)).execute()
+    results = Run(AdaptationConfig.load(tiny, words)).execute()
     assert results["final"]["class_mean"] is not None
 
 
 def test_a_second_head_of_mcd_has_the_loss_too(tiny):
     from uda.methods import ADAPTATION_METHODS
 
-    config = load_config(tiny, ["method=mcd", "model.loss=avh"])
+    config = AdaptationConfig.load(tiny, ["method=mcd", "model.loss=avh"])
     network = create_network(config.model, K, 1)
     second = ADAPTATION_METHODS["mcd"](network, config.method_settings()).modules["second"]
     logits = second(torch.rand(2, second[0][0].in_features))
@@ -139,4 +139,4 @@ def test_a_second_head_of_mcd_has_the_loss_too(tiny):
 )
 def test_a_wrong_loss_or_option_is_named(tiny, words, message):
     with pytest.raises(UserError, match=message):
-        load_config(tiny, words)
+        AdaptationConfig.load(tiny, words)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.data.trees import make_folders
+from uda.adaptation.config import AdaptationConfig
 from uda.cli import main
-from uda.config import load_config
 from uda.data.class_names import UNKNOWN_CLASS
 from uda.data.domains import TargetLabels, load_domains
 from uda.data.images import JoinedImages
@@ -44,20 +44,20 @@ def results_of(tiny, *overrides, folder="out", **domains):
 
 class TestSeveralDomains:
     def test_each_image_has_the_number_of_its_domain(self, tiny, places):
-        config = load_config(tiny, settings())
+        config = AdaptationConfig.load(tiny, settings())
         domains = load_domains(config.data, 0)
         assert isinstance(domains.source.images, JoinedImages) and len(domains.source.images) == 64
         assert domains.source.domain.tolist() == [0] * 32 + [1] * 32
         assert domains.target.domain.tolist() == [2] * 32 + [3] * 32
         assert len(set(domains.source.images.ids)) == 64
         assert domains.source.images.ids[0].startswith("one/") and domains.source.images.ids[-1].startswith("two/")
-        alone = load_domains(load_config(tiny, settings(source="two")).data, 0)
+        alone = load_domains(AdaptationConfig.load(tiny, settings(source="two")).data, 0)
         some = domains.source.images.take(np.array([40, 3]))
         assert torch.equal(some.read(0), alone.source.images.read(8))
         assert some.ids == [domains.source.images.ids[40], domains.source.images.ids[3]]
 
     def test_batches_hold_all_sources_and_say_which(self, tiny, places):
-        run = Run(load_config(tiny, settings("source.batch_size=32", "output=x")), RunLog(silent=True))
+        run = Run(AdaptationConfig.load(tiny, settings("source.batch_size=32", "output=x")), RunLog(silent=True))
         seen = torch.cat([batch.domain for batch in run.feeds.source(0, None)])
         assert torch.bincount(seen).tolist() == [32, 32]
 
@@ -108,7 +108,7 @@ class TestSeveralDomains:
             )
         )
         with pytest.raises(UserError, match=message):
-            load_domains(load_config(tiny, settings(source=source, target=target)).data, 0)
+            load_domains(AdaptationConfig.load(tiny, settings(source=source, target=target)).data, 0)
 
 
 class TestLabelledTarget:
@@ -120,7 +120,7 @@ class TestLabelledTarget:
         return "data.target_labelled=some.txt"
 
     def test_trained_on_and_taken_out_of_the_target(self, tiny, places, listed):
-        run = Run(load_config(tiny, settings(listed, "output=x", target="far")), RunLog(silent=True))
+        run = Run(AdaptationConfig.load(tiny, settings(listed, "output=x", target="far")), RunLog(silent=True))
         assert len(run.domains.labelled.images) == 8
         assert {f"far/{name}" for name in run.domains.target.images.ids}.isdisjoint(run.domains.labelled.images.ids)
         assert len(run.domains.target.images) == len(run.domains.target_labels.reveal()) == 24
@@ -132,7 +132,8 @@ class TestLabelledTarget:
 
     def test_a_folder_of_its_own(self, tiny, places):
         run = Run(
-            load_config(tiny, settings("data.target_labelled=near", "output=x", target="far")), RunLog(silent=True)
+            AdaptationConfig.load(tiny, settings("data.target_labelled=near", "output=x", target="far")),
+            RunLog(silent=True),
         )
         assert len(run.domains.labelled.images) == len(run.domains.target.images) == 32
 
@@ -141,7 +142,7 @@ class TestLabelledTarget:
             (places / "some" / name).mkdir(parents=True)
             shutil.copy(places / "far" / name / f"{name}_3.jpg", places / "some" / name / "renamed.jpg")
         words = settings("data.target_labelled=some", target="far")
-        target = load_domains(load_config(tiny, words).data, 0).target
+        target = load_domains(AdaptationConfig.load(tiny, words).data, 0).target
         assert len(target.images) == 28 and not any("_3.jpg" in name for name in target.images.ids)
 
     @pytest.mark.parametrize("listed", [False, True])
@@ -150,21 +151,23 @@ class TestLabelledTarget:
         lines = [f"some/{name}/{name}_{i}.jpg {name}\n" for name in CLASSES[:3] for i in range(2)]
         (places / "some.txt").write_text("".join(lines))
         words = settings(f"data.target_labelled=some{'.txt' if listed else ''}", target="far")
-        assert load_domains(load_config(tiny, words).data, 0).labelled.labels.tolist() == [0, 0, 1, 1, 2, 2]
+        assert load_domains(AdaptationConfig.load(tiny, words).data, 0).labelled.labels.tolist() == [0, 0, 1, 1, 2, 2]
 
     def test_may_be_all_images_of_a_class_but_not_all_of_the_target(self, tiny, places, listed):
         lines = [f"far/{name}/{name}_{i}.jpg {name}\n" for name in CLASSES for i in range(8)]
         (places / "some.txt").write_text("".join(lines[:8]))
-        domains = load_domains(load_config(tiny, settings(listed, target="far")).data, 0)
+        domains = load_domains(AdaptationConfig.load(tiny, settings(listed, target="far")).data, 0)
         assert set(domains.target_labels.reveal().tolist()) == {1, 2, 3}
         (places / "some.txt").write_text("".join(lines))
         with pytest.raises(UserError, match=r"data.target_labelled: it has every image of data.target .far."):
-            load_domains(load_config(tiny, settings(listed)).data, 0)
+            load_domains(AdaptationConfig.load(tiny, settings(listed)).data, 0)
 
     @pytest.mark.parametrize("mixed", [True, False])
     def test_every_batch_of_a_round_holds_them(self, tiny, places, listed, mixed):
         way = ["self_training.batch={mixed: 8}"] if mixed else []
-        config = load_config(tiny, settings(listed, "output=x", "data.labelled_per_batch=4", *way, target="far"))
+        config = AdaptationConfig.load(
+            tiny, settings(listed, "output=x", "data.labelled_per_batch=4", *way, target="far")
+        )
         run = Run(config, RunLog(silent=True))
         choice = run._choose(0, run.predict())
         batches = list(run.feeds.round(0, choice, 0, 5))
@@ -177,19 +180,21 @@ class TestLabelledTarget:
         with pytest.raises(
             UserError, match=r"data.target_labelled \(some.txt\) and data.source \(one\) share 1 images"
         ):
-            load_domains(load_config(tiny, settings(listed)).data, 0)
+            load_domains(AdaptationConfig.load(tiny, settings(listed)).data, 0)
 
     def test_every_image_needs_a_label(self, tiny, places, listed):
         (places / "some.txt").write_text("far/ant/ant_0.jpg\n")
         with pytest.raises(UserError, match=r"data.target_labelled: some.txt: far/ant/ant_0.jpg has no label"):
-            load_domains(load_config(tiny, settings(listed)).data, 0)
+            load_domains(AdaptationConfig.load(tiny, settings(listed)).data, 0)
 
     def test_generated_images_cannot_be_named(self):
         with pytest.raises(UserError, match=r"data.target_labelled: the images of .* are no files"):
-            load_domains(load_config("digits_avh", ["data.target_labelled=some.txt"]).data, 0)
+            load_domains(AdaptationConfig.load("digits_avh", ["data.target_labelled=some.txt"]).data, 0)
 
     def test_ranks_need_equal_shares(self, tiny, places, listed):
-        config = load_config(tiny, settings(listed, "data.labelled_per_batch=5", "runtime.accumulate=2", target="far"))
+        config = AdaptationConfig.load(
+            tiny, settings(listed, "data.labelled_per_batch=5", "runtime.accumulate=2", target="far")
+        )
         with pytest.raises(UserError, match=r"data.labelled_per_batch: 5 images cannot be dealt out evenly to 2"):
             Run(config, RunLog(silent=True))
 
@@ -215,13 +220,13 @@ class TestOtherClasses:
         targets = [self.as_list(odd, name, str) for name in ("odd", "few")] if listed else ["odd", "few"]
         for target in targets:
             with pytest.raises(UserError, match=r"not in"):
-                load_domains(load_config(tiny, settings(source="one", target=target)).data, 0)
+                load_domains(AdaptationConfig.load(tiny, settings(source="one", target=target)).data, 0)
 
     @pytest.mark.parametrize("label", [None, str, lambda name: ["ant", "bee", "cat", "dog", "yak"].index(name)])
     def test_universal(self, tiny, odd, label):
         target = "odd" if label is None else self.as_list(odd, "odd", label)
         told = []
-        config = load_config(
+        config = AdaptationConfig.load(
             tiny, settings("data.label_sets=universal", "data.classes=[ant,bee,cat,dog]", source="one", target=target)
         )
         domains = load_domains(config.data, 0, told.append)
@@ -250,7 +255,7 @@ class TestOtherClasses:
         lines = [f"far/{name}/{name}_0.jpg {name}\n" for name in CLASSES[:3]]
         (odd / "some.txt").write_text("".join(lines))
         words = ["data.label_sets=partial", "data.target_labelled=some.txt", "output=x"]
-        run = Run(load_config(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
+        run = Run(AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
         with torch.no_grad():
             run.engine.network.classifier.weight.zero_()
             run.engine.network.classifier.bias.copy_(torch.tensor([9.0, 9.0, 0.0, 0.0]))
@@ -267,7 +272,7 @@ class TestOtherClasses:
             "output=x",
         ]
         with pytest.raises(UserError, match=r"data.target_classes: lacks 'cat', which data.target_labelled has"):
-            Run(load_config(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
+            Run(AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
 
     def test_universal_run_reports_unknown_classes_apart(self, tiny, odd, capsys):
         results = results_of(tiny, "data.label_sets=universal", "report.page=true", source="one", target="odd")
@@ -280,13 +285,13 @@ class TestOtherClasses:
     def test_what_is_nearly_a_class_is_no_unknown_one(self, tiny, odd):
         (odd / "odd" / "yak").rename(odd / "odd" / "Cat")
         for label_sets in ("open", "universal"):
-            config = load_config(tiny, settings(f"data.label_sets={label_sets}", source="one", target="odd"))
+            config = AdaptationConfig.load(tiny, settings(f"data.label_sets={label_sets}", source="one", target="odd"))
             with pytest.raises(UserError, match=r"'Cat' and 'cat' differ by case"):
                 load_domains(config.data, 0)
 
     @pytest.mark.parametrize(("target", "label_sets"), [("odd", "universal"), ("few", "partial")])
     def test_other_classes_are_refused_with_the_setting_for_them(self, tiny, odd, target, label_sets):
-        config = load_config(tiny, settings(source="one", target=target))
+        config = AdaptationConfig.load(tiny, settings(source="one", target=target))
         with pytest.raises(UserError, match=rf"or set data.label_sets={label_sets} if they really differ; or set"):
             load_domains(config.data, 0)
 
@@ -298,7 +303,7 @@ class TestOtherClasses:
         """One label that differs from its folder may be a mended one."""
         words, numbers = ["data.classes=[ant,bee,cat,dog]"], dict(zip(CLASSES, (1, 0, 3, 2), strict=True))
         target = self.as_list(odd, "far", numbers.get)
-        config = load_config(tiny, settings(*words, source="one", target=target))
+        config = AdaptationConfig.load(tiny, settings(*words, source="one", target=target))
         with pytest.raises(UserError, match=r"line 1: label 1 is 'bee' .* but the image's folder is 'ant'"):
             load_domains(config.data, 0)
         text = "".join(f"far/{name}/{name}_{i}.jpg {k}\n" for k, name in enumerate(CLASSES) for i in range(8))
@@ -309,11 +314,13 @@ class TestOtherClasses:
         (odd / "yaks.txt").write_text("".join(f"odd/yak/yak_{i}.jpg yak\n" for i in range(8)))
         words = settings("data.label_sets=universal", source="one", target="yaks.txt")
         with pytest.raises(UserError, match=r"no image of yaks.txt is of a class of the source"):
-            load_domains(load_config(tiny, words).data, 0)
-        assert load_domains(load_config(tiny, [*words, "data.target_labels=none"]).data, 0).target_labels is None
+            load_domains(AdaptationConfig.load(tiny, words).data, 0)
+        assert (
+            load_domains(AdaptationConfig.load(tiny, [*words, "data.target_labels=none"]).data, 0).target_labels is None
+        )
 
     def test_an_open_target_has_all_of_the_sources_classes(self, tiny, odd):
-        config = load_config(tiny, settings("data.label_sets=open", source="one", target="odd"))
+        config = AdaptationConfig.load(tiny, settings("data.label_sets=open", source="one", target="odd"))
         with pytest.raises(UserError, match=r"classes of the source domain that are not in odd: cat, dog"):
             load_domains(config.data, 0)
 

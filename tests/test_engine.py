@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.batch import Batch
 from uda.device import has_compiler
 from uda.distributed import Ranks
@@ -40,7 +40,7 @@ def batches(count, size=6, fill=None):
 
 
 def source_method(network):
-    return ADAPTATION_METHODS["source_only"](network, load_config("digits_source").method_settings())
+    return ADAPTATION_METHODS["source_only"](network, AdaptationConfig.load("digits_source").method_settings())
 
 
 def test_sgd_step_long_hand():
@@ -414,7 +414,7 @@ def test_a_step_draws_the_same_whatever_came_before_it():
     for begin in (0, 2):
         network = tiny_network()
         engine = Engine(network, RuntimeSettings(device="cpu"), quiet)
-        method = Watch(network, load_config("digits_source").method_settings())
+        method = Watch(network, AdaptationConfig.load("digits_source").method_settings())
         optimization = engine.optimization(method, OptimSettings(), 3)
         engine.fit(method, data[begin:], optimization, label="fit", steps=3, seed=(7,), begin=EpochState(begin))
     whole, rest = seen[:3], seen[3:]

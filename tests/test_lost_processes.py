@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 
 from uda import distributed
+from uda.adaptation.config import AdaptationConfig
 from uda.cli import supervise
-from uda.config import load_config
 from uda.distributed import RankLostError, Ranks, start
 from uda.errors import UserError
 
@@ -190,7 +190,7 @@ def test_a_process_lost_by_the_signal_that_ends_the_job_is_no_error(tiny, tmp_pa
         threading.Timer(after, os.kill, [os.getpid(), signal.SIGTERM]).start()
         raise RankLostError("another process of this job has ended")
 
-    config = load_config(tiny, [f"output={tmp_path / 'run'}"])
+    config = AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}"])
     assert supervise(lambda: [config], lose_one, lambda *_: None) == 128 + signal.SIGTERM
     said = capsys.readouterr().err
     assert "interrupted by SIGTERM: nothing was saved yet" in said and "error" not in said

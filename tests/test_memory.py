@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
 from uda.memory import shortage
 from uda.plan import dry_run
@@ -57,7 +57,7 @@ def run(tiny, tmp_path):
     """A tiny run whose network takes no batch that `too_large` is true of."""
 
     def make(too_large, *overrides):
-        run = Run(load_config(tiny, [f"output={tmp_path / 'run'}", *overrides]))
+        run = Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
 
         def look(network, images):
             if too_large(network, images[0]):

@@ -10,8 +10,8 @@ import torch
 from tests.pretend_device import pretended
 from tests.test_adaptation import NEEDED, SMALL
 from uda import device, pace, plan
+from uda.adaptation.config import AdaptationConfig
 from uda.cli import main
-from uda.config import load_config
 from uda.data.loaders import Batches
 from uda.distributed import Ranks
 from uda.models import Prediction
@@ -128,7 +128,7 @@ def test_each_kind_of_device_is_waited_for_by_its_own_call(monkeypatch):
 
 def test_batches_are_timed_on_their_way_to_the_device(tiny, monkeypatch):
     """What is timed is what a run does: batches of the loader, brought to the device by it."""
-    run = Run(load_config(tiny))
+    run = Run(AdaptationConfig.load(tiny))
     brought = []
     monkeypatch.setattr(run.engine, "delivered", lambda batches: brought.append(batches) or iter(batches))
     trials = plan._trials(run)
@@ -157,7 +157,7 @@ def test_the_cost_of_a_run_by_hand(tiny, monkeypatch):
     """
     trials = Trials({"source": (4, Pace(8, 1, 9)), "rounds": (6, Pace(8, 2, 18))}, 96, Pace(8, 1, 3))
     monkeypatch.setattr(plan, "_trials", lambda run: trials)
-    run = Run(load_config(tiny))
+    run = Run(AdaptationConfig.load(tiny))
     lines = cost(run, loads=True).split("\n")
     assert lines[0].startswith("cost     10 training steps, 96 images predicted: about 3 min on cpu")
     assert lines[1:] == [
@@ -193,7 +193,7 @@ def test_the_cost_of_a_run_by_hand(tiny, monkeypatch):
     ],
 )
 def test_the_work_of_each_kind_of_run(tiny, name, changes, expected):
-    config = load_config(tiny, [f"method={name}", *changes, *NEEDED.get(name, [])])
+    config = AdaptationConfig.load(tiny, [f"method={name}", *changes, *NEEDED.get(name, [])])
     assert tuple(vars(work_of(config, 32, 32)).values()) == expected
 
 
@@ -206,7 +206,7 @@ def test_what_is_counted_is_what_a_run_predicts(tiny, tmp_path, monkeypatch):
         "adaptation.adapt_batch_norm=true",
         f"output={tmp_path / 'run'}",
     ]
-    run = Run(load_config(tiny, overrides))
+    run = Run(AdaptationConfig.load(tiny, overrides))
     predicted, adapted = [], []
     predict, adapt = run.engine.predict, run.engine.adapt_batch_norm
     monkeypatch.setattr(

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from uda.adaptation.config import AdaptationConfig
 from uda.choice import choose
-from uda.config import load_config
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
 from uda.data.domains import TargetLabels
 from uda.distributed import Ranks
@@ -43,21 +43,23 @@ class TestOccurring:
         assert occurring_classes(logits, certain=[3]).tolist() == [True, True, False, True]
 
     def test_names(self):
-        config = load_config("digits_avh", ["data.label_sets=partial", "data.target_classes=[dog, bee]"])
+        config = AdaptationConfig.load("digits_avh", ["data.label_sets=partial", "data.target_classes=[dog, bee]"])
         assert named_classes(config, CLASSES).tolist() == [False, True, False, True]
-        assert named_classes(load_config("digits_avh", ["data.label_sets=partial"]), CLASSES) is None
-        config = load_config("digits_avh", ["data.label_sets=partial", "data.target_classes=[dog, bea]"])
+        assert named_classes(AdaptationConfig.load("digits_avh", ["data.label_sets=partial"]), CLASSES) is None
+        config = AdaptationConfig.load("digits_avh", ["data.label_sets=partial", "data.target_classes=[dog, bea]"])
         with pytest.raises(UserError, match=r"data.target_classes: 'bea' is not a class .*did you mean 'bee'"):
             named_classes(config, CLASSES)
 
     def test_names_that_look_equal_are(self):
         composed, parted = "caf\u00e9", "cafe\u0301"
-        config = load_config("digits_avh", ["data.label_sets=partial", f"data.target_classes=[dog, {parted}]"])
+        config = AdaptationConfig.load(
+            "digits_avh", ["data.label_sets=partial", f"data.target_classes=[dog, {parted}]"]
+        )
         assert named_classes(config, (composed, "dog", "emu")).tolist() == [True, True, False]
 
     def test_names_need_a_partial_target(self):
         with pytest.raises(UserError, match=r"target_classes: goes with label_sets=partial"):
-            load_config("digits_avh", ["data.target_classes=[dog, bee]"])
+            AdaptationConfig.load("digits_avh", ["data.target_classes=[dog, bee]"])
 
 
 class TestSelection:
@@ -74,10 +76,10 @@ class TestSelection:
     def test_labels_no_image_with_a_class_that_the_target_lacks(self, prediction, selector):
         overrides = ["data.label_sets=partial", f"self_training.selector={selector}"]
         has = np.array([False, True, False, True])
-        choice = choose(prediction, load_config("digits_avh", overrides), 3, 60, Ranks(), has)
+        choice = choose(prediction, AdaptationConfig.load("digits_avh", overrides), 3, 60, Ranks(), has)
         assert set(choice.pseudo.labels.tolist()) == {1, 3} and choice.pseudo.selected.any()
         assert np.isinf(choice.pseudo.thresholds[[0, 2]]).all()
-        closed = choose(prediction, load_config("digits_avh", overrides[1:]), 3, 60, Ranks())
+        closed = choose(prediction, AdaptationConfig.load("digits_avh", overrides[1:]), 3, 60, Ranks())
         assert set(closed.pseudo.labels.tolist()) == {0, 1, 2, 3}
 
     @pytest.mark.parametrize("selector", ["softmax", "margin", "avc"])
@@ -91,13 +93,13 @@ class TestSelection:
         words = [f"self_training.selector={selector}", "data.label_sets=partial"]
         has = np.array([True, True, False])
         prediction = Prediction(logits, logits, np.eye(3, dtype=np.float32))
-        choice = choose(prediction, load_config("digits_avh", words), 0, 20, Ranks(), has)
+        choice = choose(prediction, AdaptationConfig.load("digits_avh", words), 0, 20, Ranks(), has)
         assert choice.pseudo.labels.tolist() == [0] * 10 + [1] * 10
 
     def test_soft_labels_are_zero_at_missing_classes(self, prediction):
         words = ["data.label_sets=partial", "self_training.selector=softmax", "self_training.regularizer=lrent"]
         has = np.array([False, True, False, True])
-        labels = choose(prediction, load_config("digits_avh", words), 3, 60, Ranks(), has).labels
+        labels = choose(prediction, AdaptationConfig.load("digits_avh", words), 3, 60, Ranks(), has).labels
         assert labels.shape == (60, 4) and labels.sum(1) == pytest.approx(1)
         assert not labels[:, ~has].any() and (labels[:, has] > 0).all()
 
@@ -108,7 +110,7 @@ class TestSelection:
         logits = np.log(shares)
         prediction = Prediction(logits - logits.min() + 1, logits, np.eye(4, dtype=np.float32))
         overrides = ["self_training.selector=softmax", "self_training.portion={start: 1.0, max: 1.0}"]
-        config = load_config("digits_avh", overrides)
+        config = AdaptationConfig.load("digits_avh", overrides)
         partial = choose(prediction, config, 0, 40, Ranks(), occurring_classes(logits))
         closed = choose(prediction, config, 0, 40, Ranks())
         assert closed.pseudo.labels[19] == 2 and partial.pseudo.labels[19] == 0

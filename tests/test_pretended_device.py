@@ -14,9 +14,9 @@ from tests.generalization import test_meta_methods
 from tests.methods.test_methods import build, make_batch, with_strong_views
 from tests.pretend_device import pretended
 from uda import angular
+from uda.adaptation.config import AdaptationConfig
 from uda.classification import LOSSES
 from uda.cli import main
-from uda.config import load_config
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
@@ -190,7 +190,7 @@ def parts(count=12):
 def fixmatch(device, *overrides):
     """FixMatch of colour images, ready to be trained by the settings that are best on a device."""
     needed = ["method=fixmatch", "adaptation.strong={jitter: 0.3}", "model.head=16", "data.target_labelled=some.txt"]
-    config = load_config("digits_avh", [*needed, f"runtime.device={device}", *overrides])
+    config = AdaptationConfig.load("digits_avh", [*needed, f"runtime.device={device}", *overrides])
     torch.manual_seed(3)
     method = ADAPTATION_METHODS["fixmatch"](create_network(config.model, 4, 3), config.method_settings())
     method.config = config

@@ -9,8 +9,8 @@ from configparser import ConfigParser
 import pytest
 
 from tests.data.trees import make_folders
+from uda.adaptation.config import AdaptationConfig
 from uda.cli import main, parser
-from uda.config import load_config
 from uda.config_files import ROOT
 from uda.data.cards import CARDS
 from uda.generalization.cli import parser as generalization_parser
@@ -169,7 +169,7 @@ def test_every_command_of_the_main_tool_is_valid(words, plugin):
     options = parser().parse_intermixed_args(words)
     if options.list:
         return
-    config = load_config(options.cfg, options.overrides)
+    config = AdaptationConfig.load(options.cfg, options.overrides)
     card = CARDS[config.data.dataset]
     assert {*config.data.sources, *config.data.targets} <= card.domains.keys()
 
@@ -178,7 +178,7 @@ def test_every_command_of_the_main_tool_is_valid(words, plugin):
 def test_every_command_of_domain_generalisation_is_valid(words):
     options = generalization_parser().parse_intermixed_args(words[1:])
     for file in options.cfg:
-        config = load_config(file, options.overrides, GeneralizationConfig)
+        config = GeneralizationConfig.load(file, options.overrides)
         assert set(names_of(config)) <= CARDS[config.data.dataset].domains.keys()
 
 

@@ -6,8 +6,8 @@ import yaml
 
 from tests.data.trees import make_folders
 from uda import pace, plan
+from uda.adaptation.config import AdaptationConfig
 from uda.cli import main
-from uda.config import load_config
 from uda.config_files import ROOT
 from uda.data.cards import CARDS, load_card
 from uda.data.loaders import Batches
@@ -128,7 +128,7 @@ def test_a_run_that_has_begun_and_a_run_itself_want_their_data(toys, in_folder, 
 def test_all_processes_rehearse_where_one_lacks_the_data(toys, in_folder):
     for domain in ("drawn", "photo"):
         (in_folder / "data" / "Toys" / domain).mkdir(parents=True)
-    config = load_config("pacs_avh.yaml", [word for word in toys()[2:] if word != "--dry-run"])
+    config = AdaptationConfig.load("pacs_avh.yaml", [word for word in toys()[2:] if word != "--dry-run"])
     ranks = Ranks()
     assert missing_data(config, ranks) is None
     ranks.gather_texts = lambda mine: [mine, "Toys is not there"]

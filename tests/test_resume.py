@@ -9,9 +9,9 @@ import yaml
 
 from tests.data.trees import make_folders
 from tests.test_rounds import cut, read_results, without_times
+from uda.adaptation.config import AdaptationConfig
 from uda.checkpoint import Checkpoints, load_checkpoint
 from uda.cli import main
-from uda.config import load_config
 from uda.rounds import Run
 
 
@@ -325,6 +325,6 @@ def test_a_partial_target_is_not_warned_of_classes_that_it_need_not_have(own, al
 
 
 def test_the_run_object_says_what_it_is_made_of(tiny, tmp_path):
-    run = Run(load_config(tiny, [f"output={tmp_path / 'run'}"]))
+    run = Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}"]))
     assert run.inputs.describe().startswith("32 source images (")
     assert run.inputs.change_since(run.inputs.state) is None

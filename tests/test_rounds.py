@@ -13,9 +13,9 @@ import uda.feeds
 import uda.rounds
 import uda.session
 from tests.data.trees import make_visda
+from uda.adaptation.config import AdaptationConfig
 from uda.checkpoint import Checkpoints, load_checkpoint
 from uda.cli import main
-from uda.config import load_config
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.plan import epoch_steps
@@ -54,7 +54,7 @@ def run(tiny):
     """Run the tiny config with some overrides."""
 
     def execute(*overrides):
-        return Run(load_config(tiny, overrides)).execute()
+        return Run(AdaptationConfig.load(tiny, overrides)).execute()
 
     return execute
 
@@ -85,7 +85,7 @@ def test_a_run_leaves_what_the_contract_says(finished):
 
 def test_config_yaml_makes_the_same_run_again(finished):
     saved = yaml.safe_load((finished / "config.yaml").read_text())
-    assert load_config(finished / "config.yaml").model_dump(mode="json") == saved
+    assert AdaptationConfig.load(finished / "config.yaml").model_dump(mode="json") == saved
 
 
 def test_a_finished_run_says_so_and_does_nothing(finished, tiny, capsys):
@@ -315,7 +315,7 @@ def test_scores_that_are_not_positive_name_the_selector(tiny, tmp_path, capsys, 
 
 def test_adapted_batch_norm_does_not_know_the_images_order(tiny, tmp_path):
     """Folders are sorted by class; the statistics must not be taken one class at a time."""
-    job = Run(load_config(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_batch_norm=true"]))
+    job = Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_batch_norm=true"]))
     seen = []
     job.engine.adapt_batch_norm = lambda batches: seen.extend(batches)
     job.adapt_batch_norm()
@@ -327,7 +327,7 @@ def test_adapted_batch_norm_does_not_know_the_images_order(tiny, tmp_path):
 def test_adapted_batch_norm_takes_whole_batches(tiny, tmp_path, monkeypatch):
     """31 is two batches of 15 and one image, which BatchNorm cannot take."""
     monkeypatch.setattr(uda.feeds, "ADAPT_BATCH", 15)
-    job = Run(load_config(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_images=31"]))
+    job = Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_images=31"]))
     seen = []
     job.engine.adapt_batch_norm = lambda batches: seen.extend(len(batch) for batch in batches)
     job.adapt_batch_norm()
@@ -387,7 +387,7 @@ def test_only_evaluation_and_report_read_target_labels():
 
 
 def test_source_share_is_drawn_anew_each_round(tiny, tmp_path):
-    job = Run(load_config(tiny, [f"output={tmp_path}"]))
+    job = Run(AdaptationConfig.load(tiny, [f"output={tmp_path}"]))
     draws = [set(job.feeds.source_share(index).tolist()) for index in (0, 1, 0)]
     assert len(draws[0]) == 16 and draws[0] != draws[1] and draws[0] == draws[2]
 
@@ -403,7 +403,7 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", save_and_die)
     with pytest.raises(PowerCut):
-        Run(load_config(tiny, [f"output={folder}"])).execute()
+        Run(AdaptationConfig.load(tiny, [f"output={folder}"])).execute()
     monkeypatch.undo()
     target = sorted((tiny.parent / "photos").rglob("*.jpg"))[0]
     moved = target.with_name("zzz.jpg")
@@ -412,10 +412,10 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
         with pytest.raises(
             UserError, match=r"other images: of 32 target images 1 is gone \(ant/ant_0.jpg\), 1 is new \(ant/zzz"
         ):
-            Run(load_config(tiny, [f"output={folder}"]))
+            Run(AdaptationConfig.load(tiny, [f"output={folder}"]))
     finally:
         moved.rename(target)
-    assert Run(load_config(tiny, [f"output={folder}"])).execute()["rounds"]
+    assert Run(AdaptationConfig.load(tiny, [f"output={folder}"])).execute()["rounds"]
 
 
 @pytest.mark.parametrize(
@@ -429,5 +429,5 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
 def test_batches_too_small_to_be_dealt_out_are_found_at_the_start(tiny, tmp_path, overrides, key):
     """4 and 4 + 3 images; and the 4 source images alone, where a round may go on without selected ones."""
     with pytest.raises(UserError, match=rf"{key}: a batch of \d images cannot be dealt out to"):
-        Run(load_config(tiny, [f"output={tmp_path / 'run'}", *overrides]))
+        Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
     assert not (tmp_path / "run").exists()

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from uda import run_folder
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
 from uda.run_folder import RunFolder, RunLog, code_commit
 
@@ -47,12 +47,12 @@ def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
 
 def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone(tmp_path):
     """A setting that is not in its config.yaml has today's default; the run is refused where the config changes it."""
-    config = load_config("digits_avh", [f"output={tmp_path}"])
+    config = AdaptationConfig.load("digits_avh", [f"output={tmp_path}"])
     saved = config.model_dump(mode="json")
     del saved["transforms"]["source"]["whole_pixels"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
     assert RunFolder(config).path == tmp_path
-    changed = load_config("digits_avh", [f"output={tmp_path}", "transforms.source.whole_pixels=true"])
+    changed = AdaptationConfig.load("digits_avh", [f"output={tmp_path}", "transforms.source.whole_pixels=true"])
     with pytest.raises(UserError, match=r"transforms.source.whole_pixels: False -> True"):
         RunFolder(changed)
     saved["transforms"]["source"]["whole_pixel"] = True
@@ -65,7 +65,7 @@ def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone
 
 def test_the_first_weights_are_those_that_the_run_began_with(tmp_path):
     """Another version of timm may have another default tag by the time the run goes on."""
-    config = load_config("digits_avh.yaml", [f"output={tmp_path / 'run'}"])
+    config = AdaptationConfig.load("digits_avh.yaml", [f"output={tmp_path / 'run'}"])
     for tag in ("a1_in1k", "b2_in1k"):
         RunFolder(config).create(["command"], {}, {"from": "hub", "tag": tag})
         kept = json.loads((tmp_path / "run" / "environment.json").read_text())
@@ -79,7 +79,7 @@ def test_a_home_folder_in_a_saved_config_is_the_same_run(tmp_path, monkeypatch):
     """As an older version saved it, which took `~` for a folder's name."""
     monkeypatch.setenv("HOME", str(tmp_path))
     words = ["data.dataset=null", f"output={tmp_path / 'run'}"]
-    config = load_config("visda_source", [*words, "data.source=~/a", "data.target=~/b"])
+    config = AdaptationConfig.load("visda_source", [*words, "data.source=~/a", "data.target=~/b"])
     saved = config.model_dump(mode="json")
     assert saved["data"]["source"] == str(tmp_path / "a")
     saved["data"]["source"] = "~/a"
@@ -110,7 +110,7 @@ def test_a_folder_is_locked_until_it_is_released(tmp_path):
         command = [sys.executable, "-S", "-c", script, tmp_path / "run" / ".lock"]
         return subprocess.run(command, capture_output=True).returncode == 0
 
-    folder = RunFolder(load_config("digits_avh.yaml", [f"output={tmp_path / 'run'}"]))
+    folder = RunFolder(AdaptationConfig.load("digits_avh.yaml", [f"output={tmp_path / 'run'}"]))
     folder.create(["command"])
     assert not another_process_may_begin()
     folder.release()

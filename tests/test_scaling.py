@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from tests.forked import Forked
+from uda.adaptation.config import AdaptationConfig
 from uda.benchmarks import measure, scaling, scaling_document, world
 from uda.benchmarks.estimate import CARDS, RTX_3090, Assumptions, Job, Serial, estimate, job_of, visda_config
 from uda.benchmarks.memory import Memory, memory_of, peak_bytes
 from uda.benchmarks.scaling import Curve, Point, fitted_exponent
-from uda.config import load_config
 from uda.config_files import ROOT
 from uda.distributed import Ranks
 from uda.errors import UserError
@@ -166,7 +166,9 @@ def test_memory_of_a_step_and_of_a_predict_batch_grows_with_the_images():
 
     Beside it a parameter has 8 bytes of weight and momentum and up to 4 of gradient; in half precision 2 of a copy too.
     """
-    config = load_config("visda_avh.yaml", ["model.weights=none", "model.backbone=resnet18", "transforms.size=64"])
+    config = AdaptationConfig.load(
+        "visda_avh.yaml", ["model.weights=none", "model.backbone=resnet18", "transforms.size=64"]
+    )
     some, many = (memory_of(config, 12, images, images, "fp32") for images in (64, 256))
     half = memory_of(config, 12, 256, 256, "bf16")
     parameters = job_of(config).parameters / 2**30

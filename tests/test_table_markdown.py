@@ -7,10 +7,10 @@ import re
 import numpy as np
 import pytest
 
+from uda.adaptation.table import COLUMNS
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.tables import (
-    COLUMNS,
     classes_markdown,
     differences_markdown,
     inner_markdown,
@@ -47,7 +47,7 @@ def markdown_of(tmp_path):
 
     def make(records):
         path = tmp_path / "made_up.csv"
-        path.write_text(to_csv(records), encoding="utf-8")
+        path.write_text(to_csv(records, COLUMNS), encoding="utf-8")
         blocks = []
         written = read_csv(path)
         for line in (to_markdown(written, "CBST") + inner_markdown(written)).splitlines():
@@ -254,7 +254,7 @@ def test_each_validator_judges_the_reports_that_it_scores(judged):
 
 def test_several_pairs_show_what_other_choices_come_to_where_that_is_known():
     rows = [record("CBST", 0, 0.6, t, label_free=0.5, oracle_best=0.7) for t in ("photos", "art")]
-    head, *_, line = to_markdown(list(csv.DictReader(to_csv(rows).splitlines()))).splitlines()[2:]
+    head, *_, line = to_markdown(list(csv.DictReader(to_csv(rows, COLUMNS).splitlines()))).splitlines()[2:]
     assert "| mean | mean, label-free choice | mean, oracle best | steps |" in head
     assert "| 60.0 | 50.0 | 70.0 |" in line
 
@@ -266,7 +266,7 @@ def test_accuracy_by_class_stands_in_a_table_a_pair():
         record("CBST", 1, 0.8, per_class=json.dumps({"ant": 0.7, "bee": 0.9})),
         record("AVH", 0, 0.5, "art", per_class=json.dumps({"ant": 0.25, "bee": 0.75})),
     ]
-    markdown = classes_markdown(list(csv.DictReader(to_csv(rows).splitlines())))
+    markdown = classes_markdown(list(csv.DictReader(to_csv(rows, COLUMNS).splitlines())))
     first, second = markdown.split("\n\ndrawn to art")
     assert first.startswith("drawn to photos, %") and "| CBST | 60.0 | 90.0 | 70.0 |" in first
     assert "| AVH | 25.0 | 75.0 | 50.0 |" in second and "CBST" not in second
@@ -276,7 +276,7 @@ def test_differences_stand_pair_by_pair_and_over_all():
     """Photos: AVH .70 .80 to CBST's .60 .60: +10 and +20, mean 15; art: .50 to .60; MCC has no art."""
     rows = [record("CBST", seed, 0.6, target) for seed in (0, 1) for target in ("photos", "art")]
     rows += [record("AVH", 0, 0.7), record("AVH", 1, 0.8), record("AVH", 0, 0.5, "art"), record("MCC", 1, 0.6)]
-    written = list(csv.DictReader(to_csv(rows).splitlines()))
+    written = list(csv.DictReader(to_csv(rows, COLUMNS).splitlines()))
     table = [line.strip("| ").split(" | ") for line in differences_markdown(written, "CBST").splitlines()[2:]]
     assert table[0] == ["Minus CBST", "drawn to photos", "drawn to art", "all"]
     assert table[2][:3] == ["AVH", "+15.0, n = 2", "-10.0, n = 1"]
@@ -313,7 +313,7 @@ def test_latex_has_a_tabular_a_pair_by_class_and_one_of_mean_and_deviation():
         record("A & B_1 100%", 0, 0.5, "art", per_class=json.dumps({"ant": 0.25, "bee_x": 0.75}), steps=9),
     ]
     rows.append(record("CNN-9", 1, 0.7, "photos", steps=9))
-    latex = to_latex(list(csv.DictReader(to_csv(rows).splitlines())), "CBST")
+    latex = to_latex(list(csv.DictReader(to_csv(rows, COLUMNS).splitlines())), "CBST")
     assert cells_of(latex, "CNN-9")[-1][-1] == "$-$10.0, n = 1"
     assert cells_of(latex, "CBST") == [["60.0", "90.0", "70.0"], ["2", r"70.0 $\pm$ 14.1", "", "", "9", ""]]
     assert cells_of(latex, r"A \& B\_1 100\%")[0] == ["25.0", "75.0", "50.0"]

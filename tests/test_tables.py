@@ -15,13 +15,13 @@ import yaml
 
 from tests.in_process import table_tool, tool_in_process
 from uda import run_folder
+from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.table import COLUMNS
 from uda.cli import main
-from uda.config import load_config
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.interruption import Interrupted
 from uda.tables import (
-    COLUMNS,
     INNER,
     Ledger,
     choose_jobs,
@@ -636,7 +636,7 @@ def test_columns_of_another_version_are_not_lost_silently(table, tmp_path):
 
 def test_a_recipe_is_what_decides_the_result(tiny):
     """Not where it runs, not where its files lie, not what its method does not read, not defaults written out."""
-    base = load_config(tiny, [])
+    base = AdaptationConfig.load(tiny, [])
     for word, same in [
         ("runtime.workers=3", True),
         ("output=elsewhere", True),
@@ -647,25 +647,25 @@ def test_a_recipe_is_what_decides_the_result(tiny):
         ("self_training.steps=4", False),
         ("method=mcc", False),
     ]:
-        assert (digest(load_config(tiny, [word])) == digest(base)) is same, word
-    mcc = load_config(tiny, ["method=mcc"])
-    assert digest(load_config(tiny, ["method=mcc", "self_training.steps=4"])) == digest(mcc)
-    assert digest(load_config(tiny, ["method=mcc", "adaptation.steps=7"])) != digest(mcc)
+        assert (digest(AdaptationConfig.load(tiny, [word])) == digest(base)) is same, word
+    mcc = AdaptationConfig.load(tiny, ["method=mcc"])
+    assert digest(AdaptationConfig.load(tiny, ["method=mcc", "self_training.steps=4"])) == digest(mcc)
+    assert digest(AdaptationConfig.load(tiny, ["method=mcc", "adaptation.steps=7"])) != digest(mcc)
     for words, same in [
         (["method_options={weight: 1}"], True),
         (["method_options={weight: 0.3}"], False),
         (["method_options={temperature: 2.5}"], True),
     ]:
-        assert (digest(load_config(tiny, ["method=mcc", *words])) == digest(mcc)) is same, words
+        assert (digest(AdaptationConfig.load(tiny, ["method=mcc", *words])) == digest(mcc)) is same, words
     written_out = ["method=mmd", "method_options={exponents: [-3, -2, -1, 0, 1]}"]
-    assert digest(load_config(tiny, written_out)) == digest(load_config(tiny, ["method=mmd"]))
+    assert digest(AdaptationConfig.load(tiny, written_out)) == digest(AdaptationConfig.load(tiny, ["method=mmd"]))
     assert recipe(mcc.model_copy(update={"method": "gone"}))["method"] == "gone"
     of_old = mcc.model.model_copy(update={"loss": "gone", "loss_options": {"s": 1}})
     assert recipe(mcc.model_copy(update={"model": of_old}))["model.loss_options.s"] == 1
-    angles = load_config(tiny, ["method=mcc", "model={loss: avh}"])
+    angles = AdaptationConfig.load(tiny, ["method=mcc", "model={loss: avh}"])
     for scale, same in ((10, True), (20, False)):
         words = ["method=mcc", f"model={{loss: avh, loss_options: {{scale: {scale}}}}}"]
-        assert (digest(load_config(tiny, words)) == digest(angles)) is same, scale
+        assert (digest(AdaptationConfig.load(tiny, words)) == digest(angles)) is same, scale
     assert recipe(mcc)["method"] == "mcc" and "source.label_smoothing" not in recipe(mcc)
 
 
@@ -762,15 +762,15 @@ def test_every_table_of_the_project_has_valid_runs(name, tmp_path):
     if table.kind == "generalization":
         assert [(job.config.seed, job.config.target) for job in last] == [(job.seed, job.pair[1]) for job in last]
         return
-    first = load_config(table.rows[0].cfg, table.rows[0].set).source
+    first = AdaptationConfig.load(table.rows[0].cfg, table.rows[0].set).source
     starts = {}
     for job in last:
-        config = load_config(job.row.cfg, job.overrides())
+        config = AdaptationConfig.load(job.row.cfg, job.overrides())
         assert (config.seed, config.data.source, config.data.target) == (job.seed, *job.pair)
         if job.row.start:
             assert config.source.checkpoint == str(job.start.weights) and job.start.row.name == job.row.start
             continue
-        alone = load_config(job.row.cfg, job.row.set)
+        alone = AdaptationConfig.load(job.row.cfg, job.row.set)
         own = alone.source.model_copy(update={"adapt_batch_norm": False})
         starts[job.row.name] = "shared" if config.source.checkpoint else "own" if config.trains_source else "none"
         assert (starts[job.row.name] == "shared") == (alone.trains_source and own == first and not job.is_source), (

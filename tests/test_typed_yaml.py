@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from uda.config import Config, load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.config_files import ConfigError
 from uda.data.cards import load_card
 from uda.data.store import default_folder
@@ -39,15 +39,15 @@ def write(path, text):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_that_reads_as_something_else_is_the_text_as_typed(name, tmp_path, own):
     """On the command line, in a config, in a list on either, and in the config that a run leaves."""
-    config = load_config(own, [f"data.target={name}", f"output={name}x"])
+    config = AdaptationConfig.load(own, [f"data.target={name}", f"output={name}x"])
     assert (config.data.target, config.output) == (name, f"{name}x")
-    assert load_config(write(tmp_path / "again.yaml", config.to_yaml())) == config
+    assert AdaptationConfig.load(write(tmp_path / "again.yaml", config.to_yaml())) == config
     text = f"name: {name}\ndata: {{source: {name}, target: b, root: {name}s}}\nmethod: source_only\n"
-    config = load_config(write(tmp_path / "file.yaml", text))
+    config = AdaptationConfig.load(write(tmp_path / "file.yaml", text))
     assert (config.name, config.data.source, config.data.root) == (name, name, f"{name}s")
     domains = write(tmp_path / "domains.yaml", f"data: {{domains: [{name}, other]}}\ntarget: other\n")
-    assert load_config(domains, kind=GeneralizationConfig).data.domains == [name, "other"]
-    found = load_config(domains, [f"data.domains=[{name},b c #2]"], GeneralizationConfig)
+    assert GeneralizationConfig.load(domains).data.domains == [name, "other"]
+    found = GeneralizationConfig.load(domains, [f"data.domains=[{name},b c #2]"])
     assert found.data.domains == [name, "b c #2"]
 
 
@@ -63,14 +63,18 @@ def test_a_name_that_reads_as_something_else_is_the_text_as_typed(name, tmp_path
 def test_any_text_arrives_as_it_is(text):
     """And, where it is one line, stands in the run's saved config. A text in brackets is a list of domains."""
     assume(not (text.startswith("[") and text.endswith("]")))
-    config = load_config("visda_source", ["data.dataset=null", f"data.target={text}", f"data.source=./{text}"])
+    config = AdaptationConfig.load(
+        "visda_source", ["data.dataset=null", f"data.target={text}", f"data.source=./{text}"]
+    )
     assert (config.data.target, config.data.source) == (os.path.expanduser(text), f"./{text}")
     if text.splitlines() == [text]:
-        assert Config.model_validate(typed(load_yaml(config.to_yaml()), Config)) == config
+        assert AdaptationConfig.model_validate(typed(load_yaml(config.to_yaml()), AdaptationConfig)) == config
 
 
 def test_brackets_are_several_domains_and_a_folder_of_such_a_name_has_a_way():
-    config = load_config("visda_source", ["data.dataset=null", "data.source=[a, ~/b]", "data.target=./[a, b]"])
+    config = AdaptationConfig.load(
+        "visda_source", ["data.dataset=null", "data.source=[a, ~/b]", "data.target=./[a, b]"]
+    )
     assert (config.data.source, config.data.target) == (["a", os.path.expanduser("~/b")], "./[a, b]")
 
 
@@ -109,10 +113,10 @@ def test_words_by_the_declared_type(declared, text, value):
 
 def test_numbers_are_decimal(own):
     """`010` is ten. YAML 1.1 would make it eight, and another run's folder."""
-    assert load_config(own, ["seed=010"]).seed == 10
+    assert AdaptationConfig.load(own, ["seed=010"]).seed == 10
     with pytest.raises(ConfigError, match=r"seed: input should be a valid integer.*got '1:30'"):
-        load_config(own, ["seed=1:30"])
-    assert load_config(own, ["runtime.tf32=off", "source.optim.nesterov=no"]).runtime.tf32 is False
+        AdaptationConfig.load(own, ["seed=1:30"])
+    assert AdaptationConfig.load(own, ["runtime.tf32=off", "source.optim.nesterov=no"]).runtime.tf32 is False
 
 
 def test_settings_of_a_method_are_read_by_its_options(tmp_path, own, monkeypatch):
@@ -133,11 +137,11 @@ def test_settings_of_a_method_are_read_by_its_options(tmp_path, own, monkeypatch
     text = (
         f"_base_: own.yaml\nplugins: [{plugin}]\nmethod: test_typed_texts\nmethod_options: {{file: 010, names: [on]}}\n"
     )
-    config = load_config(write(tmp_path / "mine.yaml", text), ["method_options.steps=3"])
+    config = AdaptationConfig.load(write(tmp_path / "mine.yaml", text), ["method_options.steps=3"])
     assert config.method_options == {"file": "010", "names": ["on"], "steps": 3}
-    assert load_config(tmp_path / "mine.yaml", ["method_options.file=a #2"]).method_options["file"] == "a #2"
+    assert AdaptationConfig.load(tmp_path / "mine.yaml", ["method_options.file=a #2"]).method_options["file"] == "a #2"
     with pytest.raises(ConfigError, match=r"method_options\.steps: input should be a valid integer"):
-        load_config(tmp_path / "mine.yaml", ["method_options.steps=on #2"])
+        AdaptationConfig.load(tmp_path / "mine.yaml", ["method_options.steps=on #2"])
 
 
 @pytest.mark.parametrize(
@@ -157,22 +161,22 @@ def test_settings_of_a_method_are_read_by_its_options(tmp_path, own, monkeypatch
 )
 def test_blanks_around_the_sign_are_one_mistake_with_its_cure(words, cure, own):
     with pytest.raises(ConfigError) as caught:
-        load_config(own, ["self_training.rounds=3", *words, "output=x"])
+        AdaptationConfig.load(own, ["self_training.rounds=3", *words, "output=x"])
     assert str(caught.value) == f"command line: {cure}"
 
 
 def test_what_stands_twice_or_empty_on_the_command_line(own):
     """The last one counts, as tables rely on; an empty value is none, where there may be none."""
-    config = load_config(own, ["seed=1", "seed=2", "output=x", "output="])
+    config = AdaptationConfig.load(own, ["seed=1", "seed=2", "output=x", "output="])
     assert (config.seed, config.output) == (2, None)
     with pytest.raises(ConfigError, match=r"data\.target: give a name, or several in a list; got None"):
-        load_config(own, ["data.target="])
+        AdaptationConfig.load(own, ["data.target="])
 
 
 @pytest.mark.parametrize("text", ["data: &a {source: a, target: *a}", "a: " + "[" * 5000, "data: {? {a: b} : c}"])
 def test_odd_files_get_one_line(text, tmp_path):
     with pytest.raises(ConfigError, match=r"^odd\.yaml: not valid YAML: [^\n]*$"):
-        load_config(write(tmp_path / "odd.yaml", text))
+        AdaptationConfig.load(write(tmp_path / "odd.yaml", text))
 
 
 CARD = """\
@@ -224,14 +228,14 @@ def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch, own):
     write(tmp_path / "plug.py", "")
     words = ["data.root", "data.source", "data.store", "model.weights", "source.checkpoint", "output"]
     text = "_base_: ~/own.yaml\nplugins: [~/plug.py]\ndata: {target: ~/t, root: ./~/r}\n"
-    config = load_config(write(tmp_path / "home.yaml", text), [f"{word}=~/x" for word in words[1:]])
+    config = AdaptationConfig.load(write(tmp_path / "home.yaml", text), [f"{word}=~/x" for word in words[1:]])
     values = [config.data.source, config.data.store, config.model.weights, config.source.checkpoint, config.output]
     assert values == [f"{tmp_path}/x"] * 5
     assert (config.data.target, config.data.root) == (f"{tmp_path}/t", "./~/r")
     assert config.plugins == [f"{tmp_path}/plug.py"] and config.folder == tmp_path / "x"
-    assert load_config("~/home.yaml", ["plugins=~/plug.py"]).plugins == [f"{tmp_path}/plug.py"]
+    assert AdaptationConfig.load("~/home.yaml", ["plugins=~/plug.py"]).plugins == [f"{tmp_path}/plug.py"]
     domains = ["data.dataset=null", "data.domains=[~/a,./~]", "target=~/a"]
-    config = load_config("rotated_digits_erm", domains, GeneralizationConfig)
+    config = GeneralizationConfig.load("rotated_digits_erm", domains)
     assert config.data.domains == [f"{tmp_path}/a", "./~"] and config.target == f"{tmp_path}/a"
     monkeypatch.setenv("UDA_DATA", "~/data")
     monkeypatch.setenv("UDA_STORE", "~/store")

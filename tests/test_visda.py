@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.transforms import make_predict, make_train
 from uda.engine import Optimization
 from uda.methods import ADAPTATION_METHODS
@@ -12,7 +12,7 @@ from uda.models import create_network
 
 CLASSES = 12
 ADAPTING = sorted(name for name, method in ADAPTATION_METHODS.items() if method.adapts)
-BY_METHOD = {name: load_config(f"visda_{name}", ["model.weights=none"]) for name in ADAPTING}
+BY_METHOD = {name: AdaptationConfig.load(f"visda_{name}", ["model.weights=none"]) for name in ADAPTING}
 #: New layers' rate, the backbone's, the rate's fall a step and its power (tllib's lr_gamma and lr_decay), weight decay,
 #: steps, source and target images of a batch, widths of the head, BatchNorm in it, dropout.
 TLLIB = {
@@ -89,9 +89,9 @@ def test_what_is_ours():
     for method in ("adr", "ent"):
         optim = BY_METHOD[method].adaptation.optim
         assert (optim.schedule, optim.lr, optim.weight_decay) == ("constant", 1e-3, 1e-3)
-    rounds = load_config("visda_avh")
+    rounds = AdaptationConfig.load("visda_avh")
     assert not rounds.transforms.squash and rounds.transforms.source.scale == (0.7, 1.0)
-    assert {load_config(f"visda_{name}").model.backbone for name in [*BY_METHOD, "avh", "source"]} == {
+    assert {AdaptationConfig.load(f"visda_{name}").model.backbone for name in [*BY_METHOD, "avh", "source"]} == {
         "resnet101.tv_in1k"
     }
 

@@ -9,6 +9,8 @@ import threading
 from functools import partial
 from pathlib import Path
 
+import uda.adaptation.table
+import uda.generalization.table  # noqa: F401  (both register themselves)
 from uda.command_line import OUTPUT_CLOSED, CommandParser, run_command, say
 from uda.errors import UserError
 from uda.interruption import Interrupted

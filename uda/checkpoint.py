@@ -18,6 +18,7 @@ import torch
 
 from uda.atomic import write_bytes
 from uda.errors import UserError
+from uda.training.stages import STAGES
 
 #: Raised with every change of the format; an older program refuses a newer file.
 VERSION = 4
@@ -33,7 +34,7 @@ class Progress:
     """Where a run stands."""
 
     stage: str = "source"
-    """`source`, `round`, `adaptation`, `generalization`, `supervised` or `done`."""
+    """Name of a stage of its kind of run, or `done`."""
     round: int = 0
     """The round under way, or the stage of a method of domain generalisation."""
     epoch: int = 0
@@ -52,15 +53,9 @@ class Progress:
         """For people: `round 3, 1 epoch done and 40 steps of the next`."""
         if self.stage == "done":
             return "the end"
-        names = {
-            "source": "the source stage",
-            "round": f"round {self.round}",
-            "adaptation": "the adaptation",
-            "generalization": f"stage {self.round}",
-            "supervised": "the training",
-        }
-        what = "interval" if self.stage in ("adaptation", "generalization") else "epoch"
-        epochs = f"{names[self.stage]}, {self.epoch} {what}{'' if self.epoch == 1 else 's'} done"
+        stage = STAGES[self.stage]
+        title = stage.title.format(round=self.round)
+        epochs = f"{title}, {self.epoch} {stage.unit}{'' if self.epoch == 1 else 's'} done"
         return epochs + (f" and {self.step} step{'s' * (self.step > 1)} of the next" if self.step else "")
 
 

@@ -1,12 +1,12 @@
 """Does a config fit its method and the job? Asked before anything is built."""
 
-from uda.config import Config
+from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
 from uda.methods import ADAPTATION_METHODS, check_batch
 from uda.training.method import Method
 
 
-def check_batches(config: Config, world: int) -> None:
+def check_batches(config: AdaptationConfig, world: int) -> None:
     """Raise UserError for a batch that does not fit the method or the job of `world` processes.
 
     Before anything is built: hours of training may lead to it.

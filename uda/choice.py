@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from uda.config import Config
+from uda.adaptation.config import AdaptationConfig
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.models import Prediction
@@ -64,7 +64,7 @@ class Choice:
 
 def choose(
     mine: Prediction,
-    config: Config,
+    config: AdaptationConfig,
     round_index: int,
     count: int,
     ranks: Ranks,

@@ -10,8 +10,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+import uda.generalization.config
+import uda.hardness.config  # noqa: F401  (kinds of config register themselves)
+from uda.adaptation.config import AdaptationConfig
 from uda.command_line import CommandParser, say
-from uda.config import Config, RunConfig, load_config
+from uda.config import RunConfig
 from uda.config_files import ROOT, read_config
 from uda.errors import UserError
 from uda.interruption import HOW_TO_GO_ON, Interrupted, Interruption
@@ -69,7 +72,7 @@ def parser(program: str = "self_train.py") -> CommandParser:
     return arguments
 
 
-def listing(what: str, kind: type[RunConfig] = Config) -> str:
+def listing(what: str, kind: type[RunConfig] = AdaptationConfig) -> str:
     """A registry's names with a line each; of methods and configs those of one kind of run."""
     if what == "configs":
         paths = sorted((ROOT / "configs").glob("*.yaml"))
@@ -126,7 +129,7 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
         example = f"did you mean --cfg {given}?" if given else "for a first run: --cfg digits_avh.yaml"
         arguments.error(f"--cfg FILE is needed (or --list WHAT, or --help); {example}")
 
-    def run(config: Config, log: "RunLog", ranks: "Ranks", interruption: Interruption) -> "Session":
+    def run(config: AdaptationConfig, log: "RunLog", ranks: "Ranks", interruption: Interruption) -> "Session":
         from uda.methods import ADAPTATION_METHODS
         from uda.rehearsal import Rehearsal, missing_data
         from uda.rounds import Run
@@ -151,7 +154,7 @@ def main(argv: list[str] | None = None, program: str = "self_train.py") -> int:
         else:
             session.execute()
 
-    return supervise(lambda: [load_config(options.cfg, options.overrides)], run, act)
+    return supervise(lambda: [AdaptationConfig.load(options.cfg, options.overrides)], run, act)
 
 
 def supervise(

@@ -11,7 +11,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -29,28 +29,32 @@ from uda.config_files import (
 from uda.errors import UserError
 from uda.registry import Registry
 from uda.settings import (
-    AdaptationSettings,
-    DataSettings,
-    MethodSettings,
     ModelSettings,
-    PairTransformSettings,
     PathText,
     ReportSettings,
     RuntimeSettings,
-    SelfTrainingSettings,
     Settings,
-    SourceSettings,
     TransformSettings,
 )
 from uda.typed_yaml import typed
 
-C = TypeVar("C", bound="RunConfig")
+#: What the commands of `uda` are configured by.
+CONFIGS: Registry[type[Settings]] = Registry("kind of config")
 
 
 class RunConfig(Settings, ABC):
     """What every kind of run is configured by."""
 
     default_folder: ClassVar[str] = "runs/{name}/seed{seed}"
+    not_identity: ClassVar[tuple[str, ...]] = (
+        *("runtime", "report", "output", "plugins", "name"),
+        *("data.root", "data.cache", "data.store", "data.store_gb"),
+    )
+    """Sections and keys that say how or where a run is computed, not what it is."""
+    length: ClassVar[tuple[str, ...]] = ()
+    """Keys that say how long a run is, where what was done so far does not depend on it: a run may be made longer."""
+    totals: ClassVar[tuple[str, ...]] = ()
+    """Keys that say how long a run is, where its schedules do depend on it."""
 
     name: str
     """Name of the run's folder; the config file's name unless given."""
@@ -65,7 +69,7 @@ class RunConfig(Settings, ABC):
     plugins: list[PathText] = Field(default_factory=list)
     """Python files that register selectors, regularisers or backbones of your own; relative to the config file."""
     plugin_code: dict[str, str] = Field(default_factory=dict)
-    """A digest of each plugin's file, by the file's name; `load_config` fills it in. Other code makes another run."""
+    """A digest of each plugin's file, by the file's name; `load` fills it in. Other code makes another run."""
     transforms: TransformSettings = TransformSettings()
     model: ModelSettings = ModelSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -78,6 +82,56 @@ class RunConfig(Settings, ABC):
         return self
 
     @classmethod
+    def load(
+        cls, name: "str | Path | Self", overrides: Iterable[str] | Mapping[str, Any] = (), origin: str = "command line"
+    ) -> Self:
+        """Read, merge and validate a config, and import its plugins.
+
+        Args:
+            name: path of a YAML file, the name of one in configs/, or a config that overrides are to change.
+            overrides: `key=value` words, as `uda.typed_yaml.read_word` reads them, or values by dotted key.
+            origin: for messages, where the overrides come from.
+
+        Raises:
+            ConfigError: with every mistake, a line each: file, key, what is wrong, the nearest right name.
+        """
+        if isinstance(name, RunConfig):
+            path, content, origins = Path(name.name), name.model_dump(exclude_unset=True), {}
+        else:
+            path = find_config(name)
+            content, origins = read_config(path)
+        changes, problems = parse_overrides(overrides, cls, origin)
+        origins |= dict.fromkeys(dotted(changes), origin)
+        content.setdefault("name", path.stem)
+        refuse_another_kind(cls, content, path)
+        untyped = merge(content, changes)
+        merged = typed(untyped, cls)
+        config, codes, damaged_plugins = None, {}, []
+        try:
+            plugins = merged.get("plugins")
+            for plugin in plugins if isinstance(plugins, list) else []:
+                file = Path(str(plugin)).name
+                codes[file] = codes.get(file, "") + load_plugin(str(plugin))  # two of one name stand under it together
+        except UserError as error:
+            damaged_plugins.append(f"{origin_of('plugins', origins, path.name)}: {error}")
+        for place, (given, declared) in _described(cls, merged).items():  # what plugins describe too
+            if given:
+                *sections, last = place.split(".")
+                section, as_read = merged, untyped
+                for part in sections:
+                    section, as_read = section[part], as_read[part]
+                section[last] = typed(as_read[last], declared)
+        try:
+            config = cls.model_validate(merged)
+        except ValidationError as error:
+            problems += [explain(entry, cls, origins, path.name) for entry in error.errors()]
+        problems += damaged_plugins
+        problems += _check_names(cls, merged, origins, path.name)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return config.model_copy(update={"plugin_code": codes})
+
+    @classmethod
     def registries(cls) -> Mapping[str, Registry]:
         """Dotted keys that hold a name of a registry."""
         from uda.classification import LOSSES
@@ -88,6 +142,11 @@ class RunConfig(Settings, ABC):
     def methods(cls) -> Registry:
         """The methods of this kind of run."""
         return cls.registries()["method"]
+
+    @classmethod
+    def wrong_names(cls, content: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Names in a config that no registry knows of and that are wrong: each key, and what is the matter."""
+        return []
 
     @property
     @abstractmethod
@@ -118,77 +177,6 @@ class RunConfig(Settings, ABC):
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-class Config(RunConfig):
-    """A run from a source to a target domain: a method, a selector and two domains."""
-
-    method: str = "self_training"
-    """One of `--list methods`."""
-    validator: str = "im"
-    """Label-free score that names `label_free_choice`, one of `--list validators`."""
-    data: DataSettings
-    transforms: PairTransformSettings = PairTransformSettings()
-    source: SourceSettings = SourceSettings()
-    self_training: SelfTrainingSettings = SelfTrainingSettings()
-    adaptation: AdaptationSettings = AdaptationSettings()
-
-    @model_validator(mode="after")
-    def lrent_with_softmax(self):
-        training = self.self_training
-        if training.keep == "lrent" and (training.selector != "softmax" or "lrent" not in training.regularizer):
-            raise ValueError("self_training.keep: 'lrent' needs the softmax selector and an lrent regularizer")
-        return self
-
-    @classmethod
-    def registries(cls) -> Mapping[str, Registry]:
-        from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
-        from uda.regularizers import REGULARIZERS
-        from uda.selectors import SELECTORS
-        from uda.validators import VALIDATORS
-
-        return {
-            **super().registries(),
-            "method": ADAPTATION_METHODS,
-            "self_training.selector": SELECTORS,
-            "self_training.regularizer": REGULARIZERS,
-            "self_training.unlabelled_loss": UNLABELLED_LOSSES,
-            "validator": VALIDATORS,
-        }
-
-    def method_settings(self, name: str | None = None) -> MethodSettings:
-        """What the run's method is told; `name`: another one, which has its default options."""
-        from uda.methods import ADAPTATION_METHODS
-
-        stage = self.self_training if ADAPTATION_METHODS[name or self.method].rounds else self.adaptation
-        return MethodSettings(
-            self.method_options if name is None else {},
-            stage.forward,
-            self.source.label_smoothing,
-            self.data.target_labelled is not None,
-            self.self_training,
-        )
-
-    @property
-    def trains_source(self) -> bool:
-        """Whether the run begins with a stage on source images alone."""
-        return not self.source.checkpoint and bool(self.source.steps or self.source.epochs)
-
-    @property
-    def unread(self) -> tuple[str, ...]:
-        from uda.methods import ADAPTATION_METHODS
-
-        if self.method not in ADAPTATION_METHODS:  # a run's config of old: what that method read is not known
-            return ()
-        return ("self_training",) if ADAPTATION_METHODS[self.method].adapts else ("adaptation",)
-
-    @property
-    def domains(self) -> Mapping[str, str]:
-        return {"source": "+".join(self.data.sources), "target": "+".join(self.data.targets)}
-
-    @property
-    def start(self) -> str | None:
-        return self.source.checkpoint
-
-
 def load_plugin(path: str | Path) -> str:
     """Import a Python file of the user's own, once, so that what it registers is known.
 
@@ -216,76 +204,13 @@ def load_plugin(path: str | Path) -> str:
     return code
 
 
-def load_config(
-    name: str | Path | C,
-    overrides: Iterable[str] | Mapping[str, Any] = (),
-    kind: type[C] = Config,
-    origin: str = "command line",
-) -> C:
-    """Read, merge and validate a config, and import its plugins.
-
-    Args:
-        name: path of a YAML file, the name of one in configs/, or a config that overrides are to change.
-        overrides: `key=value` words, read as `uda.typed_yaml.read_word` says, or a mapping of dotted keys to values.
-        kind: what it configures.
-        origin: for messages, where the overrides come from.
-
-    Raises:
-        ConfigError: with every mistake, a line each: file, key, what is wrong, the nearest right name.
-    """
-    if isinstance(name, RunConfig):
-        path, content, origins = Path(name.name), name.model_dump(exclude_unset=True), {}
-    else:
-        path = find_config(name)
-        content, origins = read_config(path)
-    changes, problems = parse_overrides(overrides, kind, origin)
-    origins |= dict.fromkeys(dotted(changes), origin)
-    content.setdefault("name", path.stem)
-    refuse_another_kind(kind, content, path)
-    untyped = merge(content, changes)
-    merged = typed(untyped, kind)
-    config, codes, damaged_plugins = None, {}, []
-    try:
-        plugins = merged.get("plugins")
-        for plugin in plugins if isinstance(plugins, list) else []:
-            file = Path(str(plugin)).name
-            codes[file] = codes.get(file, "") + load_plugin(str(plugin))  # two of one name stand under it together
-    except UserError as error:
-        damaged_plugins.append(f"{origin_of('plugins', origins, path.name)}: {error}")
-    for place, (given, declared) in _described(kind, merged).items():  # what plugins describe too
-        if given:
-            *sections, last = place.split(".")
-            section, as_read = merged, untyped
-            for part in sections:
-                section, as_read = section[part], as_read[part]
-            section[last] = typed(as_read[last], declared)
-    try:
-        config = kind.model_validate(merged)
-    except ValidationError as error:
-        problems += [explain(entry, kind, origins, path.name) for entry in error.errors()]
-    problems += damaged_plugins
-    problems += _check_names(kind, merged, origins, path.name)
-    if problems:
-        raise ConfigError("\n".join(problems))
-    return config.model_copy(update={"plugin_code": codes})
-
-
 def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: Path) -> None:
     """Raise ConfigError where a config has sections or keys that this kind has not, and another kind has them all."""
-    from uda.generalization.config import GeneralizationConfig
-    from uda.hardness.config import StudyConfig, SupervisedConfig
-
     if _knows(kind, content):
         return
-    tools = {
-        "tools/self_train.py": Config,
-        "tools/generalize.py": GeneralizationConfig,
-        "tools/hardness.py dynamics": SupervisedConfig,
-        "tools/hardness.py all": StudyConfig,
-    }
-    for tool, other in tools.items():
+    for command, other in CONFIGS.items():
         if _knows(other, content):
-            raise ConfigError(f"{path.name}: this config is one of {tool}'s; run it with that")
+            raise ConfigError(f"{path.name}: this config is one of `uda {command}`; run it with that")
 
 
 def _knows(kind: type[Settings], content: Mapping[str, Any]) -> bool:
@@ -314,29 +239,8 @@ def _check_names(
                 registry[value]
             except UserError as error:
                 problems.append(f"{origin_of(key, origins, default)}: {key}: {error}")
-    return problems + _check_domains(content, origins, default) + _check_options(kind, content, origins, default)
-
-
-def _check_domains(content: Mapping[str, Any], origins: Mapping[str, str], default: str) -> list[str]:
-    """A card's domains by name: before a folder of an earlier run is looked at, which has other ones."""
-    from uda.data.cards import load_card
-
-    data = content.get("data")
-    if not isinstance(data, Mapping) or not isinstance(data.get("dataset"), str):
-        return []
-    try:
-        card = load_card(data["dataset"])
-    except UserError:  # said where the data are looked for
-        return []
-    problems = []
-    for role in ("source", "target"):
-        names = data.get(role)
-        for name in [names] if isinstance(names, str) else names if isinstance(names, list) else []:
-            try:
-                card.domain(str(name))
-            except UserError as error:
-                problems.append(f"{origin_of(f'data.{role}', origins, default)}: data.{role}: {error}")
-    return problems
+    problems += [f"{origin_of(key, origins, default)}: {key}: {error}" for key, error in kind.wrong_names(content)]
+    return problems + _check_options(kind, content, origins, default)
 
 
 def _described(
@@ -374,18 +278,6 @@ def _check_options(
     return problems
 
 
-#: Sections and keys that say how or where a run is computed, not what it is.
-NOT_IDENTITY = (
-    *("runtime", "report", "output", "plugins", "name", "human", "self_training.on_empty"),
-    *("data.root", "data.cache", "data.store", "data.store_gb"),
-)
-
-#: Keys that say how long a run is, where what was done so far does not depend on it: a run may be made longer.
-LENGTH = ("self_training.rounds",)
-#: Keys that say how long a run is, where its schedules do depend on it.
-TOTALS = ("adaptation.steps", "training.steps", "training.epochs")
-
-
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Settings by dotted key."""
     leaves: dict[str, Any] = {}
@@ -413,8 +305,12 @@ def option_defaults(config: RunConfig) -> dict[str, Any]:
     return flatten({key: kind.model_construct().model_dump(mode="json") for key, kind in found.items()})
 
 
-def differing_keys(config: RunConfig, saved: Mapping[str, Any], skip: Iterable[str] = NOT_IDENTITY) -> list[str]:
-    """Keys in which a saved config differs from this one, as `key: saved -> now`, but for some sections and keys."""
+def differing_keys(config: RunConfig, saved: Mapping[str, Any], skip: Iterable[str] | None = None) -> list[str]:
+    """Keys in which a saved config differs from this one, as `key: saved -> now`.
+
+    `skip`: sections and keys that do not count; None: those that are no part of what a run is.
+    """
+    skip = config.not_identity if skip is None else skip
     defaults = option_defaults(config)
     now, then = defaults | flatten(config.model_dump(mode="json")), defaults | flatten(saved)
     return [

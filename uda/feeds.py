@@ -2,8 +2,9 @@
 
 import numpy as np
 
+from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.stages import ADAPTATION_STAGE, ADAPTED_IMAGES, ROUND_STAGE, SOURCE_SHARE, SOURCE_STAGE
 from uda.choice import Choice
-from uda.config import Config
 from uda.data import loaders
 from uda.data.domains import Domains
 from uda.data.images import Images
@@ -11,7 +12,6 @@ from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import Transform, make_predict, make_train
 from uda.engine import Engine
 from uda.errors import UserError
-from uda.session import ADAPTATION_STAGE, ADAPTED_IMAGES, ROUND_STAGE, SOURCE_SHARE, SOURCE_STAGE
 from uda.thresholds import portion_schedule
 
 #: Images in a batch of AdaBN's pass; part of the result, so not of `runtime`.
@@ -21,7 +21,7 @@ ADAPT_BATCH = 128
 class Feeds:
     """The batches of a run from a source to a target domain."""
 
-    def __init__(self, config: Config, domains: Domains, engine: Engine):
+    def __init__(self, config: AdaptationConfig, domains: Domains, engine: Engine):
         self.config = config
         self.domains = domains
         self.engine = engine
@@ -42,7 +42,7 @@ class Feeds:
             num_classes=len(self.domains.classes),
             batch_size=self.config.source.batch_size,
             steps=steps,
-            seed=(SOURCE_STAGE, self.config.seed, 0, epoch),
+            seed=(SOURCE_STAGE.number, self.config.seed, 0, epoch),
             **self._loading,
         )
 
@@ -75,7 +75,7 @@ class Feeds:
             num_classes=len(self.domains.classes),
             batch_size=sizes,
             steps=steps,
-            seed=(ROUND_STAGE, self.config.seed, index, epoch),
+            seed=(ROUND_STAGE.number, self.config.seed, index, epoch),
             **self._loading,
         )
 
@@ -104,7 +104,7 @@ class Feeds:
             num_classes=len(self.domains.classes),
             batch_size=sizes,
             steps=settings.steps,
-            seed=(ADAPTATION_STAGE, self.config.seed),
+            seed=(ADAPTATION_STAGE.number, self.config.seed),
             **self._loading,
         )
 

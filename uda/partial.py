@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from uda.config import Config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.class_names import closest, read_class_names, sample
 from uda.distributed import Ranks
 from uda.errors import UserError
@@ -17,7 +17,7 @@ from uda.validators import log_softmax
 MISSING_BELOW = 0.2
 
 
-def named_classes(config: Config, classes: Sequence[str]) -> np.ndarray | None:
+def named_classes(config: AdaptationConfig, classes: Sequence[str]) -> np.ndarray | None:
     """Which classes `data.target_classes` names, bool (K,); None where it names none. Raises UserError."""
     if config.data.target_classes is None:
         return None

@@ -11,7 +11,7 @@ from uda.pace import Pace, peak_memory, predict_pace, training_pace
 from uda.thresholds import portion_schedule
 
 if TYPE_CHECKING:
-    from uda.config import Config
+    from uda.adaptation.config import AdaptationConfig
     from uda.engine import Engine
     from uda.rounds import Run
     from uda.session import Session
@@ -113,7 +113,7 @@ class Work:
         return self.source_steps + self.later_steps
 
 
-def work_of(config: "Config", num_source: int, num_target: int, parts: int = 1) -> Work:
+def work_of(config: "AdaptationConfig", num_source: int, num_target: int, parts: int = 1) -> Work:
     """The work that a config asks for.
 
     Args:
@@ -153,7 +153,7 @@ def work_of(config: "Config", num_source: int, num_target: int, parts: int = 1) 
     )
 
 
-def steps_of_rounds(config: "Config", num_source: int, num_target: int) -> list[int]:
+def steps_of_rounds(config: "AdaptationConfig", num_source: int, num_target: int) -> list[int]:
     """Optimiser steps of each round, for so many images of either domain, as if every class kept its portion."""
     training, batch = config.self_training, config.self_training.batch
     steps = []

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from uda.config import Config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.cards import Card, MissingDataError, load_card
 from uda.data.domains import Domains
 from uda.data.random_images import random_domains
@@ -23,7 +23,7 @@ class Rehearsal(Run):
         log, ranks, interruption: as of every run.
     """
 
-    def __init__(self, config: Config, missing: str, log: RunLog, ranks: Ranks, interruption: Interruption):
+    def __init__(self, config: AdaptationConfig, missing: str, log: RunLog, ranks: Ranks, interruption: Interruption):
         self.missing = missing
         self.weights = config.model.weights
         model = config.model.model_copy(update={"weights": "none"})
@@ -36,7 +36,7 @@ class Rehearsal(Run):
         return domains if data.target_labels != "none" else dataclasses.replace(domains, target_labels=None)
 
 
-def missing_data(config: Config, ranks: Ranks) -> str | None:
+def missing_data(config: AdaptationConfig, ranks: Ranks) -> str | None:
     """What of a card's data set is missing where a process of the job looks for it; None: it is whole.
 
     Nothing is said of a run that has a folder, of images of the user's own, and of domains that no card counts. What is

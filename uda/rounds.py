@@ -28,8 +28,9 @@ from uda.partial import missing_note, named_classes, occurring_classes
 from uda.plan import compute_line, epoch_steps, plan, work_of_run
 from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.report.table import summary_lines
-from uda.session import INITIAL_WEIGHTS, Session
+from uda.session import Session
 from uda.settings import AdaptationSettings, SelfTrainingSettings
+from uda.training.stages import INITIAL_WEIGHTS
 from uda.validators import VALIDATORS
 
 

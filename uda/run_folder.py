@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from uda.atomic import remove_temporaries, write_json, write_text
-from uda.config import LENGTH, NOT_IDENTITY, TOTALS, RunConfig, differing_keys
+from uda.config import RunConfig, differing_keys
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.version import __version__
@@ -110,13 +110,14 @@ class RunFolder:
             try:
                 content = yaml.safe_load(saved.read_text(encoding="utf-8"))
                 content = _of_today(content, type(self.config))
-                length = () if "self_training" in self.config.unread else LENGTH
-                differences = differing_keys(self.config, content, skip=(*NOT_IDENTITY, *length))
+                unread = tuple(f"{section}." for section in self.config.unread)
+                length = (key for key in self.config.length if not key.startswith(unread))
+                differences = differing_keys(self.config, content, skip=(*self.config.not_identity, *length))
                 self.resized = "; ".join(differing_keys(self.config, content))
             except (yaml.YAMLError, UnicodeDecodeError, AttributeError):
                 raise UserError(f"{saved} cannot be read; choose another output=..., or delete {self.path}") from None
             if differences:
-                longer = all(difference.startswith(TOTALS) for difference in differences)
+                longer = all(difference.startswith(self.config.totals) for difference in differences)
                 why = ", whose schedules run over all steps, so that it cannot be made longer or shorter" * longer
                 raise UserError(
                     f"{self.path} was made by another config ({'; '.join(differences)}){why}; "

@@ -25,26 +25,7 @@ from uda.records import Records, read_results
 from uda.run_folder import RunFolder, RunLog
 from uda.settings import OptimSettings
 from uda.training.method import Method
-
-# First numbers of every derived seed, so that no two uses of randomness share one.
-INITIAL_WEIGHTS, SOURCE_STAGE, ROUND_STAGE, SOURCE_SHARE, ADAPTED_IMAGES, ADAPTATION_STAGE = range(6)
-GENERALIZATION_STAGE, SUPERVISED_STAGE = 6, 7
-STAGES = {
-    "source": SOURCE_STAGE,
-    "round": ROUND_STAGE,
-    "adaptation": ADAPTATION_STAGE,
-    "generalization": GENERALIZATION_STAGE,
-    "supervised": SUPERVISED_STAGE,
-}
-
-#: The setting that says how large a stage's batches are.
-BATCHES = {
-    "source": "source.batch_size",
-    "round": "self_training.batch",
-    "adaptation": "adaptation.batch",
-    "generalization": "training.batch_size",
-    "supervised": "training.batch_size",
-}
+from uda.training.stages import STAGES
 
 
 class Session(ABC):
@@ -238,7 +219,7 @@ class Session(ABC):
             sums = {name: self._own(values) for name, values in saved["sums"].items()}
             scalars, begin = saved["scalars"], EpochState(self.progress.step, sums)
         self.saved = None
-        stage = STAGES[self.progress.stage]
+        stage = STAGES[self.progress.stage].number
         smaller = self.smaller_step(method, self.progress.stage)
 
         def save(epoch: int, state: EpochState) -> None:
@@ -278,7 +259,7 @@ class Session(ABC):
 
     def smaller_step(self, method: Method, stage: str) -> str:
         """What to do where memory does not suffice for a training step of a stage."""
-        lower = f"lower {BATCHES[stage]} or transforms.size"
+        lower = f"lower {STAGES[stage].batches} or transforms.size"
         if type(method).step is not Method.step:
             return lower
         parts = 2 * self.config.runtime.accumulate

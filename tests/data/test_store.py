@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from tests.data.trees import make_folders, write_image
-from uda.config import Config, differing_keys
+from uda.adaptation.config import AdaptationConfig
+from uda.config import differing_keys
 from uda.data import store as store_module
 from uda.data.decoding import kept_size
 from uda.data.domains import load_domains
@@ -594,7 +595,7 @@ def test_where_stores_lie(monkeypatch, tmp_path):
 
 def test_the_size_belongs_to_the_result_and_the_store_does_not():
     def config(**data):
-        return Config(name="x", data={"source": "a", "target": "b", **data})
+        return AdaptationConfig(name="x", data={"source": "a", "target": "b", **data})
 
     saved = config().model_dump(mode="json")
     assert not differing_keys(config(cache="store", store="/x", store_gb=3), saved)

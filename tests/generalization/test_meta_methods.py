@@ -11,7 +11,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tests.data.trees import make_folders
 from tests.half_precision import fresh_weights
 from tests.test_rounds import cut_after_every_save, read_results
-from uda.config import load_config
 from uda.data.batch import Batch
 from uda.engine import Engine
 from uda.errors import UserError
@@ -31,7 +30,7 @@ STEPS = [
 def config_of(name, *overrides):
     plain = "training.optim={lr: 0.05, momentum: 0, nesterov: false, weight_decay: 0, schedule: constant}"
     common = [f"method={name}", "model.head=8", "runtime.device=cpu", "runtime.channels_last=false", plain]
-    return load_config("rotated_digits_erm", [*common, *overrides], GeneralizationConfig)
+    return GeneralizationConfig.load("rotated_digits_erm", [*common, *overrides])
 
 
 def build(name, *overrides, stage=0, network=None):
@@ -371,7 +370,7 @@ def execute(tmp_path_factory):
             "runtime={device: cpu}",
             "report={tensorboard: false, page: false}",
         ]
-        return LeaveOneOut(load_config("rotated_digits_erm", [*fixed, *overrides], GeneralizationConfig)).execute()
+        return LeaveOneOut(GeneralizationConfig.load("rotated_digits_erm", [*fixed, *overrides])).execute()
 
     return run
 

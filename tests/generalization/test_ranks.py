@@ -7,7 +7,6 @@ from tests.forked import forked_job
 SCRIPT = """\
 import json, sys
 import torch
-from uda.config import load_config
 from uda.distributed import start
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods import GENERALIZATION_METHODS
@@ -18,7 +17,7 @@ with start() as ranks:
     found = {}
     for name in GENERALIZATION_METHODS:
         words = [f"method={name}", f"output={folder}/{name}"]
-        run = LeaveOneOut(load_config(config, words, GeneralizationConfig), ranks=ranks)
+        run = LeaveOneOut(GeneralizationConfig.load(config, words), ranks=ranks)
         run.execute()
         tensors = [*run.engine.network.state_dict().values(), *run.method.modules.state_dict().values()]
         found[name] = torch.cat([tensor.double().flatten() for tensor in tensors]).tolist()

@@ -12,7 +12,6 @@ from tests.data.trees import make_folders
 from tests.generalization.conftest import CLASSES
 from tests.test_resume import cut
 from tests.test_rounds import cut_after_every_save
-from uda.config import load_config
 from uda.data.digits import ANGLES, rendered, rotated
 from uda.data.domains import TargetLabels
 from uda.data.transforms import make_predict
@@ -31,7 +30,7 @@ from uda.models import create_backbone
 
 
 def config_of(path, *words):
-    return load_config(path, words, GeneralizationConfig)
+    return GeneralizationConfig.load(path, words)
 
 
 def execute(path, folder, *words):

@@ -7,12 +7,11 @@ import yaml
 
 from tests.forked import Forked
 from tests.in_process import table_tool, tool_in_process
-from uda.config import load_config
 from uda.errors import UserError
 from uda.generalization.cli import main
 from uda.generalization.config import GeneralizationConfig
+from uda.generalization.table import COLUMNS
 from uda.tables import (
-    GENERALIZATION_COLUMNS,
     Ledger,
     choose_jobs,
     classes_markdown,
@@ -121,7 +120,7 @@ def test_a_failing_run_is_named_while_the_others_finish(ran):
 def test_csv_has_a_row_a_run_with_the_figures_of_its_results(table, ran, tmp_path):
     collect(table, ran[0], tmp_path)
     rows = read_csv(tmp_path / "turned.csv")
-    assert tuple(rows[0]) == GENERALIZATION_COLUMNS
+    assert tuple(rows[0]) == COLUMNS
     assert [(row["row"], row["source"], row["target"], row["seed"]) for row in rows] == [
         *(("ERM", "the others", target, "0") for target in TARGETS),
         *(("AVH loss", "the others", target, seed) for target, seed in (("m0", "0"), ("m0", "1"), ("m60", "0"))),
@@ -192,7 +191,7 @@ def test_a_run_of_another_recipe_is_left_out_with_the_key(table, ran, tmp_path):
 
 
 def test_a_recipe_is_what_decides_the_result():
-    base = load_config("rotated_digits_erm", ["target=m0"], GeneralizationConfig)
+    base = GeneralizationConfig.load("rotated_digits_erm", ["target=m0"])
     for word, same in [
         ("runtime.workers=3", True),
         ("data.root=/data", True),
@@ -202,7 +201,7 @@ def test_a_recipe_is_what_decides_the_result():
         ("model.loss=avh", False),
         ("seed=1", False),
     ]:
-        other = load_config("rotated_digits_erm", ["target=m0", word], GeneralizationConfig)
+        other = GeneralizationConfig.load("rotated_digits_erm", ["target=m0", word])
         assert (digest(other) == digest(base)) is same, word
     assert recipe(base)["target"] == "m0" and "training.holdout" not in recipe(base)
 
@@ -252,7 +251,7 @@ def recorded(tmp_path):
         record("AVH", "art", 1, 0.70, 0.69, 0.71, per_class=json.dumps({"dog": 0.8, "house": 0.5})),
     ]
     path = tmp_path / "made_up.csv"
-    path.write_text(to_csv(figures, GENERALIZATION_COLUMNS), encoding="utf-8")
+    path.write_text(to_csv(figures, COLUMNS), encoding="utf-8")
     return read_csv(path)
 
 
@@ -356,7 +355,7 @@ def test_the_variant_of_each_unseen_domain_is_chosen_by_what_is_held_out_of_the_
         run("AVH; s = 5", "sketch", 2, 0.99, 0.9), run("CORAL", "art", 0, 0.3, 0.3),
     ]  # fmt: skip
     path = tmp_path / "made_up.csv"
-    path.write_text(to_csv(figures, GENERALIZATION_COLUMNS), encoding="utf-8")
+    path.write_text(to_csv(figures, COLUMNS), encoding="utf-8")
     lines = variants_markdown(read_csv(path), "ERM; b").splitlines()
     assert lines[2:] == [
         "| Method | art | sketch | average | minus ERM |",

@@ -13,7 +13,6 @@ from tests.forked import forked_job
 from tests.hardness.conftest import undrawn
 from tests.test_rounds import cut_after_every_save
 from uda import pace
-from uda.config import load_config
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.hardness.classifier import load_classifier
@@ -42,7 +41,7 @@ from uda.settings import RuntimeSettings
 
 
 def execute(path, folder, *words):
-    return SupervisedRun(load_config(path, [f"output={folder}", *words], SupervisedConfig)).execute()
+    return SupervisedRun(SupervisedConfig.load(path, [f"output={folder}", *words])).execute()
 
 
 @pytest.fixture(scope="module")
@@ -164,12 +163,12 @@ def test_what_people_say_is_checked_before_the_training(labelled, tmp_path):
 
 def test_other_groups_need_no_other_training(labelled, finished):
     words = [f"output={finished}", "human.bins=[0,0.3,1]"]
-    assert SupervisedRun(load_config(labelled, words, SupervisedConfig)).finished
+    assert SupervisedRun(SupervisedConfig.load(labelled, words)).finished
 
 
 @pytest.mark.parametrize("name", ["vgg", "resnet", "densenet", "wide"])
 def test_configs_of_cifar10_are_valid_and_of_different_networks(name):
-    config = load_config(f"cifar10_{name}", [], SupervisedConfig)
+    config = SupervisedConfig.load(f"cifar10_{name}", [])
     assert config.data.dataset == "cifar10" and config.model.backbone.startswith(name)
     assert (ROOT / "configs" / f"cifar10_{name}.yaml").read_text().startswith("# CIFAR-10")
     assert config.human.bins == (0, 0.2, 0.4, 0.6, 0.8, 1)
@@ -196,7 +195,7 @@ def test_images_that_people_have_not_seen_are_in_no_group_and_no_correlation():
 
 def test_a_human_file_may_lie_in_the_folder_of_ones_own_images(labelled, tmp_path):
     words = [f"data.root={labelled.parent}", "data.train=train", "data.test=test", "human.file=human.csv"]
-    assert find_human(load_config(labelled, words, SupervisedConfig)) == labelled.parent / "human.csv"
+    assert find_human(SupervisedConfig.load(labelled, words)) == labelled.parent / "human.csv"
 
 
 @pytest.mark.parametrize(

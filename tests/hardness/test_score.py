@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.data.trees import make_folders
 from tests.hardness.conftest import undrawn
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
 from uda.hardness.classifier import LoadedClassifier, load_classifier, with_linear_head
 from uda.hardness.cli import main
@@ -277,7 +277,7 @@ def test_a_table_from_a_spreadsheet_and_files_that_are_no_tables(tmp_path):
 def run(tiny, tmp_path_factory):
     """A finished run of two seconds."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    Run(load_config(tiny, [f"output={folder}", "method=source_only"])).execute()
+    Run(AdaptationConfig.load(tiny, [f"output={folder}", "method=source_only"])).execute()
     return folder
 
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import one_hot
 
 from tests.half_precision import LARGE_STEPS, fresh_weights
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.batch import Batch
 from uda.engine import Engine
 from uda.methods import ADAPTATION_METHODS
@@ -17,7 +17,7 @@ from uda.models import create_network
 def build(name="self_training", *overrides):
     needed = ["model.dropout=0.5"] if name == "adr" else []
     needed += ["adaptation.strong={jitter: 0.3}"] if ADAPTATION_METHODS[name].views > 1 else []
-    config = load_config("digits_avh", [f"method={name}", "model.head=16", *needed, *overrides])
+    config = AdaptationConfig.load("digits_avh", [f"method={name}", "model.head=16", *needed, *overrides])
     network = create_network(config.model, 4, 1)
     method = ADAPTATION_METHODS[name](network, config.method_settings())
     method.config = config  # what tests ask it for: runtime, optimisers

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy, one_hot
 
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.batch import Batch
 from uda.engine import Engine
 from uda.methods import ADAPTATION_METHODS
@@ -25,7 +25,7 @@ def build(name, *overrides):
         f"adaptation.optim={{name: sgd, lr: {LR}, momentum: 0, nesterov: false, weight_decay: 0, schedule: constant}}"
     )
     common = [f"method={name}", "model.head=8", "runtime.device=cpu", "runtime.channels_last=false", optim]
-    config = load_config("digits_avh", [*common, *overrides])
+    config = AdaptationConfig.load("digits_avh", [*common, *overrides])
     torch.manual_seed(0)
     network = create_network(config.model, K, 1)
     method = ADAPTATION_METHODS[name](network, config.method_settings())

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from uda.adaptation.config import AdaptationConfig
 from uda.collapse import predictions
-from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import ImageArray
 from uda.evaluation import Prediction, accuracy, selection_metrics
@@ -24,7 +24,7 @@ class SyntheticRun:
     """Images, labels and the predictions of a model whose features move towards their class, round by round."""
 
     folder: Path
-    config: Config
+    config: AdaptationConfig
     classes: tuple[str, ...]
     images: ImageArray
     labels: np.ndarray
@@ -126,7 +126,7 @@ def run_maker(folder: Path):
         pixels[:, :, 4:8, 4:8] = 255
         return SyntheticRun(
             folder=folder,
-            config=Config.model_validate(
+            config=AdaptationConfig.model_validate(
                 {
                     "name": "toy",
                     "method": method,

@@ -12,7 +12,7 @@ from functools import cache
 import torch
 from pydantic import Field
 
-from uda.config import Config, load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.methods import ADAPTATION_METHODS
 from uda.plan import work_of
 from uda.settings import ModelSettings, Settings
@@ -115,13 +115,13 @@ class Cost:
         return self.train + self.gradients + self.predict + self.loading + self.serial + self.starts
 
 
-def visda_config(batch: int | None = None) -> Config:
+def visda_config(batch: int | None = None) -> AdaptationConfig:
     """The recipe's config; `batch`: with so many images in the batches of all stages."""
     changes = [] if batch is None else [f"source.batch_size={batch}", f"self_training.batch.mixed={batch}"]
-    return load_config(CONFIG, ["model.weights=none", *changes])
+    return AdaptationConfig.load(CONFIG, ["model.weights=none", *changes])
 
 
-def job_of(config: Config) -> Job:
+def job_of(config: AdaptationConfig) -> Job:
     """The work that a config asks for, on all images of its dataset's card; no data is needed."""
     from uda.data.cards import load_card
 
@@ -151,7 +151,7 @@ def _parameters(model: str, num_classes: int, channels: int) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def updates_once(config: Config) -> bool:
+def updates_once(config: AdaptationConfig) -> bool:
     """Whether a step is one forward and one backward pass, which is what the estimate knows."""
     return ADAPTATION_METHODS[config.method].step is Method.step
 

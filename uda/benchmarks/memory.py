@@ -9,7 +9,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from uda.config import Config
+from uda.adaptation.config import AdaptationConfig
 from uda.models import create_network
 
 #: Bytes a parameter that stay: the weight and its momentum in fp32.
@@ -64,7 +64,9 @@ def peak_bytes(work: Callable[[], object]) -> int:
     return held.peak
 
 
-def memory_of(config: Config, num_classes: int, train_batch: int, predict_batch: int, precision: str) -> Memory:
+def memory_of(
+    config: AdaptationConfig, num_classes: int, train_batch: int, predict_batch: int, precision: str
+) -> Memory:
     """Memory of a config's network.
 
     Args:

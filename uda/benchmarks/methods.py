@@ -20,14 +20,14 @@ def _training(name: str, scale: float) -> Callable[[], object]:
     import torch
     from torch.nn.functional import one_hot
 
-    from uda.config import load_config
+    from uda.adaptation.config import AdaptationConfig
     from uda.data.batch import Batch
     from uda.engine import Engine
     from uda.methods import ADAPTATION_METHODS
     from uda.models import create_network
 
     overrides = [f"method={name}", "runtime.device=cpu", *NEEDED.get(name, [])]
-    config = load_config("pacs_source", [*overrides, "model.weights=none"])
+    config = AdaptationConfig.load("pacs_source", [*overrides, "model.weights=none"])
     torch.manual_seed(0)
     network = create_network(config.model, NUM_CLASSES, 3)
     engine = Engine(network, config.runtime, log=None)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
+from uda.adaptation.config import AdaptationConfig
 from uda.benchmarks.contest import BENCHMARKS, Contest, at_first_call
-from uda.config import Config
 from uda.settings import (
     BatchSettings,
     DataSettings,
@@ -65,10 +65,10 @@ class Subject:
             max(2, round(self.count * scale)),
         )
 
-    def config(self, runtime: RuntimeSettings) -> Config:
+    def config(self, runtime: RuntimeSettings) -> AdaptationConfig:
         """The config of a self-training run with this network."""
         channels = self.channels
-        return Config(
+        return AdaptationConfig(
             name="bench",
             data=DataSettings(source="made here", target="made here"),
             transforms=PairTransformSettings(
@@ -89,7 +89,7 @@ SUBJECTS = {
 }
 
 
-def _network(config: Config, channels: int) -> nn.Module:
+def _network(config: AdaptationConfig, channels: int) -> nn.Module:
     from uda.models import create_network
 
     torch.manual_seed(0)
@@ -230,7 +230,7 @@ def _bare_prediction(subject: Subject, runtime: RuntimeSettings, pixels: Tensor)
     return predict
 
 
-def _ready(config: Config, channels: int) -> tuple[nn.Module, RuntimeSettings]:
+def _ready(config: AdaptationConfig, channels: int) -> tuple[nn.Module, RuntimeSettings]:
     """A network for a bare loop, and its settings in force."""
     from uda.device import apply_settings, settle
 

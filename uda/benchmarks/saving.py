@@ -2,8 +2,8 @@
 
 import tempfile
 
+from uda.adaptation.config import AdaptationConfig
 from uda.benchmarks.contest import BENCHMARKS, Contest
-from uda.config import load_config
 
 
 @BENCHMARKS.register("checkpoints_digits")
@@ -26,7 +26,7 @@ def _run_digits(scale: float, save: bool) -> None:
             "report.tensorboard=false",
             "report.page=false",
         ]
-        run = Run(load_config("digits_avh", overrides), RunLog(silent=True))
+        run = Run(AdaptationConfig.load("digits_avh", overrides), RunLog(silent=True))
         if not save:
             run.checkpoints.save = lambda *_: None
         run.execute()

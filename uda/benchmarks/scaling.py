@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from uda.adaptation.config import AdaptationConfig
 from uda.benchmarks import measure
-from uda.config import Config
 from uda.settings import DataSettings, ModelSettings, SelfTrainingSettings
 from uda.thresholds import PseudoLabels
 
@@ -95,7 +95,7 @@ def choice_work(num_images: int, num_classes: int, width: int) -> Works:
     from uda.distributed import Ranks
 
     prediction = _prediction(num_images, num_classes, width)
-    config = Config(
+    config = AdaptationConfig(
         name="scaling",
         data=DataSettings(source="made here", target="made here"),
         self_training=SelfTrainingSettings(selector="avc"),

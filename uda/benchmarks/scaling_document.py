@@ -5,12 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
+from uda.adaptation.config import AdaptationConfig
 from uda.atomic import atomic_path, write_text
 from uda.benchmarks.estimate import CARDS, Assumptions, Cost, Job, Serial, estimate, job_of, updates_once, visda_config
 from uda.benchmarks.memory import BESIDES_GIB, memory_of
 from uda.benchmarks.scaling import ALL, NUM_CLASSES, WIDTH, Curve, Point
 from uda.benchmarks.world import World
-from uda.config import load_config
 from uda.config_files import ROOT
 from uda.data.cards import load_card
 from uda.errors import UserError
@@ -130,7 +130,7 @@ def configs_table(paths: Sequence[Path]) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for path in paths:
-        config = load_config(path, ["model.weights=none"])
+        config = AdaptationConfig.load(path, ["model.weights=none"])
         job, card = job_of(config), load_card(config.data.dataset)
         most = max(images for _, images in job.training)
         memory = [

@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from uda.adaptation.config import AdaptationConfig
 from uda.benchmarks.measure import median_seconds
-from uda.config import load_config
 from uda.config_files import ROOT
 from uda.distributed import Ranks, start
 from uda.errors import UserError
@@ -93,7 +93,7 @@ def _digits(ranks: Ranks, scale: float, seconds_of: Callable) -> tuple[int, floa
     from uda.methods import ADAPTATION_METHODS
     from uda.models import create_network
 
-    config = load_config("digits_avh.yaml", ["runtime.device=cpu"])
+    config = AdaptationConfig.load("digits_avh.yaml", ["runtime.device=cpu"])
     settings = config.self_training
     steps, count = max(1, round(20 * scale)), max(200, round(5000 * scale))
     torch.manual_seed(0)

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from uda.config import Config, load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.batch import Batch
 from uda.data.images import ImageArray, ImageFiles, Images
 from uda.data.loaders import Batches, Part, predict_batches, training_batches
@@ -30,11 +30,11 @@ from uda.models import Network, create_network
 NUM_CLASSES = 12
 
 
-def _config(setup: Setup, *overrides: str) -> Config:
+def _config(setup: Setup, *overrides: str) -> AdaptationConfig:
     """VisDA's recipe with random weights; on a CPU a smaller network on smaller images."""
     small = ["model.backbone=resnet18", "transforms.size=32", "transforms.resize=40"] if setup.tiny else []
     common = [f"runtime.device={setup.device}", "model.weights=none", *small]
-    return load_config("visda_avh", [*common, *overrides])
+    return AdaptationConfig.load("visda_avh", [*common, *overrides])
 
 
 def _array(count: int, side: int) -> ImageArray:
@@ -42,7 +42,7 @@ def _array(count: int, side: int) -> ImageArray:
     return ImageArray(pixels, [str(i) for i in range(count)])
 
 
-def _training_batches(config: Config, images: Images, batch_size: int, steps: int, workers: int) -> Batches:
+def _training_batches(config: AdaptationConfig, images: Images, batch_size: int, steps: int, workers: int) -> Batches:
     count, transform = len(images.ids), make_train(config.transforms, config.transforms.source)
     labels = np.arange(count) % NUM_CLASSES
     whole = Part(images, np.arange(count), labels, transform, domain=0, is_target=False)
@@ -56,7 +56,7 @@ def _training_batches(config: Config, images: Images, batch_size: int, steps: in
     )
 
 
-def _images_on(engine: Engine, config: Config, count: int) -> Tensor:
+def _images_on(engine: Engine, config: AdaptationConfig, count: int) -> Tensor:
     """A batch to predict, on the device already."""
     images, transform = _array(count, config.transforms.resize), make_predict(config.transforms)
     (batch,) = predict_batches(images, transform, batch_size=count, workers=0)
@@ -66,7 +66,7 @@ def _images_on(engine: Engine, config: Config, count: int) -> Tensor:
 class _Steps:
     """Training steps of a network on batches that are on the device already."""
 
-    def __init__(self, config: Config, batch_size: int):
+    def __init__(self, config: AdaptationConfig, batch_size: int):
         torch.manual_seed(0)
         network = create_network(config.model, NUM_CLASSES, 3)
         self.engine = Engine(network, config.runtime, log=None)

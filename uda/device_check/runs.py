@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.config_files import ROOT
 from uda.device_check.parts import Finding, Setup, part
 from uda.distributed import Ranks
@@ -85,13 +85,13 @@ def resume(setup: Setup) -> Iterator[Finding]:
 def _resume(setup: Setup, root: Path, name: str) -> Finding:
     lr = {"sgd": 0.05, "adamw": 0.005}[name]
     optim = [f"{stage}.optim={{name: {name}, lr: {lr}}}" for stage in ("source", "self_training")]
-    began = load_config("digits_avh", [*overrides(setup, root, name, *optim), "runtime.device=cpu"])
+    began = AdaptationConfig.load("digits_avh", [*overrides(setup, root, name, *optim), "runtime.device=cpu"])
     try:
         Run(began, RunLog(silent=True), Ranks(), StopAfter(7)).execute()
         return Finding(name, {}, "it did not stop when it was asked to")
     except Interrupted:
         pass
-    going_on = load_config("digits_avh", overrides(setup, root, name, *optim))
+    going_on = AdaptationConfig.load("digits_avh", overrides(setup, root, name, *optim))
     run = Run(going_on, RunLog(silent=True), Ranks())
     place = run.progress.describe()
     reached = run.execute()["final"]["class_mean"]

@@ -9,7 +9,7 @@ from functools import cache, partial
 import numpy as np
 import torch
 
-from uda.config import load_config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.images import ImageArray
 from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import make_train
@@ -75,13 +75,13 @@ def prepare(case: Case, device: str, precision: str, *overrides: str, steps: int
     if case.name in DROPOUT:
         settings.append("model.dropout=0.5")
     if case.generalizes:
-        config = load_config("rotated_digits_erm", [*settings, *overrides], GeneralizationConfig)
+        config = GeneralizationConfig.load("rotated_digits_erm", [*settings, *overrides])
         build = partial(GENERALIZATION_METHODS[case.name], num_domains=DOMAINS, **config.method_settings)
         optim = config.training.optim
     else:
         if ADAPTATION_METHODS[case.name].views > 1:
             settings.append("adaptation.strong={jitter: 0.3}")
-        config = load_config("digits_avh", [*settings, *overrides])
+        config = AdaptationConfig.load("digits_avh", [*settings, *overrides])
         build = partial(ADAPTATION_METHODS[case.name], settings=config.method_settings())
         optim = config.self_training.optim
     torch.manual_seed(0)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from uda.cli import listing, supervise
 from uda.command_line import CommandParser
-from uda.config import load_config
 from uda.config_files import ConfigError
 from uda.generalization.config import GeneralizationConfig
 
@@ -100,7 +99,7 @@ def _load(files: Sequence[str], overrides: Iterable[str]) -> list[Generalization
     configs, problems = [], []
     for file in files:
         try:
-            configs.append(load_config(file, overrides, GeneralizationConfig))
+            configs.append(GeneralizationConfig.load(file, overrides))
         except ConfigError as error:
             problems += str(error).split("\n")
     if problems:

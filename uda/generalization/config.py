@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from uda.config import RunConfig
+from uda.config import CONFIGS, RunConfig
 from uda.registry import Registry
 from uda.settings import AugmentSettings, OptimSettings, PathText, Settings, StorageSettings
 
@@ -43,10 +43,13 @@ class TrainingSettings(Settings):
         return self.evaluate_every or -(-self.steps // 10)
 
 
+@CONFIGS.register("generalize")
 class GeneralizationConfig(RunConfig):
     """A run of domain generalisation: a method, a loss (`model.loss`), domains, and the one that is left out."""
 
     default_folder: ClassVar[str] = "runs/{name}/{target}/seed{seed}"
+
+    totals = ("training.steps",)
 
     method: str = "erm"
     """One of `--list methods`."""

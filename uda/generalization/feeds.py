@@ -8,7 +8,7 @@ from uda.engine import Engine
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
-from uda.session import GENERALIZATION_STAGE
+from uda.generalization.stages import GENERALIZATION_STAGE
 
 
 class Feeds:
@@ -54,7 +54,7 @@ class Feeds:
             num_classes=len(self.domains.classes),
             batch_size=[size] * len(parts),
             steps=steps,
-            seed=(GENERALIZATION_STAGE, self.config.seed, stage),
+            seed=(GENERALIZATION_STAGE.number, self.config.seed, stage),
             workers=self.engine.workers(self.in_memory),
             rank=ranks.rank,
             world=ranks.world,

@@ -19,11 +19,13 @@ from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.feeds import Feeds
 from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.report import Judgement, Report, summary_lines
+from uda.generalization.stages import GENERALIZATION_STAGE
 from uda.inputs import InputImages, Inputs
 from uda.models import Prediction, create_network, describe_network, network_on
 from uda.pace import predict_pace, training_pace
 from uda.plan import Trials, compute_line, epoch_steps
-from uda.session import GENERALIZATION_STAGE, INITIAL_WEIGHTS, Session
+from uda.session import Session
+from uda.training.stages import INITIAL_WEIGHTS
 
 
 class LeaveOneOut(Session):
@@ -159,7 +161,7 @@ class LeaveOneOut(Session):
         return Trials(stages, predicted, predict).cost(self.engine, workers)
 
     def _begin(self, stage: int) -> None:
-        seed_everything(GENERALIZATION_STAGE, self.config.seed, stage)
+        seed_everything(GENERALIZATION_STAGE.number, self.config.seed, stage)
         self.method.begin(stage)
 
     def _stage(self, stage: int) -> None:

@@ -144,13 +144,12 @@ def _add_dynamics(commands) -> None:
 
 
 def _dynamics(options: argparse.Namespace) -> int:
-    from uda.config import load_config
     from uda.hardness.dynamics import require_comparable
 
     def configs() -> list[SupervisedConfig]:
         seeds = [f"seed={seed}" for seed in listed(options.seeds)] if options.seeds else [None]
         words = [[*options.overrides, *([seed] if seed else [])] for seed in seeds]
-        found = [load_config(file, own, SupervisedConfig) for file in options.cfg for own in words]
+        found = [SupervisedConfig.load(file, own) for file in options.cfg for own in words]
         require_comparable(found)
         return found
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from uda.config import load_config, refuse_another_kind
+from uda.config import refuse_another_kind
 from uda.config_files import ConfigError, dotted, explain, find_config, merge, parse_overrides, read_config
 from uda.errors import UserError
 from uda.hardness import claims
@@ -109,7 +109,7 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
     images, no human file, a model that is no run, an unknown degradation, no digits.
     """
     configs = [
-        load_config(runs.cfg, [*study.set, *runs.set, f"seed={seed}"], SupervisedConfig)
+        SupervisedConfig.load(runs.cfg, [*study.set, *runs.set, f"seed={seed}"])
         for runs in study.runs
         for seed in runs.seeds
     ]

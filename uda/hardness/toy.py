@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
+from uda.adaptation.stages import SOURCE_STAGE
 from uda.data import digits
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
@@ -26,8 +27,8 @@ from uda.hardness.toy_figures import add_toy
 from uda.hardness.training import Supervised
 from uda.models import Network, Prediction, network_on
 from uda.models.backbones import SmallCNN
-from uda.session import INITIAL_WEIGHTS, SOURCE_STAGE
 from uda.settings import ModelSettings, OptimSettings, RuntimeSettings, TransformSettings
+from uda.training.stages import INITIAL_WEIGHTS
 
 WIDTHS = (16, 32, 64, 128)
 MODEL = ModelSettings(backbone="digits_cnn", weights="none", head=None, bias=False)
@@ -123,11 +124,16 @@ def train(
     part = Part(data.images, rows, data.labels[rows], transform, domain=0, is_target=False)
     steps = epochs * -(-len(rows) // BATCH)
     batches = training_batches(
-        [part], num_classes=len(data.classes), batch_size=BATCH, steps=steps, seed=(SOURCE_STAGE, seed), workers=0
+        [part],
+        num_classes=len(data.classes),
+        batch_size=BATCH,
+        steps=steps,
+        seed=(SOURCE_STAGE.number, seed),
+        workers=0,
     )
     method = Supervised(network)
     optimization = engine.optimization(method, OPTIM, steps)
-    engine.fit(method, batches, optimization, label="toy", steps=steps, seed=(SOURCE_STAGE, seed))
+    engine.fit(method, batches, optimization, label="toy", steps=steps, seed=(SOURCE_STAGE.number, seed))
     seen = predict_batches(data.images, transform, batch_size=engine.predict_batch_size, workers=0)
     return network, engine.predict(seen, len(data.labels))
 

@@ -28,9 +28,11 @@ from uda.plan import Trials, compute_line
 from uda.records import REPORTS
 from uda.registry import Registry
 from uda.report.table import percent
-from uda.session import INITIAL_WEIGHTS, SUPERVISED_STAGE, Session
+from uda.session import Session
 from uda.training.method import Method
+from uda.training.stages import INITIAL_WEIGHTS, Stage
 
+SUPERVISED_STAGE = Stage("supervised", 7, "the training", "training.batch_size")
 SUPERVISED_METHODS: Registry[type[Method]] = Registry("method")
 
 
@@ -139,7 +141,7 @@ class SupervisedRun(Session):
             num_classes=len(self.classes),
             batch_size=config.training.batch_size,
             steps=None,
-            seed=(SUPERVISED_STAGE, config.seed, epoch),
+            seed=(SUPERVISED_STAGE.number, config.seed, epoch),
             workers=self.engine.workers(images.in_memory),
             rank=self.ranks.rank,
             world=self.ranks.world,

@@ -7,7 +7,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from torch import Tensor
 
-from uda.config import Config
+from uda.adaptation.config import AdaptationConfig
 from uda.data.batch import Batch
 from uda.errors import UserError
 from uda.models import Network, Output, Prediction
@@ -84,7 +84,7 @@ class AdaptationMethod(Method):
         return self.network.loss(rows.of(logits), rows.of(batch.labels), self.settings.label_smoothing)
 
 
-def check_batch(method: type[AdaptationMethod], name: str, config: Config) -> None:
+def check_batch(method: type[AdaptationMethod], name: str, config: AdaptationConfig) -> None:
     """Raise UserError for a make-up of the batch that a method cannot work with."""
     if not method.adapts:
         return

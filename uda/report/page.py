@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
+from uda.adaptation.config import AdaptationConfig
 from uda.collapse import CURES
-from uda.config import Config, RunConfig
+from uda.config import RunConfig
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
 from uda.data.images import Images
 from uda.methods import ADAPTATION_METHODS
@@ -20,7 +21,7 @@ NOTABLE_LOSS = 0.02
 
 
 def render_page(
-    config: Config,
+    config: AdaptationConfig,
     classes: Sequence[str],
     images: Images,
     truth: np.ndarray | None,
@@ -92,7 +93,9 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.ndarray | None) -> list[tuple[str, str]]:
+def _facts(
+    config: AdaptationConfig, classes: Sequence[str], images: Images, truth: np.ndarray | None
+) -> list[tuple[str, str]]:
     """The config in the terms of a reader."""
     known = 0 if truth is None else int((truth != NO_LABEL).sum())
     labels = "none known" if known == 0 else "all known" if known == len(truth) else f"known for {known}"
@@ -127,7 +130,7 @@ def _facts(config: Config, classes: Sequence[str], images: Images, truth: np.nda
     return [*((name, value) for name, value in facts if value), ("Seed", str(config.seed))]
 
 
-def _pair(config: Config) -> str:
+def _pair(config: AdaptationConfig) -> str:
     return f"{' + '.join(config.data.sources)} to {' + '.join(config.data.targets)}"
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uda.config import Config
+from uda.adaptation.config import AdaptationConfig
 from uda.methods import ADAPTATION_METHODS
 
 _ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll", "domains", "unknown")
 
 
 def summarise(
-    config: Config, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]], seconds: float
+    config: AdaptationConfig, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]], seconds: float
 ) -> dict[str, Any]:
     """The content of `results.json` from the records of the source model and of the rounds.
 
@@ -50,7 +50,9 @@ def _accuracy(record: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: known.get(name, {} if name in ("per_class", "domains") else None) for name in _ACCURACY}
 
 
-def _steps(config: Config, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]]) -> int | None:
+def _steps(
+    config: AdaptationConfig, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]]
+) -> int | None:
     """Steps of all stages: each round is one, intervals are parts of one. None where the records do not tell."""
     stages = [record.get("steps") for record in (source or {}, *rounds)]
     if ADAPTATION_METHODS[config.method].adapts:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from uda.adaptation.config import AdaptationConfig
 from uda.atomic import OutputError, write_json, write_text
 from uda.collapse import CURES, classes_without_labels, signs_of_collapse, spread
-from uda.config import Config
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation import Accuracy
@@ -79,7 +79,7 @@ class RunReport:
     def __init__(
         self,
         records: Records,
-        config: Config,
+        config: AdaptationConfig,
         classes: Sequence[str],
         source: np.ndarray,
         images: Images,

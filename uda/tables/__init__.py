@@ -11,7 +11,7 @@ from uda.tables.definition import Row, Table, load_table
 from uda.tables.job import Job
 from uda.tables.jobs import Standing, choose_jobs, jobs_of, run_jobs, standing
 from uda.tables.latex import published_latex, to_latex
-from uda.tables.ledger import COLUMNS, GENERALIZATION_COLUMNS, INNER, Ledger, read_csv, to_csv
+from uda.tables.ledger import INNER, Ledger, read_csv, to_csv
 from uda.tables.markdown import (
     classes_markdown,
     differences_markdown,
@@ -26,8 +26,6 @@ from uda.tables.markdown import (
 from uda.tables.plan import dry_run
 
 __all__ = [
-    "COLUMNS",
-    "GENERALIZATION_COLUMNS",
     "INNER",
     "Job",
     "Ledger",

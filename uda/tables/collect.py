@@ -8,7 +8,7 @@ from uda.errors import UserError
 from uda.tables.definition import Table
 from uda.tables.jobs import Job
 from uda.tables.latex import published_latex, to_latex
-from uda.tables.ledger import COLUMNS_OF, INNER, Ledger, read_csv
+from uda.tables.ledger import INNER, Ledger, read_csv
 from uda.tables.markdown import (
     classes_markdown,
     differences_markdown,
@@ -75,7 +75,7 @@ def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     blocks = {table.name: to_markdown(records, table.reference, table.measure)}
     blocks[f"{table.name}_differences"] = differences_markdown(records, table.reference, table.measure)
     blocks[f"{table.name}_classes"] = classes_markdown(records, table.measure)
-    blocks[f"{table.name}_inner"] = inner_markdown(records) if INNER[0] in COLUMNS_OF[table.kind] else ""
+    blocks[f"{table.name}_inner"] = inner_markdown(records) if INNER[0] in table.columns else ""
     path = folder / f"{table.name}_reports.csv"
     reports = read_csv(path) if path.is_file() else []
     blocks[f"{table.name}_validators"] = validator_markdown(reports, table.measure) if reports else ""

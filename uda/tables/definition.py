@@ -2,13 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from uda.config_files import ROOT, read_config
 from uda.errors import UserError
-from uda.registry import nearest
+from uda.registry import Registry, nearest
 from uda.settings import Settings
 from uda.typed_yaml import typed
 
@@ -39,6 +39,8 @@ class Table(Settings):
 
     measure: ClassVar[str]
     """Key of the figure that rows are compared by."""
+    columns: ClassVar[tuple[str, ...]]
+    """Columns of its CSV."""
 
     name: str
     """Name of the CSV and of the folder of runs."""
@@ -67,55 +69,8 @@ class Table(Settings):
         return self
 
 
-class AdaptationTable(Table):
-    """Runs from a source to a target domain, compared by class mean."""
-
-    measure = "class_mean"
-
-    kind: Literal["adaptation"] = "adaptation"
-    pairs: list[tuple[str, str]] = Field(min_length=1)
-    """Source and target domains; several at one place as a list."""
-
-    @field_validator("pairs", mode="before")
-    @classmethod
-    def several_in_one(cls, pairs: object) -> object:
-        """A list of domains becomes one name, `photo + cartoon`."""
-        if not isinstance(pairs, list):
-            return pairs
-        return [
-            [TOGETHER.join(map(str, names)) if isinstance(names, list) else names for names in pair]
-            if isinstance(pair, list)
-            else pair
-            for pair in pairs
-        ]
-
-
-class GeneralizationTable(Table):
-    """Runs that leave one domain out, compared by plain accuracy on it, as the field does."""
-
-    measure = "overall"
-
-    kind: Literal["generalization"] = "generalization"
-    targets: list[str] = Field(min_length=1)
-    """Domains that are left out, each in turn."""
-
-    @property
-    def pairs(self) -> list[tuple[str, str]]:
-        """The unseen domains, as a ledger names them."""
-        return [(THE_OTHERS, target) for target in self.targets]
-
-    @model_validator(mode="after")
-    def each_by_itself(self) -> "GeneralizationTable":
-        """No domain is left out twice, and no row starts from another."""
-        if len(set(self.targets)) < len(self.targets):
-            raise ValueError("targets: a domain stands twice")
-        for row in self.rows:
-            if row.start is not None:
-                raise ValueError(f"row '{row.name}' starts from another; runs of domain generalisation do not")
-        return self
-
-
-KINDS: dict[str, type[Table]] = {"adaptation": AdaptationTable, "generalization": GeneralizationTable}
+#: Tables by what their runs do.
+TABLES: Registry[type[Table]] = Registry("kind of table")
 
 
 def name_of(pair: tuple[str, str]) -> str:
@@ -136,9 +91,11 @@ def load_table(path: str | Path) -> Table:
     try:
         content = {"name": path.stem, "kind": "adaptation", **read_config(path)[0]}
         kind = typed(content["kind"], str)
-        if kind not in KINDS:
-            raise UserError(f"{path.name}: kind: unknown '{kind}'{nearest(kind, [*KINDS])} (known: {', '.join(KINDS)})")
-        return KINDS[kind].model_validate(typed(content, KINDS[kind]))
+        if kind not in TABLES:
+            raise UserError(
+                f"{path.name}: kind: unknown '{kind}'{nearest(kind, [*TABLES])} (known: {', '.join(TABLES)})"
+            )
+        return TABLES[kind].model_validate(typed(content, TABLES[kind]))
     except ValidationError as error:
         found = [(path.name, ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
         problems = [": ".join(filter(None, parts)) for parts in found]

@@ -5,7 +5,7 @@ import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,15 +14,14 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import ValidationError
 
-from uda.config import Config, RunConfig, differing_keys, load_config
+from uda.config import RunConfig, differing_keys
 from uda.config_files import ROOT
 from uda.errors import UserError
-from uda.generalization.config import GeneralizationConfig
-from uda.generalization.report import of_the_last_stage
-from uda.records import SOURCE, read_record
+from uda.records import read_record
+from uda.registry import Registry
 from uda.tables.definition import TOGETHER, Row, Table, name_of
-from uda.tables.ledger import INNER, RUN, Run
-from uda.tables.recipe import digest, source_recipe
+from uda.tables.ledger import RUN, Run
+from uda.tables.recipe import digest
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ class Job(ABC):
     @property
     def domains(self) -> str:
         """Name of its domains in paths and patterns, without the slashes of folders of one's own."""
-        return _in_paths("_to_".join(self.pair))
+        return in_paths("_to_".join(self.pair))
 
     @property
     def folder(self) -> Path:
@@ -96,7 +95,7 @@ class Job(ABC):
     @cached_property
     def config(self) -> RunConfig:
         """The run's config, as if it began with no other run's model."""
-        return load_config(self.row.cfg, self._own_overrides(), self.kind)
+        return self.kind.load(self.row.cfg, self._own_overrides())
 
     @cached_property
     def digest(self) -> str:
@@ -199,112 +198,10 @@ class Job(ABC):
         ]
 
 
-class AdaptationJob(Job):
-    """A run from a source to a target domain."""
-
-    kind = Config
-    tool = "self_train.py"
-
-    @property
-    def setting(self) -> list[str]:
-        keys = ("data.source", "data.target")
-        return [f"{key}={_override(names)}" for key, names in zip(keys, self.pair, strict=True)]
-
-    @property
-    def is_source(self) -> bool:
-        """Whether this is the model that others may start from."""
-        return self.row is self.table.rows[0]
-
-    @cached_property
-    def source(self) -> "AdaptationJob":
-        """The table's source model of the same pair and seed."""
-        return replace(self, row=self.table.rows[0])
-
-    @property
-    def start_digest(self) -> str:
-        return self.start.digest if self.start else ""
-
-    @cached_property
-    def shares_source(self) -> bool:
-        """Whether it starts from the table's source model: it has a source stage, and it is that model's own."""
-        if self.is_source or self.start or not self.config.trains_source:
-            return False
-        return source_recipe(self.config) == source_recipe(self.source.config)
-
-    @cached_property
-    def start(self) -> "AdaptationJob | None":
-        """The run of the row that this one's row says it starts from."""
-        rows = [row for row in self.table.rows if row.name == self.row.start]
-        return replace(self, row=rows[0]) if rows else None
-
-    @property
-    def needs(self) -> "AdaptationJob | None":
-        return self.start or (self.source if self.shares_source else None)
-
-    def by_itself(self, config: Config) -> Config:
-        if not self.needs:
-            return config
-        return config.model_copy(update={"source": config.source.model_copy(update={"checkpoint": None})})
-
-    def overrides(self) -> list[str]:
-        return [*self._own_overrides(), *([f"source.checkpoint={self.needs.weights}"] if self.needs else [])]
-
-    def figures(self, results: Mapping[str, Any]) -> dict[str, object]:
-        rounds = results["rounds"]
-        last = rounds[-1] if rounds else {}
-        return {
-            "source_only": results["source_only"]["class_mean"],
-            "label_free": results["label_free_choice"]["class_mean"],
-            "oracle_best": results["oracle_best"]["class_mean"],
-            "selected": last.get("selected"),
-            **{key: last.get(key) for key in INNER},
-            "tp_rate_round0": rounds[0].get("tp_rate") if rounds else None,
-        }
-
-    def judged(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
-        """A run without rounds has one, of its only model: it is a method too when validators rank methods."""
-        found = [(entry["round"], entry) for entry in results["rounds"]]
-        if not found:
-            found = [("source", read_record(self.folder / SOURCE))]
-        return [(name, entry, entry.get("validators", {})) for name, entry in found]
-
-
-class GeneralizationJob(Job):
-    """A run that leaves one domain out. What chooses among its reports are the held-out images of the seen domains."""
-
-    kind = GeneralizationConfig
-    tool = "generalize.py"
-
-    @property
-    def setting(self) -> list[str]:
-        return [f"target={self.pair[1]}"]
-
-    @property
-    def domains(self) -> str:
-        return _in_paths(self.pair[1])
-
-    def figures(self, results: Mapping[str, Any]) -> dict[str, object]:
-        return {
-            "validation": results["final"]["validation"],
-            "validation_choice": results["validation_choice"]["overall"],
-            "oracle_best": results["oracle_best"]["overall"],
-        }
-
-    def judged(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
-        rounds = of_the_last_stage(results["rounds"])
-        return [(entry["round"], entry, {"validation": entry["validation"]}) for entry in rounds]
-
-
-def _in_paths(name: str) -> str:
+def in_paths(name: str) -> str:
     """The name of a domain, which may be a folder of one's own, as a part of a path."""
     return name.replace(TOGETHER, "+").replace("/", "_")
 
 
-def _override(names: str) -> str:
-    """One domain as it is, several as a list."""
-    several = names.split(TOGETHER)
-    return json.dumps(several, ensure_ascii=False) if len(several) > 1 else names
-
-
 #: What runs each kind of table.
-JOBS: dict[str, type[Job]] = {"adaptation": AdaptationJob, "generalization": GeneralizationJob}
+JOBS: Registry[type[Job]] = Registry("kind of table")

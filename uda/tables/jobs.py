@@ -10,7 +10,6 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from uda.atomic import write_text
-from uda.config import NOT_IDENTITY
 from uda.errors import UserError
 from uda.registry import nearest
 from uda.tables.definition import MEASURES, Table
@@ -29,11 +28,11 @@ def jobs_of(table: Table, runs: Path, extra: Sequence[str] = ()) -> list[Job]:
     Raises:
         UserError: an extra override changes the recipe: the results would not be this table's.
     """
+    kind = JOBS[table.kind]
     for word in extra:
         key = word.partition("=")[0]
-        if not below(key, NOT_IDENTITY) or key in DECISIVE:
+        if not below(key, kind.kind.not_identity) or key in DECISIVE:
             raise UserError(f"command line: {key}: decides the result; change it in the table's rows, by `set`")
-    kind = JOBS[table.kind]
     return [
         kind(table, row, pair, seed, runs, tuple(extra))
         for row in table.rows

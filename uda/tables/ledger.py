@@ -19,49 +19,6 @@ from uda.tables.definition import Table
 INNER = ("tp_rate", "avh", "avc", "confidence", "feature_norm")
 #: What tells one run of a table from another.
 RUN = ("row", "source", "target", "seed")
-COLUMNS = (
-    "row",
-    "config",
-    "source",
-    "target",
-    "seed",
-    "digest",
-    "source_only",
-    "class_mean",
-    "overall",
-    "label_free",
-    "oracle_best",
-    "selected",
-    *INNER,
-    "tp_rate_round0",
-    "steps",
-    "seconds",
-    "commit",
-    "finished",
-    "per_class",
-)
-#: Of a table of runs that leave one domain out.
-GENERALIZATION_COLUMNS = (
-    "row",
-    "config",
-    "source",
-    "target",
-    "seed",
-    "digest",
-    "class_mean",
-    "overall",
-    "validation",
-    "validation_choice",
-    "oracle_best",
-    "steps",
-    "seconds",
-    "commit",
-    "finished",
-    "per_class",
-)
-#: Columns of a table's CSV by the table's kind.
-COLUMNS_OF = {"adaptation": COLUMNS, "generalization": GENERALIZATION_COLUMNS}
-
 Run = tuple[str, ...]
 
 
@@ -81,7 +38,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def to_csv(records: Iterable[Mapping[str, object]], columns: Sequence[str] = COLUMNS) -> str:
+def to_csv(records: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
     """CSV of records; fractions with six decimals, what is not known empty."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
@@ -108,7 +65,7 @@ class Ledger:
             UserError: a CSV has columns that are not ours, so that writing it again would lose them.
         """
         ledger = cls({}, {})
-        columns = COLUMNS_OF[table.kind]
+        columns = table.columns
         path = folder / f"{table.name}.csv"
         if path.is_file():
             for record in read_csv(path):
@@ -161,7 +118,7 @@ class Ledger:
             return tuple((index is None, index or 0) for index in _place(run, table))
 
         order = sorted(self.runs, key=place)
-        write_text(folder / f"{table.name}.csv", to_csv((self.runs[run] for run in order), COLUMNS_OF[table.kind]))
+        write_text(folder / f"{table.name}.csv", to_csv((self.runs[run] for run in order), table.columns))
         reports = [report for run in order for report in self.reports.get(run, [])]
         path = folder / f"{table.name}_reports.csv"
         if reports or path.is_file():

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from uda.config import NOT_IDENTITY, Config, RunConfig, flatten, option_defaults
+from uda.config import RunConfig, flatten, option_defaults
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def recipe(config: RunConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in settings.items()
-        if not below(key, (*NOT_IDENTITY, *config.unread)) and (key not in defaults or value != defaults[key])
+        if not below(key, (*config.not_identity, *config.unread)) and (key not in defaults or value != defaults[key])
     }
 
 
@@ -31,13 +31,3 @@ def digest(config: RunConfig, start: str = "") -> str:
 def below(key: str, sections: Sequence[str]) -> bool:
     """Whether a dotted key is one of these, or within a section that is."""
     return any(key == section or key.startswith(f"{section}.") for section in sections)
-
-
-def source_recipe(config: Config) -> dict[str, Any]:
-    """The part of a recipe that decides the source model's weights."""
-    after_training = ("source.adapt_batch_norm", "transforms.target")
-    return {
-        key: value
-        for key, value in recipe(config).items()
-        if below(key, ("seed", "data", "transforms", "model", "source")) and not below(key, after_training)
-    }

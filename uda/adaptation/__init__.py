@@ -1,0 +1,1 @@
+"""Adaptation of a model from labelled source images to unlabelled target images."""

@@ -1,0 +1,114 @@
+"""The configuration of an adaptation: from labelled source images to unlabelled target images."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import model_validator
+
+from uda.config import CONFIGS, RunConfig
+from uda.data.cards import load_card
+from uda.errors import UserError
+from uda.registry import Registry
+from uda.settings import (
+    AdaptationSettings,
+    DataSettings,
+    MethodSettings,
+    PairTransformSettings,
+    SelfTrainingSettings,
+    SourceSettings,
+)
+
+
+@CONFIGS.register("adapt")
+class AdaptationConfig(RunConfig):
+    """A run from a source to a target domain: a method, a selector and two domains."""
+
+    not_identity = (*RunConfig.not_identity, "self_training.on_empty")
+    length = ("self_training.rounds",)
+    totals = ("adaptation.steps",)
+
+    method: str = "self_training"
+    """One of `--list methods`."""
+    validator: str = "im"
+    """Label-free score that names `label_free_choice`, one of `--list validators`."""
+    data: DataSettings
+    transforms: PairTransformSettings = PairTransformSettings()
+    source: SourceSettings = SourceSettings()
+    self_training: SelfTrainingSettings = SelfTrainingSettings()
+    adaptation: AdaptationSettings = AdaptationSettings()
+
+    @model_validator(mode="after")
+    def lrent_with_softmax(self):
+        training = self.self_training
+        if training.keep == "lrent" and (training.selector != "softmax" or "lrent" not in training.regularizer):
+            raise ValueError("self_training.keep: 'lrent' needs the softmax selector and an lrent regularizer")
+        return self
+
+    @classmethod
+    def registries(cls) -> Mapping[str, Registry]:
+        from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
+        from uda.regularizers import REGULARIZERS
+        from uda.selectors import SELECTORS
+        from uda.validators import VALIDATORS
+
+        return {
+            **super().registries(),
+            "method": ADAPTATION_METHODS,
+            "self_training.selector": SELECTORS,
+            "self_training.regularizer": REGULARIZERS,
+            "self_training.unlabelled_loss": UNLABELLED_LOSSES,
+            "validator": VALIDATORS,
+        }
+
+    def method_settings(self, name: str | None = None) -> MethodSettings:
+        """What the run's method is told; `name`: another one, which has its default options."""
+        from uda.methods import ADAPTATION_METHODS
+
+        stage = self.self_training if ADAPTATION_METHODS[name or self.method].rounds else self.adaptation
+        return MethodSettings(
+            self.method_options if name is None else {},
+            stage.forward,
+            self.source.label_smoothing,
+            self.data.target_labelled is not None,
+            self.self_training,
+        )
+
+    @property
+    def trains_source(self) -> bool:
+        """Whether the run begins with a stage on source images alone."""
+        return not self.source.checkpoint and bool(self.source.steps or self.source.epochs)
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        from uda.methods import ADAPTATION_METHODS
+
+        if self.method not in ADAPTATION_METHODS:  # a run's config of old: what that method read is not known
+            return ()
+        return ("self_training",) if ADAPTATION_METHODS[self.method].adapts else ("adaptation",)
+
+    @property
+    def domains(self) -> Mapping[str, str]:
+        return {"source": "+".join(self.data.sources), "target": "+".join(self.data.targets)}
+
+    @property
+    def start(self) -> str | None:
+        return self.source.checkpoint
+
+    @classmethod
+    def wrong_names(cls, content: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """A card's domains by name: before a folder of an earlier run is looked at, which has other ones."""
+        data, problems = content.get("data"), []
+        if not isinstance(data, Mapping) or not isinstance(data.get("dataset"), str):
+            return []
+        try:
+            card = load_card(data["dataset"])
+        except UserError:  # said where the data are looked for
+            return []
+        for role in ("source", "target"):
+            names = data.get(role)
+            for name in [names] if isinstance(names, str) else names if isinstance(names, list) else []:
+                try:
+                    card.domain(str(name))
+                except UserError as error:
+                    problems.append((f"data.{role}", str(error)))
+        return problems
