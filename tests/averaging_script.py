@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from uda.adaptation.config import AdaptationConfig
 from uda.data.batch import Batch
+from uda.device import set_up_process
 from uda.distributed import Ranks, start
 from uda.engine import Engine, EpochState
 from uda.generalization.config import GeneralizationConfig
@@ -219,6 +220,7 @@ def resumed(ranks: Ranks) -> None:
 
 
 if __name__ == "__main__":
+    set_up_process(RuntimeSettings(device="cpu", threads=1, allocator="default"))
     with start() as ranks:
         for check in (every_method, settings, left_out, stages, resumed):
             check(ranks)

@@ -14,6 +14,7 @@ autocast (as on the CPU), torch.func and the optimisers are torch's own, and the
 and what a device's own kernels do cannot be tested like this.
 """
 
+import contextlib
 import sys
 import warnings
 from collections import Counter
@@ -164,7 +165,7 @@ class _Event:
     def __init__(self, device: Pretended):
         self.device = device
 
-    def record(self) -> None:
+    def record(self, stream: None = None) -> None:
         """Nothing to do: `synchronize` waits for everything."""
 
     def synchronize(self) -> None:
@@ -309,6 +310,8 @@ def _cuda(device: Pretended) -> list[tuple[object, str, object]]:
         "get_device_properties": lambda device=None: SimpleNamespace(name="pretended", total_memory=24 << 30),
         "max_memory_reserved": lambda device=None: 1 << 30,
         "set_device": lambda device: None,
+        "device": contextlib.nullcontext,
+        "current_stream": lambda device=None: None,
         "synchronize": lambda _=None: device.arrive(),
         "Event": lambda: _Event(device),
     }

@@ -1,5 +1,6 @@
 """Which settings a device gets, by capabilities that the tests make up; and malloc for real, where there is glibc."""
 
+import contextlib
 import os
 
 import pytest
@@ -8,7 +9,7 @@ from torch import nn
 
 from tests.forked import Forked
 from uda import device
-from uda.device import apply_settings, describe, loader_workers, pick_device, settle
+from uda.device import describe, loader_workers, pick_device, set_up_process, settle
 from uda.errors import UserError
 from uda.settings import RuntimeSettings
 
@@ -32,6 +33,21 @@ def pretend_cuda(monkeypatch, bf16=True):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: bf16 or including_emulation)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda which: "Tesla X")
     monkeypatch.setattr(torch.cuda, "set_device", lambda which: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda which: contextlib.nullcontext())
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """What is the whole process's comes back as it was; malloc is not touched."""
+    threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
+    tf32, products = torch.backends.cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    monkeypatch.setattr(device, "_kept", False)
+    monkeypatch.setattr(device, "_has_glibc", lambda: True)
+    monkeypatch.setattr(device, "keep_memory", lambda: monkeypatch.setattr(device, "_kept", True))
+    yield
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = benchmark, tf32
+    torch.set_float32_matmul_precision(products)
 
 
 def test_devices():
@@ -111,25 +127,22 @@ def test_cuda_settings(monkeypatch, bf16, precision):
     settled = settle(RuntimeSettings(), network())
     assert settled.precision == precision
     assert settle(RuntimeSettings(), network(parameters=100_000)).precision == "fp32"
-    assert settled.channels_last and settled.fused and settled.cudnn_benchmark and settled.pin_memory
-    assert (settled.allocator, settled.predict_batch_size, settled.device) == ("default", 256, "cuda:0")
+    assert settled.channels_last and settled.fused and settled.pin_memory
+    assert (settled.predict_batch_size, settled.device) == (256, "cuda:0")
 
 
 def test_mps_settings(monkeypatch):
     monkeypatch.setattr(device, "pick_device", lambda name: torch.device("mps"))
     settled = settle(RuntimeSettings(), network())
     assert (settled.precision, settled.channels_last, settled.fused, settled.pin_memory) == ("fp32",) + (False,) * 3
-    assert settled.allocator == "default"
 
 
 def test_cpu_settings(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    monkeypatch.setattr(device, "_has_glibc", lambda: True)
     settled = settle(RuntimeSettings(device="cpu"), network())
     assert (settled.channels_last, settled.fused, settled.cudnn_benchmark) == (True, False, False)
-    assert (settled.allocator, settled.predict_batch_size) == ("keep", 32)
+    assert settled.predict_batch_size == 32
     assert settle(RuntimeSettings(device="cpu"), network(parameters=50_000)).predict_batch_size == 128
-    assert settled.threads == torch.get_num_threads()
     assert settle(RuntimeSettings(device="cpu"), network(convolutional=False)).channels_last is False
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     assert settle(RuntimeSettings(device="cpu"), network()).channels_last is False
@@ -137,17 +150,12 @@ def test_cpu_settings(monkeypatch):
 
 def test_what_the_user_says_stays(monkeypatch):
     pretend_cuda(monkeypatch)
-    monkeypatch.setattr(device, "_has_glibc", lambda: True)
     said = {
         "precision": "fp16",
         "channels_last": False,
         "fused": False,
-        "cudnn_benchmark": False,
         "pin_memory": False,
-        "threads": 1,
         "predict_batch_size": 7,
-        "allocator": "keep",
-        "tf32": False,
         "workers": 3,
     }
     settled = settle(RuntimeSettings(**said), network())
@@ -157,8 +165,46 @@ def test_what_the_user_says_stays(monkeypatch):
 def test_what_cannot_be_had_is_left_out(monkeypatch):
     """Malloc settings without glibc, page-locked memory without CUDA: a config should run everywhere."""
     monkeypatch.setattr(device, "_has_glibc", lambda: False)
-    settled = settle(RuntimeSettings(device="cpu", allocator="keep", pin_memory=True), network())
+    monkeypatch.setattr(device, "_kept", False)
+    settings = RuntimeSettings(device="cpu", allocator="keep", pin_memory=True)
+    set_up_process(settings)
+    settled = settle(settings, network())
     assert (settled.allocator, settled.pin_memory) == ("default", False)
+
+
+ASKED = RuntimeSettings(threads=3, allocator="keep", tf32=False, cudnn_benchmark=True)
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_a_library_call_changes_nothing_of_the_process_and_says_what_holds(monkeypatch, process, kind):
+    """`Engine` and whoever settles settings is told the process's own, whatever was asked for."""
+    if kind == "cuda":
+        pretend_cuda(monkeypatch)
+    torch.set_num_threads(2)
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32 = False, True
+    settled = settle(ASKED.model_copy(update={"device": kind}), network())
+    assert torch.get_num_threads() == settled.threads == 2
+    assert (settled.allocator, settled.cudnn_benchmark) == ("default", False)
+    assert (torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32) == (False, True)
+    if kind == "cuda":
+        assert settled.tf32 is True
+    else:
+        assert ", 2 threads, " in describe(settled, 0) and "malloc" not in describe(settled, 0)
+
+
+def test_the_command_line_sets_up_the_process(monkeypatch, process):
+    pretend_cuda(monkeypatch)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    torch.backends.cudnn.benchmark = False
+    set_up_process(ASKED)
+    settled = settle(ASKED, network())
+    assert current == [torch.device("cuda:0")] and torch.get_num_threads() == 3
+    assert (settled.threads, settled.allocator, settled.tf32, settled.cudnn_benchmark) == (3, "keep", False, True)
+    set_up_process(RuntimeSettings(cudnn_benchmark=False))
+    assert torch.backends.cudnn.benchmark is False and torch.get_num_threads() == 3, "null: as it is"
+    set_up_process(RuntimeSettings())
+    assert torch.backends.cudnn.benchmark is True, "null: on CUDA"
 
 
 @pytest.mark.parametrize(
@@ -169,12 +215,16 @@ def test_what_cannot_be_had_is_left_out(monkeypatch):
         ("MALLOC_TOP_PAD_", "1"),
     ],
 )
-def test_malloc_that_the_environment_tunes_is_left_alone(monkeypatch, name, value):
-    monkeypatch.setattr(device, "_has_glibc", lambda: True)
-    assert settle(RuntimeSettings(device="cpu"), network()).allocator == "keep"
+def test_malloc_that_the_environment_tunes_is_left_alone(monkeypatch, process, name, value):
+    def allocator(**said):
+        monkeypatch.setattr(device, "_kept", False)
+        set_up_process(RuntimeSettings(device="cpu", **said))
+        return settle(RuntimeSettings(device="cpu"), network()).allocator
+
+    assert allocator() == "keep"
     monkeypatch.setenv(name, value)
-    assert settle(RuntimeSettings(device="cpu"), network()).allocator == "default"
-    assert settle(RuntimeSettings(device="cpu", allocator="keep"), network()).allocator == "keep"
+    assert allocator() == "default"
+    assert allocator(allocator="keep") == "keep"
 
 
 @pytest.mark.parametrize(("place", "language", "variable"), [("cpu", r"C\+\+", "CXX"), ("cuda", "C", "CC")])
@@ -206,39 +256,37 @@ def test_workers(monkeypatch):
     assert loader_workers(free, in_memory=False) == 3
 
 
-def test_the_line_names_what_is_on(monkeypatch):
-    monkeypatch.setattr(device, "_has_glibc", lambda: True)
+def test_the_line_names_what_is_on(monkeypatch, process):
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    settled = settle(RuntimeSettings(device="cpu", threads=2), network())
+    set_up_process(RuntimeSettings(device="cpu", threads=2))
+    settled = settle(RuntimeSettings(device="cpu"), network())
     assert describe(settled, 0) == "cpu, 2 threads, fp32, channels_last, malloc keeps its memory, 0 workers"
-    plain = RuntimeSettings(device="cpu", threads=1, channels_last=False, allocator="default", compile=True)
+    plain = RuntimeSettings(device="cpu", threads=1, channels_last=False, compile=True)
     monkeypatch.setattr(device, "has_compiler", lambda kind: True)
+    monkeypatch.setattr(device, "_kept", False)
+    torch.set_num_threads(1)
     assert describe(settle(plain, network()), 1) == "cpu, 1 thread, fp32, torch.compile, 1 worker"
     pretend_cuda(monkeypatch)
+    set_up_process(RuntimeSettings())
     assert describe(settle(RuntimeSettings(), network()), 8) == (
         "cuda:0 (Tesla X), bf16, predicting in fp32, channels_last, TF32 convolutions, cuDNN benchmark, "
         "fused optimiser, pinned memory, 8 workers"
     )
 
 
-def test_tf32_is_for_convolutions_and_no_warning_is_raised(monkeypatch, recwarn):
+def test_tf32_is_for_convolutions_and_no_warning_is_raised(monkeypatch, process, recwarn):
     """torch takes the flags without a GPU, so they can be read; what they do needs one.
 
     Losses and angles promise all bits of fp32, also where the process had said otherwise.
     """
-    before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
     pretend_cuda(monkeypatch)
-    try:
-        for on in (True, False):
-            torch.set_float32_matmul_precision("high")
-            apply_settings(settle(RuntimeSettings(tf32=on, cudnn_benchmark=on), network()))
-            assert torch.backends.cuda.matmul.allow_tf32 is False
-            assert torch.get_float32_matmul_precision() == "highest"
-            assert torch.backends.cudnn.allow_tf32 is on
-            assert torch.backends.cudnn.benchmark is on
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before[1:]
+    for on in (True, False):
+        torch.set_float32_matmul_precision("high")
+        set_up_process(RuntimeSettings(tf32=on, cudnn_benchmark=on))
+        assert torch.backends.cuda.matmul.allow_tf32 is False
+        assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.backends.cudnn.allow_tf32 is on
+        assert torch.backends.cudnn.benchmark is on
     assert not [str(warning.message) for warning in recwarn]
 
 
@@ -272,7 +320,7 @@ def test_malloc_keeps_its_memory(tmp_path):
 
 @pytest.mark.cuda
 def test_settings_on_a_real_gpu():
+    set_up_process(RuntimeSettings(device="cuda"))
     settled = settle(RuntimeSettings(device="cuda"), network())
-    apply_settings(settled)
     assert torch.backends.cudnn.benchmark and settled.fused
     assert torch.cuda.get_device_name(0) in describe(settled, 0)

@@ -200,6 +200,7 @@ def _carry_out(
     ranks: "Ranks",
     interruption: Interruption,
 ) -> int:
+    from uda.device import set_up_process
     from uda.distributed import RankLostError
     from uda.run_folder import RunLog
 
@@ -207,6 +208,7 @@ def _carry_out(
     session = None
     try:
         try:
+            set_up_process(config.runtime)
             session = run(config, log, ranks, interruption)
             act(session, log)
         except RankLostError:

@@ -1,6 +1,7 @@
 """Which device a run uses, and the settings that are best on it.
 
-`settle` decides what a config leaves open, `apply_settings` puts it into force, `describe` says it in one line.
+`settle` decides what a config leaves open, and `describe` says it in one line. Threads, malloc, TF32 and cuDNN's
+benchmark belong to the whole process: the command line sets them by `set_up_process`, a library call never does.
 CUDA and MPS are decided by what their makers document; the CPU's settings by measurement (`tools/bench.py`).
 """
 
@@ -64,9 +65,11 @@ def _own_gpu(name: str, local_rank: int) -> str:
 
 
 def settle(settings: RuntimeSettings, network: nn.Module) -> RuntimeSettings:
-    """The settings with every `auto` and null decided for this machine and network, but for `workers`.
+    """The settings with every `auto` and null decided for this machine and network, except `workers`.
 
-    What the user has set stays as it is. `workers` hangs on where the images lie: see `loader_workers`.
+    What the user has set stays as it is, except what belongs to the whole process: `threads`, `allocator`, `tf32` and
+    `cudnn_benchmark` come back as they are in this process. `workers` depends on where the images lie: see
+    `loader_workers`.
 
     Raises:
         UserError: a device that is not there, or `compile` without the compiler that torch needs for it.
@@ -84,35 +87,47 @@ def settle(settings: RuntimeSettings, network: nn.Module) -> RuntimeSettings:
         "precision": _precision(device, parameters),
         "channels_last": _channels_last(device, network),
         "fused": cuda,
-        "cudnn_benchmark": cuda,
         "pin_memory": cuda,
-        "threads": torch.get_num_threads(),
         "predict_batch_size": _predict_batch_size(cpu, parameters),
-        "allocator": "keep" if cpu and not _malloc_is_chosen() else "default",
     }
     decided = {name: value for name, value in best.items() if getattr(settings, name) in (None, "auto")}
     # Asked for where they cannot be had: a config should run on every machine.
-    if not _has_glibc():
-        decided["allocator"] = "default"
     if not cuda:
         decided["pin_memory"] = False
-    return settings.model_copy(update={**decided, "device": str(device)})
+    return settings.model_copy(update={**decided, **_of_this_process(device), "device": str(device)})
 
 
-def apply_settings(settings: RuntimeSettings) -> None:
-    """Put settled settings into force. They are the whole process's: threads, TF32, cuDNN, malloc."""
+def _of_this_process(device: torch.device) -> dict[str, object]:
+    """The settings of the whole process as they are, whatever was asked for."""
+    found = {"threads": torch.get_num_threads(), "allocator": "keep" if _kept else "default"}
+    found["cudnn_benchmark"] = device.type == "cuda" and torch.backends.cudnn.benchmark
+    if device.type == "cuda":
+        with warnings.catch_warnings(action="ignore"):
+            found["tf32"] = torch.backends.cudnn.allow_tf32
+    return found
+
+
+def set_up_process(settings: RuntimeSettings) -> None:
+    """Put into force what is the whole process's: threads, malloc, TF32, cuDNN's benchmark and the current GPU.
+
+    null and `auto` are decided for this machine. Only the command line, benchmarks and checks call it.
+
+    Raises:
+        UserError: a device that is not there.
+    """
+    device = pick_device(settings.device)
     if settings.threads and settings.threads != torch.get_num_threads():
         torch.set_num_threads(settings.threads)
-    device = torch.device(settings.device)
     if device.type == "cuda":
         if device.index is not None:
-            torch.cuda.set_device(device)  # what is seeded and allocated without saying where belongs there too
+            torch.cuda.set_device(device)
         # torch 2.9 warns of newer names. After those, other code that reads the older ones may meet an error.
         with warnings.catch_warnings(action="ignore"):
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = settings.tf32
-        torch.backends.cudnn.benchmark = settings.cudnn_benchmark
-    if settings.allocator == "keep":
+        torch.backends.cudnn.benchmark = settings.cudnn_benchmark in (None, True)
+    automatic = settings.allocator == "auto" and device.type == "cpu" and not _malloc_is_chosen()
+    if settings.allocator == "keep" or automatic:
         keep_memory()
 
 
@@ -182,8 +197,10 @@ def _precision(device: torch.device, parameters: int) -> str:
     On CPUs that compute in bf16 it depends on the layers whether it gains (ResNet-18 does, EfficientNet-Lite0 loses),
     and timing a step would let the machine's load decide a result's digits.
     """
-    computes = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bf16" if computes and parameters >= FEW_PARAMETERS else "fp32"
+    if device.type != "cuda" or parameters < FEW_PARAMETERS:
+        return "fp32"
+    with torch.cuda.device(device):  # torch asks the current one
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _predict_batch_size(cpu: bool, parameters: int) -> int:

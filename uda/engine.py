@@ -14,7 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from uda.data.batch import Batch
 from uda.data.loaders import Batches
-from uda.device import apply_settings, loader_workers, settle
+from uda.device import loader_workers, settle
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.memory import shortage
@@ -40,13 +40,13 @@ class TrainingDivergedError(UserError):
 
 
 def seed_everything(*keys: int) -> None:
-    """Seed every global generator (torch's on the CPU and the current GPU, NumPy's, Python's) from some numbers."""
+    """Seed every global generator (torch's on the CPU and all GPUs, NumPy's, Python's) from some numbers."""
     words = np.random.SeedSequence(keys).generate_state(2, np.uint64)
     seed = int(words[0] >> np.uint64(1))
     # torch.manual_seed would keep a stack trace for every GPU that is not in use yet.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
-        torch.cuda.manual_seed(seed)
+        torch.cuda.manual_seed_all(seed)  # the current one may not be the run's
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
     np.random.seed(int(words[1] >> np.uint64(32)))  # noqa: NPY002 (for code of a user's own that draws from it)
@@ -239,7 +239,6 @@ class Engine:
         self.settings = settle(settings, network)
         self.log = log
         self.ranks = ranks or Ranks()
-        apply_settings(self.settings)
         self.device = torch.device(self.settings.device)
         self.memory_format = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         if self.device.type == "mps" and self.ranks.world > 1:
@@ -501,7 +500,7 @@ class Engine:
         on_host = [(tensor.float().to("cpu", non_blocking=cuda), array) for tensor, array in pairs]
         arrived = torch.cuda.Event() if cuda else None
         if cuda:
-            arrived.record()
+            arrived.record(torch.cuda.current_stream(self.device))
 
         def keep() -> None:
             if cuda:

@@ -198,6 +198,8 @@ def environment(
 
     import torch
 
+    device = str((compute or {}).get("device"))
+    gpu = device if device.startswith("cuda") else None
     return {
         "uda": __version__,
         "commit": code_commit(),
@@ -211,7 +213,7 @@ def environment(
         "threads": torch.get_num_threads(),
         "compute": dict(compute or {}),
         "weights": dict(weights or {}),
-        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "cuda": torch.cuda.get_device_name(gpu) if torch.cuda.is_available() else None,
     }
 
 

@@ -457,6 +457,8 @@ class RuntimeSettings(Settings):
     which images share BatchNorm statistics.
 
     `auto` and null are decided by device and network (uda/device.py); the log's `compute` line says what was chosen.
+    `threads`, `allocator`, `tf32` and `cudnn_benchmark` belong to the whole process: the command line sets them, and a
+    call from Python leaves the process as it is.
     """
 
     device: str = "auto"

@@ -10,6 +10,7 @@ from torch import nn
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
+from uda.device import set_up_process
 from uda.device_check import Setup
 from uda.device_check.training import (
     CASES,
@@ -152,7 +153,7 @@ def test_predicting_does_not_wait_for_each_batch():
 
 @pytest.mark.cuda
 def test_matrix_products_keep_all_bits_where_convolutions_take_tf32():
-    Engine(Network(nn.Sequential(nn.Conv2d(3, 4, 1), nn.Flatten()), 4, 3), RuntimeSettings(device="cuda:0"), log=None)
+    set_up_process(RuntimeSettings(device="cuda:0"))
     x, y = torch.randn(512, 512, device="cuda:0"), torch.randn(512, 512, device="cuda:0")
     exact = x.double() @ y.double()
     assert ((x @ y).double() - exact).norm() / exact.norm() < 1e-6

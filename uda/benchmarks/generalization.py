@@ -45,6 +45,7 @@ def _training(config: GeneralizationConfig, steps: list[int]) -> Callable[[], ob
     from torch.nn.functional import one_hot
 
     from uda.data.batch import Batch
+    from uda.device import set_up_process
     from uda.engine import Engine
     from uda.models import create_network
 
@@ -62,6 +63,7 @@ def _training(config: GeneralizationConfig, steps: list[int]) -> Callable[[], ob
         # A network for each: calls repeat, and a later stage may freeze or replace what an earlier one trains.
         torch.manual_seed(0)
         network = create_network(config.model, NUM_CLASSES, 3)
+        set_up_process(config.runtime)
         engine = Engine(network, config.runtime, log=None)
         method = GENERALIZATION_METHODS[config.method](network, len(DOMAINS), **config.method_settings)
         engine.attach(method)

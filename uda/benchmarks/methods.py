@@ -22,6 +22,7 @@ def _training(name: str, scale: float) -> Callable[[], object]:
 
     from uda.adaptation.config import AdaptationConfig
     from uda.data.batch import Batch
+    from uda.device import set_up_process
     from uda.engine import Engine
     from uda.methods import ADAPTATION_METHODS
     from uda.models import create_network
@@ -30,6 +31,7 @@ def _training(name: str, scale: float) -> Callable[[], object]:
     config = AdaptationConfig.load("pacs_source", [*overrides, "model.weights=none"])
     torch.manual_seed(0)
     network = create_network(config.model, NUM_CLASSES, 3)
+    set_up_process(config.runtime)
     engine = Engine(network, config.runtime, log=None)
     method = ADAPTATION_METHODS[name](network, config.method_settings())
     engine.attach(method)

@@ -134,11 +134,13 @@ def our_training(
     during: bool = True,
 ) -> Callable[[], object]:
     """`Engine.fit`; `during`: several processes average the gradients during the backward pass, not after it."""
+    from uda.device import set_up_process
     from uda.engine import Engine
     from uda.methods import ADAPTATION_METHODS
 
     config = subject.config(runtime)
     network = _network(config, subject.channels)
+    set_up_process(config.runtime)
     engine = Engine(network, config.runtime, log=lambda line: None, ranks=ranks)
     method = ADAPTATION_METHODS["self_training"](network, config.method_settings())
     optimization = engine.optimization(method, config.self_training.optim, subject.steps)
@@ -195,9 +197,11 @@ def _our_prediction(subject: Subject, runtime: RuntimeSettings, pixels: Tensor) 
     from uda.data.images import ImageArray
     from uda.data.loaders import predict_batches
     from uda.data.transforms import make_predict
+    from uda.device import set_up_process
     from uda.engine import Engine
 
     config = subject.config(runtime)
+    set_up_process(config.runtime)
     engine = Engine(_network(config, subject.channels), config.runtime, log=lambda line: None)
     images = ImageArray(pixels.numpy(), [str(i) for i in range(subject.count)])
     transform = make_predict(config.transforms)
@@ -232,11 +236,11 @@ def _bare_prediction(subject: Subject, runtime: RuntimeSettings, pixels: Tensor)
 
 def _ready(config: AdaptationConfig, channels: int) -> tuple[nn.Module, RuntimeSettings]:
     """A network for a bare loop, and its settings in force."""
-    from uda.device import apply_settings, settle
+    from uda.device import set_up_process, settle
 
     network = _network(config, channels)
+    set_up_process(config.runtime)
     settings = settle(config.runtime, network)
-    apply_settings(settings)
     if settings.channels_last:
         network.to(memory_format=torch.channels_last)
     return network, settings

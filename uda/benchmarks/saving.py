@@ -13,6 +13,7 @@ def checkpoints_of_digits(scale: float) -> Contest:
 
 
 def _run_digits(scale: float, save: bool) -> None:
+    from uda.device import set_up_process
     from uda.rounds import Run
     from uda.run_folder import RunLog
 
@@ -26,7 +27,9 @@ def _run_digits(scale: float, save: bool) -> None:
             "report.tensorboard=false",
             "report.page=false",
         ]
-        run = Run(AdaptationConfig.load("digits_avh", overrides), RunLog(silent=True))
+        config = AdaptationConfig.load("digits_avh", overrides)
+        set_up_process(config.runtime)
+        run = Run(config, RunLog(silent=True))
         if not save:
             run.checkpoints.save = lambda *_: None
         run.execute()

@@ -89,6 +89,7 @@ def _digits(ranks: Ranks, scale: float, seconds_of: Callable) -> tuple[int, floa
     from uda.data.images import ImageArray
     from uda.data.loaders import Part, predict_batches, training_batches
     from uda.data.transforms import make_predict, make_train
+    from uda.device import set_up_process
     from uda.engine import Engine
     from uda.methods import ADAPTATION_METHODS
     from uda.models import create_network
@@ -98,6 +99,7 @@ def _digits(ranks: Ranks, scale: float, seconds_of: Callable) -> tuple[int, floa
     steps, count = max(1, round(20 * scale)), max(200, round(5000 * scale))
     torch.manual_seed(0)
     network = create_network(config.model, NUM_CLASSES, 1)
+    set_up_process(config.runtime)
     engine = Engine(network, config.runtime, log=None, ranks=ranks)
     method = ADAPTATION_METHODS[config.method](network, config.method_settings())
     optimization = engine.optimization(method, settings.optim, steps)

@@ -20,7 +20,7 @@ from uda.data.batch import Batch
 from uda.data.images import ImageArray, ImageFiles, Images
 from uda.data.loaders import Batches, Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
-from uda.device import has_compiler
+from uda.device import has_compiler, set_up_process
 from uda.device_check.parts import Finding, Setup, part
 from uda.engine import Engine
 from uda.errors import UserError
@@ -69,6 +69,7 @@ class _Steps:
     def __init__(self, config: AdaptationConfig, batch_size: int):
         torch.manual_seed(0)
         network = create_network(config.model, NUM_CLASSES, 3)
+        set_up_process(config.runtime)
         self.engine = Engine(network, config.runtime, log=None)
         self.method = ADAPTATION_METHODS["self_training"](network, config.method_settings())
         self.optimization = self.engine.optimization(self.method, config.self_training.optim, 10_000)
@@ -137,6 +138,7 @@ def _predict(setup: Setup, batch_size: int, precision: str, tf32: str, what: str
         f"runtime.tf32={tf32}",
         f"runtime.predict_batch_size={batch_size}",
     )
+    set_up_process(config.runtime)
     engine = Engine(create_network(config.model, NUM_CLASSES, 3), config.runtime, log=None)
     batch = _images_on(engine, config, batch_size)
 
@@ -190,6 +192,7 @@ def _loading(setup: Setup, images: ImageFiles, workers: int, what: str) -> Findi
     """The network is next to nothing, so that the loader sets the pace."""
     config = _config(setup, "runtime.precision=fp32")
     network = Network(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten()), 48, NUM_CLASSES)
+    set_up_process(config.runtime)
     engine = Engine(network, config.runtime, log=None)
     method = ADAPTATION_METHODS["self_training"](network, config.method_settings())
     batch_size, steps = (8, 4) if setup.tiny else (32, 100)

@@ -18,6 +18,7 @@ from PIL import Image
 
 from uda.adaptation.config import AdaptationConfig
 from uda.config_files import ROOT
+from uda.device import set_up_process
 from uda.device_check.parts import Finding, Setup, part
 from uda.distributed import Ranks
 from uda.interruption import Interrupted, Interruption
@@ -87,11 +88,13 @@ def _resume(setup: Setup, root: Path, name: str) -> Finding:
     optim = [f"{stage}.optim={{name: {name}, lr: {lr}}}" for stage in ("source", "self_training")]
     began = AdaptationConfig.load("digits_avh", [*overrides(setup, root, name, *optim), "runtime.device=cpu"])
     try:
+        set_up_process(began.runtime)
         Run(began, RunLog(silent=True), Ranks(), StopAfter(7)).execute()
         return Finding(name, {}, "it did not stop when it was asked to")
     except Interrupted:
         pass
     going_on = AdaptationConfig.load("digits_avh", overrides(setup, root, name, *optim))
+    set_up_process(going_on.runtime)
     run = Run(going_on, RunLog(silent=True), Ranks())
     place = run.progress.describe()
     reached = run.execute()["final"]["class_mean"]

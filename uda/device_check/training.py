@@ -13,6 +13,7 @@ from uda.adaptation.config import AdaptationConfig
 from uda.data.images import ImageArray
 from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import make_train
+from uda.device import set_up_process
 from uda.device_check.parts import Finding, Setup, part
 from uda.engine import Engine, Optimization
 from uda.generalization.config import GeneralizationConfig
@@ -86,6 +87,7 @@ def prepare(case: Case, device: str, precision: str, *overrides: str, steps: int
         optim = config.self_training.optim
     torch.manual_seed(0)
     network = create_network(config.model, NUM_CLASSES, 1)
+    set_up_process(config.runtime)
     engine = Engine(network, config.runtime, log=None)
     method = build(network)
     engine.attach(method)

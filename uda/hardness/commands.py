@@ -6,7 +6,7 @@ from pathlib import Path
 
 from uda.errors import UserError
 from uda.hardness.config import SupervisedConfig
-from uda.hardness.options import add_images, add_model, add_overrides, listed, load_classifiers, sections, seed
+from uda.hardness.options import add_images, add_model, add_overrides, in_force, listed, load_classifiers, seed
 
 
 def add_commands(commands) -> None:
@@ -48,7 +48,7 @@ def _score(options: argparse.Namespace) -> None:
         SCORES[name]  # an unknown one is named before anything is computed
     if options.out.is_dir() or options.out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out: {options.out}: name a file that ends in .csv or .parquet")
-    own = sections(options.overrides)
+    own = in_force(options.overrides)
     images = load_images(options.data, own.data)
     classifier = load_classifier(options.model, options.weights, options.classes)
     data = in_order_of(classifier, images)
@@ -225,7 +225,7 @@ def _degrade(options: argparse.Namespace) -> None:
 
     if options.plugin:
         load_plugin(options.plugin)
-    own = sections(options.overrides)
+    own = in_force(options.overrides)
     data = load_images(options.data, own.data)
     classifiers = load_classifiers(options.model, options.weights, options.classes)
     findings = Findings(options.out, "Image degradation and the scores of a classifier")
@@ -257,7 +257,7 @@ def _toy(options: argparse.Namespace) -> None:
     from uda.hardness.findings import Findings
     from uda.hardness.toy import summary, toy
 
-    own = sections(options.overrides)
+    own = in_force(options.overrides)
     findings = Findings(options.out, "Digits in the plane: AVH and norm beside the class boundaries")
     found = toy(findings, data=options.data, epochs=options.epochs, seed=options.seed, runtime=own.runtime)
     print("\n".join(summary(found)))
@@ -299,7 +299,7 @@ def _trajectory(options: argparse.Namespace) -> None:
     from uda.hardness.pgd import Attack
     from uda.hardness.trajectory import summary, trajectory
 
-    own = sections(options.overrides)
+    own = in_force(options.overrides)
     data = load_images(options.data, own.data)
     classifier = load_classifier(options.model, options.weights, options.classes)
     findings = Findings(options.out, "From one class to another")
@@ -342,11 +342,13 @@ def _all(options: argparse.Namespace) -> int:
         require_places(options.into, tables_of(study))
 
     def report(configs: list[SupervisedConfig]) -> None:
+        from uda.device import set_up_process
         from uda.hardness.dynamics import facts_of
         from uda.hardness.findings import Findings
         from uda.hardness.publish import publish
         from uda.hardness.study import add_study, results_of
 
+        set_up_process(study.runtime)
         count = f"{len(configs)} training{'s' * (len(configs) > 1)}"
         findings = Findings(study.folder, "The study of visual hardness", f"{study.name}: {count}.")
         outcome = add_study(study, configs, findings)

@@ -52,6 +52,15 @@ def sections(words: Sequence[str]) -> Sections:
     return found
 
 
+def in_force(words: Sequence[str]) -> Sections:
+    """As `sections`, with what is the whole process's put into force. Raises UserError."""
+    from uda.device import set_up_process
+
+    found = sections(words)
+    set_up_process(found.runtime)
+    return found
+
+
 def listed(text: str) -> list[str]:
     """`avh, norm` -> the names in it."""
     return [name.strip() for name in text.split(",") if name.strip()]
