@@ -15,12 +15,11 @@ from tests.data.trees import make_folders
 from tests.hardness.conftest import undrawn
 from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
-from uda.hardness.classifier import LoadedClassifier, load_classifier, with_linear_head
+from uda.hardness.classifier import LoadedClassifier, load_classifier, load_classifiers, with_linear_head
 from uda.hardness.cli import main
 from uda.hardness.correlate_figures import summary_figure
 from uda.hardness.findings import Findings
 from uda.hardness.images import LabelledImages, engine_for, in_order_of, load_images, predict
-from uda.hardness.options import load_classifiers
 from uda.hardness.score_figures import extremes_figure, spread_figure, spread_rows
 from uda.hardness.scores import (
     CHUNK_ENTRIES,

@@ -8,9 +8,8 @@ import sys
 import pytest
 
 from tests.hardness.conftest import undrawn
-from uda.errors import UserError
+from uda.errors import UserError, naming
 from uda.hardness.cli import main
-from uda.hardness.options import naming
 from uda.hardness.publish import blocks_of, figures_of, publish
 from uda.hardness.study import STUDY_SETTINGS, load_study, tables_of, trainings
 

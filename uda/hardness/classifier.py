@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,32 @@ def load_classifier(model: str, weights: str = "hub", classes: Path | None = Non
         return _of_a_run(Path(model))
     found = _of_timm(model, weights)
     return found if classes is None else replace(found, classes=_names_in(classes, len(found.network.weight)))
+
+
+def load_classifiers(
+    models: Sequence[str], weights: Sequence[str] | None, classes: Path | None = None
+) -> list[LoadedClassifier]:
+    """Several classifiers.
+
+    Args:
+        models: each as `load_classifier` takes it.
+        weights: one for all of timm's models, or one for each model; None: the hub's.
+        classes: a file with the names of the classes of timm's models.
+
+    Raises:
+        UserError: another number of weights, and as `load_classifier`.
+    """
+    weights = weights or ["hub"]
+    if len(weights) not in (1, len(models)):
+        raise UserError(f"--weights: given {len(weights)} times for {len(models)} models; once, or once for each")
+    # What is said once is said of timm's models, where there are any.
+    own = [not all(map(is_run, models)) and is_run(model) for model in models]
+    each = len(weights) == 1
+    sources = [("hub" if of_run else weights[0]) for of_run in own] if each else weights
+    return [
+        load_classifier(model, source, None if of_run else classes)
+        for model, source, of_run in zip(models, sources, own, strict=True)
+    ]
 
 
 def _names_in(file: Path, count: int) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from uda.errors import UserError
 from uda.hardness.config import SupervisedConfig
-from uda.hardness.options import add_images, add_model, add_overrides, in_force, listed, load_classifiers, seed
+from uda.hardness.options import add_images, add_model, add_overrides, in_force, listed, seed
 
 
 def add_commands(commands) -> None:
@@ -219,6 +219,7 @@ def _add_degrade(commands) -> None:
 
 def _degrade(options: argparse.Namespace) -> None:
     from uda.config import load_plugin
+    from uda.hardness.classifier import load_classifiers
     from uda.hardness.degrade import degrade, summary
     from uda.hardness.findings import Findings
     from uda.hardness.images import load_images

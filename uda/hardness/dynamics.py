@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 
 from uda.data.cards import load_card
-from uda.errors import UserError
+from uda.errors import UserError, naming, renamed
 from uda.hardness import dynamics_figures as draw
 from uda.hardness.bins import bin_name, bin_numbers
 from uda.hardness.config import SupervisedConfig
 from uda.hardness.findings import Findings
 from uda.hardness.human import HumanFrequencies, read_human
 from uda.hardness.join import FEWEST, check_classes, join
-from uda.hardness.options import naming, renamed
 from uda.hardness.records import read_epoch_scores, read_epochs
 from uda.hardness.scores import EASIER, read_scores
 

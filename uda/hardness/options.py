@@ -2,9 +2,7 @@
 
 import argparse
 import os
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -13,24 +11,6 @@ from uda.config_files import explain, parse_overrides
 from uda.errors import UserError
 from uda.settings import RuntimeSettings, Settings, StorageSettings
 from uda.typed_yaml import typed
-
-
-def renamed(text: str, names: Mapping[str, str]) -> str:
-    """A text that speaks of options (`--bins`), in other words for those that have one."""
-    return re.sub(r"--[a-z][a-z-]*", lambda option: names.get(option[0], option[0]), text)
-
-
-@contextmanager
-def naming(names: Mapping[str, str]) -> Iterator[None]:
-    """Within it, or in a function that it decorates, mistakes name settings of a config in place of options.
-
-    The parts of the study say what is wrong in the words of their own subcommands. Where a config calls them there are
-    no such options, and the settings that stand for them are what its user can change.
-    """
-    try:
-        yield
-    except UserError as error:
-        raise UserError(renamed(str(error), names)) from error
 
 
 class Sections(Settings):
@@ -94,23 +74,6 @@ def add_model(arguments: argparse.ArgumentParser, several: bool = False) -> None
     arguments.add_argument(
         "--weights", action="append", type=os.path.expanduser, help=f"{weights}; once for all models, or once for each"
     )
-
-
-def load_classifiers(models: Sequence[str], weights: Sequence[str] | None, classes: Path | None = None):
-    """The classifiers that the options of `add_model(several=True)` name. Raises UserError."""
-    from uda.hardness.classifier import is_run, load_classifier
-
-    weights = weights or ["hub"]
-    if len(weights) not in (1, len(models)):
-        raise UserError(f"--weights: given {len(weights)} times for {len(models)} models; once, or once for each")
-    # What is said once is said of timm's models, where there are any.
-    own = [not all(map(is_run, models)) and is_run(model) for model in models]
-    each = len(weights) == 1
-    sources = [("hub" if of_run else weights[0]) for of_run in own] if each else weights
-    return [
-        load_classifier(model, source, None if of_run else classes)
-        for model, source, of_run in zip(models, sources, own, strict=True)
-    ]
 
 
 def add_images(arguments: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from uda.config import refuse_another_kind
 from uda.config_files import ConfigError, dotted, explain, find_config, merge, parse_overrides, read_config
-from uda.errors import UserError
+from uda.errors import UserError, naming
 from uda.hardness import claims
 from uda.hardness.classifier import load_classifier
 from uda.hardness.config import StudyConfig, SupervisedConfig, ToySettings
@@ -27,7 +27,6 @@ from uda.hardness.dynamics import (
 )
 from uda.hardness.findings import Findings, Row
 from uda.hardness.images import LabelledImages, load_images
-from uda.hardness.options import naming
 from uda.hardness.paths import find_class
 from uda.hardness.pgd import Attack
 from uda.hardness.scores import SCORES, read_scores
