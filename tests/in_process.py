@@ -1,4 +1,4 @@
-"""A table's runs as calls within the test's process."""
+"""Commands as calls within the test's process, and a table's runs likewise."""
 
 import contextlib
 import runpy
@@ -7,9 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 import pytest
 import torch
 
+from uda.cli.main import main
 from uda.config_files import ROOT
 from uda.tables import jobs
 from uda.tables.processes import Processes
+
+
+def adapt(words: Sequence[str]) -> int:
+    """The exit code of `uda adapt` with these words."""
+    return main(["adapt", *words])
+
+
+def generalize(words: Sequence[str]) -> int:
+    """The exit code of `uda generalize` with these words."""
+    return main(["generalize", *words])
+
+
+def hardness(words: Sequence[str]) -> int:
+    """The exit code of `uda hardness` with these words."""
+    return main(["hardness", *words])
 
 
 @contextlib.contextmanager

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.in_process import adapt
 from tests.test_rounds import cut_after_every_save, read_results
 from uda import rounds
 from uda.adaptation.config import AdaptationConfig
-from uda.cli import main
 from uda.config_files import ConfigError
 from uda.data.domains import TargetLabels
 from uda.errors import UserError
@@ -240,7 +240,7 @@ def test_self_training_with_a_loss_on_unlabelled_images(tiny, tmp_path):
 )
 def test_dry_run_tells_the_plan_and_tries_out_each_stage(tiny, in_folder, capsys, name, steps, source, images):
     """SHOT has a source stage of 4 steps, and labels to prepare; FixMatch's target images come in two views."""
-    assert main(["--cfg", str(tiny), "--dry-run", f"method={name}", *SMALL, *NEEDED[name]]) == 0
+    assert adapt(["--cfg", str(tiny), "--dry-run", f"method={name}", *SMALL, *NEEDED[name]]) == 0
     out = capsys.readouterr().out
     assert f"adapts   7 steps of {source}5 target images, a report every 3" in out
     assert f"cost     {steps} training steps" in out
@@ -252,7 +252,7 @@ def test_dry_run_tells_the_plan_and_tries_out_each_stage(tiny, in_folder, capsys
 def test_the_log_says_where_cdan_leaves_the_outer_product(tiny, capsys, monkeypatch):
     monkeypatch.setattr("uda.methods.cdan.MOST_PRODUCTS", 1)
     for joint in ("auto", "outer"):
-        assert main(["--cfg", str(tiny), "--dry-run", "method=cdan", *SMALL, f"method_options.joint={joint}"]) == 0
+        assert adapt(["--cfg", str(tiny), "--dry-run", "method=cdan", *SMALL, f"method_options.joint={joint}"]) == 0
         assert ("a random map of 1024 stands for the outer product" in capsys.readouterr().out) == (joint == "auto")
 
 

@@ -14,6 +14,7 @@ import torch
 from tests.forked import Forked
 from uda import device
 from uda.benchmarks import Contest, generalization, network
+from uda.cli.command_line import run_command
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.methods import GENERALIZATION_METHODS
@@ -236,7 +237,7 @@ def test_verdicts(ratio, bar, limit, verdict):
 
 def test_an_unknown_benchmark_is_named_before_anything_is_measured(tmp_path, capsys):
     path = tmp_path / "bench.json"
-    assert bench.main(["--only", "predict_resnet18_vs_plane", "--json", str(path)]) == 2
+    assert run_command(lambda: bench.main(["--only", "predict_resnet18_vs_plane", "--json", str(path)])) == 2
     captured = capsys.readouterr()
     assert "did you mean 'predict_resnet18_vs_plain'?" in captured.err and captured.out == ""
     assert not path.exists()

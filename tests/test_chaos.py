@@ -12,9 +12,9 @@ import time
 import pytest
 
 from tests.forked import Forked
+from tests.in_process import adapt
 from tests.test_rounds import read_results
 from uda.checkpoint import Checkpoints, load_checkpoint
-from uda.cli import main
 from uda.config_files import ROOT
 
 spec = importlib.util.spec_from_file_location("chaos_under_test", ROOT / "tools" / "chaos.py")
@@ -90,27 +90,27 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint_intact(tiny,
 
     monkeypatch.setattr(os, "replace", full_after_seven_files)
     arguments = ["--cfg", str(tiny), f"output={folder}"]
-    assert main(arguments) == 2
+    assert adapt(arguments) == 2
     error = capsys.readouterr().err
     assert "cannot be written: No space left on device; nothing that was written before is lost" in error
     assert "Traceback" not in error
     assert load_checkpoint(folder / "checkpoints") is not None
     monkeypatch.undo()
-    assert main(arguments) == 0
-    assert main(["--cfg", str(tiny), f"output={tmp_path / 'whole'}"]) == 0
+    assert adapt(arguments) == 0
+    assert adapt(["--cfg", str(tiny), f"output={tmp_path / 'whole'}"]) == 0
     assert read_results(folder) == read_results(tmp_path / "whole")
 
 
 def test_a_damaged_checkpoint_costs_some_steps_and_a_warning(tiny, tmp_path, capsys):
     """The newest file is cut in half: the run goes on from the one before it to the same end."""
     arguments = ["--cfg", str(tiny), f"output={tmp_path / 'run'}"]
-    assert main(arguments) == 0
+    assert adapt(arguments) == 0
     whole = read_results(tmp_path / "run")
     (tmp_path / "run" / "results.json").unlink()
     newest = max((tmp_path / "run" / "checkpoints").glob("state-*.pt"))
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
     capsys.readouterr()
-    assert main(arguments) == 0
+    assert adapt(arguments) == 0
     out = capsys.readouterr().out
     assert f"warning: {newest.name} is damaged" in out and "resuming" in out and "round 1" in out
     assert read_results(tmp_path / "run") == whole
@@ -118,13 +118,13 @@ def test_a_damaged_checkpoint_costs_some_steps_and_a_warning(tiny, tmp_path, cap
 
 def test_a_newer_checkpoint_is_refused_before_anything_is_written(tiny, tmp_path, capsys):
     arguments = ["--cfg", str(tiny), f"output={tmp_path / 'run'}"]
-    assert main(arguments) == 0
+    assert adapt(arguments) == 0
     (tmp_path / "run" / "results.json").unlink()
     checkpoints = Checkpoints(tmp_path / "run" / "checkpoints")
     progress, state = load_checkpoint(checkpoints.folder)
     checkpoints.save(progress, {**state, "version": 99})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    assert main(arguments) == 2
+    assert adapt(arguments) == 2
     assert "newer version of uda" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
@@ -137,15 +137,15 @@ def test_two_runs_in_one_folder_are_kept_apart(tiny, tmp_path, capsys):
     command = [sys.executable, "-c", hold, lock]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
         other.stdout.readline()
-        assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 2
+        assert adapt(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 2
         other.communicate("\n")
     assert "another process is at work" in capsys.readouterr().err
-    assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 0
+    assert adapt(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 0
 
 
 @pytest.mark.parametrize("place", ["/dev/null/run", "/proc/run"])
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="these places are Linux's")
 def test_an_output_that_cannot_be_written_is_named(tiny, place, capsys):
-    assert main(["--cfg", str(tiny), f"output={place}"]) == 2
+    assert adapt(["--cfg", str(tiny), f"output={place}"]) == 2
     error = capsys.readouterr().err
     assert f"output: {place} cannot be written" in error and "Traceback" not in error

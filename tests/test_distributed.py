@@ -131,8 +131,8 @@ def test_several_phases_and_labels_of_rank_0_in_a_job_of_two(tiny, tmp_path, nam
 def test_ranks_with_different_configs_are_stopped_with_the_keys(tiny, tmp_path):
     code = f"""
 import os, sys
-from uda.cli import main
-sys.exit(main(["--cfg", {str(tiny)!r}, "output={tmp_path / "run"}", "seed=" + os.environ["RANK"]]))
+from uda.cli.main import main
+sys.exit(main(["adapt", "--cfg", {str(tiny)!r}, "output={tmp_path / "run"}", "seed=" + os.environ["RANK"]]))
 """
     script = tmp_path / "differently.py"
     script.write_text(code)

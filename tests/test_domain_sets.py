@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from tests.data.trees import make_folders
+from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
-from uda.cli import main
 from uda.data.class_names import UNKNOWN_CLASS
 from uda.data.domains import TargetLabels, load_domains
 from uda.data.images import JoinedImages
@@ -38,7 +38,7 @@ def settings(*overrides, source="[one,two]", target="[far,near]"):
 
 
 def results_of(tiny, *overrides, folder="out", **domains):
-    assert main(["--cfg", str(tiny), f"output={folder}", *settings(*overrides, **domains)]) == 0
+    assert adapt(["--cfg", str(tiny), f"output={folder}", *settings(*overrides, **domains)]) == 0
     return json.loads(Path(folder, "results.json").read_text(encoding="utf-8"))
 
 
@@ -329,7 +329,7 @@ class TestOtherClasses:
         words = ["data.label_sets=partial", "self_training.rounds=2"]
         whole = results_of(tiny, *words, source="one", target="few")
         assert (
-            main(
+            adapt(
                 [
                     "--cfg",
                     str(tiny),

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from uda import distributed
 from uda.adaptation.config import AdaptationConfig
-from uda.cli import supervise
+from uda.cli.supervise import supervise
 from uda.distributed import RankLostError, Ranks, start
 from uda.errors import UserError
 

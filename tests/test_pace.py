@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from tests.in_process import adapt
 from tests.pretend_device import pretended
 from tests.test_adaptation import NEEDED, SMALL
 from uda import device, pace, plan
 from uda.adaptation.config import AdaptationConfig
-from uda.cli import main
 from uda.data.loaders import Batches
 from uda.distributed import Ranks
 from uda.models import Prediction
@@ -222,7 +222,7 @@ def test_a_dry_run_on_a_device(tiny, in_folder, capsys, kind):
     """FixMatch after a source stage: nothing is computed on the host, and a GPU says how much memory it held."""
     words = ["method=fixmatch", *SMALL, "adaptation.strong={jitter: 0.3}", "source.epochs=1", f"runtime.device={kind}"]
     with pretended(kind):
-        assert main(["--cfg", str(tiny), "--dry-run", *words]) == 0
+        assert adapt(["--cfg", str(tiny), "--dry-run", *words]) == 0
     out = capsys.readouterr().out
     assert re.search(rf"^cost     11 training steps, 128 images predicted: about \d+ s on {kind}", out, re.MULTILINE)
     assert ("\nmemory   1.0 GiB of the " in out) == (kind == "cuda")

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from tests.generalization import test_meta_methods
+from tests.in_process import adapt
 from tests.methods.test_methods import build, make_batch, with_strong_views
 from tests.pretend_device import pretended
 from uda import angular
 from uda.adaptation.config import AdaptationConfig
 from uda.classification import LOSSES
-from uda.cli import main
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
@@ -284,12 +284,12 @@ def test_a_whole_run_and_a_dry_one(tiny, tmp_path, kind):
     for place in (kind, "cpu"):
         folder = tmp_path / place
         with pretended(kind):
-            assert main([*words, f"runtime.device={place}", f"output={folder}"]) == 0
+            assert adapt([*words, f"runtime.device={place}", f"output={folder}"]) == 0
         final = json.loads((folder / "results.json").read_text())["final"]
         found.append([final["class_mean"], final["nll"]])
     assert found[0] == pytest.approx(found[1], abs=1e-3)
     with pretended(kind):
-        assert main([*words, f"runtime.device={kind}", f"output={tmp_path / 'dry'}", "--dry-run"]) == 0
+        assert adapt([*words, f"runtime.device={kind}", f"output={tmp_path / 'dry'}", "--dry-run"]) == 0
 
 
 REFUSED = {

@@ -9,11 +9,11 @@ from configparser import ConfigParser
 import pytest
 
 from tests.data.trees import make_folders
+from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
-from uda.cli import main, parser
+from uda.cli.main import tree
 from uda.config_files import ROOT
 from uda.data.cards import CARDS
-from uda.generalization.cli import parser as generalization_parser
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
 from uda.methods import ADAPTATION_METHODS
@@ -94,7 +94,7 @@ def test_a_selector_of_ones_own_in_ten_lines_makes_a_whole_run(plugin, tiny, in_
     assert len(text.splitlines()) <= 10
     assert text.startswith(f"# {PLUGIN}\n"), "README says what to call the file"
     arguments = ["--cfg", str(tiny), f"plugins={PLUGIN}", "self_training.selector=mine", "output=run"]
-    assert main(arguments) == 0
+    assert adapt(arguments) == 0
     results = json.loads((in_folder / "run" / "results.json").read_text())
     assert results["selector"] == "mine" and [r["round"] for r in results["rounds"]] == [0, 1]
     assert all(r["selected"] > 0 for r in results["rounds"])
@@ -104,7 +104,7 @@ def test_a_selector_of_ones_own_in_ten_lines_makes_a_whole_run(plugin, tiny, in_
 def test_a_method_of_ones_own_is_named_and_run_like_ours(plugin, tiny, in_folder):
     assert block_after("method", "python").startswith(f"# {METHOD}\n")
     small = ["source.epochs=0", "adaptation={steps: 3, batch: {source: 4, target: 4}}", "report.page=true"]
-    assert main(["--cfg", str(tiny), f"plugins={METHOD}", "method=nuclear", "output=run", *small]) == 0
+    assert adapt(["--cfg", str(tiny), f"plugins={METHOD}", "method=nuclear", "output=run", *small]) == 0
     results = json.loads((in_folder / "run" / "results.json").read_text())
     assert results["method"] == "nuclear" and results["steps"] == 3
     assert "nuclear" in (in_folder / "run" / "report.html").read_text()
@@ -151,7 +151,7 @@ def test_data_of_ones_own_in_five_lines_makes_a_whole_run(labelled, in_folder):
         "runtime.device=cpu",
         "runtime.workers=0",
     ]
-    assert main(["--cfg", str(config), *small]) == 0
+    assert adapt(["--cfg", str(config), *small]) == 0
     results = json.loads((in_folder / "runs" / "mine" / "seed0" / "results.json").read_text())
     assert results["selector"] == "avc" and results["rounds"][0]["selected"] > 0
     assert list(results["rounds"][0]["selected_per_class"]) == classes
@@ -166,7 +166,7 @@ def test_there_are_commands_to_check():
 @pytest.mark.parametrize("words", SELF_TRAIN, ids=" ".join)
 def test_every_command_of_the_main_tool_is_valid(words, plugin):
     """Options parse, the config exists, the overrides validate, the domains are the card's."""
-    options = parser().parse_intermixed_args(words)
+    options = tree().commands["adapt"].parse_intermixed_args(words)
     if options.list:
         return
     config = AdaptationConfig.load(options.cfg, options.overrides)
@@ -176,7 +176,7 @@ def test_every_command_of_the_main_tool_is_valid(words, plugin):
 
 @pytest.mark.parametrize("words", [words for words in TOOLS if words[0] == "tools/generalize.py"], ids=" ".join)
 def test_every_command_of_domain_generalisation_is_valid(words):
-    options = generalization_parser().parse_intermixed_args(words[1:])
+    options = tree().commands["generalize"].parse_intermixed_args(words[1:])
     for file in options.cfg:
         config = GeneralizationConfig.load(file, options.overrides)
         assert set(names_of(config)) <= CARDS[config.data.dataset].domains.keys()

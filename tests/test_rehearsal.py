@@ -5,9 +5,9 @@ import pytest
 import yaml
 
 from tests.data.trees import make_folders
+from tests.in_process import adapt
 from uda import pace, plan
 from uda.adaptation.config import AdaptationConfig
-from uda.cli import main
 from uda.config_files import ROOT
 from uda.data.cards import CARDS, load_card
 from uda.data.loaders import Batches
@@ -58,7 +58,7 @@ def toys(in_folder, monkeypatch):
 
 def test_the_plan_the_cost_and_what_to_download(toys, in_folder, monkeypatch, capsys):
     monkeypatch.setattr(Batches, "_loaded", None)  # random images come without loader processes
-    assert main([*toys(), "source.steps=null", "source.epochs=2", "model.weights=hub", "runtime.workers=3"]) == 0
+    assert adapt([*toys(), "source.steps=null", "source.epochs=2", "model.weights=hub", "runtime.workers=3"]) == 0
     out = capsys.readouterr().out
     assert ", 3 workers\n" in out, "what the run itself will have"
     assert "data     40 labelled source images, 24 target images, 2 classes" in out
@@ -76,13 +76,13 @@ def test_the_plan_the_cost_and_what_to_download(toys, in_folder, monkeypatch, ca
 def test_weights_from_the_hub_are_told_with_their_size(toys, monkeypatch, capsys):
     """timm's smallest ResNet has 0.37 million parameters of 4 bytes in its body."""
     monkeypatch.setattr(plan, "_trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
-    assert main([*toys(), "model.backbone=test_resnet.r160_in1k", "model.weights=hub"]) == 0
+    assert adapt([*toys(), "model.backbone=test_resnet.r160_in1k", "model.weights=hub"]) == 0
     assert "weights  test_resnet.r160_in1k from timm's hub, 1 MB, when the run begins" in capsys.readouterr().out
 
 
 def test_a_card_without_addresses_says_where_its_data_are(toys, monkeypatch, capsys):
     monkeypatch.setattr(plan, "_trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
-    assert main(toys(files=[], notes="One folder a domain.")) == 0
+    assert adapt(toys(files=[], notes="One folder a domain.")) == 0
     assert "download Toys from https://example.org/toys, to " in (out := capsys.readouterr().out)
     assert "One folder a domain." in out
 
@@ -91,16 +91,16 @@ def test_parts_that_are_missing_are_named_and_whole_data_are_used(toys, in_folde
     root = in_folder / "data" / "Toys"
     make_folders(root / "drawn", ["bear", "car"], per_class=10)
     lists = {"drawn": {"path": "drawn", "images": 20}, "photo": {"path": "photo", "list": "photo.txt", "images": 24}}
-    assert main(toys(domains=lists)) == 0
+    assert adapt(toys(domains=lists)) == 0
     assert f"data: not there yet: {root / 'photo'}: no such folder" in capsys.readouterr().out
     make_folders(root / "photo", ["bear", "car"], per_class=12)
     every = {"drawn": lists["drawn"] | {"list": "drawn.txt"}, "photo": lists["photo"]}
     (root / "drawn.txt").write_text(
         "".join(f"{path.relative_to(root / 'drawn')} 0\n" for path in root.glob("drawn/*/*"))
     )
-    assert main(toys(domains=every, layout="lists")) == 0
+    assert adapt(toys(domains=every, layout="lists")) == 0
     assert f"data: not there yet: {root / 'photo.txt'}: no such list" in capsys.readouterr().out
-    assert main([*toys(domains=lists), "model.weights=none"]) == 0
+    assert adapt([*toys(domains=lists), "model.weights=none"]) == 0
     assert "dry run: config, data and network are right" in capsys.readouterr().out
 
 
@@ -114,14 +114,14 @@ def test_parts_that_are_missing_are_named_and_whole_data_are_used(toys, in_folde
     ],
 )
 def test_what_no_card_counts_is_a_mistake_as_ever(toys, capsys, changes, words, message):
-    assert main([*toys(**changes), *words]) == 2
+    assert adapt([*toys(**changes), *words]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_a_run_that_has_begun_and_a_run_itself_want_their_data(toys, in_folder, capsys):
-    assert main([word for word in toys() if word != "--dry-run"]) == 2
+    assert adapt([word for word in toys() if word != "--dry-run"]) == 2
     (in_folder / "run").mkdir()
-    assert main([*toys(), "output=run"]) == 2
+    assert adapt([*toys(), "output=run"]) == 2
     assert capsys.readouterr().err.count("Toys is not at") == 2
 
 
@@ -140,7 +140,7 @@ def test_every_visda_config_is_planned_before_its_data_are_there(path, in_folder
     """By the numbers of its card; what is measured is left out here."""
     monkeypatch.setenv("UDA_DATA", str(in_folder))
     monkeypatch.setattr(plan, "_trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
-    assert main(["--cfg", path.name, *SMALL[:3], "--dry-run"]) == 0
+    assert adapt(["--cfg", path.name, *SMALL[:3], "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "152,397 labelled source images, 55,388 target images, 12 classes" in out
     assert "train.tar         7.7 GB  http://csr.bu.edu/" in out and "validation.tar    1.0 GB  http" in out

@@ -8,17 +8,17 @@ import pytest
 import yaml
 
 from tests.data.trees import make_folders
+from tests.in_process import adapt
 from tests.test_rounds import cut, read_results, without_times
 from uda.adaptation.config import AdaptationConfig
 from uda.checkpoint import Checkpoints, load_checkpoint
-from uda.cli import main
 from uda.rounds import Run
 
 
 @pytest.fixture(scope="module")
 def start(tiny):
     """Run the tiny config by the command line: its exit code."""
-    return lambda folder, *words: main(["--cfg", str(tiny), f"output={folder}", *words])
+    return lambda folder, *words: adapt(["--cfg", str(tiny), f"output={folder}", *words])
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def own(tmp_path, tiny):
     images = sorted(path.relative_to(tmp_path) for path in (tmp_path / "drawn").rglob("*.jpg"))
     (tmp_path / "source.txt").write_text("".join(f"{tmp_path / path} {path.parent.name}\n" for path in images))
     words = [f"data.source={tmp_path / 'source.txt'}", f"data.target={tmp_path / 'photos'}", f"output={tmp_path / 'o'}"]
-    return lambda *more: main(["--cfg", str(tiny), *words, *more])
+    return lambda *more: adapt(["--cfg", str(tiny), *words, *more])
 
 
 def test_labels_mended_between_two_starts_are_refused(own, tmp_path, monkeypatch, capsys):

@@ -13,9 +13,9 @@ import uda.feeds
 import uda.rounds
 import uda.session
 from tests.data.trees import make_visda
+from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.checkpoint import Checkpoints, load_checkpoint
-from uda.cli import main
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.plan import epoch_steps
@@ -90,13 +90,13 @@ def test_config_yaml_makes_the_same_run_again(finished):
 
 def test_a_finished_run_says_so_and_does_nothing(finished, tiny, capsys):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
-    assert main(["--cfg", str(tiny), f"output={finished}"]) == 0
+    assert adapt(["--cfg", str(tiny), f"output={finished}"]) == 0
     assert "is finished" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
 
 
 def test_a_folder_of_another_config_is_refused_with_the_keys(finished, tiny, capsys):
-    assert main(["--cfg", str(tiny), f"output={finished}", "self_training.selector=softmax", "seed=3"]) == 2
+    assert adapt(["--cfg", str(tiny), f"output={finished}", "self_training.selector=softmax", "seed=3"]) == 2
     error = capsys.readouterr().err
     assert "seed: 0 -> 3" in error and "self_training.selector: 'avc' -> 'softmax'" in error
     assert "Traceback" not in error
@@ -192,7 +192,7 @@ def test_interrupt_says_how_to_go_on(tiny, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(uda.session.Engine, "fit", interrupt)
-    assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 130
+    assert adapt(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 130
     assert "interrupted by SIGINT: nothing was saved yet" in capsys.readouterr().err
 
 
@@ -274,7 +274,7 @@ def test_a_portion_that_selects_nothing_stops_or_goes_on(run, tmp_path):
 
 def test_nan_loss_stops_with_the_last_checkpoint_kept(tiny, tmp_path, capsys):
     arguments = ["--cfg", str(tiny), f"output={tmp_path / 'run'}", "self_training.optim.lr=1e30"]
-    assert main(arguments) == 2
+    assert adapt(arguments) == 2
     error = capsys.readouterr().err
     assert "round 0: the loss is" in error and ".jpg" in error and "last good checkpoint is kept" in error
     progress, state = load_checkpoint(tmp_path / "run" / "checkpoints")
@@ -284,7 +284,7 @@ def test_nan_loss_stops_with_the_last_checkpoint_kept(tiny, tmp_path, capsys):
 @pytest.mark.parametrize("stage", ["source", "self_training"])
 def test_a_blow_up_in_the_last_step_of_an_epoch_is_found_before_it_is_saved(tiny, tmp_path, capsys, stage):
     arguments = ["--cfg", str(tiny), f"output={tmp_path / 'run'}", f"{stage}.steps=1", f"{stage}.optim.lr=1e30"]
-    assert main(arguments) == 2
+    assert adapt(arguments) == 2
     assert "without finite values" in capsys.readouterr().err
     assert "error: " in (tmp_path / "run" / "log.txt").read_text()
     saved = load_checkpoint(tmp_path / "run" / "checkpoints")
@@ -302,14 +302,14 @@ def test_a_blow_up_in_the_last_step_of_an_epoch_is_found_before_it_is_saved(tiny
 )
 def test_what_does_not_fit_is_found_before_training(tiny, tmp_path, capsys, monkeypatch, overrides, message):
     monkeypatch.setitem(SELECTORS._entries, "test_rounds_flat", lambda features, logits, weight: logits.amax(1))
-    assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}", *overrides]) == 2
+    assert adapt(["--cfg", str(tiny), f"output={tmp_path / 'run'}", *overrides]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
 def test_scores_that_are_not_positive_name_the_selector(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(SELECTORS._entries, "test_rounds_negative", lambda features, logits, weight: logits - 1e6)
-    assert main(["--cfg", str(tiny), f"output={tmp_path / 'run'}", "self_training.selector=test_rounds_negative"]) == 2
+    assert adapt(["--cfg", str(tiny), f"output={tmp_path / 'run'}", "self_training.selector=test_rounds_negative"]) == 2
     assert "selector 'test_rounds_negative'" in capsys.readouterr().err
 
 
@@ -335,7 +335,7 @@ def test_adapted_batch_norm_takes_whole_batches(tiny, tmp_path, monkeypatch):
 
 
 def test_dry_run_checks_all_and_writes_nothing(tiny, in_folder, capsys):
-    assert main(["--cfg", str(tiny), "--dry-run"]) == 0
+    assert adapt(["--cfg", str(tiny), "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "10 training steps, 96 images predicted" in out and "parameters" in out and "nothing was written" in out
     assert [line.split()[1] for line in out.split("\n") if line.startswith("pace")] == ["source", "rounds", "predict"]
@@ -362,7 +362,7 @@ def test_visda_in_its_exact_layout(tmp_path, monkeypatch, capsys):
         "report.page=false",
         f"output={tmp_path / 'run'}",
     ]
-    assert main(arguments) == 0
+    assert adapt(arguments) == 0
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert list(results["final"]["per_class"])[:2] == ["aeroplane", "bicycle"]
     assert len(results["final"]["per_class"]) == 12 and len(results["rounds"]) == 2

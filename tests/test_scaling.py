@@ -16,6 +16,7 @@ from uda.benchmarks import measure, scaling, scaling_document, world
 from uda.benchmarks.estimate import CARDS, RTX_3090, Assumptions, Job, Serial, estimate, job_of, visda_config
 from uda.benchmarks.memory import Memory, memory_of, peak_bytes
 from uda.benchmarks.scaling import Curve, Point, fitted_exponent
+from uda.cli.command_line import run_command
 from uda.config_files import ROOT
 from uda.distributed import Ranks
 from uda.errors import UserError
@@ -191,7 +192,7 @@ def test_an_estimate_anew_leaves_what_was_measured_and_is_what_stands_in_the_doc
 def test_an_estimate_needs_the_measured_tables(tmp_path, capsys):
     path = tmp_path / "scaling.md"
     path.write_text(emptied(DOCUMENT.read_text(encoding="utf-8"))[0], encoding="utf-8")
-    assert tool.main(["--only", "estimate", "--into", str(path)]) == 2
+    assert run_command(lambda: tool.main(["--only", "estimate", "--into", str(path)])) == 2
     assert "no measured table 'scaling-choice' yet" in capsys.readouterr().err
 
 
@@ -283,7 +284,7 @@ def test_numbers_keep_three_digits():
 
 
 def test_a_missing_document_is_named_before_anything_is_measured(tmp_path, capsys):
-    assert tool.main(["--into", str(tmp_path / "none.md")]) == 2
+    assert run_command(lambda: tool.main(["--into", str(tmp_path / "none.md")])) == 2
     captured = capsys.readouterr()
     assert "no such document" in captured.err and captured.out == ""
 
@@ -291,7 +292,7 @@ def test_a_missing_document_is_named_before_anything_is_measured(tmp_path, capsy
 def test_a_document_without_a_place_is_refused_before_anything_is_measured(tmp_path, capsys):
     path = tmp_path / "scaling.md"
     path.write_text(DOCUMENT.read_text(encoding="utf-8").replace("<!-- end scaling-world -->", ""), encoding="utf-8")
-    assert tool.main(["--into", str(path)]) == 2
+    assert run_command(lambda: tool.main(["--into", str(path)])) == 2
     captured = capsys.readouterr()
     assert "no place for table 'scaling-world'" in captured.err and captured.out == ""
 

@@ -13,11 +13,10 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from tests.in_process import table_tool, tool_in_process
+from tests.in_process import adapt, table_tool, tool_in_process
 from uda import run_folder
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.table import COLUMNS
-from uda.cli import main
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.interruption import Interrupted
@@ -73,7 +72,7 @@ def table(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def in_process():
-    with tool_in_process("self_train.py", main):
+    with tool_in_process("self_train.py", adapt):
         yield
 
 
@@ -588,7 +587,7 @@ def test_a_dry_run_names_what_is_wrong_after_the_rest(table, in_folder, monkeypa
     assert missing == "missing  MCC, drawn to photos, seed 0" and "are right" not in captured.out
     assert counts == "runs     3 of the table's 12, 0 recorded in results/small.csv, 1 missing, 2 wrong"
     errors = captured.err.splitlines()
-    assert [line.partition(", drawn")[0] for line in errors] == ["error: Source", "CBST + AVH"]
+    assert [line.partition(", drawn")[0] for line in errors] == ["error: Source", "error: CBST + AVH"]
     assert all("sede: unknown key" in line for line in errors)
 
 

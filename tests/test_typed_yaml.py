@@ -8,11 +8,11 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from uda.adaptation.config import AdaptationConfig
+from uda.cli.hardness_options import sections
 from uda.config_files import ConfigError
 from uda.data.cards import load_card
 from uda.data.store import default_folder
 from uda.generalization.config import GeneralizationConfig
-from uda.hardness.options import sections
 from uda.hardness.study import load_study, trainings
 from uda.methods import ADAPTATION_METHODS
 from uda.tables.definition import load_table

@@ -3,8 +3,7 @@
 
 import sys
 
-from uda.cli import main
-from uda.command_line import run_command
+from uda.cli.main import run_tool
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(program="adapt.py")))
+    sys.exit(run_tool("tools/adapt.py", "adapt"))

@@ -23,7 +23,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,7 +34,7 @@ import torch
 from uda.atomic import write_json, write_text
 from uda.benchmarks import BENCHMARKS
 from uda.benchmarks.measure import count, share
-from uda.command_line import CommandParser, run_command
+from uda.cli.command_line import CommandParser, run_command
 from uda.device import processor
 from uda.errors import UserError
 from uda.tables import insert_markdown
@@ -217,9 +217,9 @@ def _readable(seconds: float) -> str:
     return f"{seconds:.3f} s" if seconds >= 1 else f"{1000 * seconds:.3f} ms"
 
 
-def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse_arguments(arguments: Sequence[str] | None = None, program: str = "tools/bench.py") -> argparse.Namespace:
     """The command line, checked."""
-    parser = CommandParser(prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog=program, description=__doc__)
     parser.add_argument("--list", action="store_true", help="print the benchmarks, a line each, and end")
     parser.add_argument(
         "--only",
@@ -245,25 +245,21 @@ def chosen(patterns: list[str] | None) -> list[str]:
     return list(names)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmarks that the command line names. Returns the exit code: 0, or 2 for a mistake of the user's."""
-    options = parse_arguments(arguments)
+def main(arguments: Sequence[str] | None = None, program: str = "tools/bench.py") -> int:
+    """Run the benchmarks that the command line names. Returns the exit code. Raises UserError."""
+    options = parse_arguments(arguments, program)
     if options.list:
         for name, line in BENCHMARKS.describe():
             print(f"{name:<46}{line}")
         return 0
-    try:
-        names = chosen(options.only)
-        print(", ".join(f"{key} {value}" for key, value in environment().items()))
-        print(HEADER, flush=True)
-        rows = []
-        for name in names:
-            rows.append(run(name, options.scale, options.repeats))
-            print(table_line(rows[-1]), flush=True)
-            _write(options, rows)  # after each row: the whole takes long, and what is measured should stay
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    names = chosen(options.only)
+    print(", ".join(f"{key} {value}" for key, value in environment().items()))
+    print(HEADER, flush=True)
+    rows = []
+    for name in names:
+        rows.append(run(name, options.scale, options.repeats))
+        print(table_line(rows[-1]), flush=True)
+        _write(options, rows)  # after each row: the whole takes long, and what is measured should stay
     return 0
 
 

@@ -25,7 +25,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from uda.command_line import CommandParser, run_command
+from uda.cli.command_line import CommandParser, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -140,7 +140,7 @@ def finish(options: argparse.Namespace, folder: Path, log: Path) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 when both runs are equal, 1 when not."""
-    parser = CommandParser(prog="chaos.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="tools/chaos.py", description=__doc__)
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
     parser.add_argument("--kills", type=int, default=30, help="how often to kill (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")

@@ -3,8 +3,7 @@
 
 import sys
 
-from uda.command_line import run_command
-from uda.hardness.cli import main
+from uda.cli.main import run_tool
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(run_tool("tools/hardness.py", "hardness"))

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 
 from uda.atomic import write_text
-from uda.command_line import CommandParser, run_command
+from uda.cli.command_line import CommandParser, run_command
 from uda.config_files import ROOT
 from uda.tables import insert_markdown
 
@@ -87,12 +87,7 @@ def to_markdown(rows: list[dict[str, float]], nproc: int) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = CommandParser(
-        prog="processes.py",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser(prog="tools/processes.py", description=__doc__)
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default: 3)")
     parser.add_argument("--nproc", type=int, default=2, help="processes of the job (default: 2)")

@@ -35,9 +35,8 @@ from uda.benchmarks.scaling_document import (
     write_document,
 )
 from uda.benchmarks.world import World, run_world
-from uda.command_line import CommandParser, run_command
+from uda.cli.command_line import CommandParser, run_command
 from uda.device import processor
-from uda.errors import UserError
 
 #: More processes than this on one machine say nothing new.
 MOST_PROCESSES = 8
@@ -45,7 +44,7 @@ MOST_PROCESSES = 8
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = CommandParser(prog="scaling.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(prog="tools/scaling.py", description=__doc__)
     parser.add_argument("--into", metavar="FILE", type=Path, help="write tables and figures into this document")
     parser.add_argument(
         "--only", choices=("estimate", "visda"), help="measure nothing: remake these tables of the document `--into`"
@@ -95,22 +94,18 @@ def remake(what: str, path: Path) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write. Returns the exit code: 0, or 2 for a mistake of the user's."""
+    """Measure, print, write. Returns the exit code. Raises UserError."""
     options = parse_arguments(arguments)
-    try:
-        if options.only:
-            return remake(options.only, options.into)
-        if options.into:
-            check_document(options.into)
-        curves = measure_curves(options.scale, options.repeats, log=lambda line: print(line, flush=True))
-        measured = (curves, measure_worlds(options.scale, options.repeats), machine(options.scale, options.repeats))
-        for name, markdown in blocks(*measured, Assumptions()).items():
-            print(f"\n{name}\n\n{markdown}", end="")
-        if options.into:
-            write_document(options.into, *measured)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    if options.only:
+        return remake(options.only, options.into)
+    if options.into:
+        check_document(options.into)
+    curves = measure_curves(options.scale, options.repeats, log=lambda line: print(line, flush=True))
+    measured = (curves, measure_worlds(options.scale, options.repeats), machine(options.scale, options.repeats))
+    for name, markdown in blocks(*measured, Assumptions()).items():
+        print(f"\n{name}\n\n{markdown}", end="")
+    if options.into:
+        write_document(options.into, *measured)
     return 0
 
 

@@ -206,14 +206,14 @@ def load_plugin(path: str | Path) -> str:
 
 def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: Path) -> None:
     """Raise ConfigError where a config has sections or keys that this kind has not, and another kind has them all."""
-    if _knows(kind, content):
+    if knows(kind, content):
         return
     for command, other in CONFIGS.items():
-        if _knows(other, content):
+        if knows(other, content):
             raise ConfigError(f"{path.name}: this config is one of `uda {command}`; run it with that")
 
 
-def _knows(kind: type[Settings], content: Mapping[str, Any]) -> bool:
+def knows(kind: type[Settings], content: Mapping[str, Any]) -> bool:
     """Whether a kind of config has all of these sections, and they all of their keys."""
     if not content.keys() <= kind.model_fields.keys():
         return False

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tests.data.trees import make_folders, make_visda
-from tools.check_data import main as check_data
+from uda.cli.main import main
 from uda.data.cards import CARDS, Shelf, load_card
 from uda.data.domains import load_domains
 from uda.data.inventory import table, take_stock
@@ -148,6 +148,10 @@ def test_stock_counts_as_a_run_does(tmp_path):
     config = DataSettings(dataset=str(tmp_path / "toys.yaml"), source="photo", target="drawn")
     domains = load_domains(config, 0, print)
     assert domains.classes == ("bear", composed) and domains.target_labels.reveal().tolist() == [0, 1]
+
+
+def check_data(words):
+    return main(["check-data", *words])
 
 
 def test_check_data_ends_with_0_1_or_2(tmp_path, capsys):

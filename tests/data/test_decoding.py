@@ -15,7 +15,7 @@ from PIL import Image
 
 from tests.data.files import bomb, deep_png, gallery, picture, png, saved, tiff, turned
 from tests.data.trees import make_folders
-from uda.cli import main
+from tests.in_process import adapt
 from uda.data import decoding
 from uda.data.decoding import ImageFacts
 from uda.data.images import ImageFiles, check_readable, decode
@@ -120,7 +120,7 @@ def hostile(in_folder):
 
 def test_a_run_on_a_folder_of_such_files_leaves_out_the_unreadable_and_goes_on_without_them(hostile, capfd):
     unreadable = {name for name, (_, size) in FILES.items() if size is None}
-    assert main(["--cfg", "own.yaml", "output=o"]) == 0
+    assert adapt(["--cfg", "own.yaml", "output=o"]) == 0
     first = capfd.readouterr()
     assert first.err == "" and (hostile / "o/results.json").is_file() and (hostile / "o/report.html").is_file()
     lines = first.out.splitlines()
@@ -129,21 +129,21 @@ def test_a_run_on_a_folder_of_such_files_leaves_out_the_unreadable_and_goes_on_w
     assert f"{len(unreadable)} of {len(FILES)} images cannot be read and are left out" in lines
     for name in named:
         (hostile / "b" / name).unlink()
-    assert main(["--cfg", "own.yaml", "output=o"]) == 0
+    assert adapt(["--cfg", "own.yaml", "output=o"]) == 0
     assert "o is finished" in capfd.readouterr().out
     config = hostile / "o/config.yaml"
     rules = ("  background:", "  exif_orientation:", "  white_level:")
     kept = [line for line in config.read_text().splitlines() if not line.startswith(rules)]
     assert len(kept) == len(config.read_text().splitlines()) - 3
     config.write_text("\n".join(kept))  # as an older version wrote it
-    assert main(["--cfg", "own.yaml", "output=o"]) == 0
+    assert adapt(["--cfg", "own.yaml", "output=o"]) == 0
     assert "o is finished" in capfd.readouterr().out
-    assert main(["--cfg", "own.yaml", "output=o", "data.background=black"]) == 2
+    assert adapt(["--cfg", "own.yaml", "output=o", "data.background=black"]) == 2
     assert "data.background: 'white' -> 'black'" in capfd.readouterr().err
 
 
 def test_too_many_such_files_are_one_clear_line(hostile, capfd):
-    assert main(["--cfg", "own.yaml", "output=o", "data.max_unreadable=0.01"]) == 2
+    assert adapt(["--cfg", "own.yaml", "output=o", "data.max_unreadable=0.01"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("error: ") and "cannot be read, more than data.max_unreadable=0.01 lets pass" in line
 

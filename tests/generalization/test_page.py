@@ -9,12 +9,13 @@ import re
 import numpy as np
 import pytest
 
+from tests.in_process import generalize
 from tests.report.test_page import Document, text_of
+from uda.cli.commands.generalize import LISTS
 from uda.data.domains import Source, Target, TargetLabels
 from uda.data.images import ImageArray
 from uda.errors import UserError
 from uda.evaluation import HARDNESS_BINS, Accuracy
-from uda.generalization.cli import LISTS, main
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains, Seen
 from uda.generalization.methods import GENERALIZATION_METHODS
@@ -387,7 +388,7 @@ def played(tmp_path_factory):
     words += [f"output={folder}/{{name}}/{{target}}", "runtime.device=cpu"]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
-        code = main(words)
+        code = generalize(words)
     return code, printed.getvalue(), folder, words
 
 
@@ -413,7 +414,7 @@ def test_a_study_that_is_finished_says_the_same_again(played, capsys):
     file = folder / "rotated_digits_erm_and_avh_loss_seed0.html"
     before = file.read_text()
     file.unlink()
-    assert main(words) == 0
+    assert generalize(words) == 0
     assert capsys.readouterr().out.count("is finished") == 4
     assert file.read_text() == before
 
@@ -421,7 +422,7 @@ def test_a_study_that_is_finished_says_the_same_again(played, capsys):
 def test_a_dry_run_says_plan_and_cost_and_writes_nothing(in_folder, capsys):
     """MetaReg has two stages, of half the steps each: 8 reports on 5 x 170 held-out images and 833 unseen ones."""
     words = ["target=m30", "training.steps=8", "training.evaluate_every=1", "training.batch_size=4"]
-    assert main(["--cfg", "rotated_digits_metareg.yaml", "--dry-run", *words]) == 0
+    assert generalize(["--cfg", "rotated_digits_metareg.yaml", "--dry-run", *words]) == 0
     printed = capsys.readouterr().out
     assert "unseen   m30" in printed and "trains   8 steps" in printed and "nothing was written" in printed
     assert f"cost     8 training steps, {8 * (5 * 170 + 833):,} images predicted: about" in printed
@@ -431,7 +432,7 @@ def test_a_dry_run_says_plan_and_cost_and_writes_nothing(in_folder, capsys):
 
 def test_mistakes_in_all_configs_are_said_once_each(capsys):
     words = ["--cfg", "rotated_digits_erm.yaml", "--cfg", "rotated_digits_avh_loss.yaml", "--cfg", "rotated_digits_avg"]
-    assert main([*words, "traning.steps=4"]) == 2
+    assert generalize([*words, "traning.steps=4"]) == 2
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 2
     assert "did you mean 'training'" in errors[0] and "no such config" in errors[1]
@@ -439,7 +440,7 @@ def test_mistakes_in_all_configs_are_said_once_each(capsys):
 
 @pytest.mark.parametrize("what", LISTS)
 def test_lists(what, capsys):
-    assert main(["--list", what]) == 0
+    assert generalize(["--list", what]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines if not line.startswith(" ")]  # a long line goes on further in
     if what == "methods":

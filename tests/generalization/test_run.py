@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from tests.data.trees import make_folders
 from tests.generalization.conftest import CLASSES
+from tests.in_process import generalize
 from tests.test_resume import cut
 from tests.test_rounds import cut_after_every_save
 from uda.data.digits import ANGLES, rendered, rotated
@@ -20,7 +21,6 @@ from uda.engine import Engine
 from uda.errors import UserError
 from uda.evaluation import HARDNESS_BINS
 from uda.generalization import run as run_module
-from uda.generalization.cli import main
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import hold_out, load, names_of
 from uda.generalization.features import extract
@@ -287,11 +287,11 @@ def test_two_domains_that_share_images_are_refused(tmp_path, tiny):
 
 def test_the_command_leaves_each_domain_out_in_turn(tiny, tmp_path, capsys):
     words = ["--cfg", str(tiny), "target=null", f"output={tmp_path}/{{target}}", "training.steps=2"]
-    assert main(words) == 0
+    assert generalize(words) == 0
     assert len(list(tmp_path.glob("*/results.json"))) == 3
     capsys.readouterr()
-    assert main(words) == 0 and capsys.readouterr().out.count("is finished") == 3
-    assert main([*words, "target=nowhere"]) == 2 and "none of the domains" in capsys.readouterr().err
+    assert generalize(words) == 0 and capsys.readouterr().out.count("is finished") == 3
+    assert generalize([*words, "target=nowhere"]) == 2 and "none of the domains" in capsys.readouterr().err
 
 
 def test_every_method_is_listed_with_a_line():

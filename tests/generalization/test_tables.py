@@ -6,9 +6,8 @@ import pytest
 import yaml
 
 from tests.forked import Forked
-from tests.in_process import table_tool, tool_in_process
+from tests.in_process import generalize, table_tool, tool_in_process
 from uda.errors import UserError
-from uda.generalization.cli import main
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.table import COLUMNS
 from uda.tables import (
@@ -75,7 +74,7 @@ def ran(table, tmp_path_factory):
     def forked(processes, command, output):
         return Forked(*command[1:], output=output.name).wait()
 
-    with tool_in_process("generalize.py", main, forked), pytest.raises(UserError) as caught:
+    with tool_in_process("generalize.py", generalize, forked), pytest.raises(UserError) as caught:
         run_jobs(found, 1, log=lines.append)
     return found, str(caught.value), lines
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tests.hardness.conftest import undrawn
+from tests.in_process import hardness
 from uda.errors import UserError
 from uda.hardness.bins import BINS, bin_name, parse_bins
-from uda.hardness.cli import main
 from uda.hardness.correlate import (
     bin_rows,
     correlate,
@@ -316,39 +316,40 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     (in_folder / "people.csv").write_text("\n".join(["image,hsf", *lines]))
     words = ["correlate", "--scores", "net=scores.csv", "--human", "people.csv"]
     with undrawn():
-        assert main([*words, "--scores-columns", "avh, norm"]) == 0
+        assert hardness([*words, "--scores-columns", "avh, norm"]) == 0
     out = capsys.readouterr().out
     assert "people.csv: 600 images, read as 'csv'" in out and "positive where it is as the paper expects" in out
     assert re.search(r"net +avh +600 +0\.[78]", out) and (in_folder / "runs/hardness/correlate/index.html").is_file()
-    assert main([*words, "--bins", "0,0.01,1"]) == 2
+    assert hardness([*words, "--bins", "0,0.01,1"]) == 2
     error = capsys.readouterr().err
     assert (
         "fewer than 10 images in a bin of human frequency: [0, 0.01] has" in error and "wider ones by --bins" in error
     )
     with undrawn():
-        assert main([*words, "--reference", "own", "--scores-columns", "avh"]) == 0
+        assert hardness([*words, "--reference", "own", "--scores-columns", "avh"]) == 0
     with pytest.raises(SystemExit):
-        main([*words, "--seed", "-1"])
+        hardness([*words, "--seed", "-1"])
     assert "argument --seed: -1: 0 at least" in capsys.readouterr().err
     (in_folder / "people.csv").write_text("\n".join(["image,hsf", *lines[5:]]))
-    assert main(words) == 2
+    assert hardness(words) == 2
     assert "5 of 600 images of net are not in the human file: test/cat/0000.jpg" in capsys.readouterr().err
     capsys.readouterr()
     with undrawn():
-        assert main([*words, "--allow-missing", "--scores-columns", "avh", "--out", "some", "--bins", "0.5,1"]) == 0
+        assert hardness([*words, "--allow-missing", "--scores-columns", "avh", "--out", "some", "--bins", "0.5,1"]) == 0
     out = capsys.readouterr().out
     left = "net: left out are 5 of 600 images that people have not seen, and 0 of 595 that have no score"
     outside = sum(value < 0.5 for value in human.frequencies[5:])
     assert left in out and f"net: {outside} of 595 images are in no bin, but among all images" in out
     page = (in_folder / "some" / "index.html").read_text()
     assert f"{left}." in page and "left out (--allow-missing)" in page
-    assert main([*words, "--scores-columns", "avh,nrom"]) == 2
+    assert hardness([*words, "--scores-columns", "avh,nrom"]) == 2
     assert "net has no score 'nrom', did you mean 'norm'? (has: avh, confidence, norm, own)" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        main([*words, "runtime.device=cpu"])
-    assert "correlate: error: unrecognized arguments: runtime.device=cpu; correlate takes no key=value words" in (
-        capsys.readouterr().err
+        hardness([*words, "runtime.device=cpu"])
+    assert (
+        "correlate: error: unrecognized arguments: runtime.device=cpu; uda hardness correlate takes no key=value words"
+        in (capsys.readouterr().err)
     )
     with pytest.raises(SystemExit):
-        main([*words, "--bin", "0,1"])
+        hardness([*words, "--bin", "0,1"])
     assert "unrecognized arguments: --bin 0,1, did you mean '--bins'?" in capsys.readouterr().err

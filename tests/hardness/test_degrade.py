@@ -10,9 +10,9 @@ from torch import nn
 
 from tests.data.trees import make_folders
 from tests.hardness.conftest import undrawn
+from tests.in_process import hardness
 from uda.data.images import ImageArray
 from uda.hardness.classifier import LoadedClassifier, with_linear_head
-from uda.hardness.cli import main
 from uda.hardness.degradations import DEGRADATIONS, degraded, seed_of
 from uda.hardness.degrade import (
     Degraded,
@@ -253,12 +253,12 @@ def test_a_kind_of_ones_own_on_the_command_line(in_folder, monkeypatch, capsys):
     )
     words = ["degrade", "--model", "a", "--model", "b", "--data", "own", "--out", "o", "runtime.device=cpu"]
     with undrawn():
-        assert main([*words, "--plugin", "dark.py", "--kinds", "dark", "--levels", "3"]) == 0
+        assert hardness([*words, "--plugin", "dark.py", "--kinds", "dark", "--levels", "3"]) == 0
     out = capsys.readouterr().out
     assert "a, dark" in out and "b, dark" in out and "page: o/index.html" in out
     page = (in_folder / "o" / "index.html").read_text()
     assert "dark: Darker by level." in page and "Gaussian" not in page, "what was done to these images and no other"
-    assert main([*words, "--kinds", "blurr"]) == 2
+    assert hardness([*words, "--kinds", "blurr"]) == 2
     assert "unknown degradation 'blurr', did you mean 'blur'" in capsys.readouterr().err
 
 
@@ -275,6 +275,6 @@ def test_mistakes_are_named(words, message, in_folder, monkeypatch, capsys):
         "uda.hardness.classifier.load_classifier", lambda model, weights, classes: classifier_of(name=model)
     )
     make_folders(in_folder / "own", ["ant", "bee", "cat", "dog"])
-    assert main(["degrade", "--model", "a", "--data", "own", "--out", "o", *words]) == 2
+    assert hardness(["degrade", "--model", "a", "--data", "own", "--out", "o", *words]) == 2
     assert message in capsys.readouterr().err
     assert not (in_folder / "o").exists()

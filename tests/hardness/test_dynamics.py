@@ -11,12 +11,12 @@ import torch
 
 from tests.forked import forked_job
 from tests.hardness.conftest import undrawn
+from tests.in_process import hardness
 from tests.test_rounds import cut_after_every_save
 from uda import pace
 from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.hardness.classifier import load_classifier
-from uda.hardness.cli import main
 from uda.hardness.config import SupervisedConfig
 from uda.hardness.dynamics import (
     Groups,
@@ -353,12 +353,12 @@ def test_what_is_drawn_is_what_the_rows_say(finished):
 
 
 def test_runs_that_cannot_stand_on_one_page_are_named_before_any_training(labelled, in_folder, capsys):
-    assert main(["dynamics", "--cfg", str(labelled), "--cfg", str(labelled)]) == 2
+    assert hardness(["dynamics", "--cfg", str(labelled), "--cfg", str(labelled)]) == 2
     assert "two runs are 'tiny, seed 0': give one of them another name, or another seed" in capsys.readouterr().err
     (in_folder / "else.yaml").write_text(f"_base_: {labelled}\ndata: {{test: elsewhere}}\n")
-    assert main(["dynamics", "--cfg", str(labelled), "--cfg", "else.yaml"]) == 2
+    assert hardness(["dynamics", "--cfg", str(labelled), "--cfg", "else.yaml"]) == 2
     assert f"'else' is scored on elsewhere, 'tiny' on {labelled.parent}/test" in capsys.readouterr().err
-    assert main(["dynamics", "--cfg", str(labelled), "--seeds", "0,1", "output=runs/same", "--dry-run"]) == 2
+    assert hardness(["dynamics", "--cfg", str(labelled), "--seeds", "0,1", "output=runs/same", "--dry-run"]) == 2
     assert "two runs would share runs/same: put {name} and {seed} into output=..." in capsys.readouterr().err
     assert not (in_folder / "runs").exists()
 
@@ -366,10 +366,10 @@ def test_runs_that_cannot_stand_on_one_page_are_named_before_any_training(labell
 def test_the_command_trains_resumes_and_puts_runs_side_by_side(labelled, in_folder, monkeypatch, capsys):
     monkeypatch.setattr(pace, "MEASURED", 1)
     words = ["dynamics", "--cfg", str(labelled), "--seeds", "0,1", "--out", "page"]
-    assert main([*words, "--dry-run"]) == 0 and not (in_folder / "runs").exists()
+    assert hardness([*words, "--dry-run"]) == 0 and not (in_folder / "runs").exists()
     plans = capsys.readouterr().out
     assert plans.count("3 epochs of 3 steps of 8") == plans.count("cost     9 training steps") == 2
-    assert main(words) == 0
+    assert hardness(words) == 0
     assert "page: page/index.html" in capsys.readouterr().out
     page = (in_folder / "page" / "index.html").read_text()
     assert "tiny, seed 1" in page and page.count("<svg") == 8
@@ -382,4 +382,4 @@ def test_the_command_trains_resumes_and_puts_runs_side_by_side(labelled, in_fold
         "tiny, seed 1",
     }
     with undrawn():
-        assert main(words) == 0 and capsys.readouterr().out.count("is finished") == 2
+        assert hardness(words) == 0 and capsys.readouterr().out.count("is finished") == 2

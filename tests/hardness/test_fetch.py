@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from tests.in_process import hardness
 from uda.data.cards import CARDS
-from uda.hardness.cli import main
 from uda.hardness.human import read_human
 
 CLASSES = CARDS["cifar10"].classes
@@ -60,7 +60,7 @@ def archive(tmp_path, monkeypatch):
 
 
 def test_images_are_numbered_within_their_class_in_the_official_order(archive, tmp_path, capsys):
-    assert main(["fetch", "cifar10"]) == 0
+    assert hardness(["fetch", "cifar10"]) == 0
     root = tmp_path / "data" / "cifar10"
     found = sorted(path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file())
     assert found == [
@@ -85,13 +85,13 @@ def test_images_are_numbered_within_their_class_in_the_official_order(archive, t
 def test_what_is_there_stays(archive, tmp_path, capsys):
     root = tmp_path / "own"
     (root / "train").mkdir(parents=True)
-    assert main(["fetch", "cifar10", "--root", str(root), "--archive", str(tmp_path / "kept")]) == 0
+    assert hardness(["fetch", "cifar10", "--root", str(root), "--archive", str(tmp_path / "kept")]) == 0
     assert not list((root / "train").iterdir()) and (tmp_path / "kept" / CIFAR10.filename).is_file()
     assert f"{root / 'train'} is there already" in capsys.readouterr().out
     archive.unlink()
-    assert main(["fetch", "cifar10", "--root", str(root)]) == 0, "nothing left to do"
+    assert hardness(["fetch", "cifar10", "--root", str(root)]) == 0, "nothing left to do"
     (root / "test_order.txt").unlink()
-    assert main(["fetch", "cifar10", "--root", str(root), "--archive", str(tmp_path / "kept")]) == 0, (
+    assert hardness(["fetch", "cifar10", "--root", str(root), "--archive", str(tmp_path / "kept")]) == 0, (
         "from the kept one"
     )
     assert len((root / "test_order.txt").read_text().split()) == 4
@@ -99,7 +99,7 @@ def test_what_is_there_stays(archive, tmp_path, capsys):
 
 def test_offline_is_said_in_a_line(archive, tmp_path, capsys):
     archive.unlink()
-    assert main(["fetch", "cifar10"]) == 2
+    assert hardness(["fetch", "cifar10"]) == 2
     error = capsys.readouterr().err
     assert "CIFAR-10 could not be fetched from http://" in error and "--archive FOLDER" in error
     assert error.count("\n") == 1 and not list((tmp_path / "data" / "cifar10").iterdir())
@@ -108,5 +108,5 @@ def test_offline_is_said_in_a_line(archive, tmp_path, capsys):
 def test_a_damaged_archive_is_not_opened(archive, tmp_path, capsys):
     (tmp_path / "kept").mkdir()
     archive.write_bytes(archive.read_bytes()[:-20])
-    assert main(["fetch", "cifar10"]) == 2
+    assert hardness(["fetch", "cifar10"]) == 2
     assert "could not be fetched" in capsys.readouterr().err

@@ -13,10 +13,10 @@ from torch import nn
 
 from tests.data.trees import make_folders
 from tests.hardness.conftest import undrawn
+from tests.in_process import hardness
 from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
 from uda.hardness.classifier import LoadedClassifier, load_classifier, load_classifiers, with_linear_head
-from uda.hardness.cli import main
 from uda.hardness.correlate_figures import summary_figure
 from uda.hardness.findings import Findings
 from uda.hardness.images import LabelledImages, engine_for, in_order_of, load_images, predict
@@ -355,7 +355,10 @@ def test_the_spread_is_drawn_by_group_and_adds_up_to_each_groups_images(table):
 
 def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
     make_folders(in_folder / "own", CLASSES, per_class=3, seed=5)
-    assert main(["score", "--model", str(run), "--data", "own", "runtime.device=cpu", "--out", "found/scores.csv"]) == 0
+    assert (
+        hardness(["score", "--model", str(run), "--data", "own", "runtime.device=cpu", "--out", "found/scores.csv"])
+        == 0
+    )
     table = read_scores(in_folder / "found" / "scores.csv")
     classifier = load_classifier(str(run / "checkpoints" / "final.safetensors"))
     assert classifier.name == "tiny (seed 0)" and classifier.classes == tuple(CLASSES)
@@ -372,7 +375,7 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
     order = np.argsort(table.scores["avh"])
     assert [table.ids.index(name) for name in shown] == [*order[:8], *order[::-1][:8]]
     with undrawn():
-        assert main(["score", "--model", str(run), "--data", "own", "--scores", "norm,avh"]) == 0
+        assert hardness(["score", "--model", str(run), "--data", "own", "--scores", "norm,avh"]) == 0
     assert list(read_scores(in_folder / "scores.csv").scores) == ["norm", "avh"]
 
 
@@ -391,5 +394,5 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
     ],
 )
 def test_mistakes_on_the_command_line_are_named(words, message, run, in_folder, capsys):
-    assert main(["score", "--model", str(run), *words]) == 2
+    assert hardness(["score", "--model", str(run), *words]) == 2
     assert message in capsys.readouterr().err

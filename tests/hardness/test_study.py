@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from tests.hardness.conftest import undrawn
+from tests.in_process import hardness
 from uda.errors import UserError, naming
-from uda.hardness.cli import main
 from uda.hardness.publish import blocks_of, figures_of, publish
 from uda.hardness.study import STUDY_SETTINGS, load_study, tables_of, trainings
 
@@ -52,7 +52,7 @@ def done(study):
     document = study.parent / "hardness.md"
     document.write_text(DOCUMENT.format(places=places))
     words = ["all", "--cfg", str(study), "--into", str(document), "--results", str(study.parent / "results")]
-    assert main(words) == 0
+    assert hardness(words) == 0
     return study.parent
 
 
@@ -95,7 +95,7 @@ def test_the_document_shows_what_the_csvs_say(done, study):
 
 
 def test_a_study_that_is_done_trains_nothing_again(done, study, capsys):
-    assert main(["all", "--cfg", str(study), "--dry-run"]) == 0
+    assert hardness(["all", "--cfg", str(study), "--dry-run"]) == 0
     assert capsys.readouterr().out.count("is finished") == 2
 
 
@@ -129,7 +129,7 @@ def test_a_figure_that_the_study_does_not_make_is_named(done, tmp_path):
     ],
 )
 def test_mistakes_in_a_study_are_named(word, message, study, capsys):
-    assert main(["all", "--cfg", str(study), word]) == 2
+    assert hardness(["all", "--cfg", str(study), word]) == 2
     assert message in capsys.readouterr().err
 
 
@@ -150,7 +150,7 @@ def test_words_of_the_command_line_come_after_those_of_the_file(labelled, tmp_pa
 def test_a_model_that_is_no_run_is_named_before_any_training(labelled, tmp_path, capsys):
     path = tmp_path / "new.yaml"
     path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
-    assert main(["all", "--cfg", str(path), "degrade.models=[tiny]"]) == 2
+    assert hardness(["all", "--cfg", str(path), "degrade.models=[tiny]"]) == 2
     message = """new: degrade.models: 'tiny' is no run of the study, which are "tiny, seed 0", "tiny, seed 1\""""
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
@@ -159,7 +159,7 @@ def test_a_model_that_is_no_run_is_named_before_any_training(labelled, tmp_path,
 def test_classes_of_the_trajectory_are_checked_before_any_training(labelled, tmp_path, capsys):
     path = tmp_path / "new.yaml"
     path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
-    assert main(["all", "--cfg", str(path), "trajectory.target=cet"]) == 2
+    assert hardness(["all", "--cfg", str(path), "trajectory.target=cet"]) == 2
     assert "new: trajectory.target: unknown class 'cet', did you mean 'cat'?" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
 
@@ -195,13 +195,13 @@ def test_a_document_without_the_places_is_named_before_any_training(labelled, tm
     path, document = tmp_path / "new.yaml", tmp_path / "page.md"
     path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
     words = ["all", "--cfg", str(path), "--into", str(document)]
-    assert main(words) == 2
+    assert hardness(words) == 2
     assert f"--into: no such file: {document}; it must have the lines <!-- table NAME -->" in capsys.readouterr().err
     document.write_text("<!-- table hardness -->\n<!-- end hardness -->\n")
-    assert main(words) == 2
+    assert hardness(words) == 2
     assert "no place for table 'hardness_bins'" in capsys.readouterr().err
     document.write_text("".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in TABLES))
-    assert main([*words, "degrade=null"]) == 2
+    assert hardness([*words, "degrade=null"]) == 2
     assert "has a place for table 'hardness_degraded', which this study does not make" in capsys.readouterr().err
     assert set(tmp_path.iterdir()) == {path, document}
 
@@ -211,15 +211,15 @@ def test_results_of_other_runs_are_not_overwritten(done, study, tmp_path, capsys
     document.write_text((done / "hardness.md").read_text())
     words = ["all", "--cfg", str(study), "--into", str(document), "--results", str(tmp_path)]
     (tmp_path / "hardness_training.csv").write_text("run,accuracy\nnet,80\nwide,90\n")
-    assert main([*words, "--dry-run"]) == 2
+    assert hardness([*words, "--dry-run"]) == 2
     assert f"--results: {tmp_path} has those of other runs, net, wide; name another" in capsys.readouterr().err
     (tmp_path / "hardness_training.csv").write_text('run,accuracy\nnet,80\n"tiny, seed 1",90\n')
-    assert main([*words, "--dry-run"]) == 0
+    assert hardness([*words, "--dry-run"]) == 0
 
 
 def test_what_a_part_of_the_study_cannot_use_is_said_in_the_studys_words(done, study, capsys):
     """`correlate`'s options are none of `all`'s. The trainings are finished, so the correlations are what finds it."""
-    assert main(["all", "--cfg", str(study), 'set=["human.bins=[0,0.05,1]"]']) == 2
+    assert hardness(["all", "--cfg", str(study), 'set=["human.bins=[0,0.05,1]"]']) == 2
     assert "[0, 0.05] has 0; give wider ones by human.bins\n" in capsys.readouterr().err
     with (
         pytest.raises(UserError, match=r"leave it out by scores=\[\.\.\.\], or reference, not --else"),
@@ -233,12 +233,12 @@ def test_people_need_not_have_seen_all_test_images(done, study, labelled, tmp_pa
     (tmp_path / "few.csv").write_text("\n".join(["n,again," + lines[0], *(f"7,7,{line}" for line in lines[1:-2])]))
     names = "human.id_column=image, human.frequency_column=frequency"
     words = ["all", "--cfg", str(study), f"output={tmp_path}/page", "trajectory=null", "toy=null", "degrade=null"]
-    assert main([*words, f"set=[human.file={tmp_path}/few.csv, {names}]"]) == 2
+    assert hardness([*words, f"set=[human.file={tmp_path}/few.csv, {names}]"]) == 2
     error = capsys.readouterr().err
     assert "2 of 30 images of the test images are not in the human file: cat/" in error
     assert "human.allow_missing=true goes on with those that are in both" in error and "--" not in error
     with undrawn():
-        assert main([*words, f"set=[human.file={tmp_path}/few.csv, {names}, human.allow_missing=true]"]) == 0
+        assert hardness([*words, f"set=[human.file={tmp_path}/few.csv, {names}, human.allow_missing=true]"]) == 0
     assert "people have seen 28 of the 30 test images" in capsys.readouterr().out
     with (tmp_path / "page" / "correlations.csv").open() as file:
         assert {row["n"] for row in csv.DictReader(file)} == {"28"}

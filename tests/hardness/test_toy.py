@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
+from tests.in_process import hardness
 from uda.data import digits
 from uda.errors import UserError
 from uda.hardness import toy
-from uda.hardness.cli import main
 from uda.hardness.findings import Findings
 from uda.hardness.images import LabelledImages
 from uda.hardness.scores import compute_scores
@@ -167,15 +167,15 @@ def test_torchvisions_mnist_by_its_folder(in_folder, monkeypatch, capsys):
     assert held_out.tolist() == [False] * 6 + [True] * 4
     assert data.images.ids[0] == "train/00000" and data.images.ids[6] == "test/00000"
     assert torch.equal(data.images.read(7)[0], torch.from_numpy(stored["t10k"][1]))
-    assert main(["toy", "--data", "nowhere", "--out", "o"]) == 2
+    assert hardness(["toy", "--data", "nowhere", "--out", "o"]) == 2
     assert "--data: nowhere: no MNIST there" in capsys.readouterr().err
-    assert main(["toy", "--epochs", "0"]) == 2
+    assert hardness(["toy", "--epochs", "0"]) == 2
     assert "--epochs: 0: 1 at least" in capsys.readouterr().err
 
 
 def test_the_command_leaves_a_page_with_the_raw_data(in_folder, few, monkeypatch, capsys):
     monkeypatch.setattr(toy, "load_digits", lambda folder: (few, np.arange(300) % 3 == 0))
-    assert main(["toy", "--epochs", "2", "--out", "found", "runtime.device=cpu"]) == 0
+    assert hardness(["toy", "--epochs", "2", "--out", "found", "runtime.device=cpu"]) == 0
     out = capsys.readouterr().out
     assert "of 200 images trained on" in out and "page: found/index.html" in out
     with (in_folder / "found" / "toy_embedding.csv").open() as file:

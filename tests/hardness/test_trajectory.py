@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from tests.data.trees import make_folders
+from tests.in_process import hardness
 from uda.angular import avh
 from uda.data.images import ImageArray
 from uda.errors import UserError
 from uda.hardness.classifier import LoadedClassifier, with_linear_head
-from uda.hardness.cli import main
 from uda.hardness.findings import Findings
 from uda.hardness.images import LabelledImages
 from uda.hardness.paths import Paths, choose, find_class, follow
@@ -253,7 +253,7 @@ def test_mistakes_on_the_command_line_are_named(words, message, in_folder, monke
         "uda.hardness.classifier.load_classifier", lambda *_: LoadedClassifier("m", network, SMALL, CLASSES)
     )
     make_folders(in_folder / "own", CLASSES)
-    assert main(["trajectory", "--model", "m", "--data", "own", "--from", "ant", "--out", "o", *words]) == 2
+    assert hardness(["trajectory", "--model", "m", "--data", "own", "--from", "ant", "--out", "o", *words]) == 2
     assert message in capsys.readouterr().err
     assert not (in_folder / "o").exists()
 

@@ -55,8 +55,8 @@ def only_step(self, *arguments):
     os._exit(0)
 
 ADAPTATION_METHODS["source_only"].step = only_step
-from uda.cli import main
-main(["--cfg", "digits_avh.yaml", *sys.argv[1:]])
+from uda.cli.main import main
+main(["adapt", "--cfg", "digits_avh.yaml", *sys.argv[1:]])
 sys.exit(1)
 """
 

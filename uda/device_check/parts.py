@@ -100,7 +100,7 @@ def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], N
     """
     context = multiprocessing.get_context(_START)
     if _START == "forkserver":
-        context.set_forkserver_preload(["uda.device_check", "uda.rounds", "uda.cli"])
+        context.set_forkserver_preload(["uda.device_check", "uda.rounds", "uda.cli.main"])
     started, outcome = time.monotonic(), Outcome(name, "ok")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(name, setup, theirs))

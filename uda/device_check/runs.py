@@ -143,11 +143,11 @@ def _interrupted(setup: Setup, root: Path) -> Finding:
 
 def _command(what: str, words: list[str], code: int = 0) -> Finding:
     """The main command within this process: its exit code, and what it said last if that is not as it should be."""
-    from uda.cli import main
+    from uda.cli.main import main
 
     said, started = io.StringIO(), time.monotonic()
     with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        ended = main(words)
+        ended = main(["adapt", *words])
     flaw = "" if ended == code else f"exit code {ended}: {_last_words(said.getvalue())}"
     return Finding(what, {"seconds": time.monotonic() - started}, flaw)
 

@@ -1,4 +1,4 @@
-"""Options that several subcommands of tools/hardness.py share."""
+"""Options that several commands below `uda hardness` share."""
 
 import argparse
 import os

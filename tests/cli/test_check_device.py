@@ -1,24 +1,18 @@
 """The check of a device: it walks through on a CPU, a part's failure or lack of time stops no other."""
 
-import importlib.util
 import json
 
 import pytest
 import torch
 
-from uda.config_files import ROOT
+from uda.cli.main import main
 from uda.device_check import PARTS, Finding, Outcome, Setup, run_check, run_part
 from uda.device_check import report as device_report
 from uda.device_check.report import table_lines
 
-TOOL = ROOT / "tools" / "check_device.py"
-
 
 def tool(*arguments):
-    spec = importlib.util.spec_from_file_location("check_device_under_test", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main(list(arguments))
+    return main(["check-device", *arguments])
 
 
 #: `methods` is walked through by tests/cuda, `ranks` starts three Pythons.

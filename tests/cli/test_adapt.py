@@ -1,4 +1,4 @@
-"""The command line: what it lists, what it explains, and what a mistake gets."""
+"""`uda adapt`: what it lists, what it explains, and what a mistake gets."""
 
 import os
 import subprocess
@@ -6,8 +6,9 @@ import sys
 
 import pytest
 
+from tests.in_process import adapt
 from uda.classification import LOSSES
-from uda.cli import LISTS, main
+from uda.cli.commands.adapt import LISTS
 from uda.config_files import ROOT, read_config
 from uda.data.cards import CARDS
 from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
@@ -39,7 +40,7 @@ def run_python(*arguments):
 
 @pytest.mark.parametrize("what", sorted(LISTS))
 def test_list_prints_what_the_registry_holds_with_a_line_each(what, capsys):
-    assert main(["--list", what]) == 0
+    assert adapt(["--list", what]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert max(map(len, printed)) <= 100
     lines = [line.split(maxsplit=1) for line in printed if not line.startswith(" ")]
@@ -51,23 +52,23 @@ def test_list_prints_what_the_registry_holds_with_a_line_each(what, capsys):
 
 def test_the_list_of_configs_has_the_whole_first_sentence_of_each(capsys):
     """SHOT's goes on in the second line of its comment, entropy minimisation's ends within the first."""
-    main(["--list", "configs"])
+    adapt(["--list", "configs"])
     text = " ".join(capsys.readouterr().out.split())
     assert "(Table 5) with the defaults of image_source.py and image_target.py. visda_source.yaml" in text
     assert "entropy minimisation on the target. visda_fixmatch.yaml" in text
 
 
 def test_list_backbones_says_that_all_of_timm_can_be_had(capsys):
-    main(["--list", "backbones"])
+    adapt(["--list", "backbones"])
     assert "timm" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_help_shows_examples_that_name_real_configs(capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(["--help"])
+        adapt(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    examples = [line.split() for line in text.split("examples:")[1].splitlines() if "self_train.py" in line]
+    examples = [line.split() for line in text.split("examples:")[1].splitlines() if "uda adapt" in line]
     named = {words[words.index("--cfg") + 1] for words in examples if "--cfg" in words}
     assert named and named <= set(HELD["configs"])
     assert any("--list" in words for words in examples)
@@ -87,10 +88,10 @@ def test_help_shows_examples_that_name_real_configs(capsys):
 )
 def test_wrong_use_ends_with_2_and_says_why(arguments, message, in_folder, capsys):
     with pytest.raises(SystemExit) as stopped:
-        main(arguments)
+        adapt(arguments)
     assert stopped.value.code == 2
     error = capsys.readouterr().err.splitlines()
-    assert error[-1].startswith("self_train.py: error: ") and message in error[-1]
+    assert error[-1].startswith("uda adapt: error: ") and message in error[-1]
     assert list(in_folder.iterdir()) == []
 
 
@@ -121,7 +122,7 @@ def error_lines(capsys):
     ],
 )
 def test_a_mistake_gets_one_line_with_key_and_cure_and_leaves_nothing(override, parts, tiny, in_folder, capsys):
-    assert main(["--cfg", str(tiny), override]) == 2
+    assert adapt(["--cfg", str(tiny), override]) == 2
     (line,) = error_lines(capsys)
     assert all(part in line for part in parts), line
     assert list(in_folder.iterdir()) == []
@@ -130,13 +131,13 @@ def test_a_mistake_gets_one_line_with_key_and_cure_and_leaves_nothing(override, 
 def test_settings_that_the_method_does_not_read_are_named(tiny, in_folder, capsys):
     words = ["--cfg", str(tiny), "--dry-run", "self_training.selector=avc"]
     for method, count in (("mmd", 1), ("source_only", 1), ("self_training", 0)):
-        assert main([*words, f"method={method}"]) == 0
+        assert adapt([*words, f"method={method}"]) == 0
         notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
         assert notes == [f"note: method '{method}' does not read self_training.selector"] * count
 
 
 def test_an_unknown_config_names_the_nearest(in_folder, capsys):
-    assert main(["--cfg", "digits_avg.yaml"]) == 2
+    assert adapt(["--cfg", "digits_avg.yaml"]) == 2
     (line,) = error_lines(capsys)
     assert "digits_avg.yaml: no such config" in line and "did you mean 'digits_avh.yaml'?" in line
 
@@ -145,7 +146,7 @@ def test_missing_data_says_what_to_get_and_where_to_put_it(in_folder, monkeypatc
     monkeypatch.setenv("UDA_DATA", str(in_folder / "data"))
     if (ROOT / "datasets" / "visda2017").exists():
         pytest.skip("VisDA-2017 lies in datasets/")
-    assert main(["--cfg", "visda_avh.yaml", "model.weights=none"]) == 2
+    assert adapt(["--cfg", "visda_avh.yaml", "model.weights=none"]) == 2
     (line,) = error_lines(capsys)
     assert CARDS["visda2017"].url in line and str(in_folder / "data" / "visda2017") in line
     assert list(in_folder.iterdir()) == []
@@ -153,7 +154,7 @@ def test_missing_data_says_what_to_get_and_where_to_put_it(in_folder, monkeypatc
 
 def test_all_mistakes_at_once_a_line_each(tiny, in_folder, capsys):
     wrong = ["sede=1", "self_training.rounds=many", "self_training.selector=sofmax", "loud"]
-    assert main(["--cfg", str(tiny), *wrong]) == 2
+    assert adapt(["--cfg", str(tiny), *wrong]) == 2
     lines = error_lines(capsys)
     assert len(lines) == len(wrong)
     for part in ("sede", "'many'", "'sofmax'", "'loud'"):
@@ -161,7 +162,7 @@ def test_all_mistakes_at_once_a_line_each(tiny, in_folder, capsys):
 
 
 def test_overrides_may_stand_anywhere(tiny, in_folder, capsys):
-    assert main(["self_training.rounds=7", "--cfg", str(tiny), "--dry-run", "seed=5"]) == 0
+    assert adapt(["self_training.rounds=7", "--cfg", str(tiny), "--dry-run", "seed=5"]) == 0
     plan = capsys.readouterr().out
     assert "seed5" in plan and "7" in plan
     assert list(in_folder.iterdir()) == []
@@ -175,12 +176,3 @@ def test_the_tool_itself_ends_with_2_and_no_traceback(tmp_path):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ") and "did you mean 'selector'?" in line
     assert not (tmp_path / "run").exists()
-
-
-def test_help_does_not_wait_for_torch():
-    """Importing torch takes seconds; --help and a mistyped option must not."""
-    ended = run_python(
-        "-c", "import sys, uda.cli; uda.cli.parser().format_help(); print({'torch', 'timm'} & sys.modules.keys())"
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.strip() == "set()"

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from uda import cli
-from uda.command_line import OUTPUT_CLOSED, CommandParser, run_command, say
-from uda.generalization import cli as generalization_cli
-from uda.hardness import cli as hardness_cli
+from tests.in_process import adapt, generalize, hardness
+from uda.cli.command_line import OUTPUT_CLOSED, CommandParser, run_command, say
+from uda.cli.commands.adapt import LISTS
+from uda.cli.commands.generalize import LISTS as GENERALIZATION_LISTS
+from uda.cli.main import tree
 
 
 class Pipe(io.TextIOWrapper):
@@ -48,24 +49,24 @@ def pipes(monkeypatch):
 def test_a_training_that_nobody_reads_saves_and_ends_quietly(tiny, in_folder, pipes):
     """As by an interruption, but without a word on stderr, and with a SIGPIPE's code. The same command goes on."""
     _, errors = pipes(leaves_before="% by class", encoding="utf-8")
-    assert run_command(lambda: cli.main(["--cfg", str(tiny)])) == OUTPUT_CLOSED
+    assert adapt(["--cfg", str(tiny)]) == OUTPUT_CLOSED
     log = (in_folder / "runs/tiny/seed0/log.txt").read_text()
     assert (
         log.splitlines()[-1].endswith("the same command goes on from there") and "interrupted by SIGPIPE: saved" in log
     )
     assert errors.read_all() == b""
     pipes(leaves_before="never", encoding="utf-8")
-    assert run_command(lambda: cli.main(["--cfg", str(tiny)])) == 0
+    assert adapt(["--cfg", str(tiny)]) == 0
     assert "resuming" in (in_folder / "runs/tiny/seed0/log.txt").read_text()
 
 
 @pytest.mark.parametrize(
     "command",
     [
-        lambda: cli.main(["--list", "methods"]),
-        lambda: cli.main(["--cfg", "digits_avh", "sede=1"]),
-        lambda: generalization_cli.main(["--list"]),
-        lambda: hardness_cli.main(["score", "--model", "nothing", "--data", "nowhere"]),
+        lambda: adapt(["--list", "methods"]),
+        lambda: adapt(["--cfg", "digits_avh", "sede=1"]),
+        lambda: generalize(["--list"]),
+        lambda: hardness(["score", "--model", "nothing", "--data", "nowhere"]),
         lambda: print("a" * 10**6),
     ],
 )
@@ -107,9 +108,9 @@ def test_characters_that_the_output_has_not_are_escaped(encoding, pipes):
 @pytest.mark.parametrize(
     ("main", "arguments", "lines"),
     [
-        (cli.main, ["--list"], cli.LISTS),
-        (cli.main, ["--list", "--cfg", "x"], cli.LISTS),
-        (generalization_cli.main, ["--list"], generalization_cli.LISTS),
+        (adapt, ["--list"], LISTS),
+        (adapt, ["--list", "--cfg", "x"], LISTS),
+        (generalize, ["--list"], GENERALIZATION_LISTS),
     ],
 )
 def test_list_alone_prints_the_kinds(main, arguments, lines, capsys):
@@ -120,13 +121,13 @@ def test_list_alone_prints_the_kinds(main, arguments, lines, capsys):
 @pytest.mark.parametrize(
     ("main", "arguments", "message"),
     [
-        (cli.main, ["--list", "selector"], "--list: unknown 'selector', did you mean 'selectors'? (known: configs,"),
-        (generalization_cli.main, ["--list", "selectors"], "--list: unknown 'selectors' (known: configs, methods"),
-        (cli.main, ["--cfg", "x", "--dryrun"], "unrecognized arguments: --dryrun, did you mean '--dry-run'?"),
-        (cli.main, ["--cfg", "x", "--seed=1"], "unrecognized arguments: --seed=1; a setting has no dashes: seed=1"),
-        (cli.main, ["--data.source", "a"], "--data.source; a setting has no dashes: data.source=..."),
-        (hardness_cli.main, ["toy", "--epoch", "1"], "unrecognized arguments: --epoch, did you mean '--epochs'?"),
-        (hardness_cli.main, ["toy", "--runtime.device=cpu"], "a setting has no dashes: runtime.device=cpu"),
+        (adapt, ["--list", "selector"], "--list: unknown 'selector', did you mean 'selectors'? (known: configs,"),
+        (generalize, ["--list", "selectors"], "--list: unknown 'selectors' (known: configs, methods"),
+        (adapt, ["--cfg", "x", "--dryrun"], "unrecognized arguments: --dryrun, did you mean '--dry-run'?"),
+        (adapt, ["--cfg", "x", "--seed=1"], "unrecognized arguments: --seed=1; a setting has no dashes: seed=1"),
+        (adapt, ["--data.source", "a"], "--data.source; a setting has no dashes: data.source=..."),
+        (hardness, ["toy", "--epoch", "1"], "unrecognized arguments: --epoch, did you mean '--epochs'?"),
+        (hardness, ["toy", "--runtime.device=cpu"], "a setting has no dashes: runtime.device=cpu"),
     ],
 )
 def test_unknown_flags_and_kinds_get_the_nearest(main, arguments, message, capsys):
@@ -142,8 +143,8 @@ def test_paths_of_flags_know_home_folders(monkeypatch):
     parser.add_argument("--out", type=Path)
     assert parser.parse_args(["--out", "~/x"]).out == Path("/home/me/x")
     assert parser.parse_args(["--out", "./~"]).out == Path("~")
-    hardness, _ = hardness_cli.parser()
-    options = hardness.parse_args(["score", "--model", "~/m", "--data", "~/d", "--out", "~/o.csv", "--weights", "~/w"])
+    score = tree().commands["hardness"].commands["score"]
+    options = score.parse_args(["--model", "~/m", "--data", "~/d", "--out", "~/o.csv", "--weights", "~/w"])
     assert [options.model, options.data, options.weights, str(options.out)] == [
         f"/home/me/{end}" for end in ("m", "d", "w", "o.csv")
     ]

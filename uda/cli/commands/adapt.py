@@ -1,0 +1,88 @@
+"""Adapt a model from labelled source images to unlabelled target images."""
+
+import argparse
+from functools import partial
+from typing import TYPE_CHECKING
+
+from uda.cli.command_line import CommandParser
+from uda.cli.kinds import config_names, listing
+from uda.cli.supervise import supervise
+
+if TYPE_CHECKING:
+    from uda.adaptation.config import AdaptationConfig
+    from uda.distributed import Ranks
+    from uda.interruption import Interruption
+    from uda.rounds import Run
+    from uda.run_folder import RunLog
+    from uda.session import Session
+
+LISTS = (
+    *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
+    *("datasets", "backbones"),
+)
+
+EXAMPLES = (
+    ("the default task, no download", "--cfg digits_avh.yaml"),
+    ("VisDA-2017 in datasets/ or $UDA_DATA", "--cfg visda_avh.yaml"),
+    ("check everything, print plan and cost", "--cfg visda_avh.yaml --dry-run"),
+    ("another selector and another seed", "--cfg visda_avh.yaml self_training.selector=softmax seed=1"),
+    ("other domains", "--cfg pacs_avh.yaml data.source=photo data.target=sketch"),
+    ("another method on the same data", "--cfg digits_mcd.yaml"),
+    ("the selectors that there are", "--list selectors"),
+    ("one job, a process for each GPU", "torchrun --nproc_per_node=8 {script} --cfg visda_avh.yaml"),
+)
+
+
+def add_to(parser: CommandParser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.explain(
+        "Adapt a model from labelled source images to unlabelled target images, by rounds of self-training or by "
+        "another of the methods that `--list methods` prints.",
+        EXAMPLES,
+        "A run that was interrupted goes on when the same command is given again.",
+    )
+    parser.add_argument(
+        "--cfg", metavar="FILE", offers=lambda: config_names("adapt"), help="a config: a path, or a name in configs/"
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
+    )
+    parser.add_list(LISTS, partial(listing, commands=["adapt"]))
+    parser.add_overrides("change a setting: self_training.rounds=3")
+    parser.set_defaults(run=partial(_run, parser))
+
+
+def _run(parser: CommandParser, options: argparse.Namespace) -> int:
+    from uda.adaptation.config import AdaptationConfig
+
+    if not options.cfg:
+        given = next((word for word in options.overrides if word.endswith((".yaml", ".yml")) and "=" not in word), None)
+        example = f"did you mean --cfg {given}?" if given else "for a first run: --cfg digits_avh.yaml"
+        parser.error(f"--cfg FILE is needed (or --list WHAT, or --help); {example}")
+
+    def run(config: "AdaptationConfig", log: "RunLog", ranks: "Ranks", interruption: "Interruption") -> "Session":
+        from uda.methods import ADAPTATION_METHODS
+        from uda.rehearsal import Rehearsal, missing_data
+        from uda.rounds import Run
+
+        method = ADAPTATION_METHODS[config.method]
+        reads = {"self_training": method.rounds, "adaptation": method.adapts}
+        for key in (word.partition("=")[0] for word in options.overrides):
+            if not reads.get(key.split(".")[0], True):
+                log(f"note: method '{config.method}' does not read {key}")
+        if options.dry_run and (missing := missing_data(config, ranks)):
+            return Rehearsal(config, missing, log, ranks, interruption)
+        return Run(config, log, ranks, interruption)
+
+    def act(session: "Run", log: "RunLog") -> None:
+        from uda.plan import dry_run
+        from uda.rehearsal import Rehearsal, dry_run_without_data
+
+        if isinstance(session, Rehearsal):
+            log(dry_run_without_data(session))
+        elif options.dry_run and not session.finished:
+            log(dry_run(session))
+        else:
+            session.execute()
+
+    return supervise(lambda: [AdaptationConfig.load(options.cfg, options.overrides)], run, act)

@@ -1,0 +1,103 @@
+"""Train on all domains but one and test on that one, each left out in turn."""
+
+import argparse
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+from uda.cli.command_line import CommandParser
+from uda.cli.kinds import config_names, listing
+from uda.cli.supervise import supervise
+
+if TYPE_CHECKING:
+    from uda.distributed import Ranks
+    from uda.generalization.config import GeneralizationConfig
+    from uda.generalization.run import LeaveOneOut
+    from uda.interruption import Interruption
+    from uda.run_folder import RunLog
+
+LISTS = ("configs", "methods", "losses", "datasets", "backbones")
+
+EXAMPLES = (
+    ("each angle in turn, no download", "--cfg rotated_digits_erm.yaml"),
+    ("two configs side by side", "--cfg rotated_digits_erm.yaml --cfg rotated_digits_avh_loss.yaml"),
+    ("one domain only", "--cfg pacs_avh_loss.yaml target=sketch"),
+    ("other settings", "--cfg pacs_avh_loss.yaml model.loss_options.scale=20 seed=1"),
+    ("check everything, print plan and cost", "--cfg pacs_avh_loss.yaml --dry-run"),
+    ("the losses that there are", "--list losses"),
+)
+
+
+def add_to(parser: CommandParser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.explain(
+        "Train on all domains but one and test on that one; each domain is left out in turn, or `target`.",
+        EXAMPLES,
+        "A run that was interrupted goes on when the same command is given again.",
+    )
+    parser.add_argument(
+        "--cfg",
+        metavar="FILE",
+        action="append",
+        offers=lambda: config_names("generalize"),
+        help="a config: a path, or the name of one in configs/; several are run one after the other and compared",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
+    )
+    parser.add_list(LISTS, partial(listing, commands=["generalize"]))
+    parser.add_overrides("change a setting, of every config: target=sketch")
+    parser.set_defaults(run=partial(_run, parser))
+
+
+def _run(parser: CommandParser, options: argparse.Namespace) -> int:
+    if not options.cfg:
+        parser.error("--cfg FILE is needed (or --help); for a first run: --cfg rotated_digits_avh_loss.yaml")
+    configs: list[GeneralizationConfig] = []
+
+    def runs() -> "list[GeneralizationConfig]":
+        from uda.generalization.study import runs_of
+
+        configs.extend(_load(options.cfg, options.overrides))
+        return runs_of(configs)
+
+    def run(
+        config: "GeneralizationConfig", log: "RunLog", ranks: "Ranks", interruption: "Interruption"
+    ) -> "LeaveOneOut":
+        from uda.generalization.run import LeaveOneOut
+
+        return LeaveOneOut(config, log, ranks, interruption)
+
+    def act(session: "LeaveOneOut", log: "RunLog") -> None:
+        if options.dry_run and not session.finished:
+            log(f"{session.plan()}\n{session.cost()}")
+        else:
+            session.execute()
+
+    def after(ranks: "Ranks") -> None:
+        if options.dry_run:
+            but = " but features of a frozen backbone" if any(c.training.frozen_backbone for c in configs) else ""
+            if ranks.is_main:
+                print(f"dry run: config, data and network are right; nothing was written{but}")
+        elif ranks.is_main:
+            from uda.generalization.study import write_summary
+
+            write_summary(configs)
+
+    return supervise(runs, run, act, after)
+
+
+def _load(files: Sequence[str], overrides: Iterable[str]) -> "list[GeneralizationConfig]":
+    """Some configs. Raises ConfigError with the mistakes of all, each said once."""
+    from uda.config_files import ConfigError
+    from uda.generalization.config import GeneralizationConfig
+
+    configs, problems = [], []
+    for file in files:
+        try:
+            configs.append(GeneralizationConfig.load(file, overrides))
+        except ConfigError as error:
+            problems += str(error).split("\n")
+    if problems:
+        raise ConfigError("\n".join(dict.fromkeys(problems)))
+    return configs

@@ -1,0 +1,27 @@
+"""Print the names that a config or a command can choose."""
+
+import argparse
+from functools import partial
+
+from uda.cli.command_line import CommandParser
+from uda.cli.kinds import KINDS, listing
+from uda.registry import nearest
+
+EXAMPLES = (
+    ("what can be listed", ""),
+    ("all configs, by the command that takes them", "configs"),
+    ("the data sets that have a card", "datasets"),
+)
+
+
+def add_to(parser: CommandParser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.explain("Print the names of a kind with a line each; without one, print the kinds.", EXAMPLES)
+    parser.add_argument("what", nargs="?", metavar="WHAT", offers=lambda: KINDS, help=", ".join(KINDS))
+    parser.set_defaults(run=partial(_run, parser))
+
+
+def _run(parser: CommandParser, options: argparse.Namespace) -> None:
+    if options.what is not None and options.what not in KINDS:
+        parser.error(f"unknown '{options.what}'{nearest(options.what, list(KINDS))} (known: {', '.join(KINDS)})")
+    print("\n".join(KINDS) if options.what is None else listing(options.what))

@@ -1,0 +1,130 @@
+"""Run a table's missing runs, add them to its CSV, and write its Markdown and LaTeX."""
+
+import argparse
+import os
+import signal
+import threading
+from functools import partial
+from pathlib import Path
+
+from uda.cli.command_line import OUTPUT_CLOSED, CommandParser, say, tell_interrupted
+from uda.cli.kinds import listing, table_names
+from uda.errors import UserError
+
+EXAMPLES = (
+    ("run what is missing, add it to results/digits.csv", "digits --jobs 2"),
+    ("list what is missing, run nothing", "digits --dry-run"),
+    ("a part of it", "digits --rows 'MCD,ADR*' --seeds 0"),
+    ("add finished runs, write the CSV and a document's tables", "digits --collect --into README.md"),
+    ("a table of published figures, results/published/", "visda2017 --published"),
+    ("all runs on the CPU", "pacs --jobs 1 -- runtime.device=cpu"),
+    ("of domain generalisation: these domains left out", "rotated_digits --targets m0,m75"),
+    ("the tables that there are", "--list"),
+)
+
+
+def add_to(parser: CommandParser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.explain(
+        "Run a table's missing runs, add them to its CSV, and write its Markdown and LaTeX.",
+        EXAMPLES,
+        "A run whose row is in the CSV is not run again, unless its recipe has changed since (or with --again). Each "
+        "run is added to the CSV as it ends; rows stay there until they are made anew, so a table may grow over days "
+        "and machines.",
+    )
+    parser.add_argument("table", nargs="?", offers=table_names, help="a table in configs/tables/, or a path")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); the cores are shared out")
+    parser.add_argument("--rows", default="*", metavar="NAMES", help="run these rows alone: names with * and ?, commas")
+    parser.add_argument(
+        "--pairs",
+        "--targets",
+        default="*",
+        metavar="NAMES",
+        help="run these pairs, or of domain generalisation these unseen domains, alone: photo_to_*",
+    )
+    parser.add_argument("--seeds", default="*", metavar="SEEDS", help="run these seeds alone: 0,1")
+    parser.add_argument("--again", action="store_true", help="run also what the CSV has, if its run folder is gone")
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--dry-run", action="store_true", help="check configs, list what is missing and about what it takes, stop"
+    )
+    parser.add_argument("--prune", action="store_true", help="drop rows from the CSV that the table no longer has")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs/tables"), help="where the runs lie (default runs/tables)"
+    )
+    parser.add_argument("--results", type=Path, default=Path("results"), help="where the CSV goes (default results)")
+    parser.add_argument(
+        "--into",
+        type=Path,
+        action="append",
+        metavar="FILE",
+        help="fill this document's marked blocks too (repeatable)",
+    )
+    instead.add_argument("--collect", action="store_true", help="run nothing, write what is finished")
+    instead.add_argument("--published", action="store_true", help="write a table of published figures instead")
+    parser.add_overrides("runtime and report settings of all runs")
+    parser.add_list(["tables"], listing)
+    parser.set_defaults(run=partial(_run, parser))
+
+
+def _run(parser: CommandParser, options: argparse.Namespace) -> int:
+    from uda.run_folder import code_commit
+    from uda.tables import (
+        Ledger,
+        choose_jobs,
+        collect,
+        dry_run,
+        jobs_of,
+        load_table,
+        run_jobs,
+        standing,
+        write_documents,
+        write_published,
+    )
+
+    if options.table is None:
+        parser.error("name a table; `--list` prints those that there are")
+    unread = threading.Event()
+
+    def stop() -> None:  # as Ctrl-C does: runs under way save and leave
+        unread.set()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    log = partial(say, closed=stop)
+    try:
+        if options.published:
+            print(write_published(options.table, options.results / "published", options.into or []), end="")
+            return 0
+        table = load_table(options.table)
+        jobs = jobs_of(table, options.runs, options.overrides)
+        failed = ""
+        if not options.collect:
+            chosen = choose_jobs(jobs, options.rows, options.pairs, options.seeds)
+            ledger = Ledger.read(options.results, table)
+            recorded = None if options.again else ledger
+            if options.dry_run:
+                found = standing(chosen, recorded)
+                log(dry_run(table, found, ledger, options.results, len(jobs) - len(chosen)))
+                if found.failures:
+                    raise UserError("\n".join(found.failures))
+                return 0
+            if (code_commit() or "").endswith("-dirty"):
+                log("note: the code has changes that no commit holds; the rows of these runs will say -dirty")
+            try:
+                run_jobs(
+                    chosen,
+                    max(1, options.jobs),
+                    log=log,
+                    recorded=recorded,
+                    after=lambda job: collect(table, [job], options.results, log=log),
+                )
+            except UserError as error:
+                failed = str(error)
+        collect(table, jobs, options.results, options.prune, log=log)
+        print(write_documents(table, options.results, options.into or []), end="")
+        if failed:
+            raise UserError(failed)
+    except KeyboardInterrupt as interrupt:
+        code, _ = tell_interrupted(interrupt, "the same command goes on with what is missing")
+        return OUTPUT_CLOSED if unread.is_set() else code
+    return 0

@@ -1,0 +1,105 @@
+"""Runs one after the other, and what becomes of them: finished, a mistake, interrupted."""
+
+import signal
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
+
+from uda.cli.command_line import say, tell_interrupted, tell_mistake
+from uda.errors import UserError
+from uda.interruption import HOW_TO_GO_ON, Interruption
+
+if TYPE_CHECKING:
+    from uda.config import RunConfig
+    from uda.distributed import Ranks
+    from uda.run_folder import RunLog
+    from uda.session import Session
+
+C = TypeVar("C", bound="RunConfig")
+
+SIGPIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)  # Windows has none
+
+#: Seconds by which a job's signal may reach one process later than another.
+LATER_BY = 0.5
+
+
+def supervise(
+    configs: Callable[[], Sequence[C]],
+    run: "Callable[[C, RunLog, Ranks, Interruption], Session]",
+    act: "Callable[[Session, RunLog], None]",
+    after: "Callable[[Ranks], None]" = lambda ranks: None,
+) -> int:
+    """Carry out some runs, one after the other, and say what became of them.
+
+    Args:
+        configs: read them; mistakes in them are the user's.
+        run: makes a run.
+        act: brings it to its end.
+        after: called when all runs have come to their end.
+
+    Returns:
+        The exit code: 0 done, 2 a mistake of the user's, 128 + signal interrupted.
+    """
+    with Interruption() as interruption:
+        try:
+            wanted = configs()
+            from uda.distributed import start
+
+            with start(wanted[0].runtime.device) as ranks:
+                code = 0
+                for config in wanted:
+                    code = code or _carry_out(config, run, act, ranks, interruption)
+                if not code:
+                    after(ranks)
+                ranks.in_order = code == 0
+                return code
+        except UserError as error:
+            return tell_mistake(error)
+        except KeyboardInterrupt as interrupt:
+            return tell_interrupted(interrupt, "nothing was begun")[0]
+
+
+def _carry_out(
+    config: C,
+    run: "Callable[[C, RunLog, Ranks, Interruption], Session]",
+    act: "Callable[[Session, RunLog], None]",
+    ranks: "Ranks",
+    interruption: Interruption,
+) -> int:
+    from uda.device import set_up_process
+    from uda.distributed import RankLostError
+    from uda.run_folder import RunLog
+
+    log = RunLog(not ranks.is_main, partial(say, closed=lambda: interruption.ask(SIGPIPE)))
+    session = None
+    try:
+        try:
+            set_up_process(config.runtime)
+            session = run(config, log, ranks, interruption)
+            act(session, log)
+        except RankLostError:
+            with interruption.deferred():  # the signal by which the other process left may be on its way here
+                time.sleep(LATER_BY)
+            raise
+    except UserError as error:
+        log.note(f"error: {error}")
+        return _mistake(error, ranks)
+    except KeyboardInterrupt as interrupt:
+        if session is not None and not session.finished and session.checkpoints.newest is not None:
+            left = f"saved at {session.progress.describe()}; {HOW_TO_GO_ON}"
+        else:  # before a checkpoint was read or written
+            earlier = any((config.folder / "checkpoints").glob("state-*.pt"))
+            left = f"an earlier start has saved; {HOW_TO_GO_ON}" if earlier else "nothing was saved yet"
+        code, message = tell_interrupted(interrupt, left, silent=log.silent)
+        log.note(message)
+        return code
+    return 0
+
+
+def _mistake(error: UserError, ranks: "Ranks") -> int:
+    if ranks.is_main:
+        return tell_mistake(error)
+    # Mostly rank 0 has met the same error, has said so and ends the job.
+    time.sleep(2)
+    return tell_mistake(error, f"[process {ranks.rank}] ")
