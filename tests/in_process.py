@@ -29,19 +29,17 @@ def hardness(words: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def tool_in_process(
-    tool: str, main: Callable[[Sequence[str]], int], first: Callable[..., int] = Processes.run
-) -> Iterator[None]:
-    """After the `first`, which is a process, runs of `tools/<tool>` call `main`: each process would import torch."""
+def command_in_process(subcommand: str, first: Callable[..., int] = Processes.run) -> Iterator[None]:
+    """After the `first`, which is a process, runs of `uda <subcommand>` call it: each process would import torch."""
     processes = []
 
     def run(self, command, output):
-        assert command[1] == str(ROOT / "tools" / tool)
+        assert command[1:4] == ["-m", "uda", subcommand]
         if not processes:
             processes.append(command)
             return first(self, command, output)
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return main(command[2:])
+            return main(command[3:])
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from tests.in_process import adapt, table_tool, tool_in_process
+from tests.in_process import command_in_process, table_tool
 from uda import run_folder
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.table import COLUMNS
@@ -72,7 +72,7 @@ def table(tiny, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def in_process():
-    with tool_in_process("self_train.py", adapt):
+    with command_in_process("adapt"):
         yield
 
 

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from tests.forked import Forked
-from tests.in_process import generalize, table_tool, tool_in_process
+from tests.in_process import command_in_process, table_tool
+from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.table import COLUMNS
@@ -64,7 +65,7 @@ def table(path):
 def ran(table, tmp_path_factory):
     """Seed 0 of all that works, seed 1 of AVH on m0, one broken run: jobs, the error at the end, what was logged.
 
-    The first is run by the tool as a process of its own, the others by the tool's function in this one.
+    The first is run as a process of its own, the others by the command's function in this one.
     """
     jobs = jobs_of(table, tmp_path_factory.mktemp("runs"))
     found = choose_jobs(jobs, "ERM,AVH*", seeds="0")
@@ -72,9 +73,9 @@ def ran(table, tmp_path_factory):
     lines = []
 
     def forked(processes, command, output):
-        return Forked(*command[1:], output=output.name).wait()
+        return Forked(ROOT / "uda" / "__main__.py", *command[3:], output=output.name).wait()
 
-    with tool_in_process("generalize.py", generalize, forked), pytest.raises(UserError) as caught:
+    with command_in_process("generalize", forked), pytest.raises(UserError) as caught:
         run_jobs(found, 1, log=lines.append)
     return found, str(caught.value), lines
 

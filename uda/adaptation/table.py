@@ -68,7 +68,7 @@ class AdaptationJob(Job):
     """A run from a source to a target domain."""
 
     kind = AdaptationConfig
-    tool = "self_train.py"
+    subcommand = "adapt"
 
     @property
     def setting(self) -> list[str]:

@@ -62,7 +62,7 @@ class GeneralizationJob(Job):
     """A run that leaves one domain out. What chooses among its reports are the held-out images of the seen domains."""
 
     kind = GeneralizationConfig
-    tool = "generalize.py"
+    subcommand = "generalize"
 
     @property
     def setting(self) -> list[str]:

@@ -15,7 +15,6 @@ import yaml
 from pydantic import ValidationError
 
 from uda.config import RunConfig, differing_keys
-from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.records import read_record
 from uda.registry import Registry
@@ -37,8 +36,8 @@ class Job(ABC):
 
     kind: ClassVar[type[RunConfig]]
     """What configures the run."""
-    tool: ClassVar[str]
-    """What runs it, in tools/."""
+    subcommand: ClassVar[str]
+    """What runs it: `uda <subcommand>`."""
 
     # To be said by a subclass
 
@@ -133,7 +132,7 @@ class Job(ABC):
 
     def command(self) -> list[str]:
         """The command that runs it."""
-        return [sys.executable, str(ROOT / "tools" / self.tool), "--cfg", self.row.cfg, *self.overrides()]
+        return [sys.executable, "-m", "uda", self.subcommand, "--cfg", self.row.cfg, *self.overrides()]
 
     def results(self) -> dict[str, Any] | None:
         """`results.json` of a finished run, None for one that is not.
