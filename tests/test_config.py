@@ -26,7 +26,7 @@ def write(folder: Path, name: str, text: str) -> Path:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_loads_as_one_kind_of_run(name):
-    """The other kinds' tools say which one it is for."""
+    """The other kinds say which command it is for."""
     loaded, refused = [], set()
     for read in (
         *(kind.load for kind in (AdaptationConfig, GeneralizationConfig, SupervisedConfig)),
@@ -36,8 +36,8 @@ def test_every_config_loads_as_one_kind_of_run(name):
             loaded.append(read(name).name)
         except ConfigError as error:
             refused.add(str(error))
-    assert loaded == [Path(name).stem] and len(refused) == 1, "all name the same tool"
-    assert re.search(r"this config is one of `uda \w+( \w+)?`; run it with that", *refused)
+    assert loaded == [Path(name).stem] and len(refused) == 1, "all name the same command"
+    assert re.search(r"this config is for `uda \w+( \w+)?`; run it with that command", *refused)
 
 
 @pytest.mark.parametrize("dataset", ["visda", "digits", "pacs"])

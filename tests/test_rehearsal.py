@@ -144,7 +144,7 @@ def test_every_visda_config_is_planned_before_its_data_are_there(path, in_folder
     out = capsys.readouterr().out
     assert "152,397 labelled source images, 55,388 target images, 12 classes" in out
     assert "train.tar         7.7 GB  http://csr.bu.edu/" in out and "validation.tar    1.0 GB  http" in out
-    assert "python tools/check_data.py visda2017\ndata: not there yet: VisDA-2017 is not at" in out
+    assert "uda check-data visda2017\ndata: not there yet: VisDA-2017 is not at" in out
 
 
 def test_random_images_are_as_many_of_each_class_as_the_card_has():

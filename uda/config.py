@@ -210,7 +210,7 @@ def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: 
         return
     for command, other in CONFIGS.items():
         if knows(other, content):
-            raise ConfigError(f"{path.name}: this config is one of `uda {command}`; run it with that")
+            raise ConfigError(f"{path.name}: this config is for `uda {command}`; run it with that command")
 
 
 def knows(kind: type[Settings], content: Mapping[str, Any]) -> bool:

@@ -76,9 +76,7 @@ def dry_run_without_data(rehearsal: Rehearsal) -> str:
     if rehearsal.weights == "hub" and config.model.backbone not in BACKBONES:
         backbone = sum(p.numel() for p in rehearsal.engine.network.backbone.parameters())
         lines.append(f"weights  {config.model.backbone} from timm's hub, {size(4 * backbone)}, when the run begins")
-    checked = f"python tools/check_data.py {config.data.dataset}" + (
-        f" --root {config.data.root}" * bool(config.data.root)
-    )
+    checked = f"uda check-data {config.data.dataset}" + (f" --root {config.data.root}" * bool(config.data.root))
     lines += [f"then     {checked}", f"data: not there yet: {rehearsal.missing}; nothing was written"]
     return "\n".join(lines)
 

@@ -90,9 +90,7 @@ def test_a_run_that_dies_after_every_save_comes_to_the_same_end(labelled, finish
 def test_what_is_lost_of_a_finished_run_is_made_anew(labelled, finished, tmp_path, capsys, file):
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / file).unlink() if file != "results.json" else (folder / file).write_text("{")
-    with pytest.raises(
-        UserError, match=f"{file} is .*`tools/hardness.py dynamics` writes it anew when it is run again"
-    ):
+    with pytest.raises(UserError, match=f"{file} is .*`uda hardness dynamics` writes it anew when it is run again"):
         load_history(folder, "run")
     assert execute(labelled, folder)["steps"] == 9
     assert f"warning: {folder / file} is " in capsys.readouterr().out

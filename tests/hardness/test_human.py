@@ -95,7 +95,7 @@ def test_the_order_may_lie_in_cifar10s_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("UDA_DATA", str(tmp_path))
     assert read_human(path).frequencies.tolist() == pytest.approx(HSF)
     (tmp_path / "cifar10" / "test_order.txt").unlink()
-    with pytest.raises(UserError, match=r"does not say which class .*hardness.py fetch cifar10.* writes it"):
+    with pytest.raises(UserError, match=r"does not say which class .*hardness fetch cifar10.* writes it"):
         read_human(path)
 
 

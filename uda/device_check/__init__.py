@@ -1,4 +1,4 @@
-"""A check of one device, minutes long: what only a real GPU can show. `tools/check_device.py` runs it.
+"""A check of one device, minutes long: what only a real GPU can show. `uda check-device` runs it.
 
 Its parts run in the order in which they register: what matters most comes first, as the time may run out.
 """

@@ -46,7 +46,7 @@ class HumanSettings(Settings):
     file: PathText | None = None
     """Human labels or frequencies: a path, or a file in the data set's folder; null: all images are one group."""
     format: str | None = None
-    """How the file is written, one of `tools/hardness.py correlate`'s formats; null: as its content looks."""
+    """How the file is written, one of `uda hardness correlate`'s formats; null: as its content looks."""
     id_column: str | None = None
     """Of a csv, the column of the images' names; null: the first."""
     frequency_column: str | None = None
@@ -131,7 +131,7 @@ class TrajectorySettings(Settings):
     steps: int = Field(50, ge=1)
     """Steps."""
     eps: float | None = Field(None, gt=0)
-    """Radius; null: as `tools/hardness.py trajectory` has it."""
+    """Radius; null: as `uda hardness trajectory` has it."""
 
     @model_validator(mode="after")
     def two_classes(self):

@@ -71,7 +71,7 @@ class History:
 def load_history(folder: Path, name: str) -> History:
     """What a finished run has left. Raises UserError where it is not finished."""
     if not all((folder / name).is_file() for name in ("results.json", "scores.csv")):
-        raise UserError(f"{folder}: no finished run of `tools/hardness.py dynamics`")
+        raise UserError(f"{folder}: no finished run of `uda hardness dynamics`")
     records = read_epochs(folder)
     values = {score: read_epoch_scores(folder, score) for score in records[0]["scores"]}
     values["accuracy"] = read_epoch_scores(folder, "right").astype(np.float64)

@@ -146,7 +146,7 @@ def read_cifar10h(path: Path) -> HumanFrequencies:
     - a CSV with a line an image: `image`, `true_class`, and votes `human_<class>`;
     - `cifar10h-counts.npy` or `cifar10h-probs.npy` of the authors (https://github.com/jcpeterson/cifar-10h): an array
       (10000, 10), images in the official order, classes in alphabetical order. It does not say what the images show:
-      `test_order.txt`, which `tools/hardness.py fetch cifar10` writes, must lie beside it or in CIFAR-10's folder;
+      `test_order.txt`, which `uda hardness fetch cifar10` writes, must lie beside it or in CIFAR-10's folder;
     - `cifar10h-raw.csv` of the authors, or the .zip that holds it: a line a vote, of which `cifar10_test_test_idx`,
       `true_category`, `chosen_category` and `is_attn_check` are read; attention checks are left out.
     """
@@ -201,7 +201,7 @@ def _of_arrays(path: Path) -> HumanFrequencies:
     if order is None:
         raise UserError(
             f"{path} does not say which class each image shows, and there is no {' or '.join(map(str, places))}: "
-            "`python tools/hardness.py fetch cifar10` writes it; or give cifar10h-raw.csv, which needs none"
+            "`uda hardness fetch cifar10` writes it; or give cifar10h-raw.csv, which needs none"
         )
     ids = order.read_text(encoding="utf-8").split()
     if len(ids) != len(votes):

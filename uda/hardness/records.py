@@ -18,7 +18,7 @@ def read_epochs(folder: Path) -> list[dict[str, Any]]:
     try:
         return read_results(folder / "results.json")[1]
     except UserError as error:
-        raise UserError(f"{error}; `tools/hardness.py dynamics` writes it anew when it is run again") from None
+        raise UserError(f"{error}; `uda hardness dynamics` writes it anew when it is run again") from None
 
 
 def read_epoch_scores(folder: Path, name: str) -> np.ndarray:

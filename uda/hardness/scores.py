@@ -249,7 +249,7 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
             raise UserError(f"{path}: two columns are called '{twice}'")
         columns = dict(zip(head, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
     if not columns.get("image"):
-        raise UserError(f"{path}: no rows, or no column 'image'; `tools/hardness.py score` writes such a table")
+        raise UserError(f"{path}: no rows, or no column 'image'; `uda hardness score` writes such a table")
     ids = tuple(map(str, columns["image"]))
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
