@@ -14,16 +14,19 @@ class UserError(Exception):
 
 
 def renamed(text: str, names: Mapping[str, str]) -> str:
-    """A text that speaks of options (`--bins`), in other words for those that have one."""
-    return re.sub(r"--[a-z][a-z-]*", lambda option: names.get(option[0], option[0]), text)
+    """A text that speaks of parameters in backquotes (`bins`), in other words for those that have one."""
+    return re.sub(r"`([a-z_]+)`", lambda parameter: names.get(parameter[1], parameter[0]), text)
 
 
 @contextmanager
 def naming(names: Mapping[str, str]) -> Iterator[None]:
-    """Within it, or in a function that it decorates, mistakes name settings of a config in place of options.
+    """Within it, or in a function that it decorates, mistakes have other names for parameters.
 
-    The parts of the study say what is wrong in the words of their own subcommands. Where a config calls them there are
-    no such options, and the settings that stand for them are what its user can change.
+    Library code speaks of its parameters in backquotes. What a user can change is a flag of the command line or a
+    setting of a config.
+
+    Args:
+        names: what stands for each parameter: `{"bins": "--bins"}` or `{"bins": "human.bins"}`.
     """
     try:
         yield

@@ -69,7 +69,7 @@ def test_bins_have_their_upper_edge_and_the_first_both():
 
 def test_a_bin_of_few_is_an_error_that_names_it():
     frequencies = [0.1] * 9 + [0.5] * 12 + [1.0] * 3
-    message = "[0, 0.2] has 9, (0.2, 0.4] has 0, (0.6, 0.8] has 0, (0.8, 1] has 3; give wider ones by --bins"
+    message = "[0, 0.2] has 9, (0.2, 0.4] has 0, (0.6, 0.8] has 0, (0.8, 1] has 3; give wider ones by `bins`"
     with pytest.raises(UserError, match=re.escape(message)):
         group_by_frequency(joined_of(frequencies), BINS)
 
@@ -77,7 +77,7 @@ def test_a_bin_of_few_is_an_error_that_names_it():
 @pytest.mark.parametrize("text", ["0,1,0.5", "0", "0,0,1", "0,2", "0,half", "-1,1", ""])
 def test_bins_that_are_none(text):
     assert parse_bins("0,.5,1") == (0, 0.5, 1)
-    with pytest.raises(UserError, match="--bins"):
+    with pytest.raises(UserError, match="`bins`"):
         parse_bins(text)
 
 
@@ -273,9 +273,9 @@ def changed(table, **scores):
             {},
             "'norm' of test/cat/0599.jpg is nan: not a finite number",
         ),
-        ({"confidence": np.full(COUNT, 3.0)}, {}, "anything; compare with another one by --reference"),
+        ({"confidence": np.full(COUNT, 3.0)}, {}, "anything; compare with another one by `reference`"),
         ({}, {"reference": "confidense"}, "no score 'confidense', did you mean 'confidence'"),
-        ({}, {"reference": "loss"}, "(has: avh, confidence, norm, own); compare with another one by --reference"),
+        ({}, {"reference": "loss"}, "(has: avh, confidence, norm, own); compare with another one by `reference`"),
         ({}, {"scores": ["avx"]}, "no score 'avx', did you mean 'avh'"),
     ],
 )

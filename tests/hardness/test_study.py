@@ -222,10 +222,10 @@ def test_what_a_part_of_the_study_cannot_use_is_said_in_the_studys_words(done, s
     assert hardness(["all", "--cfg", str(study), 'set=["human.bins=[0,0.05,1]"]']) == 2
     assert "[0, 0.05] has 0; give wider ones by human.bins\n" in capsys.readouterr().err
     with (
-        pytest.raises(UserError, match=r"leave it out by scores=\[\.\.\.\], or reference, not --else"),
+        pytest.raises(UserError, match=r"leave it out by scores=\[\.\.\.\], or reference, not `else`"),
         naming(STUDY_SETTINGS),
     ):
-        raise UserError("leave it out by --scores-columns, or --reference, not --else")
+        raise UserError("leave it out by `scores`, or `reference`, not `else`")
 
 
 def test_people_need_not_have_seen_all_test_images(done, study, labelled, tmp_path, capsys):

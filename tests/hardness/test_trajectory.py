@@ -208,8 +208,8 @@ def test_frames_show_the_image_and_its_change():
 
 
 def test_what_cannot_be_moved_is_named(classifier, data):
-    with pytest.raises(UserError, match=r"--to: unknown class 'bees', did you mean 'bee'"):
-        find_class("bees", CLASSES, "--to")
+    with pytest.raises(UserError, match=r"`target`: unknown class 'bees', did you mean 'bee'"):
+        find_class("bees", CLASSES, "`target`")
     data, source, target = labelled_as_predicted(classifier, data)
     missing = LabelledImages(data.images, np.full(20, target), CLASSES)
     with pytest.raises(UserError, match=f"the data hold no image of class '{CLASSES[source]}'"):
@@ -220,11 +220,11 @@ def test_what_cannot_be_moved_is_named(classifier, data):
         choose(classifier, wrong, source, runtime=CPU, log=None)
     with pytest.raises(UserError, match=rf"{others.images.ids[0]} is classified as '"):
         choose(classifier, wrong, source, image=others.images.ids[0], runtime=CPU, log=None)
-    with pytest.raises(UserError, match=f"is of class .*, not of --from '{CLASSES[source]}'"):
+    with pytest.raises(UserError, match=f"is of class .*, not of `source` '{CLASSES[source]}'"):
         choose(classifier, data, source, image=others.images.ids[0], runtime=CPU, log=None)
     with pytest.raises(UserError, match=r"no image '3.png', did you mean '[0-9]3.png'"):
         choose(classifier, data, source, image="3.png", runtime=CPU, log=None)
-    with pytest.raises(UserError, match=r"--image names one image, --count asks for 3"):
+    with pytest.raises(UserError, match=r"`image` names one image, `count` asks for 3"):
         choose(classifier, data, source, count=3, image="03.png", runtime=CPU, log=None)
     said = []
     right = choose(classifier, data, source, count=50, runtime=CPU, log=said.append)

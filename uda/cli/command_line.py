@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from uda.errors import UserError
+from uda.errors import UserError, naming
 from uda.interruption import Interrupted
 from uda.registry import nearest
 
@@ -122,7 +122,13 @@ class CommandParser(argparse.ArgumentParser):
         if getattr(options, "list", None) is not None:
             print(self.listing(options.list))
             return 0
-        return options.run(options) or 0
+        with naming(self.flags):
+            return options.run(options) or 0
+
+    @property
+    def flags(self) -> dict[str, str]:
+        """The flag of each option, by the name that library code has for it."""
+        return {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and end with 2."""

@@ -9,7 +9,7 @@ from uda.cli.command_line import CommandParser
 from uda.cli.hardness_options import add_images, add_model, add_overrides, in_force, listed, seed
 from uda.cli.kinds import config_names
 from uda.cli.supervise import supervise
-from uda.errors import UserError
+from uda.errors import UserError, naming, renamed
 
 if TYPE_CHECKING:
     from uda.hardness.config import SupervisedConfig
@@ -84,16 +84,20 @@ def _add_correlate(parser: CommandParser) -> None:
         ),
     )
     command.add_argument(
-        "--scores", required=True, nargs="+", action="extend", metavar="[NAME=]FILE",
+        "--scores", dest="tables", required=True, nargs="+", action="extend", metavar="[NAME=]FILE",
         help="tables of scores, each of a model; NAME for tables and figures (default: the file's)",
     )  # fmt: skip
     command.add_argument("--human", required=True, type=Path, metavar="FILE", help="human selection frequencies")
-    command.add_argument("--format", help="of that file: cifar10h, imagenetv2 or csv (default: told from its content)")
+    command.add_argument(
+        "--format", dest="kind", help="of that file: cifar10h, imagenetv2 or csv (default: told from its content)"
+    )
     command.add_argument("--id-column", metavar="NAME", help="of a csv (default: the first)")
     command.add_argument("--frequency-column", metavar="NAME", help="of a csv (default: the second)")
     command.add_argument("--bins", metavar="EDGES", default="0,0.2,0.4,0.6,0.8,1", help="default: %(default)s")
     command.add_argument("--reference", metavar="SCORE", default="confidence", help="default: %(default)s")
-    command.add_argument("--scores-columns", metavar="NAMES", help="scores to look at, with commas (default: all)")
+    command.add_argument(
+        "--scores-columns", dest="scores", metavar="NAMES", help="scores to look at, with commas (default: all)"
+    )
     command.add_argument("--allow-missing", action="store_true", help="leave out images that one file alone has")
     command.add_argument("--seed", type=seed, default=0, help="of the bootstrap (default 0)")
     command.add_argument("--out", type=Path, default=Path("runs/hardness/correlate"), help="default: %(default)s")
@@ -108,16 +112,22 @@ def _correlate(options: argparse.Namespace) -> None:
     from uda.hardness.scores import named_tables
 
     bins = parse_bins(options.bins)
-    scores = listed(options.scores_columns) if options.scores_columns else None
-    tables = named_tables(options.scores, scores and [*scores, options.reference])
-    human = read_human(options.human, options.format, options.id_column, options.frequency_column)
+    scores = listed(options.scores) if options.scores else None
+    tables = named_tables(options.tables, scores and [*scores, options.reference])
+    human = read_human(
+        options.human,
+        options.kind,
+        options.id_column,
+        options.frequency_column,
+        log=lambda line: print(renamed(line, {"kind": "--format"})),
+    )
     findings = Findings(options.out, "Visual hardness: scores and people")
     found = correlate(
         tables, human, bins, options.reference, findings,
         scores=scores,
         allow_missing=options.allow_missing, seed=options.seed,
     )  # fmt: skip
-    facts = [("scores", ", ".join(options.scores)), ("human", str(options.human)), ("bins", options.bins)]
+    facts = [("scores", ", ".join(options.tables)), ("human", str(options.human)), ("bins", options.bins)]
     facts += [("reference", options.reference), ("seed", str(options.seed))]
     if options.allow_missing:
         facts.append(("images of one side alone", "left out (--allow-missing)"))
@@ -357,7 +367,7 @@ def _add_all(parser: CommandParser) -> None:
     )
     command.add_argument("--dry-run", action="store_true", help="check configs and data, print plans and costs, stop")
     command.add_argument(
-        "--into", type=Path, metavar="DOCUMENT",
+        "--into", dest="document", type=Path, metavar="DOCUMENT",
         help="write results/hardness*.csv, and the document's tables from them, and copy the figures that it shows",
     )  # fmt: skip
     command.add_argument("--results", type=Path, default=Path("results"), help="where those CSVs go (default: results)")
@@ -369,10 +379,10 @@ def _all(options: argparse.Namespace) -> int:
     from uda.hardness.study import load_study, require_classes, tables_of, trainings
 
     study = load_study(options.cfg, options.overrides)
-    if options.into:
+    if options.document:
         from uda.hardness.publish import require_places
 
-        require_places(options.into, tables_of(study))
+        require_places(options.document, tables_of(study))
 
     def report(configs: "list[SupervisedConfig]") -> None:
         from uda.device import set_up_process
@@ -386,18 +396,19 @@ def _all(options: argparse.Namespace) -> int:
         findings = Findings(study.folder, "The study of visual hardness", f"{study.name}: {count}.")
         outcome = add_study(study, configs, findings)
         page = findings.write(facts_of(configs))
-        if options.into:
-            publish(results_of(outcome), study.folder, options.results, options.into)
+        if options.document:
+            publish(results_of(outcome), study.folder, options.results, options.document)
         for claim in outcome.claims:
             print(f"{claim['claim']}: {claim['verdict']}")
         print(f"page: {page}")
 
+    @naming({"results": "--results"})
     def configs() -> "list[SupervisedConfig]":
         from uda.hardness.dynamics import run_name
         from uda.hardness.publish import require_own_results
 
         found = trainings(study)
-        if options.into:
+        if options.document:
             require_own_results(options.results, [run_name(config, found) for config in found])
         return found
 

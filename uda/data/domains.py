@@ -354,11 +354,11 @@ def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None 
     if not os.path.isdir(path):
         cure = ", or a folder of images" if is_target else ""
         several = "; several domains are written [a,b]" if "," in place else ""
-        of_an_option = f"a card's domain, CARD:DOMAIN (cards: {', '.join(sorted(CARDS))})"
+        of_a_parameter = f"a card's domain, CARD:DOMAIN (cards: {', '.join(sorted(CARDS))})"
         of_a_config = "name a card by data.dataset (`--list datasets` shows them)"
         raise UserError(
             f"{key}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "
-            f"or {of_an_option if key.startswith('--') else of_a_config}{several}"
+            f"or {of_a_parameter if key.startswith('`') else of_a_config}{several}"
         )
     if not labels:
         return list_unlabelled(path)

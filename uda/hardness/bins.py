@@ -15,9 +15,9 @@ def parse_bins(text: str) -> tuple[float, ...]:
     try:
         edges = tuple(float(part) for part in text.split(","))
     except ValueError:
-        raise UserError(f"--bins: numbers with commas are meant, as in 0,0.2,0.4,0.6,0.8,1; got '{text}'") from None
+        raise UserError(f"`bins`: numbers with commas are meant, as in 0,0.2,0.4,0.6,0.8,1; got '{text}'") from None
     if len(edges) < 2 or not all(0 <= edge <= 1 for edge in edges) or list(edges) != sorted(set(edges)):
-        raise UserError(f"--bins: two or more rising edges within 0..1 are meant, got '{text}'")
+        raise UserError(f"`bins`: two or more rising edges within 0..1 are meant, got '{text}'")
     return edges
 
 

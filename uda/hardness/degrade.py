@@ -79,7 +79,7 @@ def measure(
     for kind in kinds:
         DEGRADATIONS[kind]  # an unknown one is named before anything is computed
     if levels < 2:
-        raise UserError(f"--levels: {levels}: 2 at least, the image itself and the most degraded")
+        raise UserError(f"`levels`: {levels}: 2 at least, the image itself and the most degraded")
     strengths = np.linspace(0, 1, levels)
     engine = engine_for(classifier, runtime, log=None)
     pixels = Pixels(classifier.transforms, engine.device)
@@ -252,7 +252,7 @@ def degrade(
         UserError: unknown kind, too few levels or images, classes that a classifier does not have.
     """
     if images < 1:
-        raise UserError(f"--images: {images}: 1 at least")
+        raise UserError(f"`images`: {images}: 1 at least")
     kinds = list(DEGRADATIONS) if kinds is None else list(dict.fromkeys(kinds))
     taken = data.take(stratified(data.labels, images, seed))
     titles = _distinct([classifier.name for classifier in classifiers])

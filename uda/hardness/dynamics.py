@@ -32,12 +32,12 @@ FOLLOWED = {
 }
 #: What `correlate`'s options are called in the config of a run.
 HUMAN_SETTINGS = {
-    "--human": "human.file",
-    "--format": "human.format",
-    "--id-column": "human.id_column",
-    "--frequency-column": "human.frequency_column",
-    "--allow-missing": "human.allow_missing=true",
-    "--bins": "human.bins",
+    "human": "human.file",
+    "kind": "human.format",
+    "id_column": "human.id_column",
+    "frequency_column": "human.frequency_column",
+    "allow_missing": "human.allow_missing=true",
+    "bins": "human.bins",
 }
 #: Those whose unit is each network's own.
 OWN_SCALE = ("norm",)

@@ -72,5 +72,5 @@ def _torchvision(train: bool, folder: Path):
     except (OSError, RuntimeError, EOFError) as error:  # no network, no room, another checksum
         raise UserError(
             f"CIFAR-10 could not be fetched from {CIFAR10.url} ({type(error).__name__}: {error}); go online once, or "
-            f"bring {CIFAR10.filename} and name its folder: --archive FOLDER"
+            f"bring {CIFAR10.filename} and name its folder by `archive`"
         ) from None

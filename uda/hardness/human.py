@@ -45,13 +45,13 @@ class HumanFrequencies:
         if not good.all():
             first = int(np.flatnonzero(~good)[0])
             raise UserError(
-                f"--human: a frequency must be a share within 0..1, {self.ids[first]} has {self.frequencies[first]:g} "
+                f"`human`: a frequency must be a share within 0..1, {self.ids[first]} has {self.frequencies[first]:g} "
                 f"({int((~good).sum())} of {len(good)} are outside; of per cent make shares first)"
             )
         if len(set(self.ids)) < len(self.ids):
             seen: set[str] = set()
             twice = next(name for name in self.ids if name in seen or seen.add(name))
-            raise UserError(f"--human: the image {twice} stands twice: give ids with their folders, cat/0000.jpg")
+            raise UserError(f"`human`: the image {twice} stands twice: give ids with their folders, cat/0000.jpg")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -90,14 +90,14 @@ def read_human(
         UserError: no such file, unknown format, a file that is not of it.
     """
     if not path.is_file():
-        raise UserError(f"--human: no such file: {path}")
+        raise UserError(f"`human`: no such file: {path}")
     columns = {"id_column": id_column, "frequency_column": frequency_column}
     named = {name: column for name, column in columns.items() if column is not None}
     chosen = kind or ("csv" if named else guess(path))
     if named and chosen != "csv":
-        raise UserError(f"--id-column and --frequency-column belong to --format csv, not to '{chosen}'")
+        raise UserError(f"`id_column` and `frequency_column` belong to `kind` csv, not to '{chosen}'")
     found = HUMAN[chosen](path, **named)
-    told = "" if kind else ", as its content says (--format overrules it)"
+    told = "" if kind else ", as its content says (`kind` overrules it)"
     log(f"{path.name}: {len(found):,} images, read as '{chosen}'{told}")
     return found
 
@@ -126,7 +126,7 @@ def read_csv(path: Path, id_column: str | None = None, frequency_column: str | N
         for default, name in enumerate((id_column, frequency_column))
     ]
     ids = tuple(row[places[0]] for row in rows)
-    cure = "; name the right columns by --id-column and --frequency-column" if frequency_column is None else ""
+    cure = "; name the right columns by `id_column` and `frequency_column`" if frequency_column is None else ""
     shares = _floats([row[places[1]] for row in rows], head[places[1]], path, cure)
     odd = np.flatnonzero(~((shares >= 0) & (shares <= 1)))
     if len(odd):
@@ -159,7 +159,7 @@ def read_cifar10h(path: Path) -> HumanFrequencies:
     if not counts or not set(head).issuperset(_COUNTED):
         raise UserError(
             f"{path}: not of CIFAR-10H: neither {', '.join(_RAW)} (cifar10h-raw.csv) nor image, true_class and "
-            f"{_COUNTS}<class>... are among its columns ({', '.join(head[:6])}...); --format csv reads any table"
+            f"{_COUNTS}<class>... are among its columns ({', '.join(head[:6])}...); `kind` csv reads any table"
         )
     classes = [head[number].removeprefix(_COUNTS) for number in counts]
     votes = np.stack([_floats([row[number] for row in rows], head[number], path) for number in counts], axis=1)
@@ -279,7 +279,7 @@ def _nested(path: Path) -> dict[str, float]:
         shares = {f"{wnid}/{image}": float(f) for image, entries in content.items() for wnid, f in entries.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{path}: {{image: {{WordNet id: frequency}}}} was expected ({error}); `--format csv` reads a CSV"
+            f"{path}: {{image: {{WordNet id: frequency}}}} was expected ({error}); `kind` csv reads a CSV"
         ) from None
     if not shares:
         raise UserError(f"{path}: no images")

@@ -57,11 +57,11 @@ def load_images(
         settings = settings.model_copy(update={"dataset": card})
     elif card in CARDS and not Path(place).exists():
         raise UserError(
-            f"--data: which domain of '{card}'? {', '.join(f'{card}:{name}' for name in CARDS[card].domains)}"
+            f"`data`: which domain of '{card}'? {', '.join(f'{card}:{name}' for name in CARDS[card].domains)}"
         )
     else:
         domain = place
-    (source,), classes = load_labelled(settings, [domain], seed, log, called=["--data"])
+    (source,), classes = load_labelled(settings, [domain], seed, log, called=["`data`"])
     return LabelledImages(source.images, source.labels, classes)
 
 
@@ -91,13 +91,13 @@ def in_order_of(classifier: LoadedClassifier, data: LabelledImages) -> LabelledI
             f"{classifier.name} has {count} classes without names, the images have {len(data.classes)} "
             f"({', '.join(data.classes[:3])}...): name the folders by class number (0 to {count - 1})"
             + " or by ImageNet's WordNet ids" * (count == 1000)
-            + ", or give the classes' names by --classes"
+            + ", or give the classes' names by `classes`"
         )
     as_text, as_people = two_orders(data.classes)
     if count == 1000 or as_text != as_people:
         raise UserError(
             f"{classifier.name}: in which order are its {count} classes ({', '.join(data.classes[:3])}...)? Give their "
-            "names in the order of its outputs by --classes"
+            "names in the order of its outputs by `classes`"
         )
     return data
 

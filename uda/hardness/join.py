@@ -19,7 +19,7 @@ from uda.registry import nearest
 #: A correlation of fewer images says nothing.
 FEWEST = 10
 SHOWN = 5
-_LEAVE_OUT = "leave it out by --scores-columns"
+_LEAVE_OUT = "leave it out by `scores`"
 _WORDNET = re.compile(r"n\d{8}")
 
 
@@ -47,7 +47,7 @@ def join_human(
     for name in [*chosen, reference]:
         if name not in table.scores:
             known = [*table.scores, *table.others]
-            cure = "; compare with another one by --reference" if name == reference else ""
+            cure = "; compare with another one by `reference`" if name == reference else ""
             raise UserError(f"{model} has no score '{name}'{nearest(name, known)} (has: {', '.join(known)}){cure}")
     if reference not in chosen:
         chosen.append(reference)
@@ -69,7 +69,7 @@ def join_human(
         if constant(values):
             raise UserError(
                 f"{model}: '{name}' is {values[0]:g} for all {len(values):,} images: it has no correlation with "
-                f"anything; {'compare with another one by --reference' if name == reference else _LEAVE_OUT}"
+                f"anything; {'compare with another one by `reference`' if name == reference else _LEAVE_OUT}"
             )
     return Joined(model, scores, seen)
 
@@ -144,7 +144,7 @@ def join(first: Sequence[str], second: Sequence[str], names: tuple[str, str], al
             for ids, total, name, other in zip(alone, map(len, (first, second)), names, reversed(names), strict=True)
             if ids
         ]
-        cure = "--allow-missing goes on with those that are in both" if best.pairs else "no image is in both"
+        cure = "`allow_missing` goes on with those that are in both" if best.pairs else "no image is in both"
         raise UserError("\n".join([*lines, f"{_looks(first, second, names)}: {cure}"]))
     rows = np.array(sorted(best.pairs), dtype=np.int64)
     return Pairs(rows[:, 0], rows[:, 1])

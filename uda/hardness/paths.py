@@ -81,20 +81,20 @@ def choose(
     """
     name = data.classes[source]
     if count < 1:
-        raise UserError(f"--count: {count}: 1 at least")
+        raise UserError(f"`count`: {count}: 1 at least")
     if image is not None:
         if count != 1:
-            raise UserError(f"--image names one image, --count asks for {count}; give one of the two")
+            raise UserError(f"`image` names one image, `count` asks for {count}; give one of the two")
         if image not in data.images.ids:
-            raise UserError(f"--image: no image '{image}'{nearest(image, list(data.images.ids))}")
+            raise UserError(f"`image`: no image '{image}'{nearest(image, list(data.images.ids))}")
         own = np.array([list(data.images.ids).index(image)])
         label = data.labels[own[0]]
         if label != source:
-            raise UserError(f"--image: {image} is of class '{data.classes[label]}', not of --from '{name}'")
+            raise UserError(f"`image`: {image} is of class '{data.classes[label]}', not of `source` '{name}'")
     else:
         own = np.random.default_rng(seed).permutation(np.flatnonzero(data.labels == source))
     if not len(own):
-        raise UserError(f"--from: the data hold no image of class '{name}'")
+        raise UserError(f"`source`: the data hold no image of class '{name}'")
     chosen = data.take(own)
     seen = predict(engine_for(classifier, runtime, log), chosen.images, classifier.transforms, "trajectory, candidates")
     predicted = seen.logits.argmax(1)
@@ -105,7 +105,7 @@ def choose(
             if image
             else f"none of {len(own)} images of it is"
         )
-        raise UserError(f"--from: {classifier.name} must tell '{name}' rightly, but {what}; choose another")
+        raise UserError(f"`source`: {classifier.name} must tell '{name}' rightly, but {what}; choose another")
     if len(right) < count and log is not None:
         log(f"only {len(right)} of {len(own)} images of class '{name}' are classified rightly: those are taken")
     return chosen.take(right[:count])

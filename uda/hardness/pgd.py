@@ -33,14 +33,14 @@ class Attack:
     def settled(self, entries: int) -> "Attack":
         """With every open value decided for images of so many values. Raises UserError for what makes no sense."""
         if self.norm not in NORMS:
-            raise UserError(f"--norm: '{self.norm}' is unknown, one of {', '.join(NORMS)}")
+            raise UserError(f"`norm`: '{self.norm}' is unknown, one of {', '.join(NORMS)}")
         if self.steps < 1:
-            raise UserError(f"--steps: {self.steps}: 1 at least")
-        for option, value in (("--eps", self.eps), ("--step-size", self.step_size)):
+            raise UserError(f"`steps`: {self.steps}: 1 at least")
+        for option, value in (("`eps`", self.eps), ("`step_size`", self.step_size)):
             if value is not None and not 0 < value < math.inf:
                 raise UserError(f"{option}: {value}: must be above 0 (pixels run from 0 to 1)")
         if self.norm == "linf" and self.eps is not None and self.eps > 1:
-            raise UserError(f"--eps: {self.eps:g}: no pixel can change by more than 1: 8/255 is .031")
+            raise UserError(f"`eps`: {self.eps:g}: no pixel can change by more than 1: 8/255 is .031")
         default = DEFAULT_RADIUS * (math.sqrt(entries) if self.norm == "l2" else 1)
         eps = default if self.eps is None else self.eps
         return replace(self, eps=eps, step_size=eps / self.steps if self.step_size is None else self.step_size)

@@ -53,8 +53,8 @@ def require_places(document: Path, names: Sequence[str]) -> None:
     """Raise UserError where a document does not have just these of a study's tables, and each once."""
     if not document.is_file():
         raise UserError(
-            f"--into: no such file: {document}; it must have the lines <!-- table NAME --> and <!-- end NAME --> for "
-            f"each of {', '.join(names)}"
+            f"`document`: no such file: {document}; it must have the lines <!-- table NAME --> and <!-- end NAME --> "
+            f"for each of {', '.join(names)}"
         )
     text = document.read_text(encoding="utf-8")
     for name in names:
@@ -69,7 +69,7 @@ def require_own_results(folder: Path, runs: Sequence[str]) -> None:
     path = folder / "hardness_training.csv"
     others = _distinct(read_csv(path), "run") if path.is_file() else []
     if others and not set(others) & set(runs):
-        raise UserError(f"--results: {folder} has those of other runs, {', '.join(others)}; name another folder")
+        raise UserError(f"`results`: {folder} has those of other runs, {', '.join(others)}; name another folder")
 
 
 def _rounded(value: Any) -> Any:

@@ -226,7 +226,7 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
         UserError: no such file, no column `image`, an image twice, a score that is no finite number.
     """
     if not path.is_file():
-        raise UserError(f"--scores: no such file: {path}")
+        raise UserError(f"`tables`: no such file: {path}")
     if path.suffix == ".parquet":
         arrow, parquet = _parquet()
         try:
@@ -261,7 +261,7 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
     if "" in wanted:
         raise UserError(
             f"{path}: column {list(columns).index('') + 1} has no name: leave it out (pandas: index=False), or name "
-            "the scores by --scores-columns"
+            "the scores by `scores`"
         )
     numbers = {name: columns[name] for name in wanted}
     others = tuple(name for name in columns if name not in (*texts, *wanted))
@@ -285,7 +285,7 @@ def named_tables(words: Sequence[str], names: Sequence[str] | None = None) -> di
     for (given, _), path, stem in zip(split, paths, stems, strict=True):
         name = given or _run_of(path) or (stem if stems.count(stem) == 1 else path.absolute().parent.name)
         if name in found:
-            raise UserError(f"--scores: {found[name]} and {path} would both be '{name}'; give names: NAME=FILE")
+            raise UserError(f"`tables`: {found[name]} and {path} would both be '{name}'; give names: NAME=FILE")
         found[name] = path
     return {name: read_scores(path, names) for name, path in found.items()}
 
@@ -303,9 +303,7 @@ def _numbers(values: Sequence[object], name: str, path: Path) -> np.ndarray:
     try:
         found = np.array([float(value) for value in values])
     except (TypeError, ValueError) as error:
-        raise UserError(
-            f"{path}: column '{name}' is not of numbers ({error}); --scores-columns names those that are"
-        ) from None
+        raise UserError(f"{path}: column '{name}' is not of numbers ({error}); `scores` names those that are") from None
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found))[0])
         raise UserError(f"{path}: column '{name}' has {found[row]} in row {row + 1}: a score must be a finite number")

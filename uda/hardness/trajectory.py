@@ -126,9 +126,9 @@ def trajectory(
         UserError: unknown or equal classes, no image of `source` that is classified rightly, a mistake in `attack`.
     """
     data = in_order_of(classifier, data)
-    numbers = [find_class(word, data.classes, option) for word, option in ((source, "--from"), (target, "--to"))]
+    numbers = [find_class(word, data.classes, option) for word, option in ((source, "`source`"), (target, "`target`"))]
     if source == target:
-        raise UserError(f"--from and --to are both '{source}': name two classes")
+        raise UserError(f"`source` and `target` are both '{source}': name two classes")
     attack = attack or Attack()
     attack.settled(1)  # its mistakes come before the work
     chosen = choose(classifier, data, numbers[0], count, image, seed, runtime, log)
