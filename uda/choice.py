@@ -130,8 +130,8 @@ def _of_all(chosen: PseudoLabels, count: int, ranks: Ranks) -> PseudoLabels:
 
 
 def target_scores(selector: str, features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """A selector's scores (N, K). Raises UserError for one that gives another shape."""
-    with torch.inference_mode():
+    """A selector's scores (N, K), without a gradient. Raises UserError for one that gives another shape."""
+    with torch.no_grad():  # what inference_mode gives can be used in no later graph
         scores = SELECTORS[selector](features, logits, weight)
     if tuple(scores.shape) != tuple(logits.shape):
         raise UserError(

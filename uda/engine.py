@@ -53,6 +53,27 @@ def seed_everything(*keys: int) -> None:
     random.seed(seed)
 
 
+@contextmanager
+def generators_restored() -> Iterator[None]:
+    """Around work that seeds the global generators: afterwards they are as the caller left them.
+
+    CUDA's are restored where CUDA was in use before.
+    """
+    kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
 @dataclass
 class EpochState:
     """How far an epoch is."""

@@ -10,7 +10,7 @@ from uda.models.network import (
     describe_network,
     network_on,
 )
-from uda.models.weights import load_network, save_network
+from uda.models.weights import load_network, read_description, save_network
 
 __all__ = [
     "BACKBONES",
@@ -24,5 +24,6 @@ __all__ = [
     "describe_weights",
     "load_network",
     "network_on",
+    "read_description",
     "save_network",
 ]

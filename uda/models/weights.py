@@ -36,7 +36,7 @@ def load_network(network: nn.Module, path: str | Path, description: dict[str, ob
         UserError: no file of weights, or another architecture or other classes (the differences named).
     """
     key, file = "source.checkpoint", file_of(path)
-    content, saved = read_weights(file, key), _description(file)
+    content, saved = read_weights(file, key), read_description(file)
     has = LATER | saved if saved else {}
     differences = [
         f"{name} is {has[name]!r}, not {wanted!r}"
@@ -59,7 +59,7 @@ def load_network(network: nn.Module, path: str | Path, description: dict[str, ob
     network.load_state_dict(state)
 
 
-def _description(file: Path) -> Mapping[str, object]:
+def read_description(file: Path) -> Mapping[str, object]:
     """What `save_network` wrote beside the tensors; nothing for a file of another program."""
     try:
         with safe_open(file, framework="pt") as opened:
