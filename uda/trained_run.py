@@ -1,0 +1,203 @@
+"""A finished run, opened: its results, its network, and what that predicts on other images."""
+
+import math
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import nn
+
+from uda.adaptation.config import AdaptationConfig
+from uda.choice import target_scores
+from uda.config import RunConfig
+from uda.data.given_images import GivenImages, given_images
+from uda.data.loaders import predict_batches
+from uda.data.transforms import make_predict
+from uda.engine import Engine, generators_restored, seed_everything
+from uda.errors import UserError
+from uda.generalization.config import GeneralizationConfig
+from uda.hardness.config import SupervisedConfig
+from uda.models import Network, create_backbone, create_network, load_network, network_on, read_description
+from uda.records import read_results
+from uda.session import INITIAL_WEIGHTS
+
+KINDS: tuple[type[RunConfig], ...] = (AdaptationConfig, GeneralizationConfig, SupervisedConfig)
+
+
+@dataclass(frozen=True, eq=False)
+class ImagePredictions:
+    """What a run's network says about N images, one row an image."""
+
+    ids: list[str]
+    """N names: the paths of files, else the numbers from 0."""
+    classes: tuple[str, ...]
+    """K class names."""
+    labels: NDArray[np.int64]
+    """(N,) class numbers, those of the largest logits."""
+    probabilities: NDArray[np.float64]
+    """(N, K), the softmax of the logits."""
+    features: NDArray[np.float32]
+    """(N, D), the input of the last layer."""
+    logits: NDArray[np.float32]
+    """(N, K)."""
+    weight: NDArray[np.float32]
+    """(K, D), the class weights. `uda.score(features, logits, weight)` scores the images."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each image's class, N of them."""
+        return [self.classes[label] for label in self.labels]
+
+
+class TrainedRun:
+    """A finished run.
+
+    Args:
+        folder: the run's folder.
+        config: the run's config.
+        device: where the network is; None: as `config.runtime.device` says.
+    """
+
+    def __init__(self, folder: str | Path, config: RunConfig, device: str | None = None):
+        self.folder = Path(folder).absolute()
+        self.config = config
+        self.device = device
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self.folder)!r})"
+
+    @cached_property
+    def results(self) -> dict[str, Any]:
+        """The content of `results.json`. Accuracies are fractions; figures that need unknown labels are None.
+
+        Raises:
+            UserError: the run is not finished, or its records are broken.
+        """
+        path = self.folder / "results.json"
+        if not path.is_file():
+            raise UserError(f"{self.folder} is not a finished run: there is no {path.name}")
+        return read_results(path)[0]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The K class names, in the order of the logits."""
+        return tuple(read_description(self._weights)["classes"])
+
+    @property
+    def network(self) -> Network:
+        """The network with the run's final weights, on its device and in eval mode.
+
+        It takes normalised images (B, C, S, S) and gives `features` (B, D) and `logits` (B, K). `predict` uses this
+        very network: what changes it changes the predictions.
+
+        Raises:
+            UserError: there are no final weights, they do not fit, or the device is not available.
+        """
+        return self._engine.network
+
+    def predict(self, images: GivenImages) -> ImagePredictions:
+        """What the network says about some images, resized and normalised as the run's own are for predicting.
+
+        Args:
+            images: a folder (all image files below it, in sorted order), an image file, or a list of files; a PIL
+                image or a list of them; an array (N, H, W, C) or a tensor (N, C, H, W), uint8 from 0 to 255 or
+                floating from 0 to 1. None of them is normalised yet.
+
+        Raises:
+            UserError: no images, one that cannot be read, floating values outside of 0..1, sizes or channels that the
+                run's transform cannot take.
+            TypeError, ValueError: `images` is none of these.
+        """
+        engine = self._engine
+        given = given_images(images, self.config.data.reading)
+        batches = math.ceil(len(given) / engine.predict_batch_size)
+        found = engine.predict(
+            predict_batches(
+                given,
+                make_predict(self.config.transforms),
+                batch_size=engine.predict_batch_size,
+                workers=min(engine.workers(given.in_memory), batches - 1),  # one batch is not worth a process
+            ),
+            len(given),
+        )
+        features, logits, weight = map(torch.from_numpy, (found.features, found.logits, found.weight))
+        return ImagePredictions(
+            ids=list(given.ids),
+            classes=self.classes,
+            labels=found.logits.argmax(1),
+            probabilities=target_scores("softmax", features, logits, weight).numpy(),
+            features=found.features,
+            logits=found.logits,
+            weight=found.weight,
+        )
+
+    @property
+    def _weights(self) -> Path:
+        path = self.folder / "checkpoints" / "final.safetensors"
+        if not path.is_file():
+            raise UserError(f"{self.folder} is not a finished run: there is no checkpoints/{path.name}")
+        return path
+
+    @cached_property
+    def _engine(self) -> Engine:
+        runtime = self.config.runtime
+        if self.device is not None:
+            runtime = runtime.model_copy(update={"device": self.device})
+        with generators_restored():
+            network = _trained_network(self.config, self._weights, len(self.classes))
+        engine = Engine(network, runtime, log=None)
+        engine.network.eval()
+        return engine
+
+
+def load_run(folder: str | Path, *, device: str | None = None) -> TrainedRun:
+    """Open a finished run by its folder.
+
+    Args:
+        folder: a run's folder, of any kind of run.
+        device: where the network is to be, such as `cpu` or `cuda:1`; None: as the run's config says.
+
+    Raises:
+        UserError: the folder is none of a finished run, or another version of uda has written its config.
+    """
+    folder = Path(os.path.expanduser(folder))
+    file = folder / "config.yaml"
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not a run's folder: there is no {file.name}") from None
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{file} cannot be read") from None
+    keys = content.keys() if isinstance(content, dict) else {None}
+    kind = next((kind for kind in KINDS if keys <= kind.model_fields.keys()), None)
+    if kind is None:
+        raise UserError(f"{file} is not the config of a run, or another version of uda has written it")
+    run = TrainedRun(folder, kind.load(file), device)
+    _ = run.results, run._weights  # a run that is not finished is refused here
+    return run
+
+
+def _trained_network(config: RunConfig, weights: Path, num_classes: int) -> Network:
+    """The network of a config with a run's final weights."""
+    channels = len(config.transforms.mean)
+    if not (isinstance(config, GeneralizationConfig) and config.training.frozen_backbone):
+        model = config.model.model_copy(update={"weights": "none"})  # the file has them all
+        network = create_network(model, num_classes, channels)
+        load_network(network, weights, {})
+        return network
+    # The file holds what comes after the frozen backbone, which is made as the run has made it.
+    seed_everything(INITIAL_WEIGHTS, config.seed)
+    backbone, width = create_backbone(config.model.backbone, config.model.weights, channels)
+    network = network_on(nn.Flatten(), width, config.model, num_classes)
+    load_network(network, weights, {})
+    network.backbone = backbone
+    return network
