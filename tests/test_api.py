@@ -1,8 +1,10 @@
 """The Python API: runs from Python, opened runs, and the pieces for a training loop of one's own."""
 
+import inspect
 import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -19,7 +21,7 @@ from tests.generalization.conftest import TINY as TINY_GENERALIZATION
 from tests.pretend_device import pretended
 from tests.test_resume import same_files
 from uda.adaptation.config import AdaptationConfig
-from uda.config_files import ConfigError
+from uda.config_files import ROOT, ConfigError
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.run import LeaveOneOut
@@ -478,3 +480,20 @@ def test_tensors_of_a_device_stay_there(values, kind):
         found = {name: tensor.detach().cpu() for name, tensor in found.items()}
     for name, tensor in found.items():
         torch.testing.assert_close(tensor.to(expected[name].dtype), expected[name], rtol=1e-6, atol=1e-7)
+
+
+# The page
+
+
+def test_the_page_names_what_there_is():
+    """Every name of the package and no other, and the signatures as they are."""
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"\buda\.(\w+)", text))
+    assert named == set(uda.__all__) - {"__version__", "ImagePredictions", "Selection", "TrainedRun"}
+    for name, given in re.findall(r"^\| `uda\.(\w+)\((.*?)\)`", text, re.MULTILINE):
+        parameters = inspect.signature(getattr(uda, name)).parameters.values()
+        empty = inspect.Parameter.empty
+        wanted = [p.name if p.default is empty else f"{p.name}={p.default!r}".replace("'", '"') for p in parameters]
+        assert given.split(", ") == wanted, name
+    for attribute in re.findall(r"`run\.(\w+)", text):
+        assert hasattr(uda.TrainedRun, attribute) or attribute in ("folder", "config"), attribute
