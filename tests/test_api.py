@@ -1,6 +1,7 @@
 """The Python API: runs from Python, opened runs, and the pieces for a training loop of one's own."""
 
 import inspect
+import json
 import math
 import os
 import random
@@ -169,6 +170,16 @@ def test_the_callers_process_stays_as_it_is(tiny, in_folder):
         found = torch.rand(3), np.random.rand(3), [random.random() for _ in range(3)]  # noqa: NPY002
         assert torch.equal(found[0], expected[0]) and (found[1] == expected[1]).all() and found[2] == expected[2]
     assert seen and all(found == handlers for found in seen)
+
+
+def test_threads_stay_whatever_the_config_asks_for(tiny, in_folder):
+    """They are the process's. The log says what holds."""
+    lines, threads = [], torch.get_num_threads()
+    run = uda.adapt(tiny, overrides={"self_training.rounds": 1, "runtime.threads": threads + 1}, log=lines.append)
+    assert torch.get_num_threads() == threads
+    assert any(f"compute  cpu, {threads} thread" in line for line in lines)
+    compute = json.loads((run.folder / "environment.json").read_text())["compute"]
+    assert compute["threads"] == threads
 
 
 # Configs
