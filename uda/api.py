@@ -140,7 +140,7 @@ def select(scores: Tensor | NDArray, portion: float) -> Selection:
         portion: share of each class to select, 0 to 1.
 
     Raises:
-        ValueError: another shape or portion, or scores that are not usable (the message names a row).
+        ValueError: another shape or portion, or scores that cannot be used (the message names a row).
     """
     found = thresholds.select(scores, thresholds.class_balanced_thresholds(scores, portion))
     fields = {name: getattr(found, name) for name in Selection.__dataclass_fields__}

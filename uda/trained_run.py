@@ -1,4 +1,4 @@
-"""A finished run, opened: its results, its network, and what that predicts on other images."""
+"""A finished run, opened: its results, its network, and predictions on other images."""
 
 import math
 import os
@@ -96,8 +96,8 @@ class TrainedRun:
     def network(self) -> Network:
         """The network with the run's final weights, on its device and in eval mode.
 
-        It takes normalised images (B, C, S, S) and gives `features` (B, D) and `logits` (B, K). `predict` uses this
-        very network: what changes it changes the predictions.
+        It takes normalised images (B, C, S, S) and gives `features` (B, D) and `logits` (B, K). `predict` uses the
+        same network, so a change of it changes the predictions.
 
         Raises:
             UserError: there are no final weights, they do not fit, or the device is not available.
@@ -167,7 +167,7 @@ def load_run(folder: str | Path, *, device: str | None = None) -> TrainedRun:
         device: where the network is to be, such as `cpu` or `cuda:1`; None: as the run's config says.
 
     Raises:
-        UserError: the folder is none of a finished run, or another version of uda has written its config.
+        UserError: the folder is not that of a finished run, or another version of uda has written its config.
     """
     folder = Path(os.path.expanduser(folder))
     file = folder / "config.yaml"

@@ -52,7 +52,7 @@ class PilImages(Images):
 
 
 def given_images(given: GivenImages, reading: ReadingSettings) -> Images:
-    """The images that a caller means.
+    """The images that a caller gives, in one form.
 
     Args:
         given: a folder (all image files below it, in sorted order), an image file, or a list of files; a PIL image or a
@@ -65,7 +65,7 @@ def given_images(given: GivenImages, reading: ReadingSettings) -> Images:
 
     Raises:
         UserError: no such file or folder, no images, floating values outside of 0..1.
-        TypeError: something else than these.
+        TypeError: `given` is none of these.
         ValueError: an array or a tensor of another shape.
     """
     if isinstance(given, torch.Tensor):
