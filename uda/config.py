@@ -39,7 +39,7 @@ from uda.settings import (
 from uda.typed_yaml import typed
 
 #: What the commands of `uda` are configured by.
-CONFIGS: Registry[type[Settings]] = Registry("kind of config")
+CONFIG_CLASSES: Registry[type[Settings]] = Registry("kind of config")
 
 
 class RunConfig(Settings, ABC):
@@ -208,7 +208,7 @@ def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: 
     """Raise ConfigError where a config has sections or keys that this kind has not, and another kind has them all."""
     if knows(kind, content):
         return
-    for command, other in CONFIGS.items():
+    for command, other in CONFIG_CLASSES.items():
         if knows(other, content):
             raise ConfigError(f"{path.name}: this config is for `uda {command}`; run it with that command")
 

@@ -10,6 +10,7 @@ import yaml
 
 from uda.errors import UserError
 from uda.registry import nearest
+from uda.resources import CONFIGS
 from uda.settings import Settings
 from uda.typed_yaml import declared_below, load_yaml, read_word, section_at, typed
 
@@ -21,17 +22,18 @@ class ConfigError(UserError):
 
 
 def find_config(name: str | Path) -> Path:
-    """Path of a config: as given, or a bare name in configs/. Raises ConfigError with the nearest name."""
+    """Path of a config: a file, or one of uda's own by name. Raises ConfigError with the nearest name."""
     path = Path(os.path.expanduser(name))
-    candidates = [path, ROOT / "configs" / path]
+    candidates = [path, CONFIGS / path]
     candidates += [candidate.with_name(candidate.name + ".yaml") for candidate in candidates]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = sorted(p.name for p in (ROOT / "configs").glob("*.yaml"))
+    known = sorted(p.name for p in CONFIGS.glob("*.yaml"))
     ends = [name for name in known if name.endswith(f"_{path.stem}.yaml")]
     hint = f", did you mean {_either(ends)}?" if ends else nearest(f"{path.stem}.yaml", known)
-    raise ConfigError(f"{name}: no such config, here or in configs/{hint or ' (known: ' + ', '.join(known) + ')'}")
+    known_or_nearest = hint or f" (known: {', '.join(known)})"
+    raise ConfigError(f"{name}: no such config, neither a file nor one of uda's own{known_or_nearest}")
 
 
 def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
@@ -59,10 +61,10 @@ def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
         raise ConfigError(f"{path.name}: _base_: is a path or a list of paths; got {bases!r}")
     for base in bases:
-        places = [place / os.path.expanduser(base) for place in (path.parent, ROOT / "configs")]
+        places = [place / os.path.expanduser(base) for place in (path.parent, CONFIGS)]
         base_path = next((place for place in places if place.is_file()), None)
         if base_path is None:
-            raise ConfigError(f"{path.name}: _base_: no such file: {base} (beside {path.name} or in configs/)")
+            raise ConfigError(f"{path.name}: _base_: no such file: {base} (beside {path.name} or among uda's configs)")
         values, names = read_config(base_path, (*chain, path))
         merged = merge(merged, values)
         origins |= names

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import model_validator
 
-from uda.config import CONFIGS, RunConfig
+from uda.config import CONFIG_CLASSES, RunConfig
 from uda.data.cards import load_card
 from uda.errors import UserError
 from uda.registry import Registry
@@ -19,7 +19,7 @@ from uda.settings import (
 )
 
 
-@CONFIGS.register("adapt")
+@CONFIG_CLASSES.register("adapt")
 class AdaptationConfig(RunConfig):
     """A run from a source to a target domain: a method, a selector and two domains."""
 

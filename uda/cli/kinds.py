@@ -114,9 +114,9 @@ def _config_class(command: str) -> "type[Settings]":
 
 
 def _files(pattern: str) -> Iterator[Path]:
-    from uda.config_files import ROOT
+    from uda.resources import CONFIGS
 
-    yield from sorted((ROOT / "configs").glob(pattern))
+    yield from sorted(CONFIGS.glob(pattern))
 
 
 def _block(rows: Sequence[Row], width: int) -> str:

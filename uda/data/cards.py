@@ -9,10 +9,10 @@ from typing import Literal
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
-from uda.config_files import ROOT
 from uda.data.text import same_form
 from uda.errors import UserError
 from uda.registry import UnknownNameError, nearest
+from uda.resources import CARD_FOLDER
 from uda.settings import Settings, environment_folder
 from uda.typed_yaml import load_yaml, typed
 
@@ -140,10 +140,10 @@ class Card(Settings):
         """
         if root is not None:
             return [Path(os.path.expanduser(root))]
-        places = [ROOT / "datasets" / self.folder]
+        places = [CARD_FOLDER / self.folder]
         if data := environment_folder("UDA_DATA"):
             places.insert(0, data / self.folder)
-        if self._file is not None and self._file.parent != ROOT / "datasets":
+        if self._file is not None and self._file.parent != CARD_FOLDER:
             places.append(self._file.parent / self.folder)
         return places
 
@@ -242,7 +242,7 @@ class Shelf(Mapping[str, Card]):
 
 
 #: The cards in datasets/.
-CARDS = Shelf(ROOT / "datasets")
+CARDS = Shelf(CARD_FOLDER)
 
 
 def load_card(name: str | Path) -> Card:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from uda.config import CONFIGS, RunConfig
+from uda.config import CONFIG_CLASSES, RunConfig
 from uda.registry import Registry
 from uda.settings import AugmentSettings, OptimSettings, PathText, Settings, StorageSettings
 
@@ -43,7 +43,7 @@ class TrainingSettings(Settings):
         return self.evaluate_every or -(-self.steps // 10)
 
 
-@CONFIGS.register("generalize")
+@CONFIG_CLASSES.register("generalize")
 class GeneralizationConfig(RunConfig):
     """A run of domain generalisation: a method, a loss (`model.loss`), domains, and the one that is left out."""
 

