@@ -7,42 +7,111 @@ import sys
 import pytest
 import yaml
 
-from uda import run_folder
 from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
-from uda.run_folder import RunFolder, RunLog, code_commit
+from uda.run_folder import ANOTHER_REPOSITORY, RunFolder, RunLog, code_commit
 
 
-def test_commit_is_dirty_by_code_alone(tmp_path, monkeypatch):
-    """A table writes its CSV beside the code while it runs: that must not mark the runs after it."""
+@pytest.fixture
+def git(tmp_path, monkeypatch):
+    """Call git in a new repository in `tmp_path`."""
+    identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
 
-    def git(*arguments):
-        identity = ("-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false")
-        return subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True)
+    def call(*arguments):
+        words = ["git", *identity, *arguments]
+        return subprocess.run(words, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.strip()
 
-    git("init", "--quiet")
-    for name in ("uda", "results"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "file").write_text("as committed")
+    for name in ANOTHER_REPOSITORY:
+        monkeypatch.delenv(name, raising=False)
+    call("init", "--quiet")
+    return call
+
+
+def write_project(folder, name="uda-toolkit"):
+    """The files by which a checkout is known; the package's folder."""
+    for part in ("uda", "results"):
+        (folder / part).mkdir(parents=True)
+    (folder / "setup.cfg").write_text(f"[metadata]\nname = {name}\nversion = attr: uda.__version__\n")
+    (folder / "uda" / "__init__.py").write_text("as committed")
+    (folder / "results" / "file").write_text("as committed")
+    return folder / "uda"
+
+
+def commit_all(git):
     git("add", ".")
     git("commit", "--quiet", "--message", "first")
-    head = git("rev-parse", "--short=12", "HEAD").stdout.strip()
-    monkeypatch.setattr(run_folder, "ROOT", tmp_path)
-    assert code_commit() == head
+    return git("rev-parse", "--short=12", "HEAD")
+
+
+def test_commit_is_dirty_by_code_alone(tmp_path, git):
+    """A table writes its CSV beside the code while it runs: that must not mark the runs after it."""
+    package = write_project(tmp_path)
+    head = commit_all(git)
+    assert code_commit(package) == head
     (tmp_path / "results" / "file").write_text("a row more")
     (tmp_path / "runs").mkdir()
-    assert code_commit() == head
-    (tmp_path / "uda" / "file").write_text("changed")
-    assert code_commit() == f"{head}-dirty"
+    assert code_commit(package) == head
+    (package / "__init__.py").write_text("changed")
+    assert code_commit(package) == f"{head}-dirty"
     git("checkout", "--", "uda")
-    (tmp_path / "uda" / "new").write_text("a module that nobody committed")
-    assert code_commit() == f"{head}-dirty"
+    (package / "new").write_text("a module that nobody committed")
+    assert code_commit(package) == f"{head}-dirty"
 
 
-def test_no_commit_outside_a_checkout(tmp_path, monkeypatch):
-    monkeypatch.setattr(run_folder, "ROOT", tmp_path)
-    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert code_commit() is None
+@pytest.mark.parametrize("ignored", [True, False])
+def test_an_installed_package_has_no_commit_within_the_users_repository(tmp_path, git, ignored):
+    """A wheel in a virtual environment in a project's folder, which git ignores or not; even one that is committed."""
+    installed = tmp_path / "venv" / "site-packages" / "uda"
+    installed.mkdir(parents=True)
+    (installed / "__init__.py").write_text("from a wheel")
+    (tmp_path / "setup.cfg").write_text("[metadata]\nname = mine\n")
+    (tmp_path / ".gitignore").write_text("venv/\n" * ignored)
+    commit_all(git)
+    assert code_commit(installed) is None
+
+
+def test_a_copy_of_the_project_within_the_users_repository_has_no_commit(tmp_path, git):
+    package = write_project(tmp_path / "vendored" / "uda-toolkit-0.1.0")
+    commit_all(git)
+    assert code_commit(package) is None
+
+
+def test_the_package_in_the_top_folder_of_another_project_has_no_commit(tmp_path, git):
+    """`pip install --target .` in one's own repository, or a copy of the package in it."""
+    package = write_project(tmp_path, name="mine")
+    commit_all(git)
+    assert code_commit(package) is None
+    (tmp_path / "setup.cfg").unlink()
+    assert code_commit(package) is None
+    (tmp_path / "setup.cfg").write_text("no section")
+    assert code_commit(package) is None
+
+
+def test_a_project_that_git_does_not_track_has_no_commit(tmp_path, git):
+    """A release unpacked into a repository that holds something else."""
+    (tmp_path / "notes").write_text("mine")
+    commit_all(git)
+    assert code_commit(write_project(tmp_path)) is None
+
+
+def test_no_commit_without_git(tmp_path, git, tmp_path_factory, monkeypatch):
+    unpacked = write_project(tmp_path_factory.mktemp("unpacked"))
+    assert code_commit(unpacked) is None, "no repository"
+    package = write_project(tmp_path)
+    assert code_commit(package) is None, "nothing is committed"
+    assert commit_all(git) == code_commit(package)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert code_commit(package) is None, "no such command"
+
+
+def test_a_git_hook_does_not_name_its_own_repository(tmp_path, git, monkeypatch):
+    """git tells a hook by variables which repository it is for: a run started there looks at its own."""
+    package = write_project(tmp_path)
+    head = commit_all(git)
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "--quiet", other], check=True)
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert code_commit(package) == head
 
 
 def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone(tmp_path):

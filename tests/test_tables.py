@@ -427,6 +427,15 @@ def run_name(record):
     return record["row"], record["seed"]
 
 
+def test_a_record_names_the_commit_or_else_the_installed_version(copied):
+    job = one(copied, "Source")
+    path = job.folder / "environment.json"
+    environment = json.loads(path.read_text())
+    for commit, named in (("0123456789ab-dirty", "0123456789ab-dirty"), (None, "uda-toolkit 1.2")):
+        path.write_text(json.dumps({**environment, "uda": "1.2", "commit": commit}))
+        assert job.record()["commit"] == named
+
+
 def test_of_two_records_of_a_recipe_the_later_stays(ran):
     job = one(ran[0], "Source")
     record = job.record()

@@ -5,6 +5,9 @@ A checkout has them in its top folder, also when it is installed with `pip insta
 
 from pathlib import Path
 
+#: Name of the distribution on PyPI, where another project is called uda.
+DISTRIBUTION = "uda-toolkit"
+
 PACKAGE = Path(__file__).resolve().parent
 #: The top folder of the checkout that this code is run from; None when it was installed from a wheel.
 CHECKOUT = None if (PACKAGE / "configs").is_dir() else PACKAGE.parent

@@ -1,7 +1,9 @@
 """A run's folder: whose it is, its log, and what it was made with."""
 
+import configparser
 import errno
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -15,9 +17,12 @@ from pydantic import ValidationError
 
 from uda.atomic import remove_temporaries, write_json, write_text
 from uda.config import RunConfig, differing_keys
-from uda.config_files import ROOT
 from uda.errors import UserError
+from uda.resources import DISTRIBUTION, PACKAGE
 from uda.version import __version__
+
+#: With these variables git answers for another repository than that of the folder. Its hooks set them.
+ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
 
 def print_at_once(line: str) -> None:
@@ -193,7 +198,7 @@ def _ours_at_once(name: str) -> bool:
 def environment(
     command: list[str], compute: Mapping[str, object] | None = None, weights: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """Versions, device and commit: what someone needs to understand a difference between two runs."""
+    """Versions, device and a checkout's commit: what someone needs to understand a difference between two runs."""
     from importlib.metadata import version  # importing timm for its version takes half a second
 
     import torch
@@ -217,16 +222,33 @@ def environment(
     }
 
 
-def code_commit() -> str | None:
-    """The commit of the code; `-dirty` where what decides a result has changed since, as results/ does not."""
+def code_commit(package: Path = PACKAGE) -> str | None:
+    """The commit of the checkout that the code is run from; None for an installed copy.
+
+    `-dirty` says that something that decides a result has changed since. results/ does not.
+
+    Args:
+        package: folder of the package `uda`. Its parent is a checkout if it is the top of a git work tree that tracks
+            the package and this project's setup.cfg. A virtual environment within a repository of the user's is none.
+    """
+    checkout, names = package.parent, ["setup.cfg", f"{package.name}/__init__.py"]
+    variables = {name: value for name, value in os.environ.items() if name not in ANOTHER_REPOSITORY}
 
     def git(*arguments: str) -> str:
-        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=10)
+        answer = subprocess.run(
+            ["git", *arguments], cwd=checkout, env=variables, capture_output=True, text=True, timeout=10, check=True
+        )
         return answer.stdout.strip()
 
+    setup = configparser.ConfigParser()
     try:
+        setup.read(checkout / "setup.cfg", encoding="utf-8")
+        if setup.get("metadata", "name", fallback="") != DISTRIBUTION:
+            return None
+        if git("ls-files", "--full-name", "--error-unmatch", "--", *names).split("\n") != names:
+            return None
         commit = git("describe", "--always", "--abbrev=12")
         changed = git("status", "--porcelain", "--", "uda", "configs", "datasets", "tools")
-    except (OSError, subprocess.TimeoutExpired):
+    except (configparser.Error, UnicodeDecodeError, OSError, subprocess.SubprocessError):
         return None
-    return (commit + "-dirty" * bool(changed)) or None
+    return commit + "-dirty" * bool(changed)

@@ -18,6 +18,7 @@ from uda.config import RunConfig, differing_keys
 from uda.errors import UserError
 from uda.records import read_record
 from uda.registry import Registry
+from uda.resources import DISTRIBUTION
 from uda.tables.definition import TOGETHER, Row, Table, name_of
 from uda.tables.ledger import RUN, Run
 from uda.tables.recipe import digest
@@ -182,7 +183,7 @@ class Job(ABC):
             **self.figures(results),
             "steps": steps,
             "seconds": results["seconds"],
-            "commit": environment.get("commit"),
+            "commit": environment.get("commit") or f"{DISTRIBUTION} {environment['uda']}",
             "finished": finished.strftime("%Y-%m-%dT%H:%M:%SZ"),
             "per_class": json.dumps(per_class, ensure_ascii=False, separators=(",", ":")),
         }
