@@ -71,9 +71,11 @@ class StorageSettings(ReadingSettings):
     """Where images lie, and how they are read and kept."""
 
     dataset: PathText | None = None
-    """A card in datasets/ (`visda2017`, `pacs`, `digits`...), a path to a card, or null for images of your own."""
+    """A card of `--list datasets` (`visda2017`, `pacs`, `digits`...), a card of your own by its path or by its name in
+    datasets/, or null for images of your own."""
     root: PathText | None = None
-    """Where the data lies; null: $UDA_DATA/<folder of the card>, else datasets/<folder of the card>."""
+    """Where the data lies; null: $UDA_DATA/<folder of the card>, else datasets/<folder of the card> in the current
+    folder."""
     classes: list[str] | PathText | None = None
     """Class names in label order, or a text file with a name a line: what numbers in lists mean; null: the first
     domain's, sorted."""

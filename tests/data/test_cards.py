@@ -102,19 +102,46 @@ def test_a_new_card_is_a_new_dataset(tmp_path):
     assert list(Shelf(tmp_path)) == ["toys"] and Shelf(tmp_path)["toys"].classes == ("bear", "car")
 
 
-def test_root_is_the_given_one_then_uda_data_then_beside_the_card(tmp_path, monkeypatch):
-    card = load_card(write_card(tmp_path))
-    monkeypatch.delenv("UDA_DATA", raising=False)
-    with pytest.raises(UserError, match=r"Toys is not at .*download it from nowhere.*photo exists.*data\.root"):
-        card.find_root()
-    (tmp_path / "Toys").mkdir()
-    assert card.find_root() == tmp_path / "Toys"
-    (tmp_path / "shared" / "Toys").mkdir(parents=True)
+def test_data_lie_at_root_in_uda_data_in_datasets_or_beside_the_card(tmp_path, in_folder, monkeypatch):
+    """The first of these places counts. The error names them in this order."""
+    (tmp_path / "cards").mkdir()
+    card = load_card(write_card(tmp_path / "cards"))
     monkeypatch.setenv("UDA_DATA", str(tmp_path / "shared"))
-    assert card.find_root() == tmp_path / "shared" / "Toys"
-    assert card.find_root(str(tmp_path)) == tmp_path
-    with pytest.raises(UserError, match="elsewhere"):
+    places = [tmp_path / folder / "Toys" for folder in ("shared", "datasets", "cards")]
+    assert card.places() == places
+    with pytest.raises(UserError, match="elsewhere: download"):
         card.find_root(str(tmp_path / "elsewhere"))
+    with pytest.raises(UserError) as missing:
+        card.find_root()
+    assert str(missing.value).startswith(f"Toys is not at data.root (not set) or {' or '.join(map(str, places))}: ")
+    assert f"download it from nowhere and unpack it so that {places[0] / 'photo'} exists" in str(missing.value)
+    for place in reversed(places):
+        place.mkdir(parents=True)
+        assert card.find_root() == place
+    assert card.find_root(str(tmp_path)) == tmp_path
+
+
+def test_without_uda_data_the_next_place_is_datasets_in_the_current_folder(in_folder, monkeypatch):
+    monkeypatch.delenv("UDA_DATA", raising=False)
+    assert CARDS["office31"].places() == [in_folder / "datasets" / CARDS["office31"].folder]
+    with pytest.raises(UserError) as missing:
+        CARDS["visda2017"].find_root()
+    for part in (
+        f"data.root (not set) or $UDA_DATA/visda2017 (UDA_DATA is not set) or {in_folder / 'datasets' / 'visda2017'}: ",
+        f"so that {in_folder / 'datasets' / 'visda2017' / 'train'} exists",
+    ):
+        assert part in str(missing.value)
+
+
+def test_a_card_in_datasets_has_a_name_but_never_replaces_one_of_ours(in_folder, monkeypatch):
+    monkeypatch.delenv("UDA_DATA", raising=False)
+    (in_folder / "datasets" / "Toys").mkdir(parents=True)
+    path = write_card(in_folder / "datasets")
+    for name in ("toys", "toys.yaml"):
+        assert load_card(name).title == "Toys"
+    assert load_card("toys").places() == [path.parent / "Toys"]
+    (in_folder / "datasets" / "pacs.yaml").write_text(yaml.safe_dump(TOYS | {"name": "pacs"}))
+    assert load_card("pacs").title == "PACS"
 
 
 def test_stock_names_what_is_missing_and_what_is_odd(tmp_path):

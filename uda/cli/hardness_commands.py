@@ -425,7 +425,7 @@ def _add_fetch(parser: CommandParser) -> None:
     )
     command.add_argument("name", choices=["cifar10"], help="the data set")
     command.add_argument(
-        "--root", type=Path, help="the folder to make (default: cifar10 in $UDA_DATA, else in datasets/)"
+        "--root", type=Path, help="the folder to make (default: cifar10 in $UDA_DATA, else in datasets/ here)"
     )
     command.add_argument(
         "--archive", type=Path, metavar="FOLDER", help="where cifar-10-python.tar.gz is, or is to be kept"

@@ -84,7 +84,7 @@ class Card(Settings):
     files: tuple[CardFile, ...] = ()
     """What to download, where it has fixed addresses; for the rest see `url`."""
     folder: str
-    """Its folder below $UDA_DATA, or below datasets/."""
+    """Its folder below $UDA_DATA, or below datasets/ in the current folder."""
     layout: Literal["folders", "lists", "generated"] = "folders"
     """`folders`: one folder a class (a list file, where there is one, is followed); `lists`: list files are
     needed, for they choose among the images; `generated`: made by the program, nothing to download."""
@@ -136,16 +136,16 @@ class Card(Settings):
     def places(self, root: str | None = None) -> list[Path]:
         """Where the data set's folder may be, best first.
 
-        `root`, else $UDA_DATA/<folder>, datasets/<folder>, and beside the card's file.
+        Args:
+            root: the folder itself; no other place counts then. None: $UDA_DATA/<folder>, datasets/<folder> in the
+                current folder, and, for a card of the user's own, <folder> beside the card's file.
         """
         if root is not None:
             return [Path(os.path.expanduser(root))]
-        places = [CARD_FOLDER / self.folder]
-        if data := environment_folder("UDA_DATA"):
-            places.insert(0, data / self.folder)
+        homes = [*data_homes()]
         if self._file is not None and self._file.parent != CARD_FOLDER:
-            places.append(self._file.parent / self.folder)
-        return places
+            homes.append(self._file.parent)
+        return list(dict.fromkeys(home / self.folder for home in homes))
 
     def find_root(self, root: str | None = None) -> Path:
         """The first of `places` that exists. Raises MissingDataError that says what to download and where to put it."""
@@ -154,8 +154,13 @@ class Card(Settings):
             if place.is_dir():
                 return place
         first = places[0] / next(iter(self.domains.values())).paths[0]
+        looked_at = [str(place) for place in places]
+        if root is None:
+            if not environment_folder("UDA_DATA"):
+                looked_at.insert(0, f"$UDA_DATA/{self.folder} (UDA_DATA is not set)")
+            looked_at.insert(0, "data.root (not set)")
         raise MissingDataError(
-            f"{self.title} is not at {' or '.join(map(str, places))}",
+            f"{self.title} is not at {' or '.join(looked_at)}",
             f"download it from {self.url} and unpack it so that {first} exists, or set data.root to its folder, or "
             f"UDA_DATA to the folder that holds {self.folder}",
         )
@@ -181,6 +186,11 @@ class Card(Settings):
                 f"{self.title} needs it to know the images of '{name}', get it from {self.url}",
             )
         return folder, None
+
+
+def data_homes() -> list[Path]:
+    """The folders that hold data sets, best first: $UDA_DATA, if it is set, and datasets/ in the current folder."""
+    return [*filter(None, [environment_folder("UDA_DATA")]), Path.cwd() / "datasets"]
 
 
 def _read(path: Path) -> Card:
@@ -241,16 +251,23 @@ class Shelf(Mapping[str, Card]):
         ]
 
 
-#: The cards in datasets/.
+#: uda's own cards.
 CARDS = Shelf(CARD_FOLDER)
 
 
 def load_card(name: str | Path) -> Card:
-    """A card of datasets/ by name, or any card by the path of its .yaml file. Raises UserError."""
+    """A card by the path of its .yaml file or by its name: one of uda's own, else one in datasets/ here.
+
+    Raises UserError.
+    """
     path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml"):
         if path.is_file():
             return _read(path)
         if len(path.parts) > 1:
             raise UserError(f"data.dataset: no such card: {path}")
-    return CARDS[path.stem if path.suffix in (".yaml", ".yml") else str(name)]
+        name = path.stem
+    own = Path("datasets", f"{name}.yaml")
+    if str(name) not in CARDS and own.is_file():
+        return _read(own)
+    return CARDS[str(name)]

@@ -8,11 +8,9 @@ from pathlib import Path
 from PIL import Image
 
 from uda.atomic import write_text
-from uda.config_files import ROOT
-from uda.data.cards import CARDS
+from uda.data.cards import CARDS, data_homes
 from uda.errors import UserError
 from uda.hardness.human import ORDER_FILE, number_within
-from uda.settings import environment_folder
 
 
 def fetch_cifar10(root: Path | None = None, archive: Path | None = None, log: Callable[[str], None] = print) -> Path:
@@ -21,7 +19,7 @@ def fetch_cifar10(root: Path | None = None, archive: Path | None = None, log: Ca
     NNNN counts the images of a class, from 0000, in the official order. What is there already stays as it is.
 
     Args:
-        root: the folder to make; None: the card's, in $UDA_DATA or in datasets/.
+        root: the folder to make; None: the card's, in $UDA_DATA or else in datasets/ in the current folder.
         archive: folder in which torchvision's archive lies or is to be kept; None: one that is removed at the end.
         log: told what is made.
 
@@ -33,8 +31,7 @@ def fetch_cifar10(root: Path | None = None, archive: Path | None = None, log: Ca
             anything in it is opened).
     """
     card = CARDS["cifar10"]
-    home = environment_folder("UDA_DATA") or ROOT / "datasets"
-    root = root or home / card.folder
+    root = root or data_homes()[0] / card.folder
     wanted = [name for name in (*card.domains, ORDER_FILE) if not (root / name).exists()]
     for name in [*card.domains, ORDER_FILE]:
         if name not in wanted:
