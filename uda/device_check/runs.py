@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from uda.adaptation.config import AdaptationConfig
-from uda.config_files import ROOT
 from uda.device import set_up_process
 from uda.device_check.parts import Finding, Setup, part
 from uda.distributed import Ranks
@@ -158,7 +157,6 @@ def ranks(setup: Setup) -> Iterator[Finding]:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_domains(root, 6)
-        tool = str(ROOT / "tools" / "self_train.py")
         device = f"runtime.device={setup.device.partition(':')[0]}"
         words = ["--cfg", "digits_avh.yaml", *overrides(setup, root, "two"), device]
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -166,7 +164,7 @@ def ranks(setup: Setup) -> Iterator[Finding]:
         if setup.cuda:
             environment["CUDA_VISIBLE_DEVICES"] = _card(setup)
         process = subprocess.Popen(
-            [*launcher, tool, *words],
+            [*launcher, "-m", "uda", "adapt", *words],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
