@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 
 import torch.distributed as dist
 
-from uda.config_files import ROOT
+from uda.resources import CHECKOUT
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
 
 
 class _Server:
@@ -31,7 +31,7 @@ class _Server:
         if cls._process is None:
             pipe = subprocess.PIPE
             command = [sys.executable, "-m", "tests.forked"]
-            cls._process = subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, text=True)
+            cls._process = subprocess.Popen(command, cwd=CHECKOUT, env=ENVIRONMENT, stdin=pipe, stdout=pipe, text=True)
         cls._process.stdin.write(json.dumps(request) + "\n")
         cls._process.stdin.flush()
         return json.loads(cls._process.stdout.readline())

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from uda.cli.main import main
-from uda.config_files import ROOT
+from uda.resources import CHECKOUT
 from uda.tables import jobs
 from uda.tables.processes import Processes
 
@@ -43,7 +43,7 @@ def command_in_process(subcommand: str, first: Callable[..., int] = Processes.ru
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("PYTHONPATH", str(CHECKOUT))
         patch.setattr(jobs.os, "cpu_count", lambda: 1)
         patch.setattr(Processes, "run", run)
         yield
@@ -54,5 +54,5 @@ def table_tool(words: Sequence[str], monkeypatch: pytest.MonkeyPatch) -> int:
     """The exit code of `tools/table.py` with these words."""
     monkeypatch.setattr("sys.argv", ["table.py", *words])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / "tools" / "table.py"), run_name="__main__")
+        runpy.run_path(str(CHECKOUT / "tools" / "table.py"), run_name="__main__")
     return stopped.value.code

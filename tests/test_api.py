@@ -22,11 +22,12 @@ from tests.generalization.conftest import TINY as TINY_GENERALIZATION
 from tests.pretend_device import pretended
 from tests.test_resume import same_files
 from uda.adaptation.config import AdaptationConfig
-from uda.config_files import ROOT, ConfigError
+from uda.config_files import ConfigError
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.run import LeaveOneOut
 from uda.registry import UnknownNameError
+from uda.resources import CHECKOUT
 from uda.rounds import Run
 from uda.selectors import SELECTORS
 
@@ -498,7 +499,7 @@ def test_tensors_of_a_device_stay_there(values, kind):
 
 def test_the_page_names_what_there_is():
     """Every name of the package and no other, and the signatures as they are."""
-    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    text = (CHECKOUT / "docs" / "api.md").read_text(encoding="utf-8")
     named = set(re.findall(r"\buda\.(\w+)", text))
     assert named == set(uda.__all__) - {"__version__", "ImagePredictions", "Selection", "TrainedRun"}
     for name, given in re.findall(r"^\| `uda\.(\w+)\((.*?)\)`", text, re.MULTILINE):

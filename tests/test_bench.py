@@ -15,12 +15,12 @@ from tests.forked import Forked
 from uda import device
 from uda.benchmarks import Contest, generalization, network
 from uda.cli.command_line import run_command
-from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.methods import ADAPTATION_METHODS
+from uda.resources import CHECKOUT
 
-TOOL = ROOT / "tools" / "bench.py"
+TOOL = CHECKOUT / "tools" / "bench.py"
 
 
 def load_tool():

@@ -15,9 +15,9 @@ from tests.forked import Forked
 from tests.in_process import adapt
 from tests.test_rounds import read_results
 from uda.checkpoint import Checkpoints, load_checkpoint
-from uda.config_files import ROOT
+from uda.resources import CHECKOUT
 
-spec = importlib.util.spec_from_file_location("chaos_under_test", ROOT / "tools" / "chaos.py")
+spec = importlib.util.spec_from_file_location("chaos_under_test", CHECKOUT / "tools" / "chaos.py")
 chaos = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(chaos)
 
@@ -62,7 +62,7 @@ def test_a_signal_saves_and_leaves_within_five_seconds(tiny, tmp_path, number):
     """In a round that would last for minutes: the whole process group is told, a loader's worker too."""
     folder = tmp_path / "run"
     long = ["self_training.steps=100000", "runtime.workers=1", "self_training.batch.source=2", "data.cache=none"]
-    process = Forked(ROOT / "tools" / "self_train.py", "--cfg", tiny, f"output={folder}", *long)
+    process = Forked(CHECKOUT / "tools" / "self_train.py", "--cfg", tiny, f"output={folder}", *long)
     until = time.monotonic() + 60
     while not (folder / "rounds/source.json").exists() and time.monotonic() < until:
         time.sleep(0.05)

@@ -9,13 +9,14 @@ import yaml
 
 from uda.adaptation.config import AdaptationConfig
 from uda.config import differing_keys
-from uda.config_files import ROOT, ConfigError, find_config
+from uda.config_files import ConfigError, find_config
 from uda.generalization.config import GeneralizationConfig
 from uda.hardness.config import SupervisedConfig
 from uda.hardness.study import load_study
+from uda.resources import CHECKOUT
 from uda.tables.recipe import digest
 
-CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+CONFIGS = sorted(path.name for path in (CHECKOUT / "configs").glob("*.yaml"))
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -49,7 +50,7 @@ def test_self_training_configs_differ_in_selector_and_regularizer_alone(dataset)
 
 
 def test_bare_name_is_found_with_and_without_ending():
-    assert find_config("visda_avh") == find_config("visda_avh.yaml") == ROOT / "configs" / "visda_avh.yaml"
+    assert find_config("visda_avh") == find_config("visda_avh.yaml") == CHECKOUT / "configs" / "visda_avh.yaml"
 
 
 def test_unknown_config_names_the_nearest():

@@ -15,12 +15,12 @@ import pytest
 
 from tests.forked import Forked, forked_job
 from tests.test_rounds import read_results
-from uda.config_files import ROOT
 from uda.distributed import Ranks, start
 from uda.errors import UserError
+from uda.resources import CHECKOUT
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-TOOL = ROOT / "tools" / "self_train.py"
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
+TOOL = CHECKOUT / "tools" / "self_train.py"
 
 
 def torchrun(processes, *arguments, **options):
@@ -43,7 +43,7 @@ def run_tool(*arguments):
 
 
 def test_collectives_in_a_job_of_three(tmp_path):
-    codes, output = forked_job(3, ROOT / "tests" / "ranks_script.py", tmp_path)
+    codes, output = forked_job(3, CHECKOUT / "tests" / "ranks_script.py", tmp_path)
     assert codes == [0, 0, 0], output
     found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
     assert found == [[0, 3, 0], [1, 3, 1], [2, 3, 2]]

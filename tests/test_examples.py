@@ -6,15 +6,15 @@ import tempfile
 
 import pytest
 
-from uda.config_files import ROOT
+from uda.resources import CHECKOUT
 from uda.selectors import SELECTORS
 
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+EXAMPLES = sorted((CHECKOUT / "examples").glob("*.py"))
 
 
 def load(name):
     """An example as a module; a script without `main` runs here."""
-    spec = importlib.util.spec_from_file_location(f"example_{name}", ROOT / "examples" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"example_{name}", CHECKOUT / "examples" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -24,7 +24,7 @@ def load(name):
 def test_an_example_is_short_says_what_it_is_and_has_a_test(path):
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < 60 and text.startswith('"""')
-    assert f"def test_{path.stem}(" in (ROOT / "tests" / "test_examples.py").read_text(encoding="utf-8")
+    assert f"def test_{path.stem}(" in (CHECKOUT / "tests" / "test_examples.py").read_text(encoding="utf-8")
 
 
 def test_avc_in_your_loop(capsys):

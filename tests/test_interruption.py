@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from uda.config_files import ROOT
 from uda.interruption import Interrupted, Interruption
+from uda.resources import CHECKOUT
 
 
 def send_to_self(number):
@@ -73,7 +73,7 @@ def stuck(grace, signals, stuck_in=PYTHON, between=0.3):
     """Seconds, exit code and last words of a process that comes to no place to stop."""
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK.format(stuck_in=stuck_in), str(grace)],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from uda.config_files import ROOT
+from uda.resources import CHECKOUT
 
-spec = importlib.util.spec_from_file_location("processes_under_test", ROOT / "tools" / "processes.py")
+spec = importlib.util.spec_from_file_location("processes_under_test", CHECKOUT / "tools" / "processes.py")
 processes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(processes)
 

@@ -12,11 +12,11 @@ from tests.data.trees import make_folders
 from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.cli.main import tree
-from uda.config_files import ROOT
 from uda.data.cards import CARDS
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
 from uda.methods import ADAPTATION_METHODS
+from uda.resources import CHECKOUT
 from uda.selectors import SELECTORS
 from uda.tables import (
     Ledger,
@@ -29,7 +29,7 @@ from uda.tables import (
     to_latex,
 )
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.DOTALL | re.MULTILINE)
 PLUGIN, METHOD = "my_selectors.py", "my_method.py"
 
@@ -43,7 +43,7 @@ def block_after(marker, language):
 
 def tool_commands():
     """Words of every command that runs something in tools/: in fenced blocks, and in backquotes within the text."""
-    documents = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    documents = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
     texts = [path.read_text(encoding="utf-8").replace("\\\n", " ") for path in documents]
     lines = [
         line
@@ -85,7 +85,7 @@ def test_the_two_set_up_commands_come_first():
     assert demo == 'pip install -e ".[demo]" && python tools/self_train.py --cfg digits_avh.yaml'
     assert test == 'pip install -e ".[test]" && pytest'
     setup = ConfigParser()
-    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    setup.read(CHECKOUT / "setup.cfg", encoding="utf-8")
     assert {"demo", "test"} <= set(setup["options.extras_require"])
 
 
@@ -159,7 +159,7 @@ def test_data_of_ones_own_in_five_lines_makes_a_whole_run(labelled, in_folder):
 
 
 def test_there_are_commands_to_check():
-    assert {words[0] for words in TOOLS} == {f"tools/{path.name}" for path in (ROOT / "tools").glob("*.py")}
+    assert {words[0] for words in TOOLS} == {f"tools/{path.name}" for path in (CHECKOUT / "tools").glob("*.py")}
     assert sum("--cfg" in words for words in SELF_TRAIN) >= 8
 
 
@@ -188,7 +188,7 @@ def test_every_option_of_the_other_tools_is_in_their_help(words, monkeypatch, ca
     command = arguments[:1] if tool == "tools/hardness.py" else []  # its subcommands have options of their own
     monkeypatch.setattr("sys.argv", [tool, *command, "--help"])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / tool), run_name="__main__")
+        runpy.run_path(str(CHECKOUT / tool), run_name="__main__")
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     for option in arguments:
@@ -204,22 +204,22 @@ def test_every_config_family_that_readme_names_is_there():
     assert set(methods) - with_rounds == set(ADAPTATION_METHODS) - {"self_training", "source_only"}
     for dataset in ("visda", "digits", "pacs"):
         for method in methods:
-            assert (ROOT / "configs" / f"{dataset}_{method}.yaml").is_file()
+            assert (CHECKOUT / "configs" / f"{dataset}_{method}.yaml").is_file()
 
 
 def test_links_within_the_repository_lead_somewhere():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", README)
     assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not (CHECKOUT / target).exists()] == []
 
 
-RESULTS = ROOT / "results"
-TABLES = sorted(path.stem for path in (ROOT / "configs" / "tables").glob("*.yaml"))
+RESULTS = CHECKOUT / "results"
+TABLES = sorted(path.stem for path in (CHECKOUT / "configs" / "tables").glob("*.yaml"))
 
 
 # docs/hardness.md has tables of another kind: tests/hardness/test_docs.py.
 DOCUMENTS = ("README.md", "docs/results.md", "docs/generalization.md")
-WITH_TABLES = {name: (ROOT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
+WITH_TABLES = {name: (CHECKOUT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
 
 def places():
@@ -287,9 +287,9 @@ def test_published_figures_in_readmes_text_are_those_of_their_csv():
 
 def test_published_figures_of_the_first_visda_run_are_those_of_their_csvs():
     """A row for every VisDA config; a method's figure is tllib's or SHOT's, or marked as the paper's."""
-    page = (ROOT / "docs" / "visda.md").read_text(encoding="utf-8")
+    page = (CHECKOUT / "docs" / "visda.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| `visda_(\w+)\.yaml` \| [^|]*[a-z][^|]* \| ([^|]*) \|$", page, flags=re.MULTILINE))
-    assert rows.keys() == {path.stem.removeprefix("visda_") for path in ROOT.glob("configs/visda_*.yaml")}
+    assert rows.keys() == {path.stem.removeprefix("visda_") for path in CHECKOUT.glob("configs/visda_*.yaml")}
     paper, others = (
         {row["method"]: row["mean"] for row in read_csv(RESULTS / "published" / f"{name}.csv")}
         for name in ("visda2017", "visda2017_reruns")
@@ -312,7 +312,7 @@ def test_published_figures_of_the_first_visda_run_are_those_of_their_csvs():
 
 
 def test_sizes_of_the_first_visda_run_are_those_of_the_card():
-    page, card = (ROOT / "docs" / "visda.md").read_text(encoding="utf-8"), CARDS["visda2017"]
+    page, card = (CHECKOUT / "docs" / "visda.md").read_text(encoding="utf-8"), CARDS["visda2017"]
     for file in card.files:
         assert f"| [{file.name}]({file.url}) | {file.bytes:,} |" in page
     for domain in card.domains.values():

@@ -8,7 +8,6 @@ from tests.data.trees import make_folders
 from tests.in_process import adapt
 from uda import pace, plan
 from uda.adaptation.config import AdaptationConfig
-from uda.config_files import ROOT
 from uda.data.cards import CARDS, load_card
 from uda.data.loaders import Batches
 from uda.data.random_images import random_domains
@@ -16,6 +15,7 @@ from uda.distributed import Ranks
 from uda.pace import Pace
 from uda.plan import Trials
 from uda.rehearsal import missing_data, size
+from uda.resources import CHECKOUT
 
 TOYS = {
     "name": "toys",
@@ -135,7 +135,7 @@ def test_all_processes_rehearse_where_one_lacks_the_data(toys, in_folder):
     assert missing_data(config, ranks) == "Toys is not there"
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("configs/visda_*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(CHECKOUT.glob("configs/visda_*.yaml")), ids=lambda path: path.stem)
 def test_every_visda_config_is_planned_before_its_data_are_there(path, in_folder, monkeypatch, capsys):
     """By the numbers of its card; what is measured is left out here."""
     monkeypatch.setenv("UDA_DATA", str(in_folder))

@@ -16,9 +16,9 @@ from tests.data.trees import make_visda
 from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.checkpoint import Checkpoints, load_checkpoint
-from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.plan import epoch_steps
+from uda.resources import CHECKOUT
 from uda.rounds import Run
 from uda.selectors import SELECTORS
 
@@ -377,7 +377,7 @@ def test_epochs_and_steps():
 
 
 def test_only_evaluation_and_report_read_target_labels():
-    folder = ROOT / "uda"
+    folder = CHECKOUT / "uda"
     readers = {
         str(path.relative_to(folder))
         for path in folder.rglob("*.py")

@@ -17,13 +17,13 @@ from uda.benchmarks.estimate import CARDS, RTX_3090, Assumptions, Job, Serial, e
 from uda.benchmarks.memory import Memory, memory_of, peak_bytes
 from uda.benchmarks.scaling import Curve, Point, fitted_exponent
 from uda.cli.command_line import run_command
-from uda.config_files import ROOT
 from uda.distributed import Ranks
 from uda.errors import UserError
 from uda.plan import steps_of_rounds
+from uda.resources import CHECKOUT
 
-TOOL = ROOT / "tools" / "scaling.py"
-DOCUMENT = ROOT / "docs" / "scaling.md"
+TOOL = CHECKOUT / "tools" / "scaling.py"
+DOCUMENT = CHECKOUT / "docs" / "scaling.md"
 
 
 def load_tool():
@@ -208,7 +208,7 @@ def test_the_tables_of_the_first_run_are_what_the_configs_and_assumptions_give(m
     """Counting the memory takes half a minute; without it those two columns are not compared."""
     if not memory:
         monkeypatch.setattr(scaling_document, "memory_of", lambda *_: Memory(0, 0))
-    written = blocks_of((ROOT / "docs" / "visda.md").read_text(encoding="utf-8"))
+    written = blocks_of((CHECKOUT / "docs" / "visda.md").read_text(encoding="utf-8"))
     for name, markdown in scaling_document.visda_blocks().items():
         found, there = (
             text if memory else re.sub(r"\| \d+ GiB \| \d+ GiB \|", "", text) for text in (markdown, written[name])
@@ -324,7 +324,7 @@ def test_the_tool_runs_as_it_is_given(tmp_path):
         capture_output=True,
         text=True,
         timeout=600,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
     )
     assert ended.returncode == 0, ended.stderr
     assert "scale 0.002" in path.read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from uda.adaptation.table import COLUMNS
-from uda.config_files import ROOT
 from uda.errors import UserError
+from uda.resources import CHECKOUT
 from uda.tables import (
     classes_markdown,
     differences_markdown,
@@ -324,7 +324,7 @@ def test_latex_has_a_tabular_a_pair_by_class_and_one_of_mean_and_deviation():
         assert {len(re.split(r" (?<!\\)& ", line)) for line in lines} == {len(block[0])}
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "results" / "published").glob("*.csv")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted((CHECKOUT / "results" / "published").glob("*.csv")), ids=lambda path: path.stem)
 def test_published_figures_agree_with_their_own_means(path):
     """A slip of the pen in any class would move the mean of twelve by more than its rounding."""
     for row in read_csv(path):

@@ -17,9 +17,9 @@ from tests.in_process import command_in_process, table_tool
 from uda import run_folder
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.table import COLUMNS
-from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.interruption import Interrupted
+from uda.resources import CHECKOUT
 from uda.tables import (
     INNER,
     Ledger,
@@ -760,7 +760,7 @@ def test_an_unknown_table_names_the_known_ones():
         load_table("digit")
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "tables").glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in (CHECKOUT / "configs" / "tables").glob("*.yaml")))
 def test_every_table_of_the_project_has_valid_runs(name, tmp_path):
     """Each job's config loads and has a folder of its own; rows with the source row's source stage start from it."""
     table = load_table(name)

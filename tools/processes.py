@@ -22,7 +22,7 @@ from pathlib import Path
 
 from uda.atomic import write_text
 from uda.cli.command_line import CommandParser, run_command
-from uda.config_files import ROOT
+from uda.resources import CHECKOUT
 from uda.tables import insert_markdown
 
 
@@ -35,10 +35,10 @@ def run(options: argparse.Namespace, kind: str, seed: int) -> Path:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
     if kind == "parts":
         settings.append(f"runtime.accumulate={options.nproc}")
-    command = [*launcher, str(ROOT / "tools" / "self_train.py"), "--cfg", options.cfg, *settings]
+    command = [*launcher, str(CHECKOUT / "tools" / "self_train.py"), "--cfg", options.cfg, *settings]
     ended = subprocess.run(
         command,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -14,8 +14,6 @@ from uda.resources import CONFIGS
 from uda.settings import Settings
 from uda.typed_yaml import declared_below, load_yaml, read_word, section_at, typed
 
-ROOT = Path(__file__).resolve().parents[1]
-
 
 class ConfigError(UserError):
     """One or more mistakes in a config, a line each."""

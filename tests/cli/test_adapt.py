@@ -9,17 +9,18 @@ import pytest
 from tests.in_process import adapt
 from uda.classification import LOSSES
 from uda.cli.commands.adapt import LISTS
-from uda.config_files import ROOT, read_config
+from uda.config_files import read_config
 from uda.data.cards import CARDS
 from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
 from uda.models import BACKBONES
 from uda.regularizers import REGULARIZERS
+from uda.resources import CHECKOUT
 from uda.selectors import SELECTORS
 from uda.validators import VALIDATORS
 
 HELD = {
     "configs": [
-        p.name for p in (ROOT / "configs").glob("*.yaml") if not {"training", "runs"} & read_config(p)[0].keys()
+        p.name for p in (CHECKOUT / "configs").glob("*.yaml") if not {"training", "runs"} & read_config(p)[0].keys()
     ],
     "methods": ADAPTATION_METHODS,
     "selectors": SELECTORS,
@@ -34,7 +35,7 @@ HELD = {
 
 def run_python(*arguments):
     """A Python process of its own on this checkout."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=environment)
 
 
@@ -144,7 +145,7 @@ def test_an_unknown_config_names_the_nearest(in_folder, capsys):
 
 def test_missing_data_says_what_to_get_and_where_to_put_it(in_folder, monkeypatch, capsys):
     monkeypatch.setenv("UDA_DATA", str(in_folder / "data"))
-    if (ROOT / "datasets" / "visda2017").exists():
+    if (CHECKOUT / "datasets" / "visda2017").exists():
         pytest.skip("VisDA-2017 lies in datasets/")
     assert adapt(["--cfg", "visda_avh.yaml", "model.weights=none"]) == 2
     (line,) = error_lines(capsys)
@@ -170,7 +171,7 @@ def test_overrides_may_stand_anywhere(tiny, in_folder, capsys):
 
 def test_the_tool_itself_ends_with_2_and_no_traceback(tmp_path):
     wrong = ["self_training.selecter=avc", f"output={tmp_path / 'run'}"]
-    ended = run_python(str(ROOT / "tools" / "self_train.py"), "--cfg", "digits_avh.yaml", *wrong)
+    ended = run_python(str(CHECKOUT / "tools" / "self_train.py"), "--cfg", "digits_avh.yaml", *wrong)
     assert ended.returncode == 2
     assert ended.stdout == ""
     (line,) = ended.stderr.splitlines()

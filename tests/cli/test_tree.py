@@ -15,7 +15,7 @@ from uda.cli.command_line import CommandParser
 from uda.cli.commands import bench
 from uda.cli.kinds import KINDS, WITH_CONFIGS, config_names
 from uda.cli.main import main, run_tool, tree
-from uda.config_files import ROOT
+from uda.resources import CHECKOUT
 from uda.version import __version__
 
 TOOLS = {
@@ -38,7 +38,7 @@ def parsers(parser=None, *above):
 
 
 def run_python(*arguments, **environment):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT), **environment}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=environment)
 
 
@@ -73,7 +73,7 @@ def test_a_tool_is_a_door_of_its_command_and_says_its_own_name(tool, monkeypatch
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setattr("sys.argv", ["x", "--help"])
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(ROOT / "tools" / f"{tool}.py"), run_name="__main__")
+        runpy.run_path(str(CHECKOUT / "tools" / f"{tool}.py"), run_name="__main__")
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     assert text.startswith(f"usage: tools/{tool}.py ") and f"    python tools/{tool}.py" in text
@@ -162,7 +162,7 @@ def test_the_benchmarks_are_those_of_a_checkout(monkeypatch, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     assert capsys.readouterr().out.startswith("usage: uda bench ")
-    monkeypatch.setattr(bench, "ROOT", tmp_path)
+    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
     assert main(["bench"]) == 2
     assert "error: uda bench: the benchmarks are not part of an installation" in capsys.readouterr().err
 
@@ -183,7 +183,7 @@ def test_list_alone_prints_the_kinds(capsys):
 
 def test_every_config_is_of_one_command():
     names = [name for command in WITH_CONFIGS for name in config_names(command)]
-    assert sorted(names) == sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+    assert sorted(names) == sorted(path.name for path in (CHECKOUT / "configs").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("words", [["table", "--list"], ["check-data", "--list"], ["check-device", "--list"]])

@@ -7,10 +7,10 @@ import yaml
 
 from tests.forked import Forked
 from tests.in_process import command_in_process, table_tool
-from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.table import COLUMNS
+from uda.resources import CHECKOUT
 from uda.tables import (
     Ledger,
     choose_jobs,
@@ -73,7 +73,7 @@ def ran(table, tmp_path_factory):
     lines = []
 
     def forked(processes, command, output):
-        return Forked(ROOT / "uda" / "__main__.py", *command[3:], output=output.name).wait()
+        return Forked(CHECKOUT / "uda" / "__main__.py", *command[3:], output=output.name).wait()
 
     with command_in_process("generalize", forked), pytest.raises(UserError) as caught:
         run_jobs(found, 1, log=lines.append)

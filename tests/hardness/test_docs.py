@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from uda.config_files import ROOT
 from uda.hardness.claims import plateaus_first, stronger_than
 from uda.hardness.findings import Findings
 from uda.hardness.publish import blocks_of, both_forms, figures_of, publish
 from uda.report.figures import new_axes
+from uda.resources import CHECKOUT
 from uda.tables import read_csv
 
-DOCUMENT = ROOT / "docs" / "hardness.md"
+DOCUMENT = CHECKOUT / "docs" / "hardness.md"
 TRAINING = [
     {"run": "net", "accuracy, %": 87.654321, "AVH, in 1 / K": 0.5},
     {"run": "else", "accuracy, %": 85.0, "AVH, in 1 / K": 0.75},
@@ -94,8 +94,8 @@ made_by_the_study = pytest.mark.skipif(
 
 @made_by_the_study
 def test_the_document_of_the_study_is_what_its_csvs_give():
-    assert blocks_of(ROOT / "results"), "the CSVs it is made from are committed"
-    assert faults(DOCUMENT, ROOT / "results") == []
+    assert blocks_of(CHECKOUT / "results"), "the CSVs it is made from are committed"
+    assert faults(DOCUMENT, CHECKOUT / "results") == []
 
 
 def numbers_of(records):
@@ -116,5 +116,5 @@ def _number(cell):
     [("hardness", lambda rows: stronger_than("confidence", rows)), ("hardness_plateaus", plateaus_first)],
 )
 def test_verdicts_follow_from_the_committed_numbers_by_the_rules_of_today(table, claim):
-    found = claim(numbers_of(read_csv(ROOT / "results" / f"{table}.csv")))
-    assert found in read_csv(ROOT / "results" / "hardness_claims.csv")
+    found = claim(numbers_of(read_csv(CHECKOUT / "results" / f"{table}.csv")))
+    assert found in read_csv(CHECKOUT / "results" / "hardness_claims.csv")

@@ -14,7 +14,6 @@ from tests.hardness.conftest import undrawn
 from tests.in_process import hardness
 from tests.test_rounds import cut_after_every_save
 from uda import pace
-from uda.config_files import ROOT
 from uda.errors import UserError
 from uda.hardness.classifier import load_classifier
 from uda.hardness.config import SupervisedConfig
@@ -37,6 +36,7 @@ from uda.hardness.scores import compute_scores, read_scores
 from uda.hardness.statistics import fisher_interval, fisher_p
 from uda.hardness.training import SupervisedRun
 from uda.report.figures import look_of
+from uda.resources import CHECKOUT
 from uda.settings import RuntimeSettings
 
 
@@ -113,7 +113,7 @@ def test_scores_of_an_epoch_that_are_lost_are_named(finished, tmp_path, content)
 
 def test_two_processes_score_what_one_does_with_the_same_batches(labelled, tmp_path):
     """Up to rounding; with as many threads each, for nine steps of training make rounding larger."""
-    words = [ROOT / "tools" / "hardness.py", "dynamics", "--cfg", labelled, "--out", tmp_path / "page"]
+    words = [CHECKOUT / "tools" / "hardness.py", "dynamics", "--cfg", labelled, "--out", tmp_path / "page"]
     codes, output = forked_job(2, *words, f"output={tmp_path}/two")
     assert codes == [0, 0] and output.count("page: ") == 1, output
     threads = torch.get_num_threads()
@@ -168,7 +168,7 @@ def test_other_groups_need_no_other_training(labelled, finished):
 def test_configs_of_cifar10_are_valid_and_of_different_networks(name):
     config = SupervisedConfig.load(f"cifar10_{name}", [])
     assert config.data.dataset == "cifar10" and config.model.backbone.startswith(name)
-    assert (ROOT / "configs" / f"cifar10_{name}.yaml").read_text().startswith("# CIFAR-10")
+    assert (CHECKOUT / "configs" / f"cifar10_{name}.yaml").read_text().startswith("# CIFAR-10")
     assert config.human.bins == (0, 0.2, 0.4, 0.6, 0.8, 1)
 
 

@@ -84,7 +84,7 @@ def test_images_are_numbered_within_their_class_in_the_official_order(archive, t
 
 def test_without_uda_data_it_lies_in_datasets_in_the_current_folder(archive, in_folder, monkeypatch):
     monkeypatch.delenv("UDA_DATA")
-    assert main(["fetch", "cifar10"]) == 0
+    assert hardness(["fetch", "cifar10"]) == 0
     assert CARDS["cifar10"].find_root() == in_folder / "datasets" / "cifar10"
     assert (in_folder / "datasets" / "cifar10" / "test_order.txt").is_file()
 

@@ -11,9 +11,9 @@ from uda.benchmarks.estimate import CARDS, Assumptions, Cost, Job, Serial, estim
 from uda.benchmarks.memory import BESIDES_GIB, memory_of
 from uda.benchmarks.scaling import ALL, NUM_CLASSES, WIDTH, Curve, Point
 from uda.benchmarks.world import World
-from uda.config_files import ROOT
 from uda.data.cards import load_card
 from uda.errors import UserError
+from uda.resources import CHECKOUT
 from uda.tables import insert_markdown
 
 #: GPUs of the estimate, each with the batches that are dealt out to them: the recipe's, and so many images a GPU.
@@ -94,7 +94,7 @@ def _curve_of(document: str, block: str, axis: str, row: str) -> Curve:
 
 def visda_blocks() -> dict[str, str]:
     """Hours on common cards, and what each VisDA config asks for, by the same estimate."""
-    return {"gpus": gpus_table(), "configs": configs_table(sorted(ROOT.glob("configs/visda_*.yaml")))}
+    return {"gpus": gpus_table(), "configs": configs_table(sorted(CHECKOUT.glob("configs/visda_*.yaml")))}
 
 
 #: One GPU leaves little to choosing, reports and checkpoints; the dry run does not count them either.

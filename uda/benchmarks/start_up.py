@@ -6,9 +6,9 @@ import sys
 import tempfile
 
 from uda.benchmarks.contest import BENCHMARKS, Contest
-from uda.config_files import ROOT
+from uda.resources import CHECKOUT
 
-SELF_TRAIN = str(ROOT / "tools" / "self_train.py")
+SELF_TRAIN = str(CHECKOUT / "tools" / "self_train.py")
 
 
 @BENCHMARKS.register("start_up_help")
@@ -63,5 +63,5 @@ sys.exit(1)
 
 def _python(*arguments: str) -> None:
     """Run a Python of its own to its end. Raises CalledProcessError when it fails, its last words on stderr."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
     subprocess.run([sys.executable, *arguments], stdout=subprocess.DEVNULL, env=environment, check=True)

@@ -20,9 +20,9 @@ import torch
 
 from uda.adaptation.config import AdaptationConfig
 from uda.benchmarks.measure import median_seconds
-from uda.config_files import ROOT
 from uda.distributed import Ranks, start
 from uda.errors import UserError
+from uda.resources import CHECKOUT
 from uda.settings import ModelSettings
 
 NETWORKS = (("digits_cnn", 1), ("resnet18", 3), ("resnet101", 3))
@@ -49,7 +49,7 @@ def run_world(processes: int, scale: float, repeats: int) -> World:
         path = Path(folder, "world.json")
         launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         job = ["-m", "uda.benchmarks.world", str(path), "--scale", str(scale), "--repeats", str(repeats)]
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
         ended = subprocess.run(
             [sys.executable, "-m", *launcher, *job],
             env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)},
