@@ -1,4 +1,4 @@
-"""docs/hardness.md is true: its tables are the committed CSVs, its figures and links lead somewhere."""
+"""docs/study.md is true: its tables are the committed CSVs, its figures and links lead somewhere."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from uda.report.figures import new_axes
 from uda.resources import CHECKOUT
 from uda.tables import read_csv
 
-DOCUMENT = CHECKOUT / "docs" / "hardness.md"
+DOCUMENT = CHECKOUT / "docs" / "study.md"
 TRAINING = [
     {"run": "net", "accuracy, %": 87.654321, "AVH, in 1 / K": 0.5},
     {"run": "else", "accuracy, %": 85.0, "AVH, in 1 / K": 0.75},
@@ -20,7 +20,7 @@ TRAINING = [
 
 
 def faults(document: Path, results: Path) -> list[str]:
-    """What is wrong with a document that `tools/hardness.py all --into` has filled, a line each."""
+    """What is wrong with a document that `uda hardness all --into` has filled, a line each."""
     text = document.read_text(encoding="utf-8")
     marks = re.findall(r"<!-- table (\w+) -->", text)
     places = dict(re.findall(r"<!-- table (\w+) -->\n(.*?)<!-- end \1 -->", text, flags=re.DOTALL))
@@ -42,7 +42,7 @@ def made(tmp_path):
     """A small document, filled in from one table and one figure."""
     findings = Findings(tmp_path / "page", "")
     findings.figure("rho", new_axes(2, 2).figure, "", "", [])
-    document = tmp_path / "docs" / "hardness.md"
+    document = tmp_path / "docs" / "study.md"
     document.parent.mkdir()
     document.write_text(
         "![rho](figures/rho.png) [rules](../results/hardness_training.csv) [paper](https://example.org/x) [up](#top)\n"
@@ -88,7 +88,7 @@ def test_a_csv_that_grew_and_a_missing_svg_are_found(made):
 
 
 made_by_the_study = pytest.mark.skipif(
-    not DOCUMENT.is_file(), reason="docs/hardness.md is not made yet: its trainings are not done"
+    not DOCUMENT.is_file(), reason="docs/study.md is not made yet: its trainings are not done"
 )
 
 

@@ -1,0 +1,241 @@
+"""The commands of README.md and docs/: those that need no download run, at reduced size; all others are valid."""
+
+import contextlib
+import os
+import re
+import runpy
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.docs.documents import TEXTS, commands, marked
+from tests.forked import forked_job
+from tests.in_process import adapt
+from uda.adaptation.config import AdaptationConfig
+from uda.cli.main import main, tree
+from uda.data.cards import CARDS
+from uda.generalization.config import GeneralizationConfig
+from uda.generalization.domains import names_of
+from uda.hardness.config import StudyConfig, SupervisedConfig
+from uda.hardness.study import load_study
+from uda.methods import ADAPTATION_METHODS
+from uda.resources import CHECKOUT
+from uda.selectors import SELECTORS
+from uda.tables import load_table, read_csv
+from uda.tables.processes import Processes
+
+#: Scripts in tools/ and the commands that they are.
+TOOLS = {
+    **{f"tools/{name}.py": [name] for name in ("adapt", "generalize", "hardness", "table")},
+    "tools/self_train.py": ["adapt"],
+    "tools/check_data.py": ["check-data"],
+    "tools/check_device.py": ["check-device"],
+}
+KINDS = {
+    "adapt": AdaptationConfig,
+    "generalize": GeneralizationConfig,
+    "hardness dynamics": SupervisedConfig,
+    "hardness all": StudyConfig,
+}
+#: Commands that measure for minutes, or need a data set that is downloaded: their flags alone are checked.
+NOT_RUN = ("bench", "check-device", "hardness fetch", "hardness correlate", "hardness degrade", "hardness trajectory")
+
+#: What makes a run small.
+SMALL = {
+    "adapt": (
+        *("data.rendered_per_class=20", "source.epochs=1", "self_training.rounds=1", "self_training.steps=2"),
+        *("adaptation.steps=2", "report.gallery=2", "report.tensorboard=false", "runtime.threads=1"),
+    ),
+    "generalize": ("training.steps=2", "report.gallery=2", "report.tensorboard=false", "runtime.threads=1"),
+    "hardness toy": ("--epochs", "1"),
+}
+#: What a command needs, and the command that makes it.
+MADE = {"runs/digits_avh/seed0": "uda adapt --cfg digits_avh.yaml"}
+SNIPPETS = {
+    "plugin": ("python", "my_selectors.py"),
+    "method": ("python", "my_method.py"),
+    "own data": ("yaml", "own.yaml"),
+    "comparison": ("yaml", "my_table.yaml"),
+}
+
+
+def as_uda(words: list[str]) -> list[str]:
+    """The words after `uda` of a command of ours."""
+    return words[1:] if words[0] == "uda" else [*TOOLS[words[0]], *words[1:]]
+
+
+def name_of(words: list[str]) -> str:
+    """A command's name, with that of the command below it."""
+    words = as_uda(words)
+    below = words[0] == "hardness" and len(words) > 1 and not words[1].startswith("-")
+    return " ".join(words[: 2 if below else 1])
+
+
+#: The changelog speaks of commands of its time.
+READ = [text for name, text in TEXTS.items() if name != "CHANGELOG.md"]
+FOUND = list(dict.fromkeys(shlex.join(words) for text in READ for words in commands(text)))
+OURS = [command for command in FOUND if re.match(r"uda |tools/(?!bench|chaos|scaling|processes)", command)]
+SCRIPTS = [command for command in FOUND if command not in OURS]
+
+
+def parsed(words: list[str]):
+    """The options of a command; None where it takes its words to another program."""
+    parser, rest = tree(), as_uda(words)
+    while parser.commands:
+        parser, rest = parser.commands[rest[0]], rest[1:]
+    return None if parser.pass_on else parser.parse_intermixed_args(rest)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with the snippets of the documentation, in which commands run one after the other."""
+    folder = tmp_path_factory.mktemp("newcomer")
+    for marker, (language, name) in SNIPPETS.items():
+        block = next(block for text in TEXTS.values() for block in marked(text, marker, language))
+        (folder / name).write_text(block, encoding="utf-8")
+    (folder / "my.yaml").write_text("_base_: digits_avh.yaml\n", encoding="utf-8")
+    yield folder
+    SELECTORS._entries.pop("mine", None)
+    ADAPTATION_METHODS._entries.pop("nuclear", None)
+
+
+@pytest.fixture(scope="module")
+def done():
+    """Commands that have run, with their exit codes."""
+    return {}
+
+
+@pytest.fixture
+def there(folder, monkeypatch):
+    """Work in that folder, without data of this machine."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("UDA_DATA", raising=False)
+    threads = torch.get_num_threads()
+    yield folder
+    torch.set_num_threads(threads)
+
+
+def carry_out(words: list[str]) -> int:
+    """Run a command at reduced size; its exit code."""
+    small = SMALL.get(name_of(words), ())
+    if "--dry-run" not in words or name_of(words) == "adapt":
+        words = [*words, *small]
+    if name_of(words) == "generalize" and not any(word.startswith("target=") for word in words):
+        words = [*words, "target=m15"]
+    return main(as_uda(words))
+
+
+def runs_here(words: list[str], options) -> bool:
+    """Whether a command needs no download."""
+    name = name_of(words)
+    if name in NOT_RUN or options is None:
+        return False
+    if name in KINDS and options.cfg:
+        files = options.cfg if isinstance(options.cfg, list) else [options.cfg]
+        kind = KINDS[name]
+        if kind is StudyConfig:
+            return False
+        return all(kind.load(f, options.overrides).data.dataset in ("digits", "rotated_digits") for f in files)
+    if name == "check-data":
+        return "digits" in words
+    if name == "hardness score":
+        return any("digits:" in word for word in words)
+    if name == "table":
+        return "--dry-run" in words
+    return True
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_a_command_is_valid_and_runs_where_it_needs_no_download(command, there, done, capsys):
+    """Flags parse, configs validate, domains are the card's; a run ends with 0 and leaves its page."""
+    words = shlex.split(command)
+    options = parsed(words)
+    check(words, options)
+    if not runs_here(words, options):
+        return
+    for made, by in MADE.items():
+        if any(made in word for word in words) and by not in done:
+            done[by] = carry_out(shlex.split(by))
+    if command not in done:
+        done[command] = carry_out(words)
+    assert done[command] == 0, capsys.readouterr().err
+
+
+def check(words: list[str], options) -> None:
+    """Raise where a command names what is not there."""
+    name = name_of(words)
+    if options is None:
+        return
+    if name in KINDS and getattr(options, "cfg", None):
+        kind = KINDS[name]
+        files = options.cfg if isinstance(options.cfg, list) else [options.cfg]
+        for file in files:
+            if kind is StudyConfig:
+                load_study(file, options.overrides)
+                continue
+            config = kind.load(file, options.overrides)
+            if kind is AdaptationConfig and config.data.dataset:
+                assert {*config.data.sources, *config.data.targets} <= CARDS[config.data.dataset].domains.keys()
+            if kind is GeneralizationConfig and config.data.dataset:
+                assert set(names_of(config)) <= CARDS[config.data.dataset].domains.keys()
+    if name == "table":
+        assert load_table(options.table).rows
+    if name == "check-data":
+        assert words[-1] in CARDS
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_every_flag_of_a_script_is_in_its_help(command, monkeypatch, capsys):
+    script, *arguments = shlex.split(command)
+    monkeypatch.setattr("sys.argv", [script, "--help"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(CHECKOUT / script), run_name="__main__")
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for flag in arguments:
+        assert not flag.startswith("--") or re.search(rf"{flag}\b", text), flag
+
+
+def test_two_processes_of_torchrun_as_the_page_has_them(there):
+    command = "torchrun --standalone --nproc_per_node=2 tools/self_train.py --cfg digits_avh.yaml"
+    assert command in TEXTS["docs/distributed.md"].splitlines()
+    script, *words = command.partition("nproc_per_node=2 ")[2].split()
+    codes, output = forked_job(2, CHECKOUT / script, *words, "output=runs/two", *SMALL["adapt"])
+    assert codes == [0, 0], output
+    assert Path("runs/two/results.json").is_file() and os.path.exists("runs/two/report.html")
+
+
+def test_a_comparison_runs_as_its_page_has_it(there, monkeypatch):
+    """The table of docs/tables.md with one seed and small runs."""
+
+    def in_this_process(self, command, output):
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            return adapt(command[command.index("--cfg") :])
+
+    command = "uda table my_table.yaml --jobs 2 --results my_results"
+    assert command in OURS
+    path, small = there / "my_table.yaml", ", ".join(f"'{word}'" for word in SMALL["adapt"] if "runtime" not in word)
+    text = path.read_text(encoding="utf-8")
+    small_text = text.replace("[0, 1, 2]", "[0]").replace("[validator=bnm]", f"[validator=bnm, {small}]")
+    path.write_text(small_text.replace(", set: [adaptation.steps=400]", ""), encoding="utf-8")
+    monkeypatch.setattr(Processes, "run", in_this_process)
+    try:
+        words = shlex.split(command.replace("--jobs 2", "--jobs 1"))  # the runs share this process's stdout
+        assert main(as_uda(words)) == 0
+    finally:
+        path.write_text(text, encoding="utf-8")
+    records = read_csv(there / "my_results" / "my_table.csv")
+    assert [record["row"] for record in records] == ["Source", "CBST", "MCC"]
+
+
+def test_there_are_commands_to_check():
+    assert len(OURS) >= 40
+    assert {name_of(shlex.split(command)) for command in OURS} >= {
+        *KINDS,
+        "hardness toy",
+        "list",
+        "check-data",
+        "table",
+    }
