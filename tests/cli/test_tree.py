@@ -156,13 +156,13 @@ def test_an_interruption_ends_with_its_code(monkeypatch, capsys):
     assert capsys.readouterr().err.strip() == "interrupted by SIGINT: nothing is left to go on from"
 
 
-def test_the_benchmarks_are_those_of_a_checkout(monkeypatch, tmp_path, capsys):
+def test_the_benchmarks_are_those_of_a_checkout(monkeypatch, capsys):
     assert main(["bench", "--list"]) == 0
     assert "start_up_help" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["bench", "--help"])
     assert capsys.readouterr().out.startswith("usage: uda bench ")
-    monkeypatch.setattr(bench, "CHECKOUT", tmp_path)
+    monkeypatch.setattr(bench, "CHECKOUT", None)
     assert main(["bench"]) == 2
     assert "error: uda bench: the benchmarks are not part of an installation" in capsys.readouterr().err
 
