@@ -26,7 +26,8 @@ from uda.classification import LOSSES  # noqa: E402
 from uda.config import RunConfig  # noqa: E402
 from uda.generalization.config import GeneralizationConfig  # noqa: E402
 from uda.generalization.methods import GENERALIZATION_METHODS  # noqa: E402
-from uda.hardness.config import StudyConfig, SupervisedConfig  # noqa: E402
+from uda.hardness.config import StudyConfig  # noqa: E402
+from uda.hardness.supervised_config import SupervisedConfig  # noqa: E402
 from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES  # noqa: E402
 from uda.models import BACKBONES  # noqa: E402
 from uda.registry import Registry  # noqa: E402

@@ -335,7 +335,7 @@ def test_a_finished_run_is_opened_by_its_folder(adapted, photos, tmp_path, monke
 
 def test_a_supervised_run_is_opened_too(tmp_path):
     from tests.hardness.conftest import TINY
-    from uda.hardness.config import SupervisedConfig
+    from uda.hardness.supervised_config import SupervisedConfig
     from uda.hardness.training import SupervisedRun
 
     for seed, part in enumerate(("train", "test")):

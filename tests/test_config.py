@@ -11,8 +11,8 @@ from uda.adaptation.config import AdaptationConfig
 from uda.config import differing_keys
 from uda.config_files import ConfigError, find_config
 from uda.generalization.config import GeneralizationConfig
-from uda.hardness.config import SupervisedConfig
 from uda.hardness.study import load_study
+from uda.hardness.supervised_config import SupervisedConfig
 from uda.resources import CHECKOUT
 from uda.tables.recipe import digest
 

@@ -9,7 +9,8 @@ from torch import nn
 
 from tests.forked import Forked
 from uda import device
-from uda.device import describe, loader_workers, pick_device, set_up_process, settle
+from uda.device import describe, loader_workers, set_up_process, settle
+from uda.devices import pick_device
 from uda.errors import UserError
 from uda.settings import RuntimeSettings
 

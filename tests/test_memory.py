@@ -6,7 +6,7 @@ import torch
 from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
 from uda.memory import shortage
-from uda.plan import dry_run
+from uda.rehearsal import dry_run
 from uda.rounds import Run
 
 CUDA = torch.OutOfMemoryError(

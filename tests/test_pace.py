@@ -10,13 +10,13 @@ import torch
 from tests.in_process import adapt
 from tests.pretend_device import pretended
 from tests.test_adaptation import NEEDED, SMALL
-from uda import device, pace, plan
+from uda import device, pace
 from uda.adaptation.config import AdaptationConfig
 from uda.data.loaders import Batches
 from uda.distributed import Ranks
 from uda.models import Prediction
-from uda.pace import Pace, Stopwatch, as_if_of, peak_memory, training_pace
-from uda.plan import Trials, cost, work_of
+from uda.pace import Pace, Stopwatch, Trials, as_if_of, peak_memory, training_pace
+from uda.plan import work_of
 from uda.rounds import Run
 
 
@@ -131,7 +131,7 @@ def test_batches_are_timed_on_their_way_to_the_device(tiny, monkeypatch):
     run = Run(AdaptationConfig.load(tiny))
     brought = []
     monkeypatch.setattr(run.engine, "delivered", lambda batches: brought.append(batches) or iter(batches))
-    trials = plan._trials(run)
+    trials = run.trials()
     assert {name: steps for name, (steps, _) in trials.stages.items()} == {"source": 4, "rounds": 6}
     assert trials.predicted == 96
     assert sum(isinstance(batches, Batches) for batches in brought) == 2 + 2 * 2
@@ -156,23 +156,23 @@ def test_the_cost_of_a_run_by_hand(tiny, monkeypatch):
     4 * 10 s + 6 * (2 + 18) s + 96 * 4 s / 8 images = 40 + 120 + 48 = 208 s; without waiting 36 + 108 + 36 = 180 s.
     """
     trials = Trials({"source": (4, Pace(8, 1, 9)), "rounds": (6, Pace(8, 2, 18))}, 96, Pace(8, 1, 3))
-    monkeypatch.setattr(plan, "_trials", lambda run: trials)
+    monkeypatch.setattr(Run, "trials", lambda run: trials)
     run = Run(AdaptationConfig.load(tiny))
-    lines = cost(run, loads=True).split("\n")
+    lines = run.cost().split("\n")
     assert lines[0].startswith("cost     10 training steps, 96 images predicted: about 3 min on cpu")
     assert lines[1:] == [
         "pace     source   10.000 s a step of 8 images, 10 % of it waiting for images",
         "pace     rounds   20.000 s a step of 8 images, 10 % of it waiting for images",
         "pace     predict  2 images a second, 25 % of it waiting for images",
     ], "images in memory are not loaded ahead, so that nothing is said of the loader"
-    monkeypatch.setattr(plan, "rough_duration", lambda seconds: f"{seconds:.0f} s")
-    assert "about 208 s" in cost(run, loads=True) and "about 180 s" in cost(run, loads=False)
-    assert "pace     predict  3 images a second\n" in cost(run, loads=False) + "\n"
+    monkeypatch.setattr(pace, "rough_duration", lambda seconds: f"{seconds:.0f} s")
+    assert "about 208 s" in run.cost() and "about 180 s" in run.cost(loads=False)
+    assert "pace     predict  3 images a second\n" in run.cost(loads=False) + "\n"
     monkeypatch.setattr(run.engine, "workers", lambda in_memory: 2)
-    assert "loading  is slower than the network in predict: more runtime.workers" in cost(run, loads=True)
+    assert "loading  is slower than the network in predict: more runtime.workers" in run.cost()
     run.ranks.world = 2
-    assert "about 184 s" in cost(run, loads=True), "each process predicts half of the images"
-    assert "of 8 images in each process" in cost(run, loads=True)
+    assert "about 184 s" in run.cost(), "each process predicts half of the images"
+    assert "of 8 images in each process" in run.cost()
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.checkpoint import Checkpoints, load_checkpoint
 from uda.errors import UserError
-from uda.plan import epoch_steps
 from uda.resources import CHECKOUT
 from uda.rounds import Run
 from uda.selectors import SELECTORS
+from uda.session import epoch_steps
 
 ROUND_KEYS = {
     "round",

@@ -2,7 +2,7 @@
 
 from uda.adaptation.config import AdaptationConfig
 from uda.errors import UserError
-from uda.methods import ADAPTATION_METHODS, check_batch
+from uda.methods import ADAPTATION_METHODS, AdaptationMethod
 from uda.training.method import Method
 
 
@@ -14,7 +14,7 @@ def check_batches(config: AdaptationConfig, world: int) -> None:
     batch, parts = config.self_training.batch, world * config.runtime.accumulate
     sizes = {"source.batch_size": config.source.batch_size}
     method = ADAPTATION_METHODS[config.method]
-    check_batch(method, config.method, config)
+    _check_make_up(method, config.method, config)
     if config.runtime.accumulate > 1 and method.step is not Method.step:
         raise UserError(f"runtime.accumulate: method '{config.method}' updates several times a batch; set it to 1")
     if method.adapts:
@@ -61,3 +61,19 @@ def check_batches(config: AdaptationConfig, world: int) -> None:
             f"source.epochs: 0 leaves method '{config.method}' without a source model; train one, or name "
             "its weights by source.checkpoint"
         )
+
+
+def _check_make_up(method: type[AdaptationMethod], name: str, config: AdaptationConfig) -> None:
+    """Raise UserError for a make-up of the batch that a method cannot work with."""
+    if not method.adapts:
+        return
+    batch = config.adaptation.batch
+    if method.needs_source and batch.source < 2:
+        raise UserError(
+            f"adaptation.batch.source: method '{name}' needs both domains in every batch, and at least two source "
+            f"images for BatchNorm; got {batch.source}"
+        )
+    if not method.needs_source and batch.source:
+        raise UserError(f"adaptation.batch.source: method '{name}' is source-free; set it to 0, not {batch.source}")
+    if method.views > 1 and config.adaptation.strong is None:
+        raise UserError(f"adaptation.strong: method '{name}' compares two views of a target image; describe the strong")

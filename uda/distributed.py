@@ -22,7 +22,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from uda.device import pick_device
+from uda.devices import pick_device
 from uda.errors import UserError
 
 #: Gradients travel in pieces of this many bytes, so that the copy made for the journey stays small.

@@ -1,7 +1,7 @@
 """How long a training step and a predict pass take on this machine, measured on a few batches of the real thing."""
 
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from uda.data.loaders import predict_batches
-from uda.device import synchronise
+from uda.devices import synchronise
 from uda.distributed import Ranks
 from uda.models import Prediction
 
@@ -189,3 +189,54 @@ def peak_memory(device: torch.device) -> str | None:
         torch.cuda.get_device_properties(device).total_memory / gib,
     )
     return f"{held:.1f} GiB of the {whole:.1f} GiB of {device} at the peak"
+
+
+@dataclass(frozen=True)
+class Trials:
+    """How long the parts of a run take, tried out, and how often it does each."""
+
+    stages: Mapping[str, tuple[int, Pace]]
+    """Of each stage by name: its steps, and the pace of one."""
+    predicted: int
+    """Images of all predict passes."""
+    predict: Pace
+    """The pace of a batch of them."""
+
+    def cost(self, engine: "Engine", workers: int, loads: bool = True) -> str:
+        """What the whole run will take, in lines; without `loads` as if images came by themselves.
+
+        Args:
+            engine: what it was tried out on.
+            workers: loader processes, which work ahead.
+            loads: whether waiting for images counts.
+        """
+        world = engine.ranks.world
+
+        def seconds(pace: Pace) -> float:
+            return pace.seconds if loads else pace.working
+
+        total = sum(steps * seconds(pace) for steps, pace in self.stages.values())
+        total += self.predicted / world * seconds(self.predict) / self.predict.images
+        steps = sum(steps for steps, _ in self.stages.values())
+        todo, time = f"{steps:,} training steps, {self.predicted:,} images predicted", rough_duration(total)
+        lines = [
+            f"cost     {todo}: about {time} on {engine.device}, without choosing, reports and checkpoints",
+            *(f"pace     {name:<8} {pace.describe_step(world > 1, loads)}" for name, (_, pace) in self.stages.items()),
+            f"pace     predict  {self.predict.describe_rate(world > 1, loads)}",
+        ]
+        paces = {name: pace for name, (_, pace) in self.stages.items()} | {"predict": self.predict}
+        if loads and workers and (slow := [name for name, pace in paces.items() if pace.waits]):
+            lines.append(
+                f"loading  is slower than the network in {', '.join(slow)}: more runtime.workers, data.cache=store or "
+                "data.load_size=256 may help"
+            )
+        if memory := peak_memory(engine.device):
+            lines.append(f"memory   {memory}")
+        return "\n".join(lines)
+
+
+def rough_duration(seconds: float) -> str:
+    """An estimate in the unit that people would use: seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""A dry run before the data are there: the plan by the card, the cost on random images, and what to download."""
+"""A dry run: the plan, and what it will cost; before the data are there by the card, and what to download."""
 
 import dataclasses
 
@@ -9,7 +9,6 @@ from uda.data.random_images import random_domains
 from uda.distributed import Ranks
 from uda.interruption import Interruption
 from uda.models import BACKBONES
-from uda.plan import cost, plan
 from uda.rounds import Run
 from uda.run_folder import RunLog
 
@@ -57,6 +56,15 @@ def missing_data(config: AdaptationConfig, ranks: Ranks) -> str | None:
     return next(filter(None, ranks.gather_texts(missing)), None)
 
 
+def dry_run(run: Run) -> str:
+    """Check config, data and network, and time some steps and predict batches of every stage; for people.
+
+    Nothing is written. Every process of a job calls it. The run is spent afterwards: its network has been trained.
+    """
+    but = " but the decoded store" if run.config.data.cache == "store" else ""
+    return f"{run.plan()}\n{run.cost()}\ndry run: config, data and network are right; nothing was written{but}"
+
+
 def dry_run_without_data(rehearsal: Rehearsal) -> str:
     """The plan by the card, what it will cost on this machine, and what to download; for people.
 
@@ -64,12 +72,12 @@ def dry_run_without_data(rehearsal: Rehearsal) -> str:
     """
     config = rehearsal.config
     card = load_card(config.data.dataset)
-    planned = plan(rehearsal)
+    planned = rehearsal.plan()
     # Random images need no loader processes, and what they take does not count.
     rehearsal.engine.settings = rehearsal.engine.settings.model_copy(update={"workers": 0})
     lines = [
         planned,
-        cost(rehearsal, loads=False),
+        rehearsal.cost(loads=False),
         "         estimated from random images, loading not counted",
         *_downloads(card, config.data.root),
     ]

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,13 +23,14 @@ from uda.feeds import ADAPT_BATCH, Feeds
 from uda.inputs import InputImages, Inputs
 from uda.methods import ADAPTATION_METHODS
 from uda.models import Prediction, create_network, describe_network
-from uda.pace import as_if_of
+from uda.pace import Trials, as_if_of, predict_pace, training_pace
 from uda.partial import missing_note, named_classes, occurring_classes
-from uda.plan import compute_line, epoch_steps, plan, work_of_run
+from uda.plan import Work, work_of
 from uda.report import ChoiceRecord, RoundRecord, RunReport
 from uda.report.table import summary_lines
-from uda.session import Session
+from uda.session import Session, epoch_steps
 from uda.settings import AdaptationSettings, SelfTrainingSettings
+from uda.thresholds import portion_schedule
 from uda.training.stages import INITIAL_WEIGHTS
 from uda.validators import VALIDATORS
 
@@ -142,15 +143,97 @@ class Run(Session):
         if self.saved:
             self.load(self.saved[1])
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
-            self.log(compute_line(self, self.domains.source.images.in_memory))
+            self.log(self.compute_line(self.domains.source.images.in_memory))
         else:
-            self.log(plan(self))
+            self.log(self.plan())
         predicted = self._source_stage() if self.progress.stage == "source" else None
         while self.progress.stage == "round":
             predicted = self._round(predicted)
         if self.progress.stage == "adaptation":
             self._adaptation(predicted)
         return self._end() if self.ranks.is_main else None
+
+    def plan(self) -> str:
+        """What will be done, in lines."""
+        config, network, work = self.config, self.engine.network, self.work
+        source, target = self.domains.source.images, self.domains.target.images
+        parameters = sum(p.numel() for p in network.parameters())
+        if config.source.checkpoint:
+            start = f"checkpoint {config.source.checkpoint}"
+        elif not config.trains_source:
+            start = "no stage of its own"
+        else:
+            start = f"{work.source_steps:,} steps of {config.source.batch_size}"
+        lines = [
+            f"run      {config.name}, seed {config.seed}, method {config.method} -> {self.folder.path}",
+            f"data     {_images(len(source), 'labelled source', config.data.sources)}, "
+            f"{_images(len(target), 'target', config.data.targets)}{_labels_known(self.domains)}, "
+            f"{len(self.classes)} classes",
+            f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
+            self.compute_line(source.in_memory),
+            f"source   {start}",
+        ]
+        if self.domains.labelled is not None:
+            lines.append(
+                f"labelled {len(self.domains.labelled.images):,} target images with labels, "
+                f"{config.data.labelled_per_batch} in every batch"
+            )
+        if self.rounds:
+            training, portion = config.self_training, config.self_training.portion
+            last = portion_schedule(self.rounds - 1, portion.start, portion.step, portion.max)
+            epochs = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
+            length = f"{training.steps:,} steps" if training.steps else epochs
+            lines.append(
+                f"rounds   {self.rounds}, selector {training.selector}, regularizer {training.regularizer}, "
+                f"portion {portion.start:g} to {last:g}, {length} each"
+            )
+        if self.method.adapts:
+            adaptation = config.adaptation
+            batch = adaptation.batch
+            source_images = f"{batch.source} source + " if batch.source else ""
+            lines.append(
+                f"adapts   {adaptation.steps:,} steps of {source_images}{batch.target} target images, a report "
+                f"every {adaptation.interval:,}"
+            )
+        return "\n".join(lines)
+
+    @property
+    def work(self) -> Work:
+        """What it has to do on its own images."""
+        parts = self.ranks.world * self.config.runtime.accumulate
+        return work_of(self.config, len(self.domains.source.images), len(self.domains.target.images), parts)
+
+    def cost(self, loads: bool = True) -> str:
+        """What the whole run will take by the pace of a few batches, in lines; see `Trials.cost`.
+
+        Every process of a job calls it. The network is trained by it, and the run is spent.
+        """
+        return self.trials().cost(self.engine, self.engine.workers(self.domains.source.images.in_memory), loads)
+
+    def trials(self) -> Trials:
+        """The pace of a few steps of every stage and of predict batches."""
+        engine, config, work = self.engine, self.config, self.work
+        workers = engine.workers(self.domains.source.images.in_memory)
+        stages = {}
+        predict, sample = predict_pace(engine, self.domains.target.images, self.feeds.transforms["predict"])
+        if work.source_steps:
+            optimization = engine.optimization(self.source_method, config.source.optim, work.source_steps)
+            batches = self.feeds.source(0, None)
+            with engine.enough_memory("source", self.smaller_step(self.source_method, "source")):
+                pace = training_pace(engine, self.source_method, optimization, batches, workers)
+            stages["source"] = work.source_steps, pace
+        if work.later_steps:
+            stage = config.adaptation if self.method.adapts else config.self_training
+            batches = self.trial_batches(sample)
+            optimization = engine.optimization(self.method, stage.optim, len(batches))
+            frozen = stage.batch_norm == "eval"
+            name = "adapting" if self.method.adapts else "rounds"
+            with engine.enough_memory(
+                name, self.smaller_step(self.method, "adaptation" if self.method.adapts else "round")
+            ):
+                pace = training_pace(engine, self.method, optimization, batches, workers, frozen)
+            stages[name] = work.later_steps, pace
+        return Trials(stages, work.predicted, predict)
 
     def summary(self, results: Mapping[str, Any]) -> list[str]:
         return summary_lines(results)
@@ -306,7 +389,7 @@ class Run(Session):
         """A stage's share done to the run's: the source stage counts as a round, or by its steps."""
         if self.method.adapts:
             adaptation = self.config.adaptation.steps
-            source = work_of_run(self).source_steps
+            source = self.work.source_steps
             before, length = (0, source) if stage == "source" else (source, adaptation)
             return lambda done: (before + done * length) / (source + adaptation)
         before = 0 if stage == "source" else 1 + self.progress.round
@@ -400,3 +483,15 @@ class Run(Session):
         scores = {name: validator(prediction, self._predicted) for name, validator in VALIDATORS.items()}
         self._predicted = prediction.logits.argmax(1)
         return {name: None if score is None else float(score) for name, score in scores.items()}
+
+
+def _labels_known(domains: Domains) -> str:
+    """Of how many target images the label is known, where not of all: accuracies count no others."""
+    labels, count = domains.target_labels, len(domains.target.images)
+    if labels is None:
+        return " without labels"
+    return f" ({labels.count:,} with labels, which measure accuracy)" if labels.count < count else ""
+
+
+def _images(count: int, what: str, domains: Sequence[str]) -> str:
+    return f"{count:,} {what} images" + (f" of {len(domains)} domains" if len(domains) > 1 else "")

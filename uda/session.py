@@ -1,5 +1,6 @@
 """A run as it stands: its folder, engine and checkpoint, how a stage is trained from there, how all of it is saved."""
 
+import signal
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -14,18 +15,29 @@ from torch import Tensor
 from uda import checkpoint
 from uda.checkpoint import Checkpoints, Progress
 from uda.config import RunConfig, differing_keys
+from uda.device import describe
 from uda.distributed import Ranks
 from uda.engine import Engine, EpochState
 from uda.errors import UserError
 from uda.inputs import Inputs
-from uda.interruption import Interruption
+from uda.interruption import Interrupted, Interruption
 from uda.models import Network, describe_weights, load_network, save_network
-from uda.pauses import RunPauses
 from uda.records import Records, read_results
 from uda.run_folder import RunFolder, RunLog
 from uda.settings import OptimSettings
 from uda.training.method import Method
 from uda.training.stages import STAGES
+
+#: In a job of several processes they ask each other this often, in seconds, whether to pause.
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+def epoch_steps(natural: int, epochs: int, steps: int | None) -> list[int]:
+    """Steps of each epoch of a stage: `epochs` whole ones, or as many as `steps` in all need, the last one cut."""
+    if steps is None:
+        return [natural] * epochs
+    whole, rest = divmod(steps, natural)
+    return [natural] * whole + ([rest] if rest else [])
 
 
 class Session(ABC):
@@ -96,6 +108,15 @@ class Session(ABC):
     def state(self) -> dict[str, object]:
         """What a checkpoint holds besides the networks: tensors, numbers and strings."""
         return {}
+
+    def compute_line(self, in_memory: bool) -> str:
+        """How the run is computed on this machine; a resume may have found another one.
+
+        `in_memory`: whether its training images are.
+        """
+        world = self.ranks.world
+        job = f"{world} processes, each " if world > 1 else ""
+        return f"compute  {job}{describe(self.engine.settings, self.engine.workers(in_memory))}"
 
     # The way through a run
 
@@ -320,3 +341,41 @@ class Session(ABC):
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.reshape(-1) for tensor in tensors]) if tensors else torch.empty(0)
+
+
+class RunPauses:
+    """Where an epoch pauses: when a checkpoint is due, or the run was asked to end. All ranks answer alike."""
+
+    def __init__(self, run: Session, first_step: int, save: Callable[[EpochState], None]):
+        self.run = run
+        self.save_state = save
+        self._leaving = False
+        self._look_at = first_step
+        self._looked = (first_step, time.monotonic())
+
+    def due(self, step: int | None = None) -> bool:
+        """Whether to pause after `step` steps; None: at the epoch's end, where one may always ask."""
+        run = self.run
+        asked, old = run.interruption.requested is not None, run.ranks.is_main and run.checkpoints.due
+        if run.ranks.world == 1:
+            self._leaving = asked
+            return asked or old
+        if step is not None and step < self._look_at:
+            return False
+        now = time.monotonic()
+        seconds = (now - self._looked[1]) / max(1, (step or 0) - self._looked[0])
+        self._leaving, due, seconds = run.ranks.maximum([asked, asked or old, seconds])
+        if step is not None:
+            self._look_at = step + max(1, int(SECONDS_BETWEEN_LOOKS / max(seconds, 1e-3)))
+            self._looked = (step, now)
+        return bool(due)
+
+    def save(self, state: EpochState) -> None:
+        """Save, and end the run if it was asked to."""
+        self.save_state(state)
+        self.leave()
+
+    def leave(self) -> None:
+        """End the run if any rank was asked to."""
+        if self._leaving:
+            raise Interrupted(self.run.interruption.requested or signal.SIGTERM)

@@ -22,7 +22,7 @@ from uda.data.transforms import make_predict
 from uda.engine import Engine, generators_restored, seed_everything
 from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
-from uda.hardness.config import SupervisedConfig
+from uda.hardness.supervised_config import SupervisedConfig
 from uda.models import Network, create_backbone, create_network, load_network, network_on, read_description
 from uda.records import read_results
 from uda.session import INITIAL_WEIGHTS

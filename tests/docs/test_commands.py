@@ -18,8 +18,9 @@ from uda.cli.main import main, tree
 from uda.data.cards import CARDS
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
-from uda.hardness.config import StudyConfig, SupervisedConfig
+from uda.hardness.config import StudyConfig
 from uda.hardness.study import load_study
+from uda.hardness.supervised_config import SupervisedConfig
 from uda.methods import ADAPTATION_METHODS
 from uda.resources import CHECKOUT
 from uda.selectors import SELECTORS

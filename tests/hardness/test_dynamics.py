@@ -16,7 +16,6 @@ from tests.test_rounds import cut_after_every_save
 from uda import pace
 from uda.errors import UserError
 from uda.hardness.classifier import load_classifier
-from uda.hardness.config import SupervisedConfig
 from uda.hardness.dynamics import (
     Groups,
     History,
@@ -34,6 +33,7 @@ from uda.hardness.images import engine_for, load_images, predict
 from uda.hardness.records import read_epoch_scores
 from uda.hardness.scores import compute_scores, read_scores
 from uda.hardness.statistics import fisher_interval, fisher_p
+from uda.hardness.supervised_config import SupervisedConfig
 from uda.hardness.training import SupervisedRun
 from uda.report.figures import look_of
 from uda.resources import CHECKOUT

@@ -12,7 +12,7 @@ from uda.cli.supervise import supervise
 from uda.errors import UserError, naming, renamed
 
 if TYPE_CHECKING:
-    from uda.hardness.config import SupervisedConfig
+    from uda.hardness.supervised_config import SupervisedConfig
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -170,8 +170,8 @@ def _add_dynamics(parser: CommandParser) -> None:
 
 
 def _dynamics(options: argparse.Namespace) -> int:
-    from uda.hardness.config import SupervisedConfig
     from uda.hardness.dynamics import require_comparable
+    from uda.hardness.supervised_config import SupervisedConfig
 
     def configs() -> "list[SupervisedConfig]":
         seeds = [f"seed={seed}" for seed in listed(options.seeds)] if options.seeds else [None]

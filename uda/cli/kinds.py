@@ -107,7 +107,8 @@ def _configs(command: str) -> list[Row]:
 def _config_class(command: str) -> "type[Settings]":
     from uda.adaptation.config import AdaptationConfig
     from uda.generalization.config import GeneralizationConfig
-    from uda.hardness.config import StudyConfig, SupervisedConfig
+    from uda.hardness.config import StudyConfig
+    from uda.hardness.supervised_config import SupervisedConfig
 
     classes = (AdaptationConfig, GeneralizationConfig, SupervisedConfig, StudyConfig)
     return dict(zip(WITH_CONFIGS, classes, strict=True))[command]

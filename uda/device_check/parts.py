@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from uda.device import synchronise
+from uda.devices import synchronise
 from uda.registry import Registry
 
 #: A figure of a finding; None: not measured on this device.

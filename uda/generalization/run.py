@@ -22,9 +22,8 @@ from uda.generalization.report import Judgement, Report, summary_lines
 from uda.generalization.stages import GENERALIZATION_STAGE
 from uda.inputs import InputImages, Inputs
 from uda.models import Prediction, create_network, describe_network, network_on
-from uda.pace import predict_pace, training_pace
-from uda.plan import Trials, compute_line, epoch_steps
-from uda.session import Session
+from uda.pace import Trials, predict_pace, training_pace
+from uda.session import Session, epoch_steps
 from uda.training.stages import INITIAL_WEIGHTS
 
 
@@ -104,7 +103,7 @@ class LeaveOneOut(Session):
         if self.saved:
             self.load(self.saved[1])
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
-            self.log(compute_line(self, self.feeds.in_memory))
+            self.log(self.compute_line(self.feeds.in_memory))
         else:
             self.log(self.plan())
             self.save(Progress("generalization", seconds=self.seconds))
@@ -138,7 +137,7 @@ class LeaveOneOut(Session):
                 f"features {network.weight.shape[1]}, {parameters:,} parameters trained, loss {config.model.loss}",
                 f"trains   {training.steps:,} steps of {training.batch_size} images of each domain, a report every "
                 f"{training.interval:,}",
-                compute_line(self, self.feeds.in_memory),
+                self.compute_line(self.feeds.in_memory),
             ]
         )
 

@@ -15,12 +15,12 @@ from uda.data.cards import load_card
 from uda.errors import UserError, naming, renamed
 from uda.hardness import dynamics_figures as draw
 from uda.hardness.bins import bin_name, bin_numbers
-from uda.hardness.config import SupervisedConfig
 from uda.hardness.findings import Findings
 from uda.hardness.human import HumanFrequencies, read_human
 from uda.hardness.join import FEWEST, check_classes, join
 from uda.hardness.records import read_epoch_scores, read_epochs
 from uda.hardness.scores import EASIER, read_scores
+from uda.hardness.supervised_config import SupervisedConfig
 
 #: Quantities that are followed by group: name, and name with unit.
 FOLLOWED = {

@@ -12,7 +12,7 @@ from uda.config_files import ConfigError, dotted, explain, find_config, merge, p
 from uda.errors import UserError, naming
 from uda.hardness import claims
 from uda.hardness.classifier import load_classifier
-from uda.hardness.config import StudyConfig, SupervisedConfig, ToySettings
+from uda.hardness.config import StudyConfig, ToySettings
 from uda.hardness.correlate import correlate
 from uda.hardness.degradations import DEGRADATIONS
 from uda.hardness.degrade import degrade
@@ -30,6 +30,7 @@ from uda.hardness.images import LabelledImages, load_images
 from uda.hardness.paths import find_class
 from uda.hardness.pgd import Attack
 from uda.hardness.scores import SCORES, read_scores
+from uda.hardness.supervised_config import SupervisedConfig
 from uda.hardness.toy import load_digits, toy
 from uda.hardness.trajectory import trajectory
 from uda.typed_yaml import typed

@@ -21,10 +21,10 @@ from uda.engine import Engine, seed_everything
 from uda.errors import UserError
 from uda.hardness.findings import Findings, Row
 from uda.hardness.images import LabelledImages, stratified
+from uda.hardness.method import Supervised
 from uda.hardness.scores import compute_scores
 from uda.hardness.statistics import fisher_interval, spearman
 from uda.hardness.toy_figures import add_toy
-from uda.hardness.training import Supervised
 from uda.models import Network, Prediction, network_on
 from uda.models.backbones import SmallCNN
 from uda.settings import ModelSettings, OptimSettings, RuntimeSettings, TransformSettings

@@ -7,45 +7,28 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from uda.atomic import write_bytes, write_json
 from uda.checkpoint import Progress
-from uda.data.batch import Batch
 from uda.data.domains import TargetLabels, load_labelled
 from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.engine import seed_everything
 from uda.evaluation import accuracy
-from uda.hardness.config import SupervisedConfig
 from uda.hardness.dynamics import groups_of
 from uda.hardness.images import LabelledImages
+from uda.hardness.method import Supervised
 from uda.hardness.scores import make_table, write_scores
+from uda.hardness.supervised_config import SupervisedConfig
 from uda.inputs import InputImages, Inputs
-from uda.models import Network, Prediction, create_network, describe_network
-from uda.pace import predict_pace, training_pace
-from uda.plan import Trials, compute_line
+from uda.models import Prediction, create_network, describe_network
+from uda.pace import Trials, predict_pace, training_pace
 from uda.records import REPORTS
-from uda.registry import Registry
 from uda.report.table import percent
 from uda.session import Session
-from uda.training.method import Method
 from uda.training.stages import INITIAL_WEIGHTS, Stage
 
 SUPERVISED_STAGE = Stage("supervised", 7, "the training", "training.batch_size")
-SUPERVISED_METHODS: Registry[type[Method]] = Registry("method")
-
-
-@SUPERVISED_METHODS.register("supervised")
-class Supervised(Method):
-    """The classification loss on labelled images, and nothing else."""
-
-    def __init__(self, network: Network, options: Mapping[str, Any] | None = None, label_smoothing: float = 0.0):
-        super().__init__(network, options)
-        self.label_smoothing = label_smoothing
-
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.network.loss(self.network(batch.images).logits, batch.labels, self.label_smoothing), {}
 
 
 class SupervisedRun(Session):
@@ -116,7 +99,7 @@ class SupervisedRun(Session):
                 f"data     {len(self.training.images):,} images to train on, {len(self.test.images):,} to score, "
                 f"{len(self.classes)} classes",
                 f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
-                compute_line(self, self.training.images.in_memory),
+                self.compute_line(self.training.images.in_memory),
                 f"trains   {config.training.epochs} epochs of {self.steps:,} steps of {config.training.batch_size}",
             ]
         )

@@ -14,6 +14,6 @@ from uda.methods import (  # noqa: F401  (they register themselves)
     shot,
     source_only,
 )
-from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod, check_batch
+from uda.methods.base import ADAPTATION_METHODS, AdaptationMethod
 
-__all__ = ["ADAPTATION_METHODS", "UNLABELLED_LOSSES", "AdaptationMethod", "check_batch"]
+__all__ = ["ADAPTATION_METHODS", "UNLABELLED_LOSSES", "AdaptationMethod"]

@@ -7,9 +7,7 @@ from typing import ClassVar, TypeVar
 import numpy as np
 from torch import Tensor
 
-from uda.adaptation.config import AdaptationConfig
 from uda.data.batch import Batch
-from uda.errors import UserError
 from uda.models import Network, Output, Prediction
 from uda.registry import Registry
 from uda.settings import MethodSettings
@@ -82,22 +80,6 @@ class AdaptationMethod(Method):
         """
         rows = batch.annotated_rows
         return self.network.loss(rows.of(logits), rows.of(batch.labels), self.settings.label_smoothing)
-
-
-def check_batch(method: type[AdaptationMethod], name: str, config: AdaptationConfig) -> None:
-    """Raise UserError for a make-up of the batch that a method cannot work with."""
-    if not method.adapts:
-        return
-    batch = config.adaptation.batch
-    if method.needs_source and batch.source < 2:
-        raise UserError(
-            f"adaptation.batch.source: method '{name}' needs both domains in every batch, and at least two source "
-            f"images for BatchNorm; got {batch.source}"
-        )
-    if not method.needs_source and batch.source:
-        raise UserError(f"adaptation.batch.source: method '{name}' is source-free; set it to 0, not {batch.source}")
-    if method.views > 1 and config.adaptation.strong is None:
-        raise UserError(f"adaptation.strong: method '{name}' compares two views of a target image; describe the strong")
 
 
 ADAPTATION_METHODS: Registry[type[AdaptationMethod]] = Registry("method")

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from uda.plan import rough_duration
+from uda.pace import rough_duration
 from uda.tables.definition import Table
 from uda.tables.jobs import Job, Standing
 from uda.tables.ledger import Ledger

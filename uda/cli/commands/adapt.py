@@ -75,8 +75,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         return Run(config, log, ranks, interruption)
 
     def act(session: "Run", log: "RunLog") -> None:
-        from uda.plan import dry_run
-        from uda.rehearsal import Rehearsal, dry_run_without_data
+        from uda.rehearsal import Rehearsal, dry_run, dry_run_without_data
 
         if isinstance(session, Rehearsal):
             log(dry_run_without_data(session))
