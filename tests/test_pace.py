@@ -10,9 +10,10 @@ import torch
 from tests.in_process import adapt
 from tests.pretend_device import pretended
 from tests.test_adaptation import NEEDED, SMALL
-from uda import device, pace
+from uda import pace
 from uda.adaptation.config import AdaptationConfig
 from uda.data.loaders import Batches
+from uda.devices import synchronise
 from uda.distributed import Ranks
 from uda.models import Prediction
 from uda.pace import Pace, Stopwatch, Trials, as_if_of, peak_memory, training_pace
@@ -122,7 +123,7 @@ def test_each_kind_of_device_is_waited_for_by_its_own_call(monkeypatch):
     monkeypatch.setattr(torch.cuda, "synchronize", lambda which: called.append(str(which)))
     monkeypatch.setattr(torch.mps, "synchronize", lambda: called.append("mps"))
     for name in ("cpu", "cuda:1", "mps"):
-        device.synchronise(torch.device(name))
+        synchronise(torch.device(name))
     assert called == ["cuda:1", "mps"]
 
 

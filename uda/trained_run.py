@@ -25,7 +25,7 @@ from uda.generalization.config import GeneralizationConfig
 from uda.hardness.supervised_config import SupervisedConfig
 from uda.models import Network, create_backbone, create_network, load_network, network_on, read_description
 from uda.records import read_results
-from uda.session import INITIAL_WEIGHTS
+from uda.training.stages import INITIAL_WEIGHTS
 
 KINDS: tuple[type[RunConfig], ...] = (AdaptationConfig, GeneralizationConfig, SupervisedConfig)
 
