@@ -7,6 +7,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
+import uda.adaptation.table
+import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
 from uda.adaptation.config import AdaptationConfig
 from uda.cli.hardness_options import sections
 from uda.config_files import ConfigError

@@ -31,8 +31,8 @@ def commands(text: str) -> list[list[str]]:
     text = text.replace("\\\n", " ")
     prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     lines = [line for block in fenced(text, "bash") for line in block.split("\n")]
-    lines += [line for line in re.findall(r"`([^`\n]+)`", prose) if re.match(r"(python|torchrun|uda) \S+ \S", line)]
-    lines = [line for line in lines if not re.fullmatch(r"uda hardness [\w-]+", line)]  # a name, not a command
+    inline = [line for line in re.findall(r"`([^`\n]+)`", prose) if re.match(r"(python|torchrun|uda) \S+ \S", line)]
+    lines += [line for line in inline if not re.fullmatch(r"uda hardness [\w-]+", line)]  # else a name, not a command
     found = []
     for line in lines:
         if line.lstrip().startswith("#"):

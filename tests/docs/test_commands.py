@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import uda.adaptation.table
+import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
 from tests.docs.documents import TEXTS, commands, marked
 from tests.forked import forked_job
 from tests.in_process import adapt

@@ -8,6 +8,8 @@ from configparser import ConfigParser
 
 import pytest
 
+import uda.adaptation.table
+import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
 from tests.data.trees import make_folders
 from tests.docs.documents import TEXTS, fenced, marked
 from tests.in_process import adapt

@@ -5,6 +5,8 @@ import re
 
 import pytest
 
+import uda.adaptation.table
+import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
 from uda.data.cards import CARDS
 from uda.resources import CHECKOUT
 from uda.tables import Ledger, blocks_of, load_table, published_latex, published_markdown, read_csv, to_latex

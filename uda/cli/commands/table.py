@@ -68,6 +68,8 @@ def add_to(parser: CommandParser) -> None:
 
 
 def _run(parser: CommandParser, options: argparse.Namespace) -> int:
+    import uda.adaptation.table
+    import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
     from uda.run_folder import code_commit
     from uda.tables import (
         Ledger,
