@@ -122,6 +122,15 @@ def test_a_finished_run_is_opened_at_once(tiny, adapted, capsys):
     assert {path: path.stat().st_mtime_ns for path in adapted.folder.rglob("*")} == before
 
 
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C as in a terminal or a notebook; a job in the background, as CI may be, begins with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_after_an_interruption_the_same_call_goes_on(tiny, by_session, tmp_path):
     """Ctrl-C as Python itself takes it, in the second round; another process could go on as well."""
     fcntl = pytest.importorskip("fcntl")
