@@ -26,7 +26,7 @@ from uda.models import Prediction, create_network, describe_network
 from uda.pace import Trials, as_if_of, predict_pace, training_pace
 from uda.partial import missing_note, named_classes, occurring_classes
 from uda.plan import Work, work_of
-from uda.report import ChoiceRecord, RoundRecord, RunReport
+from uda.report.run import ChoiceRecord, RoundRecord, RunReport
 from uda.report.table import summary_lines
 from uda.session import Session, epoch_steps
 from uda.settings import AdaptationSettings, SelfTrainingSettings

@@ -13,7 +13,7 @@ from uda.data.domains import TargetLabels
 from uda.data.images import ImageArray
 from uda.evaluation import Prediction, accuracy, selection_metrics
 from uda.records import Records
-from uda.report import ChoiceRecord, RoundRecord, RunReport
+from uda.report.run import ChoiceRecord, RoundRecord, RunReport
 from uda.selectors import SELECTORS
 from uda.thresholds import class_balanced_thresholds, select
 from uda.validators import VALIDATORS
