@@ -10,6 +10,7 @@ setup(
     package_dir={"uda.configs": "configs", "uda.datasets": "datasets"},
     package_data={
         "": ["templates/*"],
+        "uda": ["py.typed"],
         "uda.configs": ["*.yaml", "*/*.yaml"],
         "uda.datasets": ["*.yaml"],
     },

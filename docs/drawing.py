@@ -10,7 +10,7 @@ sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
 
-from uda.angular import angles, avc, avh  # noqa: E402
+from uda.selection.angular import angles, avc, avh  # noqa: E402
 
 CLASSES = ("car", "bus", "tree")
 #: Directions of the class weights and of the feature, in degrees. All weights have the length 1.

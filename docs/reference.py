@@ -22,20 +22,21 @@ import annotated_types  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 
 from uda.adaptation.config import AdaptationConfig  # noqa: E402
-from uda.classification import LOSSES  # noqa: E402
-from uda.config import RunConfig  # noqa: E402
+from uda.adaptation.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES  # noqa: E402
+from uda.core.registry import Registry  # noqa: E402
+from uda.core.settings import Settings  # noqa: E402
+from uda.data.settings import StorageSettings, TransformSettings  # noqa: E402
+from uda.evaluation.validators import VALIDATORS  # noqa: E402
 from uda.generalization.config import GeneralizationConfig  # noqa: E402
 from uda.generalization.methods import GENERALIZATION_METHODS  # noqa: E402
-from uda.hardness.config import StudyConfig  # noqa: E402
-from uda.hardness.supervised_config import SupervisedConfig  # noqa: E402
-from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES  # noqa: E402
-from uda.models import BACKBONES  # noqa: E402
-from uda.registry import Registry  # noqa: E402
-from uda.regularizers import REGULARIZERS  # noqa: E402
-from uda.selectors import SELECTORS  # noqa: E402
-from uda.settings import Settings, StorageSettings, TransformSettings  # noqa: E402
-from uda.tables import insert_markdown  # noqa: E402
-from uda.validators import VALIDATORS  # noqa: E402
+from uda.hardness.dynamics.config import SupervisedConfig  # noqa: E402
+from uda.hardness.study.config import StudyConfig  # noqa: E402
+from uda.models.backbones import BACKBONES  # noqa: E402
+from uda.models.losses import LOSSES  # noqa: E402
+from uda.report.markdown import insert_markdown  # noqa: E402
+from uda.selection.regularizers import REGULARIZERS  # noqa: E402
+from uda.selection.selectors import SELECTORS  # noqa: E402
+from uda.training.config import RunConfig  # noqa: E402
 
 DOCS = ROOT / "docs"
 #: Kinds of config by the heading of their part of the page.

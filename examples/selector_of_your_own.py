@@ -1,7 +1,7 @@
 """A selector of your own, in a short run on digits next to AVC. Needs the extra `demo`; writes to runs/."""
 
 import uda
-from uda.selectors import SELECTORS
+from uda.selection.selectors import SELECTORS
 
 
 # A selector gives a score for each image and class, (N, K). Higher is surer; the largest score of a row is above 0.

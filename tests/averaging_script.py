@@ -1,4 +1,4 @@
-"""What both processes of a job do for tests/test_averaging.py; not a test module by itself.
+"""What both processes of a job do for tests/training/test_averaging.py; not a test module by itself.
 
 Most checks train twice from the same weights: with the gradients averaged by DistributedDataParallel while the
 backward pass goes on, and by `Ranks.average_gradients` after it. Halves are exact: two processes get the same bits.
@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.methods import ADAPTATION_METHODS, AdaptationMethod
+from uda.core.distributed import Ranks, start
 from uda.data.batch import Batch
-from uda.device import set_up_process
-from uda.distributed import Ranks, start
-from uda.engine import Engine, EpochState
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
-from uda.methods import ADAPTATION_METHODS, AdaptationMethod
-from uda.models import Network
-from uda.settings import OptimSettings, RuntimeSettings
+from uda.models.network import Network
+from uda.training.device import set_up_process
+from uda.training.engine import Engine, EpochState
 from uda.training.method import Method
+from uda.training.settings import OptimSettings, RuntimeSettings
 
 NEEDED = {
     "fixmatch": ["adaptation.strong={jitter: 0.5}", "method_options.threshold=0.3"],

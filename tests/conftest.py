@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.data.trees import make_folders
-from uda import run_folder
+from uda.training import run_folder
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 import torch.distributed as dist
 
-from uda.resources import CHECKOUT
+from uda.core.resources import CHECKOUT
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(CHECKOUT), "OMP_NUM_THREADS": "1"}
 
@@ -138,9 +138,7 @@ class _Leaving:
 
 if __name__ == "__main__":
     atexit.register(_Leaving.leave)
-    import uda.generalization.run
-    import uda.hardness.dynamics
-    import uda.rounds  # noqa: F401
+    import uda.adaptation.run  # noqa: F401
 
     gc.freeze()
     _serve()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from uda.cli.main import main
-from uda.resources import CHECKOUT
+from uda.core.resources import CHECKOUT
 from uda.tables import jobs
 from uda.tables.processes import Processes
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from uda.models import Prediction
+from uda.models.network import Prediction
 
 
 def random_prediction(seed: int, count: int = 300, classes: int = 6, width: int = 8) -> Prediction:

@@ -1,4 +1,4 @@
-"""What every process of tests/test_distributed.py's job does; started by torchrun, not a test module by itself."""
+"""What every process of tests/core/test_distributed.py's job does; started by torchrun, not a test module by itself."""
 
 import json
 import sys
@@ -11,14 +11,14 @@ from torch import nn
 
 from tests.random_prediction import random_prediction
 from uda.adaptation.config import AdaptationConfig
-from uda.choice import choose
-from uda.distributed import Ranks, start
-from uda.engine import Optimization
-from uda.errors import UserError
-from uda.models import Prediction
-from uda.settings import OptimSettings
-from uda.streaming_thresholds import stream_thresholds
-from uda.thresholds import class_balanced_thresholds
+from uda.adaptation.pseudo_labels import choose
+from uda.core.distributed import Ranks, start
+from uda.core.errors import UserError
+from uda.models.network import Prediction
+from uda.selection.streaming_thresholds import stream_thresholds
+from uda.selection.thresholds import class_balanced_thresholds
+from uda.training.optimization import Optimization
+from uda.training.settings import OptimSettings
 
 
 def gather(ranks):

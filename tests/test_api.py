@@ -17,19 +17,19 @@ import yaml
 from PIL import Image
 
 import uda
+from tests.adaptation.test_resume import same_files
 from tests.data.trees import make_folders
 from tests.generalization.conftest import TINY as TINY_GENERALIZATION
 from tests.pretend_device import pretended
-from tests.test_resume import same_files
 from uda.adaptation.config import AdaptationConfig
-from uda.config_files import ConfigError
-from uda.errors import UserError
+from uda.adaptation.run import Run
+from uda.core.errors import UserError
+from uda.core.registry import UnknownNameError
+from uda.core.resources import CHECKOUT
+from uda.core.yaml_files import ConfigError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.run import LeaveOneOut
-from uda.registry import UnknownNameError
-from uda.resources import CHECKOUT
-from uda.rounds import Run
-from uda.selectors import SELECTORS
+from uda.selection.selectors import SELECTORS
 
 
 @pytest.fixture(scope="module")
@@ -344,8 +344,8 @@ def test_a_finished_run_is_opened_by_its_folder(adapted, photos, tmp_path, monke
 
 def test_a_supervised_run_is_opened_too(tmp_path):
     from tests.hardness.conftest import TINY
-    from uda.hardness.supervised_config import SupervisedConfig
-    from uda.hardness.training import SupervisedRun
+    from uda.hardness.dynamics.config import SupervisedConfig
+    from uda.hardness.dynamics.run import SupervisedRun
 
     for seed, part in enumerate(("train", "test")):
         make_folders(tmp_path / part, ["ant", "bee"], per_class=4, seed=seed)
@@ -453,7 +453,7 @@ def test_tensors_have_gradients(values):
 
 
 def test_the_loss_is_the_one_of_the_configs(values):
-    from uda.classification import LOSSES
+    from uda.models.losses import LOSSES
 
     features, _, weight, labels = values
     loss = LOSSES["avh"]()

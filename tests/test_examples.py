@@ -6,8 +6,8 @@ import tempfile
 
 import pytest
 
-from uda.resources import CHECKOUT
-from uda.selectors import SELECTORS
+from uda.core.resources import CHECKOUT
+from uda.selection.selectors import SELECTORS
 
 EXAMPLES = sorted((CHECKOUT / "examples").glob("*.py"))
 

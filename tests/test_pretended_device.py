@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 import torch
 
-from tests.generalization import test_meta_methods
+from tests.adaptation.methods.test_methods import build, make_batch, with_strong_views
+from tests.generalization.methods import test_meta_methods
 from tests.in_process import adapt
-from tests.methods.test_methods import build, make_batch, with_strong_views
 from tests.pretend_device import pretended
-from uda import angular
 from uda.adaptation.config import AdaptationConfig
-from uda.classification import LOSSES
+from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.adaptation.methods.unlabelled_losses import UNLABELLED_LOSSES
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
+from uda.data.settings import AugmentSettings, TransformSettings
 from uda.data.transforms import make_predict, make_train
-from uda.engine import Engine
+from uda.evaluation.validators import VALIDATORS
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.losses import UNLABELLED_LOSSES
-from uda.methods import ADAPTATION_METHODS
-from uda.models import create_network
-from uda.regularizers import REGULARIZERS
-from uda.selectors import SELECTORS
-from uda.settings import AugmentSettings, TransformSettings
-from uda.validators import VALIDATORS
+from uda.models.losses import LOSSES
+from uda.models.network import create_network
+from uda.selection import angular
+from uda.selection.regularizers import REGULARIZERS
+from uda.selection.selectors import SELECTORS
+from uda.training.engine import Engine
 
 KINDS = ["cuda", "mps"]
 #: Waits of a training step, where there are any. MPS has no double precision, so selectors and angles go to the CPU:

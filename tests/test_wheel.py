@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from uda.resources import CHECKOUT
+from uda.core.resources import CHECKOUT
 from uda.tables import read_csv
 
 pytestmark = pytest.mark.slow
@@ -89,7 +89,11 @@ def files_of_package(wheel):
 def test_the_wheel_holds_package_configs_cards_and_templates_and_nothing_else(built):
     (wheel,) = built.glob("*.whl")
     assert wheel.name.startswith("uda_toolkit-")
-    ours = [path for path in (CHECKOUT / "uda").rglob("*") if path.suffix == ".py" or path.parent.name == "templates"]
+    ours = [
+        path
+        for path in (CHECKOUT / "uda").rglob("*")
+        if path.suffix in (".py", ".typed") or path.parent.name == "templates"
+    ]
     expected = {path.relative_to(CHECKOUT).as_posix() for path in ours if path.is_file()}
     cards = (CHECKOUT / "datasets").glob("*.yaml")
     for path in [*(CHECKOUT / "configs").rglob("*.yaml"), *cards]:
@@ -100,7 +104,7 @@ def test_the_wheel_holds_package_configs_cards_and_templates_and_nothing_else(bu
 
 def test_the_installed_package_is_the_wheels(python, folder):
     said = called(
-        python, "-c", "import uda; from uda import resources as r; print(uda.__file__, r.CHECKOUT)", folder=folder
+        python, "-c", "import uda; from uda.core import resources as r; print(uda.__file__, r.CHECKOUT)", folder=folder
     )
     file, checkout = said.split()
     assert Path(file).is_relative_to(python.parents[1]) and checkout == "None"
@@ -120,7 +124,7 @@ def test_a_run_within_the_users_repository_names_the_version_and_no_commit(pytho
     called(*git, "init", "--quiet", folder=repository)
     called(*git, "add", "--force", ".", folder=repository)
     called(*git, "commit", "--quiet", "--message", "mine", folder=repository)
-    asked = "from uda import run_folder; import json; print(json.dumps(run_folder.environment([])))"
+    asked = "from uda.training import run_folder; import json; print(json.dumps(run_folder.environment([])))"
     environment = json.loads(called(python, "-c", asked, folder=repository))
     assert environment["commit"] is None and environment["uda"] in next((python.parents[1]).rglob("uda_toolkit-*")).name
 

@@ -10,8 +10,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from uda.errors import UserError
-from uda.version import __version__
+from uda.core.errors import UserError
+from uda.core.version import __version__
 
 if TYPE_CHECKING:
     from uda.api import Selection, adapt, avc, avh, avh_loss, generalize, score, select

@@ -14,20 +14,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda import angular, thresholds
 from uda.adaptation.config import AdaptationConfig
-from uda.choice import target_scores
-from uda.config import RunConfig
-from uda.distributed import Ranks, start
-from uda.engine import generators_restored
-from uda.errors import UserError
+from uda.adaptation.run import Run
+from uda.core.distributed import Ranks, start
+from uda.core.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.run import LeaveOneOut
 from uda.generalization.study import runs_of, write_summary
-from uda.rounds import Run
-from uda.run_folder import RunLog, print_at_once
-from uda.session import Session
+from uda.selection import angular, thresholds
+from uda.selection.selectors import target_scores
 from uda.trained_run import TrainedRun
+from uda.training.config import RunConfig
+from uda.training.engine import generators_restored
+from uda.training.run_folder import RunLog, print_at_once
+from uda.training.session import Session
 
 C = TypeVar("C", bound=RunConfig)
 Values = TypeVar("Values", Tensor, NDArray)

@@ -13,21 +13,20 @@ import yaml
 from numpy.typing import NDArray
 from torch import nn
 
-from uda.adaptation.config import AdaptationConfig
-from uda.choice import target_scores
-from uda.config import RunConfig
+from uda.core.errors import UserError
 from uda.data.given_images import GivenImages, given_images
 from uda.data.loaders import predict_batches
 from uda.data.transforms import make_predict
-from uda.engine import Engine, generators_restored, seed_everything
-from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
-from uda.hardness.supervised_config import SupervisedConfig
-from uda.models import Network, create_backbone, create_network, load_network, network_on, read_description
-from uda.records import read_results
+from uda.kinds import RUN_CONFIGS
+from uda.models.backbones import create_backbone
+from uda.models.network import Network, create_network, network_on
+from uda.models.weights import load_network, read_description
+from uda.selection.selectors import target_scores
+from uda.training.config import RunConfig
+from uda.training.engine import Engine, generators_restored, seed_everything
+from uda.training.records import read_results
 from uda.training.stages import INITIAL_WEIGHTS
-
-KINDS: tuple[type[RunConfig], ...] = (AdaptationConfig, GeneralizationConfig, SupervisedConfig)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +177,7 @@ def load_run(folder: str | Path, *, device: str | None = None) -> TrainedRun:
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{file} cannot be read") from None
     keys = content.keys() if isinstance(content, dict) else {None}
-    kind = next((kind for kind in KINDS if keys <= kind.model_fields.keys()), None)
+    kind = next((kind for kind in RUN_CONFIGS.values() if keys <= kind.model_fields.keys()), None)
     if kind is None:
         raise UserError(f"{file} is not the config of a run, or another version of uda has written it")
     run = TrainedRun(folder, kind.load(file), device)

@@ -7,16 +7,16 @@ import sys
 import pytest
 
 from tests.in_process import adapt
-from uda.classification import LOSSES
+from uda.adaptation.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
 from uda.cli.commands.adapt import LISTS
-from uda.config_files import read_config
+from uda.core.resources import CHECKOUT
+from uda.core.yaml_files import read_config
 from uda.data.cards import CARDS
-from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
-from uda.models import BACKBONES
-from uda.regularizers import REGULARIZERS
-from uda.resources import CHECKOUT
-from uda.selectors import SELECTORS
-from uda.validators import VALIDATORS
+from uda.evaluation.validators import VALIDATORS
+from uda.models.backbones import BACKBONES
+from uda.models.losses import LOSSES
+from uda.selection.regularizers import REGULARIZERS
+from uda.selection.selectors import SELECTORS
 
 HELD = {
     "configs": [

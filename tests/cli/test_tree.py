@@ -13,10 +13,10 @@ from tests.in_process import adapt
 from uda.cli import commands
 from uda.cli.command_line import CommandParser
 from uda.cli.commands import bench
-from uda.cli.kinds import KINDS, WITH_CONFIGS, config_names
+from uda.cli.lists import KINDS, WITH_CONFIGS, config_names
 from uda.cli.main import main, run_tool, tree
-from uda.resources import CHECKOUT
-from uda.version import __version__
+from uda.core.resources import CHECKOUT
+from uda.core.version import __version__
 
 TOOLS = {
     "self_train": "adapt",

@@ -7,10 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
+from uda.data.settings import AugmentSettings, TransformSettings
 from uda.data.transforms import make_predict, make_train
-from uda.device import set_up_process
 from uda.device_check import Setup
 from uda.device_check.training import (
     CASES,
@@ -22,12 +23,13 @@ from uda.device_check.training import (
     prepare,
     waits_of,
 )
-from uda.engine import Engine, Optimization
-from uda.methods import ADAPTATION_METHODS
-from uda.models import Network
-from uda.selectors import SELECTORS
-from uda.settings import AugmentSettings, OptimSettings, RuntimeSettings, TransformSettings
+from uda.models.network import Network
+from uda.selection.selectors import SELECTORS
+from uda.training.device import set_up_process
+from uda.training.engine import Engine
 from uda.training.method import Method
+from uda.training.optimization import Optimization
+from uda.training.settings import OptimSettings, RuntimeSettings
 
 GPU = pytest.param("cuda:0", marks=pytest.mark.cuda)
 

@@ -5,11 +5,11 @@ import yaml
 
 from tests.data.trees import make_folders, make_visda
 from uda.cli.main import main
+from uda.core.errors import UserError
 from uda.data.cards import CARDS, Shelf, load_card
 from uda.data.domains import load_domains
 from uda.data.inventory import table, take_stock
-from uda.errors import UserError
-from uda.settings import DataSettings
+from uda.data.settings import DataSettings
 
 VISDA_COUNTS = {"train": 152_397, "validation": 55_388}
 

@@ -6,7 +6,7 @@ import pytest
 from tests.data.trees import make_folders
 from uda.data import checked, images
 from uda.data.images import ImageFiles, check_readable
-from uda.settings import ReadingSettings
+from uda.data.settings import ReadingSettings
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from PIL import Image
 from tests.data.files import bomb, deep_png, gallery, picture, png, saved, tiff, turned
 from tests.data.trees import make_folders
 from tests.in_process import adapt
+from uda.core.errors import UserError
 from uda.data import decoding
 from uda.data.decoding import ImageFacts
 from uda.data.images import ImageFiles, check_readable, decode
+from uda.data.settings import AugmentSettings, ReadingSettings, StorageSettings, TransformSettings
 from uda.data.store import open_stores, take_inventory
 from uda.data.transforms import make_predict, make_train
-from uda.errors import UserError
-from uda.hardness.images import load_images
-from uda.settings import AugmentSettings, ReadingSettings, StorageSettings, TransformSettings
+from uda.hardness.scoring.images import load_images
 
 FILES = gallery()
 TRANSFORMS = TransformSettings(size=16, resize=20, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -155,7 +155,7 @@ from pathlib import Path
 import torch
 from uda.data.images import ImageFiles
 from uda.data.transforms import make_predict, make_train
-from uda.settings import AugmentSettings, TransformSettings
+from uda.data.settings import AugmentSettings, TransformSettings
 settings = TransformSettings()
 ways = make_train(settings, AugmentSettings(scale=(0.2, 1.0))), make_predict(settings)
 for transform in ways:

@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
+from uda.core.errors import UserError
 from uda.data.digits import mnist, rendered
 from uda.data.domains import load_domains
-from uda.errors import UserError
-from uda.settings import DataSettings
+from uda.data.settings import DataSettings
 
 
 def pixels(images):

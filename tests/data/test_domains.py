@@ -7,11 +7,11 @@ import pytest
 import yaml
 
 from tests.data.trees import make_folders, make_visda
+from uda.core.errors import UserError
 from uda.data.cards import CARDS
 from uda.data.domains import Source, Target, TargetLabels, load_domains
 from uda.data.folders import look_below
-from uda.errors import UserError
-from uda.settings import DataSettings
+from uda.data.settings import DataSettings
 
 CLASSES = ["bus", "car", "dog"]
 

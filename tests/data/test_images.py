@@ -14,9 +14,9 @@ from torchvision.transforms.v2 import functional as image_functions
 import uda.data.decoding
 from tests.data.files import gallery, picture, saved
 from tests.data.trees import make_folders, write_image
+from uda.core.errors import UserError
 from uda.data.images import ImageArray, ImageFiles, check_readable, decode
-from uda.errors import UserError
-from uda.settings import ReadingSettings
+from uda.data.settings import ReadingSettings
 
 
 @pytest.fixture(params=["torchvision", "pil"])
@@ -152,7 +152,7 @@ READ_ALL = """
 import sys
 from pathlib import Path
 from uda.data.images import ImageFiles
-from uda.errors import UserError
+from uda.core.errors import UserError
 root = Path(sys.argv[1])
 images, refused = ImageFiles(root, sorted(path.name for path in root.iterdir())), 0
 for i in range(len(images)):
@@ -224,7 +224,7 @@ def test_truncated_empty_and_foreign_files_are_found_and_listed(tmp_path, cache)
 
 def test_the_check_says_how_far_it_is(tmp_path, monkeypatch):
     paths, _ = broken_tree(tmp_path)
-    monkeypatch.setattr("uda.progress.SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr("uda.core.progress.SECONDS_BETWEEN_LINES", 0)
     monkeypatch.setattr("sys.stderr", io.StringIO())
     lines = []
     check_readable(ImageFiles(tmp_path, paths), 0.25, lines.append)

@@ -10,8 +10,8 @@ from tests.data.trees import make_folders
 from uda.data import last_changes
 from uda.data.images import ImageFiles
 from uda.data.loaders import Delivery, Part, training_batches
+from uda.data.settings import AugmentSettings, TransformSettings
 from uda.data.transforms import make_train
-from uda.settings import AugmentSettings, TransformSettings
 
 FLIP = AugmentSettings(flip=True)
 JITTER = AugmentSettings(flip=True, jitter=0.4)

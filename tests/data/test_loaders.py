@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from tests.data.trees import make_folders
+from uda.core.errors import UserError
 from uda.data import loaders
 from uda.data.batch import Batch
 from uda.data.handover import Ring
 from uda.data.images import ImageArray, ImageFiles
 from uda.data.loaders import Part, predict_batches, training_batches
+from uda.data.settings import AugmentSettings, TransformSettings
 from uda.data.transforms import make_predict, make_train
-from uda.errors import UserError
-from uda.settings import AugmentSettings, TransformSettings
 
 PLAIN = TransformSettings(kind="affine", size=8, mean=(0,), std=(1 / 255,))
 

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from tests.data.test_odd_trees import put
 from tests.data.trees import make_folders
+from uda.core.errors import UserError
 from uda.data.cards import CARDS
 from uda.data.domains import load_domains
-from uda.errors import UserError
-from uda.settings import DataSettings
+from uda.data.settings import DataSettings
 
 PETS = ["cat", "dog", "emu"]
 COUNTED = ["class1", "class2", "class10"]

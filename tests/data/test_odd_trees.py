@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.data.trees import make_visda
+from uda.core.errors import UserError
 from uda.data.domains import load_domains
 from uda.data.images import SUFFIXES
-from uda.errors import UserError
-from uda.settings import DataSettings
+from uda.data.settings import DataSettings
 
 CLASSES = ("café", "cat", "dog")
 NFD = unicodedata.normalize("NFD", "café")
@@ -305,8 +305,8 @@ def test_the_log_says_that_a_target_has_no_labels(tmp_path):
 @pytest.mark.parametrize("name", ["one folder too high", "parts of a data set"])
 def test_the_source_and_other_labelled_domains_are_looked_at_alike(tmp_path, name):
     from uda.data.domains import load_labelled
-    from uda.hardness.images import load_images
-    from uda.settings import StorageSettings
+    from uda.data.settings import StorageSettings
+    from uda.hardness.scoring.images import load_images
 
     build, message = ODDITIES[name]
     source(tmp_path)

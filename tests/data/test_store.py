@@ -17,16 +17,16 @@ from PIL import Image
 
 from tests.data.trees import make_folders, write_image
 from uda.adaptation.config import AdaptationConfig
-from uda.config import differing_keys
+from uda.core.errors import UserError
 from uda.data import store as store_module
 from uda.data.decoding import kept_size
 from uda.data.domains import load_domains
 from uda.data.images import ImageFiles, check_readable, decode
 from uda.data.loaders import Part, training_batches
+from uda.data.settings import AugmentSettings, DataSettings, ReadingSettings, TransformSettings
 from uda.data.store import DecodedStore, default_folder, open_stores, take_inventory
 from uda.data.transforms import make_train
-from uda.errors import UserError
-from uda.settings import AugmentSettings, DataSettings, ReadingSettings, TransformSettings
+from uda.training.config import differing_keys
 
 CLASSES = ["ant", "bee"]
 

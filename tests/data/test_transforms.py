@@ -11,9 +11,9 @@ from timm.data.auto_augment import LEVEL_TO_ARG, rand_augment_transform
 from torchvision.transforms.v2 import RandAugment, RandomResizedCrop
 from torchvision.transforms.v2 import functional as image_functions
 
+from uda.core.errors import UserError
+from uda.data.settings import AugmentSettings, TransformSettings
 from uda.data.transforms import inverse_maps, make_predict, make_train, random_box, warp
-from uda.errors import UserError
-from uda.settings import AugmentSettings, TransformSettings
 
 CROP = TransformSettings(size=16, resize=20)
 SQUASH = TransformSettings(size=16, resize=20, squash=True)

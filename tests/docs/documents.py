@@ -3,7 +3,7 @@
 import re
 import shlex
 
-from uda.resources import CHECKOUT
+from uda.core.resources import CHECKOUT
 
 #: Every Markdown file that people read.
 PATHS = [

@@ -10,24 +10,25 @@ from pathlib import Path
 import pytest
 import torch
 
-import uda.adaptation.table
-import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
 from tests.docs.documents import TEXTS, commands, marked
 from tests.forked import forked_job
 from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.cli.main import main, tree
+from uda.core.resources import CHECKOUT
 from uda.data.cards import CARDS
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
-from uda.hardness.config import StudyConfig
-from uda.hardness.study import load_study
-from uda.hardness.supervised_config import SupervisedConfig
-from uda.methods import ADAPTATION_METHODS
-from uda.resources import CHECKOUT
-from uda.selectors import SELECTORS
+from uda.hardness.dynamics.config import SupervisedConfig
+from uda.hardness.study.config import StudyConfig
+from uda.hardness.study.study import load_study
+from uda.kinds import register_tables
+from uda.selection.selectors import SELECTORS
 from uda.tables import load_table, read_csv
 from uda.tables.processes import Processes
+
+register_tables()
 
 #: Scripts in tools/ and the commands that they are.
 TOOLS = {
@@ -79,7 +80,7 @@ def name_of(words: list[str]) -> str:
 #: The changelog speaks of commands of its time.
 READ = [text for name, text in TEXTS.items() if name != "CHANGELOG.md"]
 FOUND = list(dict.fromkeys(shlex.join(words) for text in READ for words in commands(text)))
-OURS = [command for command in FOUND if re.match(r"uda |tools/(?!bench|chaos|scaling|processes)", command)]
+OURS = [command for command in FOUND if re.match(r"uda |tools/", command)]
 SCRIPTS = [command for command in FOUND if command not in OURS]
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.docs.documents import TEXTS, anchors, links
-from uda.resources import CHECKOUT
+from uda.core.resources import CHECKOUT
 
 
 def broken(name: str) -> list[str]:

@@ -5,7 +5,7 @@ import runpy
 
 import pytest
 
-from uda.resources import CHECKOUT
+from uda.core.resources import CHECKOUT
 
 REFERENCE = runpy.run_path(str(CHECKOUT / "docs" / "reference.py"))
 PAGES = {name: (CHECKOUT / "docs" / name).read_text(encoding="utf-8") for name in ("settings.md", "methods.md")}

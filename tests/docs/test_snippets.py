@@ -8,15 +8,16 @@ from configparser import ConfigParser
 
 import pytest
 
-import uda.adaptation.table
-import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
 from tests.data.trees import make_folders
 from tests.docs.documents import TEXTS, fenced, marked
 from tests.in_process import adapt
-from uda.methods import ADAPTATION_METHODS
-from uda.resources import CHECKOUT
-from uda.selectors import SELECTORS
+from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.core.resources import CHECKOUT
+from uda.kinds import register_tables
+from uda.selection.selectors import SELECTORS
 from uda.tables import jobs_of, load_table
+
+register_tables()
 
 README = TEXTS["README.md"]
 PLUGIN, METHOD = "my_selectors.py", "my_method.py"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from uda.hardness.claims import plateaus_first, stronger_than
-from uda.hardness.findings import Findings
-from uda.hardness.publish import blocks_of, both_forms, figures_of, publish
+from uda.core.resources import CHECKOUT
+from uda.hardness.study.claims import plateaus_first, stronger_than
+from uda.hardness.study.publish import blocks_of, both_forms, figures_of, publish
 from uda.report.figures import new_axes
-from uda.resources import CHECKOUT
+from uda.report.findings import Findings
 from uda.tables import read_csv
 
 DOCUMENT = CHECKOUT / "docs" / "study.md"

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-import uda.adaptation.table
-import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
+from uda.core.resources import CHECKOUT
 from uda.data.cards import CARDS
-from uda.resources import CHECKOUT
+from uda.kinds import register_tables
 from uda.tables import Ledger, blocks_of, load_table, published_latex, published_markdown, read_csv, to_latex
+
+register_tables()
 
 RESULTS = CHECKOUT / "results"
 TABLES = sorted(path.stem for path in (CHECKOUT / "configs" / "tables").glob("*.yaml"))

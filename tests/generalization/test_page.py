@@ -9,21 +9,21 @@ import re
 import numpy as np
 import pytest
 
+from tests.adaptation.test_page import Document, text_of
 from tests.in_process import generalize
-from tests.report.test_page import Document, text_of
 from uda.cli.commands.generalize import LISTS
+from uda.core.errors import UserError
 from uda.data.domains import Source, Target, TargetLabels
 from uda.data.images import ImageArray
-from uda.errors import UserError
-from uda.evaluation import HARDNESS_BINS, Accuracy
+from uda.evaluation.accuracy import HARDNESS_BINS, Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains, Seen
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.page import hardness_seen, seen_per_class
 from uda.generalization.report import Judgement, Report
 from uda.generalization.study import finished_runs, runs_of, summary_file, summary_lines, write_summary
-from uda.records import Records
 from uda.report import figures
+from uda.training.records import Records
 
 CLASSES = ("ape", "b<e", "cat")
 DOMAINS = ("clay", "drawn", "photo")

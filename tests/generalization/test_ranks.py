@@ -7,7 +7,7 @@ from tests.forked import forked_job
 SCRIPT = """\
 import json, sys
 import torch
-from uda.distributed import start
+from uda.core.distributed import start
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.run import LeaveOneOut

@@ -8,25 +8,25 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.adaptation.test_resume import cut
+from tests.adaptation.test_run import cut_after_every_save
 from tests.data.trees import make_folders
 from tests.generalization.conftest import CLASSES
 from tests.in_process import generalize
-from tests.test_resume import cut
-from tests.test_rounds import cut_after_every_save
+from uda.core.distributed import Ranks
+from uda.core.errors import UserError
 from uda.data.digits import ANGLES, rendered, rotated
 from uda.data.domains import TargetLabels
 from uda.data.transforms import make_predict
-from uda.distributed import Ranks
-from uda.engine import Engine
-from uda.errors import UserError
-from uda.evaluation import HARDNESS_BINS
+from uda.evaluation.accuracy import HARDNESS_BINS
 from uda.generalization import run as run_module
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import hold_out, load, names_of
 from uda.generalization.features import extract
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.run import LeaveOneOut
-from uda.models import create_backbone
+from uda.models.backbones import create_backbone
+from uda.training.engine import Engine
 
 
 def config_of(path, *words):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.data.trees import make_folders
-from uda.hardness import findings
+from uda.report import findings
 
 CLASSES = ["ant", "bee", "cat"]
 TINY = """\

@@ -7,20 +7,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from uda.errors import UserError
-from uda.models import (
-    BACKBONES,
-    Network,
-    backbones,
-    create_backbone,
-    create_network,
-    describe_network,
-    describe_weights,
-    load_network,
-    save_network,
-)
-from uda.models.backbones import batch_norms
-from uda.settings import ModelSettings
+from uda.core.errors import UserError
+from uda.models import backbones
+from uda.models.backbones import BACKBONES, batch_norms, create_backbone, describe_weights
+from uda.models.network import Network, create_network, describe_network
+from uda.models.settings import ModelSettings
+from uda.models.weights import load_network, save_network
 
 
 @pytest.mark.parametrize("name", sorted(BACKBONES))

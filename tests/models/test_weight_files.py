@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from uda.errors import UserError
-from uda.models import create_backbone, create_network, load_network, save_network
+from uda.core.errors import UserError
+from uda.models.backbones import create_backbone
+from uda.models.network import create_network
+from uda.models.settings import ModelSettings
 from uda.models.weight_files import best_fit, read_weights
-from uda.settings import ModelSettings
+from uda.models.weights import load_network, save_network
 
 
 @pytest.fixture(scope="module")

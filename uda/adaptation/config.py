@@ -5,18 +5,12 @@ from typing import Any
 
 from pydantic import model_validator
 
-from uda.config import CONFIG_CLASSES, RunConfig
+from uda.adaptation.settings import AdaptationSettings, MethodSettings, SelfTrainingSettings, SourceSettings
+from uda.core.errors import UserError
+from uda.core.registry import Registry
 from uda.data.cards import load_card
-from uda.errors import UserError
-from uda.registry import Registry
-from uda.settings import (
-    AdaptationSettings,
-    DataSettings,
-    MethodSettings,
-    PairTransformSettings,
-    SelfTrainingSettings,
-    SourceSettings,
-)
+from uda.data.settings import DataSettings, PairTransformSettings
+from uda.training.config import CONFIG_CLASSES, RunConfig
 
 
 @CONFIG_CLASSES.register("adapt")
@@ -46,10 +40,10 @@ class AdaptationConfig(RunConfig):
 
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
-        from uda.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
-        from uda.regularizers import REGULARIZERS
-        from uda.selectors import SELECTORS
-        from uda.validators import VALIDATORS
+        from uda.adaptation.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
+        from uda.evaluation.validators import VALIDATORS
+        from uda.selection.regularizers import REGULARIZERS
+        from uda.selection.selectors import SELECTORS
 
         return {
             **super().registries(),
@@ -62,7 +56,7 @@ class AdaptationConfig(RunConfig):
 
     def method_settings(self, name: str | None = None) -> MethodSettings:
         """What the run's method is told; `name`: another one, which has its default options."""
-        from uda.methods import ADAPTATION_METHODS
+        from uda.adaptation.methods import ADAPTATION_METHODS
 
         stage = self.self_training if ADAPTATION_METHODS[name or self.method].rounds else self.adaptation
         return MethodSettings(
@@ -80,7 +74,7 @@ class AdaptationConfig(RunConfig):
 
     @property
     def unread(self) -> tuple[str, ...]:
-        from uda.methods import ADAPTATION_METHODS
+        from uda.adaptation.methods import ADAPTATION_METHODS
 
         if self.method not in ADAPTATION_METHODS:  # a run's config of old: what that method read is not known
             return ()

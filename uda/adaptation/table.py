@@ -9,11 +9,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from uda.adaptation.config import AdaptationConfig
-from uda.records import SOURCE, read_record
 from uda.tables.definition import TABLES, TOGETHER, Table
 from uda.tables.job import JOBS, Job
 from uda.tables.ledger import INNER
 from uda.tables.recipe import below, recipe
+from uda.training.records import SOURCE, read_record
 
 COLUMNS = (
     "row",

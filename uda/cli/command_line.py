@@ -12,9 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn, TextIO
 
-from uda.errors import UserError, naming
-from uda.interruption import Interrupted
-from uda.registry import nearest
+from uda.core.errors import UserError, naming
+from uda.core.interruption import Interrupted
+from uda.core.registry import nearest
 
 #: Columns of `--help`.
 WIDTH = 80

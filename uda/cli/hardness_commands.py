@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from uda.cli.command_line import CommandParser
 from uda.cli.hardness_options import add_images, add_model, add_overrides, in_force, listed, seed
-from uda.cli.kinds import config_names
+from uda.cli.lists import config_names
 from uda.cli.supervise import supervise
-from uda.errors import UserError, naming, renamed
+from uda.core.errors import UserError, naming, renamed
 
 if TYPE_CHECKING:
-    from uda.hardness.supervised_config import SupervisedConfig
+    from uda.hardness.dynamics.config import SupervisedConfig
 
 
 def add_commands(parser: CommandParser) -> None:
@@ -46,11 +46,12 @@ def _add_score(parser: CommandParser) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
-    from uda.hardness.classifier import load_classifier
-    from uda.hardness.findings import Findings
-    from uda.hardness.images import engine_for, in_order_of, load_images, predict
-    from uda.hardness.score_figures import add_scores
-    from uda.hardness.scores import SCORES, make_table, write_scores
+    from uda.hardness.scoring.classifier import load_classifier
+    from uda.hardness.scoring.images import engine_for, in_order_of, load_images, predict
+    from uda.hardness.scoring.score_figures import add_scores
+    from uda.hardness.scoring.score_table import write_scores
+    from uda.hardness.scoring.scores import SCORES, make_table
+    from uda.report.findings import Findings
 
     names = listed(options.scores) if options.scores else list(SCORES)
     for name in names:
@@ -105,11 +106,11 @@ def _add_correlate(parser: CommandParser) -> None:
 
 
 def _correlate(options: argparse.Namespace) -> None:
-    from uda.hardness.bins import parse_bins
-    from uda.hardness.correlate import correlate, text_table
-    from uda.hardness.findings import Findings
-    from uda.hardness.human import read_human
-    from uda.hardness.scores import named_tables
+    from uda.hardness.people.bins import parse_bins
+    from uda.hardness.people.correlate import correlate, text_table
+    from uda.hardness.people.human import read_human
+    from uda.hardness.scoring.score_table import named_tables
+    from uda.report.findings import Findings
 
     bins = parse_bins(options.bins)
     scores = listed(options.scores) if options.scores else None
@@ -170,8 +171,8 @@ def _add_dynamics(parser: CommandParser) -> None:
 
 
 def _dynamics(options: argparse.Namespace) -> int:
-    from uda.hardness.dynamics import require_comparable
-    from uda.hardness.supervised_config import SupervisedConfig
+    from uda.hardness.dynamics.config import SupervisedConfig
+    from uda.hardness.dynamics.dynamics import require_comparable
 
     def configs() -> "list[SupervisedConfig]":
         seeds = [f"seed={seed}" for seed in listed(options.seeds)] if options.seeds else [None]
@@ -181,7 +182,7 @@ def _dynamics(options: argparse.Namespace) -> int:
         return found
 
     def report(found: "list[SupervisedConfig]") -> None:
-        from uda.hardness.dynamics import report_dynamics
+        from uda.hardness.dynamics.dynamics import report_dynamics
 
         print(f"page: {report_dynamics(found, options.out)}")
 
@@ -205,7 +206,7 @@ def _train(
         return wanted
 
     def run(config, log, ranks, interruption):
-        from uda.hardness.training import SupervisedRun
+        from uda.hardness.dynamics.run import SupervisedRun
 
         return SupervisedRun(config, log, ranks, interruption)
 
@@ -248,11 +249,11 @@ def _add_degrade(parser: CommandParser) -> None:
 
 
 def _degrade(options: argparse.Namespace) -> None:
-    from uda.config import load_plugin
-    from uda.hardness.classifier import load_classifiers
-    from uda.hardness.degrade import degrade, summary
-    from uda.hardness.findings import Findings
-    from uda.hardness.images import load_images
+    from uda.hardness.probes.degrade import degrade, summary
+    from uda.hardness.scoring.classifier import load_classifiers
+    from uda.hardness.scoring.images import load_images
+    from uda.report.findings import Findings
+    from uda.training.config import load_plugin
 
     if options.plugin:
         load_plugin(options.plugin)
@@ -285,8 +286,8 @@ def _add_toy(parser: CommandParser) -> None:
 
 
 def _toy(options: argparse.Namespace) -> None:
-    from uda.hardness.findings import Findings
-    from uda.hardness.toy import summary, toy
+    from uda.hardness.probes.toy import summary, toy
+    from uda.report.findings import Findings
 
     own = in_force(options.overrides)
     findings = Findings(options.out, "Digits in the plane: AVH and norm beside the class boundaries")
@@ -327,11 +328,11 @@ def _add_trajectory(parser: CommandParser) -> None:
 
 
 def _trajectory(options: argparse.Namespace) -> None:
-    from uda.hardness.classifier import load_classifier
-    from uda.hardness.findings import Findings
-    from uda.hardness.images import load_images
-    from uda.hardness.pgd import Attack
-    from uda.hardness.trajectory import summary, trajectory
+    from uda.hardness.probes.pgd import Attack
+    from uda.hardness.probes.trajectory import summary, trajectory
+    from uda.hardness.scoring.classifier import load_classifier
+    from uda.hardness.scoring.images import load_images
+    from uda.report.findings import Findings
 
     own = in_force(options.overrides)
     data = load_images(options.data, own.data)
@@ -376,20 +377,20 @@ def _add_all(parser: CommandParser) -> None:
 
 
 def _all(options: argparse.Namespace) -> int:
-    from uda.hardness.study import load_study, require_classes, tables_of, trainings
+    from uda.hardness.study.study import load_study, require_classes, tables_of, trainings
 
     study = load_study(options.cfg, options.overrides)
     if options.document:
-        from uda.hardness.publish import require_places
+        from uda.hardness.study.publish import require_places
 
         require_places(options.document, tables_of(study))
 
     def report(configs: "list[SupervisedConfig]") -> None:
-        from uda.device import set_up_process
-        from uda.hardness.dynamics import facts_of
-        from uda.hardness.findings import Findings
-        from uda.hardness.publish import publish
-        from uda.hardness.study import add_study, results_of
+        from uda.hardness.dynamics.dynamics import facts_of
+        from uda.hardness.study.publish import publish
+        from uda.hardness.study.study import add_study, results_of
+        from uda.report.findings import Findings
+        from uda.training.device import set_up_process
 
         set_up_process(study.runtime)
         count = f"{len(configs)} training{'s' * (len(configs) > 1)}"
@@ -404,8 +405,8 @@ def _all(options: argparse.Namespace) -> int:
 
     @naming({"results": "--results"})
     def configs() -> "list[SupervisedConfig]":
-        from uda.hardness.dynamics import run_name
-        from uda.hardness.publish import require_own_results
+        from uda.hardness.dynamics.dynamics import run_name
+        from uda.hardness.study.publish import require_own_results
 
         found = trainings(study)
         if options.document:
@@ -434,6 +435,6 @@ def _add_fetch(parser: CommandParser) -> None:
 
 
 def _fetch(options: argparse.Namespace) -> None:
-    from uda.hardness.fetch import fetch_cifar10
+    from uda.hardness.people.fetch_cifar10 import fetch_cifar10
 
     fetch_cifar10(options.root, options.archive)

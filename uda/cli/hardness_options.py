@@ -7,10 +7,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from uda.config_files import explain, parse_overrides
-from uda.errors import UserError
-from uda.settings import RuntimeSettings, Settings, StorageSettings
-from uda.typed_yaml import typed
+from uda.core.errors import UserError
+from uda.core.settings import Settings
+from uda.core.typed_yaml import typed
+from uda.core.yaml_files import explain, parse_overrides
+from uda.data.settings import StorageSettings
+from uda.training.settings import RuntimeSettings
 
 
 class Sections(Settings):
@@ -34,7 +36,7 @@ def sections(words: Sequence[str]) -> Sections:
 
 def in_force(words: Sequence[str]) -> Sections:
     """As `sections`, with what is the whole process's put into force. Raises UserError."""
-    from uda.device import set_up_process
+    from uda.training.device import set_up_process
 
     found = sections(words)
     set_up_process(found.runtime)

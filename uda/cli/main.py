@@ -8,7 +8,7 @@ from types import ModuleType
 
 from uda.cli import commands
 from uda.cli.command_line import CommandParser, run_command
-from uda.version import __version__
+from uda.core.version import __version__
 
 EXAMPLES = (
     ("adapt a model to unlabelled images; needs no download", "adapt --cfg digits_avh.yaml"),

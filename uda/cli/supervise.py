@@ -7,14 +7,14 @@ from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from uda.cli.command_line import say, tell_interrupted, tell_mistake
-from uda.errors import UserError
-from uda.interruption import HOW_TO_GO_ON, Interruption
+from uda.core.errors import UserError
+from uda.core.interruption import HOW_TO_GO_ON, Interruption
 
 if TYPE_CHECKING:
-    from uda.config import RunConfig
-    from uda.distributed import Ranks
-    from uda.run_folder import RunLog
-    from uda.session import Session
+    from uda.core.distributed import Ranks
+    from uda.training.config import RunConfig
+    from uda.training.run_folder import RunLog
+    from uda.training.session import Session
 
 C = TypeVar("C", bound="RunConfig")
 
@@ -44,7 +44,7 @@ def supervise(
     with Interruption() as interruption:
         try:
             wanted = configs()
-            from uda.distributed import start
+            from uda.core.distributed import start
 
             with start(wanted[0].runtime.device) as ranks:
                 code = 0
@@ -67,9 +67,9 @@ def _carry_out(
     ranks: "Ranks",
     interruption: Interruption,
 ) -> int:
-    from uda.device import set_up_process
-    from uda.distributed import RankLostError
-    from uda.run_folder import RunLog
+    from uda.core.distributed import RankLostError
+    from uda.training.device import set_up_process
+    from uda.training.run_folder import RunLog
 
     log = RunLog(not ranks.is_main, partial(say, closed=lambda: interruption.ask(SIGPIPE)))
     session = None

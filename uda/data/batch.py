@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from uda.errors import UserError
+from uda.core.errors import UserError
 
 
 class Rows:

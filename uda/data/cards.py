@@ -9,12 +9,12 @@ from typing import Literal
 import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from uda.core.errors import UserError
+from uda.core.registry import UnknownNameError, nearest
+from uda.core.resources import CARD_FOLDER
+from uda.core.settings import Settings, environment_folder
+from uda.core.typed_yaml import load_yaml, typed
 from uda.data.text import same_form
-from uda.errors import UserError
-from uda.registry import UnknownNameError, nearest
-from uda.resources import CARD_FOLDER
-from uda.settings import Settings, environment_folder
-from uda.typed_yaml import load_yaml, typed
 
 
 class MissingDataError(UserError):

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import PIL
 
-from uda.atomic import OutputError, write_bytes
+from uda.core.files import OutputError, write_bytes
 from uda.data.decoding import ImageFacts
+from uda.data.settings import ReadingSettings
 from uda.data.store import default_folder
-from uda.settings import ReadingSettings
 
 #: Raised with every change of what can be read, or of what is said of it.
 VERSION = 1

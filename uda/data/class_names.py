@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from uda.core.errors import UserError
+from uda.core.registry import nearest
 from uda.data.text import printable, read_lines, same_form
-from uda.errors import UserError
-from uda.registry import nearest
 
 #: In place of the number of a class: no label, and a class that is none of those that count.
 NO_LABEL, UNKNOWN_CLASS = -1, -2

@@ -18,7 +18,7 @@ import torch
 from PIL import ExifTags, Image, ImageColor, UnidentifiedImageError
 from torch.nn import functional as F
 
-from uda.settings import ReadingSettings
+from uda.data.settings import ReadingSettings
 
 try:  # decodes a JPEG nearly twice as fast as PIL, but torchvision 0.29 announces its end
     from torchvision.io import ImageReadMode, decode_jpeg

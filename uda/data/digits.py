@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch.nn import functional as F
 
+from uda.core.errors import UserError
 from uda.data.images import ImageArray
 from uda.data.transforms import warp
-from uda.errors import UserError
 
 SIDE = 28
 

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
+from uda.core.distributed import Ranks
+from uda.core.errors import UserError
 from uda.data import digits
 from uda.data.cards import CARDS, Card, load_card
 from uda.data.class_names import NO_LABEL, ClassOrder, check_same_classes, read_class_names
 from uda.data.decoding import open_file
 from uda.data.images import ImageFiles, Images, JoinedImages, check_readable
 from uda.data.listing import Listing, list_file, list_folder, list_target, list_unlabelled
+from uda.data.settings import DataSettings, StorageSettings
 from uda.data.store import DecodedStore, open_stores, take_inventory
-from uda.distributed import Ranks
-from uda.errors import UserError
-from uda.settings import DataSettings, StorageSettings
 
 _SOURCE = "the source domain"
 

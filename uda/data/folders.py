@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from uda.core.errors import UserError
 from uda.data.images import SUFFIXES
 from uda.data.text import printable
-from uda.errors import UserError
 
 #: Files that systems put beside images, in lower case. Nobody misses them.
 _COMPANIONS = frozenset({"thumbs.db", "desktop.ini", "icon\r"})

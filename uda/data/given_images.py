@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from uda.core.errors import UserError
 from uda.data.decoding import decode_content
 from uda.data.folders import look_below
 from uda.data.images import ImageArray, ImageFiles, Images
-from uda.errors import UserError
-from uda.settings import ReadingSettings
+from uda.data.settings import ReadingSettings
 
 #: Modes of PIL that a PNG holds as they are.
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})

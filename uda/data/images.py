@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 import torch
 
+from uda.core.errors import UserError
+from uda.core.progress import progress
 from uda.data.checked import Checked, Stamp
 from uda.data.decoding import ImageFacts, decode_content, examine_content, open_file, read_content
+from uda.data.settings import ReadingSettings
 from uda.data.store import DecodedStore, file_stamp
-from uda.errors import UserError
-from uda.progress import progress
-from uda.settings import ReadingSettings
 
 #: File name endings that count as images, in lower case.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif"})

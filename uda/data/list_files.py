@@ -6,9 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from uda.core.errors import UserError
 from uda.data.images import SUFFIXES
 from uda.data.text import printable, read_lines, same_form
-from uda.errors import UserError
 
 _ENDING = rf"\.(?:{'|'.join(sorted(suffix[1:] for suffix in SUFFIXES))})"
 _LABELLED = re.compile(rf"{_ENDING}(?=\s)", re.IGNORECASE)

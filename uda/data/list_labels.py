@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
+from uda.core.errors import UserError
 from uda.data.class_names import UNKNOWN_CLASS, ClassOrder, KnownBy, alike, closest, sample, two_orders
 from uda.data.images import SUFFIXES
 from uda.data.list_files import ListEntry
 from uda.data.text import printable, same_form
-from uda.errors import UserError
 
 
 def read_labels(

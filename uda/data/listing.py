@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from uda.core.errors import UserError
+from uda.core.registry import nearest
 from uda.data.class_names import (
     NO_LABEL,
     UNKNOWN_CLASS,
@@ -23,8 +25,6 @@ from uda.data.images import SUFFIXES
 from uda.data.list_files import explain_missing, read_list_file
 from uda.data.list_labels import read_labels
 from uda.data.text import printable, same_form
-from uda.errors import UserError
-from uda.registry import nearest
 
 #: Folders of these names are parts of a data set, not classes, if class folders lie in them.
 _PARTS = frozenset(

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from uda.core.errors import UserError
+from uda.core.interruption import born_deaf, leave_signals_to_the_main_process
 from uda.data import last_changes
 from uda.data.batch import Batch
 from uda.data.handover import Handed, Ring
 from uda.data.images import Images
 from uda.data.transforms import Transform
-from uda.errors import UserError
-from uda.interruption import born_deaf, leave_signals_to_the_main_process
 
 
 @dataclass(frozen=True)

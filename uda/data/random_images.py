@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from uda.core.errors import UserError
 from uda.data.cards import Card
 from uda.data.domains import Domains, Source, Target, TargetLabels
 from uda.data.images import Images
-from uda.errors import UserError
 
 
 class RandomImages(Images):

@@ -35,10 +35,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from uda.core.errors import UserError
+from uda.core.progress import progress
+from uda.core.settings import environment_folder
 from uda.data.decoding import MAX_PIXELS, kept_size, open_file, open_image, orientation
-from uda.errors import UserError
-from uda.progress import progress
-from uda.settings import ReadingSettings, environment_folder
+from uda.data.settings import ReadingSettings
 
 SUFFIX = ".decoded"
 FORMAT = 1

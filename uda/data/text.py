@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from uda.errors import UserError
+from uda.core.errors import UserError
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import RandAugment
 from torchvision.transforms.v2 import functional as image_functions
 
+from uda.core.errors import UserError
 from uda.data import last_changes
 from uda.data.decoding import resized
-from uda.errors import UserError
-from uda.settings import AugmentSettings, TransformSettings
+from uda.data.settings import AugmentSettings, TransformSettings
 
 _LUMA = (0.299, 0.587, 0.114)
 

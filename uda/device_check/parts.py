@@ -12,8 +12,8 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from uda.devices import synchronise
-from uda.registry import Registry
+from uda.core.devices import synchronise
+from uda.core.registry import Registry
 
 #: A figure of a finding; None: not measured on this device.
 Figure = float | str | None
@@ -100,7 +100,7 @@ def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], N
     """
     context = multiprocessing.get_context(_START)
     if _START == "forkserver":
-        context.set_forkserver_preload(["uda.device_check", "uda.rounds", "uda.cli.main"])
+        context.set_forkserver_preload(["uda.device_check", "uda.adaptation.run", "uda.cli.main"])
     started, outcome = time.monotonic(), Outcome(name, "ok")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(name, setup, theirs))

@@ -16,16 +16,16 @@ from PIL import Image
 from torch import Tensor, nn
 
 from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.core.errors import UserError
 from uda.data.batch import Batch
 from uda.data.images import ImageArray, ImageFiles, Images
 from uda.data.loaders import Batches, Part, predict_batches, training_batches
 from uda.data.transforms import make_predict, make_train
-from uda.device import has_compiler, set_up_process
 from uda.device_check.parts import Finding, Setup, part
-from uda.engine import Engine
-from uda.errors import UserError
-from uda.methods import ADAPTATION_METHODS
-from uda.models import Network, create_network
+from uda.models.network import Network, create_network
+from uda.training.device import has_compiler, set_up_process
+from uda.training.engine import Engine
 
 NUM_CLASSES = 12
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from uda.atomic import write_json
-from uda.device import processor
+from uda.core.files import write_json
+from uda.core.version import __version__
 from uda.device_check.parts import PARTS, Finding, Outcome, Setup, run_part
-from uda.records import plain
-from uda.run_folder import code_commit
-from uda.version import __version__
+from uda.training.device import processor
+from uda.training.records import plain
+from uda.training.run_folder import code_commit
 
 #: Characters of a line, and where the figures begin.
 WIDTH, COLUMN = 80, 34

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -17,12 +18,12 @@ import numpy as np
 from PIL import Image
 
 from uda.adaptation.config import AdaptationConfig
-from uda.device import set_up_process
+from uda.adaptation.run import Run
+from uda.core.distributed import Ranks
+from uda.core.interruption import Interrupted, Interruption
 from uda.device_check.parts import Finding, Setup, part
-from uda.distributed import Ranks
-from uda.interruption import Interrupted, Interruption
-from uda.rounds import Run
-from uda.run_folder import RunLog
+from uda.training.device import set_up_process
+from uda.training.run_folder import RunLog
 
 CLASSES = 4
 #: Class mean of a sound run on such images, at least.
@@ -142,11 +143,15 @@ def _interrupted(setup: Setup, root: Path) -> Finding:
 
 def _command(what: str, words: list[str], code: int = 0) -> Finding:
     """The main command within this process: its exit code, and what it said last if that is not as it should be."""
-    from uda.cli.main import main
-
-    said, started = io.StringIO(), time.monotonic()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        ended = main(["adapt", *words])
+    said, started, typed = io.StringIO(), time.monotonic(), sys.argv
+    try:
+        sys.argv = ["uda", "adapt", *words]
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            runpy.run_module("uda", run_name="__main__")
+    except SystemExit as end:
+        ended = end.code
+    finally:
+        sys.argv = typed
     flaw = "" if ended == code else f"exit code {ended}: {_last_words(said.getvalue())}"
     return Finding(what, {"seconds": time.monotonic() - started}, flaw)
 

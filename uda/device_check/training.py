@@ -10,17 +10,18 @@ import numpy as np
 import torch
 
 from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.data.images import ImageArray
 from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import make_train
-from uda.device import set_up_process
 from uda.device_check.parts import Finding, Setup, part
-from uda.engine import Engine, Optimization
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.methods import ADAPTATION_METHODS
-from uda.models import create_network
+from uda.models.network import create_network
+from uda.training.device import set_up_process
+from uda.training.engine import Engine
 from uda.training.method import Method
+from uda.training.optimization import Optimization
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 NUM_CLASSES, DOMAINS, EACH = 10, 3, 8

@@ -5,9 +5,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from uda.config import CONFIG_CLASSES, RunConfig
-from uda.registry import Registry
-from uda.settings import AugmentSettings, OptimSettings, PathText, Settings, StorageSettings
+from uda.core.registry import Registry
+from uda.core.settings import PathText, Settings
+from uda.data.settings import AugmentSettings, StorageSettings
+from uda.training.config import CONFIG_CLASSES, RunConfig
+from uda.training.settings import OptimSettings
 
 
 class DomainsSettings(StorageSettings):

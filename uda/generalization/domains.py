@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
+from uda.core.distributed import Ranks
+from uda.core.errors import UserError
+from uda.core.registry import nearest
 from uda.data.cards import load_card
 from uda.data.domains import Source, Target, TargetLabels, load_labelled
-from uda.distributed import Ranks
-from uda.errors import UserError
 from uda.generalization.config import GeneralizationConfig
-from uda.registry import nearest
 
 #: First number of the seed by which images are held out.
 _HOLDOUT = 17

@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from uda.atomic import write_bytes
+from uda.core.distributed import Ranks
+from uda.core.files import write_bytes
 from uda.data.images import ImageFiles, Images
 from uda.data.loaders import predict_batches
 from uda.data.store import default_folder, take_inventory
 from uda.data.transforms import Transform, make_predict
-from uda.distributed import Ranks
-from uda.engine import Engine
 from uda.generalization.config import GeneralizationConfig
-from uda.models import Network, create_backbone
+from uda.models.backbones import create_backbone
+from uda.models.network import Network
+from uda.training.engine import Engine
 
 
 class FeatureArray(Images):

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from uda.classification import LOSSES
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
+from uda.models.losses import LOSSES
 from uda.report import figures
-from uda.report.page import MOST_BARS, NOTABLE_LOSS, method_settings, template
+from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings, template
 
 #: The three figures of a run: their key in `results.json`, their name, and what they are.
 CHOICES = {

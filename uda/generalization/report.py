@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from uda.atomic import write_json, write_text
-from uda.evaluation import Accuracy
+from uda.core.files import write_json, write_text
+from uda.evaluation.accuracy import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.records import REPORTS, Records, plain
-from uda.report.table import class_lines, percent
+from uda.report.terminal import class_lines, percent
+from uda.training.records import REPORTS, Records, plain
 
 #: Title, width, whether it needs labels of the unseen domain.
 COLUMNS = (
@@ -34,7 +34,7 @@ class Judgement:
     accuracy: Accuracy
     """On its held-out images; on all images of the unseen domain, where it is an oracle figure."""
     hardness: Mapping[str, Any]
-    """`uda.evaluation.hardness` of the same images."""
+    """`uda.evaluation.accuracy.hardness` of the same images."""
 
 
 class Report:

@@ -9,21 +9,21 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from uda.checkpoint import Progress
-from uda.engine import seed_everything
-from uda.errors import UserError
-from uda.evaluation import accuracy, hardness
+from uda.core.errors import UserError
+from uda.evaluation.accuracy import accuracy, hardness
+from uda.generalization.batches import Feeds
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import load
 from uda.generalization.features import AsTheyAre, extract
-from uda.generalization.feeds import Feeds
 from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.report import Judgement, Report, summary_lines
 from uda.generalization.stages import GENERALIZATION_STAGE
-from uda.inputs import InputImages, Inputs
-from uda.models import Prediction, create_network, describe_network, network_on
-from uda.pace import Trials, predict_pace, training_pace
-from uda.session import Session, epoch_steps
+from uda.models.network import Prediction, create_network, describe_network, network_on
+from uda.training.checkpoint import Progress
+from uda.training.engine import seed_everything
+from uda.training.inputs import InputImages, Inputs
+from uda.training.pace import Trials, predict_pace, training_pace
+from uda.training.session import Session, epoch_steps
 from uda.training.stages import INITIAL_WEIGHTS
 
 

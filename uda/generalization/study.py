@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from uda.atomic import write_json, write_text
-from uda.errors import UserError
+from uda.core.errors import UserError
+from uda.core.files import write_json, write_text
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
 from uda.generalization.page import CHOICES, hardness_seen, render_summary
-from uda.records import read_results
-from uda.report.table import percent
-from uda.run_folder import RunFolder
+from uda.report.terminal import percent
+from uda.training.records import read_results
+from uda.training.run_folder import RunFolder
 
 #: Longer than this, the names of many configs give way to a digest in a file's name.
 _LONGEST_STEM = 120

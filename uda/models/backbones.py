@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from uda.errors import UserError
+from uda.core.errors import UserError
+from uda.core.registry import Registry, nearest
 from uda.models.small import densenet_small, resnet_small, vgg_small, wide_fast
 from uda.models.weights import efficientnet_lite0_state, load_backbone_state
-from uda.registry import Registry, nearest
 
 #: Functions `(in_channels) -> nn.Module` with an attribute `num_features`.
 BACKBONES: Registry[Callable[[int], nn.Module]] = Registry("backbone")

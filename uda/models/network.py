@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from uda.classification import LOSSES, ClassificationLoss, CrossEntropy
 from uda.models.backbones import architecture, create_backbone
+from uda.models.losses import LOSSES, ClassificationLoss, CrossEntropy
+from uda.models.settings import ModelSettings
 from uda.models.weights import LATER
-from uda.settings import ModelSettings
 
 
 class Output(NamedTuple):

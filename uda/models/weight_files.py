@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from uda.errors import UserError
+from uda.core.errors import UserError
 
 #: Where a checkpoint holds a moving average of its weights, or the teacher of DINO: what its authors report.
 _AVERAGES = ("state_dict_ema", "model_ema", "teacher")

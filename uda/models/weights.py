@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from uda.atomic import write_bytes
-from uda.errors import UserError
+from uda.core.errors import UserError
+from uda.core.files import write_bytes
 from uda.models.weight_files import best_fit, file_of, read_weights, shape_differences
 
 #: What a description names where it is otherwise: settings that files from before them do not know.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from uda.data.images import Images
-from uda.thresholds import PseudoLabels
+from uda.selection.thresholds import PseudoLabels
 
 THUMBNAIL_SIDE = 128
 

@@ -4,8 +4,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from uda.atomic import atomic_path
-from uda.thresholds import PseudoLabels
+from uda.core.files import atomic_path
+from uda.selection.thresholds import PseudoLabels
 
 PSEUDO_LABEL_COLUMNS = ("image", "label", "class", "score", "ratio", "selected")
 

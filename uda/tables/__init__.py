@@ -5,6 +5,7 @@ folder needs to be kept for it. Rows that train the same source stage as the fir
 pair by pair and seed by seed, so that they differ in what is compared and in nothing else.
 """
 
+from uda.report.markdown import has_place, insert_markdown
 from uda.tables.collect import blocks_of, collect, write_documents, write_published
 from uda.tables.comparison import paired_bootstrap, rank_correlation
 from uda.tables.definition import Row, Table, load_table
@@ -15,9 +16,7 @@ from uda.tables.ledger import INNER, Ledger, read_csv, to_csv
 from uda.tables.markdown import (
     classes_markdown,
     differences_markdown,
-    has_place,
     inner_markdown,
-    insert_markdown,
     published_markdown,
     scores_markdown,
     to_markdown,

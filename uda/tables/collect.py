@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from uda.atomic import write_text
-from uda.errors import UserError
+from uda.core.errors import UserError
+from uda.core.files import write_text
+from uda.report.markdown import has_place, insert_markdown
 from uda.tables.definition import Table
 from uda.tables.jobs import Job
 from uda.tables.latex import published_latex, to_latex
@@ -12,9 +13,7 @@ from uda.tables.ledger import INNER, Ledger, read_csv
 from uda.tables.markdown import (
     classes_markdown,
     differences_markdown,
-    has_place,
     inner_markdown,
-    insert_markdown,
     published_markdown,
     scores_markdown,
     to_markdown,

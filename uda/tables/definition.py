@@ -6,12 +6,12 @@ from typing import ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from uda.config_files import read_config
-from uda.errors import UserError
-from uda.registry import Registry, nearest
-from uda.resources import CONFIGS
-from uda.settings import Settings
-from uda.typed_yaml import typed
+from uda.core.errors import UserError
+from uda.core.registry import Registry, nearest
+from uda.core.resources import CONFIGS
+from uda.core.settings import Settings
+from uda.core.typed_yaml import typed
+from uda.core.yaml_files import read_config
 
 
 class Row(Settings):

@@ -14,14 +14,14 @@ from typing import Any, ClassVar
 import yaml
 from pydantic import ValidationError
 
-from uda.config import RunConfig, differing_keys
-from uda.errors import UserError
-from uda.records import read_record
-from uda.registry import Registry
-from uda.resources import DISTRIBUTION
+from uda.core.errors import UserError
+from uda.core.registry import Registry
+from uda.core.resources import DISTRIBUTION
 from uda.tables.definition import TOGETHER, Row, Table, name_of
 from uda.tables.ledger import RUN, Run
 from uda.tables.recipe import digest
+from uda.training.config import RunConfig, differing_keys
+from uda.training.records import read_record
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from uda.atomic import write_text
-from uda.errors import UserError
-from uda.registry import nearest
+from uda.core.errors import UserError
+from uda.core.files import write_text
+from uda.core.registry import nearest
 from uda.tables.definition import MEASURES, Table
 from uda.tables.job import JOBS, Job
 from uda.tables.ledger import Ledger

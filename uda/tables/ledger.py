@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from uda.atomic import write_text
-from uda.errors import UserError
+from uda.core.errors import UserError
+from uda.core.files import write_text
 from uda.tables.definition import Table
 
 #: Inner metrics of the last round's selection, by their key in results.json.

@@ -3,7 +3,6 @@
 import statistics
 from collections.abc import Callable, Sequence
 
-from uda.errors import UserError
 from uda.tables.comparison import (
     LEAST_POINTS,
     LEAST_SEEDS,
@@ -291,21 +290,3 @@ def published_markdown(records: Sequence[Record]) -> str:
 def published_classes(records: Sequence[Record]) -> list[str]:
     """The columns of a table of published figures that are classes, or unseen domains."""
     return [key for key in records[0] if key not in ("method", "mean", "published_in")]
-
-
-def has_place(document: str, name: str) -> bool:
-    """Whether a document has a block for this table."""
-    return f"<!-- table {name} -->" in document
-
-
-def insert_markdown(document: str, name: str, markdown: str) -> str:
-    """`document` with the block between `<!-- table NAME -->` and `<!-- end NAME -->` replaced.
-
-    Raises:
-        UserError: the two marks are not there, once each and in this order.
-    """
-    begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
-    if document.count(begin) != 1 or document.count(end) != 1 or document.index(begin) > document.index(end):
-        raise UserError(f"no place for table '{name}': the document needs the lines {begin} and {end}, once each")
-    before, _, rest = document.partition(begin)
-    return f"{before}{begin}\n{markdown}{end}{rest.partition(end)[2]}"

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from uda.pace import rough_duration
 from uda.tables.definition import Table
 from uda.tables.jobs import Job, Standing
 from uda.tables.ledger import Ledger
+from uda.training.pace import rough_duration
 
 
 def dry_run(table: Table, found: Standing, ledger: Ledger, folder: Path, others: int = 0) -> str:

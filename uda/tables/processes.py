@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TextIO
 
-from uda.interruption import SIGNALS, Interrupted
+from uda.core.interruption import SIGNALS, Interrupted
 
 
 class Processes:
@@ -15,7 +15,7 @@ class Processes:
 
     A signal is passed on and noted in `stopped`; nothing starts from then on. Runs save and leave on both signals, so
     whoever waits for them is soon free, and `leave` then raises what a signal means. Ctrl-C in a terminal reaches the
-    children as well; that they hear it twice at once does no harm (`uda.interruption`).
+    children as well; that they hear it twice at once does no harm (`uda.core.interruption`).
     """
 
     def __init__(self):

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from uda.config import RunConfig, flatten, option_defaults
+from uda.training.config import RunConfig, flatten, option_defaults
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:

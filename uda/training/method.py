@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
+from uda.core.settings import Settings
 from uda.data.batch import Batch
-from uda.models import Network
-from uda.settings import Settings
+from uda.models.network import Network
 
 
 class Optimizer(Protocol):

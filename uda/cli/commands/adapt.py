@@ -5,16 +5,16 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from uda.cli.command_line import CommandParser
-from uda.cli.kinds import config_names, listing
+from uda.cli.lists import config_names, listing
 from uda.cli.supervise import supervise
 
 if TYPE_CHECKING:
     from uda.adaptation.config import AdaptationConfig
-    from uda.distributed import Ranks
-    from uda.interruption import Interruption
-    from uda.rounds import Run
-    from uda.run_folder import RunLog
-    from uda.session import Session
+    from uda.adaptation.run import Run
+    from uda.core.distributed import Ranks
+    from uda.core.interruption import Interruption
+    from uda.training.run_folder import RunLog
+    from uda.training.session import Session
 
 LISTS = (
     *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
@@ -61,9 +61,9 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         parser.error(f"--cfg FILE is needed (or --list WHAT, or --help); {example}")
 
     def run(config: "AdaptationConfig", log: "RunLog", ranks: "Ranks", interruption: "Interruption") -> "Session":
-        from uda.methods import ADAPTATION_METHODS
-        from uda.rehearsal import Rehearsal, missing_data
-        from uda.rounds import Run
+        from uda.adaptation.dry_run import Rehearsal, missing_data
+        from uda.adaptation.methods import ADAPTATION_METHODS
+        from uda.adaptation.run import Run
 
         method = ADAPTATION_METHODS[config.method]
         reads = {"self_training": method.rounds, "adaptation": method.adapts}
@@ -75,7 +75,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         return Run(config, log, ranks, interruption)
 
     def act(session: "Run", log: "RunLog") -> None:
-        from uda.rehearsal import Rehearsal, dry_run, dry_run_without_data
+        from uda.adaptation.dry_run import Rehearsal, dry_run, dry_run_without_data
 
         if isinstance(session, Rehearsal):
             log(dry_run_without_data(session))

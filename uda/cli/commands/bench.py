@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from uda.cli.command_line import CommandParser
-from uda.errors import UserError
-from uda.resources import CHECKOUT
+from uda.core.errors import UserError
+from uda.core.resources import CHECKOUT
 
 #: The benchmarks' program, which lies beside the package and does not belong to an installation.
-PROGRAM = "tools.bench"
+PROGRAM = "benchmarks.run_bench"
 
 
 def add_to(parser: CommandParser) -> None:

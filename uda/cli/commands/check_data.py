@@ -4,8 +4,8 @@ import argparse
 from functools import partial
 
 from uda.cli.command_line import CommandParser
-from uda.cli.kinds import listing
-from uda.errors import UserError
+from uda.cli.lists import listing
+from uda.core.errors import UserError
 
 EXAMPLES = (
     ("is VisDA-2017 where it is looked for?", "visda2017"),

@@ -56,7 +56,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _named(device: str) -> str:
     """The device with its number: `cuda` is the first one."""
-    from uda.devices import pick_device
+    from uda.core.devices import pick_device
 
     found = pick_device(device)
     return "cuda:0" if found.type == "cuda" and found.index is None else str(found)

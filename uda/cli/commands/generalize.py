@@ -6,15 +6,15 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from uda.cli.command_line import CommandParser
-from uda.cli.kinds import config_names, listing
+from uda.cli.lists import config_names, listing
 from uda.cli.supervise import supervise
 
 if TYPE_CHECKING:
-    from uda.distributed import Ranks
+    from uda.core.distributed import Ranks
+    from uda.core.interruption import Interruption
     from uda.generalization.config import GeneralizationConfig
     from uda.generalization.run import LeaveOneOut
-    from uda.interruption import Interruption
-    from uda.run_folder import RunLog
+    from uda.training.run_folder import RunLog
 
 LISTS = ("configs", "methods", "losses", "datasets", "backbones")
 
@@ -89,7 +89,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
 
 def _load(files: Sequence[str], overrides: Iterable[str]) -> "list[GeneralizationConfig]":
     """Some configs. Raises ConfigError with the mistakes of all, each said once."""
-    from uda.config_files import ConfigError
+    from uda.core.yaml_files import ConfigError
     from uda.generalization.config import GeneralizationConfig
 
     configs, problems = [], []

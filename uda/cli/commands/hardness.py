@@ -4,7 +4,7 @@ from functools import partial
 
 from uda.cli.command_line import CommandParser
 from uda.cli.hardness_commands import add_commands
-from uda.cli.kinds import listing
+from uda.cli.lists import listing
 
 LISTS = ("configs", "scores", "degradations", "losses", "datasets", "backbones")
 

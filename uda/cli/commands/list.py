@@ -4,8 +4,8 @@ import argparse
 from functools import partial
 
 from uda.cli.command_line import CommandParser
-from uda.cli.kinds import KINDS, listing
-from uda.registry import nearest
+from uda.cli.lists import KINDS, listing
+from uda.core.registry import nearest
 
 EXAMPLES = (
     ("what can be listed", ""),

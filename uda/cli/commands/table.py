@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 
 from uda.cli.command_line import OUTPUT_CLOSED, CommandParser, say, tell_interrupted
-from uda.cli.kinds import listing, table_names
-from uda.errors import UserError
+from uda.cli.lists import listing, table_names
+from uda.core.errors import UserError
 
 EXAMPLES = (
     ("run what is missing, add it to results/digits.csv", "digits --jobs 2"),
@@ -68,9 +68,7 @@ def add_to(parser: CommandParser) -> None:
 
 
 def _run(parser: CommandParser, options: argparse.Namespace) -> int:
-    import uda.adaptation.table
-    import uda.generalization.table  # noqa: F401  (kinds of table register themselves)
-    from uda.run_folder import code_commit
+    from uda.kinds import register_tables
     from uda.tables import (
         Ledger,
         choose_jobs,
@@ -83,7 +81,9 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         write_documents,
         write_published,
     )
+    from uda.training.run_folder import code_commit
 
+    register_tables()
     if options.table is None:
         parser.error("name a table; `--list` prints those that there are")
     unread = threading.Event()

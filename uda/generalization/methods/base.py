@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from uda.core.registry import Registry
 from uda.data.batch import Batch, Rows
-from uda.models import Network
-from uda.registry import Registry
+from uda.models.network import Network
 from uda.training.method import Method
 
 #: Parameters by name.

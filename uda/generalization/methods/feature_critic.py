@@ -5,14 +5,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uda.core.errors import UserError
+from uda.core.settings import Settings
 from uda.data.batch import Batch
-from uda.errors import UserError
 from uda.generalization.methods.base import GENERALIZATION_METHODS, GeneralizationMethod
-from uda.generalization.methods.inner import descended, gradients, with_gradient
-from uda.generalization.methods.twice import QuickSecondDerivatives
-from uda.losses import full_precision
-from uda.models import Network
-from uda.settings import Settings
+from uda.generalization.methods.inner_step import descended, gradients, with_gradient
+from uda.generalization.methods.second_derivatives import QuickSecondDerivatives
+from uda.models.network import Network
+from uda.models.precision import full_precision
 
 
 class Critic(nn.Module):

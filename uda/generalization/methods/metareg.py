@@ -6,14 +6,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.utils import parametrize
 
+from uda.core.errors import UserError
+from uda.core.settings import Settings
 from uda.data.batch import Batch
-from uda.errors import UserError
 from uda.generalization.methods.base import GENERALIZATION_METHODS, GeneralizationMethod
-from uda.generalization.methods.inner import descended, gradients
-from uda.losses import full_precision
-from uda.models import Network
-from uda.models.network import Classifier
-from uda.settings import Settings
+from uda.generalization.methods.inner_step import descended, gradients
+from uda.models.network import Classifier, Network
+from uda.models.precision import full_precision
 from uda.training.method import Optimizer
 
 

@@ -5,11 +5,11 @@ from contextlib import nullcontext
 from pydantic import Field
 from torch import Tensor
 
+from uda.core.settings import Settings
 from uda.data.batch import Batch
 from uda.generalization.methods.base import GENERALIZATION_METHODS, GeneralizationMethod
-from uda.generalization.methods.inner import descended, gradients, with_gradient
-from uda.generalization.methods.twice import QuickSecondDerivatives
-from uda.settings import Settings
+from uda.generalization.methods.inner_step import descended, gradients, with_gradient
+from uda.generalization.methods.second_derivatives import QuickSecondDerivatives
 
 
 @GENERALIZATION_METHODS.register("mldg")

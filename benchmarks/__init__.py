@@ -1,0 +1,17 @@
+"""The benchmarks of benchmarks/run_bench.py, a module a subject."""
+
+from benchmarks import (  # noqa: F401  (they register themselves)
+    averaging,
+    files,
+    generalization,
+    handover,
+    methods,
+    network,
+    saving,
+    selection,
+    start_up,
+    thresholds,
+)
+from benchmarks.contest import BENCHMARKS, Contest
+
+__all__ = ["BENCHMARKS", "Contest"]

@@ -1,0 +1,284 @@
+"""How fast is uda beside the least that the work can cost?
+
+Every benchmark is a contest: our code against a floor, a bare hand-written version of the work. Each side has a
+process of its own (malloc's settings are a whole process's), and the two are called turn about, so that a busy machine
+slows both alike; the figures are medians, and `ratio` is floor / ours (1.00: no overhead). Peak memory is what a
+side's first call takes on top of its inputs.
+
+    python benchmarks/run_bench.py                                 # all of them
+    python benchmarks/run_bench.py --only 'train_*' --repeats 7
+    python benchmarks/run_bench.py --scale 0.01                    # a hundredth of the work: does it run?
+    python benchmarks/run_bench.py --json results/bench.json --into docs/speed.md
+"""
+
+import argparse
+import contextlib
+import fnmatch
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from benchmarks import BENCHMARKS
+from benchmarks.measure import count, share
+from uda.cli.command_line import CommandParser, run_command
+from uda.core.errors import UserError
+from uda.core.files import write_json, write_text
+from uda.report.markdown import insert_markdown
+from uda.training.device import processor
+
+
+@dataclass(frozen=True)
+class Row:
+    """One benchmark's figures."""
+
+    name: str
+    seconds: float
+    """Ours, median, per unit of work."""
+    floor_seconds: float
+    """The floor's, likewise."""
+    ratio: float
+    """floor_seconds / seconds."""
+    bar: float | None
+    """The ratio that is good enough, if there is one."""
+    limit_seconds: float | None
+    """What ours may take at most, if that is limited."""
+    peak_mib: float
+    """Ours: most memory held at any time beyond the inputs."""
+    floor_peak_mib: float
+    """The floor's, likewise."""
+
+    @property
+    def verdict(self) -> str:
+        """What is not as it should be, or an empty string."""
+        if self.bar is not None and self.ratio < self.bar:
+            return "below the bar"
+        if self.limit_seconds is not None and self.seconds > self.limit_seconds:
+            return "above its limit"
+        return ""
+
+
+SideName = Literal["ours", "floor"]
+
+
+def _peak_mib() -> float:
+    """The largest resident set so far of this process and of the largest of its children that have ended."""
+    amounts = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(amounts) / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def serve(name: str, scale: float, side: SideName, pipe: Connection) -> None:
+    """One side's process. The pipe's first word: build, call once, say what that took; each later one: time a call."""
+    if not pipe.recv():
+        return
+    # This process was spawned; loaders in it start their workers as they do in a user's own.
+    multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
+    try:
+        contest = BENCHMARKS[name](scale)
+        work = getattr(contest, side)
+        prepare = contest.before_ours if side == "ours" else lambda: None
+        prepare()
+        before = _peak_mib()
+        work()
+    except UserError as error:
+        pipe.send(error)
+        return
+    pipe.send({"peak": _peak_mib() - before, "bar": contest.bar, "limit": contest.limit_seconds})
+    while pipe.recv():
+        prepare()
+        start = time.perf_counter()
+        work()
+        pipe.send((time.perf_counter() - start) / contest.per_call)
+
+
+class Side:
+    """One side of a benchmark, in a process of its own."""
+
+    def __init__(self, name: str, scale: float, side: SideName):
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self._pipe, theirs = context.Pipe()
+        self._process = context.Process(target=serve, args=(name, scale, side, theirs))
+        self._process.start()
+        theirs.close()  # so that its end is noticed here
+
+    def ask(self) -> Any:
+        """The first time: build, call once, and say how. Then: the seconds of a call, per unit of work.
+
+        Raises:
+            UserError: the process could not, or ended.
+        """
+        try:
+            self._pipe.send(True)
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            killed = "was killed, most likely for want of memory; try --scale 0.1"
+            ended = "ended with the error above"
+            fate = killed if self._process.exitcode < 0 else ended
+            raise UserError(f"{self.name}: its process {fate}") from None
+        if isinstance(answer, UserError):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        """End the process."""
+        with contextlib.suppress(OSError):  # it has ended before
+            self._pipe.send(False)
+        self._process.join(5)
+        self._process.kill()
+
+
+def run(name: str, scale: float, repeats: int) -> Row:
+    """Measure one benchmark."""
+    sides: dict[SideName, Side] = {}
+    seconds: dict[SideName, list[float]] = {"ours": [], "floor": []}
+    first: dict[SideName, dict[str, Any]] = {}
+    try:
+        sides |= {side: Side(name, scale, side) for side in ("ours", "floor")}
+        first |= {side: sides[side].ask() for side in sides}  # one after the other: peaks would add up
+        for repeat in range(repeats):
+            for side in ("ours", "floor") if repeat % 2 else ("floor", "ours"):
+                seconds[side].append(sides[side].ask())
+    finally:
+        for process in sides.values():
+            process.close()
+    ours, floor = statistics.median(seconds["ours"]), statistics.median(seconds["floor"])
+    return Row(
+        name,
+        ours,
+        floor,
+        floor / ours,
+        first["ours"]["bar"],
+        first["ours"]["limit"],
+        first["ours"]["peak"],
+        first["floor"]["peak"],
+    )
+
+
+def environment() -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+HEADER = f"{'benchmark':<46}{'ours':>12}{'floor':>12}{'ratio':>8}{'bar':>7}{'peak':>12}{'floor peak':>13}"
+
+
+def table_line(row: Row) -> str:
+    """One row of the terminal's table."""
+    bar = "-" if row.bar is None else f"{row.bar:.2f}"
+    return (
+        f"{row.name:<46}{_readable(row.seconds):>12}{_readable(row.floor_seconds):>12}{row.ratio:>8.3f}{bar:>7}"
+        f"{row.peak_mib:>8,.0f} MiB{row.floor_peak_mib:>9,.0f} MiB  {row.verdict}"
+    ).rstrip()
+
+
+def to_markdown(rows: list[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = ["| benchmark | bare / ours | bar | ours | bare | peak memory, ours / bare |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        bar = "" if row.bar is None else f"{row.bar:.2f}"
+        if row.limit_seconds is not None:
+            bar = f"{row.limit_seconds:g} s"
+        times = f"{_readable(row.seconds)} | {_readable(row.floor_seconds)}"
+        memory = f"{row.peak_mib:,.0f} / {row.floor_peak_mib:,.0f} MiB"
+        ratio = f"**{row.ratio:.2f}, {row.verdict}**" if row.verdict else f"{row.ratio:.2f}"
+        lines.append(f"| `{row.name}` | {ratio} | {bar} | {times} | {memory} |")
+    return "\n".join(lines) + "\n"
+
+
+def machines(rows: Iterable[dict[str, Any]]) -> str:
+    """On what machines rows of the file of figures were measured, a line each."""
+    texts = [", ".join(f"{key} {value}" for key, value in row.get("environment", {}).items()) for row in rows]
+    counts = Counter(text for text in texts if text)
+    return "".join(f"* {count} of {len(texts)} rows: {text}.\n" for text, count in counts.most_common())
+
+
+def _readable(seconds: float) -> str:
+    return f"{seconds:.3f} s" if seconds >= 1 else f"{1000 * seconds:.3f} ms"
+
+
+def parse_arguments(
+    arguments: Sequence[str] | None = None, program: str = "benchmarks/run_bench.py"
+) -> argparse.Namespace:
+    """The command line, checked."""
+    parser = CommandParser(prog=program, description=__doc__)
+    parser.add_argument("--list", action="store_true", help="print the benchmarks, a line each, and end")
+    parser.add_argument(
+        "--only",
+        metavar="NAME",
+        action="append",
+        help="run these only; may be given several times, and hold * as in 'train_*'",
+    )
+    parser.add_argument("--repeats", type=count, default=5, help="timed calls of each side (default: 5)")
+    parser.add_argument("--scale", type=share, default=1.0, help="share of the full amount of work (default: 1)")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file too")
+    parser.add_argument("--into", metavar="FILE", type=Path, help="and into this document's bench block")
+    return parser.parse_args(arguments)
+
+
+def chosen(patterns: list[str] | None) -> list[str]:
+    """The benchmarks that `--only` means, all of them without it. Raises UserError for one that means none."""
+    names: dict[str, None] = {}
+    for pattern in patterns or ["*"]:
+        matching = fnmatch.filter(sorted(BENCHMARKS), pattern)
+        if not matching:
+            BENCHMARKS[pattern]
+        names |= dict.fromkeys(matching)
+    return list(names)
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "benchmarks/run_bench.py") -> int:
+    """Run the benchmarks that the command line names. Returns the exit code. Raises UserError."""
+    options = parse_arguments(arguments, program)
+    if options.list:
+        for name, line in BENCHMARKS.describe():
+            print(f"{name:<46}{line}")
+        return 0
+    names = chosen(options.only)
+    print(", ".join(f"{key} {value}" for key, value in environment().items()))
+    print(HEADER, flush=True)
+    rows = []
+    for name in names:
+        rows.append(run(name, options.scale, options.repeats))
+        print(table_line(rows[-1]), flush=True)
+        _write(options, rows)  # after each row: the whole takes long, and what is measured should stay
+    return 0
+
+
+def _write(options: argparse.Namespace, rows: list[Row]) -> None:
+    """Write the rows, and keep those of other benchmarks that stand in the file already."""
+    how = {"scale": options.scale, "repeats": options.repeats, "environment": environment()}
+    written = {row.name: asdict(row) | how for row in rows}
+    if options.json:
+        earlier = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []
+        written = {row["name"]: row for row in earlier if row["name"] in BENCHMARKS} | written
+        write_json(options.json, [written[name] for name in sorted(written)])
+    if options.into:
+        known = [Row(**{field.name: row[field.name] for field in fields(Row)}) for _, row in sorted(written.items())]
+        document = options.into.read_text(encoding="utf-8")
+        document = insert_markdown(document, "bench-machines", machines(written.values()))
+        write_text(options.into, insert_markdown(document, "bench", to_markdown(known)))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

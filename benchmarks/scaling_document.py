@@ -1,0 +1,356 @@
+"""The measured curves and the estimate as blocks and figures of docs/scaling.md, and the tables of docs/visda.md."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.estimate import CARDS, Assumptions, Cost, Job, Serial, estimate, job_of, updates_once, visda_config
+from benchmarks.memory import BESIDES_GIB, memory_of
+from benchmarks.scaling import ALL, NUM_CLASSES, WIDTH, Curve, Point
+from benchmarks.world import World
+from uda.adaptation.config import AdaptationConfig
+from uda.core.errors import UserError
+from uda.core.files import atomic_path, write_text
+from uda.core.resources import CHECKOUT
+from uda.data.cards import load_card
+from uda.report.markdown import insert_markdown
+
+#: GPUs of the estimate, each with the batches that are dealt out to them: the recipe's, and so many images a GPU.
+GPUS, IMAGES_A_GPU = (1, 8, 64), (2, 32)
+
+#: Blocks that a document needs, each between its two marks: all of docs/scaling.md, those that are estimated from what
+#: stands there already, and those of docs/visda.md, which are estimated too.
+MEASURED = ("machine", "choice", "rank0", "checkpoint", "stream", "world")
+ESTIMATED = ("estimate", "assumptions")
+VISDA = ("gpus", "configs")
+BLOCKS = (*MEASURED, *ESTIMATED)
+
+#: Images in a predict batch on a GPU, as uda/training/device.py has it.
+PREDICT_BATCH = 256
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#B8860B", "#56B4E9", "#2b2f36")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# What is less is drawn here: a logarithmic axis has no place for 0.
+_LEAST_MIB = 0.1
+_STYLE = {"font.family": ["DejaVu Sans", "sans-serif"], "font.size": 9, "axes.spines.top": False}
+
+
+def blocks(
+    curves: Mapping[str, Sequence[Curve]], worlds: Sequence[World], machine: Mapping[str, object], given: Assumptions
+) -> dict[str, str]:
+    """Markdown by the name of its block in the document.
+
+    Args:
+        curves: as `measure_curves` gives them.
+        worlds: one, two, ... processes.
+        machine: what the figures were measured on, for people.
+        given: what the estimate rests on.
+    """
+    return {
+        "machine": ", ".join(f"{key} {value}" for key, value in machine.items()) + ".\n",
+        "choice": "\n".join(curve_table([curve], inputs=curve.axis == "N") for curve in curves["choice"]),
+        "rank0": curve_table(curves["rank0"]),
+        "stream": curve_table(curves["stream"]),
+        "checkpoint": curve_table(curves["checkpoint"], mib="file, MiB"),
+        "world": world_tables(worlds),
+        **estimated_blocks(given, curves["choice"][0], curves["rank0"][-1], curves["checkpoint"][0]),
+    }
+
+
+def estimated_blocks(given: Assumptions, choice: Curve, alone: Curve, checkpoint: Curve) -> dict[str, str]:
+    """The blocks that rest on assumptions, and on seconds of a round's choice, rank 0's work and checkpoints."""
+    save = checkpoint.seconds_at(job_of(visda_config()).parameters)
+    serial = Serial(choice=choice.seconds_at, alone=alone.seconds_at, save=save)
+    return {"estimate": estimate_table(given, serial), "assumptions": assumptions_table(given)}
+
+
+def measured_curves(document: str) -> tuple[Curve, Curve, Curve]:
+    """Seconds of a round's choice, of rank 0's work and of checkpoints, as they stand in a document's tables.
+
+    Raises UserError for a document without them.
+    """
+    return tuple(
+        _curve_of(document, block, axis, row)
+        for block, axis, row in (
+            ("choice", "N", "seconds"),
+            ("rank0", "N", f"{ALL}, s"),
+            ("checkpoint", "P", "seconds"),
+        )
+    )
+
+
+def _curve_of(document: str, block: str, axis: str, row: str) -> Curve:
+    table = document.partition(f"<!-- table scaling-{block} -->")[2].partition("<!-- end ")[0]
+    cells = {}
+    for line in table.split("\n"):
+        label, *values = (cell.strip() for cell in line.strip("| ").split("|"))
+        cells.setdefault(label, values[:-1])  # the last column says how they grow
+    if not cells.get(axis) or not cells.get(row):
+        raise UserError(f"the document has no measured table 'scaling-{block}' yet: run the tool without --only")
+    sizes, seconds = ([float(cell.replace(",", "")) for cell in cells[label]] for label in (axis, row))
+    return Curve(row, axis, tuple(Point(int(size), second, None) for size, second in zip(sizes, seconds, strict=True)))
+
+
+def visda_blocks() -> dict[str, str]:
+    """Hours on common cards, and what each VisDA config asks for, by the same estimate."""
+    return {"gpus": gpus_table(), "configs": configs_table(sorted(CHECKOUT.glob("configs/visda_*.yaml")))}
+
+
+#: One GPU leaves little to choosing, reports and checkpoints; the dry run does not count them either.
+_NOTHING = Serial(choice=lambda count: 0.0, alone=lambda count: 0.0, save=0.0)
+
+
+def gpus_table() -> str:
+    """Seconds and hours of the self-training recipe on one GPU of each kind."""
+    job = job_of(visda_config())
+    lines = [
+        f"| GPU | training in | s a step of {job.batch} images | images predicted a second | training, h | "
+        "predicting, h | all, h |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for card in CARDS:
+        for precision in ("bf16",) if card.computes_bf16 else ("fp32", "fp16"):
+            given = card.assumptions(precision)
+            cost = estimate(job, 1, given, _NOTHING)
+            hours = (cost.train, cost.predict, cost.total)
+            lines.append(
+                f"| {card.name} | {precision} | {cost.train / job.steps:.3f} | "
+                f"{_rounded(given.predict_images_per_second)} | "
+                f"{' | '.join(f'{seconds / 3600:.1f}' for seconds in hours)} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def configs_table(paths: Sequence[Path]) -> str:
+    """Steps, images and memory of each config, and its hours on an RTX 3090 where a step is one backward pass."""
+    given = Assumptions()
+    lines = [
+        "| config | steps x images | images predicted | memory, bf16 or fp16 | memory, fp32 | hours, RTX 3090 |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for path in paths:
+        config = AdaptationConfig.load(path, ["model.weights=none"])
+        job, card = job_of(config), load_card(config.data.dataset)
+        most = max(images for _, images in job.training)
+        memory = [
+            BESIDES_GIB + max(vars(memory_of(config, card.num_classes, most, PREDICT_BATCH, precision)).values())
+            for precision in ("bf16", "fp32")
+        ]
+        hours = f"{estimate(job, 1, given, _NOTHING).total / 3600:.1f}" if updates_once(config) else "see the dry run"
+        training = " + ".join(f"{steps:,} x {images}" for steps, images in job.training)
+        shown = " | ".join(f"{gib:.0f} GiB" for gib in memory)
+        lines.append(f"| `{path.name}` | {training} | {job.predicted:,} | {shown} | {hours} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rounded(value: float) -> str:
+    """Two digits: 1,234 is 1,200."""
+    digits = len(str(int(value))) - 2
+    return f"{round(value, -digits):,.0f}"
+
+
+def curve_table(curves: Sequence[Curve], mib: str = "peak, MiB", inputs: bool = False) -> str:
+    """A row of seconds for each curve and one of MiB, the last curve's; sizes from left to right, then how they grow.
+
+    inputs: with a row for the features and logits that the work is given, 12 classes and a width of 512.
+    """
+    axis, sizes = curves[0].axis, curves[0].sizes
+    lines = [
+        f"| {axis} | {' | '.join(f'{size:,}' for size in sizes)} | grows as |",
+        f"|---|{'---:|' * len(sizes)}---|",
+    ]
+    for curve in curves:
+        label = "seconds" if len(curves) == 1 else f"{curve.name}, s"
+        lines.append(_row(label, curve.values("seconds"), axis, curve.exponent("seconds")))
+    lines.append(_row(mib, curves[-1].values("mib"), axis, curves[-1].exponent("mib")))
+    if inputs:
+        lines.append(_row("its inputs, MiB", [4 * size * (WIDTH + NUM_CLASSES) / 2**20 for size in sizes], axis, 1.0))
+    return "\n".join(lines) + "\n"
+
+
+def world_tables(worlds: Sequence[World]) -> str:
+    """Training steps and predict pass over the number of processes, then the averaging of gradients alone."""
+    first = worlds[0]
+    lines = [
+        "| processes | images a process and step | ms a step | steps against one | predicted a second | against one |",
+        "|---:|---:|---:|---:|---:|---:|",
+    ]
+    for world in worlds:
+        lines.append(
+            f"| {world.processes} | {world.batch / world.processes:g} | {number(1000 * world.step_seconds)} | "
+            f"{first.step_seconds / world.step_seconds:.2f} | {number(world.predicted_per_second)} | "
+            f"{world.predicted_per_second / first.predicted_per_second:.2f} |"
+        )
+    several = [world for world in worlds if world.gradient_seconds]
+    if several:
+        heads = " | ".join(f"ms, {world.processes} processes" for world in several)
+        lines += ["", f"| parameters | MiB of gradients | {heads} |", f"|---:|---:|{'---:|' * len(several)}"]
+        for count in several[0].gradient_seconds:
+            times = " | ".join(number(1000 * world.gradient_seconds[count]) for world in several)
+            lines.append(f"| {int(count):,} | {number(4 * int(count) / 2**20)} | {times} |")
+    return "\n".join(lines) + "\n"
+
+
+def estimate_table(given: Assumptions, serial: Serial) -> str:
+    """Hours of the VisDA-2017 recipe on 1, 8 and 64 GPUs and where they go, each with the batches that make sense."""
+    recipe = job_of(visda_config())
+    jobs: list[tuple[int, Job]] = []
+    for gpus in GPUS:
+        batches = {recipe.batch, *(gpus * images for images in IMAGES_A_GPU if gpus * images > recipe.batch)}
+        jobs += [(gpus, job_of(visda_config(batch))) for batch in sorted(batches)]
+    lines = [
+        "| GPUs | batch (a GPU) | steps | hours, estimated | training | gradients | predict | waiting for images | "
+        "choice, rank 0, checkpoints | starting |",
+        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for gpus, job in jobs:
+        cost = estimate(job, gpus, given, serial)
+        batch = f"{job.batch:,} ({job.batch / gpus:g})"
+        if cost is None:
+            lines.append(f"| {gpus} | {batch} | | not possible |{' |' * 6}")
+            continue
+        recipe_or_not = "" if job.batch == recipe.batch else " *"
+        lines.append(
+            f"| {gpus} | {batch}{recipe_or_not} | {job.steps:,} | **{cost.total / 3600:.2f}** | {_shares(cost)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def assumptions_table(given: Assumptions) -> str:
+    """Every assumption with its value."""
+    lines = ["| assumed | value |", "|---|---:|"]
+    for name, field in type(given).model_fields.items():
+        lines.append(f"| {' '.join(field.description.split())} | {getattr(given, name):,g} |")
+    return "\n".join(lines) + "\n"
+
+
+def number(value: float) -> str:
+    """Three digits, thousands set apart: 0.0123, 1.23, 123, 12,345."""
+    return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
+
+
+def _row(label: str, values: Sequence[float], axis: str, exponent: float | None) -> str:
+    return f"| {label} | {' | '.join(map(number, values))} | {growth(axis, exponent)} |"
+
+
+def growth(axis: str, exponent: float | None) -> str:
+    """`N^1.02`, or a dash where it is not known; an exponent that rounds to 0 has no sign."""
+    return "-" if exponent is None else f"{axis}^{round(exponent, 2) + 0.0:.2f}"
+
+
+def _shares(cost: Cost) -> str:
+    parts = (cost.train, cost.gradients, cost.predict, cost.loading, cost.serial, cost.starts)
+    return " | ".join(f"{100 * part / cost.total:.0f} %" for part in parts)
+
+
+def figures(curves: Mapping[str, Sequence[Curve]]) -> dict[str, list[tuple[str, str, Sequence[Curve]]]]:
+    """Panels of each figure, by the end of its file's name: title, what the lower row shows, curves."""
+    titles = {"N": "images N", "K": "classes K", "D": "width D of the features"}
+    return {
+        "choice": [(f"choice over {titles[curve.axis]}", "peak, MiB", [curve]) for curve in curves["choice"]],
+        "rest": [
+            ("rank 0 alone, over images N", "peak, MiB", curves["rank0"]),
+            ("streamed thresholds over N", "peak, MiB", curves["stream"]),
+            ("checkpoint over parameters P", "file, MiB", curves["checkpoint"]),
+        ],
+    }
+
+
+def draw(panels: Sequence[tuple[str, str, Sequence[Curve]]], path: Path) -> None:
+    """Write a PNG: a column for each panel, seconds above, MiB below, all axes logarithmic."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        # A panel of several curves has their names at its side.
+        widths = [1.75 if len(curves) > 1 else 1.0 for _, _, curves in panels]
+        figure = Figure(figsize=(3.3 * sum(widths), 5.2), layout="constrained")
+        rows = figure.subplots(2, len(panels), squeeze=False, width_ratios=widths)
+        for (title, mib, curves), upper, lower in zip(panels, *rows, strict=True):
+            upper.set_title(title, fontsize=10, loc="left")
+            _plot(upper, curves, "seconds", "seconds")
+            _plot(lower, curves[-1:], "mib", mib)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, format="png", dpi=110)
+
+
+def _plot(axes, curves: Sequence[Curve], field: str, ylabel: str) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    for curve, colour, marker in zip(curves, _COLOURS, _MARKERS, strict=False):
+        values = np.maximum(curve.values(field), _LEAST_MIB if field == "mib" else 0)
+        axes.plot(curve.sizes, values, color=colour, marker=marker, markersize=4.5, linewidth=1.6)
+    axes.set(xscale="log", yscale="log", xlabel=curves[0].axis, ylabel=ylabel)
+    low, high = axes.get_ylim()
+    if high < 30 * low:  # a flat line looks like one
+        middle = (low * high) ** 0.5
+        low, high = axes.set_ylim(middle / 6, middle * 6)
+    if high < 100 * low:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    if curves[0].axis == "D":
+        axes.set_xticks(curves[0].sizes)
+        axes.set_xticks([], minor=True)
+    elif curves[0].sizes[-1] >= 1e4:
+        axes.xaxis.set_major_locator(LogLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+    axes.grid(color="#e3e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines["right"].set_visible(False)
+    _name_lines(axes, curves, field)
+
+
+def _thousands(value: float, _: int) -> str:
+    for power, letter in ((9, "G"), (6, "M"), (3, "k")):
+        if value >= 10**power:
+            return f"{value / 10**power:g} {letter}"
+    return f"{value:g}"
+
+
+def _name_lines(axes, curves: Sequence[Curve], field: str) -> None:
+    """How each line grows: a single one within its panel, several at their ends, far enough apart to be read."""
+    exponents = [curve.exponent(field) for curve in curves]
+    texts = ["" if a is None else f"${curve.axis}^{{{a:.2f}}}$" for curve, a in zip(curves, exponents, strict=True)]
+    if len(curves) == 1:
+        axes.text(0.05, 0.95, texts[0], transform=axes.transAxes, color=_COLOURS[0], fontsize=13, va="top")
+        return
+    low, high = np.log(axes.get_ylim())
+    ends = [(np.log(curve.values(field)[-1]) - low) / (high - low) for curve in curves]
+    gap, place, places = 0.09, -1.0, {}
+    for line in np.argsort(ends):
+        place = places[line] = max(place + gap, ends[line])
+    over = max(0.0, place - 1)
+    for line, (curve, text) in enumerate(zip(curves, texts, strict=True)):
+        where = (1.02, places[line] - over)
+        axes.annotate(f"{curve.name} {text}", where, xycoords="axes fraction", color=_COLOURS[line], va="center")
+
+
+def check_document(path: Path, names: Sequence[str] = BLOCKS) -> None:
+    """Raise UserError for a document that is not there or lacks the place of a block."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such document; docs/scaling.md is the one with places for the tables")
+    insert_blocks(path.read_text(encoding="utf-8"), dict.fromkeys(names, ""))
+
+
+def insert_blocks(document: str, found: Mapping[str, str]) -> str:
+    """A document with some blocks, by name, in their places. UserError where it lacks one."""
+    for name, markdown in found.items():
+        document = insert_markdown(document, f"scaling-{name}", markdown)
+    return document
+
+
+def write_document(
+    path: Path,
+    curves: Mapping[str, Sequence[Curve]],
+    worlds: Sequence[World],
+    machine: Mapping[str, object],
+    given: Assumptions | None = None,
+) -> None:
+    """Put the blocks into a document and its figures beside it. UserError where the document lacks a block."""
+    document = insert_blocks(path.read_text(encoding="utf-8"), blocks(curves, worlds, machine, given or Assumptions()))
+    for name, panels in figures(curves).items():
+        draw(panels, path.with_name(f"{path.stem}-{name}.png"))
+    write_text(path, document)

@@ -1,0 +1,109 @@
+"""A dry run: the plan, and what it will cost; before the data are there by the card, and what to download."""
+
+import dataclasses
+
+from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.run import Run
+from uda.core.distributed import Ranks
+from uda.core.interruption import Interruption
+from uda.data.cards import Card, MissingDataError, load_card
+from uda.data.domains import Domains
+from uda.data.random_images import random_domains
+from uda.models.backbones import BACKBONES
+from uda.training.run_folder import RunLog
+
+
+class Rehearsal(Run):
+    """A run on random images in the numbers of its data set's card, with random weights: nothing is downloaded.
+
+    Args:
+        config: of the run that is to be.
+        missing: what is missing of its data.
+        log, ranks, interruption: as of every run.
+    """
+
+    def __init__(self, config: AdaptationConfig, missing: str, log: RunLog, ranks: Ranks, interruption: Interruption):
+        self.missing = missing
+        self.weights = config.model.weights
+        model = config.model.model_copy(update={"weights": "none"})
+        super().__init__(config.model_copy(update={"model": model}), log, ranks, interruption)
+
+    def load_images(self) -> Domains:
+        data, transforms = self.config.data, self.config.transforms
+        side = max(transforms.resize, transforms.size)
+        domains = random_domains(load_card(data.dataset), data.sources, data.targets, side)
+        return domains if data.target_labels != "none" else dataclasses.replace(domains, target_labels=None)
+
+
+def missing_data(config: AdaptationConfig, ranks: Ranks) -> str | None:
+    """What of a card's data set is missing where a process of the job looks for it; None: it is whole.
+
+    Nothing is said of a run that has a folder, of images of the user's own, and of domains that no card counts. What is
+    wrong there the run itself says.
+    """
+    data = config.data
+    card = load_card(data.dataset) if data.dataset is not None else None
+    missing = ""
+    if card is not None and card.layout != "generated" and data.target_labelled is None and not config.folder.exists():
+        names = [*data.sources, *data.targets]
+        try:
+            root = card.find_root(data.root)
+            for name in names:
+                card.find_domain(name, root)
+        except MissingDataError as error:
+            if all(card.domain(name).images for name in names):
+                missing = error.what
+    return next(filter(None, ranks.gather_texts(missing)), None)
+
+
+def dry_run(run: Run) -> str:
+    """Check config, data and network, and time some steps and predict batches of every stage; for people.
+
+    Nothing is written. Every process of a job calls it. The run is spent afterwards: its network has been trained.
+    """
+    but = " but the decoded store" if run.config.data.cache == "store" else ""
+    return f"{run.plan()}\n{run.cost()}\ndry run: config, data and network are right; nothing was written{but}"
+
+
+def dry_run_without_data(rehearsal: Rehearsal) -> str:
+    """The plan by the card, what it will cost on this machine, and what to download; for people.
+
+    Every process of a job calls it.
+    """
+    config = rehearsal.config
+    card = load_card(config.data.dataset)
+    planned = rehearsal.plan()
+    # Random images need no loader processes, and what they take does not count.
+    rehearsal.engine.settings = rehearsal.engine.settings.model_copy(update={"workers": 0})
+    lines = [
+        planned,
+        rehearsal.cost(loads=False),
+        "         estimated from random images, loading not counted",
+        *_downloads(card, config.data.root),
+    ]
+    if rehearsal.weights == "hub" and config.model.backbone not in BACKBONES:
+        backbone = sum(p.numel() for p in rehearsal.engine.network.backbone.parameters())
+        lines.append(f"weights  {config.model.backbone} from timm's hub, {size(4 * backbone)}, when the run begins")
+    checked = f"uda check-data {config.data.dataset}" + (f" --root {config.data.root}" * bool(config.data.root))
+    lines += [f"then     {checked}", f"data: not there yet: {rehearsal.missing}; nothing was written"]
+    return "\n".join(lines)
+
+
+def _downloads(card: Card, root: str | None) -> list[str]:
+    place = card.places(root)[0]
+    if not card.files:
+        return [f"download {card.title} from {card.url}, to {place}", f"         {card.notes}"]
+    width = max(len(file.name) for file in card.files)
+    return [
+        f"download {card.title}, to unpack in {place}",
+        *(
+            f"         {file.name:<{width}}  {size(file.bytes):>8}  {file.url}"
+            + (f"  sha256 {file.sha256}" if file.sha256 else "")
+            for file in card.files
+        ),
+    ]
+
+
+def size(count: int) -> str:
+    """Bytes as people write them: 7.7 GB, 170 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,0 +1,93 @@
+"""Conditional adversarial adaptation (CDAN, Long et al., NeurIPS 2018): DANN on features times predictions."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from uda.adaptation.methods.base import ADAPTATION_METHODS, AdaptationMethod
+from uda.adaptation.methods.dann import domain_classifier, domain_loss, reverse_gradient, warm_up
+from uda.adaptation.settings import MethodSettings
+from uda.core.settings import Settings
+from uda.data.batch import Batch
+from uda.models.network import Network
+from uda.models.precision import full_precision
+
+#: Products of a feature and a class; of more than that many `auto` takes the random map.
+MOST_PRODUCTS = 4096
+
+
+@ADAPTATION_METHODS.register("cdan")
+class ConditionalAdversarial(AdaptationMethod):
+    """DANN whose domain classifier sees the outer product of features and predictions (CDAN; `entropy`: CDAN+E)."""
+
+    adapts = True
+    compares_two = True
+
+    class Options(Settings):
+        """Settings of CDAN."""
+
+        weight: float = Field(1.0, ge=0)
+        """Of the domain loss beside the source's cross-entropy."""
+        hidden: int = Field(1024, ge=1)
+        """Width of the domain classifier's two hidden layers."""
+        steepness: float = Field(10.0, gt=0)
+        """How fast the reversal grows, as in DANN."""
+        entropy: bool = True
+        """Images count the more the surer their prediction is, by 1 + exp(-entropy). No gradient through that."""
+        joint: Literal["auto", "outer", "random"] = "auto"
+        """What the domain classifier sees: the `outer` product of features and predictions, or a `random` map of it.
+        `auto`, the paper's rule: the product where it has at most 4096 entries; else the map, and the log says so."""
+        random_width: int = Field(1024, ge=1)
+        """Width of the random map."""
+
+    def __init__(self, network: Network, settings: MethodSettings):
+        super().__init__(network, settings)
+        classes, width = network.weight.shape
+        outer = self.options.joint == "outer"
+        if self.options.joint == "auto":
+            outer = classes * width <= MOST_PRODUCTS
+            if not outer:
+                self.note = (
+                    f"method 'cdan': a random map of {self.options.random_width} stands for the outer product: {width} "
+                    f"features x {classes} classes are more than {MOST_PRODUCTS}; method_options.joint=outer takes the "
+                    "product all the same"
+                )
+        joint = classes * width if outer else self.options.random_width
+        self.modules["joint"] = _OuterProduct() if outer else _RandomMap(width, classes, joint)
+        self.modules["domain"] = domain_classifier(joint, self.options.hidden)
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        features, logits = self.forward(batch)
+        source = self.source_loss(logits, batch)
+        p = logits.detach().softmax(1)
+        joint = self.modules["joint"](features, p)
+        weight = 1 + torch.exp(-torch.special.entr(p).sum(1)) if self.options.entropy else None
+        strength = warm_up(self.progress, self.options.steepness)
+        domain = domain_loss(self.modules["domain"], reverse_gradient(joint, strength), batch, weight)
+        scalars = {"loss/source": source.detach(), "loss/domain": domain.detach()}
+        return source + self.options.weight * domain, scalars
+
+
+class _OuterProduct(nn.Module):
+    """Features (B, D) times predictions (B, K): (B, K * D)."""
+
+    def forward(self, features: Tensor, p: Tensor) -> Tensor:
+        return (p[:, :, None] * features[:, None]).flatten(1)
+
+
+class _RandomMap(nn.Module):
+    """(R_f f) * (R_g g) / sqrt(d), which keeps the outer product's inner products in expectation (the paper, eq. 6).
+
+    The matrices are buffers: saved with the method's weights, so that a resume sees the same map.
+    """
+
+    def __init__(self, features: int, classes: int, width: int):
+        super().__init__()
+        self.register_buffer("features", torch.randn(features, width))
+        self.register_buffer("classes", torch.randn(classes, width))
+
+    @full_precision
+    def forward(self, features: Tensor, p: Tensor) -> Tensor:
+        return (features @ self.features) * (p @ self.classes) / self.features.shape[1] ** 0.5

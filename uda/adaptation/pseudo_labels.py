@@ -1,0 +1,129 @@
+"""Pseudo-labels of a round: scores, thresholds over all processes, labels, and all of it as plain state."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from uda.adaptation.config import AdaptationConfig
+from uda.core.distributed import Ranks
+from uda.core.errors import UserError
+from uda.models.network import Prediction
+from uda.selection.regularizers import create_regularizer, lrent_keeps
+from uda.selection.selectors import target_scores
+from uda.selection.streaming_thresholds import stream_thresholds
+from uda.selection.thresholds import PseudoLabels, class_balanced_thresholds, portion_schedule, select
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A predict pass over the target."""
+
+    mine: Prediction
+    """This process's rows of it."""
+    whole: Prediction
+    """All rows on rank 0, none on the others."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a round trains on: the pseudo-labels of all target images, and what is said about them."""
+
+    pseudo: PseudoLabels
+    """The selector's choice."""
+    reference: PseudoLabels
+    """What softmax would have chosen at the same portion."""
+    labels: np.ndarray
+    """(N, K) float32 label distributions: one-hot, or LRENT's soft labels."""
+    portion: float
+    """Share of each class that was asked for."""
+    metrics: dict
+    """`selection_metrics` of the choice; empty but on rank 0."""
+
+    def state(self) -> dict[str, object]:
+        """For a checkpoint: tensors, numbers and strings only."""
+        arrays = {
+            name: {
+                field: torch.from_numpy(np.ascontiguousarray(getattr(chosen, field)))
+                for field in chosen.__dataclass_fields__
+            }
+            for name, chosen in (("pseudo", self.pseudo), ("reference", self.reference))
+        }
+        return {**arrays, "labels": torch.from_numpy(self.labels), "portion": self.portion, "metrics": self.metrics}
+
+    @classmethod
+    def from_state(cls, state: dict) -> "Choice":
+        """The inverse of `state`."""
+        pseudo, reference = (
+            PseudoLabels(**{field: value.numpy() for field, value in state[name].items()})
+            for name in ("pseudo", "reference")
+        )
+        return cls(pseudo, reference, state["labels"].numpy(), state["portion"], state["metrics"])
+
+
+def choose(
+    mine: Prediction,
+    config: AdaptationConfig,
+    round_index: int,
+    count: int,
+    ranks: Ranks,
+    target_classes: np.ndarray | None = None,
+) -> Choice:
+    """Pseudo-labels of a round from the current model's prediction on the target.
+
+    The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels, by
+    softmax's lambdas.
+    Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
+    `target_classes`, bool (K,): those of a partial target, which are chosen from as if there were no others; None: all.
+    """
+    settings = config.self_training
+    portion = portion_schedule(round_index, settings.portion.start, settings.portion.step, settings.portion.max)
+    if target_classes is not None:
+        mine = mine.of_classes(target_classes)
+    features, logits, weight = (torch.from_numpy(a) for a in (mine.features, mine.logits, mine.weight))
+
+    def chosen_by(selector: str) -> PseudoLabels:
+        scores = target_scores(selector, features, logits, weight)
+        return select(scores, _thresholds(scores, portion, ranks))
+
+    try:
+        pseudo = chosen_by(settings.selector)
+    except ValueError as error:
+        raise UserError(f"selector '{settings.selector}': {error}") from None
+    reference = pseudo if settings.selector == "softmax" else chosen_by("softmax")
+    regularizer = create_regularizer(settings.regularizer, settings.alpha, settings.alpha_label)
+    # Soft labels are made of softmax probabilities, so softmax's lambdas divide them, whatever the selector.
+    labels = np.asarray(regularizer.soft_labels(logits, reference.thresholds, pseudo.labels), np.float32)
+    if settings.keep == "lrent":
+        pseudo = replace(pseudo, selected=lrent_keeps(logits, pseudo.thresholds, regularizer.alpha_label))
+    if target_classes is not None:
+        pseudo, reference = (_among_all(chosen, target_classes) for chosen in (pseudo, reference))
+        labels = _columns(labels, target_classes, 0)
+    pseudo, reference = (_of_all(chosen, count, ranks) for chosen in (pseudo, reference))
+    return Choice(pseudo, reference, ranks.gather_rows(labels, count), portion, {})
+
+
+def _thresholds(scores: Tensor, portion: float, ranks: Ranks) -> np.ndarray:
+    if ranks.world == 1:
+        return class_balanced_thresholds(scores, portion)
+    return stream_thresholds(lambda: [scores], portion, scores.shape[1], reduce=ranks.sum)
+
+
+def _among_all(chosen: PseudoLabels, which: np.ndarray) -> PseudoLabels:
+    """A choice among some classes as one among all K, of which nothing may be labelled with the others."""
+    thresholds = _columns(chosen.thresholds, which, np.inf)
+    return replace(chosen, labels=np.flatnonzero(which)[chosen.labels], thresholds=thresholds)
+
+
+def _columns(values: np.ndarray, which: np.ndarray, others: float) -> np.ndarray:
+    """Values of some classes, (..., k), at their places among all, (..., K)."""
+    filled = np.full((*values.shape[:-1], len(which)), others, values.dtype)
+    filled[..., which] = values
+    return filled
+
+
+def _of_all(chosen: PseudoLabels, count: int, ranks: Ranks) -> PseudoLabels:
+    """What all processes chose, from this one's rows."""
+    rows = ("labels", "scores", "ratios", "selected")
+    return replace(chosen, **{field: ranks.gather_rows(getattr(chosen, field), count) for field in rows})

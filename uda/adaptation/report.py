@@ -1,0 +1,252 @@
+"""The report of a run as it goes: called once after source training, once a round, once at the end."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.adaptation.partial import named_classes
+from uda.adaptation.results import summarise
+from uda.core.files import OutputError, write_json, write_text
+from uda.data.domains import TargetLabels
+from uda.data.images import Images
+from uda.evaluation.accuracy import Accuracy
+from uda.evaluation.collapse import CURES, classes_without_labels, signs_of_collapse, spread
+from uda.report import terminal
+from uda.report.events import Events
+from uda.report.gallery import gallery_entries, surest_by_class
+from uda.report.pseudo_labels import write_pseudo_labels
+from uda.selection.thresholds import PseudoLabels
+from uda.training.records import REPORTS, SOURCE, Records, plain
+
+
+@dataclass(frozen=True)
+class ChoiceRecord:
+    """What a round of self-training chose, and from what."""
+
+    portion: float
+    """Share of each class's images that was to be chosen."""
+    pseudo: PseudoLabels
+    """The selector's choice."""
+    reference: PseudoLabels
+    """What softmax would have chosen at the same portion."""
+    metrics: dict[str, Any]
+    """`uda.evaluation.accuracy.selection_metrics` of the choice."""
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """A round, or an interval of a method without rounds, and what came of it."""
+
+    round: int
+    """Number of the round, from 0."""
+    steps: int
+    """Training steps since the stage began: a round is a stage of its own, an interval a part of one."""
+    predicted: np.ndarray
+    """(K,) target images that the model predicts as each class after the round's training."""
+    accuracy: Accuracy | None
+    """Oracle: after the round's training; None without target labels."""
+    validators: dict[str, float]
+    """Label-free scores of the prediction after the round."""
+    loss: float
+    """Mean training loss of the round."""
+    seconds: float
+    """How long the round took."""
+    choice: ChoiceRecord | None = None
+    """What was chosen; None for a method that chooses nothing."""
+
+
+class RunReport:
+    """Writes a run's `rounds/`, `tb/`, `results.json` and `report.html`, and prints its table.
+
+    `records` are all its state: a report made anew with the same ones goes on where the old one ended.
+
+    Args:
+        records: those of the run so far; the event files of later rounds are purged.
+        config: the run's config.
+        classes: K class names.
+        source: (K,) source images of each class.
+        images: the target images.
+        target_labels: for the oracle figures of the page; None without.
+        log: prints one line.
+    """
+
+    def __init__(
+        self,
+        records: Records,
+        config: AdaptationConfig,
+        classes: Sequence[str],
+        source: np.ndarray,
+        images: Images,
+        target_labels: TargetLabels | None,
+        log: Callable[[str], None] = print,
+    ):
+        self.records = records
+        self.folder = records.folder
+        self.config = config
+        self.classes = tuple(classes)
+        named = named_classes(config, self.classes)
+        self.source_counts = source if named is None else source * named
+        self.images = images
+        self.target_labels = target_labels
+        if named is not None and target_labels is not None:
+            truth = target_labels.reveal()[target_labels.reveal() >= 0]
+            if left_out := int((~named[truth]).sum()):
+                log(
+                    f"warning: {left_out:,} of {len(truth):,} target images with labels are of classes that "
+                    "data.target_classes leaves out; accuracy counts them (oracle)"
+                )
+        self.log = log
+        self.partial = config.data.partial and named is None
+        self._rows = 0
+        self._cures_said: set[str] = set()
+        # Step 0 is the source model, step r + 1 round r; what an interrupted round left is purged.
+        first_step = len(records.reports()) + 1 if records.get(SOURCE) else 0
+        self._events = Events(self.folder / "tb", first_step) if config.report.tensorboard else None
+        for record in records.reports():
+            labels = self._pseudo_labels(record["round"])
+            if "portion" in record and not labels.is_file():
+                log(f"warning: {labels} is missing and is kept nowhere else; no figure depends on it")
+
+    def label_free_round(self) -> int | None:
+        """The round that the config's validator likes best of those so far; None before the first."""
+        results = summarise(self.config, self.records.get(SOURCE), self.records.reports(), 0.0)
+        return results["label_free_choice"]["round"]
+
+    def source(
+        self,
+        predicted: np.ndarray | None,
+        accuracy: Accuracy | None,
+        validators: dict[str, float],
+        seconds: float,
+        steps: int = 0,
+    ) -> None:
+        """Report the source model, trained for `steps`: `rounds/source.json`, TensorBoard, the table's first row.
+
+        `predicted`: (K,) target images that it predicts as each class; None where there is no source model.
+        """
+        record = {
+            "steps": steps,
+            **_accuracy_fields(accuracy),
+            "validators": validators,
+            "seconds": seconds,
+            "warnings": [],
+        }
+        if predicted is not None:
+            record |= spread(predicted, self.classes)
+            record["warnings"] = signs_of_collapse(self.classes, predicted, self.source_counts, partial=self.partial)
+        record = self.records.write(SOURCE, record)
+        if validators:  # else the method begins with initial weights, and there is nothing to tell
+            self._print_row(
+                terminal.source_row(record, ADAPTATION_METHODS[self.config.method].adapts), record, "source"
+            )
+        if self._events:
+            with self._writing_events():
+                self._events.model(0, record, self.classes)
+                self._events.flush()
+
+    def round(self, record: RoundRecord) -> None:
+        """Report a round: `report.json` and `pseudo_labels.csv` in `rounds/NN/`, TensorBoard, a row of the table."""
+        choice = record.choice
+        chosen, gallery = {}, {}
+        if choice is not None:
+            write_pseudo_labels(self._pseudo_labels(record.round), choice.pseudo, self.images.ids, self.classes)
+            chosen = {"portion": choice.portion, **choice.metrics}
+            limit = self.config.report.gallery
+            gallery = {"gallery": gallery_entries(choice.pseudo, choice.reference, self.images.ids, limit)}
+        content = {
+            "round": record.round,
+            "steps": record.steps,
+            **chosen,
+            "loss": record.loss,
+            **_accuracy_fields(record.accuracy),
+            "validators": record.validators,
+            **spread(record.predicted, self.classes),
+            "warnings": self._warnings(record),
+            "seconds": record.seconds,
+            **gallery,
+        }
+        # report.json comes last: where it is whole, so is the round.
+        content = self.records.write(REPORTS["rounds"].format(record.round), content)
+        stage = "adaptation" if choice is None else "self_training"
+        self._print_row(terminal.round_row(content, self.records.get(SOURCE)), content, stage)
+        if self._events:
+            with self._writing_events():
+                self._events.model(record.round + 1, content, self.classes)
+                if choice is not None:
+                    surest = surest_by_class(choice.pseudo, choice.pseudo.selected, self.config.report.gallery)
+                    self._events.choice(record.round + 1, content, self.images, surest)
+                self._events.flush()
+
+    def finish(self, seconds: float) -> dict[str, Any]:
+        """Write `results.json` and `report.html` from the records of all rounds; returns the results."""
+        source, rounds = self.records.get(SOURCE), self.records.reports()
+        results = plain(summarise(self.config, source, rounds, seconds))
+        if self.config.report.page:
+            from uda.adaptation.page import render_page
+
+            truth = None if self.target_labels is None else np.asarray(self.target_labels.reveal())
+            page = render_page(self.config, self.classes, self.images, truth, source, rounds, results)
+            write_text(self.folder / "report.html", page)
+        write_json(self.folder / "results.json", results)
+        if self._events:
+            with self._writing_events():
+                self._events.close()
+        return results
+
+    @contextmanager
+    def _writing_events(self) -> Iterator[None]:
+        """TensorBoard writes in a thread; a full disk shows at one of the next calls."""
+        try:
+            yield
+        except OSError as error:
+            raise OutputError(self.folder / "tb", error) from error
+
+    def _pseudo_labels(self, round_index: int) -> Path:
+        return (self.folder / REPORTS["rounds"].format(round_index)).with_name("pseudo_labels.csv")
+
+    def _warnings(self, record: RoundRecord) -> list[str]:
+        """Signs of a collapse after a round, and what its choice lacks."""
+        source = self._predicted(self.records.get(SOURCE))
+        found = signs_of_collapse(self.classes, record.predicted, self.source_counts, source, self.partial)
+        if record.choice is None:
+            return found
+        chosen_from = self._predicted(self.records.reports()[record.round - 1]) if record.round else source
+        selected = np.array([record.choice.metrics["selected_per_class"][name] for name in self.classes])
+        images = len(self.images.ids)
+        return found + classes_without_labels(
+            self.classes, selected, self.source_counts, images, chosen_from, self.partial
+        )
+
+    def _predicted(self, record: dict[str, Any] | None) -> np.ndarray | None:
+        """(K,) predictions of each class that a record tells of."""
+        counts = (record or {}).get("predicted_per_class")
+        return None if counts is None else np.array([counts[name] for name in self.classes])
+
+    def _print_row(self, row: str, record: dict[str, Any], stage: str) -> None:
+        if self._rows % terminal.HEADER_EVERY == 0:
+            for line in terminal.header(ADAPTATION_METHODS[self.config.method].adapts):
+                self.log(line)
+        self._rows += 1
+        self.log(row)
+        if record["accuracy"]:
+            for line in terminal.class_lines(record["accuracy"]["per_class"]) + terminal.part_lines(record["accuracy"]):
+                self.log(line)
+        warnings = [f"warning: {warning}" for warning in record["warnings"]]
+        if warnings and stage not in self._cures_said:
+            self._cures_said.add(stage)
+            warnings.append(CURES[stage])
+        for line in terminal.indented(warnings):
+            self.log(line)
+
+
+def _accuracy_fields(accuracy: Accuracy | None) -> dict[str, Any]:
+    """Class mean and overall for reading at a glance, and all of it under `accuracy`; None without labels."""
+    if accuracy is None:
+        return {"class_mean": None, "overall": None, "accuracy": None}
+    return {"class_mean": accuracy.class_mean, "overall": accuracy.overall, "accuracy": accuracy.to_dict()}

@@ -1,0 +1,69 @@
+"""`results.json`: the run in figures, for tools."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.methods import ADAPTATION_METHODS
+
+_ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll", "domains", "unknown")
+
+
+def summarise(
+    config: AdaptationConfig, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]], seconds: float
+) -> dict[str, Any]:
+    """The content of `results.json` from the records of the source model and of the rounds.
+
+    `final` is the last round, or the source model where there are none. `label_free_choice` and `oracle_best` are
+    among the rounds only; without rounds they name none. Figures that need target labels are None without them.
+    `warnings` are those of all reports, each with the report that it is of.
+    `steps` are all training steps of this run, those behind a `source.checkpoint` not among them.
+    """
+    training = config.self_training
+    last = rounds[-1] if rounds else source
+    choice = _best(rounds, [record["validators"].get(config.validator) for record in rounds])
+    best = _best(rounds, [record["class_mean"] for record in rounds])
+    what = "round" if ADAPTATION_METHODS[config.method].rounds else "report"
+    told = [("source model", source or {"warnings": []}), *((f"{what} {record['round']}", record) for record in rounds)]
+    return {
+        "config": config.name,
+        "method": config.method,
+        "selector": training.selector if ADAPTATION_METHODS[config.method].rounds else None,
+        "regularizer": training.regularizer if ADAPTATION_METHODS[config.method].rounds else None,
+        "seed": config.seed,
+        "source_only": _accuracy(source),
+        "final": _accuracy(last),
+        "label_free_choice": {**choice, "validator": config.validator},
+        "oracle_best": best,
+        "warnings": [f"{name}: {warning}" for name, record in told for warning in record["warnings"]],
+        "rounds": [
+            {key: value for key, value in record.items() if key not in ("accuracy", "gallery")} | _accuracy(record)
+            for record in rounds
+        ],
+        "steps": _steps(config, source, rounds),
+        "seconds": seconds,
+    }
+
+
+def _accuracy(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    known = (record or {}).get("accuracy") or {}
+    return {name: known.get(name, {} if name in ("per_class", "domains") else None) for name in _ACCURACY}
+
+
+def _steps(
+    config: AdaptationConfig, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]]
+) -> int | None:
+    """Steps of all stages: each round is one, intervals are parts of one. None where the records do not tell."""
+    stages = [record.get("steps") for record in (source or {}, *rounds)]
+    if ADAPTATION_METHODS[config.method].adapts:
+        stages = [stages[0], *stages[-1:]] if rounds else stages
+    return None if None in stages else sum(stages)
+
+
+def _best(rounds: Sequence[Mapping[str, Any]], scores: Sequence[float | None]) -> dict[str, Any]:
+    """The round of the highest score, the first of them where several are equal."""
+    known = [index for index, score in enumerate(scores) if score is not None]
+    if not known:
+        return {"round": None, "class_mean": None}
+    index = max(known, key=lambda position: scores[position])
+    return {"round": rounds[index]["round"], "class_mean": rounds[index]["class_mean"]}

@@ -1,0 +1,498 @@
+"""The whole circle: source training, then rounds of predict -> select -> fit -> report, or one stage of adaptation."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from uda.adaptation.batches import ADAPT_BATCH, Feeds
+from uda.adaptation.checks import check_batches
+from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.adaptation.partial import missing_note, named_classes, occurring_classes
+from uda.adaptation.pseudo_labels import Choice, Predicted, choose
+from uda.adaptation.report import ChoiceRecord, RoundRecord, RunReport
+from uda.adaptation.settings import AdaptationSettings, SelfTrainingSettings
+from uda.adaptation.work import Work, work_of
+from uda.core.errors import UserError
+from uda.data.domains import Domains, load_domains
+from uda.data.loaders import Batches
+from uda.evaluation.accuracy import Accuracy, accuracy, selection_metrics
+from uda.evaluation.collapse import predictions
+from uda.evaluation.validators import VALIDATORS
+from uda.models.network import Prediction, create_network, describe_network
+from uda.report.terminal import summary_lines
+from uda.selection.selectors import target_scores
+from uda.selection.thresholds import portion_schedule
+from uda.training.checkpoint import Progress
+from uda.training.engine import seed_everything
+from uda.training.inputs import InputImages, Inputs
+from uda.training.pace import Trials, as_if_of, predict_pace, training_pace
+from uda.training.session import Session, epoch_steps
+from uda.training.stages import INITIAL_WEIGHTS
+
+
+class Run(Session):
+    """One config's run from a source to a target domain, from wherever it stands to its end."""
+
+    def prepare(self) -> None:
+        config = self.config
+        check_batches(config, self.ranks.world)
+        self.domains = self.load_images()
+        self.classes = self.domains.classes
+        data = config.data
+        if ADAPTATION_METHODS[config.method].compares_two and max(len(data.sources), len(data.targets)) > 1:
+            self.log(
+                f"method '{config.method}' compares two domains: all sources count as one "
+                f"({', '.join(data.sources)}), all targets as the other ({', '.join(data.targets)})"
+            )
+        seed_everything(INITIAL_WEIGHTS, config.seed)
+        network = create_network(config.model, len(self.classes), len(config.transforms.mean))
+        self.build(network, lambda network: ADAPTATION_METHODS[config.method](network, config.method_settings()))
+        if self.method.note is not None:
+            self.log(self.method.note)
+        self.source_method = ADAPTATION_METHODS["source_only"](network, config.method_settings("source_only"))
+        self.feeds = Feeds(config, self.domains, self.engine)
+        self._settle_rounds()
+        saved = self.saved[1] if self.saved else {}
+        #: What validators compare with, and the classes that they look at (of a partial target).
+        self._predicted, self._validated = (
+            None if saved.get(name) is None else saved[name].numpy() for name in ("predicted", "validated_classes")
+        )
+        self._target_classes = named_classes(config, self.classes)
+        labelled = self.domains.labelled
+        self._certain = () if labelled is None else np.unique(labelled.labels).tolist()
+        if self._target_classes is not None and (odd := [k for k in self._certain if not self._target_classes[k]]):
+            raise UserError(f"data.target_classes: lacks '{self.classes[odd[0]]}', which data.target_labelled has")
+        self._try_out()
+
+    def load_images(self) -> Domains:
+        """The images."""
+        return load_domains(self.config.data, self.config.seed, self.log, self.ranks)
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        source, labelled = self.domains.source, self.domains.labelled
+        roles = {"source": InputImages(source.images.ids, source.labels)}
+        roles["target"] = InputImages(self.domains.target.images.ids, self.domains.target_labels)
+        if labelled is not None:
+            roles["labelled target"] = InputImages(labelled.images.ids, labelled.labels)
+        return Inputs(self.classes, roles)
+
+    @property
+    def description(self) -> dict[str, object]:
+        return describe_network(self.config.model, self.classes)
+
+    def state(self) -> dict[str, object]:
+        kept = {"predicted": self._predicted, "validated_classes": self._validated}
+        return {name: None if array is None else torch.from_numpy(array) for name, array in kept.items()}
+
+    def _try_out(self) -> None:
+        """Send two target images all the way to scores, so that what does not fit is found before hours of training."""
+        first = self.domains.target.images.take(np.arange(min(2, len(self.domains.target.images))))
+        try:
+            prediction = self.engine.predict(self.feeds.predict(first, 2, workers=0), len(first))
+        except (AssertionError, RuntimeError) as error:
+            reason = str(error).split("\n")[0]
+            model, size = self.config.model.backbone, self.config.transforms.size
+            raise UserError(f"model.backbone: {model} cannot take images of transforms.size={size}: {reason}") from None
+        if self.engine.device.type != "cpu":
+            self._try_out_batch()
+        if self.config.trains_source:
+            self.feeds.check_source()
+        if self.method.adapts:
+            self._adaptation_batches()
+        if self.rounds:
+            self.feeds.check_rounds()
+            tensors = (prediction.features, prediction.logits, prediction.weight)
+            target_scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))
+
+    def _try_out_batch(self) -> None:
+        """Predict one batch of the full size, so that memory runs out now and not after hours of training."""
+        images = self.domains.target.images
+        size = min(self.engine.predict_batch_size, len(images))
+        batch = images.take(np.resize(np.arange(min(2, size)), size))  # two images are soon read
+        self.engine.predict(self.feeds.predict(batch, size, workers=0), size)
+
+    @property
+    def rounds(self) -> int:
+        """Self-training rounds."""
+        return self.config.self_training.rounds if self.method.rounds else 0
+
+    def _settle_rounds(self) -> None:
+        """Where the run stands among the rounds that are wanted now: a start may ask for more than the one before.
+
+        Raises UserError where it asks for fewer than have begun.
+        """
+        if not self.method.rounds or self.progress.stage not in ("round", "done"):
+            return
+        done, begun = self.progress.round, self.progress.round + self.progress.begun
+        if self.rounds < begun:
+            raise UserError(
+                f"self_training.rounds: {self.rounds}, but {self.folder.path} has {begun} done or begun; ask for "
+                f"{begun} or more, or choose another output=... (a run of {self.rounds} would be the same as its first "
+                f"{self.rounds}: see {self.folder.path}/rounds)"
+            )
+        self.progress = replace(self.progress, stage="round" if self.rounds > done else "done")
+
+    def complete(self) -> dict | None:
+        self.report = self._begin() if self.ranks.is_main else None
+        if self.saved:
+            self.load(self.saved[1])
+            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
+            self.log(self.compute_line(self.domains.source.images.in_memory))
+        else:
+            self.log(self.plan())
+        predicted = self._source_stage() if self.progress.stage == "source" else None
+        while self.progress.stage == "round":
+            predicted = self._round(predicted)
+        if self.progress.stage == "adaptation":
+            self._adaptation(predicted)
+        return self._end() if self.ranks.is_main else None
+
+    def plan(self) -> str:
+        """What will be done, in lines."""
+        config, network, work = self.config, self.engine.network, self.work
+        source, target = self.domains.source.images, self.domains.target.images
+        parameters = sum(p.numel() for p in network.parameters())
+        if config.source.checkpoint:
+            start = f"checkpoint {config.source.checkpoint}"
+        elif not config.trains_source:
+            start = "no stage of its own"
+        else:
+            start = f"{work.source_steps:,} steps of {config.source.batch_size}"
+        lines = [
+            f"run      {config.name}, seed {config.seed}, method {config.method} -> {self.folder.path}",
+            f"data     {_images(len(source), 'labelled source', config.data.sources)}, "
+            f"{_images(len(target), 'target', config.data.targets)}{_labels_known(self.domains)}, "
+            f"{len(self.classes)} classes",
+            f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
+            self.compute_line(source.in_memory),
+            f"source   {start}",
+        ]
+        if self.domains.labelled is not None:
+            lines.append(
+                f"labelled {len(self.domains.labelled.images):,} target images with labels, "
+                f"{config.data.labelled_per_batch} in every batch"
+            )
+        if self.rounds:
+            training, portion = config.self_training, config.self_training.portion
+            last = portion_schedule(self.rounds - 1, portion.start, portion.step, portion.max)
+            epochs = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
+            length = f"{training.steps:,} steps" if training.steps else epochs
+            lines.append(
+                f"rounds   {self.rounds}, selector {training.selector}, regularizer {training.regularizer}, "
+                f"portion {portion.start:g} to {last:g}, {length} each"
+            )
+        if self.method.adapts:
+            adaptation = config.adaptation
+            batch = adaptation.batch
+            source_images = f"{batch.source} source + " if batch.source else ""
+            lines.append(
+                f"adapts   {adaptation.steps:,} steps of {source_images}{batch.target} target images, a report "
+                f"every {adaptation.interval:,}"
+            )
+        return "\n".join(lines)
+
+    @property
+    def work(self) -> Work:
+        """What it has to do on its own images."""
+        parts = self.ranks.world * self.config.runtime.accumulate
+        return work_of(self.config, len(self.domains.source.images), len(self.domains.target.images), parts)
+
+    def cost(self, loads: bool = True) -> str:
+        """What the whole run will take by the pace of a few batches, in lines; see `Trials.cost`.
+
+        Every process of a job calls it. The network is trained by it, and the run is spent.
+        """
+        return self.trials().cost(self.engine, self.engine.workers(self.domains.source.images.in_memory), loads)
+
+    def trials(self) -> Trials:
+        """The pace of a few steps of every stage and of predict batches."""
+        engine, config, work = self.engine, self.config, self.work
+        workers = engine.workers(self.domains.source.images.in_memory)
+        stages = {}
+        predict, sample = predict_pace(engine, self.domains.target.images, self.feeds.transforms["predict"])
+        if work.source_steps:
+            optimization = engine.optimization(self.source_method, config.source.optim, work.source_steps)
+            batches = self.feeds.source(0, None)
+            with engine.enough_memory("source", self.smaller_step(self.source_method, "source")):
+                pace = training_pace(engine, self.source_method, optimization, batches, workers)
+            stages["source"] = work.source_steps, pace
+        if work.later_steps:
+            stage = config.adaptation if self.method.adapts else config.self_training
+            batches = self.trial_batches(sample)
+            optimization = engine.optimization(self.method, stage.optim, len(batches))
+            frozen = stage.batch_norm == "eval"
+            name = "adapting" if self.method.adapts else "rounds"
+            with engine.enough_memory(
+                name, self.smaller_step(self.method, "adaptation" if self.method.adapts else "round")
+            ):
+                pace = training_pace(engine, self.method, optimization, batches, workers, frozen)
+            stages[name] = work.later_steps, pace
+        return Trials(stages, work.predicted, predict)
+
+    def summary(self, results: Mapping[str, Any]) -> list[str]:
+        return summary_lines(results)
+
+    def _begin(self) -> RunReport:
+        """Make or open the run's folder."""
+        self.open_folder()
+        source = np.bincount(self.domains.source.labels, minlength=len(self.classes))
+        images, labels = self.domains.target.images, self.domains.target_labels
+        return RunReport(self.records, self.config, self.classes, source, images, labels, self.log)
+
+    def _end(self) -> dict:
+        """Write the final weights and the results."""
+        self.save_weights("final")
+        self.log(f"checkpoints took {self.checkpoints.seconds_spent:.1f} s since the last start")
+        results = self.report.finish(self.progress.seconds)
+        self.say(results)
+        return results
+
+    # Stages
+
+    def _source_stage(self) -> Predicted | None:
+        """Train and report the source model. Returns its prediction where round 0 may choose from it as it is."""
+        settings = self.config.source
+        started = time.monotonic()
+        following = "round" if self.rounds else "adaptation" if self.method.adapts else "done"
+        if not (self.config.trains_source or settings.checkpoint):  # no source model to save or to judge
+            if self.ranks.is_main:
+                self.report.source(None, None, {}, 0.0)
+            self.save(Progress(following, seconds=self.seconds))
+            return None
+        plan = []
+        if self.config.trains_source:
+            plan = epoch_steps(len(self.feeds.source(0, None)), settings.epochs, settings.steps)
+            self.train(
+                self.source_method,
+                lambda epoch: self.feeds.source(epoch, plan[epoch]),
+                settings.optim,
+                label="source",
+                plan=plan,
+                progress=self._progress("source"),
+            )
+        if self.ranks.is_main:
+            self.save_weights("source")
+        if settings.adapt_batch_norm:
+            self.adapt_batch_norm()
+        predicted = self.predict()
+        if self.ranks.is_main:
+            whole, seconds = predicted.whole, time.monotonic() - started
+            self.report.source(predictions(whole), self.accuracy(whole), self.validate(whole), seconds, sum(plan))
+        self.save(Progress(following, seconds=self.seconds))
+        return None if self._stage_settings.adapt_batch_norm else predicted
+
+    def _round(self, predicted: Predicted | None) -> Predicted:
+        """One round; `predicted` is the last round's, None after a start."""
+        settings, index = self.config.self_training, self.progress.round
+        started = time.monotonic()
+        if self.saved and self.progress.begun:
+            choice = Choice.from_state(self.saved[1]["choice"])
+        else:
+            choice = self._choose(index, predicted or self._adapted_predict())
+        plan = epoch_steps(len(self.feeds.round(index, choice, 0, None)), settings.epochs, settings.steps)
+        scalars = self.train(
+            self.method,
+            lambda epoch: self.feeds.round(index, choice, epoch, plan[epoch]),
+            settings.optim,
+            label=f"round {index}",
+            plan=plan,
+            progress=self._progress("round"),
+            freeze_batch_norm=settings.batch_norm == "eval",
+            extra=lambda: {"choice": choice.state()},
+        )
+        predicted = self._adapted_predict()
+        if self.ranks.is_main:
+            self._report_round(index, choice, predicted.whole, scalars["loss"], sum(plan), started)
+        last = index + 1 == self.rounds
+        self.save(Progress("done" if last else "round", index + 1, seconds=self.seconds))
+        return predicted
+
+    def _adaptation(self, predicted: Predicted | None) -> None:
+        """One stage of source and target together; a report at the end of every interval, as of a round."""
+        settings = self.config.adaptation
+        plan = epoch_steps(settings.interval, 0, settings.steps)
+        started = time.monotonic()
+        if self.saved and self.progress.begun:
+            self.method.prepared = {name: array.numpy() for name, array in self.saved[1]["prepared"].items()}
+
+        def batches(interval: int) -> Batches:
+            nonlocal predicted
+            begun = self.progress.epoch == interval and self.progress.step
+            if self.method.prepares and not begun:
+                predicted = predicted or self._adapted_predict()
+                found = self.method.prepare(predicted.whole, interval) if self.ranks.is_main else {}
+                self.method.prepared = self.ranks.broadcast_arrays(found)
+            return self._adaptation_batches().window(settings.interval * interval, plan[interval])
+
+        def report(interval: int, scalars: dict[str, float]) -> None:
+            nonlocal predicted, started
+            predicted = self._adapted_predict()
+            if self.ranks.is_main:
+                whole = predicted.whole
+                self.report.round(
+                    RoundRecord(
+                        round=interval,
+                        steps=sum(plan[: interval + 1]),
+                        predicted=predictions(whole),
+                        accuracy=self.accuracy(whole),
+                        validators=self.validate(whole),
+                        loss=scalars["loss"],
+                        seconds=time.monotonic() - started,
+                    )
+                )
+                if self.report.label_free_round() == interval:
+                    self.save_weights("label_free")
+            started = time.monotonic()
+
+        self.train(
+            self.method,
+            batches,
+            settings.optim,
+            label="adaptation",
+            plan=plan,
+            progress=self._progress("adaptation"),
+            freeze_batch_norm=settings.batch_norm == "eval",
+            extra=lambda: {"prepared": {name: torch.from_numpy(array) for name, array in self.method.prepared.items()}},
+            after=report,
+        )
+        self.save(Progress("done", len(plan), seconds=self.seconds))
+
+    @property
+    def _stage_settings(self) -> SelfTrainingSettings | AdaptationSettings:
+        return self.config.adaptation if self.method.adapts else self.config.self_training
+
+    def _adaptation_batches(self) -> Batches:
+        return self.feeds.adaptation(self.method.prepared.get("labels"), self.method.views)
+
+    def trial_batches(self, sample: Prediction) -> Batches:
+        """Batches of the first round, or of the adaptation, as they would be if all target images were predicted like
+        those of `sample`. Of a round that would choose none the source images alone."""
+        count = len(self.domains.target.images)
+        if self.method.adapts:
+            if self.method.prepares:
+                settings = self.config.adaptation
+                last = math.ceil(settings.steps / settings.interval) - 1  # a first one may go without
+                found = self.method.prepare(as_if_of(sample, count), last) if self.ranks.is_main else {}
+                self.method.prepared = self.ranks.broadcast_arrays(found)
+            return self._adaptation_batches()
+        rows = self.ranks.rows(count)
+        mine = as_if_of(sample, rows.stop - rows.start)
+        return self.feeds.round(0, choose(mine, self.config, 0, count, self.ranks, self._target_classes), 0, None)
+
+    def _progress(self, stage: str) -> Callable[[float], float]:
+        """A stage's share done to the run's: the source stage counts as a round, or by its steps."""
+        if self.method.adapts:
+            adaptation = self.config.adaptation.steps
+            source = self.work.source_steps
+            before, length = (0, source) if stage == "source" else (source, adaptation)
+            return lambda done: (before + done * length) / (source + adaptation)
+        before = 0 if stage == "source" else 1 + self.progress.round
+        return lambda done: (before + done) / (1 + self.rounds)
+
+    def _choose(self, index: int, predicted: Predicted) -> Choice:
+        count = len(self.domains.target.images)
+        target_classes = self._target_classes
+        if self.config.data.partial and target_classes is None:
+            target_classes = occurring_classes(predicted.mine.logits, self.ranks, self._certain)
+            self.log(f"round {index}: {missing_note(target_classes, self.classes)}")
+        choice = choose(predicted.mine, self.config, index, count, self.ranks, target_classes)
+        if self.ranks.is_main:
+            labels = self.domains.target_labels
+            metrics = selection_metrics(choice.pseudo, predicted.whole, choice.reference, labels, self.classes)
+            choice = replace(choice, metrics=metrics)
+        if not choice.pseudo.count:
+            self._nothing_selected(index, choice)
+        return choice
+
+    def _report_round(
+        self, index: int, choice: Choice, prediction: Prediction, loss: float, steps: int, started: float
+    ) -> None:
+        self.report.round(
+            RoundRecord(
+                round=index,
+                steps=steps,
+                choice=ChoiceRecord(choice.portion, choice.pseudo, choice.reference, choice.metrics),
+                predicted=predictions(prediction),
+                accuracy=self.accuracy(prediction),
+                validators=self.validate(prediction),
+                loss=loss,
+                seconds=time.monotonic() - started,
+            )
+        )
+        if self.report.label_free_round() == index:
+            self.save_weights("label_free")
+
+    def _adapted_predict(self) -> Predicted:
+        if self._stage_settings.adapt_batch_norm:
+            self.adapt_batch_norm()
+        return self.predict()
+
+    def _nothing_selected(self, index: int, choice: Choice) -> None:
+        message = (
+            f"round {index}: portion {choice.portion:g} selects no target image of any class; "
+            "raise self_training.portion.start (portion * images of a class must reach 1)"
+        )
+        if self.config.self_training.on_empty == "stop":
+            raise UserError(f"{message}, or set self_training.on_empty=continue")
+        self.log(f"{message}; going on with source images alone")
+
+    # Pieces
+
+    def predict(self) -> Predicted:
+        """A predict pass over the target: every image once, in order, each process a share of them."""
+        images = self.domains.target.images
+        rows = self.ranks.rows(len(images))
+        batches = self.feeds.predict(images, self.engine.predict_batch_size, rows=rows)
+        mine = self.engine.predict(batches, rows.stop - rows.start)
+        features, logits = (
+            self.ranks.gather_rows_to_main(array, len(images)) for array in (mine.features, mine.logits)
+        )
+        return Predicted(mine, Prediction(features, logits, mine.weight))
+
+    def adapt_batch_norm(self) -> None:
+        """BatchNorm statistics from random target images."""
+        stage = "adaptation" if self.method.adapts else "self_training"
+        cure = f"set {stage}.adapt_images below {ADAPT_BATCH}, its batch, or lower transforms.size"
+        with self.engine.enough_memory("BatchNorm statistics", cure):
+            self.engine.adapt_batch_norm(self.feeds.statistics(self._stage_settings.adapt_images))
+
+    def accuracy(self, prediction: Prediction) -> Accuracy | None:
+        """Oracle accuracy, None where no label is known."""
+        labels = self.domains.target_labels
+        return accuracy(prediction, labels, self.classes) if labels is not None else None
+
+    def validate(self, prediction: Prediction) -> dict[str, float | None]:
+        """Every label-free validator's score; those that compare do so with the prediction validated before.
+
+        Of a partial target they see its classes alone: those that the config names, or those that seem to occur by the
+        first prediction that is validated, so that the scores of all rounds compare.
+        """
+        if self.config.data.partial:
+            if self._validated is None:
+                named = self._target_classes
+                self._validated = named
+                if named is None:
+                    self._validated = occurring_classes(prediction.logits, certain=self._certain)
+            prediction = prediction.of_classes(self._validated)
+        scores = {name: validator(prediction, self._predicted) for name, validator in VALIDATORS.items()}
+        self._predicted = prediction.logits.argmax(1)
+        return {name: None if score is None else float(score) for name, score in scores.items()}
+
+
+def _labels_known(domains: Domains) -> str:
+    """Of how many target images the label is known, where not of all: accuracies count no others."""
+    labels, count = domains.target_labels, len(domains.target.images)
+    if labels is None:
+        return " without labels"
+    return f" ({labels.count:,} with labels, which measure accuracy)" if labels.count < count else ""
+
+
+def _images(count: int, what: str, domains: Sequence[str]) -> str:
+    return f"{count:,} {what} images" + (f" of {len(domains)} domains" if len(domains) > 1 else "")

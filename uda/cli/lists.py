@@ -1,0 +1,122 @@
+"""What `uda list` and `--list` print: the names that a config or a command can choose, a line each."""
+
+import itertools
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from uda.core.registry import Registry
+
+#: Columns of a list.
+LINE = 100
+
+#: What can be listed.
+KINDS = (
+    *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
+    *("datasets", "backbones", "scores", "degradations", "tables"),
+)
+
+#: Commands that have configs.
+WITH_CONFIGS = ("adapt", "generalize", "hardness dynamics", "hardness all")
+
+Row = tuple[str, str]
+
+
+def listing(kind: str, commands: Sequence[str] = WITH_CONFIGS) -> str:
+    """The names of a kind with a line each; configs and methods are those of some commands."""
+    if kind == "configs":
+        groups = {command: _configs(command) for command in commands}
+    elif kind == "methods":
+        methods = _methods()
+        groups = {command: methods[command].describe() for command in commands if command in methods}
+    else:
+        groups = {kind: _rows(kind)}
+    width = LINE - 2 * (len(groups) > 1)
+    blocks = [_block(rows, width) for rows in groups.values()]
+    if len(blocks) > 1:
+        headed = zip(groups, blocks, strict=True)
+        blocks = [f"uda {command}:\n{textwrap.indent(block, '  ')}" for command, block in headed]
+    if kind == "backbones":
+        import timm
+
+        blocks.append(f"...and each of timm's {len(timm.list_models())} models by its name (timm.list_models())")
+    return "\n".join(blocks)
+
+
+def config_names(command: str) -> list[str]:
+    """The configs in configs/ that a command takes."""
+    return [name for name, _ in _configs(command)]
+
+
+def table_names() -> list[str]:
+    """The tables in configs/tables/."""
+    return [path.stem for path in _files("tables/*.yaml")]
+
+
+def _rows(kind: str) -> list[Row]:
+    if kind == "datasets":
+        from uda.data.cards import CARDS
+
+        return CARDS.describe()
+    if kind == "tables":
+        return [(path.stem, _first_comment(path)) for path in _files("tables/*.yaml")]
+    return _registry(kind).describe()
+
+
+def _registry(kind: str) -> "Registry":
+    from uda.adaptation.methods import UNLABELLED_LOSSES
+    from uda.evaluation.validators import VALIDATORS
+    from uda.hardness.probes.degradations import DEGRADATIONS
+    from uda.hardness.scoring.scores import SCORES
+    from uda.models.backbones import BACKBONES
+    from uda.models.losses import LOSSES
+    from uda.selection.regularizers import REGULARIZERS
+    from uda.selection.selectors import SELECTORS
+
+    return {
+        "selectors": SELECTORS,
+        "regularizers": REGULARIZERS,
+        "losses": LOSSES,
+        "unlabelled_losses": UNLABELLED_LOSSES,
+        "validators": VALIDATORS,
+        "backbones": BACKBONES,
+        "scores": SCORES,
+        "degradations": DEGRADATIONS,
+    }[kind]
+
+
+def _methods() -> "dict[str, Registry]":
+    from uda.kinds import RUN_CONFIGS
+
+    return {command: kind.methods() for command, kind in RUN_CONFIGS.items()}
+
+
+def _configs(command: str) -> list[Row]:
+    """The configs that a command takes: those whose sections and keys are all its own."""
+    from uda.core.yaml_files import read_config
+    from uda.kinds import COMMANDS
+    from uda.training.config import knows
+
+    kind = COMMANDS[command]
+    return [(path.name, _first_comment(path)) for path in _files("*.yaml") if knows(kind, read_config(path)[0])]
+
+
+def _files(pattern: str) -> Iterator[Path]:
+    from uda.core.resources import CONFIGS
+
+    yield from sorted(CONFIGS.glob(pattern))
+
+
+def _block(rows: Sequence[Row], width: int) -> str:
+    names = max(len(name) for name, _ in rows)
+    indent = " " * (names + 2)
+    return "\n".join(textwrap.fill(f"{name:<{names}}  {text}", width, subsequent_indent=indent) for name, text in rows)
+
+
+def _first_comment(path: Path) -> str:
+    """The first sentence of the comment at a config's head, which may go on over several lines."""
+    lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").split("\n"))
+    sentence, end, _ = " ".join(line.removeprefix("#").strip() for line in lines).partition(". ")
+    return sentence + end.strip()

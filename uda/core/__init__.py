@@ -1,0 +1,1 @@
+"""What every room uses: errors, registry, settings, files, processes."""

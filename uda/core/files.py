@@ -1,0 +1,77 @@
+"""Files that are either whole or not there."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from uda.core.errors import UserError
+
+
+class OutputError(UserError):
+    """A file of the run cannot be written: the disk is full, the folder write-protected or gone."""
+
+    def __init__(self, path: Path, error: OSError):
+        super().__init__(
+            f"{path} cannot be written: {error.strerror or error}; nothing that was written before is lost: mend "
+            "that (free some space, say) and give the same command again"
+        )
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` to write to; it takes the place of `path` when the block ends without error.
+
+    Raises OutputError when the disk does not take the file; `path` is then what it was before.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)  # the new name too outlives a power cut
+    except OSError as error:
+        raise OutputError(path, error) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what killed writers left in a folder and below it."""
+    for leftover in Path(folder).rglob(".*.tmp"):
+        with suppress(OSError):
+            leftover.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Write a file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write strict JSON (no NaN, no infinity) atomically."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def _sync(path: Path) -> None:
+    folder = path.is_dir()
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not folder:  # Windows opens none, some file systems sync none
+            raise

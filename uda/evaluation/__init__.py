@@ -1,0 +1,1 @@
+"""How good a model is, with target labels and without."""

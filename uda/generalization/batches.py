@@ -1,0 +1,80 @@
+"""What a run of domain generalisation is fed: batches of every seen domain, and each domain once for judging."""
+
+from uda.core.errors import UserError
+from uda.data.domains import TargetLabels
+from uda.data.images import Images
+from uda.data.loaders import Batches, Part, predict_batches, training_batches
+from uda.data.transforms import Transform, make_predict, make_train
+from uda.generalization.config import GeneralizationConfig
+from uda.generalization.domains import Domains
+from uda.generalization.stages import GENERALIZATION_STAGE
+from uda.training.engine import Engine
+
+
+class Feeds:
+    """The batches of a run. `images` are each seen domain's and then the unseen one's: files, or cached features."""
+
+    def __init__(
+        self,
+        config: GeneralizationConfig,
+        domains: Domains,
+        images: list[Images],
+        engine: Engine,
+        transform: Transform | None = None,
+    ):
+        self.config = config
+        self.domains = domains
+        self.images = images
+        self.engine = engine
+        self._train = transform or make_train(config.transforms, config.augment)
+        self.predict_transform = transform or make_predict(config.transforms)
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether all images are."""
+        return all(images.in_memory for images in self.images)
+
+    def training(self, stage: int, steps: int) -> Batches:
+        """Batches of a stage: equally many labelled images of each seen domain, in the domains' order.
+
+        Raises UserError for a domain with fewer images than a batch wants of it.
+        """
+        size, ranks = self.config.training.batch_size, self.engine.ranks
+        parts = []
+        for number, (seen, images) in enumerate(zip(self.domains.seen, self.images[:-1], strict=True)):
+            if len(seen.training) < size:
+                raise UserError(
+                    f"training.batch_size: {size} images of each domain in a batch, but {seen.name} has only "
+                    f"{len(seen.training)} to train on; lower it"
+                )
+            labels = seen.domain.labels[seen.training]
+            parts.append(Part(images, seen.training, labels, self._train, domain=number, is_target=False))
+        return training_batches(
+            parts,
+            num_classes=len(self.domains.classes),
+            batch_size=[size] * len(parts),
+            steps=steps,
+            seed=(GENERALIZATION_STAGE.number, self.config.seed, stage),
+            workers=self.engine.workers(self.in_memory),
+            rank=ranks.rank,
+            world=ranks.world,
+            accumulate=self.config.runtime.accumulate,
+        )
+
+    def judging(self, domain: int) -> tuple[str, Images, TargetLabels]:
+        """A domain's name, and what it is judged on: a seen one's held-out images, all images of the unseen one."""
+        if domain == len(self.domains.seen):
+            return self.domains.name, self.images[-1], self.domains.unseen_labels
+        seen = self.domains.seen[domain]
+        held_out = TargetLabels(seen.domain.labels[seen.validation])
+        return seen.name, self.images[domain].take(seen.validation), held_out
+
+    def predict(self, images: Images, rows: slice | None = None, batch_size: int | None = None) -> Batches:
+        """Images as the network sees them in a predict pass, in order."""
+        return predict_batches(
+            images,
+            self.predict_transform,
+            batch_size=batch_size or self.engine.predict_batch_size,
+            workers=self.engine.workers(images.in_memory),
+            rows=rows,
+        )

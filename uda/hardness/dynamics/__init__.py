@@ -1,0 +1,1 @@
+"""Supervised training that records hardness, epoch by epoch."""

@@ -1,0 +1,1 @@
+"""Hardness for people beside the scores of models."""

@@ -1,0 +1,1 @@
+"""Experiments on trained classifiers: degraded images, adversarial paths, the toy of two dimensions."""

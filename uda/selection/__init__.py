@@ -1,0 +1,1 @@
+"""Choosing pseudo-labels: angles, selectors, thresholds, regularisers."""

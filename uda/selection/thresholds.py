@@ -1,0 +1,187 @@
+"""Class-balanced thresholds and the pseudo-labels they give (CBST, Zou et al., ECCV 2018).
+
+Scores S (N, K) come from any selector. Each class k gets its own threshold lambda_k: the score that keeps the
+best portion p of the images which the selector itself assigns to k. An image is labelled with the class of
+its largest ratio S_ik / lambda_k, and is kept when that ratio reaches 1.
+
+Ties: equal scores, or equal ratios, go to the class of the lowest index. Every image whose score equals
+lambda exactly is kept, so ties at the threshold can select more than floor(p * n_k) images.
+
+`class_balanced_thresholds` is the definition and the way to go while the scores fit in memory. Where they do not, or
+lie on several processes, `uda.selection.streaming_thresholds` finds the same thresholds, bit for bit, from chunks of
+rows.
+
+All functions take numpy arrays or torch tensors, give numpy arrays and leave their arguments alone.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ArrayLike = NDArray | torch.Tensor
+
+_CHUNK_ENTRIES = 1 << 17
+
+
+@dataclass(frozen=True, eq=False)
+class PseudoLabels:
+    """What one round of selection decided about every target image.
+
+    labels: (N,) int64, the class of the largest ratio (of the largest score, where no class has a threshold).
+    scores: (N,) the selector's score of that label.
+    ratios: (N,) float64, that score over the label's threshold; 0 where no class has a threshold.
+    selected: (N,) bool, True where the ratio reaches 1.
+    thresholds: (K,) float64, lambda; +inf for a class that nothing may be labelled with.
+    """
+
+    labels: NDArray[np.int64]
+    scores: NDArray[np.floating]
+    ratios: NDArray[np.float64]
+    selected: NDArray[np.bool_]
+    thresholds: NDArray[np.float64]
+
+    @property
+    def count(self) -> int:
+        """Number of selected images."""
+        return int(np.count_nonzero(self.selected))
+
+    @property
+    def indices(self) -> NDArray[np.int64]:
+        """Rows of the selected images, in ascending order: (count,)."""
+        return np.flatnonzero(self.selected)
+
+    def counts_per_class(self) -> NDArray[np.int64]:
+        """Number of selected images of each class: (K,)."""
+        return np.bincount(self.labels[self.selected], minlength=len(self.thresholds))
+
+
+def portion_schedule(round_index: int, start: float, step: float, maximum: float) -> float:
+    """Portion of each class to select in a round (0, 1, ...): min(start + round_index * step, maximum).
+
+    Rounded to ten decimals, so that 0.2 + 2 * 0.05 is 0.3. Raises ValueError for a negative round or a portion
+    outside of [0, 1].
+    """
+    if round_index < 0:
+        raise ValueError(f"rounds count from 0, got round {round_index}")
+    portion = round(min(start + round_index * step, maximum), 10)
+    if not 0 <= portion <= 1:
+        raise ValueError(
+            f"round {round_index} would select a portion of {portion}, which is not in [0, 1] "
+            f"(start {start}, step {step}, maximum {maximum})"
+        )
+    return portion
+
+
+def exact_portion(portion: float) -> Fraction:
+    """The decimal number as written: 0.29 is 29/100. Raises ValueError for one outside of [0, 1]."""
+    share = Fraction(str(portion)) if np.isfinite(portion) else None
+    if share is None or not 0 <= share <= 1:
+        raise ValueError(f"portion must lie in [0, 1], got {portion}")
+    return share
+
+
+def class_balanced_thresholds(scores: ArrayLike, portion: float) -> NDArray[np.float64]:
+    """Thresholds lambda that keep the best `portion` of each class: scores (N, K) -> (K,) float64.
+
+    n_k images have their largest score at class k; lambda_k is the floor(portion * n_k)-th largest of those scores,
+    and +inf where that number is 0: nothing may be labelled k. The floor is that of the decimal number as written:
+    0.29 of 100 is 29, although 0.29 * 100 is 28.999... in floating point. Raises ValueError for a portion outside of
+    [0, 1], and for rows with NaN or without a finite score above 0.
+    """
+    share = exact_portion(portion)
+    scores = score_matrix(scores)
+    classes, best = best_classes(scores)
+    counts = np.bincount(classes, minlength=scores.shape[1])
+    # A 16-bit key gets numpy's radix sort.
+    key = classes.astype(np.int16) if scores.shape[1] <= np.iinfo(np.int16).max else classes
+    best_by_class = best[np.argsort(key, kind="stable")]
+    thresholds = np.full(scores.shape[1], np.inf)
+    stop = 0
+    for k, count in enumerate(counts.tolist()):
+        start, stop = stop, stop + count
+        keep = floor(share * count)
+        if keep > 0:
+            # The index from the bottom: counted from the top as [-keep], a keep of 0 would be the lowest score.
+            rank = count - keep
+            thresholds[k] = np.partition(best_by_class[start:stop], rank)[rank]
+    return thresholds
+
+
+def select(scores: ArrayLike, thresholds: ArrayLike) -> PseudoLabels:
+    """Labels by the largest ratio of score and threshold, kept where that ratio reaches 1: (N, K), (K,).
+
+    A class with an infinite threshold is never a label, unless all of them are infinite: then the labels are those
+    of the largest score, the ratios are 0 and nothing is selected. Raises ValueError for shapes that do
+    not match, a threshold that is not above 0, and rows with NaN or without a finite score above 0.
+    """
+    scores = score_matrix(scores)
+    thresholds = to_numpy(thresholds).astype(np.float64)
+    if thresholds.shape != scores.shape[1:]:
+        raise ValueError(f"thresholds must have shape ({scores.shape[1]},), one for each class, got {thresholds.shape}")
+    if not (thresholds > 0).all():
+        raise ValueError(f"thresholds must be above 0, got {thresholds[~(thresholds > 0)][0]}")
+    labels, best = best_classes(scores)
+    closed = np.isinf(thresholds)
+    if closed.all():
+        nothing = np.zeros(len(scores), dtype=bool)
+        return PseudoLabels(labels, best, np.zeros(len(scores)), nothing, thresholds)
+    ratios = np.empty(len(scores))
+    for part in _row_chunks(scores):
+        # In double precision: the ratio is 1 or above exactly where the score reaches the threshold.
+        quotients = np.divide(scores[part], thresholds, dtype=np.float64)
+        quotients[:, closed] = -np.inf
+        labels[part] = quotients.argmax(axis=1)
+        ratios[part] = _at(quotients, labels[part])
+    return PseudoLabels(labels, _at(scores, labels), ratios, ratios >= 1, thresholds)
+
+
+def to_numpy(values: ArrayLike) -> NDArray:
+    """An array of a floating or integer type, at least float32 where floating, without a copy where that can be."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+        values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
+        return values.numpy()
+    values = np.asarray(values)
+    return values.astype(np.float32) if values.dtype == np.float16 else values
+
+
+def score_matrix(scores: ArrayLike) -> NDArray[np.floating]:
+    """Scores as a floating array (N, K); integers become float64. Raises ValueError for another shape."""
+    scores = to_numpy(scores)
+    if scores.ndim != 2 or scores.shape[1] == 0:
+        raise ValueError(f"scores must be (N, K) with K > 0, got {scores.shape}")
+    return scores if np.issubdtype(scores.dtype, np.floating) else scores.astype(np.float64)
+
+
+def best_classes(scores: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
+    """Class and value of each row's largest score: (N, K) -> (N,), (N,). Raises what `refuse_unusable` does."""
+    classes = scores.argmax(axis=1)
+    best = _at(scores, classes)  # argmax stops at a NaN, so that a row with one shows it here
+    refuse_unusable(best)
+    return classes, best
+
+
+def refuse_unusable(best: NDArray) -> None:
+    """Raises ValueError for rows whose largest score, one of (N,), is NaN, infinite or not above 0."""
+    if not best.size or (best.min() > 0 and best.max() < np.inf):  # a NaN is the minimum
+        return
+    bad = ~(np.isfinite(best) & (best > 0))
+    raise ValueError(
+        f"{np.count_nonzero(bad)} of {len(best)} rows of scores hold NaN or have no finite largest score above 0 "
+        f"(the first is row {bad.argmax()}): thresholds divide by scores, so a selector's must be positive"
+    )
+
+
+def _at(matrix: NDArray, columns: NDArray[np.int64]) -> NDArray:
+    """The entry of each row in its own column: (N, K), (N,) -> (N,)."""
+    return matrix[np.arange(len(matrix)), columns]
+
+
+def _row_chunks(matrix: NDArray) -> list[slice]:
+    """Slices of rows small enough for a temporary to stay in the cache."""
+    rows = max(1, _CHUNK_ENTRIES // matrix.shape[1])
+    return [slice(start, start + rows) for start in range(0, len(matrix), rows)]

@@ -1,0 +1,316 @@
+"""The configuration of a run: YAML files and `key=value` overrides to one typed, frozen object.
+
+A config file is a short difference from its `_base_` (one path or a list, relative to the file). Every
+mistake is reported at once, each with the file and key that it came from and the nearest right name.
+"""
+
+import hashlib
+import importlib.util
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from uda.core.errors import UserError
+from uda.core.registry import Registry
+from uda.core.settings import PathText, Settings
+from uda.core.typed_yaml import typed
+from uda.core.yaml_files import (
+    ConfigError,
+    dotted,
+    explain,
+    find_config,
+    merge,
+    origin_of,
+    parse_overrides,
+    read_config,
+)
+from uda.data.settings import TransformSettings
+from uda.models.settings import ModelSettings
+from uda.training.settings import ReportSettings, RuntimeSettings
+
+#: What the commands of `uda` are configured by.
+CONFIG_CLASSES: Registry[type[Settings]] = Registry("kind of config")
+
+
+class RunConfig(Settings, ABC):
+    """What every kind of run is configured by."""
+
+    default_folder: ClassVar[str] = "runs/{name}/seed{seed}"
+    not_identity: ClassVar[tuple[str, ...]] = (
+        *("runtime", "report", "output", "plugins", "name"),
+        *("data.root", "data.cache", "data.store", "data.store_gb"),
+    )
+    """Sections and keys that say how or where a run is computed, not what it is."""
+    length: ClassVar[tuple[str, ...]] = ()
+    """Keys that say how long a run is, where what was done so far does not depend on it: a run may be made longer."""
+    totals: ClassVar[tuple[str, ...]] = ()
+    """Keys that say how long a run is, where its schedules do depend on it."""
+
+    name: str
+    """Name of the run's folder; the config file's name unless given."""
+    method: str
+    """What is trained."""
+    method_options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of that method alone, as its file lists them under `Options`."""
+    seed: int = Field(0, ge=0)
+    """Seed of everything random."""
+    output: PathText | None = None
+    """Run folder; null: the kind of run's own. {name}, {seed} and the domains' names are filled in."""
+    plugins: list[PathText] = Field(default_factory=list)
+    """Python files that register selectors, regularisers or backbones of your own; relative to the config file."""
+    plugin_code: dict[str, str] = Field(default_factory=dict)
+    """A digest of each plugin's file, by the file's name; `load` fills it in. Other code makes another run."""
+    transforms: TransformSettings = TransformSettings()
+    model: ModelSettings = ModelSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def as_many_channels(self):
+        if len(self.transforms.mean) != len(self.transforms.std):
+            raise ValueError("transforms.mean and transforms.std: need the same number of channels")
+        return self
+
+    @classmethod
+    def load(
+        cls, name: "str | Path | Self", overrides: Iterable[str] | Mapping[str, Any] = (), origin: str = "command line"
+    ) -> Self:
+        """Read, merge and validate a config, and import its plugins.
+
+        Args:
+            name: path of a YAML file, the name of one in configs/, or a config that overrides are to change.
+            overrides: `key=value` words, as `uda.core.typed_yaml.read_word` reads them, or values by dotted key.
+            origin: for messages, where the overrides come from.
+
+        Raises:
+            ConfigError: with every mistake, a line each: file, key, what is wrong, the nearest right name.
+        """
+        if isinstance(name, RunConfig):
+            path, content, origins = Path(name.name), name.model_dump(exclude_unset=True), {}
+        else:
+            path = find_config(name)
+            content, origins = read_config(path)
+        changes, problems = parse_overrides(overrides, cls, origin)
+        origins |= dict.fromkeys(dotted(changes), origin)
+        content.setdefault("name", path.stem)
+        refuse_another_kind(cls, content, path)
+        untyped = merge(content, changes)
+        merged = typed(untyped, cls)
+        config, codes, damaged_plugins = None, {}, []
+        try:
+            plugins = merged.get("plugins")
+            for plugin in plugins if isinstance(plugins, list) else []:
+                file = Path(str(plugin)).name
+                codes[file] = codes.get(file, "") + load_plugin(str(plugin))  # two of one name stand under it together
+        except UserError as error:
+            damaged_plugins.append(f"{origin_of('plugins', origins, path.name)}: {error}")
+        for place, (given, declared) in _described(cls, merged).items():  # what plugins describe too
+            if given:
+                *sections, last = place.split(".")
+                section, as_read = merged, untyped
+                for part in sections:
+                    section, as_read = section[part], as_read[part]
+                section[last] = typed(as_read[last], declared)
+        try:
+            config = cls.model_validate(merged)
+        except ValidationError as error:
+            problems += [explain(entry, cls, origins, path.name) for entry in error.errors()]
+        problems += damaged_plugins
+        problems += _check_names(cls, merged, origins, path.name)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        return config.model_copy(update={"plugin_code": codes})
+
+    @classmethod
+    def registries(cls) -> Mapping[str, Registry]:
+        """Dotted keys that hold a name of a registry."""
+        from uda.models.losses import LOSSES
+
+        return {"model.loss": LOSSES}
+
+    @classmethod
+    def methods(cls) -> Registry:
+        """The methods of this kind of run."""
+        return cls.registries()["method"]
+
+    @classmethod
+    def wrong_names(cls, content: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Names in a config that no registry knows of and that are wrong: each key, and what is the matter."""
+        return []
+
+    @property
+    @abstractmethod
+    def domains(self) -> Mapping[str, str]:
+        """Fields of the folder's template that name domains."""
+
+    @property
+    def start(self) -> str | None:
+        """Weights that the run begins with, a file or a run's folder; None: its own initial weights."""
+        return None
+
+    @property
+    def unread(self) -> tuple[str, ...]:
+        """Sections that are another kind of method's."""
+        return ()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        template = self.output or self.default_folder
+        fields = {"name": self.name, "seed": str(self.seed), **self.domains}
+        for field, value in fields.items():
+            template = template.replace("{" + field + "}", value.replace("/", "_"))
+        return Path(template)
+
+    def to_yaml(self) -> str:
+        """The resolved config, as it goes to the run's `config.yaml`."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def load_plugin(path: str | Path) -> str:
+    """Import a Python file of the user's own, once, so that what it registers is known.
+
+    Returns twelve hexadecimal digits that stand for its content; raises UserError where that is no longer what was
+    imported.
+    """
+    path = Path(os.path.expanduser(path)).resolve()
+    if not path.is_file():
+        raise UserError(f"plugins: no such file: {path}")
+    code = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+    name = f"uda_plugin_{path.stem}_{abs(hash(str(path))):x}"
+    if name in sys.modules:
+        if sys.modules[name].__code_digest__ != code:
+            raise UserError(f"plugins: {path.name} has changed since this process imported it; start Python anew")
+        return code
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    module.__code_digest__ = code
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UserError(f"plugins: {path.name} cannot be imported: {type(error).__name__}: {error}") from error
+    return code
+
+
+def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: Path) -> None:
+    """Raise ConfigError where a config has sections or keys that this kind has not, and another kind has them all."""
+    if knows(kind, content):
+        return
+    for command, other in CONFIG_CLASSES.items():
+        if knows(other, content):
+            raise ConfigError(f"{path.name}: this config is for `uda {command}`; run it with that command")
+
+
+def knows(kind: type[Settings], content: Mapping[str, Any]) -> bool:
+    """Whether a kind of config has all of these sections, and they all of their keys."""
+    if not content.keys() <= kind.model_fields.keys():
+        return False
+    sections = {key: kind.model_fields[key].annotation for key, value in content.items() if isinstance(value, Mapping)}
+    return all(
+        content[key].keys() <= section.model_fields.keys()
+        for key, section in sections.items()
+        if isinstance(section, type) and issubclass(section, Settings)
+    )
+
+
+def _check_names(
+    kind: type[RunConfig], content: Mapping[str, Any], origins: Mapping[str, str], default: str
+) -> list[str]:
+    """Names that must be in a registry; in here so that they come out together with all other mistakes."""
+    problems = []
+    for key, registry in kind.registries().items():
+        value: Any = content
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, str) and value not in registry:
+            try:
+                registry[value]
+            except UserError as error:
+                problems.append(f"{origin_of(key, origins, default)}: {key}: {error}")
+    problems += [f"{origin_of(key, origins, default)}: {key}: {error}" for key, error in kind.wrong_names(content)]
+    return problems + _check_options(kind, content, origins, default)
+
+
+def _described(
+    kind: type[RunConfig], content: Mapping[str, Any]
+) -> dict[str, tuple[Mapping[str, Any], type[Settings]]]:
+    """Settings of one method or loss alone, by the dotted key of their section, and the type that declares them."""
+    from uda.models.losses import LOSSES
+
+    methods = {name: method.Options for name, method in kind.methods().items()}
+    found = {}
+    for key, described_by in (("method", methods), ("model.loss", LOSSES)):
+        *sections, last = key.split(".")
+        values, fields = content, kind.model_fields
+        for section in sections:
+            values, fields = values.get(section, {}), fields[section].annotation.model_fields
+            values = values if isinstance(values, Mapping) else {}
+        name, options = values.get(last, fields[last].default), values.get(f"{last}_options", {})
+        if isinstance(name, str) and name in described_by and isinstance(options, Mapping):
+            found[f"{key}_options"] = options, described_by[name]
+    return found
+
+
+def _check_options(
+    kind: type[RunConfig], content: Mapping[str, Any], origins: Mapping[str, str], default: str
+) -> list[str]:
+    problems = []
+    for place, (options, known) in _described(kind, content).items():
+        try:
+            known.model_validate(options)
+        except ValidationError as error:
+            at = tuple(place.split("."))
+            problems += [explain(entry, kind, origins, default, known, at) for entry in error.errors()]
+        except UserError as error:  # a name that its registry does not know
+            problems.append(f"{origin_of(place, origins, default)}: {place}: {error}")
+    return problems
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Settings by dotted key."""
+    leaves: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{prefix}{key}.")
+        else:
+            leaves[f"{prefix}{key}"] = value
+    return leaves
+
+
+def option_defaults(config: RunConfig) -> dict[str, Any]:
+    """What holds for the method's and the loss's own settings where nothing is said of them, by dotted key.
+
+    Of a method or a loss that no one has registered, as a config of another version may name, nothing is known.
+    """
+    from uda.models.losses import LOSSES
+
+    methods, loss, found = config.methods(), config.model.loss, {}
+    if config.method in methods:
+        found["method_options"] = methods[config.method].Options
+    if loss in LOSSES:
+        found["model.loss_options"] = LOSSES[loss]
+    # As YAML has them: lists, not tuples.
+    return flatten({key: kind.model_construct().model_dump(mode="json") for key, kind in found.items()})
+
+
+def differing_keys(config: RunConfig, saved: Mapping[str, Any], skip: Iterable[str] | None = None) -> list[str]:
+    """Keys in which a saved config differs from this one, as `key: saved -> now`.
+
+    `skip`: sections and keys that do not count; None: those that are no part of what a run is.
+    """
+    skip = config.not_identity if skip is None else skip
+    defaults = option_defaults(config)
+    now, then = defaults | flatten(config.model_dump(mode="json")), defaults | flatten(saved)
+    return [
+        f"{key}: {then.get(key)!r} -> {now.get(key)!r}"
+        for key in sorted(now.keys() | then.keys())
+        if now.get(key) != then.get(key) and not any(key == k or key.startswith(k + ".") for k in skip)
+    ]

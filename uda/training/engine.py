@@ -1,0 +1,418 @@
+"""The only training loop, and the only predict pass: devices, precision, schedules, logging."""
+
+import math
+import random
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from uda.core.distributed import Ranks
+from uda.core.errors import UserError
+from uda.core.progress import progress as show_progress
+from uda.data.batch import Batch
+from uda.data.loaders import Batches
+from uda.models.backbones import batch_norms, synchronise_batch_norms
+from uda.models.network import Network, Prediction
+from uda.training.device import loader_workers, settle
+from uda.training.memory import shortage
+from uda.training.method import Method
+from uda.training.optimization import Optimization
+from uda.training.settings import OptimSettings, RuntimeSettings
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+Log = Callable[[str], None]
+
+
+CURE = (
+    "the last good checkpoint is kept. Lower the learning rate, set clip_grad or use runtime.precision=fp32, with "
+    "another output=... (source.checkpoint=FOLDER/checkpoints/source.safetensors spares the source stage)"
+)
+
+
+class TrainingDivergedError(UserError):
+    """The loss is no longer a number."""
+
+
+def seed_everything(*keys: int) -> None:
+    """Seed every global generator (torch's on the CPU and all GPUs, NumPy's, Python's) from some numbers."""
+    words = np.random.SeedSequence(keys).generate_state(2, np.uint64)
+    seed = int(words[0] >> np.uint64(1))
+    # torch.manual_seed would keep a stack trace for every GPU that is not in use yet.
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)  # the current one may not be the run's
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+    np.random.seed(int(words[1] >> np.uint64(32)))  # noqa: NPY002 (for code of a user's own that draws from it)
+    random.seed(seed)
+
+
+@contextmanager
+def generators_restored() -> Iterator[None]:
+    """Around work that seeds the global generators: afterwards they are as the caller left them.
+
+    CUDA's are restored where CUDA was in use before.
+    """
+    kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+        random.setstate(kept[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)
+        if mps is not None:
+            torch.mps.set_rng_state(mps)
+
+
+@dataclass
+class EpochState:
+    """How far an epoch is."""
+
+    step: int = 0
+    """Finished steps."""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sum over them of every scalar that the method reports."""
+
+
+class Pauses(Protocol):
+    """Decides where an epoch pauses to be saved."""
+
+    def due(self, step: int) -> bool:
+        """Whether to save after so many steps of the epoch; every rank of a job must answer alike."""
+
+    def save(self, state: EpochState) -> None:
+        """Save; may end the run."""
+
+
+class Engine:
+    """A network on one device, how to train it and how to predict with it.
+
+    Args:
+        network: moved to the device in place.
+        settings: device, precision, memory format; the attribute of that name has all that they leave open decided.
+        log: receives plain lines.
+        ranks: the processes of the job.
+    """
+
+    def __init__(
+        self, network: Network, settings: RuntimeSettings, log: Log | None = print, ranks: Ranks | None = None
+    ):
+        self.settings = settle(settings, network)
+        self.log = log
+        self.ranks = ranks or Ranks()
+        self.device = torch.device(self.settings.device)
+        self.memory_format = torch.channels_last if self.settings.channels_last else torch.contiguous_format
+        if self.device.type == "mps" and self.ranks.world > 1:
+            raise UserError("runtime.device: several processes work together on cuda or cpu, not on mps")
+        if self.settings.sync_batch_norm and self.ranks.world > 1:
+            if self.device.type != "cuda":
+                raise UserError("runtime.sync_batch_norm: torch's SyncBatchNorm works on CUDA alone; set it to false")
+            synchronise_batch_norms(network)
+        with self.enough_memory("the network", "take a smaller model.backbone"):
+            self.network = network.to(self.device, memory_format=self.memory_format)
+        self._own = nn.ModuleDict()
+        self._further_heads: list[nn.Module] = []
+        if self.settings.compile:
+            network.compile()  # in place: the names of its tensors stay
+
+    def attach(self, method: Method) -> None:
+        """Take charge of the networks that a method has of its own: to the device, and in the place of others.
+
+        Training takes the method's precision from here on.
+        """
+        asked, precision = self.settings.precision, method.precision(self.settings.precision)
+        if precision != asked:
+            self.settings = self.settings.model_copy(update={"precision": precision})
+            if self.log:
+                self.log(
+                    f"precision {precision} in place of {asked}, for the inner gradients of {type(method).__name__}"
+                )
+        self._own = method.modules.to(self.device)
+        self._further_heads = [self._own[name] for name in method.further_heads]
+
+    @property
+    def predict_batch_size(self) -> int:
+        """Images in a batch of the predict pass."""
+        return self.settings.predict_batch_size
+
+    @property
+    def pin_memory(self) -> bool:
+        """Pinned host memory makes copies to a CUDA device asynchronous."""
+        return self.settings.pin_memory
+
+    def workers(self, in_memory: bool) -> int:
+        """Loader processes."""
+        return loader_workers(self.settings, in_memory)
+
+    def autocast(self, precision: str, cache: bool = True):
+        """The autocast context of a precision; `cache`: it keeps its copies of the weights until it ends."""
+        if precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, DTYPES[precision], cache_enabled=cache)
+
+    @contextmanager
+    def enough_memory(self, what: str, cure: str) -> Iterator[None]:
+        """Around work on the device. Raises UserError where memory runs out, with the `cure`."""
+        try:
+            yield
+        except RuntimeError as error:
+            if (said := shortage(error)) is None:
+                raise
+            raise UserError(f"{what}: {said} ({self.device}); {cure}") from None
+
+    def optimization(self, method: Method, settings: OptimSettings, total_steps: int) -> Optimization:
+        """An optimiser for a method's parameters."""
+        fp16 = self.settings.precision == "fp16" and self.device.type == "cuda"
+        scaler = torch.amp.GradScaler(self.device.type) if fp16 else None
+        optimization = Optimization(
+            method.parameter_groups(), settings, total_steps, scaler, self.settings.fused, self.ranks
+        )
+        if self.ranks.world > 1 and type(method).step is Method.step:
+            optimization.averaged_loss = self.ranks.averaged_loss(method.loss, optimization.moving)
+        return optimization
+
+    def fit(
+        self,
+        method: Method,
+        batches: Iterable[Batch],
+        optimization: Optimization,
+        *,
+        label: str,
+        steps: int,
+        progress: Callable[[float], float] = lambda done: done,
+        freeze_batch_norm: bool = False,
+        seed: Sequence[int] = (0,),
+        begin: EpochState | None = None,
+        pauses: Pauses | None = None,
+    ) -> dict[str, float]:
+        """Train on `batches`, one step each.
+
+        Args:
+            method: computes the update from a batch.
+            batches: `steps` batches less those done before `begin`.
+            optimization: the optimiser; its schedule counts on from where it stands.
+            label: what the progress bar says.
+            steps: number of batches of the epoch.
+            progress: the stage's share done (0..1) to the run's.
+            freeze_batch_norm: BatchNorm in eval mode, its running statistics untouched.
+            seed: the global generators (dropout) are seeded from it, the step and the rank, so that a step's draws
+                do not depend on what came before it.
+            begin: where an earlier start paused.
+            pauses: where to pause, and what to do then.
+
+        Returns:
+            The mean of every scalar that the method reports, over steps and ranks.
+
+        Raises:
+            TrainingDivergedError: a loss or the network after the last step is not finite; names step and images.
+        """
+        state = begin or EpochState()
+        sums = state.sums
+        pending: list[Tensor] = []
+        # Reading a loss makes a GPU wait; on a CPU it is free.
+        check_every = 1 if self.device.type == "cpu" else 20
+        self._train_mode(freeze_batch_norm)
+        delivered = self.delivered(batches)
+        for step, batch in enumerate(show_progress(delivered, label, steps, self.log, state.step), state.step):
+            seed_everything(*seed, step, self.ranks.rank)
+            batch = batch.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)
+            optimization.begin_step()
+            done = optimization.steps_done / max(optimization.total_steps, 1)
+            method.progress = progress(done)
+            # A method of several phases moves weights within its step: copies of them would be those of before.
+            with self.autocast(self.settings.precision, cache=False):
+                scalars = self._step(method, batch, optimization)
+            for name, value in scalars.items():
+                value = value * batch.weight if batch.weight != 1 else value
+                sums[name] = sums[name] + value if name in sums else value
+            pending.append(scalars["loss"])
+            last = step + 1 == steps
+            pause = not last and pauses is not None and pauses.due(step + 1)
+            if len(pending) == check_every or last or pause:
+                self._check_finite(pending, step, steps, label, batches)
+                pending.clear()
+            if last or pause:
+                self._check_network(label, batch.images[:2])
+            if pause:
+                pauses.save(EpochState(step + 1, sums))
+                self._train_mode(freeze_batch_norm)
+        self._average_batch_norm()
+        means = {name: float(value) / max(steps, 1) for name, value in sums.items()}
+        over_ranks = self.ranks.sum(np.array(list(means.values()))) / self.ranks.world
+        return dict(zip(means, over_ranks.tolist(), strict=True))
+
+    def _step(self, method: Method, batch: Batch, optimization: Optimization) -> dict[str, Tensor]:
+        if self.settings.accumulate > 1:
+            return self._step_in_parts(method, batch, optimization)
+        optimization.weight = batch.weight
+        if optimization.averaged_loss is None:
+            return method.step(batch, optimization, method.progress)
+        loss, scalars = optimization.averaged_loss(batch)
+        optimization.optimizer.zero_grad(set_to_none=True)
+        optimization.backward(loss)
+        optimization.update(averaged=True)
+        return {"loss": loss.detach(), **scalars}
+
+    def _step_in_parts(self, method: Method, batch: Batch, optimization: Optimization) -> dict[str, Tensor]:
+        parts, averaged_loss = self.settings.accumulate, optimization.averaged_loss
+        sums: dict[str, Tensor] = {}
+        statistics = self.running_statistics()
+        before, totals = (
+            [tensor.clone() for tensor in statistics],
+            [torch.zeros_like(tensor) for tensor in statistics],
+        )
+        optimization.optimizer.zero_grad(set_to_none=True)
+        for number, part in enumerate(batch.dealt(parts), 1):
+            part = part.to(self.device, memory_format=self.memory_format)  # dealt out, its images are not dense
+            optimization.weight = part.weight
+            if averaged_loss is None:
+                loss, scalars = method.loss(part)
+            else:
+                with averaged_loss.no_sync() if number < parts else nullcontext():
+                    loss, scalars = averaged_loss(part)
+            optimization.backward(loss)
+            for name, value in {"loss": loss.detach(), **scalars}.items():
+                sums[name] = sums.get(name, 0) + part.weight * value / parts
+            # BatchNorm moves its statistics once a step, by the mean of the parts, as over as many processes.
+            for tensor, total, old in zip(statistics, totals, before, strict=True):
+                total += tensor
+                tensor.copy_(old)
+        for tensor, total in zip(statistics, totals, strict=True):
+            tensor.copy_(total / parts)
+        optimization.update(parts=parts, averaged=averaged_loss is not None)
+        return sums
+
+    def _train_mode(self, freeze_batch_norm: bool) -> None:
+        self.network.train()
+        self._own.train()
+        if freeze_batch_norm:
+            for part in (self.network, *self._further_heads):
+                for layer in batch_norms(part):
+                    layer.eval()
+
+    def running_statistics(self) -> list[Tensor]:
+        """BatchNorm's running means and variances: what differs between the ranks until an epoch ends."""
+        layers = [*batch_norms(self.network), *batch_norms(self._own)]
+        return [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
+
+    def _average_batch_norm(self, weight: float = 1.0) -> None:
+        self.ranks.average(self.running_statistics(), weight)
+
+    @torch.no_grad()
+    def _check_network(self, label: str, images: Tensor) -> None:
+        """A loss is taken before its update, so the last update of an epoch is judged by a forward pass of its own."""
+        self.network.eval()
+        if not torch.isfinite(self.network(images).logits).all():
+            raise TrainingDivergedError(f"{label}: the last update left a network without finite values; {CURE}")
+
+    def _check_finite(self, losses: list[Tensor], step: int, steps: int, label: str, batches: Iterable[Batch]) -> None:
+        finite = torch.isfinite(torch.stack(losses)).tolist()
+        if all(finite):
+            return
+        bad = step - len(losses) + 1 + finite.index(False)
+        ids = batches.ids(bad) if hasattr(batches, "ids") else []
+        named = f" (batch: {', '.join(ids[:4])}{', ...' if len(ids) > 4 else ''})" if ids else ""
+        raise TrainingDivergedError(
+            f"{label}: the loss is {float(losses[finite.index(False)])} at step {bad + 1} of {steps}{named}; {CURE}"
+        )
+
+    def predict(self, batches: Iterable[Tensor], count: int, *, label: str = "predict") -> Prediction:
+        """Features and logits of every image, once each, in eval mode.
+
+        Args:
+            batches: image batches (B, C, S, S) in order; in a job of several processes those of this rank's images.
+            count: N, images that the batches hold.
+            label: what the progress bar says.
+
+        Raises:
+            UserError: memory runs out.
+        """
+        cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now) or transforms.size"
+        if count <= 2:
+            cure = "take a smaller model.backbone or transforms.size"
+        self.network.eval()
+        weight = self.network.weight.detach().float().cpu().numpy().copy()
+        features = np.empty((count, weight.shape[1]), np.float32)
+        logits = np.empty((count, weight.shape[0]), np.float32)
+        done = 0
+        under_way: list[Callable[[], None]] = []
+        total = math.ceil(count / self.predict_batch_size)
+        with (
+            self.enough_memory(label, cure),
+            torch.inference_mode(),
+            self.autocast(self.settings.predict_precision),
+        ):
+            for images in show_progress(self.delivered(batches), label, total, self.log):
+                output = self.network(self._move(images))
+                rows = slice(done, done + len(images))
+                under_way.append(self._fetch((output.features, features[rows]), (output.logits, logits[rows])))
+                if len(under_way) > 1:  # wait for the batch before, while the device computes this one
+                    under_way.pop(0)()
+                done += len(images)
+            for keep in under_way:
+                keep()
+        if done != count:
+            raise RuntimeError(f"{label}: {done} images came out of the loader, not {count}")
+        return Prediction(features, logits, weight)
+
+    def _fetch(self, *pairs: tuple[Tensor, np.ndarray]) -> Callable[[], None]:
+        """Begin to copy tensors to the host; the call that is returned ends when they are in their arrays."""
+        cuda = self.device.type == "cuda"
+        on_host = [(tensor.float().to("cpu", non_blocking=cuda), array) for tensor, array in pairs]
+        arrived = torch.cuda.Event() if cuda else None
+        if cuda:
+            arrived.record(torch.cuda.current_stream(self.device))
+
+        def keep() -> None:
+            if cuda:
+                arrived.synchronize()
+            for tensor, array in on_host:
+                array[:] = tensor.numpy()
+
+        return keep
+
+    def adapt_batch_norm(self, batches: Collection[Tensor]) -> None:
+        """Replace BatchNorm's running statistics by the averages over `batches` (AdaBN, Li et al. 2016).
+
+        Args:
+            batches: image batches (B, C, S, S) in random order: each should look like the whole domain. In a job of
+                several processes this rank's share of them, perhaps none; the ranks' averages are averaged.
+        """
+        layers = batch_norms(self.network)
+        if not layers:
+            return
+        momenta = [layer.momentum for layer in layers]
+        self.network.eval()
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.train()
+        try:
+            with torch.no_grad(), self.autocast(self.settings.predict_precision):
+                delivered = show_progress(self.delivered(batches), "BatchNorm statistics", len(batches), self.log)
+                for seen, images in enumerate(delivered, 1):
+                    for layer in layers:
+                        # The cumulative average. With a momentum of None each layer would read its counter off the GPU.
+                        layer.momentum = 1 / seen
+                    self.network.forward(self._move(images))  # a call would compile anew for every momentum
+        finally:
+            for layer, momentum in zip(layers, momenta, strict=True):
+                layer.momentum = momentum
+                layer.eval()
+        self._average_batch_norm(weight=len(batches))
+
+    def delivered(self, batches: Iterable) -> Iterable:
+        """Batches of a loader on the device, others as they are."""
+        return batches.on(self.device, self.pin_memory) if isinstance(batches, Batches) else batches
+
+    def _move(self, images: Tensor) -> Tensor:
+        return images.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)

@@ -1,0 +1,161 @@
+"""The optimiser of a stage: parameter groups, schedule, loss scaling and clipping."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from uda.core.distributed import Ranks
+from uda.training.settings import OptimSettings
+
+
+class Optimization:
+    """An optimiser over named parameter groups, its schedule, loss scaling and clipping.
+
+    Args:
+        groups: parameters by role, as a method names them.
+        settings: the optimiser's settings.
+        total_steps: steps of the stage, for the schedule.
+        scaler: loss scaler for fp16, None otherwise.
+        fused: the update in one kernel.
+        ranks: the processes whose gradients are averaged.
+    """
+
+    def __init__(
+        self,
+        groups: Mapping[str, Sequence[nn.Parameter]],
+        settings: OptimSettings,
+        total_steps: int,
+        scaler: torch.amp.GradScaler | None = None,
+        fused: bool = False,
+        ranks: Ranks | None = None,
+    ):
+        self.settings = settings
+        self.ranks = ranks or Ranks()
+        self.weight = 1.0
+        self.averaged_loss: DistributedDataParallel | None = None
+        """A method's loss whose backward pass averages the gradients; None: `update` averages them."""
+        self.total_steps = total_steps
+        self.scaler = scaler
+        self.steps_done = 0
+        sgd = settings.name == "sgd"
+        self.parameters = {role: [p for p in parameters if p.requires_grad] for role, parameters in groups.items()}
+        param_groups = []
+        for role, parameters in self.parameters.items():
+            scale, momentum = 1.0, settings.momentum
+            if role == "backbone":
+                scale = settings.backbone_lr_scale
+                momentum = momentum if settings.backbone_momentum is None else settings.backbone_momentum
+            own = {"betas": (momentum, 0.999)}
+            if sgd:
+                own = {"momentum": momentum, "nesterov": settings.nesterov and momentum > 0}
+            base_lr = settings.lr * scale
+            if parameters:
+                param_groups.append({"params": parameters, "lr": settings.lr, "base_lr": base_lr, "role": role, **own})
+        kind = torch.optim.SGD if sgd else torch.optim.AdamW
+        self.optimizer = kind(param_groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused or None)
+        self._fill_momenta()
+
+    def _fill_momenta(self) -> None:
+        """Give every parameter of a fused SGD its momentum, 0 until its first gradient.
+
+        torch's kernel takes the momenta of all parameters that have a gradient, or of none. Without this a gradient
+        that comes late is an error, and a first step that the scaler leaves out keeps momenta that nobody has written.
+        """
+        for group in self.optimizer.param_groups:
+            if self.settings.name == "sgd" and group["fused"] and group["momentum"]:
+                for parameter in group["params"]:
+                    state = self.optimizer.state[parameter]
+                    if state.get("momentum_buffer") is None:
+                        state["momentum_buffer"] = torch.zeros_like(parameter)
+
+    @property
+    def moving(self) -> list[nn.Parameter]:
+        """All parameters that it moves."""
+        return [parameter for group in self.parameters.values() for parameter in group]
+
+    def schedule(self, step: int) -> float:
+        """The learning rate's factor at a step, from step and total alone: nothing to save for a resume."""
+        done = step / max(self.total_steps, 1)
+        if self.settings.schedule == "cosine":
+            return 0.5 * (1 + math.cos(math.pi * done))
+        if self.settings.schedule == "inverse":
+            return (1 + self.settings.gamma * done) ** -self.settings.power
+        if self.settings.schedule == "one_cycle":
+            rise = 0.3
+            if done < rise:
+                return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / rise))
+            return 0.5 * (1 + math.cos(math.pi * (done - rise) / (1 - rise)))
+        return 1.0
+
+    def begin_step(self) -> None:
+        """Set this step's learning rates."""
+        factor = self.schedule(self.steps_done)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        self.steps_done += 1
+
+    def descend(self, loss: Tensor, only: str | None = None) -> None:
+        """One update down the gradient of `loss`, of all parameters or of the group `only`.
+
+        In a job of several processes the gradient is the mean over the losses of all, each weighted by its images.
+        """
+        if only is not None and only not in self.parameters:
+            raise KeyError(f"no parameter group '{only}' (known: {', '.join(self.parameters)})")
+        self.optimizer.zero_grad(set_to_none=True)
+        self.backward(loss)
+        self.update(only)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss`, weighted as the part of the batch that it is of."""
+        if self.weight != 1:
+            loss = loss * self.weight
+        # Gradients run in the types of their forward. Other ranks are met here where the pass averages them.
+        with self.ranks.together(), torch.autocast(loss.device.type, enabled=False):
+            (self.scaler.scale(loss) if self.scaler else loss).backward()
+
+    def update(self, only: str | None = None, parts: int = 1, averaged: bool = False) -> None:
+        """Move the parameters by the gradients that are there, the sum of those of so many `parts` of a batch.
+
+        `averaged`: they are the means over the ranks already.
+        """
+        for role, parameters in self.parameters.items():
+            if only is not None and role != only:
+                for parameter in parameters:
+                    parameter.grad = None
+        moving = self.parameters[only] if only else self.moving
+        if not averaged:
+            self.ranks.average_gradients(moving)
+        if parts > 1:
+            torch._foreach_div_([p.grad for p in moving if p.grad is not None], parts)
+        if self.settings.clip_grad is not None:
+            if self.scaler:
+                self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(moving, self.settings.clip_grad)
+        if self.scaler:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+
+    def state_dict(self) -> dict[str, object]:
+        """All that a resume needs."""
+        return {
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler else None,
+            "steps_done": self.steps_done,
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Go on from a saved state, of this machine or of another one."""
+        saved = state["optimizer"]
+        groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
+        # `fused` is this machine's before torch loads: by it torch decides on which device AdamW's step count is.
+        groups = [{**theirs, "fused": own["fused"]} for theirs, own in groups]
+        self.optimizer.load_state_dict({**saved, "param_groups": groups})
+        self._fill_momenta()
+        if self.scaler and state["scaler"]:
+            self.scaler.load_state_dict(state["scaler"])
+        self.steps_done = state["steps_done"]

@@ -1,0 +1,127 @@
+"""What the reports of a run say: kept in its checkpoint, and written to its folder for people and tools."""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from uda.core.errors import UserError
+from uda.core.files import write_json
+
+
+def plain(value: Any) -> Any:
+    """`value` as strict JSON holds it: NumPy values as Python's own, NaN and infinities as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, (list, tuple)):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+#: File of the record of the source model, in a run's folder.
+SOURCE = "rounds/source.json"
+#: Files of the records of the reports, by the list of `results.json` that sums them up.
+REPORTS = {"rounds": "rounds/{:02d}/report.json", "epochs": "epochs/{:02d}.json"}
+
+
+class Records:
+    """The records of a run by the names of their files.
+
+    The checkpoint holds them, so they are as far as the run is. Their files are copies: nothing is read from them, and
+    one that is lost or damaged is written anew.
+
+    Args:
+        folder: the run's folder.
+        kept: the `state` that a checkpoint holds.
+    """
+
+    def __init__(self, folder: Path, kept: Mapping[str, str] | None = None):
+        self.folder = Path(folder)
+        self._texts = dict(kept or {})
+
+    def state(self) -> dict[str, str]:
+        """For a checkpoint: each record as JSON."""
+        return dict(self._texts)
+
+    def write(self, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep a record and write its file. Returns it as JSON holds it."""
+        text = json.dumps(plain(record), separators=(",", ":"), allow_nan=False)
+        write_json(self.folder / name, json.loads(text))
+        self._texts[name] = text
+        return json.loads(text)
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """The record of a file, None where there is none yet."""
+        return json.loads(self._texts[name]) if name in self._texts else None
+
+    def reports(self) -> list[dict[str, Any]]:
+        """The records of all reports, in order."""
+        names = (pattern.format(number) for pattern in REPORTS.values() for number in range(len(self._texts)))
+        return [json.loads(self._texts[name]) for name in names if name in self._texts]
+
+    def restore(self, log: Callable[[str], None]) -> None:
+        """Write the files anew that do not hold their records, and say which."""
+        for name, text in self._texts.items():
+            record = json.loads(text)
+            try:
+                found = read_record(self.folder / name)
+                problem = None if found == record else f"{self.folder / name} is not what the run wrote"
+            except UserError as error:
+                problem = str(error)
+            if problem:
+                write_json(self.folder / name, record)
+                log(f"warning: {problem}; it was written anew from the checkpoint")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The record in a file. Raises UserError where it is missing or broken."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        record = None
+    if not isinstance(record, dict):
+        raise UserError(f"{path} is broken")
+    return record
+
+
+def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """`results.json` of a finished run, and the records of the reports that it sums up.
+
+    Raises:
+        UserError: one of the files is missing or broken, or they are of different runs.
+    """
+    results = read_record(path)
+    source, final = results.get("source_only"), results.get("final")
+    lists = {key: results[key] for key in REPORTS if isinstance(results.get(key), list)}
+    if not isinstance(final, dict) or len(lists) != 1:
+        raise UserError(f"{path} is broken")
+    ((key, entries),) = lists.items()
+    names = [REPORTS[key].format(number) for number in range(len(entries))]
+    records = [read_record(path.parent / name) for name in names]
+    told = dict(zip(names, zip(entries, records, strict=True), strict=True))
+    if isinstance(source, dict):
+        told[SOURCE] = source, read_record(path.parent / SOURCE)
+    for name, (entry, record) in told.items():
+        if not _agree(entry, record):
+            raise UserError(f"{path} and {path.parent / name} are not of one run")
+    return results, records
+
+
+def _agree(entry: Any, record: Mapping[str, Any]) -> bool:
+    """Whether the figures that an entry of `results.json` shares with a record are the same."""
+    return isinstance(entry, dict) and all(
+        value == record[key] for key, value in entry.items() if key in record and not isinstance(value, (dict, list))
+    )
