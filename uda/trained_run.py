@@ -15,7 +15,6 @@ from torch import nn
 
 from uda.core.errors import UserError
 from uda.data.given_images import GivenImages, given_images
-from uda.data.loaders import predict_batches
 from uda.data.transforms import make_predict
 from uda.generalization.config import GeneralizationConfig
 from uda.kinds import RUN_CONFIGS
@@ -119,15 +118,8 @@ class TrainedRun:
         engine = self._engine
         given = given_images(images, self.config.data.reading)
         batches = math.ceil(len(given) / engine.predict_batch_size)
-        found = engine.predict(
-            predict_batches(
-                given,
-                make_predict(self.config.transforms),
-                batch_size=engine.predict_batch_size,
-                workers=min(engine.workers(given.in_memory), batches - 1),  # one batch is not worth a process
-            ),
-            len(given),
-        )
+        workers = min(engine.workers(given.in_memory), batches - 1)  # one batch is not worth a process
+        found = engine.predict_images(given, make_predict(self.config.transforms), workers=workers)
         features, logits, weight = map(torch.from_numpy, (found.features, found.logits, found.weight))
         return ImagePredictions(
             ids=list(given.ids),

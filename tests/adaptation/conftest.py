@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.report import ChoiceRecord, RoundRecord, RunReport
+from uda.adaptation.report import AdaptationReport, ChoiceRecord, RoundRecord
 from uda.data.domains import TargetLabels
 from uda.data.images import ImageArray
 from uda.evaluation.accuracy import Prediction, accuracy, selection_metrics
@@ -35,10 +35,10 @@ class SyntheticRun:
         self.records = Records(self.folder)
         self.results: dict = {}
 
-    def report(self) -> RunReport:
+    def report(self) -> AdaptationReport:
         """A report that goes on with the records so far."""
         source = np.full(len(self.classes), 100)
-        return RunReport(
+        return AdaptationReport(
             self.records, self.config, self.classes, source, self.images, self.target_labels, log=self.lines.append
         )
 
@@ -95,11 +95,11 @@ class SyntheticRun:
         """A whole run: source, rounds, results."""
         return self.begin(rounds).finish(123.4)
 
-    def source(self, report: RunReport, seconds: float = 1.0) -> None:
+    def source(self, report: AdaptationReport, seconds: float = 1.0) -> None:
         """Report the source model."""
         report.source(predictions(self.prediction(0)), self.accuracy(0), self.validators(0), seconds)
 
-    def begin(self, rounds: int) -> RunReport:
+    def begin(self, rounds: int) -> AdaptationReport:
         """A run up to its last round."""
         report = self.report()
         self.source(report, 20.0)

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from uda.adaptation.terminal import summary_lines
 from uda.core.files import OutputError
 from uda.report import terminal
 
@@ -124,7 +125,7 @@ def test_without_target_labels_oracle_figures_are_null(make_run):
     for entry in results["rounds"]:
         assert entry["tp_rate"] is entry["class_mean"] is entry["overall"] is None
         assert entry["avc"] > 0
-    assert "no labels" in terminal.summary_lines(results)[0]
+    assert "no labels" in summary_lines(results)[0]
 
 
 def test_a_resumed_report_equals_an_uninterrupted_one(make_run):
@@ -256,7 +257,7 @@ def test_no_event_files_when_switched_off(make_run):
 
 
 def test_the_closing_lines_fit_too(played_run):
-    lines = terminal.summary_lines(played_run.results)
+    lines = summary_lines(played_run.results)
     assert max(map(len, lines)) <= terminal.WIDTH
     assert lines[0].endswith("(oracle):")
     assert f"{100 * played_run.results['final']['class_mean']:.2f}  the last round" in lines[2]

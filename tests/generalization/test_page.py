@@ -20,7 +20,7 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains, Seen
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.page import hardness_seen, seen_per_class
-from uda.generalization.report import Judgement, Report
+from uda.generalization.report import GeneralizationReport, Judgement
 from uda.generalization.study import finished_runs, runs_of, summary_file, summary_lines, write_summary
 from uda.report import figures
 from uda.training.records import Records
@@ -88,7 +88,7 @@ def make_run(config):
     domains = Domains(seen, config.target, Target(images), TargetLabels(labels), CLASSES)
     config.folder.mkdir(parents=True)
     (config.folder / "config.yaml").write_text(config.to_yaml())
-    report = Report(Records(config.folder), config, domains, log=lambda line: None)
+    report = GeneralizationReport(Records(config.folder), config, domains, log=lambda line: None)
     for index, right in enumerate(RIGHT[config.name][config.target]):
         held = HELD_OUT[index]
         judgements = [judgement(name, held, 0.5 + place, 10) for place, name in enumerate(others)]

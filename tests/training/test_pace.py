@@ -210,9 +210,12 @@ def test_what_is_counted_is_what_a_run_predicts(tiny, tmp_path, monkeypatch):
     run = Run(AdaptationConfig.load(tiny, overrides))
     predicted, adapted = [], []
     predict, adapt = run.engine.predict, run.engine.adapt_batch_norm
-    monkeypatch.setattr(
-        run.engine, "predict", lambda batches, count: predicted.append(count) or predict(batches, count)
-    )
+
+    def counted(batches, count, **how):
+        predicted.append(count)
+        return predict(batches, count, **how)
+
+    monkeypatch.setattr(run.engine, "predict", counted)
     monkeypatch.setattr(run.engine, "adapt_batch_norm", lambda batches: adapted.append(32) or adapt(batches))
     run.execute()
     assert sum(predicted) + sum(adapted) == work_of(run.config, 32, 32).predicted

@@ -165,16 +165,13 @@ class Feeds:
             batches = batches[self.ranks.rank :: self.ranks.world]
         return self.predict(images.take(batches.reshape(-1)), size)
 
-    def predict(
-        self, images: Images, batch_size: int, workers: int | None = None, rows: slice | None = None
-    ) -> Batches:
+    def predict(self, images: Images, batch_size: int, workers: int | None = None) -> Batches:
         """Images as the network sees them in a predict pass, in order."""
         return loaders.predict_batches(
             images,
             self.transforms["predict"],
             batch_size=batch_size,
             workers=self.engine.workers(images.in_memory) if workers is None else workers,
-            rows=rows,
         )
 
     def _check_fits(self, key: str, size: int, role: str) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.adaptation.terminal import SEPARATION
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
 from uda.data.images import Images
 from uda.evaluation.collapse import CURES
@@ -54,7 +55,7 @@ def render_page(
         curves=_curves(rounds, source, results["selector"], config.validator) if rounds else [],
         bars=_bars(source, final, classes) if labelled else None,
         domain_rows=_domain_rows(source, final),
-        separation=terminal.SEPARATION,
+        separation=SEPARATION,
         class_rows=_class_rows(classes, source, final, rounds),
         confusion=_confusion(final, classes) if labelled else None,
         galleries=_galleries(rounds, classes, images, truth, results["selector"]),

@@ -17,16 +17,6 @@ from uda.selection.thresholds import PseudoLabels, class_balanced_thresholds, po
 
 
 @dataclass(frozen=True)
-class Predicted:
-    """A predict pass over the target."""
-
-    mine: Prediction
-    """This process's rows of it."""
-    whole: Prediction
-    """All rows on rank 0, none on the others."""
-
-
-@dataclass(frozen=True)
 class Choice:
     """What a round trains on: the pseudo-labels of all target images, and what is said about them."""
 

@@ -1,7 +1,6 @@
 """The report of a run as it goes: called once after source training, once a round, once at the end."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,20 +8,21 @@ from typing import Any
 import numpy as np
 
 from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.events import draw_choice, draw_model
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import named_classes
 from uda.adaptation.results import summarise
-from uda.core.files import OutputError, write_json, write_text
+from uda.adaptation.terminal import OF_INTERVALS, OF_ROUNDS, part_lines, round_cells, source_cells
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation.accuracy import Accuracy
 from uda.evaluation.collapse import CURES, classes_without_labels, signs_of_collapse, spread
-from uda.report import terminal
-from uda.report.events import Events
 from uda.report.gallery import gallery_entries, surest_by_class
 from uda.report.pseudo_labels import write_pseudo_labels
+from uda.report.run_report import RunReport
+from uda.report.terminal import class_lines, indented
 from uda.selection.thresholds import PseudoLabels
-from uda.training.records import REPORTS, SOURCE, Records, plain
+from uda.training.records import REPORTS, SOURCE, Records
 
 
 @dataclass(frozen=True)
@@ -61,13 +61,11 @@ class RoundRecord:
     """What was chosen; None for a method that chooses nothing."""
 
 
-class RunReport:
+class AdaptationReport(RunReport):
     """Writes a run's `rounds/`, `tb/`, `results.json` and `report.html`, and prints its table.
 
-    `records` are all its state: a report made anew with the same ones goes on where the old one ended.
-
     Args:
-        records: those of the run so far; the event files of later rounds are purged.
+        records: those of the run so far.
         config: the run's config.
         classes: K class names.
         source: (K,) source images of each class.
@@ -86,9 +84,8 @@ class RunReport:
         target_labels: TargetLabels | None,
         log: Callable[[str], None] = print,
     ):
-        self.records = records
-        self.folder = records.folder
-        self.config = config
+        # Step 0 is the source model, step r + 1 round r; what an interrupted round left is purged.
+        super().__init__(records, config, log, len(records.reports()) + 1 if records.get(SOURCE) else 0)
         self.classes = tuple(classes)
         named = named_classes(config, self.classes)
         self.source_counts = source if named is None else source * named
@@ -101,13 +98,9 @@ class RunReport:
                     f"warning: {left_out:,} of {len(truth):,} target images with labels are of classes that "
                     "data.target_classes leaves out; accuracy counts them (oracle)"
                 )
-        self.log = log
         self.partial = config.data.partial and named is None
-        self._rows = 0
+        self.columns = OF_INTERVALS if ADAPTATION_METHODS[config.method].adapts else OF_ROUNDS
         self._cures_said: set[str] = set()
-        # Step 0 is the source model, step r + 1 round r; what an interrupted round left is purged.
-        first_step = len(records.reports()) + 1 if records.get(SOURCE) else 0
-        self._events = Events(self.folder / "tb", first_step) if config.report.tensorboard else None
         for record in records.reports():
             labels = self._pseudo_labels(record["round"])
             if "portion" in record and not labels.is_file():
@@ -115,8 +108,7 @@ class RunReport:
 
     def label_free_round(self) -> int | None:
         """The round that the config's validator likes best of those so far; None before the first."""
-        results = summarise(self.config, self.records.get(SOURCE), self.records.reports(), 0.0)
-        return results["label_free_choice"]["round"]
+        return self.summarise(0.0)["label_free_choice"]["round"]
 
     def source(
         self,
@@ -142,13 +134,8 @@ class RunReport:
             record["warnings"] = signs_of_collapse(self.classes, predicted, self.source_counts, partial=self.partial)
         record = self.records.write(SOURCE, record)
         if validators:  # else the method begins with initial weights, and there is nothing to tell
-            self._print_row(
-                terminal.source_row(record, ADAPTATION_METHODS[self.config.method].adapts), record, "source"
-            )
-        if self._events:
-            with self._writing_events():
-                self._events.model(0, record, self.classes)
-                self._events.flush()
+            self._print(source_cells(record), record, "source")
+        self.draw(lambda events: draw_model(events, 0, record, self.classes))
 
     def round(self, record: RoundRecord) -> None:
         """Report a round: `report.json` and `pseudo_labels.csv` in `rounds/NN/`, TensorBoard, a row of the table."""
@@ -174,38 +161,24 @@ class RunReport:
         # report.json comes last: where it is whole, so is the round.
         content = self.records.write(REPORTS["rounds"].format(record.round), content)
         stage = "adaptation" if choice is None else "self_training"
-        self._print_row(terminal.round_row(content, self.records.get(SOURCE)), content, stage)
-        if self._events:
-            with self._writing_events():
-                self._events.model(record.round + 1, content, self.classes)
-                if choice is not None:
-                    surest = surest_by_class(choice.pseudo, choice.pseudo.selected, self.config.report.gallery)
-                    self._events.choice(record.round + 1, content, self.images, surest)
-                self._events.flush()
+        self._print(round_cells(content, self.records.get(SOURCE)), content, stage)
+        step = record.round + 1
+        self.draw(lambda events: draw_model(events, step, content, self.classes))
+        if choice is not None:
+            surest = surest_by_class(choice.pseudo, choice.pseudo.selected, self.config.report.gallery)
+            self.draw(lambda events: draw_choice(events, step, content, self.images, surest))
 
-    def finish(self, seconds: float) -> dict[str, Any]:
-        """Write `results.json` and `report.html` from the records of all rounds; returns the results."""
-        source, rounds = self.records.get(SOURCE), self.records.reports()
-        results = plain(summarise(self.config, source, rounds, seconds))
-        if self.config.report.page:
-            from uda.adaptation.page import render_page
+    def summarise(self, seconds: float) -> dict[str, Any]:
+        return summarise(self.config, self.records.get(SOURCE), self.records.reports(), seconds)
 
-            truth = None if self.target_labels is None else np.asarray(self.target_labels.reveal())
-            page = render_page(self.config, self.classes, self.images, truth, source, rounds, results)
-            write_text(self.folder / "report.html", page)
-        write_json(self.folder / "results.json", results)
-        if self._events:
-            with self._writing_events():
-                self._events.close()
-        return results
+    def page(self, results: Mapping[str, Any]) -> str:
+        from uda.adaptation.page import render_page
 
-    @contextmanager
-    def _writing_events(self) -> Iterator[None]:
-        """TensorBoard writes in a thread; a full disk shows at one of the next calls."""
-        try:
-            yield
-        except OSError as error:
-            raise OutputError(self.folder / "tb", error) from error
+        truth = None if self.target_labels is None else np.asarray(self.target_labels.reveal())
+        records = self.records
+        return render_page(
+            self.config, self.classes, self.images, truth, records.get(SOURCE), records.reports(), results
+        )
 
     def _pseudo_labels(self, round_index: int) -> Path:
         return (self.folder / REPORTS["rounds"].format(round_index)).with_name("pseudo_labels.csv")
@@ -228,20 +201,17 @@ class RunReport:
         counts = (record or {}).get("predicted_per_class")
         return None if counts is None else np.array([counts[name] for name in self.classes])
 
-    def _print_row(self, row: str, record: dict[str, Any], stage: str) -> None:
-        if self._rows % terminal.HEADER_EVERY == 0:
-            for line in terminal.header(ADAPTATION_METHODS[self.config.method].adapts):
-                self.log(line)
-        self._rows += 1
-        self.log(row)
+    def _print(self, cells: Mapping[str, str], record: dict[str, Any], stage: str) -> None:
+        """Print a row, and below it the classes and the warnings."""
+        self.print_row(self.columns, cells)
         if record["accuracy"]:
-            for line in terminal.class_lines(record["accuracy"]["per_class"]) + terminal.part_lines(record["accuracy"]):
+            for line in class_lines(record["accuracy"]["per_class"]) + part_lines(record["accuracy"]):
                 self.log(line)
         warnings = [f"warning: {warning}" for warning in record["warnings"]]
         if warnings and stage not in self._cures_said:
             self._cures_said.add(stage)
             warnings.append(CURES[stage])
-        for line in terminal.indented(warnings):
+        for line in indented(warnings):
             self.log(line)
 
 

@@ -14,9 +14,10 @@ from uda.adaptation.batches import ADAPT_BATCH, Feeds
 from uda.adaptation.checks import check_batches
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import missing_note, named_classes, occurring_classes
-from uda.adaptation.pseudo_labels import Choice, Predicted, choose
-from uda.adaptation.report import ChoiceRecord, RoundRecord, RunReport
+from uda.adaptation.pseudo_labels import Choice, choose
+from uda.adaptation.report import AdaptationReport, ChoiceRecord, RoundRecord
 from uda.adaptation.settings import AdaptationSettings, SelfTrainingSettings
+from uda.adaptation.terminal import summary_lines
 from uda.adaptation.work import Work, work_of
 from uda.core.errors import UserError
 from uda.data.domains import Domains, load_domains
@@ -25,14 +26,13 @@ from uda.evaluation.accuracy import Accuracy, accuracy, selection_metrics
 from uda.evaluation.collapse import predictions
 from uda.evaluation.validators import VALIDATORS
 from uda.models.network import Prediction, create_network, describe_network
-from uda.report.terminal import summary_lines
 from uda.selection.selectors import target_scores
 from uda.selection.thresholds import portion_schedule
 from uda.training.checkpoint import Progress
 from uda.training.engine import seed_everything
 from uda.training.inputs import InputImages, Inputs
 from uda.training.pace import Trials, as_if_of, predict_pace, training_pace
-from uda.training.session import Session, epoch_steps
+from uda.training.session import Predicted, Session, epoch_steps
 from uda.training.stages import INITIAL_WEIGHTS
 
 
@@ -139,23 +139,24 @@ class Run(Session):
             )
         self.progress = replace(self.progress, stage="round" if self.rounds > done else "done")
 
-    def complete(self) -> dict | None:
-        self.report = self._begin() if self.ranks.is_main else None
-        if self.saved:
-            self.load(self.saved[1])
-            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
-            self.log(self.compute_line(self.domains.source.images.in_memory))
-        else:
-            self.log(self.plan())
+    @property
+    def in_memory(self) -> bool:
+        return self.domains.source.images.in_memory
+
+    def new_report(self) -> AdaptationReport:
+        source = np.bincount(self.domains.source.labels, minlength=len(self.classes))
+        images, labels = self.domains.target.images, self.domains.target_labels
+        return AdaptationReport(self.records, self.config, self.classes, source, images, labels, self.log)
+
+    def train_stages(self) -> None:
         predicted = self._source_stage() if self.progress.stage == "source" else None
         while self.progress.stage == "round":
             predicted = self._round(predicted)
         if self.progress.stage == "adaptation":
             self._adaptation(predicted)
-        return self._end() if self.ranks.is_main else None
+        self.log(f"checkpoints took {self.checkpoints.seconds_spent:.1f} s since the last start")
 
     def plan(self) -> str:
-        """What will be done, in lines."""
         config, network, work = self.config, self.engine.network, self.work
         source, target = self.domains.source.images, self.domains.target.images
         parameters = sum(p.numel() for p in network.parameters())
@@ -171,7 +172,7 @@ class Run(Session):
             f"{_images(len(target), 'target', config.data.targets)}{_labels_known(self.domains)}, "
             f"{len(self.classes)} classes",
             f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
-            self.compute_line(source.in_memory),
+            self.compute_line,
             f"source   {start}",
         ]
         if self.domains.labelled is not None:
@@ -209,12 +210,12 @@ class Run(Session):
 
         Every process of a job calls it. The network is trained by it, and the run is spent.
         """
-        return self.trials().cost(self.engine, self.engine.workers(self.domains.source.images.in_memory), loads)
+        return self.trials().cost(self.engine, self.workers, loads)
 
     def trials(self) -> Trials:
         """The pace of a few steps of every stage and of predict batches."""
         engine, config, work = self.engine, self.config, self.work
-        workers = engine.workers(self.domains.source.images.in_memory)
+        workers = self.workers
         stages = {}
         predict, sample = predict_pace(engine, self.domains.target.images, self.feeds.transforms["predict"])
         if work.source_steps:
@@ -238,21 +239,6 @@ class Run(Session):
 
     def summary(self, results: Mapping[str, Any]) -> list[str]:
         return summary_lines(results)
-
-    def _begin(self) -> RunReport:
-        """Make or open the run's folder."""
-        self.open_folder()
-        source = np.bincount(self.domains.source.labels, minlength=len(self.classes))
-        images, labels = self.domains.target.images, self.domains.target_labels
-        return RunReport(self.records, self.config, self.classes, source, images, labels, self.log)
-
-    def _end(self) -> dict:
-        """Write the final weights and the results."""
-        self.save_weights("final")
-        self.log(f"checkpoints took {self.checkpoints.seconds_spent:.1f} s since the last start")
-        results = self.report.finish(self.progress.seconds)
-        self.say(results)
-        return results
 
     # Stages
 
@@ -446,15 +432,8 @@ class Run(Session):
     # Pieces
 
     def predict(self) -> Predicted:
-        """A predict pass over the target: every image once, in order, each process a share of them."""
-        images = self.domains.target.images
-        rows = self.ranks.rows(len(images))
-        batches = self.feeds.predict(images, self.engine.predict_batch_size, rows=rows)
-        mine = self.engine.predict(batches, rows.stop - rows.start)
-        features, logits = (
-            self.ranks.gather_rows_to_main(array, len(images)) for array in (mine.features, mine.logits)
-        )
-        return Predicted(mine, Prediction(features, logits, mine.weight))
+        """A predict pass over the target."""
+        return self.predict_images(self.domains.target.images, self.feeds.transforms["predict"])
 
     def adapt_batch_norm(self) -> None:
         """BatchNorm statistics from random target images."""

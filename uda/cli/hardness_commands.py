@@ -46,8 +46,9 @@ def _add_score(parser: CommandParser) -> None:
 
 
 def _score(options: argparse.Namespace) -> None:
+    from uda.data.transforms import make_predict
     from uda.hardness.scoring.classifier import load_classifier
-    from uda.hardness.scoring.images import engine_for, in_order_of, load_images, predict
+    from uda.hardness.scoring.images import engine_for, in_order_of, load_images
     from uda.hardness.scoring.score_figures import add_scores
     from uda.hardness.scoring.score_table import write_scores
     from uda.hardness.scoring.scores import SCORES, make_table
@@ -62,7 +63,8 @@ def _score(options: argparse.Namespace) -> None:
     images = load_images(options.data, own.data)
     classifier = load_classifier(options.model, options.weights, options.classes)
     data = in_order_of(classifier, images)
-    prediction = predict(engine_for(classifier, own.runtime), data.images, classifier.transforms)
+    transform = make_predict(classifier.transforms)
+    prediction = engine_for(classifier, own.runtime).predict_images(data.images, transform, label="scores")
     table = make_table(data.images.ids, prediction, data.labels, data.classes, names)
     write_scores(table, options.out)
     print(f"{len(table):,} images of {options.data}, {100 * table.right.mean():.2f} % right by {classifier.name}")

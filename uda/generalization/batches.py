@@ -3,7 +3,7 @@
 from uda.core.errors import UserError
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
-from uda.data.loaders import Batches, Part, predict_batches, training_batches
+from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import Transform, make_predict, make_train
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
@@ -68,13 +68,3 @@ class Feeds:
         seen = self.domains.seen[domain]
         held_out = TargetLabels(seen.domain.labels[seen.validation])
         return seen.name, self.images[domain].take(seen.validation), held_out
-
-    def predict(self, images: Images, rows: slice | None = None, batch_size: int | None = None) -> Batches:
-        """Images as the network sees them in a predict pass, in order."""
-        return predict_batches(
-            images,
-            self.predict_transform,
-            batch_size=batch_size or self.engine.predict_batch_size,
-            workers=self.engine.workers(images.in_memory),
-            rows=rows,
-        )

@@ -11,7 +11,6 @@ import torch
 from uda.core.distributed import Ranks
 from uda.core.files import write_bytes
 from uda.data.images import ImageFiles, Images
-from uda.data.loaders import predict_batches
 from uda.data.store import default_folder, take_inventory
 from uda.data.transforms import Transform, make_predict
 from uda.generalization.config import GeneralizationConfig
@@ -96,12 +95,5 @@ def _file_of(config: GeneralizationConfig, weights: str, images: Images) -> Path
 
 def _computed(extractor: Engine, transform: Transform, images: Images, ranks: Ranks) -> np.ndarray:
     rows = ranks.rows(len(images))
-    batches = predict_batches(
-        images,
-        transform,
-        batch_size=extractor.predict_batch_size,
-        workers=extractor.workers(images.in_memory),
-        rows=rows,
-    )
-    mine = extractor.predict(batches, rows.stop - rows.start, label="features")
+    mine = extractor.predict_images(images, transform, rows=rows, label="features")
     return ranks.gather_rows(mine.features, len(images))

@@ -4,16 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from uda.core.files import write_json, write_text
 from uda.evaluation.accuracy import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Domains
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.report.terminal import class_lines, percent
-from uda.training.records import REPORTS, Records, plain
+from uda.report.events import Events
+from uda.report.run_report import RunReport
+from uda.report.terminal import Column, class_lines, fraction, percent, result_lines
+from uda.training.records import REPORTS, Records
 
-#: Title, width, whether it needs labels of the unseen domain.
-COLUMNS = (
+COLUMNS: Sequence[Column] = (
     ("report", 8, False),
     ("steps", 9, False),
     ("loss", 9, False),
@@ -22,7 +22,6 @@ COLUMNS = (
     ("class mean", 12, True),
     ("seconds", 9, False),
 )
-HEADER_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -37,15 +36,15 @@ class Judgement:
     """`uda.evaluation.accuracy.hardness` of the same images."""
 
 
-class Report:
+class GeneralizationReport(RunReport):
     """Writes a run's `rounds/NN/report.json`, `tb/`, `report.html` and `results.json`, and prints a row an interval.
 
-    `records` are all its state. The seen domains' held-out images choose `validation_choice` among the reports
+    The seen domains' held-out images choose `validation_choice` among the reports
     of the method's last stage: what stands before it is not yet the method's model. What is said of the unseen domain
     is oracle.
 
     Args:
-        records: those of the run so far; TensorBoard's later ones are purged.
+        records: those of the run so far.
         config: its config.
         domains: seen and unseen.
         log: prints one line.
@@ -58,14 +57,8 @@ class Report:
         domains: Domains,
         log: Callable[[str], None] = print,
     ):
-        self.records = records
-        self.folder = records.folder
-        self.config = config
+        super().__init__(records, config, log, len(records.reports()))
         self.domains = domains
-        self.log = log
-        self._rows = 0
-        self._writer = None
-        self._first_step = len(records.reports())
 
     def interval(
         self,
@@ -95,9 +88,8 @@ class Report:
             "seconds": seconds,
         }
         self.records.write(REPORTS["rounds"].format(index), record)
-        self._print(record)
-        if self.config.report.tensorboard:
-            self._events(record)
+        self.print_row(COLUMNS, _cells(record))
+        self.draw(lambda events: _draw(events, record))
 
     def is_choice(self, index: int) -> bool:
         """Whether the report is better on the held-out images than all before it of the last stage."""
@@ -105,48 +97,35 @@ class Report:
         last = len(GENERALIZATION_METHODS[self.config.method].stages) - 1
         return found[-1]["stage"] == last and choice_of(found)["round"] == index
 
-    def finish(self, seconds: float) -> dict[str, Any]:
-        """Write `report.html` and `results.json` from the records of all reports; returns the results."""
-        rounds = self.records.reports()
-        results = plain(summarise(self.config, rounds, seconds))
-        if self.config.report.page:
-            from uda.generalization.page import render_page
+    def summarise(self, seconds: float) -> dict[str, Any]:
+        return summarise(self.config, self.records.reports(), seconds)
 
-            write_text(self.folder / "report.html", render_page(self.config, self.domains, rounds, results))
-        write_json(self.folder / "results.json", results)
-        if self._writer is not None:
-            self._writer.close()
-        return results
+    def page(self, results: Mapping[str, Any]) -> str:
+        from uda.generalization.page import render_page
 
-    def _print(self, record: Mapping[str, Any]) -> None:
-        if self._rows % HEADER_EVERY == 0:
-            self.log("".join(f"{'oracle' if oracle else '':>{width}}" for _, width, oracle in COLUMNS))
-            self.log("".join(f"{name:>{width}}" for name, width, _ in COLUMNS))
-        self._rows += 1
-        cells = (
-            str(record["round"]),
-            str(record["steps"]),
-            f"{record['loss']:.3f}",
-            percent(record["validation"]),
-            percent(record["overall"]),
-            percent(record["class_mean"]),
-            f"{record['seconds']:.0f}",
-        )
-        self.log("".join(f"{cell:>{width}}" for cell, (_, width, _) in zip(cells, COLUMNS, strict=True)))
+        return render_page(self.config, self.domains, self.records.reports(), results)
 
-    def _events(self, record: Mapping[str, Any]) -> None:
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(str(self.folder / "tb"), purge_step=self._first_step or None)
-        step = record["round"]
-        self._writer.add_scalar("train/loss", record["loss"], step)
-        self._writer.add_scalar("validation/mean", record["validation"], step)
-        for name, judged in record["seen"].items():
-            self._writer.add_scalar(f"validation/{name}", judged["accuracy"]["overall"], step)
-        for name in ("overall", "class_mean"):
-            self._writer.add_scalar(f"oracle/{name}", record[name], step)
-        self._writer.flush()
+def _cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """A row of the terminal's table."""
+    return {
+        "report": str(record["round"]),
+        "steps": str(record["steps"]),
+        "loss": fraction(record["loss"]),
+        "held out": percent(record["validation"]),
+        "unseen": percent(record["overall"]),
+        "class mean": percent(record["class_mean"]),
+        "seconds": f"{record['seconds']:.0f}",
+    }
+
+
+def _draw(events: Events, record: Mapping[str, Any]) -> None:
+    """TensorBoard's figures of a report."""
+    step = record["round"]
+    held_out = {name: judged["accuracy"]["overall"] for name, judged in record["seen"].items()}
+    events.scalars(step, "train", {"loss": record["loss"]})
+    events.scalars(step, "validation", {"mean": record["validation"], **held_out})
+    events.scalars(step, "oracle", {name: record[name] for name in ("overall", "class_mean")})
 
 
 def summary_lines(results: Mapping[str, Any]) -> list[str]:
@@ -159,7 +138,7 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     )
     return [
         f"accuracy on {results['target']}, which was never seen, % (oracle):",
-        *(f"  {name:<18}{percent(value):>7}  {note}" for name, value, note in rows),
+        *result_lines(rows),
         *class_lines(results["final"]["per_class"]),
     ]
 

@@ -16,9 +16,9 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import load
 from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
-from uda.generalization.report import Judgement, Report, summary_lines
+from uda.generalization.report import GeneralizationReport, Judgement, summary_lines
 from uda.generalization.stages import GENERALIZATION_STAGE
-from uda.models.network import Prediction, create_network, describe_network, network_on
+from uda.models.network import create_network, describe_network, network_on
 from uda.training.checkpoint import Progress
 from uda.training.engine import seed_everything
 from uda.training.inputs import InputImages, Inputs
@@ -92,35 +92,29 @@ class LeaveOneOut(Session):
         frozen = {"backbone": f"features of {self.config.model.backbone}"}
         return found | frozen if self.config.training.frozen_backbone else found
 
-    def complete(self) -> dict | None:
-        self.report = None
-        if self.ranks.is_main:
-            self.open_folder()
-            self.report = Report(self.records, self.config, self.domains, self.log)
-        begun = self.progress.round + self.progress.begun if self.progress.stage == "generalization" else 0
-        for stage in range(begun):
-            self._begin(stage)
-        if self.saved:
-            self.load(self.saved[1])
-            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
-            self.log(self.compute_line(self.feeds.in_memory))
-        else:
-            self.log(self.plan())
+    @property
+    def in_memory(self) -> bool:
+        return self.feeds.in_memory
+
+    def new_report(self) -> GeneralizationReport:
+        return GeneralizationReport(self.records, self.config, self.domains, self.log)
+
+    def load(self, state: Mapping[str, object]) -> None:
+        if self.progress.stage == "generalization":  # each stage that has begun may have added networks to the method
+            for stage in range(self.progress.round + self.progress.begun):
+                self._begin(stage)
+        super().load(state)
+
+    def train_stages(self) -> None:
+        if self.saved is None:
             self.save(Progress("generalization", seconds=self.seconds))
         while self.progress.stage == "generalization":
             self._stage(self.progress.round)
-        if not self.ranks.is_main:
-            return None
-        self.save_weights("final")
-        results = self.report.finish(self.progress.seconds)
-        self.say(results)
-        return results
 
     def summary(self, results: Mapping[str, Any]) -> list[str]:
         return summary_lines(results)
 
     def plan(self) -> str:
-        """What will be done, in lines."""
         config, network = self.config, self.engine.network
         seen = ", ".join(
             f"{seen.name} ({len(seen.training):,} + {len(seen.validation):,})" for seen in self.domains.seen
@@ -137,13 +131,13 @@ class LeaveOneOut(Session):
                 f"features {network.weight.shape[1]}, {parameters:,} parameters trained, loss {config.model.loss}",
                 f"trains   {training.steps:,} steps of {training.batch_size} images of each domain, a report every "
                 f"{training.interval:,}",
-                self.compute_line(self.feeds.in_memory),
+                self.compute_line,
             ]
         )
 
     def cost(self) -> str:
         """What the whole run will take, in lines; the network is trained by it, and the run is spent."""
-        training, workers = self.config.training, self.engine.workers(self.feeds.in_memory)
+        training, workers = self.config.training, self.workers
         stages = {}
         for stage, plan in enumerate(self.plans):
             if steps := sum(plan):
@@ -201,13 +195,8 @@ class LeaveOneOut(Session):
         found = []
         for number in range(len(self.domains.seen) + 1):
             name, images, labels = self.feeds.judging(number)
-            rows = self.ranks.rows(len(images))
-            mine = self.engine.predict(self.feeds.predict(images, rows), rows.stop - rows.start)
-            features, logits = (
-                self.ranks.gather_rows_to_main(array, len(images)) for array in (mine.features, mine.logits)
-            )
+            prediction = self.predict_images(images, self.feeds.predict_transform).whole
             if self.ranks.is_main:
-                prediction = Prediction(features, logits, mine.weight)
                 reached = accuracy(prediction, labels, self.classes)
                 found.append(Judgement(name, reached, hardness(prediction, labels)))
         return found

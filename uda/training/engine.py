@@ -15,7 +15,9 @@ from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.core.progress import progress as show_progress
 from uda.data.batch import Batch
-from uda.data.loaders import Batches
+from uda.data.images import Images
+from uda.data.loaders import Batches, predict_batches
+from uda.data.transforms import Transform
 from uda.models.backbones import batch_norms, synchronise_batch_norms
 from uda.models.network import Network, Prediction
 from uda.training.device import loader_workers, settle
@@ -325,6 +327,34 @@ class Engine:
         raise TrainingDivergedError(
             f"{label}: the loss is {float(losses[finite.index(False)])} at step {bad + 1} of {steps}{named}; {CURE}"
         )
+
+    def predict_images(
+        self,
+        images: Images,
+        transform: Transform,
+        *,
+        rows: slice | None = None,
+        workers: int | None = None,
+        label: str = "predict",
+    ) -> Prediction:
+        """`predict` of images, in order.
+
+        Args:
+            images: all of them, or those that `rows` takes.
+            transform: makes the network's inputs.
+            rows: None: all.
+            workers: loader processes; None: as the settings say.
+            label: what the progress bar says.
+        """
+        rows = slice(0, len(images)) if rows is None else rows
+        batches = predict_batches(
+            images,
+            transform,
+            batch_size=self.predict_batch_size,
+            workers=self.workers(images.in_memory) if workers is None else workers,
+            rows=rows,
+        )
+        return self.predict(batches, rows.stop - rows.start, label=label)
 
     def predict(self, batches: Iterable[Tensor], count: int, *, label: str = "predict") -> Prediction:
         """Features and logits of every image, once each, in eval mode.

@@ -5,8 +5,8 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import torch
 import yaml
@@ -15,8 +15,10 @@ from torch import Tensor
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.core.interruption import Interrupted, Interruption
+from uda.data.images import Images
+from uda.data.transforms import Transform
 from uda.models.backbones import describe_weights
-from uda.models.network import Network
+from uda.models.network import Network, Prediction
 from uda.models.weights import load_network, save_network
 from uda.training import checkpoint
 from uda.training.checkpoint import Checkpoints, Progress
@@ -40,6 +42,23 @@ def epoch_steps(natural: int, epochs: int, steps: int | None) -> list[int]:
         return [natural] * epochs
     whole, rest = divmod(steps, natural)
     return [natural] * whole + ([rest] if rest else [])
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """A predict pass of all processes of a job."""
+
+    mine: Prediction
+    """This process's rows of it."""
+    whole: Prediction
+    """All rows on rank 0, none on the others."""
+
+
+class Report(Protocol):
+    """What a session needs of a run's report."""
+
+    def finish(self, seconds: float) -> dict[str, Any]:
+        """Write what a finished run leaves. Returns its results."""
 
 
 class Session(ABC):
@@ -99,9 +118,22 @@ class Session(ABC):
     def inputs(self) -> Inputs:
         """The run's images, labels and classes: a run goes on with its own alone."""
 
+    @property
     @abstractmethod
-    def complete(self) -> dict | None:
-        """Run from wherever it stands to its end. Returns the results on rank 0."""
+    def in_memory(self) -> bool:
+        """Whether the images to train on are in memory."""
+
+    @abstractmethod
+    def plan(self) -> str:
+        """What will be done, in lines."""
+
+    @abstractmethod
+    def new_report(self) -> Report:
+        """The report, which goes on with `records`. Rank 0 has one."""
+
+    @abstractmethod
+    def train_stages(self) -> None:
+        """Train from wherever the run stands to its end."""
 
     @abstractmethod
     def summary(self, results: Mapping[str, Any]) -> list[str]:
@@ -111,14 +143,17 @@ class Session(ABC):
         """What a checkpoint holds besides the networks: tensors, numbers and strings."""
         return {}
 
-    def compute_line(self, in_memory: bool) -> str:
-        """How the run is computed on this machine; a resume may have found another one.
+    @property
+    def workers(self) -> int:
+        """Loader processes of training batches."""
+        return self.engine.workers(self.in_memory)
 
-        `in_memory`: whether its training images are.
-        """
+    @property
+    def compute_line(self) -> str:
+        """How the run is computed on this machine; a resume may have found another one."""
         world = self.ranks.world
         job = f"{world} processes, each " if world > 1 else ""
-        return f"compute  {job}{describe(self.engine.settings, self.engine.workers(in_memory))}"
+        return f"compute  {job}{describe(self.engine.settings, self.workers)}"
 
     # The way through a run
 
@@ -130,6 +165,25 @@ class Session(ABC):
         if self.ranks.is_main:
             self.say(read_results(self.folder.results)[0])
         return None
+
+    def complete(self) -> dict | None:
+        """Run from wherever it stands to its end. Returns the results on rank 0."""
+        if self.ranks.is_main:
+            self.open_folder()
+            self.report = self.new_report()
+        if self.saved:
+            self.load(self.saved[1])
+            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
+            self.log(self.compute_line)
+        else:
+            self.log(self.plan())
+        self.train_stages()
+        if not self.ranks.is_main:
+            return None
+        self.save_weights("final")
+        results = self.report.finish(self.progress.seconds)
+        self.say(results)
+        return results
 
     def say(self, results: Mapping[str, Any]) -> None:
         """Say what the run has come to, and where its page is."""
@@ -279,6 +333,15 @@ class Session(ABC):
                     save(epoch + 1, begin)
                     pauses.leave()
         return scalars
+
+    def predict_images(self, images: Images, transform: Transform) -> Predicted:
+        """A predict pass: every image once, in order, each process a share of them."""
+        rows = self.ranks.rows(len(images))
+        mine = self.engine.predict_images(images, transform, rows=rows)
+        features, logits = (
+            self.ranks.gather_rows_to_main(array, len(images)) for array in (mine.features, mine.logits)
+        )
+        return Predicted(mine, Prediction(features, logits, mine.weight))
 
     def smaller_step(self, method: Method, stage: str) -> str:
         """What to do where memory does not suffice for a training step of a stage."""

@@ -16,6 +16,7 @@ from tests.in_process import hardness
 from uda.core.errors import UserError
 from uda.core.resources import CHECKOUT
 from uda.core.statistics import fisher_interval, fisher_p
+from uda.data.transforms import make_predict
 from uda.hardness.dynamics.config import SupervisedConfig
 from uda.hardness.dynamics.dynamics import (
     Groups,
@@ -33,7 +34,7 @@ from uda.hardness.dynamics.dynamics_figures import correlations_figure, groups_f
 from uda.hardness.dynamics.records import read_epoch_scores
 from uda.hardness.dynamics.run import SupervisedRun
 from uda.hardness.scoring.classifier import load_classifier
-from uda.hardness.scoring.images import engine_for, load_images, predict
+from uda.hardness.scoring.images import engine_for, load_images
 from uda.hardness.scoring.score_table import read_scores
 from uda.hardness.scoring.scores import compute_scores
 from uda.report.figures import look_of
@@ -66,7 +67,7 @@ def test_every_epoch_is_scored_as_the_network_then_is(labelled, finished):
     classifier = load_classifier(str(finished))
     data = load_images(str(labelled.parent / "test"))
     engine = engine_for(classifier, RuntimeSettings(device="cpu"), None)
-    prediction = predict(engine, data.images, classifier.transforms)
+    prediction = engine.predict_images(data.images, make_predict(classifier.transforms))
     table = read_scores(finished / "scores.csv")
     assert table.ids == tuple(data.images.ids)
     for name, values in compute_scores(prediction, data.labels).items():

@@ -13,6 +13,7 @@ from tests.hardness.conftest import undrawn
 from tests.in_process import hardness
 from uda.data.images import ImageArray
 from uda.data.settings import TransformSettings
+from uda.data.transforms import make_predict
 from uda.hardness.probes.degradations import DEGRADATIONS, degraded, seed_of
 from uda.hardness.probes.degrade import (
     Degraded,
@@ -26,7 +27,7 @@ from uda.hardness.probes.degrade import (
 )
 from uda.hardness.probes.degrade_figures import CURVES, curves_figure, examples_figure
 from uda.hardness.scoring.classifier import LoadedClassifier, with_linear_head
-from uda.hardness.scoring.images import LabelledImages, engine_for, predict, stratified
+from uda.hardness.scoring.images import LabelledImages, engine_for, stratified
 from uda.hardness.scoring.scores import compute_scores
 from uda.report.figures import INK
 from uda.report.findings import Findings
@@ -137,7 +138,7 @@ def test_measured_scores_are_those_of_the_degraded_images(data):
     """Against each level's images made by hand, normalised and predicted as images of their own."""
     classifier = classifier_of()
     found = measure(classifier, data, ["noise", "blur"], levels=3, seed=5, runtime=CPU, log=None)
-    plain = predict(engine_for(classifier, CPU, None), data.images, classifier.transforms)
+    plain = engine_for(classifier, CPU, None).predict_images(data.images, make_predict(classifier.transforms))
     assert found.scores["avh"][0, 0].tolist() == pytest.approx(
         compute_scores(plain, data.labels, ["avh"])["avh"].tolist(), abs=1e-6
     )

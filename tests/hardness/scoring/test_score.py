@@ -18,9 +18,10 @@ from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.run import Run
 from uda.core.errors import UserError
 from uda.data.settings import TransformSettings
+from uda.data.transforms import make_predict
 from uda.hardness.people.correlate_figures import summary_figure
 from uda.hardness.scoring.classifier import LoadedClassifier, load_classifier, load_classifiers, with_linear_head
-from uda.hardness.scoring.images import LabelledImages, engine_for, in_order_of, load_images, predict
+from uda.hardness.scoring.images import LabelledImages, engine_for, in_order_of, load_images
 from uda.hardness.scoring.score_figures import extremes_figure, spread_figure, spread_rows
 from uda.hardness.scoring.score_table import ScoreTable, read_scores, write_scores
 from uda.hardness.scoring.scores import CHUNK_ENTRIES, EASIER, SCORES, compute_scores, make_table
@@ -356,7 +357,7 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
     classifier = load_classifier(str(run / "checkpoints" / "final.safetensors"))
     assert classifier.name == "tiny (seed 0)" and classifier.classes == tuple(CLASSES)
     data = load_images("own")
-    prediction = predict(engine_for(classifier, CPU, None), data.images, classifier.transforms)
+    prediction = engine_for(classifier, CPU, None).predict_images(data.images, make_predict(classifier.transforms))
     expected = compute_scores(prediction, data.labels)
     assert {k: v.tolist() for k, v in table.scores.items()} == {k: v.tolist() for k, v in expected.items()}
     assert table.ids == tuple(data.images.ids) and table.labels == tuple(np.repeat(CLASSES, 3))

@@ -1,6 +1,5 @@
 """A supervised training that scores every test image before the first epoch and after each."""
 
-import io
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -8,24 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from uda.core.files import write_bytes, write_json
 from uda.data.domains import TargetLabels, load_labelled
-from uda.data.loaders import Part, predict_batches, training_batches
+from uda.data.loaders import Part, training_batches
 from uda.data.transforms import make_predict, make_train
 from uda.evaluation.accuracy import accuracy
 from uda.hardness.dynamics.config import SupervisedConfig
 from uda.hardness.dynamics.dynamics import groups_of
 from uda.hardness.dynamics.method import Supervised
+from uda.hardness.dynamics.report import EpochReport
 from uda.hardness.scoring.images import LabelledImages
-from uda.hardness.scoring.score_table import write_scores
 from uda.hardness.scoring.scores import make_table
-from uda.models.network import Prediction, create_network, describe_network
+from uda.models.network import create_network, describe_network
 from uda.report.terminal import percent
 from uda.training.checkpoint import Progress
 from uda.training.engine import seed_everything
 from uda.training.inputs import InputImages, Inputs
 from uda.training.pace import Trials, predict_pace, training_pace
-from uda.training.records import REPORTS
 from uda.training.session import Session
 from uda.training.stages import INITIAL_WEIGHTS, Stage
 
@@ -66,14 +63,15 @@ class SupervisedRun(Session):
     def description(self) -> dict[str, object]:
         return describe_network(self.config.model, self.classes)
 
-    def complete(self) -> dict[str, Any] | None:
-        if self.ranks.is_main:
-            self.open_folder()
-        if self.saved:
-            self.load(self.saved[1])
-            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
-        else:
-            self.log(self.plan())
+    @property
+    def in_memory(self) -> bool:
+        return self.training.images.in_memory
+
+    def new_report(self) -> EpochReport:
+        return EpochReport(self.records, self.config, self.log)
+
+    def train_stages(self) -> None:
+        if self.saved is None:
             self._record(0, {})
             self.save(Progress("supervised", seconds=self.seconds))
         if self.progress.stage == "supervised":
@@ -88,10 +86,8 @@ class SupervisedRun(Session):
                 after=lambda epoch, scalars: self._record(epoch + 1, scalars),
             )
             self.save(Progress("done", seconds=self.seconds))
-        return self._finish() if self.ranks.is_main else None
 
     def plan(self) -> str:
-        """What will be done, in lines."""
         config, network = self.config, self.engine.network
         parameters = sum(p.numel() for p in network.parameters())
         return "\n".join(
@@ -100,7 +96,7 @@ class SupervisedRun(Session):
                 f"data     {len(self.training.images):,} images to train on, {len(self.test.images):,} to score, "
                 f"{len(self.classes)} classes",
                 f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
-                self.compute_line(self.training.images.in_memory),
+                self.compute_line,
                 f"trains   {config.training.epochs} epochs of {self.steps:,} steps of {config.training.batch_size}",
             ]
         )
@@ -108,7 +104,7 @@ class SupervisedRun(Session):
     def cost(self) -> str:
         """What the whole run will take, in lines; the network is trained by it, and the run is spent."""
         engine, training = self.engine, self.config.training
-        workers, batches = engine.workers(self.training.images.in_memory), self._batches(0)
+        workers, batches = self.workers, self._batches(0)
         optimization = engine.optimization(self.method, training.optim, training.epochs * self.steps)
         with engine.enough_memory("training", self.smaller_step(self.method, "supervised")):
             pace = training_pace(engine, self.method, optimization, batches, workers)
@@ -132,82 +128,14 @@ class SupervisedRun(Session):
             accumulate=config.runtime.accumulate,
         )
 
-    def _predict(self) -> Prediction:
-        """Of all test images, on rank 0."""
-        images, engine = self.test.images, self.engine
-        rows = self.ranks.rows(len(images))
-        batches = predict_batches(
-            images,
-            make_predict(self.config.transforms),
-            batch_size=engine.predict_batch_size,
-            workers=engine.workers(images.in_memory),
-            rows=rows,
-        )
-        mine = engine.predict(batches, rows.stop - rows.start)
-        features, logits = (
-            self.ranks.gather_rows_to_main(array, len(images)) for array in (mine.features, mine.logits)
-        )
-        return Prediction(features, logits, mine.weight)
-
-    def _record(self, epoch: int, scalars: dict[str, float]) -> None:
-        """Write what the network makes of the test images after so many epochs."""
+    def _record(self, epoch: int, scalars: Mapping[str, float]) -> None:
+        """Report what the network makes of the test images after so many epochs."""
         started = time.monotonic()
-        prediction = self._predict()
-        if not self.ranks.is_main:
-            return
-        table = make_table(self.test.images.ids, prediction, self.test.labels, self.classes)
-        reached = accuracy(prediction, TargetLabels(self.test.labels), self.classes)
-        means = {name: float(values.mean()) for name, values in table.scores.items()}
-        record = {
-            "epoch": epoch,
-            "steps": epoch * self.steps,
-            "train_loss": scalars.get("loss"),
-            "overall": reached.overall,
-            "per_class": reached.per_class,
-            "ece": reached.ece,
-            "scores": means,
-        }
-        folder = self.folder.path / "epochs"
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, right=table.right, **table.scores)
-        write_bytes(folder / f"{epoch:02d}.npz", buffer.getvalue())
-        self.records.write(REPORTS["epochs"].format(epoch), record)
-        if epoch == self.config.training.epochs:
-            write_scores(table, self.folder.path / "scores.csv")
-        if self.config.report.tensorboard:
-            self._events(record)
-        loss = "" if record["train_loss"] is None else f"training loss {record['train_loss']:.3f}, "
-        self.log(
-            f"epoch {epoch:>3}  {loss}test accuracy {percent(reached.overall)} %, AVH {means['avh']:.4f}, confidence "
-            f"{means['confidence']:.3f}, norm {means['norm']:.2f}  (scored in {time.monotonic() - started:.0f} s)"
-        )
-
-    def _events(self, record: dict[str, Any]) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        writer = SummaryWriter(str(self.folder.path / "tb"), purge_step=record["epoch"] or None)
-        if record["train_loss"] is not None:
-            writer.add_scalar("train/loss", record["train_loss"], record["epoch"])
-        writer.add_scalar("test/accuracy", record["overall"], record["epoch"])
-        for name, value in record["scores"].items():
-            writer.add_scalar(f"test/{name}", value, record["epoch"])
-        writer.close()
-
-    def _finish(self) -> dict[str, Any]:
-        epochs = self.records.reports()
-        self.save_weights("final")
-        results = {
-            "config": self.config.name,
-            "backbone": self.config.model.backbone,
-            "seed": self.config.seed,
-            "final": {"overall": epochs[-1]["overall"], "per_class": epochs[-1]["per_class"], "ece": epochs[-1]["ece"]},
-            "epochs": [{key: value for key, value in e.items() if key != "per_class"} for e in epochs],
-            "steps": epochs[-1]["steps"],
-            "seconds": self.progress.seconds,
-        }
-        write_json(self.folder.results, results)
-        self.say(results)
-        return results
+        prediction = self.predict_images(self.test.images, make_predict(self.config.transforms)).whole
+        if self.ranks.is_main:
+            table = make_table(self.test.images.ids, prediction, self.test.labels, self.classes)
+            reached = accuracy(prediction, TargetLabels(self.test.labels), self.classes)
+            self.report.epoch(epoch, epoch * self.steps, scalars.get("loss"), table, reached, started)
 
     def summary(self, results: Mapping[str, Any]) -> list[str]:
         reached, path = percent(results["final"]["overall"]), self.folder.path

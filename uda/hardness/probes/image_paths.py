@@ -13,7 +13,7 @@ from uda.data.transforms import make_predict
 from uda.hardness.probes.pgd import Attack, lengths, pgd
 from uda.hardness.probes.pixels import Pixels
 from uda.hardness.scoring.classifier import LoadedClassifier
-from uda.hardness.scoring.images import LabelledImages, engine_for, predict
+from uda.hardness.scoring.images import LabelledImages, engine_for
 from uda.hardness.scoring.scores import compute_scores
 from uda.models.network import Prediction
 from uda.training.settings import RuntimeSettings
@@ -96,7 +96,8 @@ def choose(
     if not len(own):
         raise UserError(f"`source`: the data hold no image of class '{name}'")
     chosen = data.take(own)
-    seen = predict(engine_for(classifier, runtime, log), chosen.images, classifier.transforms, "trajectory, candidates")
+    engine = engine_for(classifier, runtime, log)
+    seen = engine.predict_images(chosen.images, make_predict(classifier.transforms), label="trajectory, candidates")
     predicted = seen.logits.argmax(1)
     right = np.flatnonzero(predicted == source)
     if not len(right):

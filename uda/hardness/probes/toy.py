@@ -17,7 +17,7 @@ from uda.core.errors import UserError
 from uda.core.statistics import fisher_interval, spearman
 from uda.data import digits
 from uda.data.images import ImageArray
-from uda.data.loaders import Part, predict_batches, training_batches
+from uda.data.loaders import Part, training_batches
 from uda.data.settings import TransformSettings
 from uda.data.transforms import make_predict
 from uda.hardness.dynamics.method import Supervised
@@ -136,8 +136,7 @@ def train(
     method = Supervised(network)
     optimization = engine.optimization(method, OPTIM, steps)
     engine.fit(method, batches, optimization, label="toy", steps=steps, seed=(SOURCE_STAGE.number, seed))
-    seen = predict_batches(data.images, transform, batch_size=engine.predict_batch_size, workers=0)
-    return network, engine.predict(seen, len(data.labels))
+    return network, engine.predict_images(data.images, transform, workers=0)
 
 
 def boundaries(weight: np.ndarray) -> np.ndarray:

@@ -13,12 +13,9 @@ from uda.data.cards import CARDS
 from uda.data.class_names import two_orders
 from uda.data.domains import load_labelled
 from uda.data.images import Images
-from uda.data.loaders import predict_batches
-from uda.data.settings import StorageSettings, TransformSettings
+from uda.data.settings import StorageSettings
 from uda.data.text import same_form
-from uda.data.transforms import make_predict
 from uda.hardness.scoring.classifier import LoadedClassifier
-from uda.models.network import Prediction
 from uda.training.engine import Engine
 from uda.training.settings import RuntimeSettings
 
@@ -113,17 +110,6 @@ def _by_name(names: Sequence[str], known: Sequence[str], who: str) -> np.ndarray
             + f" ({len(missing)} of {len(names)} classes of the images are not among its {len(known)})"
         )
     return np.array([place[name] for name in names])
-
-
-def predict(engine: Engine, images: Images, transforms: TransformSettings, label: str = "scores") -> Prediction:
-    """Features and logits of images, in order, without augmentation."""
-    batches = predict_batches(
-        images,
-        make_predict(transforms),
-        batch_size=engine.predict_batch_size,
-        workers=engine.workers(images.in_memory),
-    )
-    return engine.predict(batches, len(images), label=label)
 
 
 def engine_for(

@@ -1,0 +1,89 @@
+"""The report of a supervised training that scores its test images after every epoch."""
+
+import io
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from uda.core.files import write_bytes
+from uda.evaluation.accuracy import Accuracy
+from uda.hardness.dynamics.config import SupervisedConfig
+from uda.hardness.scoring.score_table import ScoreTable, write_scores
+from uda.report.events import Events
+from uda.report.run_report import RunReport
+from uda.report.terminal import percent
+from uda.training.records import REPORTS, Records
+
+
+class EpochReport(RunReport):
+    """Writes `epochs/NN.json`, `epochs/NN.npz` and at the end `scores.csv`, `tb/` and `results.json`.
+
+    Args:
+        records: those of the run so far.
+        config: its config.
+        log: prints one line.
+    """
+
+    config: SupervisedConfig
+
+    def __init__(self, records: Records, config: SupervisedConfig, log: Callable[[str], None]):
+        super().__init__(records, config, log, len(records.reports()))
+
+    def epoch(
+        self, epoch: int, steps: int, loss: float | None, table: ScoreTable, reached: Accuracy, started: float
+    ) -> None:
+        """Report the network after so many epochs.
+
+        Args:
+            epoch: epochs so far; 0 is before the first.
+            steps: training steps so far.
+            loss: mean training loss of the epoch; None before the first.
+            table: scores of the test images.
+            reached: accuracy on them.
+            started: when their scoring began, by `time.monotonic`.
+        """
+        means = {name: float(values.mean()) for name, values in table.scores.items()}
+        record = {
+            "epoch": epoch,
+            "steps": steps,
+            "train_loss": loss,
+            "overall": reached.overall,
+            "per_class": reached.per_class,
+            "ece": reached.ece,
+            "scores": means,
+        }
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, right=table.right, **table.scores)
+        file = self.folder / REPORTS["epochs"].format(epoch)
+        write_bytes(file.with_suffix(".npz"), buffer.getvalue())
+        self.records.write(REPORTS["epochs"].format(epoch), record)
+        if epoch == self.config.training.epochs:
+            write_scores(table, self.folder / "scores.csv")
+        self.draw(lambda events: _draw(events, record))
+        told = "" if loss is None else f"training loss {loss:.3f}, "
+        self.log(
+            f"epoch {epoch:>3}  {told}test accuracy {percent(reached.overall)} %, AVH {means['avh']:.4f}, confidence "
+            f"{means['confidence']:.3f}, norm {means['norm']:.2f}  (scored in {time.monotonic() - started:.0f} s)"
+        )
+
+    def summarise(self, seconds: float) -> dict[str, Any]:
+        epochs = self.records.reports()
+        last = epochs[-1]
+        return {
+            "config": self.config.name,
+            "backbone": self.config.model.backbone,
+            "seed": self.config.seed,
+            "final": {key: last[key] for key in ("overall", "per_class", "ece")},
+            "epochs": [{key: value for key, value in epoch.items() if key != "per_class"} for epoch in epochs],
+            "steps": last["steps"],
+            "seconds": seconds,
+        }
+
+
+def _draw(events: Events, record: Mapping[str, Any]) -> None:
+    """TensorBoard's figures of an epoch."""
+    step = record["epoch"]
+    events.scalars(step, "train", {"loss": record["train_loss"]})
+    events.scalars(step, "test", {"accuracy": record["overall"], **record["scores"]})
