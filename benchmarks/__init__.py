@@ -1,4 +1,4 @@
-"""The benchmarks of benchmarks/run_bench.py, a module a subject."""
+"""Measurements beside the package: speed (`uda bench`, a module a subject), scaling, chaos, processes."""
 
 from benchmarks import (  # noqa: F401  (they register themselves)
     averaging,

@@ -7,9 +7,9 @@ that ends before that is compared and begun again. Compared are `results.json` a
 `pseudo_labels.csv` and the final weights. With --nproc the run is a torchrun job of which a random process is killed,
 and the job must end by itself within a minute.
 
-    python benchmarks/chaos.py                                   # digits, 30 kills, about ten minutes on two cores
-    python benchmarks/chaos.py --kills 3 --cfg pacs_avh.yaml self_training.rounds=2
-    python benchmarks/chaos.py --nproc 2 --kills 5
+    python -m benchmarks.chaos                                   # digits, 30 kills, about ten minutes on two cores
+    python -m benchmarks.chaos --kills 3 --cfg pacs_avh.yaml self_training.rounds=2
+    python -m benchmarks.chaos --nproc 2 --kills 5
 """
 
 import argparse
@@ -140,7 +140,7 @@ def finish(options: argparse.Namespace, folder: Path, log: Path) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 when both runs are equal, 1 when not."""
-    parser = CommandParser(prog="benchmarks/chaos.py", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
     parser.add_argument("--kills", type=int, default=30, help="how often to kill (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")

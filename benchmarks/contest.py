@@ -11,7 +11,7 @@ from uda.core.registry import Registry
 class Contest:
     """Our code and its floor, ready to run on the same inputs; a call returns when its work is done.
 
-    benchmarks/run_bench.py builds one in each of two processes and calls one side in either. So building must not do
+    `benchmarks.run_bench` builds one in each of two processes and calls one side in either. So building must not do
     what only one side should feel (settings of the whole process): see `at_first_call`.
     """
 

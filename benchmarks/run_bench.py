@@ -5,10 +5,10 @@ process of its own (malloc's settings are a whole process's), and the two are ca
 slows both alike; the figures are medians, and `ratio` is floor / ours (1.00: no overhead). Peak memory is what a
 side's first call takes on top of its inputs.
 
-    python benchmarks/run_bench.py                                 # all of them
-    python benchmarks/run_bench.py --only 'train_*' --repeats 7
-    python benchmarks/run_bench.py --scale 0.01                    # a hundredth of the work: does it run?
-    python benchmarks/run_bench.py --json results/bench.json --into docs/speed.md
+    python -m benchmarks.run_bench                                 # all of them
+    python -m benchmarks.run_bench --only 'train_*' --repeats 7
+    python -m benchmarks.run_bench --scale 0.01                    # a hundredth of the work: does it run?
+    python -m benchmarks.run_bench --json results/bench.json --into docs/speed.md
 """
 
 import argparse
@@ -36,7 +36,7 @@ from benchmarks.measure import count, share
 from uda.cli.command_line import CommandParser, run_command
 from uda.core.errors import UserError
 from uda.core.files import write_json, write_text
-from uda.report.markdown import insert_markdown
+from uda.report.markdown import insert_markdown, markdown_table
 from uda.training.device import processor
 
 
@@ -194,16 +194,16 @@ def table_line(row: Row) -> str:
 
 def to_markdown(rows: list[Row]) -> str:
     """The rows as a Markdown table."""
-    lines = ["| benchmark | bare / ours | bar | ours | bare | peak memory, ours / bare |", "|---|---|---|---|---|---|"]
+    lines = []
     for row in rows:
         bar = "" if row.bar is None else f"{row.bar:.2f}"
         if row.limit_seconds is not None:
             bar = f"{row.limit_seconds:g} s"
-        times = f"{_readable(row.seconds)} | {_readable(row.floor_seconds)}"
+        times = _readable(row.seconds), _readable(row.floor_seconds)
         memory = f"{row.peak_mib:,.0f} / {row.floor_peak_mib:,.0f} MiB"
         ratio = f"**{row.ratio:.2f}, {row.verdict}**" if row.verdict else f"{row.ratio:.2f}"
-        lines.append(f"| `{row.name}` | {ratio} | {bar} | {times} | {memory} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{row.name}`", ratio, bar, *times, memory])
+    return markdown_table(["benchmark", "bare / ours", "bar", "ours", "bare", "peak memory, ours / bare"], lines)
 
 
 def machines(rows: Iterable[dict[str, Any]]) -> str:
@@ -218,7 +218,7 @@ def _readable(seconds: float) -> str:
 
 
 def parse_arguments(
-    arguments: Sequence[str] | None = None, program: str = "benchmarks/run_bench.py"
+    arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.run_bench"
 ) -> argparse.Namespace:
     """The command line, checked."""
     parser = CommandParser(prog=program, description=__doc__)
@@ -247,7 +247,7 @@ def chosen(patterns: list[str] | None) -> list[str]:
     return list(names)
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "benchmarks/run_bench.py") -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.run_bench") -> int:
     """Run the benchmarks that the command line names. Returns the exit code. Raises UserError."""
     options = parse_arguments(arguments, program)
     if options.list:

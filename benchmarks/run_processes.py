@@ -6,9 +6,9 @@ there are processes in the job (`parts`: the same arithmetic but for rounding), 
 Compared are the pseudo-labels of round 0, label and choice of every image, and the class mean of the last round. What
 is finished is not run again.
 
-    python benchmarks/run_processes.py                         # digits_avh, three seeds, ten minutes on two cores
-    python benchmarks/run_processes.py --seeds 1 --cfg pacs_avh.yaml
-    python benchmarks/run_processes.py --into docs/distributed.md
+    python -m benchmarks.run_processes                         # digits_avh, three seeds, ten minutes on two cores
+    python -m benchmarks.run_processes --seeds 1 --cfg pacs_avh.yaml
+    python -m benchmarks.run_processes --into docs/distributed.md
 """
 
 import argparse
@@ -23,7 +23,7 @@ from pathlib import Path
 from uda.cli.command_line import CommandParser, run_command
 from uda.core.files import write_text
 from uda.core.resources import CHECKOUT
-from uda.report.markdown import insert_markdown
+from uda.report.markdown import insert_markdown, markdown_table
 
 
 def run(options: argparse.Namespace, kind: str, seed: int) -> Path:
@@ -67,27 +67,25 @@ def final(folder: Path) -> float:
 
 def to_markdown(rows: list[dict[str, float]], nproc: int) -> str:
     """The comparison as a Markdown table, with mean and standard deviation over the seeds."""
-    lines = [
-        f"| seed | one process | one, batch in {nproc} parts | {nproc} processes "
-        f"| round 0: one process and {nproc} agree | in parts they agree |",
-        "|---|---|---|---|---|---|",
-    ]
+    head = ["seed", "one process", f"one, batch in {nproc} parts", f"{nproc} processes"]
+    head += [f"round 0: one process and {nproc} agree", "in parts they agree"]
+    lines = []
     for seed, row in enumerate(rows):
-        finals = " | ".join(f"{100 * row[kind]:.1f}" for kind in ("alone", "parts", "job"))
-        shares = " | ".join(f"{100 * row[pair]:.2f} %" for pair in ("alone_job", "parts_job"))
-        lines.append(f"| {seed} | {finals} | {shares} |")
+        finals = (f"{100 * row[kind]:.1f}" for kind in ("alone", "parts", "job"))
+        shares = (f"{100 * row[pair]:.2f} %" for pair in ("alone_job", "parts_job"))
+        lines.append([str(seed), *finals, *shares])
     if len(rows) > 1:
         spread = [
             f"{100 * statistics.mean(values):.1f} ± {100 * statistics.stdev(values):.1f}"
             for values in ([row[kind] for row in rows] for kind in ("alone", "parts", "job"))
         ]
         least = (f"{100 * min(row[pair] for row in rows):.2f} % at least" for pair in ("alone_job", "parts_job"))
-        lines.append(f"| all | {' | '.join([*spread, *least])} |")
-    return "\n".join(lines) + "\n"
+        lines.append(["all", *spread, *least])
+    return markdown_table(head, lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = CommandParser(prog="benchmarks/run_processes.py", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.run_processes", description=__doc__)
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default: 3)")
     parser.add_argument("--nproc", type=int, default=2, help="processes of the job (default: 2)")

@@ -3,11 +3,11 @@
 Measures on this machine what docs/scaling.md shows, and estimates from it and from stated assumptions what VisDA-2017
 with ResNet-101 would cost on 1, 8 and 64 GPUs. Some minutes on two idle cores.
 
-    python benchmarks/run_scaling.py                             # print the tables
-    python benchmarks/run_scaling.py --into docs/scaling.md      # and write them and the figures
-    python benchmarks/run_scaling.py --only estimate --into docs/scaling.md  # the estimate anew, from its figures
-    python benchmarks/run_scaling.py --only visda --into docs/visda.md  # hours and memory on common GPUs, estimated
-    python benchmarks/run_scaling.py --scale 0.01 --repeats 1    # a hundredth of the images: does it run?
+    python -m benchmarks.run_scaling                             # print the tables
+    python -m benchmarks.run_scaling --into docs/scaling.md      # and write them and the figures
+    python -m benchmarks.run_scaling --only estimate --into docs/scaling.md  # the estimate anew, from its figures
+    python -m benchmarks.run_scaling --only visda --into docs/visda.md  # hours and memory on common GPUs, estimated
+    python -m benchmarks.run_scaling --scale 0.01 --repeats 1    # a hundredth of the images: does it run?
 """
 
 import argparse
@@ -44,7 +44,7 @@ MOST_PROCESSES = 8
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line, checked."""
-    parser = CommandParser(prog="benchmarks/run_scaling.py", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.run_scaling", description=__doc__)
     parser.add_argument("--into", metavar="FILE", type=Path, help="write tables and figures into this document")
     parser.add_argument(
         "--only", choices=("estimate", "visda"), help="measure nothing: remake these tables of the document `--into`"

@@ -14,7 +14,7 @@ from uda.core.errors import UserError
 from uda.core.files import atomic_path, write_text
 from uda.core.resources import CHECKOUT
 from uda.data.cards import load_card
-from uda.report.markdown import insert_markdown
+from uda.report.markdown import insert_markdown, markdown_table
 
 #: GPUs of the estimate, each with the batches that are dealt out to them: the recipe's, and so many images a GPU.
 GPUS, IMAGES_A_GPU = (1, 8, 64), (2, 32)
@@ -104,31 +104,24 @@ _NOTHING = Serial(choice=lambda count: 0.0, alone=lambda count: 0.0, save=0.0)
 def gpus_table() -> str:
     """Seconds and hours of the self-training recipe on one GPU of each kind."""
     job = job_of(visda_config())
-    lines = [
-        f"| GPU | training in | s a step of {job.batch} images | images predicted a second | training, h | "
-        "predicting, h | all, h |",
-        "|---|---|---:|---:|---:|---:|---:|",
-    ]
+    head = ["GPU", "training in", f"s a step of {job.batch} images", "images predicted a second"]
+    head += ["training, h", "predicting, h", "all, h"]
+    lines = []
     for card in CARDS:
         for precision in ("bf16",) if card.computes_bf16 else ("fp32", "fp16"):
             given = card.assumptions(precision)
             cost = estimate(job, 1, given, _NOTHING)
-            hours = (cost.train, cost.predict, cost.total)
-            lines.append(
-                f"| {card.name} | {precision} | {cost.train / job.steps:.3f} | "
-                f"{_rounded(given.predict_images_per_second)} | "
-                f"{' | '.join(f'{seconds / 3600:.1f}' for seconds in hours)} |"
-            )
-    return "\n".join(lines) + "\n"
+            hours = (f"{seconds / 3600:.1f}" for seconds in (cost.train, cost.predict, cost.total))
+            predicted = _rounded(given.predict_images_per_second)
+            lines.append([card.name, precision, f"{cost.train / job.steps:.3f}", predicted, *hours])
+    return markdown_table(head, lines, "llrrrrr")
 
 
 def configs_table(paths: Sequence[Path]) -> str:
     """Steps, images and memory of each config, and its hours on an RTX 3090 where a step is one backward pass."""
     given = Assumptions()
-    lines = [
-        "| config | steps x images | images predicted | memory, bf16 or fp16 | memory, fp32 | hours, RTX 3090 |",
-        "|---|---|---:|---:|---:|---:|",
-    ]
+    head = ["config", "steps x images", "images predicted", "memory, bf16 or fp16", "memory, fp32", "hours, RTX 3090"]
+    lines = []
     for path in paths:
         config = AdaptationConfig.load(path, ["model.weights=none"])
         job, card = job_of(config), load_card(config.data.dataset)
@@ -139,9 +132,9 @@ def configs_table(paths: Sequence[Path]) -> str:
         ]
         hours = f"{estimate(job, 1, given, _NOTHING).total / 3600:.1f}" if updates_once(config) else "see the dry run"
         training = " + ".join(f"{steps:,} x {images}" for steps, images in job.training)
-        shown = " | ".join(f"{gib:.0f} GiB" for gib in memory)
-        lines.append(f"| `{path.name}` | {training} | {job.predicted:,} | {shown} | {hours} |")
-    return "\n".join(lines) + "\n"
+        shown = (f"{gib:.0f} GiB" for gib in memory)
+        lines.append([f"`{path.name}`", training, f"{job.predicted:,}", *shown, hours])
+    return markdown_table(head, lines, "llrrrr")
 
 
 def _rounded(value: float) -> str:
@@ -156,40 +149,43 @@ def curve_table(curves: Sequence[Curve], mib: str = "peak, MiB", inputs: bool = 
     inputs: with a row for the features and logits that the work is given, 12 classes and a width of 512.
     """
     axis, sizes = curves[0].axis, curves[0].sizes
-    lines = [
-        f"| {axis} | {' | '.join(f'{size:,}' for size in sizes)} | grows as |",
-        f"|---|{'---:|' * len(sizes)}---|",
-    ]
+    lines = []
     for curve in curves:
         label = "seconds" if len(curves) == 1 else f"{curve.name}, s"
         lines.append(_row(label, curve.values("seconds"), axis, curve.exponent("seconds")))
     lines.append(_row(mib, curves[-1].values("mib"), axis, curves[-1].exponent("mib")))
     if inputs:
         lines.append(_row("its inputs, MiB", [4 * size * (WIDTH + NUM_CLASSES) / 2**20 for size in sizes], axis, 1.0))
-    return "\n".join(lines) + "\n"
+    head = [axis, *(f"{size:,}" for size in sizes), "grows as"]
+    return markdown_table(head, lines, f"l{'r' * len(sizes)}l")
 
 
 def world_tables(worlds: Sequence[World]) -> str:
     """Training steps and predict pass over the number of processes, then the averaging of gradients alone."""
     first = worlds[0]
+    head = ["processes", "images a process and step", "ms a step", "steps against one"]
+    head += ["predicted a second", "against one"]
     lines = [
-        "| processes | images a process and step | ms a step | steps against one | predicted a second | against one |",
-        "|---:|---:|---:|---:|---:|---:|",
+        [
+            str(world.processes),
+            f"{world.batch / world.processes:g}",
+            number(1000 * world.step_seconds),
+            f"{first.step_seconds / world.step_seconds:.2f}",
+            number(world.predicted_per_second),
+            f"{world.predicted_per_second / first.predicted_per_second:.2f}",
+        ]
+        for world in worlds
     ]
-    for world in worlds:
-        lines.append(
-            f"| {world.processes} | {world.batch / world.processes:g} | {number(1000 * world.step_seconds)} | "
-            f"{first.step_seconds / world.step_seconds:.2f} | {number(world.predicted_per_second)} | "
-            f"{world.predicted_per_second / first.predicted_per_second:.2f} |"
-        )
+    text = markdown_table(head, lines, "r" * len(head))
     several = [world for world in worlds if world.gradient_seconds]
     if several:
-        heads = " | ".join(f"ms, {world.processes} processes" for world in several)
-        lines += ["", f"| parameters | MiB of gradients | {heads} |", f"|---:|---:|{'---:|' * len(several)}"]
+        head = ["parameters", "MiB of gradients", *(f"ms, {world.processes} processes" for world in several)]
+        lines = []
         for count in several[0].gradient_seconds:
-            times = " | ".join(number(1000 * world.gradient_seconds[count]) for world in several)
-            lines.append(f"| {int(count):,} | {number(4 * int(count) / 2**20)} | {times} |")
-    return "\n".join(lines) + "\n"
+            times = (number(1000 * world.gradient_seconds[count]) for world in several)
+            lines.append([f"{int(count):,}", number(4 * int(count) / 2**20), *times])
+        text += f"\n{markdown_table(head, lines, 'r' * len(head))}"
+    return text
 
 
 def estimate_table(given: Assumptions, serial: Serial) -> str:
@@ -199,30 +195,28 @@ def estimate_table(given: Assumptions, serial: Serial) -> str:
     for gpus in GPUS:
         batches = {recipe.batch, *(gpus * images for images in IMAGES_A_GPU if gpus * images > recipe.batch)}
         jobs += [(gpus, job_of(visda_config(batch))) for batch in sorted(batches)]
-    lines = [
-        "| GPUs | batch (a GPU) | steps | hours, estimated | training | gradients | predict | waiting for images | "
-        "choice, rank 0, checkpoints | starting |",
-        "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    head = ["GPUs", "batch (a GPU)", "steps", "hours, estimated", "training", "gradients", "predict"]
+    head += ["waiting for images", "choice, rank 0, checkpoints", "starting"]
+    lines = []
     for gpus, job in jobs:
         cost = estimate(job, gpus, given, serial)
         batch = f"{job.batch:,} ({job.batch / gpus:g})"
         if cost is None:
-            lines.append(f"| {gpus} | {batch} | | not possible |{' |' * 6}")
+            lines.append([str(gpus), batch, "", "not possible", *[""] * 6])
             continue
         recipe_or_not = "" if job.batch == recipe.batch else " *"
-        lines.append(
-            f"| {gpus} | {batch}{recipe_or_not} | {job.steps:,} | **{cost.total / 3600:.2f}** | {_shares(cost)} |"
-        )
-    return "\n".join(lines) + "\n"
+        hours = f"**{cost.total / 3600:.2f}**"
+        lines.append([str(gpus), f"{batch}{recipe_or_not}", f"{job.steps:,}", hours, *_shares(cost)])
+    return markdown_table(head, lines, "r" * len(head))
 
 
 def assumptions_table(given: Assumptions) -> str:
     """Every assumption with its value."""
-    lines = ["| assumed | value |", "|---|---:|"]
-    for name, field in type(given).model_fields.items():
-        lines.append(f"| {' '.join(field.description.split())} | {getattr(given, name):,g} |")
-    return "\n".join(lines) + "\n"
+    lines = [
+        [" ".join(field.description.split()), f"{getattr(given, name):,g}"]
+        for name, field in type(given).model_fields.items()
+    ]
+    return markdown_table(["assumed", "value"], lines, "lr")
 
 
 def number(value: float) -> str:
@@ -230,8 +224,8 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
-def _row(label: str, values: Sequence[float], axis: str, exponent: float | None) -> str:
-    return f"| {label} | {' | '.join(map(number, values))} | {growth(axis, exponent)} |"
+def _row(label: str, values: Sequence[float], axis: str, exponent: float | None) -> list[str]:
+    return [label, *map(number, values), growth(axis, exponent)]
 
 
 def growth(axis: str, exponent: float | None) -> str:
@@ -239,9 +233,9 @@ def growth(axis: str, exponent: float | None) -> str:
     return "-" if exponent is None else f"{axis}^{round(exponent, 2) + 0.0:.2f}"
 
 
-def _shares(cost: Cost) -> str:
+def _shares(cost: Cost) -> list[str]:
     parts = (cost.train, cost.gradients, cost.predict, cost.loading, cost.serial, cost.starts)
-    return " | ".join(f"{100 * part / cost.total:.0f} %" for part in parts)
+    return [f"{100 * part / cost.total:.0f} %" for part in parts]
 
 
 def figures(curves: Mapping[str, Sequence[Curve]]) -> dict[str, list[tuple[str, str, Sequence[Curve]]]]:

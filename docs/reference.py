@@ -33,7 +33,7 @@ from uda.hardness.dynamics.config import SupervisedConfig  # noqa: E402
 from uda.hardness.study.config import StudyConfig  # noqa: E402
 from uda.models.backbones import BACKBONES  # noqa: E402
 from uda.models.losses import LOSSES  # noqa: E402
-from uda.report.markdown import insert_markdown  # noqa: E402
+from uda.report.markdown import insert_markdown, markdown_table  # noqa: E402
 from uda.selection.regularizers import REGULARIZERS  # noqa: E402
 from uda.selection.selectors import SELECTORS  # noqa: E402
 from uda.training.config import RunConfig  # noqa: E402
@@ -142,15 +142,15 @@ def meaning_of(kind: type[Settings], name: str) -> str:
 
 def table(kind: type[Settings], rows: Sequence[tuple[str, FieldInfo]], links: Mapping[type[Settings], str]) -> str:
     """Fields as a Markdown table."""
-    lines = ["| setting | type | default | what it does |", "|---|---|---|---|"]
+    lines = []
     for name, field in rows:
         section = section_of(field)
         meaning = meaning_of(kind, name.rpartition(".")[2])
         if section in links:
             meaning = f"{meaning} Settings: [{links[section]}](#{slug(links[section])}).".strip()
         declared = cell(type_text(field.annotation) + bounds_text(field))
-        lines.append(f"| `{name}` | {declared} | {cell(default_text(field))} | {meaning} |")
-    return "\n".join(lines) + "\n"
+        lines.append([f"`{name}`", declared, cell(default_text(field)), meaning])
+    return markdown_table(["setting", "type", "default", "what it does"], lines)
 
 
 def slug(heading: str) -> str:
@@ -260,8 +260,8 @@ def methods_text(methods: Registry, plain: str) -> str:
 
 def names_text(registry: Registry) -> str:
     """A registry's names with a line each."""
-    lines = [f"| `{name}` | {cell(text)} |" for name, text in registry.describe()]
-    return "\n| name | what it is |\n|---|---|\n" + "\n".join(lines) + "\n\n"
+    lines = [[f"`{name}`", cell(text)] for name, text in registry.describe()]
+    return f"\n{markdown_table(['name', 'what it is'], lines)}\n"
 
 
 def losses_text() -> str:

@@ -213,7 +213,7 @@ def test_the_tables_of_the_first_run_are_what_the_configs_and_assumptions_give(m
         found, there = (
             text if memory else re.sub(r"\| \d+ GiB \| \d+ GiB \|", "", text) for text in (markdown, written[name])
         )
-        assert found == there, "python benchmarks/run_scaling.py --only visda --into docs/visda.md"
+        assert found == there, "python -m benchmarks.run_scaling --only visda --into docs/visda.md"
 
 
 def test_a_fresh_process_is_another_one_and_its_death_is_an_error(monkeypatch):
@@ -320,7 +320,7 @@ def test_the_tool_runs_as_it_is_given(tmp_path):
     path = tmp_path / "scaling.md"
     path.write_text(DOCUMENT.read_text(encoding="utf-8"), encoding="utf-8")
     ended = subprocess.run(
-        [sys.executable, str(TOOL), "--scale", "0.002", "--repeats", "1", "--into", str(path)],
+        [sys.executable, "-m", "benchmarks.run_scaling", "--scale", "0.002", "--repeats", "1", "--into", str(path)],
         capture_output=True,
         text=True,
         timeout=600,

@@ -93,7 +93,7 @@ def test_wrong_cards(tmp_path, changes, message):
 
 def test_broken_yaml_names_the_file(tmp_path):
     (tmp_path / "toys.yaml").write_text("a: [")
-    with pytest.raises(UserError, match=r"toys\.yaml: cannot be read as a card"):
+    with pytest.raises(UserError, match=r"toys\.yaml: not valid YAML"):
         load_card(tmp_path / "toys.yaml")
 
 

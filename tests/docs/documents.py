@@ -41,7 +41,7 @@ def commands(text: str) -> list[list[str]]:
             words = shlex.split(part, comments=True)
             if any("<" in word for word in words):  # a name that the reader fills in
                 continue
-            places = [i for i, word in enumerate(words) if re.fullmatch(r"(tools|benchmarks|docs)/\w+\.py", word)]
+            places = [i for i, word in enumerate(words) if re.fullmatch(r"(tools|docs)/\w+\.py|benchmarks\.\w+", word)]
             if places:
                 found.append(words[places[0] :])
             elif words[:1] == ["uda"] and len(words) > 1:

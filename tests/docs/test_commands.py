@@ -194,8 +194,9 @@ def check(words: list[str], options) -> None:
 def test_every_flag_of_a_script_is_in_its_help(command, monkeypatch, capsys):
     script, *arguments = shlex.split(command)
     monkeypatch.setattr("sys.argv", [script, "--help"])
+    file = script if script.endswith(".py") else f"{script.replace('.', '/')}.py"
     with pytest.raises(SystemExit) as stopped:
-        runpy.run_path(str(CHECKOUT / script), run_name="__main__")
+        runpy.run_path(str(CHECKOUT / file), run_name="__main__")
     assert stopped.value.code == 0
     text = capsys.readouterr().out
     for flag in arguments:

@@ -318,7 +318,7 @@ def test_a_csv_of_the_other_kind_is_not_lost_silently(table, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"kind": "generalisation"}, r"kind: unknown 'generalisation', did you mean 'generalization'\?"),
+        ({"kind": "generalisation"}, r"kind: unknown kind of table 'generalisation', did you mean 'generalization'\?"),
         ({"kind": "adaptation"}, r"wrong\.yaml: pairs: "),
         ({"pairs": [["m0", "m60"]]}, r"wrong\.yaml: pairs: "),
         ({"targets": []}, r"wrong\.yaml: targets: "),

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from uda.core.errors import UserError
 from uda.core.settings import Settings
 from uda.core.typed_yaml import typed
-from uda.core.yaml_files import explain, parse_overrides
+from uda.core.yaml_files import mistakes, parse_overrides
 from uda.data.settings import StorageSettings
 from uda.training.settings import RuntimeSettings
 
@@ -28,7 +28,7 @@ def sections(words: Sequence[str]) -> Sections:
     try:
         found = Sections.model_validate(typed(changes, Sections))
     except ValidationError as error:
-        problems += [explain(entry, Sections, {}, "command line") for entry in error.errors()]
+        problems += mistakes(error, Sections, {}, "command line")
     if problems:
         raise UserError("\n".join(problems))
     return found

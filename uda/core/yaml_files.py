@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from uda.core.errors import UserError
 from uda.core.registry import nearest
@@ -19,19 +20,51 @@ class ConfigError(UserError):
     """One or more mistakes in a config, a line each."""
 
 
-def find_config(name: str | Path) -> Path:
-    """Path of a config: a file, or one of uda's own by name. Raises ConfigError with the nearest name."""
+def find_config(name: str | Path, folder: Path = CONFIGS, what: str = "config") -> Path:
+    """Path of a config: a file, or one of uda's own by name.
+
+    Args:
+        name: with or without `.yaml`.
+        folder: where uda's own are.
+        what: the word for such a file in messages.
+
+    Raises:
+        ConfigError: there is no such file. The message has the nearest name.
+    """
     path = Path(os.path.expanduser(name))
-    candidates = [path, CONFIGS / path]
+    candidates = [path, folder / path]
     candidates += [candidate.with_name(candidate.name + ".yaml") for candidate in candidates]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
-    known = sorted(p.name for p in CONFIGS.glob("*.yaml"))
+    known = sorted(p.name for p in folder.glob("*.yaml"))
     ends = [name for name in known if name.endswith(f"_{path.stem}.yaml")]
     hint = f", did you mean {_either(ends)}?" if ends else nearest(f"{path.stem}.yaml", known)
     known_or_nearest = hint or f" (known: {', '.join(known)})"
-    raise ConfigError(f"{name}: no such config, neither a file nor one of uda's own{known_or_nearest}")
+    raise ConfigError(f"{name}: no such {what}, neither a file nor one of uda's own{known_or_nearest}")
+
+
+def read_yaml(path: Path, what: str = "config") -> dict[str, Any]:
+    """The content of a YAML file that holds keys and values, for `typed`.
+
+    Args:
+        path: the file.
+        what: the word for such a file in messages.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML or holds something else.
+    """
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        kind = type(typed(content, Any)).__name__
+        raise ConfigError(f"{path.name}: a {what} is a mapping of keys to values, this is a {kind}")
+    return content
 
 
 def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
@@ -39,16 +72,7 @@ def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     path = path.resolve()
     if path in chain:
         raise ConfigError(f"{path.name}: _base_ leads in a circle: {' -> '.join(p.name for p in (*chain, path))}")
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8-sig")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path.name}: a config is a mapping of keys to values, this is a {type(typed(content, Any)).__name__}"
-        )
+    content = read_yaml(path)
     if isinstance(content.get("plugins"), list):
         plugins = typed(content["plugins"], list[str])
         content["plugins"] = [str(path.parent / os.path.expanduser(str(plugin))) for plugin in plugins]
@@ -196,18 +220,35 @@ def _either(names: Iterable[str]) -> str:
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def explain(
-    error: Mapping[str, Any],
+def mistakes(
+    error: ValidationError,
     config: type[Settings],
     origins: Mapping[str, str],
     default: str,
     root: type[Settings] | None = None,
     at: tuple[str, ...] = (),
-) -> str:
-    """One line for one of pydantic's errors in a kind of config.
+) -> list[str]:
+    """What pydantic found wrong in a kind of config, a line each.
 
-    `root`: it is one of this section's own, which stands at `at`.
+    Args:
+        error: pydantic's.
+        config: the kind of config.
+        origins: by dotted key the file or other place that a value came from.
+        default: the place of all other values.
+        root: the section that was validated, where it was not the whole config.
+        at: where that section stands.
     """
+    return [_explain(entry, config, origins, default, root, at) for entry in error.errors()]
+
+
+def _explain(
+    error: Mapping[str, Any],
+    config: type[Settings],
+    origins: Mapping[str, str],
+    default: str,
+    root: type[Settings] | None,
+    at: tuple[str, ...],
+) -> str:
     location = [*at, *(str(part) for part in error["loc"])]
     key = ".".join(location)
     where = f"{origin_of(key, origins, default)}: {key}" if key else default

@@ -6,14 +6,14 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from uda.core.errors import UserError
 from uda.core.registry import UnknownNameError, nearest
 from uda.core.resources import CARD_FOLDER
 from uda.core.settings import Settings, environment_folder
-from uda.core.typed_yaml import load_yaml, typed
+from uda.core.typed_yaml import typed
+from uda.core.yaml_files import ConfigError, mistakes, read_yaml
 from uda.data.text import same_form
 
 
@@ -195,28 +195,13 @@ def data_homes() -> list[Path]:
 
 def _read(path: Path) -> Card:
     try:
-        content = typed(load_yaml(path.read_text(encoding="utf-8-sig")), Card)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a card: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a card is a mapping of keys to values, this is a {type(content).__name__}")
-    try:
-        card = Card.model_validate(content)
+        card = Card.model_validate(typed(read_yaml(path, "card"), Card))
     except ValidationError as error:
-        raise UserError("\n".join(_explain(path, entry) for entry in error.errors())) from None
+        raise ConfigError("\n".join(mistakes(error, Card, {}, path.name))) from None
     if card.name != path.stem:
         raise UserError(f"{path}: name: says '{card.name}', the file is called '{path.stem}'; make them the same")
     card._file = path.resolve()
     return card
-
-
-def _explain(path: Path, entry: Mapping) -> str:
-    """One line for one of pydantic's errors."""
-    key = ".".join(str(part) for part in entry["loc"])
-    if entry["type"] == "extra_forbidden":
-        section = {"domains": CardDomain, "files": CardFile}.get(entry["loc"][0], Card)
-        return f"{path.name}: {key}: unknown key{nearest(str(entry['loc'][-1]), list(section.model_fields))}"
-    return f"{path.name}: {key + ': ' if key else ''}{entry['msg'].removeprefix('Value error, ')}"
 
 
 class Shelf(Mapping[str, Card]):

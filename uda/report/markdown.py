@@ -1,6 +1,24 @@
 """Markdown: tables, and marked places of a document that a command fills."""
 
+from collections.abc import Iterable, Sequence
+
 from uda.core.errors import UserError
+
+_RULES = {"l": "---", "r": "---:"}
+
+
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: str = "") -> str:
+    """A table in Markdown, with a newline at its end.
+
+    Args:
+        head: titles of the columns.
+        rows: cells, as many a row as there are titles.
+        align: a letter a column, `l` for left or `r` for right; empty: all left.
+    """
+    rules = [_RULES[side] for side in align or "l" * len(head)]
+    lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rules)}|"]
+    lines += [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join(lines) + "\n"
 
 
 def has_place(document: str, name: str) -> bool:

@@ -1,17 +1,15 @@
 """What a table compares: its YAML in configs/tables/."""
 
-import os
 from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, ValidationError, model_validator
 
-from uda.core.errors import UserError
-from uda.core.registry import Registry, nearest
+from uda.core.registry import Registry, UnknownNameError, nearest
 from uda.core.resources import CONFIGS
 from uda.core.settings import Settings
 from uda.core.typed_yaml import typed
-from uda.core.yaml_files import read_config
+from uda.core.yaml_files import ConfigError, find_config, mistakes, read_config
 
 
 class Row(Settings):
@@ -80,24 +78,16 @@ def name_of(pair: tuple[str, str]) -> str:
     return target if source == THE_OTHERS else f"{source} to {target}"
 
 
-def load_table(path: str | Path) -> Table:
-    """Read a table's YAML. Raises UserError with what is wrong."""
-    path = Path(os.path.expanduser(path))
-    if not path.is_file():
-        path = CONFIGS / "tables" / f"{path.stem}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        hint = f"{nearest(path.stem, known)} (known: {', '.join(known)})"
-        raise UserError(f"{path.name}: no such table, neither a file nor one of uda's own{hint}")
+def load_table(name: str | Path) -> Table:
+    """Read a table's YAML, by path or by a name in configs/tables/. Raises ConfigError with every mistake."""
+    path = find_config(name, CONFIGS / "tables", "table")
+    content, origins = read_config(path)
+    content = {"name": path.stem, "kind": "adaptation", **content}
+    kind = typed(content["kind"], str)
     try:
-        content = {"name": path.stem, "kind": "adaptation", **read_config(path)[0]}
-        kind = typed(content["kind"], str)
-        if kind not in TABLES:
-            raise UserError(
-                f"{path.name}: kind: unknown '{kind}'{nearest(kind, [*TABLES])} (known: {', '.join(TABLES)})"
-            )
-        return TABLES[kind].model_validate(typed(content, TABLES[kind]))
+        declared = TABLES[kind]
+        return declared.model_validate(typed(content, declared))
+    except UnknownNameError as error:
+        raise ConfigError(f"{path.name}: kind: {error}") from None
     except ValidationError as error:
-        found = [(path.name, ".".join(map(str, e["loc"])), e["msg"]) for e in error.errors()]
-        problems = [": ".join(filter(None, parts)) for parts in found]
-        raise UserError("\n".join(problems)) from None
+        raise ConfigError("\n".join(mistakes(error, declared, origins, path.name))) from None

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
+from uda.report.markdown import markdown_table
 from uda.tables.comparison import (
     LEAST_POINTS,
     LEAST_SEEDS,
@@ -107,20 +108,15 @@ def to_markdown(records: Sequence[Record], reference: str | None = None, measure
         f" `minus {reference}`: mean difference in points over the n runs of equal {'domain' if left_out else 'pair'} "
         f"and seed; {_interval('domain' if left_out else 'pair')}."
     )
-    lines = [
-        (LEFT_OUT if left_out else TO_A_TARGET) + interval * compared,
-        "",
-        f"| Method | seeds | {' | '.join(head)} |",
-        f"|---|---|{'---|' * len(head)}",
-    ]
+    lines = []
     for row in rows:
         own = select(records, row)
         cells = [*(text_of(row) for _, text_of in columns), steps_text(own)]
         if compared:
             cells.append(difference_text(difference_to_reference(records, row, reference, measure)))
-        seeds = len({record["seed"] for record in own})
-        lines.append(f"| {row} | {seeds} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row, str(len({record["seed"] for record in own})), *cells])
+    text = (LEFT_OUT if left_out else TO_A_TARGET) + interval * compared
+    return f"{text}\n\n{markdown_table(['Method', 'seeds', *head], lines)}"
 
 
 def _interval(unit: str) -> str:
@@ -139,14 +135,9 @@ def classes_markdown(records: Sequence[Record], measure: str = "class_mean") -> 
     blocks = []
     for pair in pairs_of(records):
         classes, rows = by_class(records, pair, measure)
-        lines = [
-            f"{name_of(pair)}, % (oracle), means over seeds:",
-            "",
-            f"| Method | {' | '.join(classes)} | {last} |",
-            f"|---|{'---|' * len(classes)}---|",
-        ]
-        lines += [f"| {row} | {' | '.join(map(percent, [*means, total]))} |" for row, means, total in rows]
-        blocks.append("\n".join(lines) + "\n")
+        lines = [[row, *map(percent, [*means, total])] for row, means, total in rows]
+        text = f"{name_of(pair)}, % (oracle), means over seeds:"
+        blocks.append(f"{text}\n\n{markdown_table(['Method', *classes, last], lines)}")
     return "\n".join(blocks)
 
 
@@ -156,18 +147,14 @@ def differences_markdown(records: Sequence[Record], reference: str | None = None
     if reference not in rows or len(pairs) < 2:
         return ""
     unit = "domain" if measure == "overall" else "pair"
-    lines = [
-        f"Mean differences to {reference} in points over the n runs of equal {unit} and seed; {_interval(unit)}.",
-        "",
-        f"| Minus {reference} | {' | '.join(map(name_of, pairs))} | all |",
-        f"|---|{'---|' * len(pairs)}---|",
-    ]
+    lines = []
     for row in rows:
         if row != reference:
             parts = [*([r for r in records if (r["source"], r["target"]) == pair] for pair in pairs), records]
             cells = [difference_text(difference_to_reference(part, row, reference, measure)) for part in parts]
-            lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            lines.append([row, *cells])
+    text = f"Mean differences to {reference} in points over the n runs of equal {unit} and seed; {_interval(unit)}."
+    return f"{text}\n\n{markdown_table([f'Minus {reference}', *map(name_of, pairs), 'all'], lines)}"
 
 
 def inner_markdown(records: Sequence[Record]) -> str:
@@ -175,18 +162,17 @@ def inner_markdown(records: Sequence[Record]) -> str:
     chosen = [row for row in names_of(records) if numbers(select(records, row), "tp_rate")]
     if not chosen:
         return ""
-    lines = [
-        "Inner metrics of the selected images, first column apart in the last round (TP rates are oracle figures); "
-        "mean ± standard deviation over all pairs and seeds:",
-        "",
-        "| Method | TP rate, first round | TP rate | AVH | AVC | confidence | norm of x |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in chosen:
         own = select(records, row)
         cells = [mean_and_spread(numbers(own, key), percent=False) for key in ("tp_rate_round0", *INNER)]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row, *cells])
+    text = (
+        "Inner metrics of the selected images, first column apart in the last round (TP rates are oracle figures); "
+        "mean ± standard deviation over all pairs and seeds:"
+    )
+    head = ["Method", "TP rate, first round", "TP rate", "AVH", "AVC", "confidence", "norm of x"]
+    return f"{text}\n\n{markdown_table(head, lines)}"
 
 
 def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -> str:
@@ -203,36 +189,29 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
     epochs = [run for run in runs if len(run) > 1]
     if not epochs and all(len(group) < LEAST_POINTS for group in groups):
         return ""
-    lines = [
+    text = (
         f"How well {scores} models, by Spearman's rho with the {reached_by} (oracle), and how many points "
         f"of it {its} choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
         f"the last models of one {domains} and seed, mean over these. A validator judges the reports that it scores"
-        f"{AGREEMENT_NOTE if 'agreement' in validators else ''}, {LEAST_POINTS} at least.",
-        "",
-        "| Validator | rho, epochs | points lost | rho, methods | points lost |",
-        "|---|---|---|---|---|",
-    ]
+        f"{AGREEMENT_NOTE if 'agreement' in validators else ''}, {LEAST_POINTS} at least."
+    )
+    lines = []
     for validator in validators:
         cells = []
         for judgement in (judge(validator, epochs, measure), judge(validator, groups, measure)):
             rho, lost = judgement.correlations, judgement.losses
             cells.append(f"{statistics.mean(rho):+.2f}, n = {len(rho)}" if rho else "n/a")
             cells.append(f"{100 * statistics.mean(lost):.1f}, n = {len(lost)}" if lost else "n/a")
-        lines.append(f"| {validator} | {' | '.join(cells)} |")
+        lines.append([validator, *cells])
     losses = [max(numbers(run, measure)) - float(run[-1][measure]) for run in epochs if len(run) >= LEAST_POINTS]
     if losses:
-        lines.append(f"| the last report | | {100 * statistics.mean(losses):.1f}, n = {len(losses)} | | |")
-    lines += ["", f"n/a: fewer than {LEAST_POINTS} models of a kind, or for a correlation all of them equal."]
+        lines.append(["the last report", "", f"{100 * statistics.mean(losses):.1f}, n = {len(losses)}", "", ""])
+    ranked = markdown_table(["Validator", "rho, epochs", "points lost", "rho, methods", "points lost"], lines)
+    note = f"n/a: fewer than {LEAST_POINTS} models of a kind, or for a correlation all of them equal."
+    ranking = f"{text}\n\n{ranked}\n{note}\n"
     if not epochs:
-        return "\n".join(lines) + "\n"
-    lines += [
-        "",
-        f"{reached_by.capitalize()} in %, mean over {domains}s and seeds, of the last report and of those that are "
-        "chosen:",
-        "",
-        f"| Method | runs | last | {' | '.join(validators)} | oracle best |",
-        f"|---|---|---|{'---|' * len(validators)}---|",
-    ]
+        return ranking
+    lines = []
     for row in names_of([run[0] for run in epochs]):
         own = [run for run in epochs if run[0]["row"] == row]
         reached = [[float(run[-1][measure]) for run in own]]
@@ -241,8 +220,12 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
             reached.append([float(choice_of(validator, run)[measure]) for run in scores] if all(scores) else [])
         reached.append([max(numbers(run, measure)) for run in own])
         cells = [f"{100 * statistics.mean(values):.1f}" if values else "n/a" for values in reached]
-        lines.append(f"| {row} | {len(own)} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row, str(len(own)), *cells])
+    text = (
+        f"{reached_by.capitalize()} in %, mean over {domains}s and seeds, of the last report and of those that are "
+        "chosen:"
+    )
+    return f"{ranking}\n{text}\n\n{markdown_table(['Method', 'runs', 'last', *validators, 'oracle best'], lines)}"
 
 
 def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> str:
@@ -254,13 +237,7 @@ def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> s
     rows = names_of(last)
     scores = {(row, validator): numbers(select(last, row), validator) for row in rows for validator in validators}
     means = {place: statistics.mean(values) for place, values in scores.items() if values}
-    lines = [
-        f"Validators' scores of the last models, means over runs, each one's choice of a row in bold; beside them the "
-        f"{MEASURES[measure]} in %, which has no part in these choices:",
-        "",
-        f"| Row | runs | {' | '.join(validators)} | {MEASURES[measure]} (oracle) |",
-        f"|---|---|{'---|' * len(validators)}---|",
-    ]
+    lines = []
     for row in rows:
         cells = []
         for validator in validators:
@@ -269,22 +246,21 @@ def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> s
             text = "n/a" if mean is None else f"{mean:.3f}"
             cells.append(f"**{text}**" if mean is not None and mean == best else text)
         own = select(last, row)
-        lines.append(f"| {row} | {len(own)} | {' | '.join(cells)} | {mean_and_spread(numbers(own, measure))} |")
-    return "\n".join(lines) + "\n"
+        lines.append([row, str(len(own)), *cells, mean_and_spread(numbers(own, measure))])
+    text = (
+        f"Validators' scores of the last models, means over runs, each one's choice of a row in bold; beside them the "
+        f"{MEASURES[measure]} in %, which has no part in these choices:"
+    )
+    return f"{text}\n\n{markdown_table(['Row', 'runs', *validators, f'{MEASURES[measure]} (oracle)'], lines)}"
 
 
 def published_markdown(records: Sequence[Record]) -> str:
     """Figures that others published, as they printed them: accuracy by class, or by unseen domain, and its mean."""
     classes = published_classes(records)
     where = "; ".join(dict.fromkeys(record["published_in"] for record in records))
-    lines = [
-        f"Published, not measured here: accuracy in % and the mean, as they are printed in {where}.",
-        "",
-        f"| Method (published) | {' | '.join(classes)} | mean |",
-        f"|---|{'---|' * (len(classes) + 1)}",
-    ]
-    lines += [f"| {r['method']} | {' | '.join(r[key] for key in (*classes, 'mean'))} |" for r in records]
-    return "\n".join(lines) + "\n"
+    text = f"Published, not measured here: accuracy in % and the mean, as they are printed in {where}."
+    lines = [[r["method"], *(r[key] for key in (*classes, "mean"))] for r in records]
+    return f"{text}\n\n{markdown_table(['Method (published)', *classes, 'mean'], lines)}"
 
 
 def published_classes(records: Sequence[Record]) -> list[str]:

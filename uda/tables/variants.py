@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Mapping, Sequence
 
+from uda.report.markdown import markdown_table
 from uda.tables.comparison import Record, mean_difference, names_of, numbers, pairs_of, select
 from uda.tables.definition import name_of
 from uda.tables.markdown import difference_text, mean_and_spread
@@ -43,14 +44,12 @@ def variants_markdown(records: Sequence[Record], reference: str | None = None, m
     chosen, pairs = chosen_by_validation(records), pairs_of(records)
     against = None if reference is None else family_of(reference)
     compared = [f"minus {against}"] if against else []
-    lines = [
+    text = (
         "Of the rows that differ in what stands after the semicolon, for each unseen domain the one whose final models "
         "are best on the held-out images of the seen domains (mean over the seeds that all of them have), and its "
-        "accuracy in % on the unseen one (oracle), which has no part in the choice.",
-        "",
-        f"| Method | {' | '.join([*map(name_of, pairs), 'average', *compared])} |",
-        f"|---|{'---|' * (len(pairs) + 1 + len(compared))}",
-    ]
+        "accuracy in % on the unseen one (oracle), which has no part in the choice."
+    )
+    lines = []
     for family in families:
         cells, reached = [], _by_run(records, chosen, family, measure)
         for pair in pairs:
@@ -62,8 +61,8 @@ def variants_markdown(records: Sequence[Record], reference: str | None = None, m
         if against:
             other = _by_run(records, chosen, against, measure) if family != against else {}
             cells.append(difference_text(mean_difference(reached, other)))
-        lines.append(f"| {family} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        lines.append([family, *cells])
+    return f"{text}\n\n{markdown_table(['Method', *map(name_of, pairs), 'average', *compared], lines)}"
 
 
 def _by_run(

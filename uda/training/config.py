@@ -23,9 +23,9 @@ from uda.core.typed_yaml import typed
 from uda.core.yaml_files import (
     ConfigError,
     dotted,
-    explain,
     find_config,
     merge,
+    mistakes,
     origin_of,
     parse_overrides,
     read_config,
@@ -120,7 +120,7 @@ class RunConfig(Settings, ABC):
         try:
             config = cls.model_validate(merged)
         except ValidationError as error:
-            problems += [explain(entry, cls, origins, path.name) for entry in error.errors()]
+            problems += mistakes(error, cls, origins, path.name)
         problems += damaged_plugins
         problems += _check_names(cls, merged, origins, path.name)
         if problems:
@@ -267,8 +267,7 @@ def _check_options(
         try:
             known.model_validate(options)
         except ValidationError as error:
-            at = tuple(place.split("."))
-            problems += [explain(entry, kind, origins, default, known, at) for entry in error.errors()]
+            problems += mistakes(error, kind, origins, default, known, tuple(place.split(".")))
         except UserError as error:  # a name that its registry does not know
             problems.append(f"{origin_of(place, origins, default)}: {place}: {error}")
     return problems

@@ -2,7 +2,7 @@
 
 `settle` decides what a config leaves open, and `describe` says it in one line. Threads, malloc, TF32 and cuDNN's
 benchmark belong to the whole process: the command line sets them by `set_up_process`, a library call never does.
-CUDA and MPS are decided by what their makers document; the CPU's settings by measurement (`benchmarks/run_bench.py`).
+CUDA and MPS are decided by what their makers document; the CPU's settings by measurement (`uda bench`).
 """
 
 import ctypes

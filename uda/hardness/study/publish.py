@@ -11,7 +11,7 @@ from uda.core.files import atomic_path, write_text
 from uda.core.statistics import p_text
 from uda.hardness.dynamics.dynamics import CORRELATED
 from uda.report.findings import Row, write_rows
-from uda.report.markdown import has_place, insert_markdown
+from uda.report.markdown import has_place, insert_markdown, markdown_table
 from uda.tables import read_csv
 
 Record = Mapping[str, str]
@@ -97,11 +97,6 @@ def blocks_of(folder: Path) -> dict[str, str]:
     return {name: _MARKDOWN[name](read_csv(path)) for name, path in paths.items() if path.is_file()}
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 def _distinct(records: Sequence[Record], key: str) -> list[str]:
     return list(dict.fromkeys(record[key] for record in records))
 
@@ -112,7 +107,7 @@ def claims_markdown(records: Sequence[Record]) -> str:
         [f"{r['claim']} ([figure](figures/{r['figure']}.png))", f"**{r['verdict']}**", r["rule"], r["evidence"]]
         for r in records
     ]
-    return _table(["Claim", "Verdict", "Rule", "Measured"], rows)
+    return markdown_table(["Claim", "Verdict", "Rule", "Measured"], rows)
 
 
 def reference_of(records: Sequence[Record]) -> str:
@@ -135,7 +130,7 @@ def correlations_markdown(records: Sequence[Record]) -> str:
     rows.append([f"avh less {reference}", *cells])
     rows.append(["p (Meng, Rosenthal and Rubin)", *(p_text(float(r["meng_p"])) for r in ahead)])
     text = "Spearman's rho with HSF, 95 % bootstrap interval; the sign is turned where hard images have large scores."
-    return f"{text}\n\n{_table(['Score', *models], rows)}"
+    return f"{text}\n\n{markdown_table(['Score', *models], rows)}"
 
 
 def bins_markdown(records: Sequence[Record]) -> str:
@@ -151,13 +146,13 @@ def bins_markdown(records: Sequence[Record]) -> str:
         p = p_text(float(ahead["meng_p"])) if ahead["meng_p"] else "-"
         rows.append([*place, own[0]["n"], *cells, p])
     text = "Spearman's rho within a bin of HSF, 95 % bootstrap interval; p: of AVH's against the reference's (Meng)."
-    return f"{text}\n\n{_table(['Model', 'HSF', 'images', *scores, 'p'], rows)}"
+    return f"{text}\n\n{markdown_table(['Model', 'HSF', 'images', *scores, 'p'], rows)}"
 
 
 def training_markdown(records: Sequence[Record]) -> str:
     """What each run came to."""
     head = list(records[0])
-    return _table(head, [[r[head[0]], *(f"{float(r[key]):.3f}" for key in head[1:])] for r in records])
+    return markdown_table(head, [[r[head[0]], *(f"{float(r[key]):.3f}" for key in head[1:])] for r in records])
 
 
 def plateaus_markdown(records: Sequence[Record]) -> str:
@@ -173,7 +168,7 @@ def plateaus_markdown(records: Sequence[Record]) -> str:
         ]
         for run, near in places
     ]
-    return _table(["Run", "near, %", *(f"plateau epoch of {name}" for name in names)], rows)
+    return markdown_table(["Run", "near, %", *(f"plateau epoch of {name}" for name in names)], rows)
 
 
 def degraded_markdown(records: Sequence[Record]) -> str:
@@ -189,7 +184,7 @@ def degraded_markdown(records: Sequence[Record]) -> str:
         "Mean over the images of the rank correlation of level and score, signed so that 1 is harder with every level; "
         "last, how much larger AVH's is than confidence's, paired by image, with its 95 % interval."
     )
-    return f"{text}\n\n{_table(['Model', 'degradation', *scores, 'avh less confidence'], rows)}"
+    return f"{text}\n\n{markdown_table(['Model', 'degradation', *scores, 'avh less confidence'], rows)}"
 
 
 _LESS_CONFIDENCE = ("less_confidence", "less_confidence_low", "less_confidence_high")

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from uda.core.errors import UserError, naming
 from uda.core.typed_yaml import typed
-from uda.core.yaml_files import ConfigError, dotted, explain, find_config, merge, parse_overrides, read_config
+from uda.core.yaml_files import ConfigError, dotted, find_config, merge, mistakes, parse_overrides, read_config
 from uda.hardness.dynamics.config import SupervisedConfig
 from uda.hardness.dynamics.dynamics import (
     HUMAN_SETTINGS,
@@ -67,9 +67,9 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
     try:
         config = StudyConfig.model_validate(typed(merge(content, changes), StudyConfig))
     except ValidationError as error:
+        told = mistakes(error, StudyConfig, origins, path.name)
         problems += [
-            _of_the_runs(entry, origins, path.name) or explain(entry, StudyConfig, origins, path.name)
-            for entry in error.errors()
+            _of_the_runs(entry, origins, path.name) or line for entry, line in zip(error.errors(), told, strict=True)
         ]
     if config is not None:
         problems += _unfit_scores(config, path.name)
