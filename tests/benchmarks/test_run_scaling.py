@@ -257,7 +257,7 @@ def test_a_tiny_run_writes_the_document_and_its_figures(tmp_path, monkeypatch, c
     assert "| N | 12 | 30 | 100 | 300 | 1,000 | grows as |" in sections["choice"]
     assert sections["choice"].count("| seconds | ") == 3
     assert sections["rank0"].count(", s | ") == 6 and "other validators, s" in sections["rank0"]
-    assert "| 64 | 32 (0.5) | | not possible |" in sections["estimate"]
+    assert "| 64 | 32 (0.5) |  | not possible |" in sections["estimate"]
     assert len(re.findall(r"\*\*[\d.]+\*\*", sections["estimate"])) == 5
     for name in ("choice", "rest"):
         assert f"](scaling-{name}.png)" in prose

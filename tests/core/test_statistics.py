@@ -8,7 +8,7 @@ from scipy.stats import norm, rankdata, spearmanr
 
 from uda.core import statistics
 from uda.core.statistics import (
-    Difference,
+    CorrelationTest,
     bootstrap_p,
     compare_dependent,
     fisher_interval,
@@ -98,7 +98,7 @@ def test_difference_by_hand():
     found = compare_dependent(0.63, -0.03, -0.19, 15)
     assert found.z == pytest.approx(1.6794, abs=1e-4)
     assert found.p == pytest.approx(2 * norm.sf(1.6794), abs=1e-5)
-    assert compare_dependent(-0.03, 0.63, -0.19, 15) == Difference(-found.z, found.p)
+    assert compare_dependent(-0.03, 0.63, -0.19, 15) == CorrelationTest(-found.z, found.p)
 
 
 def test_f_is_at_most_one():
@@ -108,8 +108,8 @@ def test_f_is_at_most_one():
 
 
 def test_limits_of_the_difference():
-    assert compare_dependent(0.4, 0.4, 1.0, 50) == Difference(0.0, 1.0)
-    assert compare_dependent(1.0, 0.4, 0.4, 50) == Difference(math.inf, 0.0)
+    assert compare_dependent(0.4, 0.4, 1.0, 50) == CorrelationTest(0.0, 1.0)
+    assert compare_dependent(1.0, 0.4, 0.4, 50) == CorrelationTest(math.inf, 0.0)
     with pytest.raises(ValueError, match="needs 4 rows"):
         compare_dependent(0.1, 0.2, 0.3, 3)
 

@@ -10,14 +10,13 @@ import pytest
 from uda.adaptation.table import COLUMNS
 from uda.core.errors import UserError
 from uda.core.resources import CHECKOUT
+from uda.core.statistics import paired_bootstrap
 from uda.tables import (
     classes_markdown,
     differences_markdown,
     inner_markdown,
-    paired_bootstrap,
     published_latex,
     published_markdown,
-    rank_correlation,
     read_csv,
     scores_markdown,
     to_csv,
@@ -26,6 +25,7 @@ from uda.tables import (
     validator_markdown,
     write_published,
 )
+from uda.tables.comparison import rank_correlation
 
 
 def record(row, seed, class_mean, target="photos", **values):

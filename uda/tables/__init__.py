@@ -7,7 +7,6 @@ pair by pair and seed by seed, so that they differ in what is compared and in no
 
 from uda.report.markdown import has_place, insert_markdown
 from uda.tables.collect import blocks_of, collect, write_documents, write_published
-from uda.tables.comparison import paired_bootstrap, rank_correlation
 from uda.tables.definition import Row, Table, load_table
 from uda.tables.job import Job
 from uda.tables.jobs import Standing, choose_jobs, jobs_of, run_jobs, standing
@@ -42,10 +41,8 @@ __all__ = [
     "insert_markdown",
     "jobs_of",
     "load_table",
-    "paired_bootstrap",
     "published_latex",
     "published_markdown",
-    "rank_correlation",
     "read_csv",
     "run_jobs",
     "scores_markdown",

@@ -5,23 +5,22 @@ compared is one of `definition.MEASURES`.
 """
 
 import json
+import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from uda.core.statistics import PairedDifference, paired_bootstrap, spearman
 from uda.tables.ledger import RUN, report_columns
 
 Record = Mapping[str, str]
 #: A pair of domains, and a seed.
 Unit = tuple[tuple[str, str], str]
 
-DRAWS = 10_000
 #: Fewer points have too few orders for a correlation to say anything.
 LEAST_POINTS = 3
-#: The interval of fewer seeds would hardly be more than the least and the largest of their differences.
-LEAST_SEEDS = 5
 
 
 def names_of(records: Sequence[Record]) -> list[str]:
@@ -56,45 +55,9 @@ def mean_over_pairs(records: Sequence[Record], row: str, key: str = "class_mean"
     return [statistics.mean(found) for found in by_seed.values() if len(found) == len(pairs)]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A mean of paired differences."""
-
-    mean: float
-    count: int
-    """Differences that it is the mean of."""
-    interval: tuple[float, float] | None
-    """95 %; None for fewer than `LEAST_SEEDS` of some domains."""
-
-
-def paired_bootstrap(differences: Mapping[Hashable, Sequence[float]]) -> Difference | None:
-    """Mean of paired differences with its percentile bootstrap interval of 95 %: 10,000 draws, seeded.
-
-    Seeds are drawn with replacement within each pair of domains, for these pairs are all that a table speaks of, and
-    seeds a sample. With five of them the interval is somewhat too narrow, as every bootstrap of so few is, and with
-    fewer none is given.
-
-    Args:
-        differences: of every pair of domains its differences, one a seed.
-
-    Returns:
-        None without differences.
-    """
-    strata = [np.asarray(values, dtype=np.float64) for values in differences.values() if len(values)]
-    if not strata:
-        return None
-    count, interval = sum(map(len, strata)), None
-    if min(map(len, strata)) >= LEAST_SEEDS:
-        generator = np.random.default_rng(0)
-        sums = [values[generator.integers(len(values), size=(DRAWS, len(values)))].sum(1) for values in strata]
-        low, high = np.quantile(np.sum(sums, axis=0) / count, (0.025, 0.975))
-        interval = (float(low), float(high))
-    return Difference(float(np.concatenate(strata).mean()), count, interval)
-
-
 def difference_to_reference(
     records: Sequence[Record], row: str, reference: str, measure: str = "class_mean"
-) -> Difference | None:
+) -> PairedDifference | None:
     """A row's measure less the reference's, paired by domains and seed; None without a pair, or for itself."""
     if row == reference:
         return None
@@ -105,7 +68,7 @@ def difference_to_reference(
     return mean_difference(of_row, of_reference)
 
 
-def mean_difference(ours: Mapping[Unit, float], reference: Mapping[Unit, float]) -> Difference | None:
+def mean_difference(ours: Mapping[Unit, float], reference: Mapping[Unit, float]) -> PairedDifference | None:
     """Mean of what two have by pair of domains and seed, and its interval, over the units that both have."""
     differences: dict[tuple[str, str], list[float]] = {}
     for unit, value in ours.items():
@@ -135,11 +98,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def rank_correlation(scores: Sequence[float], truth: Sequence[float]) -> float | None:
     """Spearman's rho, -1 to 1; None for fewer than three points, or where either is constant."""
-    if len(scores) < LEAST_POINTS or len(set(scores)) == 1 or len(set(truth)) == 1:
+    if len(scores) < LEAST_POINTS:
         return None
-    from scipy.stats import spearmanr
-
-    return float(spearmanr(scores, truth).statistic)
+    rho = spearman(np.asarray(scores), np.asarray(truth))
+    return None if math.isnan(rho) else rho
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@
 import statistics
 from collections.abc import Callable, Sequence
 
+from uda.core.statistics import LEAST_SEEDS, PairedDifference
 from uda.report.markdown import markdown_table
 from uda.tables.comparison import (
     LEAST_POINTS,
-    LEAST_SEEDS,
-    Difference,
     Record,
     by_class,
     choice_of,
@@ -44,7 +43,7 @@ def mean_and_spread(values: Sequence[float], percent: bool = True) -> str:
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def difference_text(difference: Difference | None) -> str:
+def difference_text(difference: PairedDifference | None) -> str:
     """`+1.2 [+0.4, +2.0], n = 5` in percentage points; empty where there is nothing to compare."""
     if difference is None:
         return ""
