@@ -2,6 +2,8 @@
 
 import argparse
 import multiprocessing
+import os
+import platform
 import resource
 import statistics
 import sys
@@ -91,3 +93,19 @@ def _memory(field: str) -> float:
         (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
         return int(line.split()[1]) / 2**10
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    import torch
+
+    from uda.training.device import processor
+
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }

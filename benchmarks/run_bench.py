@@ -16,8 +16,6 @@ import contextlib
 import fnmatch
 import json
 import multiprocessing
-import os
-import platform
 import resource
 import statistics
 import sys
@@ -29,15 +27,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
-
 from benchmarks import BENCHMARKS
-from benchmarks.measure import count, share
+from benchmarks.measure import count, machine, share
 from uda.cli.command_line import CommandParser, run_command
 from uda.core.errors import UserError
 from uda.core.files import write_json, write_text
 from uda.report.markdown import insert_markdown, markdown_table
-from uda.training.device import processor
 
 
 @dataclass(frozen=True)
@@ -168,18 +163,6 @@ def run(name: str, scale: float, repeats: int) -> Row:
     )
 
 
-def environment() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 HEADER = f"{'benchmark':<46}{'ours':>12}{'floor':>12}{'ratio':>8}{'bar':>7}{'peak':>12}{'floor peak':>13}"
 
 
@@ -255,7 +238,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m bench
             print(f"{name:<46}{line}")
         return 0
     names = chosen(options.only)
-    print(", ".join(f"{key} {value}" for key, value in environment().items()))
+    print(", ".join(f"{key} {value}" for key, value in machine().items()))
     print(HEADER, flush=True)
     rows = []
     for name in names:
@@ -267,7 +250,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m bench
 
 def _write(options: argparse.Namespace, rows: list[Row]) -> None:
     """Write the rows, and keep those of other benchmarks that stand in the file already."""
-    how = {"scale": options.scale, "repeats": options.repeats, "environment": environment()}
+    how = {"scale": options.scale, "repeats": options.repeats, "environment": machine()}
     written = {row.name: asdict(row) | how for row in rows}
     if options.json:
         earlier = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []

@@ -12,15 +12,11 @@ with ResNet-101 would cost on 1, 8 and 64 GPUs. Some minutes on two idle cores.
 
 import argparse
 import os
-import platform
 import sys
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from benchmarks.estimate import Assumptions
-from benchmarks.measure import count, share
+from benchmarks.measure import count, machine, share
 from benchmarks.scaling import measure_curves
 from benchmarks.scaling_document import (
     ESTIMATED,
@@ -36,7 +32,6 @@ from benchmarks.scaling_document import (
 from benchmarks.world import World, run_world
 from uda.cli.command_line import CommandParser, run_command
 from uda.core.files import write_text
-from uda.training.device import processor
 
 #: More processes than this on one machine say nothing new.
 MOST_PROCESSES = 8
@@ -68,20 +63,6 @@ def measure_worlds(scale: float, repeats: int) -> list[World]:
     return worlds
 
 
-def machine(scale: float, repeats: int) -> dict[str, Any]:
-    """What the figures were measured on, and how."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "medians of": repeats,
-        "scale": f"{scale:g}",
-    }
-
-
 def remake(what: str, path: Path) -> int:
     """Write the tables that rest on assumptions anew. Returns the exit code."""
     check_document(path, ESTIMATED if what == "estimate" else VISDA)
@@ -101,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     if options.into:
         check_document(options.into)
     curves = measure_curves(options.scale, options.repeats, log=lambda line: print(line, flush=True))
-    measured = (curves, measure_worlds(options.scale, options.repeats), machine(options.scale, options.repeats))
+    how = {**machine(), "medians of": options.repeats, "scale": f"{options.scale:g}"}
+    measured = (curves, measure_worlds(options.scale, options.repeats), how)
     for name, markdown in blocks(*measured, Assumptions()).items():
         print(f"\n{name}\n\n{markdown}", end="")
     if options.into:

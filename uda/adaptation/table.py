@@ -9,32 +9,14 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from uda.adaptation.config import AdaptationConfig
-from uda.tables.definition import TABLES, TOGETHER, Table
+from uda.tables.definition import TABLES, TOGETHER, Table, csv_columns
 from uda.tables.job import JOBS, Job
 from uda.tables.ledger import INNER
 from uda.tables.recipe import below, recipe
 from uda.training.records import SOURCE, read_record
 
-COLUMNS = (
-    "row",
-    "config",
-    "source",
-    "target",
-    "seed",
-    "digest",
-    "source_only",
-    "class_mean",
-    "overall",
-    "label_free",
-    "oracle_best",
-    "selected",
-    *INNER,
-    "tp_rate_round0",
-    "steps",
-    "seconds",
-    "commit",
-    "finished",
-    "per_class",
+COLUMNS = csv_columns(
+    *("source_only", "class_mean", "overall", "label_free", "oracle_best", "selected", *INNER, "tp_rate_round0")
 )
 
 

@@ -7,27 +7,10 @@ from pydantic import Field, model_validator
 
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.report import of_the_last_stage
-from uda.tables.definition import TABLES, THE_OTHERS, Table
+from uda.tables.definition import TABLES, THE_OTHERS, Table, csv_columns
 from uda.tables.job import JOBS, Job, in_paths
 
-COLUMNS = (
-    "row",
-    "config",
-    "source",
-    "target",
-    "seed",
-    "digest",
-    "class_mean",
-    "overall",
-    "validation",
-    "validation_choice",
-    "oracle_best",
-    "steps",
-    "seconds",
-    "commit",
-    "finished",
-    "per_class",
-)
+COLUMNS = csv_columns("class_mean", "overall", "validation", "validation_choice", "oracle_best")
 
 
 @TABLES.register("generalization")

@@ -68,6 +68,12 @@ class Table(Settings):
         return self
 
 
+def csv_columns(*figures: str) -> tuple[str, ...]:
+    """Columns of a table's CSV: whose row it is, the `figures` of that kind of run, how it was made."""
+    made = ("steps", "seconds", "commit", "finished", "per_class")
+    return ("row", "config", "source", "target", "seed", "digest", *figures, *made)
+
+
 #: Tables by what their runs do.
 TABLES: Registry[type[Table]] = Registry("kind of table")
 

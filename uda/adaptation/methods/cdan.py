@@ -7,9 +7,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from uda.adaptation.methods.base import ADAPTATION_METHODS, AdaptationMethod
-from uda.adaptation.methods.dann import domain_classifier, domain_loss, reverse_gradient, warm_up
+from uda.adaptation.methods.dann import DomainAdversarial, domain_classifier, domain_loss, reverse_gradient, warm_up
 from uda.adaptation.settings import MethodSettings
-from uda.core.settings import Settings
 from uda.data.batch import Batch
 from uda.models.network import Network
 from uda.models.precision import full_precision
@@ -25,15 +24,9 @@ class ConditionalAdversarial(AdaptationMethod):
     adapts = True
     compares_two = True
 
-    class Options(Settings):
-        """Settings of CDAN."""
+    class Options(DomainAdversarial.Options):
+        """Settings of CDAN: those of DANN, and its own."""
 
-        weight: float = Field(1.0, ge=0)
-        """Of the domain loss beside the source's cross-entropy."""
-        hidden: int = Field(1024, ge=1)
-        """Width of the domain classifier's two hidden layers."""
-        steepness: float = Field(10.0, gt=0)
-        """How fast the reversal grows, as in DANN."""
         entropy: bool = True
         """Images count the more the surer their prediction is, by 1 + exp(-entropy). No gradient through that."""
         joint: Literal["auto", "outer", "random"] = "auto"
