@@ -13,7 +13,7 @@ def checkpoints_of_digits(scale: float) -> Contest:
 
 
 def _run_digits(scale: float, save: bool) -> None:
-    from uda.adaptation.run import Run
+    from uda.adaptation.run import AdaptationRun
     from uda.training.device import set_up_process
     from uda.training.run_folder import RunLog
 
@@ -29,7 +29,7 @@ def _run_digits(scale: float, save: bool) -> None:
         ]
         config = AdaptationConfig.load("digits_avh", overrides)
         set_up_process(config.runtime)
-        run = Run(config, RunLog(silent=True))
+        run = AdaptationRun(config, RunLog(silent=True))
         if not save:
             run.checkpoints.save = lambda *_: None
         run.execute()

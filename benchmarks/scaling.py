@@ -93,7 +93,7 @@ def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | 
 
 def choice_work(num_images: int, num_classes: int, width: int) -> Works:
     """The choice of one round: scores of the selector and of softmax, thresholds and pseudo-labels of both."""
-    from uda.adaptation.pseudo_labels import choose
+    from uda.adaptation.pseudo_labels import label_target
     from uda.core.distributed import Ranks
 
     prediction = _prediction(num_images, num_classes, width)
@@ -102,7 +102,7 @@ def choice_work(num_images: int, num_classes: int, width: int) -> Works:
         data=DataSettings(source="made here", target="made here"),
         self_training=SelfTrainingSettings(selector="avc"),
     )
-    return {"choice": lambda: choose(prediction, config, 0, num_images, Ranks())}
+    return {"choice": lambda: label_target(prediction, config, 0, num_images, Ranks())}
 
 
 def evaluation_work(num_images: int, num_classes: int, width: int) -> Works:

@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.random_prediction import random_prediction
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.pseudo_labels import choose
+from uda.adaptation.pseudo_labels import label_target
 from uda.core.distributed import Ranks, start
 from uda.core.errors import UserError
 from uda.models.network import Prediction
@@ -88,8 +88,8 @@ def soft_labels(ranks):
     config = AdaptationConfig.load("digits_avh", ["self_training.regularizer=lrent"])
     whole = random_prediction(seed=0)
     mine = Prediction(*(rows[ranks.rows(len(rows))] for rows in (whole.features, whole.logits)), whole.weight)
-    found = choose(mine, config, 0, len(whole.logits), ranks)
-    alone = choose(whole, config, 0, len(whole.logits), Ranks())
+    found = label_target(mine, config, 0, len(whole.logits), ranks)
+    alone = label_target(whole, config, 0, len(whole.logits), Ranks())
     assert np.array_equal(found.labels, alone.labels)
     assert np.array_equal(found.pseudo.selected, alone.pseudo.selected)
 

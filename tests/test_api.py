@@ -22,13 +22,13 @@ from tests.data.trees import make_folders
 from tests.generalization.conftest import TINY as TINY_GENERALIZATION
 from tests.pretend_device import pretended
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
 from uda.core.registry import UnknownNameError
 from uda.core.resources import CHECKOUT
 from uda.core.yaml_files import ConfigError
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.run import LeaveOneOut
+from uda.generalization.run import GeneralizationRun
 from uda.selection.selectors import SELECTORS
 
 
@@ -42,7 +42,7 @@ def adapted(tiny, tmp_path_factory):
 def by_session(tiny, tmp_path_factory):
     """The folder of the same run, made as the command makes it."""
     folder = tmp_path_factory.mktemp("session") / "run"
-    Run(AdaptationConfig.load(tiny, [f"output={folder}"])).execute()
+    AdaptationRun(AdaptationConfig.load(tiny, [f"output={folder}"])).execute()
     return folder
 
 
@@ -236,7 +236,7 @@ def test_generalize_gives_a_run_for_each_unseen_domain(tiny_generalization, tmp_
     target = f"{root}/clay"
     words = [f"{key}={value}" for key, value in few.items()]
     words[-2:] = [f"target={target}", f"output={root}/session"]
-    LeaveOneOut(GeneralizationConfig.load(tiny_generalization, words)).execute()
+    GeneralizationRun(GeneralizationConfig.load(tiny_generalization, words)).execute()
     final = "checkpoints/final.safetensors"
     assert (root / "session" / final).read_bytes() == (runs[target].folder / final).read_bytes()
 

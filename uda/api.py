@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.distributed import Ranks, start
 from uda.core.errors import UserError
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.run import LeaveOneOut
-from uda.generalization.study import runs_of, write_summary
+from uda.generalization.run import GeneralizationRun
+from uda.generalization.summary import runs_of, write_summary
 from uda.selection import angular, thresholds
 from uda.selection.selectors import target_scores
 from uda.trained_run import TrainedRun
@@ -64,7 +64,7 @@ def adapt(
     """
     wanted = _config(config, AdaptationConfig, seed, overrides)
     with generators_restored(), start(wanted.runtime.device) as ranks:
-        return _carry_out(Run, wanted, log, ranks)
+        return _carry_out(AdaptationRun, wanted, log, ranks)
 
 
 def generalize(
@@ -86,7 +86,7 @@ def generalize(
     """
     wanted = _config(config, GeneralizationConfig, seed, overrides)
     with generators_restored(), start(wanted.runtime.device) as ranks:
-        runs = {one.target: _carry_out(LeaveOneOut, one, log, ranks) for one in runs_of([wanted])}
+        runs = {one.target: _carry_out(GeneralizationRun, one, log, ranks) for one in runs_of([wanted])}
         if ranks.is_main:
             write_summary([wanted], log or (lambda line: None))
     return runs

@@ -13,7 +13,7 @@ from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import missing_note
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
 from uda.data.class_names import UNKNOWN_CLASS
 from uda.data.domains import TargetLabels, load_domains
@@ -57,8 +57,10 @@ class TestSeveralDomains:
         assert some.ids == [domains.source.images.ids[40], domains.source.images.ids[3]]
 
     def test_batches_hold_all_sources_and_say_which(self, tiny, places):
-        run = Run(AdaptationConfig.load(tiny, settings("source.batch_size=32", "output=x")), RunLog(silent=True))
-        seen = torch.cat([batch.domain for batch in run.feeds.source(0, None)])
+        run = AdaptationRun(
+            AdaptationConfig.load(tiny, settings("source.batch_size=32", "output=x")), RunLog(silent=True)
+        )
+        seen = torch.cat([batch.domain for batch in run.batches.source(0, None)])
         assert torch.bincount(seen).tolist() == [32, 32]
 
     def test_accuracy_by_target_domain(self, tiny, places):
@@ -120,18 +122,20 @@ class TestLabelledTarget:
         return "data.target_labelled=some.txt"
 
     def test_trained_on_and_taken_out_of_the_target(self, tiny, places, listed):
-        run = Run(AdaptationConfig.load(tiny, settings(listed, "output=x", target="far")), RunLog(silent=True))
+        run = AdaptationRun(
+            AdaptationConfig.load(tiny, settings(listed, "output=x", target="far")), RunLog(silent=True)
+        )
         assert len(run.domains.labelled.images) == 8
         assert {f"far/{name}" for name in run.domains.target.images.ids}.isdisjoint(run.domains.labelled.images.ids)
         assert len(run.domains.target.images) == len(run.domains.target_labels.reveal()) == 24
-        batch = next(iter(run.feeds.source(0, None)))
+        batch = next(iter(run.batches.source(0, None)))
         assert batch.annotated.all() and batch.is_target.tolist() == [False] * 8 + [True] * 16
         assert batch.domain[batch.is_target].tolist() == [2] * 16
         labels = batch.labels[batch.is_target].argmax(1)
         assert torch.bincount(labels, minlength=4).tolist() == [4] * 4  # eight images, each twice
 
     def test_a_folder_of_its_own(self, tiny, places):
-        run = Run(
+        run = AdaptationRun(
             AdaptationConfig.load(tiny, settings("data.target_labelled=near", "output=x", target="far")),
             RunLog(silent=True),
         )
@@ -168,9 +172,9 @@ class TestLabelledTarget:
         config = AdaptationConfig.load(
             tiny, settings(listed, "output=x", "data.labelled_per_batch=4", *way, target="far")
         )
-        run = Run(config, RunLog(silent=True))
+        run = AdaptationRun(config, RunLog(silent=True))
         choice = run._choose(0, run.predict())
-        batches = list(run.feeds.round(0, choice, 0, 5))
+        batches = list(run.batches.round(0, choice, 0, 5))
         assert len(batches) == 5
         for batch in batches:
             assert len(batch) == 12 and (batch.annotated & batch.is_target).tolist() == [False] * 8 + [True] * 4
@@ -196,7 +200,7 @@ class TestLabelledTarget:
             tiny, settings(listed, "data.labelled_per_batch=5", "runtime.accumulate=2", target="far")
         )
         with pytest.raises(UserError, match=r"data.labelled_per_batch: 5 images cannot be dealt out evenly to 2"):
-            Run(config, RunLog(silent=True))
+            AdaptationRun(config, RunLog(silent=True))
 
 
 class TestOtherClasses:
@@ -255,7 +259,9 @@ class TestOtherClasses:
         lines = [f"far/{name}/{name}_0.jpg {name}\n" for name in CLASSES[:3]]
         (odd / "some.txt").write_text("".join(lines))
         words = ["data.label_sets=partial", "data.target_labelled=some.txt", "output=x"]
-        run = Run(AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
+        run = AdaptationRun(
+            AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True)
+        )
         with torch.no_grad():
             run.engine.network.classifier.weight.zero_()
             run.engine.network.classifier.bias.copy_(torch.tensor([9.0, 9.0, 0.0, 0.0]))
@@ -272,7 +278,9 @@ class TestOtherClasses:
             "output=x",
         ]
         with pytest.raises(UserError, match=r"data.target_classes: lacks 'cat', which data.target_labelled has"):
-            Run(AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
+            AdaptationRun(
+                AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True)
+            )
 
     def test_universal_run_reports_unknown_classes_apart(self, tiny, odd, capsys):
         results = results_of(tiny, "data.label_sets=universal", "report.page=true", source="one", target="odd")

@@ -8,7 +8,7 @@ from tests.data.trees import make_folders
 from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.dry_run import missing_data, size
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.distributed import Ranks
 from uda.core.resources import CHECKOUT
 from uda.data.cards import CARDS, load_card
@@ -75,13 +75,13 @@ def test_the_plan_the_cost_and_what_to_download(toys, in_folder, monkeypatch, ca
 
 def test_weights_from_the_hub_are_told_with_their_size(toys, monkeypatch, capsys):
     """timm's smallest ResNet has 0.37 million parameters of 4 bytes in its body."""
-    monkeypatch.setattr(Run, "trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
+    monkeypatch.setattr(AdaptationRun, "trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
     assert adapt([*toys(), "model.backbone=test_resnet.r160_in1k", "model.weights=hub"]) == 0
     assert "weights  test_resnet.r160_in1k from timm's hub, 1 MB, when the run begins" in capsys.readouterr().out
 
 
 def test_a_card_without_addresses_says_where_its_data_are(toys, monkeypatch, capsys):
-    monkeypatch.setattr(Run, "trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
+    monkeypatch.setattr(AdaptationRun, "trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
     assert adapt(toys(files=[], notes="One folder a domain.")) == 0
     assert "download Toys from https://example.org/toys, to " in (out := capsys.readouterr().out)
     assert "One folder a domain." in out
@@ -139,7 +139,7 @@ def test_all_processes_rehearse_where_one_lacks_the_data(toys, in_folder):
 def test_every_visda_config_is_planned_before_its_data_are_there(path, in_folder, monkeypatch, capsys):
     """By the numbers of its card; what is measured is left out here."""
     monkeypatch.setenv("UDA_DATA", str(in_folder))
-    monkeypatch.setattr(Run, "trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
+    monkeypatch.setattr(AdaptationRun, "trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
     assert adapt(["--cfg", path.name, *SMALL[:3], "--dry-run"]) == 0
     out = capsys.readouterr().out
     assert "152,397 labelled source images, 55,388 target images, 12 classes" in out

@@ -5,7 +5,7 @@ import pytest
 
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.partial import MISSING_BELOW, named_classes, occurring_classes
-from uda.adaptation.pseudo_labels import choose
+from uda.adaptation.pseudo_labels import label_target
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
@@ -76,10 +76,10 @@ class TestSelection:
     def test_labels_no_image_with_a_class_that_the_target_lacks(self, prediction, selector):
         overrides = ["data.label_sets=partial", f"self_training.selector={selector}"]
         has = np.array([False, True, False, True])
-        choice = choose(prediction, AdaptationConfig.load("digits_avh", overrides), 3, 60, Ranks(), has)
+        choice = label_target(prediction, AdaptationConfig.load("digits_avh", overrides), 3, 60, Ranks(), has)
         assert set(choice.pseudo.labels.tolist()) == {1, 3} and choice.pseudo.selected.any()
         assert np.isinf(choice.pseudo.thresholds[[0, 2]]).all()
-        closed = choose(prediction, AdaptationConfig.load("digits_avh", overrides[1:]), 3, 60, Ranks())
+        closed = label_target(prediction, AdaptationConfig.load("digits_avh", overrides[1:]), 3, 60, Ranks())
         assert set(closed.pseudo.labels.tolist()) == {0, 1, 2, 3}
 
     @pytest.mark.parametrize("selector", ["softmax", "margin", "avc"])
@@ -93,13 +93,13 @@ class TestSelection:
         words = [f"self_training.selector={selector}", "data.label_sets=partial"]
         has = np.array([True, True, False])
         prediction = Prediction(logits, logits, np.eye(3, dtype=np.float32))
-        choice = choose(prediction, AdaptationConfig.load("digits_avh", words), 0, 20, Ranks(), has)
+        choice = label_target(prediction, AdaptationConfig.load("digits_avh", words), 0, 20, Ranks(), has)
         assert choice.pseudo.labels.tolist() == [0] * 10 + [1] * 10
 
     def test_soft_labels_are_zero_at_missing_classes(self, prediction):
         words = ["data.label_sets=partial", "self_training.selector=softmax", "self_training.regularizer=lrent"]
         has = np.array([False, True, False, True])
-        labels = choose(prediction, AdaptationConfig.load("digits_avh", words), 3, 60, Ranks(), has).labels
+        labels = label_target(prediction, AdaptationConfig.load("digits_avh", words), 3, 60, Ranks(), has).labels
         assert labels.shape == (60, 4) and labels.sum(1) == pytest.approx(1)
         assert not labels[:, ~has].any() and (labels[:, has] > 0).all()
 
@@ -111,8 +111,8 @@ class TestSelection:
         prediction = Prediction(logits - logits.min() + 1, logits, np.eye(4, dtype=np.float32))
         overrides = ["self_training.selector=softmax", "self_training.portion={start: 1.0, max: 1.0}"]
         config = AdaptationConfig.load("digits_avh", overrides)
-        partial = choose(prediction, config, 0, 40, Ranks(), occurring_classes(logits))
-        closed = choose(prediction, config, 0, 40, Ranks())
+        partial = label_target(prediction, config, 0, 40, Ranks(), occurring_classes(logits))
+        closed = label_target(prediction, config, 0, 40, Ranks())
         assert closed.pseudo.labels[19] == 2 and partial.pseudo.labels[19] == 0
 
 

@@ -6,7 +6,7 @@ from scipy.special import log_softmax, softmax
 
 from tests.random_prediction import random_prediction
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.pseudo_labels import choose
+from uda.adaptation.pseudo_labels import label_target
 from uda.core.distributed import Ranks
 from uda.selection.selectors import SELECTORS
 
@@ -15,7 +15,7 @@ def chosen(seed, selector, *overrides):
     """A prediction of random features, and what is chosen of it."""
     prediction = random_prediction(seed)
     words = [f"self_training.selector={selector}", *overrides]
-    return prediction, choose(
+    return prediction, label_target(
         prediction, AdaptationConfig.load("digits_avh", words), 0, len(prediction.logits), Ranks()
     )
 

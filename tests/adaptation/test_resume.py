@@ -11,7 +11,7 @@ from tests.adaptation.test_run import cut, read_results, without_times
 from tests.data.trees import make_folders
 from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.training.checkpoint import Checkpoints, load_checkpoint
 
 
@@ -325,6 +325,6 @@ def test_a_partial_target_is_not_warned_of_classes_that_it_need_not_have(own, al
 
 
 def test_the_run_object_says_what_it_is_made_of(tiny, tmp_path):
-    run = Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}"]))
+    run = AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}"]))
     assert run.inputs.describe().startswith("32 source images (")
     assert run.inputs.change_since(run.inputs.state) is None

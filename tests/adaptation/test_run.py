@@ -15,7 +15,7 @@ import uda.training.session
 from tests.data.trees import make_visda
 from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
 from uda.selection.selectors import SELECTORS
 from uda.training.checkpoint import Checkpoints, load_checkpoint
@@ -53,7 +53,7 @@ def run(tiny):
     """Run the tiny config with some overrides."""
 
     def execute(*overrides):
-        return Run(AdaptationConfig.load(tiny, overrides)).execute()
+        return AdaptationRun(AdaptationConfig.load(tiny, overrides)).execute()
 
     return execute
 
@@ -227,13 +227,13 @@ def test_the_label_free_weights_are_those_of_the_chosen_round(tiny, run, tmp_pat
     values = iter([0.0, 3.0, 2.0])
     monkeypatch.setitem(uda.adaptation.run.VALIDATORS._entries, "im", lambda *_: next(values))
     weights = []
-    predict = Run._adapted_predict
+    predict = AdaptationRun._adapted_predict
 
     def remember(self):
         weights.append({name: value.clone() for name, value in self.engine.network.state_dict().items()})
         return predict(self)
 
-    monkeypatch.setattr(Run, "_adapted_predict", remember)
+    monkeypatch.setattr(AdaptationRun, "_adapted_predict", remember)
     results = run(f"output={tmp_path / 'run'}")
     assert results["label_free_choice"]["round"] == 0
     saved = load_file(tmp_path / "run" / "checkpoints" / "label_free.safetensors")
@@ -314,11 +314,13 @@ def test_scores_that_are_not_positive_name_the_selector(tiny, tmp_path, capsys, 
 
 def test_adapted_batch_norm_does_not_know_the_images_order(tiny, tmp_path):
     """Folders are sorted by class; the statistics must not be taken one class at a time."""
-    job = Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_batch_norm=true"]))
+    job = AdaptationRun(
+        AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_batch_norm=true"])
+    )
     seen = []
     job.engine.adapt_batch_norm = lambda batches: seen.extend(batches)
     job.adapt_batch_norm()
-    in_order = torch.cat(list(job.feeds.predict(job.domains.target.images, 32)))
+    in_order = torch.cat(list(job.batches.predict(job.domains.target.images, 32)))
     order = [next(i for i, image in enumerate(in_order) if torch.equal(image, other)) for other in torch.cat(seen)]
     assert sorted(order) == list(range(32)) and order != list(range(32))
 
@@ -326,7 +328,7 @@ def test_adapted_batch_norm_does_not_know_the_images_order(tiny, tmp_path):
 def test_adapted_batch_norm_takes_whole_batches(tiny, tmp_path, monkeypatch):
     """31 is two batches of 15 and one image, which BatchNorm cannot take."""
     monkeypatch.setattr(uda.adaptation.batches, "ADAPT_BATCH", 15)
-    job = Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_images=31"]))
+    job = AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "self_training.adapt_images=31"]))
     seen = []
     job.engine.adapt_batch_norm = lambda batches: seen.extend(len(batch) for batch in batches)
     job.adapt_batch_norm()
@@ -376,8 +378,8 @@ def test_epochs_and_steps():
 
 
 def test_source_share_is_drawn_anew_each_round(tiny, tmp_path):
-    job = Run(AdaptationConfig.load(tiny, [f"output={tmp_path}"]))
-    draws = [set(job.feeds.source_share(index).tolist()) for index in (0, 1, 0)]
+    job = AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path}"]))
+    draws = [set(job.batches.source_share(index).tolist()) for index in (0, 1, 0)]
     assert len(draws[0]) == 16 and draws[0] != draws[1] and draws[0] == draws[2]
 
 
@@ -392,7 +394,7 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Checkpoints, "save", save_and_die)
     with pytest.raises(PowerCut):
-        Run(AdaptationConfig.load(tiny, [f"output={folder}"])).execute()
+        AdaptationRun(AdaptationConfig.load(tiny, [f"output={folder}"])).execute()
     monkeypatch.undo()
     target = sorted((tiny.parent / "photos").rglob("*.jpg"))[0]
     moved = target.with_name("zzz.jpg")
@@ -401,10 +403,10 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
         with pytest.raises(
             UserError, match=r"other images: of 32 target images 1 is gone \(ant/ant_0.jpg\), 1 is new \(ant/zzz"
         ):
-            Run(AdaptationConfig.load(tiny, [f"output={folder}"]))
+            AdaptationRun(AdaptationConfig.load(tiny, [f"output={folder}"]))
     finally:
         moved.rename(target)
-    assert Run(AdaptationConfig.load(tiny, [f"output={folder}"])).execute()["rounds"]
+    assert AdaptationRun(AdaptationConfig.load(tiny, [f"output={folder}"])).execute()["rounds"]
 
 
 @pytest.mark.parametrize(
@@ -418,5 +420,5 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
 def test_batches_too_small_to_be_dealt_out_are_found_at_the_start(tiny, tmp_path, overrides, key):
     """4 and 4 + 3 images; and the 4 source images alone, where a round may go on without selected ones."""
     with pytest.raises(UserError, match=rf"{key}: a batch of \d images cannot be dealt out to"):
-        Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
+        AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
     assert not (tmp_path / "run").exists()

@@ -11,10 +11,10 @@ import torch
 import uda.adaptation.run as run_module
 from tests.adaptation.test_run import cut_after_every_save, read_results
 from tests.in_process import adapt
-from uda.adaptation.batches import Feeds
+from uda.adaptation.batches import AdaptationBatches
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
 from uda.core.yaml_files import ConfigError
 from uda.data.domains import TargetLabels
@@ -47,7 +47,7 @@ def execute(tiny):
         config = AdaptationConfig.load(
             tiny, [f"output={folder}", f"method={name}", *SMALL, *NEEDED.get(name, []), *overrides]
         )
-        return Run(config).execute()
+        return AdaptationRun(config).execute()
 
     return run
 
@@ -144,14 +144,14 @@ def test_shot_has_labels_from_the_interval_on_that_is_named(execute, tmp_path, m
 def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_path, monkeypatch, tiny):
     """The stream of images goes on over the reports: 32 target images, 4 batches of 8, each image once."""
     drawn = []
-    batches = Feeds.adaptation
+    batches = AdaptationBatches.adaptation
 
     def watch(self, *arguments):
         made = batches(self, *arguments)
         drawn.append(made)
         return made
 
-    monkeypatch.setattr(Feeds, "adaptation", watch)
+    monkeypatch.setattr(AdaptationBatches, "adaptation", watch)
     execute(tmp_path / "run", "mcc", "adaptation.steps=4", "adaptation.batch={source: 2, target: 8}")
     names = [name for step in range(4) for name in drawn[0].ids(step)[2:]]
     assert sorted(names) == sorted(set(names)) and len(names) == 32
@@ -231,7 +231,7 @@ def test_self_training_with_a_loss_on_unlabelled_images(tiny, tmp_path):
             "self_training.unlabelled_loss=mcc",
         ],
     )
-    assert Run(config).execute()["rounds"]
+    assert AdaptationRun(config).execute()["rounds"]
 
 
 @pytest.mark.parametrize(

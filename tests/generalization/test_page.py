@@ -17,11 +17,11 @@ from uda.data.domains import Source, Target, TargetLabels
 from uda.data.images import ImageArray
 from uda.evaluation.accuracy import HARDNESS_BINS, Accuracy
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.domains import Domains, Seen
+from uda.generalization.domains import Seen, SeenAndUnseen
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.page import hardness_seen, seen_per_class
 from uda.generalization.report import GeneralizationReport, Judgement
-from uda.generalization.study import finished_runs, runs_of, summary_file, summary_lines, write_summary
+from uda.generalization.summary import finished_runs, runs_of, summary_file, summary_lines, write_summary
 from uda.report import figures
 from uda.training.records import Records
 
@@ -85,7 +85,7 @@ def make_run(config):
     rows = np.arange(30)
     others = [name for name in DOMAINS if name != config.target]
     seen = tuple(Seen(name, Source(images, labels), rows[:24], rows[24:]) for name in others)
-    domains = Domains(seen, config.target, Target(images), TargetLabels(labels), CLASSES)
+    domains = SeenAndUnseen(seen, config.target, Target(images), TargetLabels(labels), CLASSES)
     config.folder.mkdir(parents=True)
     (config.folder / "config.yaml").write_text(config.to_yaml())
     report = GeneralizationReport(Records(config.folder), config, domains, log=lambda line: None)

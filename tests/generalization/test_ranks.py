@@ -10,14 +10,14 @@ import torch
 from uda.core.distributed import start
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.generalization.run import LeaveOneOut
+from uda.generalization.run import GeneralizationRun
 
 config, folder = sys.argv[1:]
 with start() as ranks:
     found = {}
     for name in GENERALIZATION_METHODS:
         words = [f"method={name}", f"output={folder}/{name}"]
-        run = LeaveOneOut(GeneralizationConfig.load(config, words), ranks=ranks)
+        run = GeneralizationRun(GeneralizationConfig.load(config, words), ranks=ranks)
         run.execute()
         tensors = [*run.engine.network.state_dict().values(), *run.method.modules.state_dict().values()]
         found[name] = torch.cat([tensor.double().flatten() for tensor in tensors]).tolist()

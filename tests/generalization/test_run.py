@@ -24,7 +24,7 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import hold_out, load, names_of
 from uda.generalization.features import extract
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.generalization.run import LeaveOneOut
+from uda.generalization.run import GeneralizationRun
 from uda.models.backbones import create_backbone
 from uda.training.engine import Engine
 
@@ -34,7 +34,7 @@ def config_of(path, *words):
 
 
 def execute(path, folder, *words):
-    return LeaveOneOut(config_of(path, f"output={folder}", *words)).execute()
+    return GeneralizationRun(config_of(path, f"output={folder}", *words)).execute()
 
 
 def read(folder):
@@ -63,13 +63,13 @@ def test_what_is_held_out_of_a_domain_does_not_hang_on_which_one_is_unseen(tiny)
 
 def test_the_unseen_domain_and_what_is_held_out_are_never_trained_on(tiny, tmp_path, monkeypatch):
     """Every batch has its images of each seen domain, in order; their names tell where they come from."""
-    run = LeaveOneOut(config_of(tiny, f"output={tmp_path / 'run'}", "training.steps=40"))
-    batches = run.feeds.training(0, 40)
+    run = GeneralizationRun(config_of(tiny, f"output={tmp_path / 'run'}", "training.steps=40"))
+    batches = run.batches.training(0, 40)
     for number, seen in enumerate(run.domains.seen):
         allowed = {seen.domain.images.ids[i] for i in seen.training}
         drawn = {name for step in range(40) for name in batches.ids(step)[4 * number : 4 * number + 4]}
         assert drawn == allowed and len(allowed) == 24
-        _, images, labels = run.feeds.judging(number)
+        _, images, labels = run.batches.judging(number)
         assert not allowed & set(images.ids) and len(images) == len(labels.reveal()) == 8
     for batch in batches.window(0, 3):
         assert batch.domain.tolist() == [0] * 4 + [1] * 4 and batch.labels.sum(1).tolist() == [1.0] * 8
@@ -79,7 +79,7 @@ def test_the_unseen_domain_and_what_is_held_out_are_never_trained_on(tiny, tmp_p
 def test_what_stands_before_the_last_stage_is_no_choice(tiny, tmp_path, monkeypatch):
     """The first stage's model is better by all figures, but it is not the method's; the second stage's best is."""
     held, unseen, index = [0.9, 0.8, 0.7, 0.6], [0.9, 0.9, 0.2, 0.3], []
-    judge = LeaveOneOut.judge
+    judge = GeneralizationRun.judge
 
     def judged(run):
         number = len(index)
@@ -89,9 +89,9 @@ def test_what_stands_before_the_last_stage_is_no_choice(tiny, tmp_path, monkeypa
             for found, values in zip(judge(run), (held, held, unseen), strict=True)
         ]
 
-    monkeypatch.setattr(LeaveOneOut, "judge", judged)
+    monkeypatch.setattr(GeneralizationRun, "judge", judged)
     words = ("method=metareg", "training={steps: 8, evaluate_every: 2, batch_size: 4}")
-    run = LeaveOneOut(config_of(tiny, f"output={tmp_path / 'run'}", *words))
+    run = GeneralizationRun(config_of(tiny, f"output={tmp_path / 'run'}", *words))
     saved, save = [], run.save_weights
     monkeypatch.setattr(run, "save_weights", lambda name: saved.append((name, len(index) - 1)) or save(name))
     results = run.execute()
@@ -160,7 +160,7 @@ def test_labels_that_changed_are_refused(tiny, tmp_path, monkeypatch):
     for domains, message in changed:
         monkeypatch.setattr(run_module, "load", lambda *_, domains=domains: domains)
         with pytest.raises(UserError, match=message):
-            LeaveOneOut(config_of(tiny, f"output={folder}"))
+            GeneralizationRun(config_of(tiny, f"output={folder}"))
 
 
 def test_features_of_a_frozen_backbone_are_computed_once_for_all_runs(tiny, tmp_path, monkeypatch):
@@ -169,14 +169,14 @@ def test_features_of_a_frozen_backbone_are_computed_once_for_all_runs(tiny, tmp_
     watched = lambda *args, **names: passes.append(names.get("label")) or predict(*args, **names)  # noqa: E731
     monkeypatch.setattr(Engine, "predict", watched)
     frozen = ["training.frozen_backbone=true", f"data.store={tmp_path / 'store'}"]
-    first = LeaveOneOut(config_of(tiny, f"output={tmp_path / 'a'}", *frozen))
+    first = GeneralizationRun(config_of(tiny, f"output={tmp_path / 'a'}", *frozen))
     assert passes == ["features"] * 3 and len(list((tmp_path / "store").glob("features-*"))) == 3
-    feature = first.feeds.images[0].read(3)
+    feature = first.batches.images[0].read(3)
     assert feature.shape == (128, 1, 1) and first.engine.network.backbone(feature[None]).shape == (1, 128)
     torch.manual_seed(9)  # a run's own seed decides its weights, so the backbone is the same one
-    second = LeaveOneOut(config_of(tiny, f"output={tmp_path / 'b'}", *frozen))
-    assert len(passes) == 3 and torch.equal(second.feeds.images[0].read(3), feature)
-    LeaveOneOut(config_of(tiny, f"output={tmp_path / 'c'}", *frozen, "transforms.size=20"))
+    second = GeneralizationRun(config_of(tiny, f"output={tmp_path / 'b'}", *frozen))
+    assert len(passes) == 3 and torch.equal(second.batches.images[0].read(3), feature)
+    GeneralizationRun(config_of(tiny, f"output={tmp_path / 'c'}", *frozen, "transforms.size=20"))
     assert len(passes) == 6
     assert "(frozen, with random weights), " in first.plan() and "\ncompute  cpu, " in first.plan()
 
@@ -261,7 +261,7 @@ def test_a_domain_with_an_image_a_class_cannot_be_held_out_of(tiny, tmp_path):
 )
 def test_mistakes_are_named(tiny, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
-        LeaveOneOut(config_of(tiny, f"output={tmp_path / 'run'}", *words))
+        GeneralizationRun(config_of(tiny, f"output={tmp_path / 'run'}", *words))
     assert not (tmp_path / "run").exists()
 
 

@@ -107,14 +107,14 @@ def test_a_network_predicts_by_the_logits_of_its_loss(name):
 @pytest.mark.parametrize("method", ["self_training", "mcd", "fixmatch", "shot", "cdan"])
 def test_methods_run_with_the_avh_loss(tiny, tmp_path, method):
     """The network's own loss is what the source is trained by, and what a second head makes logits by."""
-    from uda.adaptation.run import Run
+    from uda.adaptation.run import AdaptationRun
 
     words = [f"output={tmp_path / 'run'}", f"method={method}", "model.loss=avh", "model.loss_options.scale=6"]
     if method != "self_training":
         source = 0 if method == "shot" else 4
         words.append(f"adaptation={{steps: 2, evaluate_every: 2, batch: {{source: {source}, target: 4}}}}")
         words += ["adaptation.strong={jitter: 0.3}"] * (method == "fixmatch")
-    results = Run(AdaptationConfig.load(tiny, words)).execute()
+    results = AdaptationRun(AdaptationConfig.load(tiny, words)).execute()
     assert results["final"]["class_mean"] is not None
 
 

@@ -33,7 +33,7 @@ from uda.tables import (
     read_csv,
     run_jobs,
     scores_markdown,
-    standing,
+    status_of,
     to_latex,
     to_markdown,
     validator_markdown,
@@ -574,13 +574,13 @@ def test_a_dry_run_tells_finished_runs_and_changed_recipes_from_missing_ones(tab
     """A finished run would be recorded and not run; with --again, one that is recorded too would be neither."""
     found = choose_jobs(jobs_of(table, ran[0][0].runs), "Source,Smoothed", seeds="0")
     for recorded in (three_recorded, None):
-        text = dry_run(table, standing(found, recorded), three_recorded, tmp_path)
+        text = dry_run(table, status_of(found, recorded), three_recorded, tmp_path)
         counts = f"2 in all, 1 recorded in {tmp_path}/small.csv, 1 finished and to be added to it, 0 missing"
         assert text.startswith(f"runs     {counts}\ndry run")
     mcc = [_failing(row) if row.name == "MCC" else row for row in table.rows]
     other = table.model_copy(update={"rows": mcc})
     (job,) = choose_jobs(jobs_of(other, tmp_path / "none"), "MCC", seeds="0")
-    text = dry_run(other, standing([job], three_recorded), three_recorded, tmp_path)
+    text = dry_run(other, status_of([job], three_recorded), three_recorded, tmp_path)
     missing, counts, *_ = text.splitlines()
     assert missing == "missing  MCC, drawn to photos, seed 0, recorded by another recipe: about 5 min"
     assert counts == f"runs     1 in all, 0 recorded in {tmp_path}/small.csv, 1 missing"

@@ -5,7 +5,7 @@ import torch
 
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.dry_run import dry_run
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
 from uda.training.memory import shortage
 
@@ -57,7 +57,7 @@ def run(tiny, tmp_path):
     """A tiny run whose network takes no batch that `too_large` is true of."""
 
     def make(too_large, *overrides):
-        run = Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
+        run = AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
 
         def look(network, images):
             if too_large(network, images[0]):

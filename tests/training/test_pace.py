@@ -11,7 +11,7 @@ from tests.adaptation.test_run_without_rounds import NEEDED, SMALL
 from tests.in_process import adapt
 from tests.pretend_device import pretended
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.adaptation.work import work_of
 from uda.core.devices import synchronise
 from uda.core.distributed import Ranks
@@ -129,7 +129,7 @@ def test_each_kind_of_device_is_waited_for_by_its_own_call(monkeypatch):
 
 def test_batches_are_timed_on_their_way_to_the_device(tiny, monkeypatch):
     """What is timed is what a run does: batches of the loader, brought to the device by it."""
-    run = Run(AdaptationConfig.load(tiny))
+    run = AdaptationRun(AdaptationConfig.load(tiny))
     brought = []
     monkeypatch.setattr(run.engine, "delivered", lambda batches: brought.append(batches) or iter(batches))
     trials = run.trials()
@@ -157,8 +157,8 @@ def test_the_cost_of_a_run_by_hand(tiny, monkeypatch):
     4 * 10 s + 6 * (2 + 18) s + 96 * 4 s / 8 images = 40 + 120 + 48 = 208 s; without waiting 36 + 108 + 36 = 180 s.
     """
     trials = Trials({"source": (4, Pace(8, 1, 9)), "rounds": (6, Pace(8, 2, 18))}, 96, Pace(8, 1, 3))
-    monkeypatch.setattr(Run, "trials", lambda run: trials)
-    run = Run(AdaptationConfig.load(tiny))
+    monkeypatch.setattr(AdaptationRun, "trials", lambda run: trials)
+    run = AdaptationRun(AdaptationConfig.load(tiny))
     lines = run.cost().split("\n")
     assert lines[0].startswith("cost     10 training steps, 96 images predicted: about 3 min on cpu")
     assert lines[1:] == [
@@ -207,7 +207,7 @@ def test_what_is_counted_is_what_a_run_predicts(tiny, tmp_path, monkeypatch):
         "adaptation.adapt_batch_norm=true",
         f"output={tmp_path / 'run'}",
     ]
-    run = Run(AdaptationConfig.load(tiny, overrides))
+    run = AdaptationRun(AdaptationConfig.load(tiny, overrides))
     predicted, adapted = [], []
     predict, adapt = run.engine.predict, run.engine.adapt_batch_norm
 

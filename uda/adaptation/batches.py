@@ -3,7 +3,7 @@
 import numpy as np
 
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.pseudo_labels import Choice
+from uda.adaptation.pseudo_labels import RoundLabels
 from uda.adaptation.stages import ADAPTATION_STAGE, ADAPTED_IMAGES, ROUND_STAGE, SOURCE_SHARE, SOURCE_STAGE
 from uda.core.errors import UserError
 from uda.data import loaders
@@ -18,7 +18,7 @@ from uda.training.engine import Engine
 ADAPT_BATCH = 128
 
 
-class Feeds:
+class AdaptationBatches:
     """The batches of a run from a source to a target domain."""
 
     def __init__(self, config: AdaptationConfig, domains: Domains, engine: Engine):
@@ -56,7 +56,7 @@ class Feeds:
         self._check_fits("self_training.batch.source", batch.source or 0, "source")
         self._check_fits("self_training.batch.unlabelled", batch.unlabelled, "target")
 
-    def round(self, index: int, choice: Choice, epoch: int, steps: int | None) -> Batches:
+    def round(self, index: int, choice: RoundLabels, epoch: int, steps: int | None) -> Batches:
         """Batches of one epoch of a round: the round's share of the source, and the selected target images."""
         settings = self.config.self_training
         drawn = self.source_share(index)

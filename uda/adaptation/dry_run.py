@@ -3,7 +3,7 @@
 import dataclasses
 
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.distributed import Ranks
 from uda.core.interruption import Interruption
 from uda.data.cards import Card, MissingDataError, load_card
@@ -13,7 +13,7 @@ from uda.models.backbones import BACKBONES
 from uda.training.run_folder import RunLog
 
 
-class Rehearsal(Run):
+class RunWithoutData(AdaptationRun):
     """A run on random images in the numbers of its data set's card, with random weights: nothing is downloaded.
 
     Args:
@@ -56,7 +56,7 @@ def missing_data(config: AdaptationConfig, ranks: Ranks) -> str | None:
     return next(filter(None, ranks.gather_texts(missing)), None)
 
 
-def dry_run(run: Run) -> str:
+def dry_run(run: AdaptationRun) -> str:
     """Check config, data and network, and time some steps and predict batches of every stage; for people.
 
     Nothing is written. Every process of a job calls it. The run is spent afterwards: its network has been trained.
@@ -65,27 +65,27 @@ def dry_run(run: Run) -> str:
     return f"{run.plan()}\n{run.cost()}\ndry run: config, data and network are right; nothing was written{but}"
 
 
-def dry_run_without_data(rehearsal: Rehearsal) -> str:
+def dry_run_without_data(run: RunWithoutData) -> str:
     """The plan by the card, what it will cost on this machine, and what to download; for people.
 
     Every process of a job calls it.
     """
-    config = rehearsal.config
+    config = run.config
     card = load_card(config.data.dataset)
-    planned = rehearsal.plan()
+    planned = run.plan()
     # Random images need no loader processes, and what they take does not count.
-    rehearsal.engine.settings = rehearsal.engine.settings.model_copy(update={"workers": 0})
+    run.engine.settings = run.engine.settings.model_copy(update={"workers": 0})
     lines = [
         planned,
-        rehearsal.cost(loads=False),
+        run.cost(loads=False),
         "         estimated from random images, loading not counted",
         *_downloads(card, config.data.root),
     ]
-    if rehearsal.weights == "hub" and config.model.backbone not in BACKBONES:
-        backbone = sum(p.numel() for p in rehearsal.engine.network.backbone.parameters())
+    if run.weights == "hub" and config.model.backbone not in BACKBONES:
+        backbone = sum(p.numel() for p in run.engine.network.backbone.parameters())
         lines.append(f"weights  {config.model.backbone} from timm's hub, {size(4 * backbone)}, when the run begins")
     checked = f"uda check-data {config.data.dataset}" + (f" --root {config.data.root}" * bool(config.data.root))
-    lines += [f"then     {checked}", f"data: not there yet: {rehearsal.missing}; nothing was written"]
+    lines += [f"then     {checked}", f"data: not there yet: {run.missing}; nothing was written"]
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from uda.selection.thresholds import PseudoLabels, class_balanced_thresholds, po
 
 
 @dataclass(frozen=True)
-class Choice:
+class RoundLabels:
     """What a round trains on: the pseudo-labels of all target images, and what is said about them."""
 
     pseudo: PseudoLabels
@@ -43,7 +43,7 @@ class Choice:
         return {**arrays, "labels": torch.from_numpy(self.labels), "portion": self.portion, "metrics": self.metrics}
 
     @classmethod
-    def from_state(cls, state: dict) -> "Choice":
+    def from_state(cls, state: dict) -> "RoundLabels":
         """The inverse of `state`."""
         pseudo, reference = (
             PseudoLabels(**{field: value.numpy() for field, value in state[name].items()})
@@ -52,14 +52,14 @@ class Choice:
         return cls(pseudo, reference, state["labels"].numpy(), state["portion"], state["metrics"])
 
 
-def choose(
+def label_target(
     mine: Prediction,
     config: AdaptationConfig,
     round_index: int,
     count: int,
     ranks: Ranks,
     target_classes: np.ndarray | None = None,
-) -> Choice:
+) -> RoundLabels:
     """Pseudo-labels of a round from the current model's prediction on the target.
 
     The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels, by
@@ -91,7 +91,7 @@ def choose(
         pseudo, reference = (_among_all(chosen, target_classes) for chosen in (pseudo, reference))
         labels = _columns(labels, target_classes, 0)
     pseudo, reference = (_of_all(chosen, count, ranks) for chosen in (pseudo, reference))
-    return Choice(pseudo, reference, ranks.gather_rows(labels, count), portion, {})
+    return RoundLabels(pseudo, reference, ranks.gather_rows(labels, count), portion, {})
 
 
 def _thresholds(scores: Tensor, portion: float, ranks: Ranks) -> np.ndarray:

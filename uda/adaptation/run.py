@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from uda.adaptation.batches import ADAPT_BATCH, Feeds
+from uda.adaptation.batches import ADAPT_BATCH, AdaptationBatches
 from uda.adaptation.checks import check_batches
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import missing_note, named_classes, occurring_classes
-from uda.adaptation.pseudo_labels import Choice, choose
+from uda.adaptation.pseudo_labels import RoundLabels, label_target
 from uda.adaptation.report import AdaptationReport, ChoiceRecord, RoundRecord
 from uda.adaptation.settings import AdaptationSettings, SelfTrainingSettings
 from uda.adaptation.terminal import summary_lines
@@ -36,7 +36,7 @@ from uda.training.session import Predicted, Session, epoch_steps
 from uda.training.stages import INITIAL_WEIGHTS
 
 
-class Run(Session):
+class AdaptationRun(Session):
     """One config's run from a source to a target domain, from wherever it stands to its end."""
 
     def prepare(self) -> None:
@@ -56,7 +56,7 @@ class Run(Session):
         if self.method.note is not None:
             self.log(self.method.note)
         self.source_method = ADAPTATION_METHODS["source_only"](network, config.method_settings("source_only"))
-        self.feeds = Feeds(config, self.domains, self.engine)
+        self.batches = AdaptationBatches(config, self.domains, self.engine)
         self._settle_rounds()
         saved = self.saved[1] if self.saved else {}
         #: What validators compare with, and the classes that they look at (of a partial target).
@@ -95,7 +95,7 @@ class Run(Session):
         """Send two target images all the way to scores, so that what does not fit is found before hours of training."""
         first = self.domains.target.images.take(np.arange(min(2, len(self.domains.target.images))))
         try:
-            prediction = self.engine.predict(self.feeds.predict(first, 2, workers=0), len(first))
+            prediction = self.engine.predict(self.batches.predict(first, 2, workers=0), len(first))
         except (AssertionError, RuntimeError) as error:
             reason = str(error).split("\n")[0]
             model, size = self.config.model.backbone, self.config.transforms.size
@@ -103,11 +103,11 @@ class Run(Session):
         if self.engine.device.type != "cpu":
             self._try_out_batch()
         if self.config.trains_source:
-            self.feeds.check_source()
+            self.batches.check_source()
         if self.method.adapts:
             self._adaptation_batches()
         if self.rounds:
-            self.feeds.check_rounds()
+            self.batches.check_rounds()
             tensors = (prediction.features, prediction.logits, prediction.weight)
             target_scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))
 
@@ -116,7 +116,7 @@ class Run(Session):
         images = self.domains.target.images
         size = min(self.engine.predict_batch_size, len(images))
         batch = images.take(np.resize(np.arange(min(2, size)), size))  # two images are soon read
-        self.engine.predict(self.feeds.predict(batch, size, workers=0), size)
+        self.engine.predict(self.batches.predict(batch, size, workers=0), size)
 
     @property
     def rounds(self) -> int:
@@ -217,10 +217,10 @@ class Run(Session):
         engine, config, work = self.engine, self.config, self.work
         workers = self.workers
         stages = {}
-        predict, sample = predict_pace(engine, self.domains.target.images, self.feeds.transforms["predict"])
+        predict, sample = predict_pace(engine, self.domains.target.images, self.batches.transforms["predict"])
         if work.source_steps:
             optimization = engine.optimization(self.source_method, config.source.optim, work.source_steps)
-            batches = self.feeds.source(0, None)
+            batches = self.batches.source(0, None)
             with engine.enough_memory("source", self.smaller_step(self.source_method, "source")):
                 pace = training_pace(engine, self.source_method, optimization, batches, workers)
             stages["source"] = work.source_steps, pace
@@ -252,15 +252,15 @@ class Run(Session):
                 self.report.source(None, None, {}, 0.0)
             self.save(Progress(following, seconds=self.seconds))
             return None
-        plan = []
+        steps = []
         if self.config.trains_source:
-            plan = epoch_steps(len(self.feeds.source(0, None)), settings.epochs, settings.steps)
+            steps = epoch_steps(len(self.batches.source(0, None)), settings.epochs, settings.steps)
             self.train(
                 self.source_method,
-                lambda epoch: self.feeds.source(epoch, plan[epoch]),
+                lambda epoch: self.batches.source(epoch, steps[epoch]),
                 settings.optim,
                 label="source",
-                plan=plan,
+                steps=steps,
                 progress=self._progress("source"),
             )
         if self.ranks.is_main:
@@ -270,7 +270,7 @@ class Run(Session):
         predicted = self.predict()
         if self.ranks.is_main:
             whole, seconds = predicted.whole, time.monotonic() - started
-            self.report.source(predictions(whole), self.accuracy(whole), self.validate(whole), seconds, sum(plan))
+            self.report.source(predictions(whole), self.accuracy(whole), self.validate(whole), seconds, sum(steps))
         self.save(Progress(following, seconds=self.seconds))
         return None if self._stage_settings.adapt_batch_norm else predicted
 
@@ -279,23 +279,23 @@ class Run(Session):
         settings, index = self.config.self_training, self.progress.round
         started = time.monotonic()
         if self.saved and self.progress.begun:
-            choice = Choice.from_state(self.saved[1]["choice"])
+            choice = RoundLabels.from_state(self.saved[1]["choice"])
         else:
             choice = self._choose(index, predicted or self._adapted_predict())
-        plan = epoch_steps(len(self.feeds.round(index, choice, 0, None)), settings.epochs, settings.steps)
+        steps = epoch_steps(len(self.batches.round(index, choice, 0, None)), settings.epochs, settings.steps)
         scalars = self.train(
             self.method,
-            lambda epoch: self.feeds.round(index, choice, epoch, plan[epoch]),
+            lambda epoch: self.batches.round(index, choice, epoch, steps[epoch]),
             settings.optim,
             label=f"round {index}",
-            plan=plan,
+            steps=steps,
             progress=self._progress("round"),
             freeze_batch_norm=settings.batch_norm == "eval",
             extra=lambda: {"choice": choice.state()},
         )
         predicted = self._adapted_predict()
         if self.ranks.is_main:
-            self._report_round(index, choice, predicted.whole, scalars["loss"], sum(plan), started)
+            self._report_round(index, choice, predicted.whole, scalars["loss"], sum(steps), started)
         last = index + 1 == self.rounds
         self.save(Progress("done" if last else "round", index + 1, seconds=self.seconds))
         return predicted
@@ -303,7 +303,7 @@ class Run(Session):
     def _adaptation(self, predicted: Predicted | None) -> None:
         """One stage of source and target together; a report at the end of every interval, as of a round."""
         settings = self.config.adaptation
-        plan = epoch_steps(settings.interval, 0, settings.steps)
+        steps = epoch_steps(settings.interval, 0, settings.steps)
         started = time.monotonic()
         if self.saved and self.progress.begun:
             self.method.prepared = {name: array.numpy() for name, array in self.saved[1]["prepared"].items()}
@@ -315,7 +315,7 @@ class Run(Session):
                 predicted = predicted or self._adapted_predict()
                 found = self.method.prepare(predicted.whole, interval) if self.ranks.is_main else {}
                 self.method.prepared = self.ranks.broadcast_arrays(found)
-            return self._adaptation_batches().window(settings.interval * interval, plan[interval])
+            return self._adaptation_batches().window(settings.interval * interval, steps[interval])
 
         def report(interval: int, scalars: dict[str, float]) -> None:
             nonlocal predicted, started
@@ -325,7 +325,7 @@ class Run(Session):
                 self.report.round(
                     RoundRecord(
                         round=interval,
-                        steps=sum(plan[: interval + 1]),
+                        steps=sum(steps[: interval + 1]),
                         predicted=predictions(whole),
                         accuracy=self.accuracy(whole),
                         validators=self.validate(whole),
@@ -342,20 +342,20 @@ class Run(Session):
             batches,
             settings.optim,
             label="adaptation",
-            plan=plan,
+            steps=steps,
             progress=self._progress("adaptation"),
             freeze_batch_norm=settings.batch_norm == "eval",
             extra=lambda: {"prepared": {name: torch.from_numpy(array) for name, array in self.method.prepared.items()}},
             after=report,
         )
-        self.save(Progress("done", len(plan), seconds=self.seconds))
+        self.save(Progress("done", len(steps), seconds=self.seconds))
 
     @property
     def _stage_settings(self) -> SelfTrainingSettings | AdaptationSettings:
         return self.config.adaptation if self.method.adapts else self.config.self_training
 
     def _adaptation_batches(self) -> Batches:
-        return self.feeds.adaptation(self.method.prepared.get("labels"), self.method.views)
+        return self.batches.adaptation(self.method.prepared.get("labels"), self.method.views)
 
     def trial_batches(self, sample: Prediction) -> Batches:
         """Batches of the first round, or of the adaptation, as they would be if all target images were predicted like
@@ -370,7 +370,9 @@ class Run(Session):
             return self._adaptation_batches()
         rows = self.ranks.rows(count)
         mine = as_if_of(sample, rows.stop - rows.start)
-        return self.feeds.round(0, choose(mine, self.config, 0, count, self.ranks, self._target_classes), 0, None)
+        return self.batches.round(
+            0, label_target(mine, self.config, 0, count, self.ranks, self._target_classes), 0, None
+        )
 
     def _progress(self, stage: str) -> Callable[[float], float]:
         """A stage's share done to the run's: the source stage counts as a round, or by its steps."""
@@ -382,13 +384,13 @@ class Run(Session):
         before = 0 if stage == "source" else 1 + self.progress.round
         return lambda done: (before + done) / (1 + self.rounds)
 
-    def _choose(self, index: int, predicted: Predicted) -> Choice:
+    def _choose(self, index: int, predicted: Predicted) -> RoundLabels:
         count = len(self.domains.target.images)
         target_classes = self._target_classes
         if self.config.data.partial and target_classes is None:
             target_classes = occurring_classes(predicted.mine.logits, self.ranks, self._certain)
             self.log(f"round {index}: {missing_note(target_classes, self.classes)}")
-        choice = choose(predicted.mine, self.config, index, count, self.ranks, target_classes)
+        choice = label_target(predicted.mine, self.config, index, count, self.ranks, target_classes)
         if self.ranks.is_main:
             labels = self.domains.target_labels
             metrics = selection_metrics(choice.pseudo, predicted.whole, choice.reference, labels, self.classes)
@@ -398,7 +400,7 @@ class Run(Session):
         return choice
 
     def _report_round(
-        self, index: int, choice: Choice, prediction: Prediction, loss: float, steps: int, started: float
+        self, index: int, choice: RoundLabels, prediction: Prediction, loss: float, steps: int, started: float
     ) -> None:
         self.report.round(
             RoundRecord(
@@ -420,7 +422,7 @@ class Run(Session):
             self.adapt_batch_norm()
         return self.predict()
 
-    def _nothing_selected(self, index: int, choice: Choice) -> None:
+    def _nothing_selected(self, index: int, choice: RoundLabels) -> None:
         message = (
             f"round {index}: portion {choice.portion:g} selects no target image of any class; "
             "raise self_training.portion.start (portion * images of a class must reach 1)"
@@ -433,14 +435,14 @@ class Run(Session):
 
     def predict(self) -> Predicted:
         """A predict pass over the target."""
-        return self.predict_images(self.domains.target.images, self.feeds.transforms["predict"])
+        return self.predict_images(self.domains.target.images, self.batches.transforms["predict"])
 
     def adapt_batch_norm(self) -> None:
         """BatchNorm statistics from random target images."""
         stage = "adaptation" if self.method.adapts else "self_training"
         cure = f"set {stage}.adapt_images below {ADAPT_BATCH}, its batch, or lower transforms.size"
         with self.engine.enough_memory("BatchNorm statistics", cure):
-            self.engine.adapt_batch_norm(self.feeds.statistics(self._stage_settings.adapt_images))
+            self.engine.adapt_batch_norm(self.batches.statistics(self._stage_settings.adapt_images))
 
     def accuracy(self, prediction: Prediction) -> Accuracy | None:
         """Oracle accuracy, None where no label is known."""

@@ -108,7 +108,7 @@ class AdaptationJob(Job):
             "tp_rate_round0": rounds[0].get("tp_rate") if rounds else None,
         }
 
-    def judged(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
+    def reports_of(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
         """A run without rounds has one, of its only model: it is a method too when validators rank methods."""
         found = [(entry["round"], entry) for entry in results["rounds"]]
         if not found:

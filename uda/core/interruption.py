@@ -130,7 +130,7 @@ class Interruption:
 
 
 @contextmanager
-def born_deaf() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """Around the start of workers: a signal that reaches one before it leaves them to the main process waits till then.
 
     Blocked signals are inherited. The main process gets its own, if one comes, at the end of the block.

@@ -253,7 +253,7 @@ def _explain(
     key = ".".join(location)
     where = f"{origin_of(key, origins, default)}: {key}" if key else default
     if error["type"] == "extra_forbidden":
-        section = root or section_at(config, location[:-1])
+        section = root or section_at(config, [*at, *error["loc"]][:-1])
         known = sorted(section.model_fields) if section else []
         elsewhere = [] if root else _places_of(location[-1], config)
         beside = nearest(location[-1], known, cutoff=0.85 if elsewhere else 0.6)

@@ -12,7 +12,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from uda.core.errors import UserError
-from uda.core.interruption import born_deaf, leave_signals_to_the_main_process
+from uda.core.interruption import leave_signals_to_the_main_process, signals_held_back
 from uda.data import last_changes
 from uda.data.batch import Batch
 from uda.data.handover import Handed, Ring
@@ -502,7 +502,7 @@ class Batches:
             generator=torch.Generator(),
             worker_init_fn=_leave_signals_to_the_main_process,
         )
-        with born_deaf():
+        with signals_held_back():
             batches = iter(loader)
         for read in _unless_killed(batches):
             if isinstance(read, UserError):

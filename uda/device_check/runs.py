@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.distributed import Ranks
 from uda.core.interruption import Interrupted, Interruption
 from uda.device_check.parts import Finding, Setup, part
@@ -89,13 +89,13 @@ def _resume(setup: Setup, root: Path, name: str) -> Finding:
     began = AdaptationConfig.load("digits_avh", [*overrides(setup, root, name, *optim), "runtime.device=cpu"])
     try:
         set_up_process(began.runtime)
-        Run(began, RunLog(silent=True), Ranks(), StopAfter(7)).execute()
+        AdaptationRun(began, RunLog(silent=True), Ranks(), StopAfter(7)).execute()
         return Finding(name, {}, "it did not stop when it was asked to")
     except Interrupted:
         pass
     going_on = AdaptationConfig.load("digits_avh", overrides(setup, root, name, *optim))
     set_up_process(going_on.runtime)
-    run = Run(going_on, RunLog(silent=True), Ranks())
+    run = AdaptationRun(going_on, RunLog(silent=True), Ranks())
     place = run.progress.describe()
     reached = run.execute()["final"]["class_mean"]
     flaw = "" if reached >= WELL else f"a sound run reaches {WELL:.0%} of these images"

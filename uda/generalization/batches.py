@@ -6,18 +6,18 @@ from uda.data.images import Images
 from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import Transform, make_predict, make_train
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.domains import Domains
+from uda.generalization.domains import SeenAndUnseen
 from uda.generalization.stages import GENERALIZATION_STAGE
 from uda.training.engine import Engine
 
 
-class Feeds:
+class GeneralizationBatches:
     """The batches of a run. `images` are each seen domain's and then the unseen one's: files, or cached features."""
 
     def __init__(
         self,
         config: GeneralizationConfig,
-        domains: Domains,
+        domains: SeenAndUnseen,
         images: list[Images],
         engine: Engine,
         transform: Transform | None = None,

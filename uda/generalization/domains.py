@@ -30,7 +30,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Domains:
+class SeenAndUnseen:
     """What a run works on. The unseen domain's labels are for measuring alone."""
 
     seen: tuple[Seen, ...]
@@ -62,7 +62,7 @@ def names_of(config: GeneralizationConfig) -> list[str]:
     return names
 
 
-def load(config: GeneralizationConfig, log: Callable[[str], None] = print, ranks: Ranks | None = None) -> Domains:
+def load(config: GeneralizationConfig, log: Callable[[str], None] = print, ranks: Ranks | None = None) -> SeenAndUnseen:
     """The domains of a config that names its target. Raises UserError, as `load_labelled` and `names_of` do."""
     names = names_of(config)
     loaded, classes = load_labelled(config.data, names, config.seed, log, ranks)
@@ -75,7 +75,7 @@ def load(config: GeneralizationConfig, log: Callable[[str], None] = print, ranks
             if not len(validation):
                 raise UserError(f"data: no class of {name} has two images, so none can be held out for validation")
             seen.append(Seen(name, domain, training, validation))
-    return Domains(tuple(seen), config.target, Target(unseen.images), TargetLabels(unseen.labels), classes)
+    return SeenAndUnseen(tuple(seen), config.target, Target(unseen.images), TargetLabels(unseen.labels), classes)
 
 
 def hold_out(labels: np.ndarray, share: float, *seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.domains import Domains
+from uda.generalization.domains import SeenAndUnseen
 from uda.models.losses import LOSSES
 from uda.report import figures
 from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings, template
@@ -28,7 +28,7 @@ SEEN, UNSEEN = "seen, held out", "unseen (oracle)"
 
 def render_page(
     config: GeneralizationConfig,
-    domains: Domains,
+    domains: SeenAndUnseen,
     rounds: Sequence[Mapping[str, Any]],
     results: Mapping[str, Any],
 ) -> str:
@@ -83,7 +83,7 @@ def loss_settings(config: GeneralizationConfig) -> str:
     return ", ".join([config.model.loss, *(f"{name.replace('_', ' ')} {value}" for name, value in options)])
 
 
-def _facts(config: GeneralizationConfig, domains: Domains) -> list[tuple[str, str]]:
+def _facts(config: GeneralizationConfig, domains: SeenAndUnseen) -> list[tuple[str, str]]:
     """The config in the terms of a reader."""
     training, model = config.training, config.model
     seen = ", ".join(f"{seen.name} ({len(seen.training)} + {len(seen.validation)})" for seen in domains.seen)
@@ -179,10 +179,10 @@ def render_summary(
 
     Args:
         configs: what was run, a row each.
-        summary: `uda.generalization.study.summarise` of them.
+        summary: `uda.generalization.summary.summarise` of them.
         links: by config's name and unseen domain the address of the run's own page, relative to this one.
     """
-    return template("study.html").render(
+    return template("generalization_summary.html").render(
         configs=configs,
         choices=CHOICES,
         targets=summary["targets"],

@@ -6,7 +6,7 @@ from typing import Any
 
 from uda.evaluation.accuracy import Accuracy
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.domains import Domains
+from uda.generalization.domains import SeenAndUnseen
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.report.events import Events
 from uda.report.run_report import RunReport
@@ -54,7 +54,7 @@ class GeneralizationReport(RunReport):
         self,
         records: Records,
         config: GeneralizationConfig,
-        domains: Domains,
+        domains: SeenAndUnseen,
         log: Callable[[str], None] = print,
     ):
         super().__init__(records, config, log, len(records.reports()))

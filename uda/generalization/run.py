@@ -11,7 +11,7 @@ from torch import nn
 
 from uda.core.errors import UserError
 from uda.evaluation.accuracy import accuracy, hardness
-from uda.generalization.batches import Feeds
+from uda.generalization.batches import GeneralizationBatches
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import load
 from uda.generalization.features import AsTheyAre, extract
@@ -27,7 +27,7 @@ from uda.training.session import Session, epoch_steps
 from uda.training.stages import INITIAL_WEIGHTS
 
 
-class LeaveOneOut(Session):
+class GeneralizationRun(Session):
     """A run with one domain left out, from wherever it stands to its end."""
 
     config: GeneralizationConfig
@@ -70,15 +70,15 @@ class LeaveOneOut(Session):
         else:
             network = create_network(config.model, len(self.classes), len(config.transforms.mean))
         self.build(network, lambda network: method(network, seen, **config.method_settings))
-        self.feeds = Feeds(config, self.domains, images, self.engine, transform)
+        self.batches = GeneralizationBatches(config, self.domains, images, self.engine, transform)
         shares = np.cumsum([0, *self.method.stages])
         bounds = [round(float(share) * config.training.steps) for share in shares]
         #: Steps of each interval between reports, stage by stage.
-        self.plans = [epoch_steps(config.training.interval, 0, end - start) for start, end in pairwise(bounds)]
-        if not self.plans[-1]:
+        self.stage_steps = [epoch_steps(config.training.interval, 0, end - start) for start, end in pairwise(bounds)]
+        if not self.stage_steps[-1]:
             raise UserError(f"training.steps: {config.training.steps} leave the last stage of '{config.method}' none")
-        for stage, plan in enumerate(self.plans):
-            self.feeds.training(stage, sum(plan))  # says what is too small before hours of training lead to it
+        for stage, steps in enumerate(self.stage_steps):
+            self.batches.training(stage, sum(steps))  # says what is too small before hours of training lead to it
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -94,7 +94,7 @@ class LeaveOneOut(Session):
 
     @property
     def in_memory(self) -> bool:
-        return self.feeds.in_memory
+        return self.batches.in_memory
 
     def new_report(self) -> GeneralizationReport:
         return GeneralizationReport(self.records, self.config, self.domains, self.log)
@@ -139,18 +139,18 @@ class LeaveOneOut(Session):
         """What the whole run will take, in lines; the network is trained by it, and the run is spent."""
         training, workers = self.config.training, self.workers
         stages = {}
-        for stage, plan in enumerate(self.plans):
-            if steps := sum(plan):
+        for stage, steps in enumerate(self.stage_steps):
+            if total := sum(steps):
                 self._begin(stage)
-                optimization = self.engine.optimization(self.method, training.optim, steps)
-                batches, frozen = self.feeds.training(stage, steps), training.batch_norm == "eval"
-                name = "training" if len(self.plans) == 1 else f"stage {stage + 1}"
+                optimization = self.engine.optimization(self.method, training.optim, total)
+                batches, frozen = self.batches.training(stage, total), training.batch_norm == "eval"
+                name = "training" if len(self.stage_steps) == 1 else f"stage {stage + 1}"
                 with self.engine.enough_memory(name, self.smaller_step(self.method, "generalization")):
                     pace = training_pace(self.engine, self.method, optimization, batches, workers, frozen)
-                stages[name] = steps, pace
-        judged = [self.feeds.judging(number)[1] for number in range(len(self.domains.seen) + 1)]
-        predict, _ = predict_pace(self.engine, judged[-1], self.feeds.predict_transform)
-        predicted = sum(map(len, self.plans)) * sum(map(len, judged))
+                stages[name] = total, pace
+        judged = [self.batches.judging(number)[1] for number in range(len(self.domains.seen) + 1)]
+        predict, _ = predict_pace(self.engine, judged[-1], self.batches.predict_transform)
+        predicted = sum(map(len, self.stage_steps)) * sum(map(len, judged))
         return Trials(stages, predicted, predict).cost(self.engine, workers)
 
     def _begin(self, stage: int) -> None:
@@ -158,44 +158,44 @@ class LeaveOneOut(Session):
         self.method.begin(stage)
 
     def _stage(self, stage: int) -> None:
-        plan, training = self.plans[stage], self.config.training
+        steps, training = self.stage_steps[stage], self.config.training
         if not self.progress.begun:
             self._begin(stage)
-        before = sum(map(len, self.plans[:stage]))
-        steps_before = sum(map(sum, self.plans[:stage]))
+        before = sum(map(len, self.stage_steps[:stage]))
+        steps_before = sum(map(sum, self.stage_steps[:stage]))
         started = time.monotonic()
 
         def report(interval: int, scalars: dict[str, float]) -> None:
             nonlocal started
             judgements = self.judge()
             if self.ranks.is_main:
-                steps = steps_before + sum(plan[: interval + 1])
+                so_far = steps_before + sum(steps[: interval + 1])
                 seconds = time.monotonic() - started
-                self.report.interval(before + interval, stage, steps, scalars, judgements, seconds)
+                self.report.interval(before + interval, stage, so_far, scalars, judgements, seconds)
                 if self.report.is_choice(before + interval):
                     self.save_weights("validation")
             started = time.monotonic()
 
-        batches = self.feeds.training(stage, sum(plan))
+        batches = self.batches.training(stage, sum(steps))
         self.train(
             self.method,
-            lambda interval: batches.window(training.interval * interval, plan[interval]),
+            lambda interval: batches.window(training.interval * interval, steps[interval]),
             training.optim,
-            label="training" if len(self.plans) == 1 else f"stage {stage + 1}/{len(self.plans)}",
-            plan=plan,
-            progress=lambda done: (steps_before + done * sum(plan)) / training.steps,
+            label="training" if len(self.stage_steps) == 1 else f"stage {stage + 1}/{len(self.stage_steps)}",
+            steps=steps,
+            progress=lambda done: (steps_before + done * sum(steps)) / training.steps,
             freeze_batch_norm=training.batch_norm == "eval",
             after=report,
         )
-        last = stage + 1 == len(self.plans)
+        last = stage + 1 == len(self.stage_steps)
         self.save(Progress("done" if last else "generalization", stage + 1, seconds=self.seconds))
 
     def judge(self) -> list[Judgement]:
         """How good the model is on each seen domain's held-out images and on the unseen domain; empty but on rank 0."""
         found = []
         for number in range(len(self.domains.seen) + 1):
-            name, images, labels = self.feeds.judging(number)
-            prediction = self.predict_images(images, self.feeds.predict_transform).whole
+            name, images, labels = self.batches.judging(number)
+            prediction = self.predict_images(images, self.batches.predict_transform).whole
             if self.ranks.is_main:
                 reached = accuracy(prediction, labels, self.classes)
                 found.append(Judgement(name, reached, hardness(prediction, labels)))

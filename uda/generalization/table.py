@@ -62,6 +62,6 @@ class GeneralizationJob(Job):
             "oracle_best": results["oracle_best"]["overall"],
         }
 
-    def judged(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
+    def reports_of(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
         rounds = of_the_last_stage(results["rounds"])
         return [(entry["round"], entry, {"validation": entry["validation"]}) for entry in rounds]

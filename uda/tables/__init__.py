@@ -8,8 +8,9 @@ pair by pair and seed by seed, so that they differ in what is compared and in no
 from uda.report.markdown import has_place, insert_markdown
 from uda.tables.collect import blocks_of, collect, write_documents, write_published
 from uda.tables.definition import Row, Table, load_table
+from uda.tables.dry_run import dry_run
 from uda.tables.job import Job
-from uda.tables.jobs import Standing, choose_jobs, jobs_of, run_jobs, standing
+from uda.tables.jobs import JobStatus, choose_jobs, jobs_of, run_jobs, status_of
 from uda.tables.latex import published_latex, to_latex
 from uda.tables.ledger import INNER, Ledger, read_csv, to_csv
 from uda.tables.markdown import (
@@ -21,14 +22,13 @@ from uda.tables.markdown import (
     to_markdown,
     validator_markdown,
 )
-from uda.tables.plan import dry_run
 
 __all__ = [
     "INNER",
     "Job",
+    "JobStatus",
     "Ledger",
     "Row",
-    "Standing",
     "Table",
     "blocks_of",
     "choose_jobs",
@@ -46,7 +46,7 @@ __all__ = [
     "read_csv",
     "run_jobs",
     "scores_markdown",
-    "standing",
+    "status_of",
     "to_csv",
     "to_latex",
     "to_markdown",

@@ -52,7 +52,7 @@ class Job(ABC):
         """What its CSV row says that rows of other kinds do not."""
 
     @abstractmethod
-    def judged(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
+    def reports_of(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
         """Of each report its name, its record, and what the scores say that choose without labels of the target."""
 
     @property
@@ -194,7 +194,7 @@ class Job(ABC):
         measure = self.table.measure
         return [
             {**dict(zip(RUN, self.run, strict=True)), "report": name, measure: entry.get(measure), **scores}
-            for name, entry, scores in (self.judged(results) if results is not None else [])
+            for name, entry, scores in (self.reports_of(results) if results is not None else [])
         ]
 
 

@@ -69,7 +69,7 @@ def choose_jobs(jobs: Sequence[Job], rows: str = "*", pairs: str = "*", seeds: s
 
 
 @dataclass
-class Standing:
+class JobStatus:
     """How some runs stand before any of them is run."""
 
     recorded: list[Job] = field(default_factory=list)
@@ -89,14 +89,14 @@ class Standing:
         return [*self.missing, *self.models]
 
 
-def standing(jobs: Iterable[Job], recorded: Ledger | None = None) -> Standing:
+def status_of(jobs: Iterable[Job], recorded: Ledger | None = None) -> JobStatus:
     """Which of these runs are there and which are to be run. Nothing is run or written.
 
     Args:
         jobs: what is wanted.
         recorded: runs in here are there, if their recipe is still the same; without it their folders alone count.
     """
-    found = Standing()
+    found = JobStatus()
     needed: dict[Path, Job] = {}
     for job in jobs:
         try:
@@ -189,7 +189,7 @@ def run_jobs(
         said = "no labels" if reached is None else f"{MEASURES[job.table.measure]} {reached:.4f}"
         log(f"{job.title}: {said} in {time.monotonic() - started:.0f} s")
 
-    before = standing(jobs, recorded)
+    before = status_of(jobs, recorded)
     for failure in before.failures:
         fail(failure)
     for job in before.finished if after else []:

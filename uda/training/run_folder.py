@@ -81,7 +81,7 @@ class RunLog:
             self._waiting.clear()
 
 
-def _of_today(saved: Mapping[str, object], kind: type[RunConfig]) -> Mapping[str, object]:
+def _with_new_settings(saved: Mapping[str, object], kind: type[RunConfig]) -> Mapping[str, object]:
     """A saved config with the settings that came later, at their defaults, which change nothing."""
     try:
         return kind.model_validate(saved).model_dump(mode="json")
@@ -114,7 +114,7 @@ class RunFolder:
         if saved.is_file():
             try:
                 content = yaml.safe_load(saved.read_text(encoding="utf-8"))
-                content = _of_today(content, type(self.config))
+                content = _with_new_settings(content, type(self.config))
                 unread = tuple(f"{section}." for section in self.config.unread)
                 length = (key for key in self.config.length if not key.startswith(unread))
                 differences = differing_keys(self.config, content, skip=(*self.config.not_identity, *length))

@@ -268,7 +268,7 @@ class Session(ABC):
         optim: OptimSettings,
         *,
         label: str,
-        plan: Sequence[int],
+        steps: Sequence[int],
         progress: Callable[[float], float],
         freeze_batch_norm: bool = False,
         extra: Callable[[], dict[str, object]] = dict,
@@ -281,13 +281,13 @@ class Session(ABC):
             batches: gives the batches of an epoch.
             optim: the stage's optimiser.
             label: what the progress bar says.
-            plan: steps of each epoch.
+            steps: of each epoch.
             progress: the stage's share done to the run's.
             freeze_batch_norm: BatchNorm in eval mode.
             extra: what checkpoints within the stage hold besides.
             after: called after every epoch with its number and scalars; then a checkpoint follows.
         """
-        optimization = self.engine.optimization(method, optim, sum(plan))
+        optimization = self.engine.optimization(method, optim, sum(steps))
         scalars: dict[str, float] = {}
         begin = EpochState()
         if self.progress.begun:
@@ -308,15 +308,15 @@ class Session(ABC):
             }
             self.save(progress, {**kept, **extra()})
 
-        for epoch in range(self.progress.epoch, len(plan)):
+        for epoch in range(self.progress.epoch, len(steps)):
             with self.interruption.deferred(), self.engine.enough_memory(label, smaller):
                 pauses = RunPauses(self, begin.step, lambda state, epoch=epoch: save(epoch, state))
                 scalars = self.engine.fit(
                     method,
                     batches(epoch).starting_at(begin.step),
                     optimization,
-                    label=label if len(plan) == 1 else f"{label}, epoch {epoch + 1}/{len(plan)}",
-                    steps=plan[epoch],
+                    label=label if len(steps) == 1 else f"{label}, epoch {epoch + 1}/{len(steps)}",
+                    steps=steps[epoch],
                     progress=progress,
                     freeze_batch_norm=freeze_batch_norm,
                     seed=(stage, self.config.seed, self.progress.round, epoch),
@@ -324,12 +324,12 @@ class Session(ABC):
                     pauses=pauses,
                 )
                 if after is not None:
-                    if self.progress.step < plan[epoch]:  # what comes now may outlast a signal's grace
-                        save(epoch, EpochState(plan[epoch], begin.sums))
+                    if self.progress.step < steps[epoch]:  # what comes now may outlast a signal's grace
+                        save(epoch, EpochState(steps[epoch], begin.sums))
                     after(epoch, scalars)
                 begin = EpochState()
                 due = pauses.due()  # asked in the last epoch too: all ranks leave together
-                if due or after is not None or epoch + 1 == len(plan):
+                if due or after is not None or epoch + 1 == len(steps):
                     save(epoch + 1, begin)
                     pauses.leave()
         return scalars

@@ -15,7 +15,7 @@ from uda.core.errors import UserError
 from uda.data.batch import Batch
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.generalization.run import LeaveOneOut
+from uda.generalization.run import GeneralizationRun
 from uda.models.network import Network, create_network, network_on
 from uda.training.engine import Engine
 
@@ -370,7 +370,7 @@ def execute(tmp_path_factory):
             "runtime={device: cpu}",
             "report={tensorboard: false, page: false}",
         ]
-        return LeaveOneOut(GeneralizationConfig.load("rotated_digits_erm", [*fixed, *overrides])).execute()
+        return GeneralizationRun(GeneralizationConfig.load("rotated_digits_erm", [*fixed, *overrides])).execute()
 
     return run
 

@@ -15,7 +15,7 @@ from tests.data.trees import make_folders
 from tests.hardness.conftest import undrawn
 from tests.in_process import hardness
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import Run
+from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
 from uda.data.settings import TransformSettings
 from uda.data.transforms import make_predict
@@ -270,7 +270,7 @@ def test_a_table_from_a_spreadsheet_and_files_that_are_no_tables(tmp_path):
 def run(tiny, tmp_path_factory):
     """A finished run of two seconds."""
     folder = tmp_path_factory.mktemp("run") / "tiny"
-    Run(AdaptationConfig.load(tiny, [f"output={folder}", "method=source_only"])).execute()
+    AdaptationRun(AdaptationConfig.load(tiny, [f"output={folder}", "method=source_only"])).execute()
     return folder
 
 

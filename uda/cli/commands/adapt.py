@@ -10,7 +10,7 @@ from uda.cli.supervise import supervise
 
 if TYPE_CHECKING:
     from uda.adaptation.config import AdaptationConfig
-    from uda.adaptation.run import Run
+    from uda.adaptation.run import AdaptationRun
     from uda.core.distributed import Ranks
     from uda.core.interruption import Interruption
     from uda.training.run_folder import RunLog
@@ -61,9 +61,9 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         parser.error(f"--cfg FILE is needed (or --list WHAT, or --help); {example}")
 
     def run(config: "AdaptationConfig", log: "RunLog", ranks: "Ranks", interruption: "Interruption") -> "Session":
-        from uda.adaptation.dry_run import Rehearsal, missing_data
+        from uda.adaptation.dry_run import RunWithoutData, missing_data
         from uda.adaptation.methods import ADAPTATION_METHODS
-        from uda.adaptation.run import Run
+        from uda.adaptation.run import AdaptationRun
 
         method = ADAPTATION_METHODS[config.method]
         reads = {"self_training": method.rounds, "adaptation": method.adapts}
@@ -71,13 +71,13 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
             if not reads.get(key.split(".")[0], True):
                 log(f"note: method '{config.method}' does not read {key}")
         if options.dry_run and (missing := missing_data(config, ranks)):
-            return Rehearsal(config, missing, log, ranks, interruption)
-        return Run(config, log, ranks, interruption)
+            return RunWithoutData(config, missing, log, ranks, interruption)
+        return AdaptationRun(config, log, ranks, interruption)
 
-    def act(session: "Run", log: "RunLog") -> None:
-        from uda.adaptation.dry_run import Rehearsal, dry_run, dry_run_without_data
+    def act(session: "AdaptationRun", log: "RunLog") -> None:
+        from uda.adaptation.dry_run import RunWithoutData, dry_run, dry_run_without_data
 
-        if isinstance(session, Rehearsal):
+        if isinstance(session, RunWithoutData):
             log(dry_run_without_data(session))
         elif options.dry_run and not session.finished:
             log(dry_run(session))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from uda.core.distributed import Ranks
     from uda.core.interruption import Interruption
     from uda.generalization.config import GeneralizationConfig
-    from uda.generalization.run import LeaveOneOut
+    from uda.generalization.run import GeneralizationRun
     from uda.training.run_folder import RunLog
 
 LISTS = ("configs", "methods", "losses", "datasets", "backbones")
@@ -56,19 +56,19 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
     configs: list[GeneralizationConfig] = []
 
     def runs() -> "list[GeneralizationConfig]":
-        from uda.generalization.study import runs_of
+        from uda.generalization.summary import runs_of
 
         configs.extend(_load(options.cfg, options.overrides))
         return runs_of(configs)
 
     def run(
         config: "GeneralizationConfig", log: "RunLog", ranks: "Ranks", interruption: "Interruption"
-    ) -> "LeaveOneOut":
-        from uda.generalization.run import LeaveOneOut
+    ) -> "GeneralizationRun":
+        from uda.generalization.run import GeneralizationRun
 
-        return LeaveOneOut(config, log, ranks, interruption)
+        return GeneralizationRun(config, log, ranks, interruption)
 
-    def act(session: "LeaveOneOut", log: "RunLog") -> None:
+    def act(session: "GeneralizationRun", log: "RunLog") -> None:
         if options.dry_run and not session.finished:
             log(f"{session.plan()}\n{session.cost()}")
         else:
@@ -80,7 +80,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
             if ranks.is_main:
                 print(f"dry run: config, data and network are right; nothing was written{but}")
         elif ranks.is_main:
-            from uda.generalization.study import write_summary
+            from uda.generalization.summary import write_summary
 
             write_summary(configs)
 

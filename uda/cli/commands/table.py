@@ -77,7 +77,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         jobs_of,
         load_table,
         run_jobs,
-        standing,
+        status_of,
         write_documents,
         write_published,
     )
@@ -105,7 +105,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
             ledger = Ledger.read(options.results, table)
             recorded = None if options.again else ledger
             if options.dry_run:
-                found = standing(chosen, recorded)
+                found = status_of(chosen, recorded)
                 log(dry_run(table, found, ledger, options.results, len(jobs) - len(chosen)))
                 if found.failures:
                     raise UserError("\n".join(found.failures))

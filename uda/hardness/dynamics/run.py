@@ -81,7 +81,7 @@ class SupervisedRun(Session):
                 self._batches,
                 training.optim,
                 label="training",
-                plan=[self.steps] * training.epochs,
+                steps=[self.steps] * training.epochs,
                 progress=lambda done: done,
                 after=lambda epoch, scalars: self._record(epoch + 1, scalars),
             )

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from uda.tables.definition import Table
-from uda.tables.jobs import Job, Standing
+from uda.tables.jobs import Job, JobStatus
 from uda.tables.ledger import Ledger
 from uda.training.pace import rough_duration
 
 
-def dry_run(table: Table, found: Standing, ledger: Ledger, folder: Path, others: int = 0) -> str:
+def dry_run(table: Table, found: JobStatus, ledger: Ledger, folder: Path, others: int = 0) -> str:
     """The runs that are to be done, one a line, how many there are and what they cost by the CSV.
 
     Args:
@@ -39,7 +39,7 @@ def _took(job: Job, ledger: Ledger) -> str:
     return "" if seconds is None else f": about {rough_duration(seconds)}"
 
 
-def _counts(found: Standing, ledger: Ledger, csv: str, others: int) -> str:
+def _counts(found: JobStatus, ledger: Ledger, csv: str, others: int) -> str:
     """With --again a run may be recorded and be finished or missing all the same: the figures need not add up."""
 
     def recorded(jobs: Sequence[Job]) -> int:
@@ -59,7 +59,7 @@ def _counts(found: Standing, ledger: Ledger, csv: str, others: int) -> str:
     return f"runs     {', '.join(filter(None, parts))}"
 
 
-def _cost(found: Standing, ledger: Ledger, csv: str) -> list[str]:
+def _cost(found: JobStatus, ledger: Ledger, csv: str) -> list[str]:
     """The machine at hand may be another than the one that made the records: an estimate says whose seconds it has."""
     if not found.todo:
         return []
