@@ -146,7 +146,7 @@ def test_after_an_interruption_the_same_call_goes_on(tiny, by_session, tmp_path)
         uda.adapt(tiny, overrides=overrides, log=interrupt)
     assert caught.type is KeyboardInterrupt
     assert lines[-1].startswith("     0") and not (tmp_path / "run/results.json").exists()
-    assert "interrupted; the same call goes on" in (tmp_path / "run/log.txt").read_text()
+    assert "interrupted; the same call resumes" in (tmp_path / "run/log.txt").read_text()
     script = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     assert fcntl and subprocess.run([sys.executable, "-S", "-c", script, tmp_path / "run/.lock"]).returncode == 0
     lines.clear()
@@ -357,7 +357,7 @@ def test_a_supervised_run_is_opened_too(tmp_path):
 
 
 def test_folders_that_are_no_finished_run(adapted, tiny, tmp_path):
-    with pytest.raises(UserError, match=r"is not a run's folder: there is no config\.yaml"):
+    with pytest.raises(UserError, match=r"is not a run folder: there is no config\.yaml"):
         uda.load_run(tmp_path)
     config = (adapted.folder / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(config)
@@ -368,7 +368,7 @@ def test_folders_that_are_no_finished_run(adapted, tiny, tmp_path):
         uda.load_run(tmp_path)
     for content in ("future: 1\n" + config, "[1, 2]", ""):
         (tmp_path / "config.yaml").write_text(content)
-        with pytest.raises(UserError, match=r"is not the config of a run, or another version of uda has written it"):
+        with pytest.raises(UserError, match=r"is not the config of a run, or is from another version of uda"):
             uda.load_run(tmp_path)
 
 

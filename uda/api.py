@@ -1,7 +1,8 @@
-"""What `import uda` offers: runs from Python, and the pieces of the method for a training loop of your own.
+"""What `import uda` offers: runs from Python, and the parts of the method for your own training loop.
 
-A run from Python is the run that the command does: the same folder, the same results bit for bit with the same config
-on the same threads, and the same way to go on. Tensors and NumPy arrays come back in the kind that came in.
+A run from Python equals the run of the command. It writes the same folder and resumes in the same way. With the same
+config and number of threads, its results are the same bit for bit. A function returns tensors for tensors, and NumPy
+arrays for NumPy arrays.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,10 +32,10 @@ from uda.training.session import Session
 
 C = TypeVar("C", bound=RunConfig)
 Values = TypeVar("Values", Tensor, NDArray)
-"""A tensor or a NumPy array; all values of a call are of the same kind."""
+"""A tensor or a NumPy array. All values of a call have the same kind."""
 
 Overrides = Mapping[str, Any] | Iterable[str]
-"""Changes of a config: dotted keys with their values, or `key=value` words."""
+"""Changes of a config: a mapping of dotted keys to values, or `key=value` words."""
 
 
 def adapt(
@@ -49,15 +50,15 @@ def adapt(
         run = uda.adapt("digits_avh", seed=1, overrides={"self_training.rounds": 3})
         run.results["final"]["class_mean"]
 
-    The run writes its folder, by default `runs/<config>/seed<seed>/`. A call that was interrupted (Ctrl-C raises
-    KeyboardInterrupt) goes on from its last checkpoint when it is made again. A finished run is opened at once.
-    Threads, memory allocator, TF32, signal handlers and the caller's random generators stay as they are.
+    The run writes its folder, by default `runs/<config>/seed<seed>/`. Ctrl-C interrupts a run and raises
+    KeyboardInterrupt. The same call resumes the run from its last checkpoint. If the run is finished, the call only
+    opens it. Threads, memory allocator, TF32, signal handlers and the caller's random generators are not changed.
 
     Args:
         config: the name of a config, the path of a YAML file, or a config, such as another run's `config`.
-        seed: seed of everything random; None: the config's.
+        seed: the run's seed; None: the config's seed.
         overrides: changes of the config, `{"self_training.rounds": 3}` or `["self_training.rounds=3"]`.
-        log: shows one line of the run's progress; None shows nothing. The run's `log.txt` gets all lines.
+        log: called with each line of progress; None: nothing is shown. `log.txt` in the run folder gets all lines.
 
     Raises:
         UserError: a mistake in the config, the paths or the data. The message says what to change.
@@ -74,15 +75,16 @@ def generalize(
     overrides: Overrides = (),
     log: Callable[[str], None] | None = print_at_once,
 ) -> dict[str, TrainedRun]:
-    """Train on all domains but one and test on that one, as `uda generalize` does.
+    """Train on all domains except one and test on that one, as `uda generalize` does.
 
         runs = uda.generalize("rotated_digits_erm", overrides={"target": "30"})
         runs["30"].results["final"]["overall"]
 
-    Args and errors are those of `adapt`.
+    Args and errors are the same as for `adapt`.
 
     Returns:
-        The run of each unseen domain by its name: of the config's `target`, or of each domain in turn.
+        The runs by the names of their unseen domains. The unseen domain is the config's `target`. Without a `target`,
+        each domain is left out in turn.
     """
     wanted = _config(config, GeneralizationConfig, seed, overrides)
     with generators_restored(), start(wanted.runtime.device) as ranks:
@@ -93,21 +95,22 @@ def generalize(
 
 
 def score(features: Values, logits: Values, weight: Values, selector: str = "avc") -> Values:
-    """How sure a model is of each class on each image, without a gradient: (N, D), (N, K), (K, D) -> (N, K).
+    """Scores of each class on each image, without a gradient: (N, D), (N, K), (K, D) -> (N, K).
 
     Args:
         features: input of the last linear layer.
-        logits: its output; `avc` and `cosine` do not look at it.
-        weight: the layer's weight.
-        selector: a registered name: avc, softmax, margin, entropy, energy, cosine or one of your own.
+        logits: output of the last linear layer. `avc` and `cosine` do not use it.
+        weight: weight of the last linear layer.
+        selector: a registered name: avc, softmax, margin, entropy, energy, cosine or your own.
 
     Returns:
-        Scores, higher is surer. `avc` and `cosine` give float32 (float64 where an input is float64), all others
-        float64, on the device of the inputs; MPS has no float64, so those of its tensors come on the CPU.
+        Scores; a higher score means more confidence. `avc` and `cosine` return float32, or float64 if an input is
+        float64. All other selectors return float64. The scores are on the device of the inputs. MPS has no float64, so
+        float64 scores of MPS tensors are on the CPU.
 
     Raises:
-        UserError: an unknown selector, or one that gives another shape.
-        ValueError: shapes that do not match.
+        UserError: the selector is unknown, or returns another shape.
+        ValueError: the shapes do not match.
     """
     tensors = _tensors(features=features, logits=logits, weight=weight)
     return _like(features, target_scores(selector, *tensors))
@@ -115,32 +118,33 @@ def score(features: Values, logits: Values, weight: Values, selector: str = "avc
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """Pseudo-labels of N images among K classes; tensors or NumPy arrays, as the scores were."""
+    """Pseudo-labels of N images among K classes. The fields are tensors if the scores were a tensor, else arrays."""
 
     labels: Tensor | NDArray[np.int64]
-    """(N,) int64, the class of the largest ratio of score and threshold, for all images."""
+    """(N,) int64, the class with the largest ratio of score to threshold, for all images."""
     selected: Tensor | NDArray[np.bool_]
-    """(N,) bool, whether that ratio reaches 1."""
+    """(N,) bool, whether this ratio is at least 1."""
     thresholds: Tensor | NDArray[np.float64]
-    """(K,) float64 (float32 on MPS), lambda; infinite for a class that nothing may be labelled with."""
+    """(K,) float64 (float32 on MPS), lambda. If a class gets no pseudo-labels, its threshold is infinite."""
     scores: Tensor | NDArray[np.floating]
     """(N,), the score of each image's label."""
     ratios: Tensor | NDArray[np.float64]
-    """(N,) float64 (float32 on MPS), that score over the label's threshold."""
+    """(N,) float64 (float32 on MPS), the score of each image's label divided by the label's threshold."""
 
 
 def select(scores: Tensor | NDArray, portion: float) -> Selection:
     """Class-balanced pseudo-labels (CBST, Zou et al., ECCV 2018) from scores (N, K).
 
-    Of the images with their largest score at class k, the best `portion` reach the threshold lambda_k. An image gets
-    the class of its largest ratio of score and threshold. It is selected where that ratio reaches 1.
+    The images with their largest score at class k are sorted by this score. The threshold lambda_k is the lowest score
+    among the best `portion` of them. An image's label is the class with the largest ratio of score to threshold. An
+    image is selected if this ratio is at least 1.
 
     Args:
-        scores: a tensor on any device or an array, such as `score` gives; the largest of each row is above 0.
+        scores: a tensor on any device or an array, for example from `score`. The largest score of each row is above 0.
         portion: share of each class to select, 0 to 1.
 
     Raises:
-        ValueError: another shape or portion, or scores that cannot be used (the message names a row).
+        ValueError: a wrong shape or portion, or scores that cannot be used (the message names a row).
     """
     found = thresholds.select(scores, thresholds.class_balanced_thresholds(scores, portion))
     fields = {name: getattr(found, name) for name in Selection.__dataclass_fields__}
@@ -152,11 +156,12 @@ def select(scores: Tensor | NDArray, portion: float) -> Selection:
 def avh(features: Values, weight: Values, labels: Values) -> Values:
     """Angular visual hardness (Chen et al., ICML 2020): (N, D), (K, D), (N,) class numbers -> (N,) in [0, 1].
 
-    The angle between a feature and the weight of its class, over the sum of its angles to all class weights. High is
-    hard. Differentiable with respect to tensors. float32, or float64 where `features` or `weight` is.
+    AVH is the angle between a feature and the weight of its class, divided by the sum of the feature's angles to all
+    class weights. A high value means a hard image. Differentiable with respect to tensors. The result is float64 if
+    `features` or `weight` is float64, else float32.
 
     Raises:
-        ValueError: shapes that do not match, or a label that is no class.
+        ValueError: the shapes do not match, or a label is not a class number.
     """
     return _like(features, angular.avh(*_tensors(features=features, weight=weight, labels=labels)))
 
@@ -164,11 +169,12 @@ def avh(features: Values, weight: Values, labels: Values) -> Values:
 def avc(features: Values, weight: Values) -> Values:
     """Angular visual confidence (Chen et al., ICML 2020): (N, D), (K, D) -> (N, K), each row sums to 1.
 
-    The share of each class in all pi - angle. With many classes the scores lie close to 1/K, so thresholds made for
-    softmax do not fit. Differentiable with respect to tensors. float32, or float64 where an input is.
+    The score of a class is pi minus the angle to its weight, divided by the sum of this value over all classes. With
+    many classes the scores are close to 1/K, so thresholds for softmax do not fit. Differentiable with respect to
+    tensors. The result is float64 if an input is float64, else float32.
 
     Raises:
-        ValueError: shapes that do not match.
+        ValueError: the shapes do not match.
     """
     return _like(features, angular.avc(*_tensors(features=features, weight=weight)))
 
@@ -177,23 +183,23 @@ def avh_loss(features: Values, weight: Values, labels: Values, scale: float = 10
     """The AVH loss for domain generalisation: softmax cross-entropy of -scale * angle, mean over the images.
 
     (N, D), (K, D) and class numbers (N,) or distributions (N, K) -> scalar. Differentiable with respect to tensors.
-    Norms of features and weights play no part.
+    The norms of features and weights do not change the loss.
 
     Args:
         features: input of the last linear layer.
-        weight: the layer's weight.
-        labels: integers, or floating distributions.
+        weight: weight of the last linear layer.
+        labels: class numbers (integers), or distributions (floating).
         scale: inverse temperature, above 0.
 
     Raises:
-        ValueError: shapes that do not match, or a scale that is not above 0.
+        ValueError: the shapes do not match, or the scale is not above 0.
     """
     return _like(features, angular.avh_loss(*_tensors(features=features, weight=weight, labels=labels), scale))
 
 
 def _config(config: str | Path | C, kind: type[C], seed: int | None, overrides: Overrides) -> C:
     if isinstance(config, RunConfig) and not isinstance(config, kind):
-        raise TypeError(f"config: needs a {kind.__name__}, a name or a path; got a {type(config).__name__}")
+        raise TypeError(f"config: must be a {kind.__name__}, a name or a path; got a {type(config).__name__}")
     if isinstance(overrides, Mapping):
         changes = {**overrides, **({} if seed is None else {"seed": seed})}
     else:
@@ -205,18 +211,18 @@ def _config(config: str | Path | C, kind: type[C], seed: int | None, overrides: 
 def _carry_out(
     session_type: type[Session], config: RunConfig, log: Callable[[str], None] | None, ranks: Ranks
 ) -> TrainedRun:
-    """Bring one run to its end, and open it."""
+    """Carry a run out and open it."""
     run_log = RunLog(silent=not ranks.is_main, show=log)
     session = None
     try:
         session = session_type(config, run_log, ranks)
         session.execute()
-        ranks.maximum([0])  # rank 0 has written the results when the others go on
+        ranks.maximum([0])  # the other processes wait here until rank 0 has written the results
     except UserError as error:
         run_log.note(f"error: {error}")
         raise
     except KeyboardInterrupt:
-        run_log.note("interrupted; the same call goes on from the last checkpoint")
+        run_log.note("interrupted; the same call resumes from the last checkpoint")
         raise
     finally:
         if session is not None:
@@ -225,7 +231,7 @@ def _carry_out(
 
 
 def _tensors(**values: Tensor | NDArray) -> list[Tensor]:
-    """The values as tensors; arrays are not copied where that can be. Raises TypeError for a mixture."""
+    """The values as tensors. Arrays are copied only if they must be. Raises TypeError for a mixture."""
     are_tensors = [isinstance(value, Tensor) for value in values.values()]
     if all(are_tensors):
         return list(values.values())
@@ -235,7 +241,7 @@ def _tensors(**values: Tensor | NDArray) -> list[Tensor]:
 
 
 def _like(given: Tensor | NDArray, result: Tensor) -> Any:
-    """A result in the kind of what was given."""
+    """The result as a tensor if a tensor was given, else as an array."""
     return result if isinstance(given, Tensor) else result.numpy()[()]
 
 

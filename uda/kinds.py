@@ -1,4 +1,4 @@
-"""The kinds of run. A new kind is a package of its own and a line or two here."""
+"""The kinds of run. A new kind needs its own package and a few lines in this module."""
 
 import uda.adaptation.config
 import uda.generalization.config
@@ -7,16 +7,16 @@ import uda.hardness.study.config  # noqa: F401  (configs register themselves)
 from uda.core.settings import Settings
 from uda.training.config import CONFIG_CLASSES, RunConfig
 
-#: What is configured by a file, by the command of `uda` that takes it.
+#: The config class of each command that takes a config file.
 COMMANDS: dict[str, type[Settings]] = dict(CONFIG_CLASSES.items())
 
-#: The configs of runs: `COMMANDS` without the study, which is made of runs.
+#: The config classes of runs: `COMMANDS` without the study, which consists of several runs.
 RUN_CONFIGS: dict[str, type[RunConfig]] = {
     command: kind for command, kind in COMMANDS.items() if issubclass(kind, RunConfig)
 }
 
 
 def register_tables() -> None:
-    """Make the kinds of table known to `uda.tables.load_table`."""
+    """Register the kinds of table, so that `uda.tables.load_table` knows them."""
     import uda.adaptation.table
     import uda.generalization.table  # noqa: F401

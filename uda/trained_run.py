@@ -1,4 +1,4 @@
-"""A finished run, opened: its results, its network, and predictions on other images."""
+"""An open finished run: its results, its network, and predictions on other images."""
 
 import math
 import os
@@ -30,14 +30,14 @@ from uda.training.stages import INITIAL_WEIGHTS
 
 @dataclass(frozen=True, eq=False)
 class ImagePredictions:
-    """What a run's network says about N images, one row an image."""
+    """The predictions of a run's network for N images, one row per image."""
 
     ids: list[str]
-    """N names: the paths of files, else the numbers from 0."""
+    """N names: the paths of image files, or the numbers from 0 for other images."""
     classes: tuple[str, ...]
     """K class names."""
     labels: NDArray[np.int64]
-    """(N,) class numbers, those of the largest logits."""
+    """(N,) class numbers of the largest logits."""
     probabilities: NDArray[np.float64]
     """(N, K), the softmax of the logits."""
     features: NDArray[np.float32]
@@ -45,14 +45,14 @@ class ImagePredictions:
     logits: NDArray[np.float32]
     """(N, K)."""
     weight: NDArray[np.float32]
-    """(K, D), the class weights. `uda.score(features, logits, weight)` scores the images."""
+    """(K, D), the class weights. `uda.score(features, logits, weight)` computes scores of the images."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def class_names(self) -> list[str]:
-        """The name of each image's class, N of them."""
+        """The predicted class names, one per image."""
         return [self.classes[label] for label in self.labels]
 
 
@@ -62,7 +62,7 @@ class TrainedRun:
     Args:
         folder: the run's folder.
         config: the run's config.
-        device: where the network is; None: as `config.runtime.device` says.
+        device: device of the network; None: `config.runtime.device`.
     """
 
     def __init__(self, folder: str | Path, config: RunConfig, device: str | None = None):
@@ -75,7 +75,7 @@ class TrainedRun:
 
     @cached_property
     def results(self) -> dict[str, Any]:
-        """The content of `results.json`. Accuracies are fractions; figures that need unknown labels are None.
+        """The content of `results.json`. Accuracies are fractions. Figures that need unknown labels are None.
 
         Raises:
             UserError: the run is not finished, or its records are broken.
@@ -94,31 +94,31 @@ class TrainedRun:
     def network(self) -> Network:
         """The network with the run's final weights, on its device and in eval mode.
 
-        It takes normalised images (B, C, S, S) and gives `features` (B, D) and `logits` (B, K). `predict` uses the
-        same network, so a change of it changes the predictions.
+        The network takes normalised images (B, C, S, S) and returns `features` (B, D) and `logits` (B, K). `predict`
+        uses the same network. If you change the network, the predictions change.
 
         Raises:
-            UserError: there are no final weights, they do not fit, or the device is not available.
+            UserError: the final weights are missing or do not fit, or the device is not available.
         """
         return self._engine.network
 
     def predict(self, images: GivenImages) -> ImagePredictions:
-        """What the network says about some images, resized and normalised as the run's own are for predicting.
+        """Predict the classes of images. They are resized and normalised as in the run's predictions.
 
         Args:
-            images: a folder (all image files below it, in sorted order), an image file, or a list of files; a PIL
-                image or a list of them; an array (N, H, W, C) or a tensor (N, C, H, W), uint8 from 0 to 255 or
-                floating from 0 to 1. None of them is normalised yet.
+            images: a folder (all image files below it, in sorted order), an image file or a list of image files; a PIL
+                image or a list of PIL images; an array (N, H, W, C) or a tensor (N, C, H, W), uint8 from 0 to 255 or
+                floating from 0 to 1. The images must not be normalised.
 
         Raises:
-            UserError: no images, one that cannot be read, floating values outside of 0..1, sizes or channels that the
-                run's transform cannot take.
+            UserError: there are no images, an image cannot be read, a floating value is outside of 0..1, or the run's
+                transform cannot take the size or the channels.
             TypeError, ValueError: `images` is none of these.
         """
         engine = self._engine
         given = given_images(images, self.config.data.reading)
         batches = math.ceil(len(given) / engine.predict_batch_size)
-        workers = min(engine.workers(given.in_memory), batches - 1)  # one batch is not worth a process
+        workers = min(engine.workers(given.in_memory), batches - 1)  # a single batch needs no worker process
         found = engine.predict_images(given, make_predict(self.config.transforms), workers=workers)
         features, logits, weight = map(torch.from_numpy, (found.features, found.logits, found.weight))
         return ImagePredictions(
@@ -154,38 +154,38 @@ def load_run(folder: str | Path, *, device: str | None = None) -> TrainedRun:
     """Open a finished run by its folder.
 
     Args:
-        folder: a run's folder, of any kind of run.
-        device: where the network is to be, such as `cpu` or `cuda:1`; None: as the run's config says.
+        folder: the run folder of any kind of run.
+        device: device of the network, such as `cpu` or `cuda:1`; None: the config's `runtime.device`.
 
     Raises:
-        UserError: the folder is not that of a finished run, or another version of uda has written its config.
+        UserError: the folder does not hold a finished run, or its config is from another version of uda.
     """
     folder = Path(os.path.expanduser(folder))
     file = folder / "config.yaml"
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{folder} is not a run's folder: there is no {file.name}") from None
+        raise UserError(f"{folder} is not a run folder: there is no {file.name}") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{file} cannot be read") from None
     keys = content.keys() if isinstance(content, dict) else {None}
     kind = next((kind for kind in RUN_CONFIGS.values() if keys <= kind.model_fields.keys()), None)
     if kind is None:
-        raise UserError(f"{file} is not the config of a run, or another version of uda has written it")
+        raise UserError(f"{file} is not the config of a run, or is from another version of uda")
     run = TrainedRun(folder, kind.load(file), device)
-    _ = run.results, run._weights  # a run that is not finished is refused here
+    _ = run.results, run._weights  # an unfinished run raises here
     return run
 
 
 def _trained_network(config: RunConfig, weights: Path, num_classes: int) -> Network:
-    """The network of a config with a run's final weights."""
+    """Create a config's network and load a run's final weights into it."""
     channels = len(config.transforms.mean)
     if not (isinstance(config, GeneralizationConfig) and config.training.frozen_backbone):
-        model = config.model.model_copy(update={"weights": "none"})  # the file has them all
+        model = config.model.model_copy(update={"weights": "none"})  # the file has all weights
         network = create_network(model, num_classes, channels)
         load_network(network, weights, {})
         return network
-    # The file holds what comes after the frozen backbone, which is made as the run has made it.
+    # The file has only the layers after the frozen backbone. The backbone is created as in the run.
     seed_everything(INITIAL_WEIGHTS, config.seed)
     backbone, width = create_backbone(config.model.backbone, config.model.weights, channels)
     network = network_on(nn.Flatten(), width, config.model, num_classes)

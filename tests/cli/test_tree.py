@@ -112,7 +112,7 @@ def test_every_example_is_valid(in_folder):
         (["--cfg", "x"], "uda: error: unrecognized arguments: --cfg"),
         (["adapt"], "uda adapt: error: --cfg FILE is needed"),
         (["list", "selector"], "uda list: error: unknown 'selector', did you mean 'selectors'? (known: configs"),
-        (["table"], "uda table: error: name a table; `--list` prints those that there are"),
+        (["table"], "uda table: error: name a table; `--list` prints all tables"),
         (["check-data"], "uda check-data: error: name one card"),
         (["check-data", "pacs", "seed=1"], "unrecognized arguments: seed=1; uda check-data takes no key=value words"),
         (["completion", "tcsh"], "uda completion: error: argument shell: invalid choice: 'tcsh'"),

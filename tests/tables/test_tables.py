@@ -622,7 +622,7 @@ def test_the_tool_writes_what_finished_and_then_says_what_failed(table, copied, 
     monkeypatch.setattr(run_folder, "code_commit", lambda: "0123456789ab-dirty")
     assert table_tool(words, monkeypatch) == 2
     captured = capsys.readouterr()
-    assert captured.out.startswith("note: the code has changes that no commit holds")
+    assert captured.out.startswith("note: the code has uncommitted changes")
     assert re.match(rf"error: {BROKEN}, drawn to photos, seed 0: exit code 2, see ", captured.err)
     assert [run_name(record) for record in read_csv(in_folder / "results" / "small.csv")] == [
         (job.row.name, str(job.seed)) for job in finished(copied)

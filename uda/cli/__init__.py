@@ -1,1 +1,1 @@
-"""The command line: the only place that reads arguments, catches errors and sets what is the whole process's."""
+"""The command line. Only this package reads arguments, turns errors into exit codes and sets up the process."""

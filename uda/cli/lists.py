@@ -1,4 +1,4 @@
-"""What `uda list` and `--list` print: the names that a config or a command can choose, a line each."""
+"""What `uda list` and `--list` print: the names that a config or a command can choose, one per line."""
 
 import itertools
 import textwrap
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from uda.core.registry import Registry
 
-#: Columns of a list.
+#: Width of a list in columns.
 LINE = 100
 
 #: What can be listed.
@@ -25,7 +25,7 @@ Row = tuple[str, str]
 
 
 def listing(kind: str, commands: Sequence[str] = WITH_CONFIGS) -> str:
-    """The names of a kind with a line each; configs and methods are those of some commands."""
+    """The names of a kind, one per line. Configs and methods are listed for the given commands only."""
     if kind == "configs":
         groups = {command: _configs(command) for command in commands}
     elif kind == "methods":
@@ -94,7 +94,7 @@ def _methods() -> "dict[str, Registry]":
 
 
 def _configs(command: str) -> list[Row]:
-    """The configs that a command takes: those whose sections and keys are all its own."""
+    """The configs that a command takes. The command knows all their sections and keys."""
     from uda.core.yaml_files import read_config
     from uda.kinds import COMMANDS
     from uda.training.config import knows
@@ -116,7 +116,7 @@ def _block(rows: Sequence[Row], width: int) -> str:
 
 
 def _first_comment(path: Path) -> str:
-    """The first sentence of the comment at a config's head, which may go on over several lines."""
+    """The first sentence of the comment at a config's head. The sentence may span several lines."""
     lines = itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").split("\n"))
     sentence, end, _ = " ".join(line.removeprefix("#").strip() for line in lines).partition(". ")
     return sentence + end.strip()

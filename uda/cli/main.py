@@ -1,4 +1,4 @@
-"""The `uda` command: one tree of parsers, in which a module of `uda/cli/commands/` is a command."""
+"""The `uda` command: a tree of parsers. Each module of `uda/cli/commands/` is a command."""
 
 import pkgutil
 import sys
@@ -14,7 +14,7 @@ EXAMPLES = (
     ("adapt a model to unlabelled images; needs no download", "adapt --cfg digits_avh.yaml"),
     ("check everything, print the plan and its cost", "adapt --cfg visda_avh.yaml --dry-run"),
     ("leave each domain out in turn", "generalize --cfg rotated_digits_erm.yaml"),
-    ("what there is to choose from", "list"),
+    ("print what can be listed", "list"),
     ("shell completion, here for bash", "completion bash > ~/.local/share/bash-completion/completions/uda"),
 )
 
@@ -26,12 +26,12 @@ def command_modules() -> dict[str, ModuleType]:
 
 
 def first_line(module: ModuleType) -> str:
-    """What a command's module says of it."""
+    """The first line of a command's module, which `--help` prints."""
     return (module.__doc__ or "").partition("\n")[0].rstrip(".")
 
 
 def tree(program: str = "uda") -> CommandParser:
-    """The parser of `uda` with those of all commands below it."""
+    """The parser of `uda`, with the parsers of all commands below it."""
     parser = CommandParser(prog=program)
     parser.explain(
         "Unsupervised domain adaptation by self-training, domain generalisation, and the study of visual hardness.",
@@ -48,17 +48,17 @@ def main(words: Sequence[str] | None = None, program: str = "uda") -> int:
     """Run the command line.
 
     Args:
-        words: the arguments; None: those of the process.
-        program: how the user has called it, for messages.
+        words: the arguments; None: the arguments of the process.
+        program: the name by which the user called the command, for messages.
 
     Returns:
-        The exit code: 0 done, 2 a mistake of the user's, 128 + signal interrupted, and what a command adds to these.
+        The exit code: 0 done, 2 a user's mistake, 128 + signal interrupted. A command may add others.
     """
     return run_command(lambda: tree(program).carry_out(sys.argv[1:] if words is None else words))
 
 
 def run_tool(program: str, name: str, words: Sequence[str] | None = None) -> int:
-    """Run one command under a name of its own: `tools/self_train.py` is `uda adapt`. Returns the exit code."""
+    """Run one command under another name: `tools/self_train.py` is `uda adapt`. Returns the exit code."""
     parser = CommandParser(prog=program)
     command_modules()[name].add_to(parser)
     return run_command(lambda: parser.carry_out(sys.argv[1:] if words is None else words))

@@ -1,4 +1,4 @@
-"""Runs one after the other, and what becomes of them: finished, a mistake, interrupted."""
+"""Carry out several runs in order, and report how each ended: finished, with a mistake, or interrupted."""
 
 import signal
 import time
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 C = TypeVar("C", bound="RunConfig")
 
-SIGPIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)  # Windows has none
+SIGPIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)  # Windows has no SIGPIPE
 
-#: Seconds by which a job's signal may reach one process later than another.
+#: Seconds between the arrival of the same signal at two processes of a job, at most.
 LATER_BY = 0.5
 
 
@@ -30,16 +30,16 @@ def supervise(
     act: "Callable[[Session, RunLog], None]",
     after: "Callable[[Ranks], None]" = lambda ranks: None,
 ) -> int:
-    """Carry out some runs, one after the other, and say what became of them.
+    """Carry out runs in order, and print how they ended.
 
     Args:
-        configs: read them; mistakes in them are the user's.
-        run: makes a run.
-        act: brings it to its end.
-        after: called when all runs have come to their end.
+        configs: reads the configs. Raises UserError for mistakes in them.
+        run: makes the run of a config.
+        act: carries a run out.
+        after: called when all runs are done.
 
     Returns:
-        The exit code: 0 done, 2 a mistake of the user's, 128 + signal interrupted.
+        The exit code: 0 done, 2 a user's mistake, 128 + signal interrupted.
     """
     with Interruption() as interruption:
         try:
@@ -57,7 +57,7 @@ def supervise(
         except UserError as error:
             return tell_mistake(error)
         except KeyboardInterrupt as interrupt:
-            return tell_interrupted(interrupt, "nothing was begun")[0]
+            return tell_interrupted(interrupt, "no run was started")[0]
 
 
 def _carry_out(
@@ -79,7 +79,7 @@ def _carry_out(
             session = run(config, log, ranks, interruption)
             act(session, log)
         except RankLostError:
-            with interruption.deferred():  # the signal by which the other process left may be on its way here
+            with interruption.deferred():  # the signal that ended the other process may reach this one too
                 time.sleep(LATER_BY)
             raise
     except UserError as error:
@@ -88,9 +88,9 @@ def _carry_out(
     except KeyboardInterrupt as interrupt:
         if session is not None and not session.finished and session.checkpoints.newest is not None:
             left = f"saved at {session.progress.describe()}; {HOW_TO_GO_ON}"
-        else:  # before a checkpoint was read or written
+        else:  # no checkpoint has been read or written
             earlier = any((config.folder / "checkpoints").glob("state-*.pt"))
-            left = f"an earlier start has saved; {HOW_TO_GO_ON}" if earlier else "nothing was saved yet"
+            left = f"there is a checkpoint of an earlier start; {HOW_TO_GO_ON}" if earlier else "nothing was saved yet"
         code, message = tell_interrupted(interrupt, left, silent=log.silent)
         log.note(message)
         return code
@@ -100,6 +100,6 @@ def _carry_out(
 def _mistake(error: UserError, ranks: "Ranks") -> int:
     if ranks.is_main:
         return tell_mistake(error)
-    # Mostly rank 0 has met the same error, has said so and ends the job.
+    # In most cases rank 0 meets the same error, prints it and ends the job.
     time.sleep(2)
     return tell_mistake(error, f"[process {ranks.rank}] ")

@@ -323,7 +323,7 @@ def test_on_the_command_line(human, table, in_folder, capsys):
         assert hardness([*words, "--reference", "own", "--scores-columns", "avh"]) == 0
     with pytest.raises(SystemExit):
         hardness([*words, "--seed", "-1"])
-    assert "argument --seed: -1: 0 at least" in capsys.readouterr().err
+    assert "argument --seed: -1: must be at least 0" in capsys.readouterr().err
     (in_folder / "people.csv").write_text("\n".join(["image,hsf", *lines[5:]]))
     assert hardness(words) == 2
     assert "5 of 600 images of net are not in the human file: test/cat/0000.jpg" in capsys.readouterr().err

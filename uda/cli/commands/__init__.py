@@ -1,6 +1,6 @@
-"""The commands of `uda`, a module each.
+"""The commands of `uda`, one per module.
 
-A module's name is its command's (`check_data` is `uda check-data`), and the first line of its docstring is the
-command's line in `uda --help`. `add_to(parser)` adds the arguments and sets `run`, which gets the parsed options and
-returns the exit code, or None for 0. A new command needs a new module and nothing else.
+The module `check_data` is the command `uda check-data`. `uda --help` prints the first line of the module's docstring.
+`add_to(parser)` adds the arguments and sets `run`. `run` takes the parsed options and returns the exit code, or None
+for 0. A new command needs only a new module.
 """

@@ -28,18 +28,18 @@ EXAMPLES = (
     ("another selector and another seed", "--cfg visda_avh.yaml self_training.selector=softmax seed=1"),
     ("other domains", "--cfg pacs_avh.yaml data.source=photo data.target=sketch"),
     ("another method on the same data", "--cfg digits_mcd.yaml"),
-    ("the selectors that there are", "--list selectors"),
-    ("one job, a process for each GPU", "torchrun --nproc_per_node=8 {script} --cfg visda_avh.yaml"),
+    ("print the selectors", "--list selectors"),
+    ("one job with one process per GPU", "torchrun --nproc_per_node=8 {script} --cfg visda_avh.yaml"),
 )
 
 
 def add_to(parser: CommandParser) -> None:
     """Add the command's arguments to its parser."""
     parser.explain(
-        "Adapt a model from labelled source images to unlabelled target images, by rounds of self-training or by "
-        "another of the methods that `--list methods` prints.",
+        "Adapt a model from labelled source images to unlabelled target images. The default method is self-training "
+        "in rounds. `--list methods` prints all methods.",
         EXAMPLES,
-        "A run that was interrupted goes on when the same command is given again.",
+        "The same command resumes an interrupted run.",
     )
     parser.add_argument(
         "--cfg", metavar="FILE", offers=lambda: config_names("adapt"), help="a config: a path, or a name in configs/"
@@ -48,7 +48,7 @@ def add_to(parser: CommandParser) -> None:
         "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
     )
     parser.add_list(LISTS, partial(listing, commands=["adapt"]))
-    parser.add_overrides("change a setting: self_training.rounds=3")
+    parser.add_overrides("change a setting, such as self_training.rounds=3")
     parser.set_defaults(run=partial(_run, parser))
 
 

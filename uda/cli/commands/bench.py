@@ -9,12 +9,12 @@ from uda.cli.command_line import CommandParser
 from uda.core.errors import UserError
 from uda.core.resources import CHECKOUT
 
-#: The benchmarks' program, which lies beside the package and does not belong to an installation.
+#: The program of the benchmarks. It is in a checkout only, beside the package.
 PROGRAM = "benchmarks.run_bench"
 
 
 def add_to(parser: CommandParser) -> None:
-    """All words are those of the benchmarks' own parser."""
+    """Pass all words to the parser of the benchmarks."""
     parser.pass_on = partial(_run, parser.prog)
 
 

@@ -8,22 +8,24 @@ from uda.cli.lists import listing
 from uda.core.errors import UserError
 
 EXAMPLES = (
-    ("is VisDA-2017 where it is looked for?", "visda2017"),
-    ("is PACS in this folder?", "pacs --root ~/data/PACS"),
-    ("every data set that has a card", "--all"),
+    ("check VisDA-2017 in its default folder", "visda2017"),
+    ("check PACS in another folder", "pacs --root ~/data/PACS"),
+    ("check every data set that has a card", "--all"),
 )
 
 
 def add_to(parser: CommandParser) -> None:
     """Add the command's arguments to its parser."""
     parser.explain(
-        "Compare the counts of a data set's card with what is on disk.",
+        "Compare the counts of files on disk with the counts in the data set's card.",
         EXAMPLES,
-        "The exit code is 0 when nothing is missing or too much, 1 otherwise, and 2 for a mistake in the command.",
+        "The exit code is 0 if all counts match, 1 if not, and 2 for a mistake in the command.",
     )
-    parser.add_argument("card", nargs="?", offers=_cards, help="a card of datasets/, or the path of one")
-    parser.add_argument("--all", action="store_true", help="check every card; a data set not here is missing")
-    parser.add_argument("--root", help="the data set's folder (else $UDA_DATA/<folder>, else datasets/<folder>)")
+    parser.add_argument("card", nargs="?", offers=_cards, help="a card: a name in datasets/, or a path")
+    parser.add_argument("--all", action="store_true", help="check every card; an absent data set is reported")
+    parser.add_argument(
+        "--root", help="the data set's folder (default: $UDA_DATA/<folder>, or datasets/<folder> if it is not there)"
+    )
     parser.add_list(["datasets"], listing)
     parser.set_defaults(run=partial(_run, parser))
 
@@ -36,7 +38,7 @@ def _cards() -> list[str]:
 
 def _run(parser: CommandParser, options: argparse.Namespace) -> int:
     if options.all == (options.card is not None) or (options.all and options.root is not None):
-        parser.error("name one card (and its --root, if need be), or say --all")
+        parser.error("name one card (with --root if needed), or give --all")
     if not options.all:
         return _check(options.card, options.root)
     return max([_check_or_report(name) for name in _cards()], default=0)
@@ -53,7 +55,7 @@ def _check(name: str, root: str | None) -> int:
     if odd:
         print(f"{len(odd)} of {len(counts)} counts differ from the card; get what is missing from {card.url}")
         return 1
-    print("all there")
+    print("all counts match")
     return 0
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 from uda.cli.command_line import CommandParser
 
 EXAMPLES = (
-    ("what to send with a report", "--json check.json"),
-    ("the parts", "--list"),
-    ("some parts", "--only methods --only resume"),
+    ("write a file to send with a report", "--json check.json"),
+    ("print the parts", "--list"),
+    ("check some parts only", "--only methods --only resume"),
     ("another GPU, less time", "--device cuda:1 --minutes 4"),
-    ("tiny sizes, nothing is measured", "--device cpu"),
+    ("tiny sizes, without measurements", "--device cpu"),
 )
 
 
@@ -18,15 +18,13 @@ def add_to(parser: CommandParser) -> None:
     """Add the command's arguments to its parser."""
     parser.explain(
         "Check this machine's GPU: all methods and precisions, rates, memory, resuming, several processes.\n\n"
-        "It takes at most 8 minutes. It needs no data and downloads nothing. A part that fails does not stop the "
-        "others. A part for which no time is left says so. The exit code is 1 when anything is wrong, and 2 for a "
-        "mistake in the command.",
+        "It takes at most 8 minutes. It needs no data and downloads nothing. If a part fails, the others still run. "
+        "If no time is left for a part, the part says so. The exit code is 1 if a part fails, and 2 for a mistake in "
+        "the command.",
         EXAMPLES,
     )
     parser.add_argument("--device", default="auto", help="auto, cuda, cuda:1, mps or cpu (default: auto)")
-    parser.add_argument(
-        "--only", metavar="PART", action="append", help="check this part only; may be given several times"
-    )
+    parser.add_argument("--only", metavar="PART", action="append", help="check this part only; may be repeated")
     parser.add_argument("--minutes", type=float, default=8.0, help="time for all parts (default: 8)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the findings to this file too")
     parser.add_list(["parts"], _parts)

@@ -16,7 +16,7 @@ def add_to(parser: CommandParser) -> None:
     """Add the command's arguments to its parser."""
     parser.explain(
         "Print a script that completes the commands of `uda`, their flags, and the names of configs, tables and "
-        "data sets. It holds the names that there are now; write it again after an update.",
+        "data sets. The script contains the present names. Write it again after an update.",
         EXAMPLES,
     )
     parser.add_argument("shell", choices=SHELLS)

@@ -1,4 +1,4 @@
-"""Train on all domains but one and test on that one, each left out in turn."""
+"""Train on all domains except one, test on that one, and repeat for each domain."""
 
 import argparse
 from collections.abc import Iterable, Sequence
@@ -19,34 +19,35 @@ if TYPE_CHECKING:
 LISTS = ("configs", "methods", "losses", "datasets", "backbones")
 
 EXAMPLES = (
-    ("each angle in turn, no download", "--cfg rotated_digits_erm.yaml"),
+    ("leave each angle out in turn, no download", "--cfg rotated_digits_erm.yaml"),
     ("two configs side by side", "--cfg rotated_digits_erm.yaml --cfg rotated_digits_avh_loss.yaml"),
     ("one domain only", "--cfg pacs_avh_loss.yaml target=sketch"),
     ("other settings", "--cfg pacs_avh_loss.yaml model.loss_options.scale=20 seed=1"),
     ("check everything, print plan and cost", "--cfg pacs_avh_loss.yaml --dry-run"),
-    ("the losses that there are", "--list losses"),
+    ("print the losses", "--list losses"),
 )
 
 
 def add_to(parser: CommandParser) -> None:
     """Add the command's arguments to its parser."""
     parser.explain(
-        "Train on all domains but one and test on that one; each domain is left out in turn, or `target`.",
+        "Train on all domains except one and test on that one. Each domain is left out in turn. If the config has a "
+        "`target`, only that domain is left out.",
         EXAMPLES,
-        "A run that was interrupted goes on when the same command is given again.",
+        "The same command resumes an interrupted run.",
     )
     parser.add_argument(
         "--cfg",
         metavar="FILE",
         action="append",
         offers=lambda: config_names("generalize"),
-        help="a config: a path, or the name of one in configs/; several are run one after the other and compared",
+        help="a config: a path, or a name in configs/; may be repeated to run and compare several",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
     )
     parser.add_list(LISTS, partial(listing, commands=["generalize"]))
-    parser.add_overrides("change a setting, of every config: target=sketch")
+    parser.add_overrides("change a setting of every config, such as target=sketch")
     parser.set_defaults(run=partial(_run, parser))
 
 
@@ -76,7 +77,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
 
     def after(ranks: "Ranks") -> None:
         if options.dry_run:
-            but = " but features of a frozen backbone" if any(c.training.frozen_backbone for c in configs) else ""
+            but = " except features of a frozen backbone" if any(c.training.frozen_backbone for c in configs) else ""
             if ranks.is_main:
                 print(f"dry run: config, data and network are right; nothing was written{but}")
         elif ranks.is_main:
@@ -88,7 +89,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
 
 
 def _load(files: Sequence[str], overrides: Iterable[str]) -> "list[GeneralizationConfig]":
-    """Some configs. Raises ConfigError with the mistakes of all, each said once."""
+    """Load configs. Raises ConfigError with the mistakes of all of them, each printed once."""
     from uda.core.yaml_files import ConfigError
     from uda.generalization.config import GeneralizationConfig
 

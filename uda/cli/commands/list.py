@@ -8,15 +8,15 @@ from uda.cli.lists import KINDS, listing
 from uda.core.registry import nearest
 
 EXAMPLES = (
-    ("what can be listed", ""),
-    ("all configs, by the command that takes them", "configs"),
+    ("print what can be listed", ""),
+    ("all configs, grouped by command", "configs"),
     ("the data sets that have a card", "datasets"),
 )
 
 
 def add_to(parser: CommandParser) -> None:
     """Add the command's arguments to its parser."""
-    parser.explain("Print the names of a kind with a line each; without one, print the kinds.", EXAMPLES)
+    parser.explain("Print the names of a kind, one per line. Without a kind, print the kinds.", EXAMPLES)
     parser.add_argument("what", nargs="?", metavar="WHAT", offers=lambda: KINDS, help=", ".join(KINDS))
     parser.set_defaults(run=partial(_run, parser))
 

@@ -14,12 +14,12 @@ from uda.core.errors import UserError
 EXAMPLES = (
     ("run what is missing, add it to results/digits.csv", "digits --jobs 2"),
     ("list what is missing, run nothing", "digits --dry-run"),
-    ("a part of it", "digits --rows 'MCD,ADR*' --seeds 0"),
+    ("run a part of the table", "digits --rows 'MCD,ADR*' --seeds 0"),
     ("add finished runs, write the CSV and a document's tables", "digits --collect --into README.md"),
-    ("a table of published figures, results/published/", "visda2017 --published"),
+    ("write a table of published figures, results/published/", "visda2017 --published"),
     ("all runs on the CPU", "pacs --jobs 1 -- runtime.device=cpu"),
-    ("of domain generalisation: these domains left out", "rotated_digits --targets m0,m75"),
-    ("the tables that there are", "--list"),
+    ("domain generalisation with these unseen domains", "rotated_digits --targets m0,m75"),
+    ("print the tables", "--list"),
 )
 
 
@@ -28,41 +28,45 @@ def add_to(parser: CommandParser) -> None:
     parser.explain(
         "Run a table's missing runs, add them to its CSV, and write its Markdown and LaTeX.",
         EXAMPLES,
-        "A run whose row is in the CSV is not run again, unless its recipe has changed since (or with --again). Each "
-        "run is added to the CSV as it ends; rows stay there until they are made anew, so a table may grow over days "
-        "and machines.",
+        "A run whose row is in the CSV is not run again, unless its recipe has changed or --again is given. Each run "
+        "is added to the CSV when it ends. Rows stay there until their run is made again, so a table can grow over "
+        "days and machines.",
     )
-    parser.add_argument("table", nargs="?", offers=table_names, help="a table in configs/tables/, or a path")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); the cores are shared out")
-    parser.add_argument("--rows", default="*", metavar="NAMES", help="run these rows alone: names with * and ?, commas")
+    parser.add_argument("table", nargs="?", offers=table_names, help="a table: a name in configs/tables/, or a path")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); they share the cores")
+    parser.add_argument(
+        "--rows", default="*", metavar="NAMES", help="run these rows only: names with * and ?, separated by commas"
+    )
     parser.add_argument(
         "--pairs",
         "--targets",
         default="*",
         metavar="NAMES",
-        help="run these pairs, or of domain generalisation these unseen domains, alone: photo_to_*",
+        help="run these pairs only, such as photo_to_*; for domain generalisation, these unseen domains",
     )
-    parser.add_argument("--seeds", default="*", metavar="SEEDS", help="run these seeds alone: 0,1")
-    parser.add_argument("--again", action="store_true", help="run also what the CSV has, if its run folder is gone")
+    parser.add_argument("--seeds", default="*", metavar="SEEDS", help="run these seeds only, such as 0,1")
+    parser.add_argument(
+        "--again", action="store_true", help="also run what is in the CSV, if its run folder was deleted"
+    )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
-        "--dry-run", action="store_true", help="check configs, list what is missing and about what it takes, stop"
+        "--dry-run", action="store_true", help="check configs, list missing runs and their estimated time, stop"
     )
     parser.add_argument("--prune", action="store_true", help="drop rows from the CSV that the table no longer has")
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs/tables"), help="where the runs lie (default runs/tables)"
+        "--runs", type=Path, default=Path("runs/tables"), help="folder of the runs (default runs/tables)"
     )
-    parser.add_argument("--results", type=Path, default=Path("results"), help="where the CSV goes (default results)")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the CSV (default results)")
     parser.add_argument(
         "--into",
         type=Path,
         action="append",
         metavar="FILE",
-        help="fill this document's marked blocks too (repeatable)",
+        help="also fill the marked blocks of this document; may be repeated",
     )
     instead.add_argument("--collect", action="store_true", help="run nothing, write what is finished")
     instead.add_argument("--published", action="store_true", help="write a table of published figures instead")
-    parser.add_overrides("runtime and report settings of all runs")
+    parser.add_overrides("change runtime and report settings of all runs")
     parser.add_list(["tables"], listing)
     parser.set_defaults(run=partial(_run, parser))
 
@@ -85,10 +89,10 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
 
     register_tables()
     if options.table is None:
-        parser.error("name a table; `--list` prints those that there are")
+        parser.error("name a table; `--list` prints all tables")
     unread = threading.Event()
 
-    def stop() -> None:  # as Ctrl-C does: runs under way save and leave
+    def stop() -> None:  # as Ctrl-C does: runs in progress save and stop
         unread.set()
         os.kill(os.getpid(), signal.SIGINT)
 
@@ -111,7 +115,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
                     raise UserError("\n".join(found.failures))
                 return 0
             if (code_commit() or "").endswith("-dirty"):
-                log("note: the code has changes that no commit holds; the rows of these runs will say -dirty")
+                log("note: the code has uncommitted changes; the rows of these runs will say -dirty")
             try:
                 run_jobs(
                     chosen,
@@ -127,6 +131,6 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         if failed:
             raise UserError(failed)
     except KeyboardInterrupt as interrupt:
-        code, _ = tell_interrupted(interrupt, "the same command goes on with what is missing")
+        code, _ = tell_interrupted(interrupt, "the same command goes on with the missing runs")
         return OUTPUT_CLOSED if unread.is_set() else code
     return 0
