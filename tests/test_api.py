@@ -219,7 +219,7 @@ def test_mistakes_in_overrides_name_the_nearest_key():
 
 
 def test_a_config_of_another_kind_is_refused(adapted):
-    with pytest.raises(TypeError, match="needs a GeneralizationConfig, a name or a path; got a AdaptationConfig"):
+    with pytest.raises(TypeError, match="must be a GeneralizationConfig, a name or a path; got a AdaptationConfig"):
         uda.generalize(adapted.config)
 
 

@@ -157,7 +157,7 @@ def test_the_cards_are_the_three_figures_under_their_own_names(page):
     assert "report 1" in found["Validation choice"][1] and "held-out" in found["Validation choice"][1]
     assert "a bound, not a result" in found["Oracle best"][1]
     assert "class mean 70.10" in found["Oracle best"][1]
-    assert "What came after report 1 lost 30.0 points" in text
+    assert "After report 1, accuracy on the unseen domain fell by 30.0 points" in text
 
 
 def test_validation_and_oracle_may_pick_different_reports(made):
@@ -166,7 +166,7 @@ def test_validation_and_oracle_may_pick_different_reports(made):
     rows = table_of(page, "Table of the reports")
     assert [row[9] for row in rows] == ["", "validation", "oracle"]
     assert [row[4] for row in rows] == ["20.00", "30.00", "90.00"]
-    assert "What came after" not in page
+    assert "accuracy on the unseen domain fell" not in page
 
 
 def test_the_tables_are_the_records(page):
@@ -188,7 +188,7 @@ def test_the_figures_are_described_by_their_numbers(page):
     labels = [drawing["aria-label"] for drawing in Document(page).all("svg")]
     assert "Held-out images of each seen domain by step: drawn from 20 to 50; photo from 20 to 50." in labels
     assert "The unseen domain (oracle) by step: accuracy from 10 to 40; class mean from 10.1 to 40.1." in labels
-    assert "Histograms of AVH: mean 1.000 on held-out images, 1.000 on unseen ones." in labels
+    assert "Histograms of AVH: mean 1.000 on held-out images, 1.000 on the unseen domain." in labels
     assert len(labels) == 7
 
 

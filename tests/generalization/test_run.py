@@ -245,15 +245,15 @@ def test_a_domain_with_an_image_a_class_cannot_be_held_out_of(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["target=cley"], r"target: 'cley' is none of the domains"),
-        (["target=clay"], r"none of the domains, did you mean '.*/clay'"),
+        (["target=cley"], r"target: 'cley' is not a domain"),
+        (["target=clay"], r"is not a domain, did you mean '.*/clay'"),
         (
             ["data.domains=[drawn, photos, drawn]", "target=drawn"],
-            "drawn stands twice, so what is left out would be trained on too",
+            "drawn is named twice; the unseen domain must not be trained on",
         ),
-        (["data.domains=[drawn]", "target=drawn"], "1 given; one is left out"),
-        (["data.domains=[]"], "0 given; one is left out"),
-        (["training.batch_size=30"], r"training\.batch_size: 30 images of each domain in a batch, but .* has only 24"),
+        (["data.domains=[drawn]", "target=drawn"], "because one is left out; got 1"),
+        (["data.domains=[]"], "because one is left out; got 0"),
+        (["training.batch_size=30"], r"training\.batch_size: a batch has 30 images of each domain, but .* has only 24"),
         (["method=ermm"], "unknown method 'ermm', did you mean 'erm'"),
         (["transforms.source.flip=true"], r"transforms\.source: unknown key \(known: kind, mean"),  # augment.flip
         (["training.batchsize=3"], r"training\.batchsize: unknown key, did you mean 'batch_size'"),
@@ -291,7 +291,7 @@ def test_the_command_leaves_each_domain_out_in_turn(tiny, tmp_path, capsys):
     assert len(list(tmp_path.glob("*/results.json"))) == 3
     capsys.readouterr()
     assert generalize(words) == 0 and capsys.readouterr().out.count("is finished") == 3
-    assert generalize([*words, "target=nowhere"]) == 2 and "none of the domains" in capsys.readouterr().err
+    assert generalize([*words, "target=nowhere"]) == 2 and "is not a domain" in capsys.readouterr().err
 
 
 def test_every_method_is_listed_with_a_line():

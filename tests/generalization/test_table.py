@@ -322,8 +322,8 @@ def test_a_csv_of_the_other_kind_is_not_lost_silently(table, tmp_path):
         ({"kind": "adaptation"}, r"wrong\.yaml: pairs: "),
         ({"pairs": [["m0", "m60"]]}, r"wrong\.yaml: pairs: "),
         ({"targets": []}, r"wrong\.yaml: targets: "),
-        ({"targets": ["m0", "m0"]}, "targets: a domain stands twice"),
-        ({"rows": [*CONTENT["rows"][:2], {**CONTENT["rows"][2], "start": "ERM"}]}, "'AVH loss' starts from another"),
+        ({"targets": ["m0", "m0"]}, "targets: a domain is named twice"),
+        ({"rows": [*CONTENT["rows"][:2], {**CONTENT["rows"][2], "start": "ERM"}]}, "'AVH loss' has `start`"),
     ],
 )
 def test_a_wrong_table_is_refused_with_file_and_key(tmp_path, change, message):

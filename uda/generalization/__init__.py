@@ -1,1 +1,1 @@
-"""Domain generalisation: train on several domains, test on one that was never seen."""
+"""Domain generalisation: train on several domains, test on an unseen domain."""

@@ -1,4 +1,4 @@
-"""What a run of domain generalisation is fed: batches of every seen domain, and each domain once for judging."""
+"""The data of a run of domain generalisation: batches of all seen domains, and the images for judging."""
 
 from uda.core.errors import UserError
 from uda.data.domains import TargetLabels
@@ -12,7 +12,7 @@ from uda.training.engine import Engine
 
 
 class GeneralizationBatches:
-    """The batches of a run. `images` are each seen domain's and then the unseen one's: files, or cached features."""
+    """The batches of a run. `images` has each seen domain's images, then the unseen domain's: files or features."""
 
     def __init__(
         self,
@@ -31,21 +31,21 @@ class GeneralizationBatches:
 
     @property
     def in_memory(self) -> bool:
-        """Whether all images are."""
+        """Whether all images are in memory."""
         return all(images.in_memory for images in self.images)
 
     def training(self, stage: int, steps: int) -> Batches:
-        """Batches of a stage: equally many labelled images of each seen domain, in the domains' order.
+        """Batches of a stage, with the same number of labelled images of each seen domain, in the domains' order.
 
-        Raises UserError for a domain with fewer images than a batch wants of it.
+        Raises UserError if a domain has fewer images than a batch needs.
         """
         size, ranks = self.config.training.batch_size, self.engine.ranks
         parts = []
         for number, (seen, images) in enumerate(zip(self.domains.seen, self.images[:-1], strict=True)):
             if len(seen.training) < size:
                 raise UserError(
-                    f"training.batch_size: {size} images of each domain in a batch, but {seen.name} has only "
-                    f"{len(seen.training)} to train on; lower it"
+                    f"training.batch_size: a batch has {size} images of each domain, but {seen.name} has only "
+                    f"{len(seen.training)} for training; lower it"
                 )
             labels = seen.domain.labels[seen.training]
             parts.append(Part(images, seen.training, labels, self._train, domain=number, is_target=False))
@@ -62,7 +62,7 @@ class GeneralizationBatches:
         )
 
     def judging(self, domain: int) -> tuple[str, Images, TargetLabels]:
-        """A domain's name, and what it is judged on: a seen one's held-out images, all images of the unseen one."""
+        """A domain's name, images and labels for judging: held-out images of a seen domain, or the unseen domain."""
         if domain == len(self.domains.seen):
             return self.domains.name, self.images[-1], self.domains.unseen_labels
         seen = self.domains.seen[domain]

@@ -1,4 +1,4 @@
-"""The configuration of domain generalisation: train on several domains, test on one that was never seen."""
+"""The settings of domain generalisation: train on several domains, test on an unseen domain."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
@@ -13,29 +13,29 @@ from uda.training.settings import OptimSettings
 
 
 class DomainsSettings(StorageSettings):
-    """Which domains there are."""
+    """Settings of the domains."""
 
     domains: list[PathText] | None = None
-    """Domains of the card, or folders and list files of your own; null: all of the card's."""
+    """Domains of the card, or your own folders and list files; null: all domains of the card."""
 
 
 class TrainingSettings(Settings):
-    """How the seen domains are trained on."""
+    """Settings of training on the seen domains."""
 
     steps: int = Field(2000, ge=1)
     """Optimiser steps."""
     evaluate_every: int | None = Field(None, ge=1)
-    """Steps between reports; null: a tenth of all."""
+    """Steps between reports; null: a tenth of all steps."""
     batch_size: int = Field(32, ge=2)
     """Images of each seen domain in a batch."""
     holdout: float = Field(0.2, gt=0, lt=1)
-    """Share of each seen domain that is held out for training-domain validation, drawn by class."""
+    """Share of each seen domain that is held out for training-domain validation, the same share of each class."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing."""
     batch_norm: Literal["train", "eval"] = "train"
-    """BatchNorm in training: batch statistics, or the frozen running ones."""
+    """BatchNorm in training: `train` uses batch statistics, `eval` frozen running statistics."""
     frozen_backbone: bool = False
-    """Compute the backbone's features of each image once, without augmentation, and train what comes after it."""
+    """Compute the backbone's features of each image once, without augmentation, and train only the layers after it."""
     optim: OptimSettings = OptimSettings()
     """Optimiser."""
 
@@ -47,7 +47,7 @@ class TrainingSettings(Settings):
 
 @CONFIG_CLASSES.register("generalize")
 class GeneralizationConfig(RunConfig):
-    """A run of domain generalisation: a method, a loss (`model.loss`), domains, and the one that is left out."""
+    """A run of domain generalisation: a method, a loss (`model.loss`), seen domains and an unseen domain."""
 
     default_folder: ClassVar[str] = "runs/{name}/{target}/seed{seed}"
 
@@ -56,16 +56,16 @@ class GeneralizationConfig(RunConfig):
     method: str = "erm"
     """One of `--list methods`."""
     target: PathText | None = None
-    """The domain that is never seen; null: each in turn."""
+    """The unseen domain; null: each domain in turn."""
     data: DomainsSettings
     augment: AugmentSettings = AugmentSettings()
-    """Augmentation in training, of every domain (`transforms` says what all images go through)."""
+    """Augmentation of all domains' images in training. `transforms` has the settings for all images."""
     training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")
     def domains_or_a_card(self):
         if self.data.domains is None and self.data.dataset is None:
-            raise ValueError("data: name a card by data.dataset, or folders of your own by data.domains")
+            raise ValueError("data: name a card in data.dataset, or your own folders in data.domains")
         return self
 
     @classmethod
@@ -76,7 +76,7 @@ class GeneralizationConfig(RunConfig):
 
     @property
     def method_settings(self) -> dict[str, Any]:
-        """What the run's method is told, by the names of its arguments."""
+        """The arguments of the run's method, by name."""
         return {"options": self.method_options, "label_smoothing": self.training.label_smoothing}
 
     @property

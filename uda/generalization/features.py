@@ -1,4 +1,4 @@
-"""Features of a frozen backbone: computed once for each image and kept on disk for all later runs."""
+"""Features of a frozen backbone. They are computed once for each image and stored on disk for all later runs."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from uda.training.engine import Engine
 
 
 class FeatureArray(Images):
-    """Feature vectors in the place of images: (N, D) float32, read as (D, 1, 1)."""
+    """Feature vectors in place of images: (N, D) float32, read as (D, 1, 1)."""
 
     in_memory = True
 
@@ -39,7 +39,7 @@ class FeatureArray(Images):
 
 
 class AsTheyAre(Transform):
-    """Leaves features as they are."""
+    """A transform that does not change features."""
 
     def __init__(self, width: int):
         self.size, self.channels = 1, width
@@ -57,11 +57,12 @@ class AsTheyAre(Transform):
 def extract(
     config: GeneralizationConfig, domains: Sequence[Images], log: Callable[[str], None] | None, ranks: Ranks
 ) -> tuple[list[Images], int]:
-    """The backbone's features of all images of some domains, and their width D.
+    """The backbone's features of all images of the domains, and their width D.
 
-    A domain's features lie in a file of their own in the folder of the decoded stores (`data.store`), known by the
-    backbone and its weights, the transform and the images, files with their times of change, generated ones with their
-    pixels; a file that is there is read. Raises UserError, as `create_backbone` does.
+    The features of each domain are stored in one file in the folder of the decoded stores (`data.store`). If the file
+    exists, it is read. Its name has a digest of the backbone's weights, the transform and the images. The digest covers
+    the modification times of image files, and the pixels of generated images. Raises UserError, as `create_backbone`
+    does.
     """
     backbone, width = create_backbone(config.model.backbone, config.model.weights, len(config.transforms.mean))
     extractor = Engine(Network(backbone, width, 1), config.runtime, log, ranks)
@@ -86,7 +87,7 @@ def _file_of(config: GeneralizationConfig, weights: str, images: Images) -> Path
     transform = config.transforms.model_dump(mode="json", include={"kind", "size", "resize", "squash", "mean", "std"})
     if isinstance(images, ImageFiles):
         content = take_inventory(images.root, images.ids, images.reading).fingerprint
-    else:  # generated: the same names may stand for other pixels, by another seed or another version
+    else:  # generated images: another seed or version can give other pixels under the same names
         content = hashlib.sha256(images.together(np.arange(len(images))).numpy().tobytes()).hexdigest()
     key = json.dumps([transform, config.runtime.predict_precision, weights, content, list(images.ids)])
     folder = Path(config.data.store) if config.data.store else default_folder()

@@ -1,4 +1,4 @@
-"""`report.html` of a run that leaves one domain out: one file that holds all it shows."""
+"""`report.html` of a run of domain generalisation, a single file without links to others, and the summary page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,16 +11,16 @@ from uda.models.losses import LOSSES
 from uda.report import figures
 from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings, template
 
-#: The three figures of a run: their key in `results.json`, their name, and what they are.
+#: The three figures of a run: key in `results.json`, name, and explanation.
 CHOICES = {
-    "final": ("Final", "the last report; nothing picked"),
+    "final": ("Final", "the last report; nothing is chosen"),
     "validation_choice": (
         "Validation choice",
-        "the report, of the last stage, that is best on the seen domains' held-out images",
+        "the report of the last stage that is best on the seen domains' held-out images",
     ),
     "oracle_best": (
         "Oracle best",
-        "the report, of the last stage, picked by the unseen domain's labels: a bound, not a result",
+        "the report of the last stage that is best by the unseen domain's labels: a bound, not a result",
     ),
 }
 SEEN, UNSEEN = "seen, held out", "unseen (oracle)"
@@ -36,8 +36,8 @@ def render_page(
 
     Args:
         config: the run's config, with its target.
-        domains: what it was trained and tested on.
-        rounds: records of the reports, in order; one at least.
+        domains: the seen domains and the unseen domain.
+        rounds: records of the reports, in order; at least one.
         results: content of `results.json`.
     """
     final = rounds[-1]
@@ -63,7 +63,7 @@ def render_page(
 
 
 def hardness_seen(record: Mapping[str, Any]) -> dict[str, Any]:
-    """AVH of all seen domains' held-out images together: `mean` and `histogram`, as `evaluation.hardness` has them."""
+    """AVH of the held-out images of all seen domains: `mean` and `histogram`, as `evaluation.hardness` returns them."""
     of_each = [judged["hardness"] for judged in record["seen"].values()]
     counts = np.array([hardness["histogram"] for hardness in of_each])
     mean = np.average([hardness["mean"] for hardness in of_each], weights=counts.sum(1))
@@ -71,32 +71,32 @@ def hardness_seen(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def seen_per_class(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """Accuracy by class on all seen domains' held-out images together; None for a class without any."""
+    """Accuracy by class on the held-out images of all seen domains; None for a class without images."""
     confusion = np.sum([judged["accuracy"]["confusion"] for judged in record["seen"].values()], axis=0)
     shares = zip(record["accuracy"]["per_class"], confusion.diagonal(), confusion.sum(1), strict=True)
     return {name: float(right / total) if total else None for name, right, total in shares}
 
 
 def loss_settings(config: GeneralizationConfig) -> str:
-    """The config's loss and its settings, those at their default too: `avh, scale 10.0`."""
+    """The config's loss with all its settings, defaults included: `avh, scale 10.0`."""
     options = LOSSES[config.model.loss](**config.model.loss_options)
     return ", ".join([config.model.loss, *(f"{name.replace('_', ' ')} {value}" for name, value in options)])
 
 
 def _facts(config: GeneralizationConfig, domains: SeenAndUnseen) -> list[tuple[str, str]]:
-    """The config in the terms of a reader."""
+    """The config as pairs of a name and a value for a reader."""
     training, model = config.training, config.model
     seen = ", ".join(f"{seen.name} ({len(seen.training)} + {len(seen.validation)})" for seen in domains.seen)
     facts = [
         ("Data", f"{config.data.dataset or 'own images'}, {len(domains.classes)} classes"),
-        ("Unseen", f"{domains.name}, {len(domains.unseen.images)} images, all for measuring alone"),
-        ("Seen", f"{seen} images to train on + held out"),
+        ("Unseen", f"{domains.name}, {len(domains.unseen.images)} images, used for measuring only"),
+        ("Seen", f"{seen} images for training + held out"),
         ("Model", f"{model.backbone}{' (frozen)' if training.frozen_backbone else ''}, head {model.head or 'none'}, "
                   f"input {config.transforms.size} px"),
         ("Method", config.method),
         ("Settings", method_settings(config)),
         ("Loss", loss_settings(config)),
-        ("Steps", f"{training.steps} of {training.batch_size} images of each seen domain, a report every "
+        ("Steps", f"{training.steps} of {training.batch_size} images of each seen domain, one report every "
                   f"{training.interval}"),
         ("BatchNorm", "batch statistics" if training.batch_norm == "train" else "frozen running statistics"),
         ("Seed", str(config.seed)),
@@ -105,7 +105,7 @@ def _facts(config: GeneralizationConfig, domains: SeenAndUnseen) -> list[tuple[s
 
 
 def _cards(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures at the top."""
+    """The figures at the top of the page."""
     cards = []
     for key, (title, note) in CHOICES.items():
         found = results[key]
@@ -115,16 +115,16 @@ def _cards(results: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _notices(results: Mapping[str, Any]) -> list[str]:
-    """What a reader should not overlook."""
+    """Warnings at the top of the page."""
     final, best = results["final"]["overall"], results["oracle_best"]
     if best["overall"] - final < NOTABLE_LOSS:
         return []
     lost = 100 * (best["overall"] - final)
-    return [f"What came after report {best['round']} lost {lost:.1f} points of accuracy on the unseen domain (oracle)."]
+    return [f"After report {best['round']}, accuracy on the unseen domain fell by {lost:.1f} points (oracle)."]
 
 
 def _curves(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The figures over the steps, each with a title and a sentence for those who do not see it."""
+    """The figures over the steps, each with a title. Each SVG has a description for readers who cannot see it."""
     steps = [record["steps"] for record in rounds]
     held_out = {
         name: [100 * record["seen"][name]["accuracy"]["overall"] for record in rounds] for name in rounds[0]["seen"]
@@ -153,34 +153,42 @@ def _curves(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
 
 
 def _bars(final: Mapping[str, Any], classes: Sequence[str]) -> dict[str, str]:
-    """Accuracy by class on what was held out and on the unseen domain; of many classes those lowest on the latter."""
+    """Accuracy by class on held-out images and on the unseen domain.
+
+    If there are many classes, only those with the lowest accuracy on the unseen domain are drawn.
+    """
     held_out, unseen = seen_per_class(final), final["accuracy"]["per_class"]
     names, note = list(classes), ""
     if len(names) > MOST_BARS:
         kept = set(sorted(names, key=lambda name: (unseen[name] is None, unseen[name] or 0))[:MOST_BARS])
         names = [name for name in names if name in kept]
-        note = f"The {MOST_BARS} of {len(classes)} classes that are lowest on the unseen domain; the table holds all."
+        note = (
+            f"The figure shows {MOST_BARS} of {len(classes)} classes: those with the lowest accuracy on the unseen "
+            "domain. The table has all classes."
+        )
     figure = figures.classes_figure({SEEN: held_out, UNSEEN: unseen}, names, "accuracy of the final model, %")
-    description = "Accuracy by class on held-out images of the seen domains and on the unseen one, as the table has it."
+    description = "Accuracy by class on held-out images of the seen domains and on the unseen domain, as in the table."
     return {"svg": figures.to_svg(figure, "classes", description), "note": note}
 
 
 def _hardness(final: Mapping[str, Any]) -> dict[str, Any]:
     seen, unseen = hardness_seen(final), final["hardness"]
     figure = figures.hardness_figure({"": {SEEN: seen["histogram"], UNSEEN: unseen["histogram"]}})
-    description = f"Histograms of AVH: mean {seen['mean']:.3f} on held-out images, {unseen['mean']:.3f} on unseen ones."
+    description = (
+        f"Histograms of AVH: mean {seen['mean']:.3f} on held-out images, {unseen['mean']:.3f} on the unseen domain."
+    )
     return {"svg": figures.to_svg(figure, "hardness", description), "seen": seen["mean"], "unseen": unseen["mean"]}
 
 
 def render_summary(
     configs: Sequence[GeneralizationConfig], summary: Mapping[str, Any], links: Mapping[str, Mapping[str, str]]
 ) -> str:
-    """The page of a study.
+    """The summary page of several configs.
 
     Args:
-        configs: what was run, a row each.
-        summary: `uda.generalization.summary.summarise` of them.
-        links: by config's name and unseen domain the address of the run's own page, relative to this one.
+        configs: the configs, one per row.
+        summary: the result of `uda.generalization.summary.summarise` for these configs.
+        links: addresses of the runs' pages relative to this page, by the config's name and the unseen domain.
     """
     return template("generalization_summary.html").render(
         configs=configs,
@@ -188,7 +196,7 @@ def render_summary(
         targets=summary["targets"],
         rows=summary["rows"],
         missing=[
-            f"{row['config']} has no finished run yet for: {', '.join(without)}; its average waits for them."
+            f"{row['config']} has no finished run yet for: {', '.join(without)}. Its average needs these runs."
             for row in summary["rows"]
             if (without := [name for name in summary["targets"] if name not in row["folders"]])
         ],
@@ -204,7 +212,7 @@ def render_summary(
 
 
 def _hardness_by_target(number: int, row: Mapping[str, Any]) -> str:
-    """The AVH histograms of a config's runs, a panel a target."""
+    """The AVH histograms of a config's runs, one panel per unseen domain."""
     panels = {
         name: {SEEN: groups["seen"]["histogram"], UNSEEN: groups["unseen"]["histogram"]}
         for name, groups in row["hardness"].items()
@@ -213,5 +221,5 @@ def _hardness_by_target(number: int, row: Mapping[str, Any]) -> str:
         f"{name} {groups['seen']['mean']:.3f} and {groups['unseen']['mean']:.3f}"
         for name, groups in row["hardness"].items()
     )
-    description = f"Histograms of AVH by unseen domain; means of held-out images and of unseen ones: {means}."
+    description = f"Histograms of AVH by unseen domain; means of held-out images and of the unseen domain: {means}."
     return figures.to_svg(figures.hardness_figure(panels), f"hardness-{number}", description)

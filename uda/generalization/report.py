@@ -1,4 +1,4 @@
-"""The report of a run of domain generalisation as it goes, and its results."""
+"""The reports of a run of domain generalisation during training, and its results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,24 +29,24 @@ class Judgement:
     """How good a model is on one domain."""
 
     name: str
-    """The domain's."""
+    """Name of the domain."""
     accuracy: Accuracy
-    """On its held-out images; on all images of the unseen domain, where it is an oracle figure."""
+    """Accuracy on a seen domain's held-out images, or on all images of the unseen domain (oracle)."""
     hardness: Mapping[str, Any]
     """`uda.evaluation.accuracy.hardness` of the same images."""
 
 
 class GeneralizationReport(RunReport):
-    """Writes a run's `rounds/NN/report.json`, `tb/`, `report.html` and `results.json`, and prints a row an interval.
+    """Writes a run's `rounds/NN/report.json`, `tb/`, `report.html` and `results.json`, and prints a row per interval.
 
-    The seen domains' held-out images choose `validation_choice` among the reports
-    of the method's last stage: what stands before it is not yet the method's model. What is said of the unseen domain
-    is oracle.
+    `validation_choice` is the report with the best accuracy on the seen domains' held-out images. Only reports of the
+    method's last stage count, because models of earlier stages are not final models of the method. All figures of the
+    unseen domain are oracle figures.
 
     Args:
-        records: those of the run so far.
-        config: its config.
-        domains: seen and unseen.
+        records: the run's records so far.
+        config: the run's config.
+        domains: the seen domains and the unseen domain.
         log: prints one line.
     """
 
@@ -69,7 +69,7 @@ class GeneralizationReport(RunReport):
         judgements: Sequence[Judgement],
         seconds: float,
     ) -> None:
-        """Report an interval of a stage: the seen domains' judgements, the unseen one's last."""
+        """Report an interval of a stage. The last of the judgements is that of the unseen domain."""
         *seen, unseen = judgements
         record = {
             "round": index,
@@ -92,7 +92,7 @@ class GeneralizationReport(RunReport):
         self.draw(lambda events: _draw(events, record))
 
     def is_choice(self, index: int) -> bool:
-        """Whether the report is better on the held-out images than all before it of the last stage."""
+        """Whether the report is better on the held-out images than all earlier reports of the last stage."""
         found = self.records.reports()
         last = len(GENERALIZATION_METHODS[self.config.method].stages) - 1
         return found[-1]["stage"] == last and choice_of(found)["round"] == index
@@ -107,7 +107,7 @@ class GeneralizationReport(RunReport):
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
-    """A row of the terminal's table."""
+    """A row of the table in the terminal."""
     return {
         "report": str(record["round"]),
         "steps": str(record["steps"]),
@@ -120,7 +120,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _draw(events: Events, record: Mapping[str, Any]) -> None:
-    """TensorBoard's figures of a report."""
+    """Write a report's figures for TensorBoard."""
     step = record["round"]
     held_out = {name: judged["accuracy"]["overall"] for name, judged in record["seen"].items()}
     events.scalars(step, "train", {"loss": record["loss"]})
@@ -134,27 +134,27 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     rows = (
         ("final", results["final"]["overall"], "the last report"),
         ("validation choice", choice["overall"], f"report {choice['round']}, best on the held-out images"),
-        ("oracle best", best["overall"], f"report {best['round']}, picked by target labels: a bound, not a result"),
+        ("oracle best", best["overall"], f"report {best['round']}, best by target labels: a bound, not a result"),
     )
     return [
-        f"accuracy on {results['target']}, which was never seen, % (oracle):",
+        f"accuracy on the unseen domain {results['target']}, % (oracle):",
         *result_lines(rows),
         *class_lines(results["final"]["per_class"]),
     ]
 
 
 def of_the_last_stage(rounds: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The reports of the stage that the last one is of."""
+    """The reports of the same stage as the last report."""
     return [record for record in rounds if record["stage"] == rounds[-1]["stage"]]
 
 
 def choice_of(rounds: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The report that is best on the held-out images, of the last stage's; the first of several equals."""
+    """The report of the last stage that is best on the held-out images. Among equals, the first one."""
     return max(of_the_last_stage(rounds), key=lambda record: record["validation"])
 
 
 def summarise(config: GeneralizationConfig, rounds: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
-    """The content of `results.json`: the last report, the validation's choice and the oracle's, each by its name."""
+    """The content of `results.json`: figures of the last report, the validation choice and the oracle best."""
 
     def figures(record: Mapping[str, Any]) -> dict[str, Any]:
         return {"round": record["round"], "overall": record["overall"], "class_mean": record["class_mean"]}

@@ -1,4 +1,4 @@
-"""One run of domain generalisation: train on all domains but one, judge on what is held out and on the unseen one."""
+"""A run of domain generalisation: train on the seen domains, test on held-out images and on the unseen domain."""
 
 import time
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ from uda.training.stages import INITIAL_WEIGHTS
 
 
 class GeneralizationRun(Session):
-    """A run with one domain left out, from wherever it stands to its end."""
+    """A run with one unseen domain. It starts, or resumes from its last checkpoint."""
 
     config: GeneralizationConfig
     method: GeneralizationMethod
@@ -41,23 +41,29 @@ class GeneralizationRun(Session):
         seen = len(self.domains.seen)
         if seen < method.least_domains:
             raise UserError(
-                f"method: '{config.method}' tests on one seen domain what it learns on others, so it needs "
-                f"{method.least_domains} at least; there is {seen}"
+                f"method: '{config.method}' trains on some seen domains and tests on another, so it needs at least "
+                f"{method.least_domains} seen domains; got {seen}"
             )
         if config.runtime.accumulate > 1 and method.step is not GeneralizationMethod.step:
-            raise UserError(f"runtime.accumulate: method '{config.method}' cannot add up parts of a batch; set it to 1")
+            raise UserError(
+                f"runtime.accumulate: method '{config.method}' cannot accumulate gradients over parts of a batch; set "
+                "it to 1"
+            )
         if config.runtime.compile and not method.compiles:
             raise UserError(
-                f"runtime.compile: torch.compile cannot follow the inner steps of '{config.method}'; use false"
+                f"runtime.compile: torch.compile does not support the inner steps of '{config.method}'; set it to false"
             )
         if config.runtime.sync_batch_norm and not method.compiles:
-            raise UserError(f"runtime.sync_batch_norm: cannot follow the inner steps of '{config.method}'; use false")
+            raise UserError(
+                "runtime.sync_batch_norm: synchronised BatchNorm does not support the inner steps of "
+                f"'{config.method}'; set it to false"
+            )
         parts = self.ranks.world * config.runtime.accumulate
         if method.least_domains > 1 and config.training.batch_size < 2 * parts:
             raise UserError(
-                f"training.batch_size: method '{config.method}' takes domains by themselves, so each of {parts} parts "
-                "of a batch (processes times runtime.accumulate) needs two images of each for BatchNorm; got "
-                f"{config.training.batch_size}"
+                f"training.batch_size: method '{config.method}' computes BatchNorm statistics of single domains, so "
+                f"each of the {parts} parts of a batch (processes times runtime.accumulate) needs at least two images "
+                f"of each domain; got {config.training.batch_size}"
             )
         images = [*(seen.domain.images for seen in self.domains.seen), self.domains.unseen.images]
         transform = None
@@ -73,12 +79,15 @@ class GeneralizationRun(Session):
         self.batches = GeneralizationBatches(config, self.domains, images, self.engine, transform)
         shares = np.cumsum([0, *self.method.stages])
         bounds = [round(float(share) * config.training.steps) for share in shares]
-        #: Steps of each interval between reports, stage by stage.
+        #: For each stage, the number of steps in each interval between reports.
         self.stage_steps = [epoch_steps(config.training.interval, 0, end - start) for start, end in pairwise(bounds)]
         if not self.stage_steps[-1]:
-            raise UserError(f"training.steps: {config.training.steps} leave the last stage of '{config.method}' none")
+            raise UserError(
+                f"training.steps: with {config.training.steps}, the last stage of '{config.method}' has no steps; "
+                "increase it"
+            )
         for stage, steps in enumerate(self.stage_steps):
-            self.batches.training(stage, sum(steps))  # says what is too small before hours of training lead to it
+            self.batches.training(stage, sum(steps))  # raises before the training if a domain is too small
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -100,7 +109,7 @@ class GeneralizationRun(Session):
         return GeneralizationReport(self.records, self.config, self.domains, self.log)
 
     def load(self, state: Mapping[str, object]) -> None:
-        if self.progress.stage == "generalization":  # each stage that has begun may have added networks to the method
+        if self.progress.stage == "generalization":  # every started stage may have added networks to the method
             for stage in range(self.progress.round + self.progress.begun):
                 self._begin(stage)
         super().load(state)
@@ -125,18 +134,18 @@ class GeneralizationRun(Session):
         return "\n".join(
             [
                 f"run      {config.name}, seed {config.seed}, method {config.method} -> {self.folder.path}",
-                f"seen     {seen} images to train on and held out, {len(self.classes)} classes",
+                f"seen     {seen} images for training + held out, {len(self.classes)} classes",
                 f"unseen   {self.domains.name}, {len(self.domains.unseen.images):,} images",
                 f"network  {config.model.backbone}{frozen}, "
                 f"features {network.weight.shape[1]}, {parameters:,} parameters trained, loss {config.model.loss}",
-                f"trains   {training.steps:,} steps of {training.batch_size} images of each domain, a report every "
+                f"trains   {training.steps:,} steps of {training.batch_size} images of each domain, one report every "
                 f"{training.interval:,}",
                 self.compute_line,
             ]
         )
 
     def cost(self) -> str:
-        """What the whole run will take, in lines; the network is trained by it, and the run is spent."""
+        """Estimate the time of the whole run. This trains the network, so the session cannot be used afterwards."""
         training, workers = self.config.training, self.workers
         stages = {}
         for stage, steps in enumerate(self.stage_steps):
@@ -191,7 +200,7 @@ class GeneralizationRun(Session):
         self.save(Progress("done" if last else "generalization", stage + 1, seconds=self.seconds))
 
     def judge(self) -> list[Judgement]:
-        """How good the model is on each seen domain's held-out images and on the unseen domain; empty but on rank 0."""
+        """Judge the model on each seen domain's held-out images and on the unseen domain. Empty except on rank 0."""
         found = []
         for number in range(len(self.domains.seen) + 1):
             name, images, labels = self.batches.judging(number)

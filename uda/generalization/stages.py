@@ -1,4 +1,4 @@
-"""The stage of a run of domain generalisation. A method with several stages trains in it several times."""
+"""The stage of a run of domain generalisation. If a method has several stages, each one uses this stage."""
 
 from uda.training.stages import Stage
 

@@ -1,4 +1,4 @@
-"""A study: some configs, each with every domain left out in turn, and what all their runs come to."""
+"""A study: several configs, each with every domain left out in turn, and the summary of all runs."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ from uda.report.terminal import percent
 from uda.training.records import read_results
 from uda.training.run_folder import RunFolder
 
-#: Longer than this, the names of many configs give way to a digest in a file's name.
+#: If the names of several configs make a longer file name, a digest replaces them.
 _LONGEST_STEM = 120
 
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run that has its results, as its folder tells of it."""
+    """A finished run, read from its folder."""
 
     config: GeneralizationConfig
     results: dict[str, Any]
@@ -33,7 +33,7 @@ class FinishedRun:
 
 
 def runs_of(configs: Sequence[GeneralizationConfig]) -> list[GeneralizationConfig]:
-    """A config for each run: with its own target, or with each domain of its in turn.
+    """One config per run. A config without a target gives one run for each of its domains.
 
     Raises:
         UserError: the configs have different domains, or two runs share a folder.
@@ -41,8 +41,8 @@ def runs_of(configs: Sequence[GeneralizationConfig]) -> list[GeneralizationConfi
     for config in configs[1:]:
         if set(names_of(config)) != set(names_of(configs[0])) or config.data.dataset != configs[0].data.dataset:
             raise UserError(
-                f"{configs[0].name} and {config.name} have different domains: one average over both would mean "
-                "nothing; give them to commands of their own"
+                f"{configs[0].name} and {config.name} have different domains, so their averages cannot be compared; "
+                "run them in separate commands"
             )
     runs = [
         config.model_copy(update={"target": name})
@@ -59,16 +59,17 @@ def runs_of(configs: Sequence[GeneralizationConfig]) -> list[GeneralizationConfi
 
 
 def finished_runs(config: GeneralizationConfig) -> dict[str, FinishedRun]:
-    """The runs of a config that have their results, by unseen domain, whichever command has made them.
+    """The finished runs of a config by unseen domain. They may come from earlier commands.
 
-    Raises UserError where the results of one are broken.
+    Raises:
+        UserError: the results of a run are broken.
     """
     found = {}
     for name in names_of(config):
         run = config.model_copy(update={"target": name})
         try:
             folder = RunFolder(run)
-        except UserError:  # it is another config's
+        except UserError:  # the folder belongs to another config
             continue
         if folder.results.is_file():
             try:
@@ -80,13 +81,14 @@ def finished_runs(config: GeneralizationConfig) -> dict[str, FinishedRun]:
 
 
 def summarise(study: Sequence[tuple[GeneralizationConfig, dict[str, FinishedRun]]]) -> dict[str, Any]:
-    """The summary of some configs and their finished runs, as its JSON file holds it.
+    """The summary of several configs and their finished runs, as in its JSON file.
 
     Returns:
-        `targets`: all domains; `rows`, one a config: `config`, `method`, `loss`, `loss_options`, `seed`; for each of
-        `final`, `validation_choice`, `oracle_best` the accuracy on each unseen domain in `by_target`, None where no
-        run is finished, and their `average`, None unless all are there; `per_class` accuracy of the final model by
-        target; `hardness` by target, `seen` (held out) and `unseen`, as `evaluation.hardness` gives it; `folders`.
+        `targets` (all domains) and `rows`, one per config. A row has `config`, `method`, `loss`, `loss_options`,
+        `seed` and `folders`. `final`, `validation_choice` and `oracle_best` have the accuracy on each unseen domain in
+        `by_target`, None without a finished run, and their `average`, None if a run is missing. `per_class` has the
+        final model's accuracy by target. `hardness` has, by target, AVH on `seen` (held-out) and `unseen` images, as
+        `evaluation.hardness` returns it.
     """
     targets = names_of(study[0][0])
     return {"targets": targets, "rows": [_row(config, runs, targets) for config, runs in study]}
@@ -114,7 +116,7 @@ def _row(config: GeneralizationConfig, runs: dict[str, FinishedRun], targets: Se
 
 
 def summary_lines(summary: dict[str, Any]) -> Iterable[str]:
-    """The three tables of method x unseen domain for the terminal."""
+    """The lines of the three tables, config by unseen domain, for the terminal."""
     columns, rows = [*summary["targets"], "average"], summary["rows"]
     names = max(len(row["config"]) for row in rows) + 2
     widths = [max(8, len(column) + 2) for column in columns]
@@ -130,9 +132,9 @@ def summary_lines(summary: dict[str, Any]) -> Iterable[str]:
 
 
 def summary_file(configs: Sequence[GeneralizationConfig]) -> Path:
-    """Where the summary of some configs lies, without an ending: in the folder that holds all their runs' folders.
+    """Path of the summary of several configs, without a file extension. It is in the common parent of the run folders.
 
-    `runs/<name>/summary_seed0` for one config, `runs/<what their names share>_<a>_and_<b>_seed0` for several.
+    `runs/<name>/summary_seed0` for one config, `runs/<common part of the names>_<a>_and_<b>_seed0` for several.
     """
     folders = [
         config.model_copy(update={"target": name}).folder.parent for config in configs for name in names_of(config)
@@ -156,10 +158,12 @@ def _joined(names: Sequence[str]) -> str:
 
 
 def write_summary(configs: Sequence[GeneralizationConfig], log: Callable[[str], None] = print) -> Path | None:
-    """Write and print what all finished runs of some configs come to: a JSON file and, if any has pages, a page.
+    """Print the summary of all finished runs of several configs, and write it as JSON and as a page.
+
+    The page is written if `report.page` of any config is true.
 
     Returns:
-        The JSON file; None where there are not two runs to put side by side.
+        The JSON file; None if fewer than two runs are finished.
     """
     study = [(config, finished_runs(config)) for config in configs]
     if sum(len(runs) for _, runs in study) < 2:

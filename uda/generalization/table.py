@@ -1,4 +1,4 @@
-"""Tables of domain generalisation: their definition, the columns of their CSV, and how a run becomes a row of it."""
+"""Tables of domain generalisation: their definition, the columns of their CSV, and the row of a run."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,34 +15,34 @@ COLUMNS = csv_columns("class_mean", "overall", "validation", "validation_choice"
 
 @TABLES.register("generalization")
 class GeneralizationTable(Table):
-    """Runs that leave one domain out, compared by plain accuracy on it, as the field does."""
+    """Runs with one unseen domain, compared by the overall accuracy on it, as is usual in the field."""
 
     measure = "overall"
     columns = COLUMNS
 
     kind: Literal["generalization"] = "generalization"
     targets: list[str] = Field(min_length=1)
-    """Domains that are left out, each in turn."""
+    """The unseen domains, each left out in turn."""
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
-        """The unseen domains, as a ledger names them."""
+        """The unseen domains as pairs of a ledger."""
         return [(THE_OTHERS, target) for target in self.targets]
 
     @model_validator(mode="after")
     def each_by_itself(self) -> "GeneralizationTable":
-        """No domain is left out twice, and no row starts from another."""
+        """Check that no target is named twice and that no row starts from another row."""
         if len(set(self.targets)) < len(self.targets):
-            raise ValueError("targets: a domain stands twice")
+            raise ValueError("targets: a domain is named twice")
         for row in self.rows:
             if row.start is not None:
-                raise ValueError(f"row '{row.name}' starts from another; runs of domain generalisation do not")
+                raise ValueError(f"row '{row.name}' has `start`; runs of domain generalisation cannot use it")
         return self
 
 
 @JOBS.register("generalization")
 class GeneralizationJob(Job):
-    """A run that leaves one domain out. What chooses among its reports are the held-out images of the seen domains."""
+    """A run with one unseen domain. The held-out images of the seen domains choose among its reports."""
 
     kind = GeneralizationConfig
     subcommand = "generalize"

@@ -339,7 +339,7 @@ def test_every_method_works_on_a_backbone_without_parameters(name, stage, head):
     model = config_of(name, f"model.head={head}").model
     overrides = (f"model.head={head}",)
     if name == "feature_critic" and head == "null":
-        with pytest.raises(UserError, match=r"none are trained here; set model\.head"):
+        with pytest.raises(UserError, match=r"this network trains no features; set model\.head"):
             build(name, *overrides, network=network_on(nn.Flatten(), 16, model, K))
         return
     method, optimization = build(name, *overrides, stage=stage, network=network_on(nn.Flatten(), 16, model, K))
@@ -396,12 +396,16 @@ def test_a_meta_method_runs_on_the_features_of_a_frozen_backbone(execute, tmp_pa
 @pytest.mark.parametrize(
     ("name", "overrides", "message"),
     [
-        ("mldg", ["runtime.compile=true"], "torch.compile cannot follow the inner steps of 'mldg'"),
-        ("mldg", ["runtime.sync_batch_norm=true"], "runtime.sync_batch_norm: cannot follow the inner steps of 'mldg'"),
-        ("metareg", ["runtime.accumulate=2"], "'metareg' cannot add up parts of a batch"),
-        ("mldg", ["runtime.accumulate=3"], "each of 3 parts of a batch .* needs two images of each .* got 4"),
+        ("mldg", ["runtime.compile=true"], "torch.compile does not support the inner steps of 'mldg'"),
+        ("mldg", ["runtime.sync_batch_norm=true"], "synchronised BatchNorm does not support the inner steps of 'mldg'"),
+        ("metareg", ["runtime.accumulate=2"], "'metareg' cannot accumulate gradients over parts of a batch"),
+        (
+            "mldg",
+            ["runtime.accumulate=3"],
+            "each of the 3 parts of a batch .* needs at least two images of each .* got 4",
+        ),
         ("mldg", ["method_options.inner_lrr=1"], "did you mean 'inner_lr'"),
-        ("metareg", ["model.weight_norm=true"], "'metareg' learns a penalty of the weights themselves"),
+        ("metareg", ["model.weight_norm=true"], "'metareg' learns a penalty on the raw weights"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_is_written(execute, tmp_path, name, overrides, message):
@@ -413,6 +417,6 @@ def test_what_cannot_work_is_said_before_anything_is_written(execute, tmp_path, 
 @pytest.mark.parametrize("name", META)
 def test_a_single_seen_domain_is_too_few_for_a_meta_method(execute, tmp_path, name):
     two = "data={dataset: rotated_digits, domains: [m0, m15], cache: none, store: null}"
-    with pytest.raises(UserError, match=f"method: '{name}' .* needs 2 at least; there is 1"):
+    with pytest.raises(UserError, match=f"method: '{name}' .* needs at least 2 seen domains; got 1"):
         execute(tmp_path / "run", name, two, "target=m15")
     assert not (tmp_path / "run").exists()

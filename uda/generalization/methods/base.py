@@ -1,4 +1,4 @@
-"""The contract of a method that trains on several domains for one that it never sees."""
+"""The interface of a method that trains on several domains and is tested on an unseen domain."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -17,22 +17,24 @@ Parameters = Mapping[str, Tensor]
 
 
 class GeneralizationMethod(Method):
-    """Base of every method. A batch holds as many labelled images of each seen domain; `batch.domain` is its number.
+    """The base class of all methods. A batch has the same number of labelled images of each seen domain.
+
+    `batch.domain` is the number of each image's domain.
 
     Args:
-        network: the network that is trained.
-        num_domains: seen domains.
-        options: values of its `Options` that are not the default.
-        label_smoothing: of the classification loss.
+        network: the network to train.
+        num_domains: number of seen domains.
+        options: values of the method's `Options` that differ from the defaults.
+        label_smoothing: label smoothing of the classification loss.
     """
 
     least_domains: ClassVar[int] = 1
-    """Seen domains that the method cannot do without; a meta-method tests on one what it learnt on others."""
+    """The smallest number of seen domains. Meta-methods need two: one for the test, the others for training."""
     compiles: ClassVar[bool] = True
-    """Whether torch.compile and synchronised BatchNorm can follow: neither has second derivatives, and torch.compile
-    takes no other parameters than the network's own."""
+    """Whether the method works with torch.compile and synchronised BatchNorm. Both lack second derivatives, and a
+    compiled network takes only its own parameters."""
     stages: ClassVar[tuple[float, ...]] = (1.0,)
-    """Shares of the steps; each stage has an optimiser of its own. The engine calls `begin` at each one's start."""
+    """Share of the steps of each stage. Each stage has a new optimiser. The run calls `begin` when a stage starts."""
 
     def __init__(
         self,
@@ -47,29 +49,29 @@ class GeneralizationMethod(Method):
         self.stage = 0
 
     def begin(self, stage: int) -> None:
-        """What changes at the start of a stage: fresh layers, frozen ones. The run's generators are seeded before."""
+        """Prepare a stage, for example by new or frozen layers. The run seeds its generators before this call."""
         self.stage = stage
 
     def classification(self, logits: Tensor, batch: Batch, rows: Rows | None = None) -> Tensor:
-        """Mean classification loss of n rows of a batch by their logits (n, K); `rows` None: of all."""
+        """Mean classification loss of n rows of a batch from their logits (n, K). `rows` None: all rows."""
         labels = batch.labels if rows is None else rows.of(batch.labels)
         return self.network.loss(logits, labels, self.label_smoothing)
 
     def functional_logits(self, parameters: Parameters, images: Tensor) -> Tensor:
-        """Logits (B, K) of images (B, C, S, S) by the network with other parameters, by torch.func.
+        """Logits (B, K) of images (B, C, S, S) from the network with other parameters, by torch.func.
 
-        BatchNorm in training takes the statistics of these images, but the running ones stay as they are: they belong
-        to the parameters that are kept, and are gathered where `network` itself is called.
+        In training, BatchNorm uses the statistics of these images and does not update the running statistics. The
+        running statistics belong to the network's own parameters. Only calls of `network` update them.
         """
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         return functional_call(self.network, {**buffers, **parameters}, (images,)).logits
 
     def trained(self) -> dict[str, Tensor]:
-        """The network's parameters that are trained, by name."""
+        """The network's trained parameters, by name."""
         return {name: p for name, p in self.network.named_parameters() if p.requires_grad}
 
     def draw_domain(self, without: int | None = None) -> int:
-        """A seen domain at random, from the step's own generator; `without`: another one than this."""
+        """Draw a seen domain at random with the step's generator. `without`: a domain that is not drawn."""
         drawn = int(torch.randint(self.num_domains - (without is not None), ()))
         return drawn + (without is not None and drawn >= without)
 

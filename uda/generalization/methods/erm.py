@@ -1,4 +1,4 @@
-"""Empirical risk minimisation: the aggregate of all seen domains, by whatever loss the config names."""
+"""Empirical risk minimisation: all seen domains together, with the loss of the config."""
 
 from torch import Tensor
 
@@ -8,7 +8,7 @@ from uda.generalization.methods.base import GENERALIZATION_METHODS, Generalizati
 
 @GENERALIZATION_METHODS.register("erm")
 class EmpiricalRiskMinimisation(GeneralizationMethod):
-    """One loss over all seen domains together (the aggregate, DeepAll); `model.loss=avh` makes it the AVH loss."""
+    """One loss over the images of all seen domains (DeepAll). `model.loss=avh` uses the AVH loss."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         return self.classification(self.network(batch.images).logits, batch), {}

@@ -16,7 +16,7 @@ from uda.models.precision import full_precision
 
 
 class Critic(nn.Module):
-    """h_omega(features) = mean softplus(MLP(features)), the loss that is learnt."""
+    """The learnt loss h_omega(features) = mean softplus(MLP(features))."""
 
     def __init__(self, width: int, hidden: int):
         super().__init__()
@@ -30,19 +30,21 @@ class Critic(nn.Module):
 
 @GENERALIZATION_METHODS.register("feature_critic")
 class FeatureCritic(GeneralizationMethod):
-    """Learns an auxiliary loss h of the features, such that a step with it helps another domain more than one without.
+    """Learns an auxiliary loss h of the features. A step with h must help another domain more than a step without h.
 
-    Stage 1: the aggregate of all seen domains (ERM). Stage 2: at each step one seen domain, drawn anew, is meta-test,
-    the others are meta-train; theta is everything before the classifier, omega the critic:
+    Stage 1 is ERM on all seen domains. In stage 2, each step draws one seen domain as the meta-test domain. The other
+    seen domains are the meta-train domains. theta: all parameters before the classifier; omega: the critic.
         theta_old = theta - alpha * grad L_train,  theta_new = theta - alpha * grad (L_train + weight * h_omega);
         omega                  descends -tanh(L_test(theta_old) - L_test(theta_new)), through theta_new;
-        theta, the classifier  descend L_train + weight * h_omega (the classifier sees no h).
+        theta, the classifier  descend L_train + weight * h_omega (the classifier gets no gradient of h).
 
-    The meta-train domains share a forward pass; the meta-test domain has two of its own (BatchNorm statistics differ).
+    The meta-train domains share a forward pass. The meta-test domain has two separate forward passes, so its BatchNorm
+    statistics differ.
 
-    What differs from the authors' code for PACS (liyiying/Feature_Critic): there `weight` is 0.01, alpha is the
-    network's learning rate, 5e-4, and the critic learns at 1e-3. A step has one meta-train domain and one meta-test
-    domain. Here `weight` is 1, alpha 0.01, and the critic learns at the run's rate from all other seen domains.
+    Differences from the authors' code for PACS (liyiying/Feature_Critic): their `weight` is 0.01, their alpha is the
+    network's learning rate, 5e-4, and their critic learns at 1e-3. Their steps have one meta-train domain and one
+    meta-test domain. Our `weight` is 1, our alpha is 0.01, and our critic learns at the run's learning rate from all
+    other seen domains.
     """
 
     least_domains = 2
@@ -63,8 +65,8 @@ class FeatureCritic(GeneralizationMethod):
         super().__init__(network, num_domains, **settings)
         if not self.before_classifier():
             raise UserError(
-                "method: 'feature_critic' teaches features, and none are trained here; set model.head or "
-                "training.frozen_backbone=false"
+                "method: 'feature_critic' trains the features, but this network trains no features; set model.head "
+                "or training.frozen_backbone=false"
             )
         self.modules["critic"] = Critic(network.weight.shape[1], self.options.hidden)
 
@@ -72,11 +74,11 @@ class FeatureCritic(GeneralizationMethod):
         return {**self.network.parameter_groups(), "critic": list(self.modules["critic"].parameters())}
 
     def precision(self, asked: str) -> str:
-        """fp32: second derivatives are slow under autocast, and fp16 loses small inner gradients."""
+        """Always fp32. Second derivatives are slow under autocast, and fp16 loses small inner gradients."""
         return "fp32"
 
     def before_classifier(self) -> dict[str, Tensor]:
-        """The parameters that make the features, by name."""
+        """The trained parameters before the classifier, by name."""
         return {name: p for name, p in self.trained().items() if not name.startswith("classifier.")}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -85,7 +87,7 @@ class FeatureCritic(GeneralizationMethod):
         return self.with_critic(batch)
 
     def with_critic(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """A step of stage 2: a scalar that has the gradients of network and critic, and the losses by name."""
+        """Stage 2: a scalar that has the gradients of the network and the critic, and the losses by name."""
         options, trained, theta = self.options, self.trained(), self.before_classifier()
         omega = dict(self.modules["critic"].named_parameters())
         test = batch.domain_rows(self.draw_domain())
@@ -103,7 +105,7 @@ class FeatureCritic(GeneralizationMethod):
         with torch.no_grad():
             old_loss = self.classification(self.functional_logits(theta_old, test_images), batch, test)
         new_loss = self.classification(self.functional_logits(theta_new, test_images), batch, test)
-        # By omega alone: the way back to theta, which is not asked for, is left out.
+        # Only the gradient of omega is needed, so autograd skips theta.
         by_meta = gradients(-(old_loss - new_loss).tanh(), omega)
 
         descent = with_gradient(trained, by_classes) + with_gradient(theta, by_critic) + with_gradient(omega, by_meta)

@@ -1,6 +1,7 @@
-"""Inner loops: gradients that may be differentiated again, and parameters a step further on.
+"""Inner loops: gradients that can be differentiated again, and parameters after an inner step.
 
-In a job of several processes every process takes its inner steps by its own images; what comes out of them is averaged.
+In a job of several processes, each process computes its inner steps from its own images. The resulting gradients are
+averaged.
 """
 
 from collections.abc import Mapping
@@ -10,20 +11,20 @@ from torch import Tensor
 
 from uda.generalization.methods.base import Parameters
 
-#: Gradients by the parameters' names; None where the loss does not see a parameter.
+#: Gradients by the parameters' names; None if the loss does not depend on a parameter.
 Gradients = Mapping[str, Tensor | None]
 
 
 def gradients(loss: Tensor, parameters: Parameters, *, differentiable: bool = False, keep: bool = False) -> Gradients:
-    """The gradient of a scalar by some parameters.
+    """The gradient of a scalar with respect to some parameters.
 
     Args:
         loss: the scalar.
-        parameters: by name.
-        differentiable: whether the gradient is to be differentiated again (second order).
-        keep: whether the loss's graph will be gone through once more.
+        parameters: the parameters by name.
+        differentiable: whether the gradient can be differentiated again (second order).
+        keep: whether to keep the loss's graph for another backward pass.
     """
-    with torch.autocast(loss.device.type, enabled=False):  # gradients run in the types of their forward
+    with torch.autocast(loss.device.type, enabled=False):  # the backward pass uses the types of the forward pass
         found = torch.autograd.grad(
             loss,
             list(parameters.values()),
@@ -35,14 +36,14 @@ def gradients(loss: Tensor, parameters: Parameters, *, differentiable: bool = Fa
 
 
 def descended(parameters: Parameters, slopes: Gradients, lr: float) -> dict[str, Tensor]:
-    """Parameters after a step of plain gradient descent, differentiable by whatever the gradients came from."""
+    """Parameters after a step of plain gradient descent. The result is differentiable if the gradients are."""
     return {name: p if slopes[name] is None else p - lr * slopes[name] for name, p in parameters.items()}
 
 
 def with_gradient(parameters: Parameters, slopes: Gradients) -> Tensor:
-    """A scalar whose gradient is `slopes`: for one that is known already, in the place of its loss.
+    """A scalar whose gradient is `slopes`. It replaces a loss whose gradient is already known.
 
-    One parameter at least must have a gradient that is not None.
+    At least one gradient must not be None.
     """
     terms = [(slopes[name].detach() * p).sum() for name, p in parameters.items() if slopes[name] is not None]
     return torch.stack(terms).sum()

@@ -1,4 +1,4 @@
-"""MetaReg: a regulariser learnt so that it generalises (Balaji et al., NeurIPS 2018)."""
+"""MetaReg, a regulariser learnt for generalisation (Balaji et al., NeurIPS 2018)."""
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ from uda.training.method import Optimizer
 
 
 class WeightedL1(nn.Module):
-    """R(w) = sum_j phi_j |w_j| over the entries of a weight (K, D); phi, of the same shape, is not negative."""
+    """R(w) = sum_j phi_j |w_j| over the entries of a weight (K, D). phi has the same shape and is not negative."""
 
     def __init__(self, shape: torch.Size, initial: float):
         super().__init__()
@@ -29,23 +29,23 @@ class WeightedL1(nn.Module):
 
     @torch.no_grad()
     def project(self) -> None:
-        """Bring phi back to where it may be. A negative entry would pay for ever larger weights, without a bound."""
+        """Set negative entries of phi to 0. A negative entry would reward larger weights without a bound."""
         self.phi.clamp_(min=0)
 
 
 @GENERALIZATION_METHODS.register("metareg")
 class MetaReg(GeneralizationMethod):
-    """Meta-learns a weighted L1 of the classifier's weights, then trains a fresh classifier under it.
+    """Meta-learns a weighted L1 penalty of the classifier's weights, then trains a new classifier with this penalty.
 
-    Stage 1: psi is everything before the classifier, theta_d the classifier of seen domain d. At each step
+    Stage 1: psi is everything before the classifier, theta_d is the classifier of seen domain d. At each step
         psi, theta_d  descend the mean of the domains' losses L_d(psi, theta_d);
-        theta_a       takes, in a copy, l steps down L_a + R_phi(theta_a) on the features as they are;
-        phi           descends L_b of the copy, through those steps, and stays >= 0; a != b are drawn at each step.
-    Stage 2: psi goes on and a fresh classifier, on all seen domains, with R_phi; phi is frozen.
+        theta_a       a copy takes l steps down L_a + R_phi(theta_a), with features that get no gradient;
+        phi           descends L_b of the copy, through these steps, and stays >= 0; a != b are drawn at each step.
+    Stage 2: psi is trained further, with a new classifier and R_phi, on all seen domains. phi is frozen.
 
-    All domains share a forward pass (one set of BatchNorm statistics). The inner steps see the step's images of a each
-    time. The network's own classifier, which predicts, learns in stage 1 too, on the features as they are: that changes
-    nothing else and gives the reports of that stage a meaning.
+    All domains share a forward pass (one set of BatchNorm statistics). All inner steps of a step use the same images of
+    domain a. The network's own classifier makes the predictions. It is also trained in stage 1, so that the reports of
+    stage 1 are meaningful. Its features get no gradient from it, so it changes nothing else.
     """
 
     least_domains = 2
@@ -57,16 +57,16 @@ class MetaReg(GeneralizationMethod):
         inner_steps: int = Field(3, ge=1)
         """Inner steps l on domain a."""
         inner_lr: float = Field(0.1, gt=0)
-        """Their length."""
+        """Learning rate of the inner steps."""
         initial: float = Field(1e-3, ge=0)
-        """What every entry of phi begins as."""
+        """Initial value of every entry of phi."""
         meta_weight: float = Field(1.0, gt=0)
-        """Weight of L_b in the descent of phi: with SGD a factor of phi's learning rate."""
+        """Weight of L_b in the descent of phi. With SGD it scales phi's learning rate."""
 
     def __init__(self, network: Network, num_domains: int, **settings):
         super().__init__(network, num_domains, **settings)
         if parametrize.is_parametrized(network.classifier):
-            raise UserError("model.weight_norm: 'metareg' learns a penalty of the weights themselves; set it to false")
+            raise UserError("model.weight_norm: 'metareg' learns a penalty on the raw weights; set it to false")
         self.modules["classifiers"] = nn.ModuleList(_fresh(network.classifier) for _ in range(num_domains))
         self.modules["regulariser"] = WeightedL1(network.weight.shape, self.options.initial)
 
@@ -91,7 +91,7 @@ class MetaReg(GeneralizationMethod):
         as_they_are = features.detach()
         classifiers = self.modules["classifiers"]
 
-        # The copies start from the classifiers as they are before this step's descent.
+        # Before the descent, because the copy starts from the classifiers before this step.
         meta_loss = self.meta_loss(as_they_are, batch, a, b)
         losses = []
         for domain, classifier in enumerate(classifiers):
@@ -108,7 +108,7 @@ class MetaReg(GeneralizationMethod):
         return {"loss": loss.detach(), **parts}
 
     def meta_loss(self, features: Tensor, batch: Batch, a: int, b: int) -> Tensor:
-        """L_b after l steps of a's classifier on L_a + R_phi, a function of phi. Features (B, D) without a gradient."""
+        """L_b after l steps of a's classifier on L_a + R_phi, as a function of phi. Features (B, D) get no gradient."""
         of_a, of_b = batch.domain_rows(a), batch.domain_rows(b)
         classifier = self.modules["classifiers"][a]
         theta = {name: p.detach().requires_grad_() for name, p in classifier.named_parameters()}
@@ -128,10 +128,10 @@ class MetaReg(GeneralizationMethod):
 
 @full_precision
 def logits(features: Tensor, classifier: Classifier, parameters: dict[str, Tensor] | None = None) -> Tensor:
-    """Logits (B, K) from features (B, D), of a classifier or of what it would be with other parameters."""
+    """Logits (B, K) from features (B, D), by a classifier or by the classifier with other parameters."""
     return classifier(features) if parameters is None else functional_call(classifier, parameters, (features,))
 
 
 def _fresh(classifier: Classifier) -> Classifier:
-    """One like it with weights of its own, drawn anew on the CPU, whose generator the run has seeded."""
+    """A classifier of the same kind with new random weights, drawn on the CPU by the run's seeded generator."""
     return Classifier(classifier.in_features, classifier.out_features, classifier.bias is not None, classifier.loss)

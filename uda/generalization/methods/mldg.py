@@ -16,13 +16,13 @@ from uda.generalization.methods.second_derivatives import QuickSecondDerivatives
 class MetaLearningDomainGeneralization(GeneralizationMethod):
     """L_train(theta) + beta * L_test(theta - alpha * grad L_train(theta)): steps on some domains must help another.
 
-    L_train: loss on all seen domains but one, together (one set of BatchNorm statistics).
-    L_test: loss on that one, the meta-test domain, drawn anew at each step, in a forward pass of its own.
-    theta: all parameters that are trained; alpha is `inner_lr`.
+    L_test: loss on the meta-test domain, a seen domain drawn at each step, in a separate forward pass.
+    L_train: loss on all other seen domains in one forward pass (one set of BatchNorm statistics).
+    theta: all trained parameters; alpha: `inner_lr`.
 
-    What differs from the authors' code (HAHA-DL/MLDG): L_train is the mean over the meta-train images, theirs the sum
-    of the domains' means. With three seen domains theirs is twice as large: its inner step is twice as long, and beta
-    weighs half as much against it.
+    Difference from the authors' code (HAHA-DL/MLDG): our L_train is the mean over the meta-train images, theirs is the
+    sum of the domains' means. With three seen domains theirs is twice as large. Their inner step is then twice as long,
+    and beta has half the weight relative to L_train.
     """
 
     least_domains = 2
@@ -31,16 +31,17 @@ class MetaLearningDomainGeneralization(GeneralizationMethod):
     class Options(Settings):
         """Settings of MLDG."""
 
-        # Not the 0.5 of the authors' script: pretrained networks with BatchNorm diverge. Trains rotated digits as well.
+        # With the 0.5 of the authors' script, pretrained networks with BatchNorm diverge. 0.01 works on digits too.
         inner_lr: float = Field(0.01, gt=0)
-        """Length alpha of the inner step."""
+        """Learning rate alpha of the inner step."""
         beta: float = Field(1.0, ge=0)
         """Weight of the meta-test loss."""
         first_order: bool = False
-        """Take the inner gradient for a constant: no second derivatives, two fifths of the time."""
+        """Treat the inner gradient as a constant. This needs no second derivatives and two fifths of the time."""
 
     def precision(self, asked: str) -> str:
-        """fp32 for second derivatives, which are slow under autocast; and for inner gradients, which fp16 loses."""
+        """fp32 for second derivatives, because they are slow under autocast. fp32 in place of fp16 also without them,
+        because fp16 loses small inner gradients."""
         return asked if self.options.first_order and asked != "fp16" else "fp32"
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -55,7 +56,7 @@ class MetaLearningDomainGeneralization(GeneralizationMethod):
         ahead = descended(theta, slopes, options.inner_lr)
         test_loss = self.classification(self.functional_logits(ahead, test.of(batch.images)), batch, test)
 
-        # First order: grad L_train is there already, so its graph is not gone through again.
+        # First order: grad L_train is already known, so no second backward pass is needed.
         learnt = with_gradient(theta, slopes) if options.first_order else train_loss
         value = train_loss.detach() + options.beta * test_loss.detach()
         parts = {"loss": value, "loss/meta_train": train_loss.detach(), "loss/meta_test": test_loss.detach()}

@@ -1,8 +1,9 @@
-"""Convolution and BatchNorm whose second derivatives are as fast as their first, attention that has any.
+"""Convolution and BatchNorm with fast second derivatives, and attention that has second derivatives.
 
-torch's own are exact too, but those of a grouped convolution go through its groups one by one, and those of BatchNorm
-through a dozen intermediate tensors: together they are half of a second-order step. Here both are made of the kernels
-of forward and backward passes. torch's fused attention cannot be differentiated twice; the one in plain steps can.
+torch's second derivatives are exact but slow. Those of a grouped convolution loop over the groups, and those of
+BatchNorm make a dozen intermediate tensors. Together they take half of a second-order step. This module computes them
+with the kernels of the forward and backward passes. torch's fused attention has no second derivatives. The unfused
+attention (SDPBackend.MATH) has them.
 """
 
 from collections.abc import Callable
@@ -17,10 +18,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class QuickSecondDerivatives(TorchFunctionMode):
-    """Within this context, forward passes are such that gradients by autograd are quick to differentiate again.
+    """A context for forward passes whose gradients are differentiated again. It makes second derivatives fast.
 
-    It concerns 2d convolutions and BatchNorm of batch statistics; values and gradients are as without it, but for
-    rounding. Under autocast, which works below it, these are as without it. Attention is computed in plain steps.
+    It replaces 2d convolutions, and BatchNorm with batch statistics. Values and gradients are the same except for
+    rounding. Under autocast neither is replaced. Attention is unfused.
     """
 
     def __enter__(self):
@@ -58,7 +59,7 @@ _QUICK = {torch.conv2d: _conv2d, F.batch_norm: _batch_norm}
 
 
 class Convolution(Function):
-    """Convolution of x (B, C, S, S) with w; `settings` are torch.convolution's arguments from `stride` to `groups`."""
+    """Convolution of x (B, C, S, S) with w. `settings` are torch.convolution's arguments from `stride` to `groups`."""
 
     @staticmethod
     def forward(ctx, x, w, settings):
@@ -72,7 +73,7 @@ class Convolution(Function):
 
 
 class ConvolutionBackward(Function):
-    """The gradients of a convolution's x and w from its output's, g; None where not `wanted`."""
+    """The gradients of a convolution's x and w from the output's gradient g; None if not `wanted`."""
 
     @staticmethod
     def forward(ctx, g, x, w, settings, wanted):
@@ -84,7 +85,10 @@ class ConvolutionBackward(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, u, a):
-        """From the gradients u and a of x's gradient and w's. Both are bilinear, so each term is one of their kind."""
+        """The gradients of g, x and w from u and a, the gradients of x's gradient and w's gradient.
+
+        Both gradients are bilinear, so each term is again a convolution or a gradient of a convolution.
+        """
         g, x, w = ctx.saved_tensors
         wants_g, wants_x, wants_w = ctx.needs_input_grad[:3]
         by_g = by_x = by_w = None
@@ -103,7 +107,7 @@ def _convolution_gradients(g, x, w, settings, wanted):
 
 
 class BatchNorm(Function):
-    """BatchNorm of batch statistics: x (B, C, S, S), weight and bias (C,); moves the running statistics, if any."""
+    """BatchNorm with batch statistics: x (B, C, S, S), weight and bias (C,). Updates the running statistics, if any."""
 
     @staticmethod
     def forward(ctx, x, weight, bias, running_mean, running_var, momentum, eps):
@@ -117,7 +121,10 @@ class BatchNorm(Function):
 
 
 class BatchNormBackward(Function):
-    """The gradients of BatchNorm's x, weight and bias from its output's, g. `inverse` is 1 / standard deviation."""
+    """The gradients of BatchNorm's x, weight and bias from the output's gradient g.
+
+    `inverse` is 1 / standard deviation.
+    """
 
     @staticmethod
     def forward(ctx, g, x, weight, mean, inverse):
@@ -128,19 +135,19 @@ class BatchNormBackward(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, u, a, b):
-        """From the gradients u, a and b of those of x, weight and bias.
+        """The gradients of g, x and weight from u, a and b, the gradients of x's, weight's and bias's gradients.
 
-        With n values a channel, z = inverse (x - mean), m the mean over a channel:
-            grad_x = weight inverse (g - m(g) - z m(g z)), linear in g and its own transpose; so
-            by_g = grad_x of u + a z + b;
-            sum(u grad_x) = weight inverse n (C - A B),  A = m(g z), B = m(u z), C = m(u (g - m(g))),
-        and the rest is the derivative of this and of a sum(g z), to which dinverse = -inverse^2 z / n and
-        dA = inverse (g - m(g) - z A) / n lead.
+        With n values per channel, z = inverse (x - mean), and m the mean over a channel:
+            grad_x = weight inverse (g - m(g) - z m(g z)) is linear in g and equals its transpose, so
+            by_g = grad_x of u + a z + b.
+            sum(u grad_x) = weight inverse n (C - A B),  A = m(g z), B = m(u z), C = m(u (g - m(g))).
+        The other gradients are the derivatives of sum(u grad_x) and of a sum(g z), with
+        dinverse = -inverse^2 z / n and dA = inverse (g - m(g) - z A) / n.
         """
         g, x, weight, mean, inverse, sum_gz, sum_g = ctx.saved_tensors
         n = x.numel() // len(mean)
         by_g, sum_uz, sum_u = _batch_norm_gradients(u, x, weight, mean, inverse)
-        # The same kernel gives sum(u (g - m(g))) as the weight's gradient of a BatchNorm of g.
+        # The same kernel returns sum(u (g - m(g))) as the weight's gradient of a BatchNorm of g.
         one = torch.ones_like(inverse)
         _, sum_ug, _ = _batch_norm_gradients(u, g, one, sum_g / n, one, (False, True, False))
         A, B, C = sum_gz / n, sum_uz / n, sum_ug / n
@@ -157,7 +164,7 @@ class BatchNormBackward(Function):
 
 
 def _batch_norm_gradients(g, x, weight, mean, inverse, wanted=(True, True, True)):
-    # eps is in `inverse` already; the kernel asks for it all the same.
+    # The kernel requires eps, but `inverse` already includes it.
     return torch.ops.aten.native_batch_norm_backward(g, x, weight, None, None, mean, inverse, True, 0.0, list(wanted))
 
 
