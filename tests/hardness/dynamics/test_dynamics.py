@@ -92,7 +92,7 @@ def test_a_run_that_dies_after_every_save_comes_to_the_same_end(labelled, finish
 def test_what_is_lost_of_a_finished_run_is_made_anew(labelled, finished, tmp_path, capsys, file):
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / file).unlink() if file != "results.json" else (folder / file).write_text("{")
-    with pytest.raises(UserError, match=f"{file} is .*`uda hardness dynamics` writes it anew when it is run again"):
+    with pytest.raises(UserError, match=f"{file} is .*run `uda hardness dynamics` again to write it"):
         load_history(folder, "run")
     assert execute(labelled, folder)["steps"] == 9
     assert f"warning: {folder / file} is " in capsys.readouterr().out
@@ -153,8 +153,8 @@ def test_what_people_say_is_checked_before_the_training(labelled, tmp_path):
             "human.id_column and human.frequency_column belong to human.format csv, not to 'cifar10h'",
         ),
         ([f"human.file={tmp_path}/votes.csv", "human.format=cifar10h"], "20 of 30 images show another class"),
-        (["human.bins=[0.5,1]"], "frequencies lie outside"),
-        (["human.bins=[0,0.05,1]"], r"fewer than 10 test images in a bin of human frequency: \[0, 0.05\] has 0"),
+        (["human.bins=[0.5,1]"], "frequencies are outside"),
+        (["human.bins=[0,0.05,1]"], r"a bin needs at least 10 test images, but \[0, 0.05\] has 0"),
     ):
         with pytest.raises(UserError, match=message):
             execute(labelled, tmp_path / "run", *words)
@@ -178,7 +178,7 @@ def test_groups_are_closed_above_and_the_first_one_below():
     groups = Groups.by_frequency(np.array([0, 0.2, 0.21, 0.4, 1.0]), (0, 0.2, 0.4, 1))
     assert groups.names == ("[0, 0.2]", "(0.2, 0.4]", "(0.4, 1]")
     assert groups.members.tolist() == [0, 0, 1, 1, 2] and groups.sizes().tolist() == [2, 2, 1]
-    with pytest.raises(UserError, match=r"1 frequencies lie outside \[0.1, 1\]"):
+    with pytest.raises(UserError, match=r"1 frequencies are outside \[0.1, 1\]"):
         Groups.by_frequency(np.array([0.05, 0.5]), (0.1, 1))
 
 
@@ -354,10 +354,13 @@ def test_what_is_drawn_is_what_the_rows_say(finished):
 
 def test_runs_that_cannot_stand_on_one_page_are_named_before_any_training(labelled, in_folder, capsys):
     assert hardness(["dynamics", "--cfg", str(labelled), "--cfg", str(labelled)]) == 2
-    assert "two runs are 'tiny, seed 0': give one of them another name, or another seed" in capsys.readouterr().err
+    assert (
+        "two runs have the name 'tiny, seed 0'; give one of them another name or another seed"
+        in capsys.readouterr().err
+    )
     (in_folder / "else.yaml").write_text(f"_base_: {labelled}\ndata: {{test: elsewhere}}\n")
     assert hardness(["dynamics", "--cfg", str(labelled), "--cfg", "else.yaml"]) == 2
-    assert f"'else' is scored on elsewhere, 'tiny' on {labelled.parent}/test" in capsys.readouterr().err
+    assert f"'else' uses elsewhere and 'tiny' uses {labelled.parent}/test" in capsys.readouterr().err
     assert hardness(["dynamics", "--cfg", str(labelled), "--seeds", "0,1", "output=runs/same", "--dry-run"]) == 2
     assert "two runs would share runs/same: put {name} and {seed} into output=..." in capsys.readouterr().err
     assert not (in_folder / "runs").exists()

@@ -300,7 +300,7 @@ def test_names_of_tables(table, tmp_path):
     (tmp_path / "b" / "config.yaml").write_text("name: net\n")
     assert list(named_tables([a, b])) == ["net, seed 3", "b"]
     assert list(named_tables([str(tmp_path / "a"), f"else={tmp_path / 'b'}"])) == ["net, seed 3", "else"]
-    with pytest.raises(UserError, match=r"would both be 'c'; give names: NAME=FILE"):
+    with pytest.raises(UserError, match=r"have the same name 'c'; give names: NAME=FILE"):
         named_tables([c, f"c={a}"])
 
 

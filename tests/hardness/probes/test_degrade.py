@@ -236,7 +236,7 @@ def test_examples_show_the_image_and_its_scores(written):
         assert axes.images[0].get_array().tolist() == looks[i // 3, i % 3].tolist()
         label, wrong = axes.xaxis.label, row["predicted"] != row["label"]
         assert f"AVH {row['avh_k']:.2f} / K\np_y {row['confidence']:.3f}" in label.get_text()
-        assert (label.get_color() != INK) == wrong and ("says" in label.get_text()) == wrong
+        assert (label.get_color() != INK) == wrong and ("predicted" in label.get_text()) == wrong
     page = (folder / "index.html").read_text()
     assert page.count("<svg") == len(CURVES) and page.count("data:image/png") == 2
 
@@ -267,8 +267,8 @@ def test_a_kind_of_ones_own_on_the_command_line(in_folder, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--levels", "1"], "--levels: 1: 2 at least"),
-        (["--images", "0"], "--images: 0: 1 at least"),
+        (["--levels", "1"], "--levels: 1: must be at least 2"),
+        (["--images", "0"], "--images: 0: must be at least 1"),
         (["--weights", "a", "--weights", "b", "--weights", "c"], "--weights: given 3 times for 1 models"),
     ],
 )

@@ -168,9 +168,9 @@ def test_torchvisions_mnist_by_its_folder(in_folder, monkeypatch, capsys):
     assert data.images.ids[0] == "train/00000" and data.images.ids[6] == "test/00000"
     assert torch.equal(data.images.read(7)[0], torch.from_numpy(stored["t10k"][1]))
     assert hardness(["toy", "--data", "nowhere", "--out", "o"]) == 2
-    assert "--data: nowhere: no MNIST there" in capsys.readouterr().err
+    assert "--data: MNIST is not in nowhere" in capsys.readouterr().err
     assert hardness(["toy", "--epochs", "0"]) == 2
-    assert "--epochs: 0: 1 at least" in capsys.readouterr().err
+    assert "--epochs: 0: must be at least 1" in capsys.readouterr().err
 
 
 def test_the_command_leaves_a_page_with_the_raw_data(in_folder, few, monkeypatch, capsys):

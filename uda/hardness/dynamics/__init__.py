@@ -1,1 +1,1 @@
-"""Supervised training that records hardness, epoch by epoch."""
+"""Supervised training that records hardness after every epoch."""

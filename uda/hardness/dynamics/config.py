@@ -1,4 +1,4 @@
-"""The configuration of a training whose every epoch is scored (`uda hardness dynamics`)."""
+"""The settings of a training with scores after every epoch (`uda hardness dynamics`)."""
 
 from collections.abc import Mapping
 from typing import ClassVar
@@ -14,22 +14,22 @@ from uda.training.settings import OptimSettings
 
 
 class LabelledSettings(StorageSettings):
-    """Which labelled images are trained on, and which are scored."""
+    """Settings of the labelled images for training and for scoring."""
 
     train: PathText = "train"
-    """A domain of the card; without a card a folder with one folder a class, or a .txt list."""
+    """Training images: a domain of the card. Without a card: a folder with one folder per class, or a .txt list."""
     test: PathText = "test"
-    """In the same way; none of its images may be among those that are trained on."""
+    """Test images, which are scored. The same kinds of value as `train`. They must not contain training images."""
 
     @model_validator(mode="after")
     def two_sets(self):
         if self.train == self.test:
-            raise ValueError(f"train and test are both '{self.train}': name images that are not trained on")
+            raise ValueError(f"train and test are both '{self.train}'; test must name other images")
         return self
 
 
 class SupervisedSettings(Settings):
-    """How the network is trained."""
+    """Settings of the training."""
 
     epochs: int = Field(15, ge=1)
     """Epochs over the training images."""
@@ -42,31 +42,31 @@ class SupervisedSettings(Settings):
 
 
 class HumanSettings(Settings):
-    """What people say of the test images."""
+    """Settings of the human labels of the test images."""
 
     file: PathText | None = None
     """Human labels or frequencies: a path, or a file in the data set's folder; null: all images are one group."""
     format: str | None = None
-    """How the file is written, one of `uda hardness correlate`'s formats; null: as its content looks."""
+    """Format of the file, as in `uda hardness correlate --format`; null: recognised by its content."""
     id_column: str | None = None
-    """Of a csv, the column of the images' names; null: the first."""
+    """Column of the images' names in a csv; null: the first."""
     frequency_column: str | None = None
-    """Of a csv, the column of the frequencies; null: the second."""
+    """Column of the frequencies in a csv; null: the second."""
     allow_missing: bool = False
-    """Go on where people have not seen all test images: those are in no group and in no correlation."""
+    """Allow test images that people have not seen. They are left out of groups and correlations."""
     bins: tuple[float, ...] = BINS
-    """Edges of the groups: [0, .2], (.2, .4] and so on."""
+    """Edges of the groups by frequency: [0, .2], (.2, .4] and so on."""
 
     @model_validator(mode="after")
     def rising(self):
         if len(self.bins) < 2 or any(low >= high for low, high in zip(self.bins, self.bins[1:], strict=False)):
-            raise ValueError(f"bins: needs two or more rising numbers, got {list(self.bins)}")
+            raise ValueError(f"bins: must be two or more rising numbers, got {list(self.bins)}")
         return self
 
 
 @CONFIG_CLASSES.register("hardness dynamics")
 class SupervisedConfig(RunConfig):
-    """A supervised training: images, a network, and the groups by which its scores are followed."""
+    """A supervised training: images, a network, and the groups of images whose scores are followed."""
 
     default_folder: ClassVar[str] = "runs/{name}/seed{seed}"
 
@@ -74,7 +74,7 @@ class SupervisedConfig(RunConfig):
     totals = ("training.epochs",)
 
     method: str = "supervised"
-    """The only one there is."""
+    """`supervised` is the only method."""
     data: LabelledSettings
     augment: AugmentSettings = AugmentSettings()
     """Augmentation of the training images."""

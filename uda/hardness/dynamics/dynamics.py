@@ -1,6 +1,6 @@
-"""How scores move while networks learn, by groups of images that people find easier or harder (Discoveries 1 to 5).
+"""How scores change during training, by groups of images that people find easier or harder (Discoveries 1 to 5).
 
-Source: Chen et al., ICML 2020, section 4. `plateau_epoch` says what "plateaus" means here.
+Source: Chen et al., ICML 2020, section 4. `plateau_epoch` defines when a curve plateaus.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +23,7 @@ from uda.hardness.scoring.score_table import read_scores
 from uda.hardness.scoring.scores import EASIER
 from uda.report.findings import Findings
 
-#: Quantities that are followed by group: name, and name with unit.
+#: Quantities that are followed by group: title, and label with unit.
 FOLLOWED = {
     "avh": ("AVH", "AVH, in 1 / K"),
     "loss": ("loss", "loss, nats"),
@@ -31,7 +31,7 @@ FOLLOWED = {
     "confidence": ("confidence", "confidence, p of the label"),
     "norm": ("norm", "norm of x"),
 }
-#: What `correlate`'s options are called in the config of a run.
+#: The settings of a run's config for the options of `correlate`.
 HUMAN_SETTINGS = {
     "human": "human.file",
     "kind": "human.format",
@@ -40,25 +40,26 @@ HUMAN_SETTINGS = {
     "allow_missing": "human.allow_missing=true",
     "bins": "human.bins",
 }
-#: Those whose unit is each network's own.
+#: Quantities with a different unit for each network.
 OWN_SCALE = ("norm",)
 #: Scores whose correlation with people is followed.
 CORRELATED = ("avh", "confidence", "norm")
 
-#: What counts as near the end of a curve's way: the middle one, and, since the word is anyone's to choose, two others.
+#: A curve is near its end within one of these shares of its change. The choice is arbitrary, so there are three.
+#: Figures show the middle one.
 PLATEAU_SHARES = (0.02, 0.05, 0.1)
 DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class History:
-    """A finished run, epoch by epoch; epoch 0 is the network before training."""
+    """The scores of a finished run after each epoch. Epoch 0 is the untrained network."""
 
     name: str
-    """For legends and tables."""
+    """Name in legends and tables."""
     ids: tuple[str, ...]
     values: Mapping[str, np.ndarray]
-    """(E, N) by name: every score, and `accuracy` (0 or 1)."""
+    """Arrays (E, N) by name: every score, and `accuracy` (0 or 1)."""
     num_classes: int
     records: Sequence[Mapping[str, Any]]
     """`epochs/NN.json`, (E)."""
@@ -70,7 +71,7 @@ class History:
 
 
 def load_history(folder: Path, name: str) -> History:
-    """What a finished run has left. Raises UserError where it is not finished."""
+    """Read the history of a finished run. Raises UserError if the run is not finished."""
     if not all((folder / name).is_file() for name in ("results.json", "scores.csv")):
         raise UserError(f"{folder}: no finished run of `uda hardness dynamics`")
     records = read_epochs(folder)
@@ -81,47 +82,51 @@ def load_history(folder: Path, name: str) -> History:
 
 @dataclass(frozen=True)
 class Groups:
-    """Images by what people say of them."""
+    """Groups of images by human selection frequency."""
 
     names: tuple[str, ...]
-    """From hard to easy, with the edges: `(0.8, 1]`."""
+    """Names of the groups with their edges, from hard to easy: `(0.8, 1]`."""
     members: np.ndarray
-    """(N,) int64, number of each image's group, -1 of images that people have not seen."""
+    """(N,) int64, group number of each image; -1 for images that people have not seen."""
     frequency: np.ndarray | None
-    """(N,) human selection frequency, 0..1, nan of those; None where nothing is known and all images are one group."""
+    """(N,) human selection frequency, 0..1; nan for images that people have not seen. None: all images are one group
+    and there are no frequencies."""
 
     @classmethod
     def by_frequency(cls, frequency: np.ndarray, edges: Sequence[float]) -> "Groups":
-        """Groups [e0, e1], (e1, e2], ... Raises UserError for a frequency outside of all; nan is in none."""
+        """Groups [e0, e1], (e1, e2], ... An image with nan is in no group.
+
+        Raises UserError if a frequency is outside of all groups.
+        """
         names = tuple(bin_name(number, edges) for number in range(len(edges) - 1))
         unseen = np.isnan(frequency)
         members = np.where(unseen, -1, bin_numbers(frequency, edges))
         if outside := int((members[~unseen] < 0).sum()):
             raise UserError(
-                f"human.bins: {outside} frequencies lie outside [{edges[0]:g}, {edges[-1]:g}]; let them run from 0 to 1"
+                f"human.bins: {outside} frequencies are outside [{edges[0]:g}, {edges[-1]:g}]; use bins from 0 to 1"
             )
         return cls(names, members, frequency)
 
     @classmethod
     def one(cls, count: int) -> "Groups":
-        """All images."""
+        """One group of all images."""
         return cls(("all",), np.zeros(count, np.int64), None)
 
     def sizes(self) -> np.ndarray:
-        """Images in each group."""
+        """Number of images in each group."""
         return np.bincount(self.members[self.members >= 0], minlength=len(self.names))
 
 
 def scaled(history: History, name: str) -> np.ndarray:
-    """A followed quantity in the unit of its figure, (E, N): AVH times K, accuracy in per cent."""
+    """The values of a quantity in the unit of its figure, (E, N): AVH times K, accuracy in per cent."""
     factor = {"avh": history.num_classes, "accuracy": 100.0}.get(name, 1.0)
     return factor * history.values[name]
 
 
 def group_rows(history: History, groups: Groups) -> list[dict[str, Any]]:
-    """Mean of every followed quantity by epoch and group, and of all images, with 95 % intervals.
+    """Means of every followed quantity with 95 % intervals, by epoch and group and for all images.
 
-    Wilson's of the accuracy, Student's of the others; None where a group has one image.
+    Intervals are Wilson's for accuracy and Student's for the others. They are None if a group has one image.
     """
     rows = []
     parts = [*enumerate(groups.names), (None, "all")] if len(groups.names) > 1 else [(None, "all")]
@@ -142,7 +147,7 @@ def group_rows(history: History, groups: Groups) -> list[dict[str, Any]]:
 
 
 def _interval(name: str, values: np.ndarray) -> tuple[float | None, float | None]:
-    """95 % interval of the mean of a followed quantity (N,)."""
+    """The 95 % interval of the mean of a quantity (N,)."""
     from uda.core.statistics import mean_interval, share_interval
 
     if name == "accuracy":
@@ -152,11 +157,11 @@ def _interval(name: str, values: np.ndarray) -> tuple[float | None, float | None
 
 
 def plateau_epoch(curve: np.ndarray, share: float) -> np.ndarray:
-    """The epoch from which on a curve stays near its end, (..., E) -> (...), between epochs on a straight line.
+    """The epoch after which a curve stays near its last value: (..., E) -> (...).
 
-    Near: within `share` of the way from the first value to the last one. A curve that goes beyond its end has not come
-    to rest before it is back. A learning rate that falls to 0 brings every curve to rest at the end; what can be
-    compared is which of several curves of one run is there first.
+    Near means: the distance to the last value is at most `share` of the distance between the first and the last value.
+    Between epochs the curve is linear. Values beyond the last value also count as distant. A learning rate that falls
+    to 0 makes every curve flat at the end, so only the order of the curves of one run can be compared.
     """
     curve = np.asarray(curve, dtype=np.float64)
     away = curve - curve[..., -1:]
@@ -170,12 +175,12 @@ def plateau_epoch(curve: np.ndarray, share: float) -> np.ndarray:
 
 
 def plateau_rows(history: History, draws: int = DRAWS) -> list[dict[str, Any]]:
-    """Plateau epochs of mean AVH, loss and accuracy, and how much earlier AVH's is, with bootstrap intervals.
+    """Plateau epochs of mean AVH, loss and accuracy, and their distance from AVH's, with bootstrap intervals.
 
-    A row a share of PLATEAU_SHARES and quantity. Images are drawn anew, the same ones for all three, so the intervals
-    say what other test images of the same kind could have given; another training is another run, whose curves go up
-    and down in other epochs. A curve that does so by more than the share is near its end late; with a larger share it
-    is earlier, which is what the several shares are for.
+    One row per share of PLATEAU_SHARES and quantity. Each bootstrap draw has the same images for all three quantities.
+    The intervals describe the choice of test images. They do not describe the randomness of training, so another run
+    can be outside of them. A curve that fluctuates by more than the share has a late plateau epoch. With a larger share
+    it is earlier, so the rows show several shares.
     """
     names = ("avh", "loss", "accuracy")
     values = {name: scaled(history, name) for name in names}
@@ -203,9 +208,10 @@ def plateau_rows(history: History, draws: int = DRAWS) -> list[dict[str, Any]]:
 
 
 def pair_rows(histories: Sequence[History]) -> list[dict[str, Any]]:
-    """Every two runs after their last epochs: what the more accurate one is ahead by, means paired by image.
+    """Differences of every two runs after the last epoch, paired by image.
 
-    Accuracy in points and AVH in 1 / K of `better` less those of `run`, each with its standard error.
+    `better` is the run with the higher accuracy. The differences are its accuracy (in points) and its AVH (in 1 / K)
+    minus those of `run`, each with its standard error.
     """
     ordered = sorted(histories, key=lambda history: -history.values["accuracy"][-1].mean())
     rows = []
@@ -218,7 +224,7 @@ def pair_rows(histories: Sequence[History]) -> list[dict[str, Any]]:
 
 
 def norm_rows(history: History) -> list[dict[str, Any]]:
-    """The mean norm's change from the first epoch to the middle one, and from there to the end, paired by image."""
+    """The change of the mean norm from the first to the middle epoch and from there to the last, paired by image."""
     norms, last = history.values["norm"], len(history.records) - 1
     middle = (last + 1) // 2
     rows = []
@@ -232,14 +238,14 @@ def norm_rows(history: History) -> list[dict[str, Any]]:
 
 
 def _paired(differences: np.ndarray) -> tuple[float, float]:
-    """Mean and its standard error."""
+    """The mean and its standard error."""
     return float(differences.mean()), float(differences.std(ddof=1) / np.sqrt(len(differences)))
 
 
 def correlation_rows(history: History, frequency: np.ndarray) -> list[dict[str, Any]]:
-    """Spearman's rho of scores with human frequency after every epoch, positive where it is as the paper expects.
+    """Spearman's rho of scores with human frequency after every epoch. It is positive if it is as the paper expects.
 
-    Of the images that people have seen, whose frequency is not nan.
+    Images that people have not seen (frequency nan) are left out.
     """
     from uda.core.statistics import constant, fisher_interval, fisher_p, spearman
 
@@ -259,7 +265,7 @@ def correlation_rows(history: History, frequency: np.ndarray) -> list[dict[str, 
 
 
 def final_rows(histories: Sequence[History]) -> list[dict[str, Any]]:
-    """What each run came to, a row a run, the best one first."""
+    """Means after the last epoch, one row per run, the most accurate run first."""
     rows = [
         {
             "run": history.name,
@@ -272,21 +278,21 @@ def final_rows(histories: Sequence[History]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class People:
-    """What people say of N test images."""
+    """Human frequencies of N test images."""
 
     human: HumanFrequencies
-    """Of those that they have seen."""
+    """Frequencies of the images that people have seen."""
     frequency: np.ndarray
-    """(N,) human selection frequency, nan of those that they have not seen."""
+    """(N,) human selection frequency; nan for images that people have not seen."""
 
 
 @naming(HUMAN_SETTINGS)
 def human_of(
     config: SupervisedConfig, ids: Sequence[str], labels: Sequence[str], log: Callable[[str], None] = print
 ) -> People | None:
-    """What people say of a config's test images, in the order of `ids`; None where it names no human file.
+    """The human frequencies of a config's test images, in the order of `ids`. None if the config has no human file.
 
-    Raises UserError as `read_human`, `join` and `check_classes` do; `labels` are the images' classes.
+    `labels` are the images' class names. Raises UserError, as `read_human`, `join` and `check_classes` do.
     """
     wanted = config.human
     if wanted.file is None:
@@ -301,28 +307,26 @@ def human_of(
     frequency = np.full(len(ids), np.nan)
     frequency[pairs.first] = seen.frequencies
     if len(seen) < len(ids):
-        log(f"people have seen {len(seen):,} of the {len(ids):,} test images: groups and correlations are of those")
+        log(f"people have seen {len(seen):,} of the {len(ids):,} test images; groups and correlations use these")
     return People(seen, frequency)
 
 
 def groups_of(
     config: SupervisedConfig, ids: Sequence[str], labels: Sequence[str], log: Callable[[str], None] = print
 ) -> Groups:
-    """A config's groups of its test images, one group where it names no human file. Raises UserError."""
+    """The groups of a config's test images; one group if the config has no human file. Raises UserError."""
     people = human_of(config, ids, labels, log)
     if people is None:
         return Groups.one(len(ids))
     groups = Groups.by_frequency(people.frequency, config.human.bins)
     few = [f"{name} has {size}" for name, size in zip(groups.names, groups.sizes(), strict=True) if size < FEWEST]
     if few:
-        raise UserError(
-            f"human.bins: fewer than {FEWEST} test images in a bin of human frequency: {', '.join(few)}; make it wider"
-        )
+        raise UserError(f"human.bins: a bin needs at least {FEWEST} test images, but {', '.join(few)}; make it wider")
     return groups
 
 
 def find_human(config: SupervisedConfig) -> Path:
-    """The human file of a config: a path, or a file of that name in the data set's folder."""
+    """The human file of a config: a path, or a file in the data set's folder."""
     path = Path(config.human.file)
     if path.is_file():
         return path
@@ -332,33 +336,32 @@ def find_human(config: SupervisedConfig) -> Path:
     found = load_card(config.data.dataset).find_root(config.data.root) / path
     if not found.is_file() and config.data.dataset == "cifar10":
         raise UserError(
-            f"human.file: neither {path} nor {found} is there; CIFAR-10H is at "
+            f"human.file: neither {path} nor {found} exists; CIFAR-10H is at "
             "https://github.com/jcpeterson/cifar-10h: human.file=cifar10h-raw.zip (`all`: set=[human.file=...])"
         )
     return found
 
 
 def require_comparable(configs: Sequence[SupervisedConfig]) -> None:
-    """Raise UserError for two runs of one name or one folder, and for runs that are scored on different images."""
+    """Raise UserError if two runs have the same name or folder, or if runs have different test images."""
     names = [run_name(config, configs) for config in configs]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"two runs are '{name}': give one of them another name, or another seed")
+            raise UserError(f"two runs have the name '{name}'; give one of them another name or another seed")
     folders = [config.folder for config in configs]
     for folder in folders:
         if folders.count(folder) > 1:
-            raise UserError(f"two runs would share {folder}: put {{name}} and {{seed}} into output=...")
+            raise UserError(f"two runs would share {folder}; put {{name}} and {{seed}} into output=...")
     places = [f"{config.data.dataset}:{config.data.test}".removeprefix("None:") for config in configs]
     for name, place in zip(names, places, strict=True):
         if place != places[0]:
             raise UserError(
-                f"runs stand side by side on the same test images, but '{name}' is scored on {place}, '{names[0]}' on "
-                f"{places[0]}"
+                f"compared runs need the same test images, but '{name}' uses {place} and '{names[0]}' uses {places[0]}"
             )
 
 
 def report_dynamics(configs: Sequence[SupervisedConfig], folder: Path) -> Path:
-    """Write the page of some configs' finished runs, with its figures and data; returns its path."""
+    """Write the page of the configs' finished runs, with its figures and data. Returns the page's path."""
     histories = [load_history(config.folder, run_name(config, configs)) for config in configs]
     groups = groups_of(configs[0], histories[0].ids, read_scores(configs[0].folder / "scores.csv").labels)
     findings = Findings(
@@ -369,7 +372,7 @@ def report_dynamics(configs: Sequence[SupervisedConfig], folder: Path) -> Path:
 
 
 def facts_of(configs: Sequence[SupervisedConfig]) -> list[tuple[str, str]]:
-    """What was run, for the page."""
+    """Facts of the runs for the page."""
     first = configs[0]
     place = f"{first.data.dataset}:{first.data.test}".removeprefix("None:")
     people = [] if first.human.file is None else [("people", f"{first.human.file}, bins {list(first.human.bins)}")]
@@ -384,24 +387,24 @@ def facts_of(configs: Sequence[SupervisedConfig]) -> list[tuple[str, str]]:
 
 
 def run_name(config: SupervisedConfig, among: Sequence[SupervisedConfig]) -> str:
-    """A run's name in figures: the config's, with the seed where it has several."""
+    """A run's name in figures: the config's name, with the seed if several runs have this name."""
     return f"{config.name}, seed {config.seed}" if sum(c.name == config.name for c in among) > 1 else config.name
 
 
 def add_dynamics(histories: Sequence[History], groups: Groups, findings: Findings) -> dict[str, list[dict[str, Any]]]:
-    """Put figures and tables of some runs' dynamics on a page.
+    """Put figures and tables of the runs' dynamics on a page.
 
     Args:
         histories: finished runs on the same test images.
-        groups: of these images.
-        findings: receives them.
+        groups: the groups of these images.
+        findings: receives the figures and tables.
 
     Returns:
-        `groups`, `plateaus`, `final`, `pairs`, `norms` and, where people's frequencies are known, `correlations`:
-        rows of the functions of those names.
+        `groups`, `plateaus`, `final`, `pairs`, `norms` and, if human frequencies are known, `correlations`: the rows of
+        the functions `group_rows`, `plateau_rows` and so on.
     """
     if any(history.ids != histories[0].ids for history in histories):
-        raise UserError("dynamics: the runs were scored on different images; give runs of the same test images")
+        raise UserError("dynamics: the runs have different test images; name runs with the same test images")
     rows = {
         "groups": [row for history in histories for row in group_rows(history, groups)],
         "plateaus": [row for history in histories for row in plateau_rows(history)],
@@ -419,8 +422,8 @@ def add_dynamics(histories: Sequence[History], groups: Groups, findings: Finding
             f"{name}_by_group",
             draw.groups_figure(own, names, unit, sharey=name not in OWN_SCALE),
             f"{_capital(title)} in training",
-            f"Mean {unit}, {by}, after each epoch; bands are 95 % intervals. Epoch 0 is the untrained network."
-            + " Each network has a scale of its own." * (name in OWN_SCALE),
+            f"Mean {unit}, {by}, after each epoch. Bands are 95 % intervals. Epoch 0 is the untrained network."
+            + " Each network has its own scale." * (name in OWN_SCALE),
             own,
         )
     overall = [row for row in rows["groups"] if row["group"] == "all" and row["quantity"] in ("avh", "accuracy")]
@@ -428,39 +431,39 @@ def add_dynamics(histories: Sequence[History], groups: Groups, findings: Finding
         "models",
         draw.models_figure(overall, names),
         "Models side by side",
-        "Mean AVH and accuracy of all test images after each epoch, a line a run.",
+        "Mean AVH and accuracy of all test images after each epoch, one line per run.",
         overall,
     )
     findings.table(
         "plateaus",
-        "When curves come to rest",
+        "Plateau epochs",
         rows["plateaus"],
-        "The epoch from which on a mean over all test images stays near its end, within a share of its way from the "
-        f"untrained network, with 95 % bootstrap intervals ({DRAWS:,} draws of the images).",
+        "The epoch after which a mean over all test images stays near its last value. Near means within a share of its "
+        f"change from the untrained network. 95 % bootstrap intervals ({DRAWS:,} draws of the images).",
     )
     middle = [row for row in rows["plateaus"] if row["near, %"] == 100 * PLATEAU_SHARES[1]]
     findings.figure(
         "plateau_epochs",
         draw.plateaus_figure(middle, names),
-        "Plateau epochs",
-        "The epoch from which on mean AVH, loss and accuracy of each run stay within "
-        f"{100 * PLATEAU_SHARES[1]:g} % of their way from their end, with 95 % bootstrap intervals.",
+        "Plateau epochs by run",
+        "The epoch after which mean AVH, loss and accuracy of each run stay within "
+        f"{100 * PLATEAU_SHARES[1]:g} % of their total change from their last value, with 95 % bootstrap intervals.",
         middle,
     )
     if rows["pairs"]:
         findings.table(
             "pairs",
-            "Runs two by two",
+            "Pairs of runs",
             rows["pairs"],
-            "After the last epoch: accuracy in % and AVH in 1 / K of the better run less those of the other one, means "
-            "paired by image, with their standard errors.",
+            "Accuracy (in points) and AVH (in 1 / K) of the better run minus those of the other run after the last "
+            "epoch. The differences are paired by image and have standard errors.",
         )
     findings.table(
         "norms",
         "The norm in the two halves of a training",
         rows["norms"],
-        "The mean norm's change from the first epoch to the middle one and from there to the last, paired by image, "
-        "with its standard error.",
+        "The change of the mean norm from the first to the middle epoch, and from there to the last. The changes are "
+        "paired by image and have standard errors.",
     )
     if known:
         rows["correlations"] = [row for history in histories for row in correlation_rows(history, groups.frequency)]
@@ -468,8 +471,8 @@ def add_dynamics(histories: Sequence[History], groups: Groups, findings: Finding
             "correlation_in_training",
             draw.correlations_figure(rows["correlations"], names),
             "Correlation with people in training",
-            "Spearman's rho of AVH, confidence and norm with human selection frequency after each epoch, turned so "
-            "that positive is what the paper expects; bands are 95 % (Fisher z).",
+            "Spearman's rho of AVH, confidence and norm with human selection frequency after each epoch. Its sign is "
+            "chosen so that a positive value is what the paper expects. Bands are 95 % intervals (Fisher z).",
             rows["correlations"],
         )
     return rows

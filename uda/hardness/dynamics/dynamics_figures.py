@@ -1,4 +1,4 @@
-"""The figures of the dynamics: curves over epochs, by group of images and by run."""
+"""The figures of the dynamics: curves over epochs by group of images and by run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -42,7 +42,7 @@ def _legend(figure, axes, columns: int) -> None:
 
 @styled
 def groups_figure(rows: Rows, runs: Sequence[str], ylabel: str, sharey: bool = True):
-    """A panel a run, a line a group from hard (dark) to easy (bright), with bands of 95 %."""
+    """One panel per run, one line per group from hard (dark) to easy (bright), with 95 % bands."""
     import matplotlib
 
     groups = list(dict.fromkeys(row["group"] for row in rows))
@@ -75,7 +75,7 @@ def _run_line(axes, run: int, epochs, values, label: str) -> None:
 
 @styled
 def models_figure(rows: Rows, runs: Sequence[str]):
-    """Mean AVH and accuracy of all images, a line a run."""
+    """Mean AVH and accuracy of all images, one line per run."""
     figure, panels = _panels(2, "", width=3.6, sharey=False)
     for axes, (name, label) in zip(panels, (("avh", "mean AVH, in 1 / K"), ("accuracy", "accuracy, %")), strict=True):
         for number, run in enumerate(runs):
@@ -89,7 +89,7 @@ def models_figure(rows: Rows, runs: Sequence[str]):
 
 @styled
 def correlations_figure(rows: Rows, runs: Sequence[str]):
-    """Spearman's rho with human frequency after each epoch: a panel a score, a line a run, bands of 95 %."""
+    """Spearman's rho with human frequency after each epoch: one panel per score, one line per run, 95 % bands."""
     scores = list(dict.fromkeys(row["score"] for row in rows))
     figure, panels = _panels(len(scores), "Spearman's rho with HSF")
     for axes, score in zip(panels, scores, strict=True):
@@ -108,7 +108,7 @@ def correlations_figure(rows: Rows, runs: Sequence[str]):
 
 @styled
 def plateaus_figure(rows: Rows, runs: Sequence[str]):
-    """Plateau epochs with their intervals: a line a run, a mark a quantity."""
+    """Plateau epochs with their intervals: one row per run, one marker per quantity."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

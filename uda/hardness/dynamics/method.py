@@ -15,7 +15,7 @@ SUPERVISED_METHODS: Registry[type[Method]] = Registry("method")
 
 @SUPERVISED_METHODS.register("supervised")
 class Supervised(Method):
-    """The classification loss on labelled images, and nothing else."""
+    """The classification loss on labelled images."""
 
     def __init__(self, network: Network, options: Mapping[str, Any] | None = None, label_smoothing: float = 0.0):
         super().__init__(network, options)

@@ -1,4 +1,4 @@
-"""What a supervised run has left on disk, epoch by epoch."""
+"""Read the records of a supervised run from its folder."""
 
 from pathlib import Path
 from typing import Any
@@ -11,20 +11,21 @@ from uda.training.records import read_results
 
 
 def read_epochs(folder: Path) -> list[dict[str, Any]]:
-    """The records of a finished run's epochs, in order; the first is that of the network before training.
+    """The records of a finished run's epochs, in order. The first is the record of the untrained network.
 
-    Raises UserError where one is missing or broken.
+    Raises UserError if a record is missing or broken.
     """
     try:
         return read_results(folder / "results.json")[1]
     except UserError as error:
-        raise UserError(f"{error}; `uda hardness dynamics` writes it anew when it is run again") from None
+        raise UserError(f"{error}; run `uda hardness dynamics` again to write it") from None
 
 
 def read_epoch_scores(folder: Path, name: str) -> np.ndarray:
     """A score, or `right`, of every test image at every epoch: (E, N), in the order of `scores.csv`.
 
-    Raises UserError where an epoch's file is missing, broken or without it: no other file has what it held.
+    Raises UserError if an epoch's file is missing or broken, or lacks the score. It cannot be written again without
+    another training.
     """
     found = []
     for epoch in range(len(read_epochs(folder))):

@@ -1,4 +1,4 @@
-"""The report of a supervised training that scores its test images after every epoch."""
+"""The reports of a supervised training, which scores its test images after every epoch."""
 
 import io
 import time
@@ -18,11 +18,11 @@ from uda.training.records import REPORTS, Records
 
 
 class EpochReport(RunReport):
-    """Writes `epochs/NN.json`, `epochs/NN.npz` and at the end `scores.csv`, `tb/` and `results.json`.
+    """Writes `epochs/NN.json`, `epochs/NN.npz` and `tb/`, and at the end `scores.csv` and `results.json`.
 
     Args:
-        records: those of the run so far.
-        config: its config.
+        records: the run's records so far.
+        config: the run's config.
         log: prints one line.
     """
 
@@ -34,15 +34,15 @@ class EpochReport(RunReport):
     def epoch(
         self, epoch: int, steps: int, loss: float | None, table: ScoreTable, reached: Accuracy, started: float
     ) -> None:
-        """Report the network after so many epochs.
+        """Report an epoch.
 
         Args:
-            epoch: epochs so far; 0 is before the first.
-            steps: training steps so far.
-            loss: mean training loss of the epoch; None before the first.
+            epoch: number of finished epochs; 0 for the untrained network.
+            steps: number of finished training steps.
+            loss: mean training loss of the epoch; None for the untrained network.
             table: scores of the test images.
-            reached: accuracy on them.
-            started: when their scoring began, by `time.monotonic`.
+            reached: accuracy on the test images.
+            started: time at which scoring started, by `time.monotonic`.
         """
         means = {name: float(values.mean()) for name, values in table.scores.items()}
         record = {
@@ -83,7 +83,7 @@ class EpochReport(RunReport):
 
 
 def _draw(events: Events, record: Mapping[str, Any]) -> None:
-    """TensorBoard's figures of an epoch."""
+    """Write an epoch's figures for TensorBoard."""
     step = record["epoch"]
     events.scalars(step, "train", {"loss": record["train_loss"]})
     events.scalars(step, "test", {"accuracy": record["overall"], **record["scores"]})

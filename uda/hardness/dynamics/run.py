@@ -1,4 +1,4 @@
-"""A supervised training that scores every test image before the first epoch and after each."""
+"""A supervised training that scores all test images before the first epoch and after every epoch."""
 
 import time
 from collections.abc import Mapping
@@ -32,8 +32,8 @@ SUPERVISED_STAGE = Stage("supervised", 7, "the training", "training.batch_size")
 class SupervisedRun(Session):
     """Trains on one set of images and scores another.
 
-    `epochs/NN.json` has what the test images come to after NN epochs, `epochs/NN.npz` every score of every image in the
-    order of `scores.csv`, which is the last epoch's table.
+    `epochs/NN.json` has the mean scores and the accuracy of the test images after NN epochs. `epochs/NN.npz` has every
+    score of every image, in the order of `scores.csv`. `scores.csv` is the table of the last epoch.
     """
 
     config: SupervisedConfig
@@ -47,7 +47,7 @@ class SupervisedRun(Session):
         self.training = LabelledImages(train.images, train.labels, classes)
         self.test = LabelledImages(test.images, test.labels, classes)
         self.classes = classes
-        # The figures' mistakes come before the training.
+        # Raises before the training if the figures cannot be drawn.
         groups_of(config, test.images.ids, [classes[label] for label in test.labels], self.log)
         seed_everything(INITIAL_WEIGHTS, config.seed)
         network = create_network(config.model, len(classes), len(config.transforms.mean))
@@ -93,7 +93,7 @@ class SupervisedRun(Session):
         return "\n".join(
             [
                 f"run      {config.name}, seed {config.seed} -> {self.folder.path}",
-                f"data     {len(self.training.images):,} images to train on, {len(self.test.images):,} to score, "
+                f"data     {len(self.training.images):,} images for training, {len(self.test.images):,} for scoring, "
                 f"{len(self.classes)} classes",
                 f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
                 self.compute_line,
@@ -102,7 +102,7 @@ class SupervisedRun(Session):
         )
 
     def cost(self) -> str:
-        """What the whole run will take, in lines; the network is trained by it, and the run is spent."""
+        """Estimate the time of the whole run. This trains the network, so the session cannot be used afterwards."""
         engine, training = self.engine, self.config.training
         workers, batches = self.workers, self._batches(0)
         optimization = engine.optimization(self.method, training.optim, training.epochs * self.steps)
@@ -129,7 +129,7 @@ class SupervisedRun(Session):
         )
 
     def _record(self, epoch: int, scalars: Mapping[str, float]) -> None:
-        """Report what the network makes of the test images after so many epochs."""
+        """Predict and report the test images after `epoch` epochs."""
         started = time.monotonic()
         prediction = self.predict_images(self.test.images, make_predict(self.config.transforms)).whole
         if self.ranks.is_main:
@@ -139,4 +139,4 @@ class SupervisedRun(Session):
 
     def summary(self, results: Mapping[str, Any]) -> list[str]:
         reached, path = percent(results["final"]["overall"]), self.folder.path
-        return [f"test accuracy {reached} %; scores: {path / 'scores.csv'}, of every epoch: {path / 'epochs'}"]
+        return [f"test accuracy {reached} %; scores: {path / 'scores.csv'}; scores of every epoch: {path / 'epochs'}"]

@@ -1,1 +1,1 @@
-"""Experiments on trained classifiers: degraded images, adversarial paths, the toy of two dimensions."""
+"""Experiments with classifiers: degraded images, adversarial paths, and the toy with two-dimensional features."""

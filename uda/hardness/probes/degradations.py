@@ -1,13 +1,14 @@
-"""Degraded images, the second kind of visual hardness beside people's: contrast, blur, noise, level by level.
+"""Image degradations by levels of contrast, blur and noise.
 
-Source: Angular Visual Hardness (Chen et al., ICML 2020), which takes image degradation as hardness to the eye.
+Source: Angular Visual Hardness (Chen et al., ICML 2020), which uses image degradation as a measure of hardness for
+people.
 
-A degradation sees the image as the network does after resize and crop, before normalisation; its outcome is kept in
-0..1. Its level runs from 0, the image itself, to 1, where next to nothing is left of it, in equal steps of how it looks
-rather than of the physical quantity:
+A degradation is applied after resize and crop and before normalisation. The result is clipped to 0..1. Level 0 is the
+image itself. At level 1 almost nothing of the image is visible. Equal steps of the level look equally large. They are
+not equal steps of the physical quantity:
 
     contrast  differences to the mean grey times 0.01 ^ level: 1, .40, .16, .063, .025, .01 at six levels
-    blur      Gaussian, sigma = level^1.5 / 8 of the image's side: 0, .011, .032, .058, .089, .125 of it
+    blur      Gaussian, sigma = level^1.5 / 8 of the image's side: 0, .011, .032, .058, .089, .125 of the side
     noise     Gaussian, standard deviation = level^2 in units of the 0..1 image: 0, .04, .16, .36, .64, 1
 """
 
@@ -23,7 +24,7 @@ from torchvision.transforms.v2 import functional as image_functions
 from uda.core.registry import Registry
 
 Degradation = Callable[[Tensor, float, Sequence[int]], Tensor]
-#: Functions of images (B, C, S, S) in 0..1, a level in 0..1 and a seed an image to images; level 0 changes nothing.
+#: Functions of images (B, C, S, S) in 0..1, a level in 0..1 and one seed per image. Level 0 changes nothing.
 DEGRADATIONS: Registry[Degradation] = Registry("degradation")
 
 
@@ -40,7 +41,7 @@ def blur(images: Tensor, level: float, seeds: Sequence[int]) -> Tensor:
     if sigma == 0:
         return images
     width = 2 * math.ceil(3 * sigma) + 1
-    # Rows, then columns: the same blur at a hundredth of the cost where it is wide.
+    # First along rows, then along columns: the result is the same, and a wide blur costs a hundredth.
     for kernel in ([width, 1], [1, width]):
         images = image_functions.gaussian_blur(images, kernel, [sigma, sigma])
     return images
@@ -50,7 +51,8 @@ def blur(images: Tensor, level: float, seeds: Sequence[int]) -> Tensor:
 def noise(images: Tensor, level: float, seeds: Sequence[int]) -> Tensor:
     """Gaussian noise of standard deviation level^2, drawn for every pixel of the network's input.
 
-    An image has one pattern, which grows with the level. A network whose input is larger can average more of it away.
+    Each image has one noise pattern, which grows with the level. A network with a larger input can average out more
+    of the noise.
     """
     generator = torch.Generator()
     pattern = [torch.randn(images.shape[1:], generator=generator.manual_seed(seed)) for seed in seeds]
@@ -58,17 +60,17 @@ def noise(images: Tensor, level: float, seeds: Sequence[int]) -> Tensor:
 
 
 def degraded(images: Tensor, kind: str, level: float, seeds: Sequence[int]) -> Tensor:
-    """Images (B, C, S, S) in 0..1 -> the same shape and range.
+    """Degrade images (B, C, S, S) in 0..1. The result has the same shape and range.
 
     Args:
-        images: not changed.
+        images: the images; they are not changed.
         kind: one of DEGRADATIONS.
         level: 0..1.
-        seeds: one an image, of what is random.
+        seeds: one seed per image.
     """
     return DEGRADATIONS[kind](images, level, seeds).clamp(0, 1)
 
 
 def seed_of(name: str, seed: int) -> int:
-    """An image's seed: of its name and the study's seed alone, so that no other image matters."""
+    """An image's seed. It depends only on the image's name and `seed`, not on other images."""
     return int(np.random.SeedSequence([seed, zlib.crc32(name.encode())]).generate_state(1)[0])

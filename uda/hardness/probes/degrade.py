@@ -1,7 +1,7 @@
-"""How scores follow the degradation of images: curves over its levels, and how well each keeps their order.
+"""How scores follow image degradation: curves over the levels, and how well each score keeps their order.
 
-Source: Angular Visual Hardness (Chen et al., ICML 2020), which takes image degradation as a hardness to the eye; what
-is done to the images stands in `uda.hardness.probes.degradations`.
+Source: Angular Visual Hardness (Chen et al., ICML 2020), which uses image degradation as a measure of hardness for
+people. `uda.hardness.probes.degradations` has the degradations.
 """
 
 import math
@@ -27,13 +27,13 @@ from uda.hardness.scoring.scores import EASIER, compute_scores
 from uda.report.findings import Findings, Row
 from uda.training.settings import RuntimeSettings
 
-#: What the curves show, in their order; `accuracy` besides.
+#: Scores of the curves, in their order. The curves also show `accuracy`.
 SCORE_NAMES = ("avh", "confidence", "top_confidence", "entropy", "norm")
 
 
 @dataclass(frozen=True)
 class Degraded:
-    """What a classifier makes of N images at L levels of each kind."""
+    """Scores and predictions of a classifier for N images at L levels of each degradation."""
 
     model: str
     num_classes: int
@@ -41,15 +41,15 @@ class Degraded:
     levels: np.ndarray
     """(L,) in 0..1, rising from 0."""
     data: LabelledImages
-    """The images, with labels in the classifier's order."""
+    """The images, with labels in the classifier's order of classes."""
     scores: dict[str, np.ndarray]
-    """By name (kinds, L, N) float64."""
+    """Arrays (kinds, L, N) float64 by name."""
     predicted: np.ndarray
     """Class numbers, (kinds, L, N) int64."""
 
     @property
     def right(self) -> np.ndarray:
-        """(kinds, L, N) bool."""
+        """Whether each prediction is right, (kinds, L, N) bool."""
         return self.predicted == self.data.labels
 
 
@@ -62,24 +62,24 @@ def measure(
     runtime: RuntimeSettings | None = None,
     log: Callable[[str], None] | None = print,
 ) -> Degraded:
-    """Scores of every image at every level of every kind; each image is read once.
+    """Score every image at every level of every degradation. Each image is read once.
 
     Args:
-        classifier: what sees them.
-        data: the images, labels in the classifier's order.
-        kinds: of DEGRADATIONS.
-        levels: how many, in equal steps from 0 to 1.
-        seed: of the noise.
+        classifier: the classifier.
+        data: the images, with labels in the classifier's order of classes.
+        kinds: names of degradations.
+        levels: number of levels, in equal steps from 0 to 1.
+        seed: seed of the noise.
         runtime: device and precision.
-        log: told how far it is.
+        log: called with lines of progress.
 
     Raises:
-        UserError: an unknown kind, fewer than two levels.
+        UserError: an unknown degradation, or fewer than two levels.
     """
     for kind in kinds:
-        DEGRADATIONS[kind]  # an unknown one is named before anything is computed
+        DEGRADATIONS[kind]  # an unknown name raises before anything is computed
     if levels < 2:
-        raise UserError(f"`levels`: {levels}: 2 at least, the image itself and the most degraded")
+        raise UserError(f"`levels`: {levels}: must be at least 2 (the image itself and the strongest degradation)")
     strengths = np.linspace(0, 1, levels)
     engine = engine_for(classifier, runtime, log=None)
     pixels = Pixels(classifier.transforms, engine.device)
@@ -114,7 +114,7 @@ def measure(
 
 
 def _by_level(values: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray:
-    """The values of one batch's variants to (kinds, L, count); all kinds have their level 0 in common."""
+    """Arrange the values of one batch's variants as (kinds, L, count). All kinds share their level 0."""
     kinds, levels, _ = shape
     of_kinds = values[count:].reshape(kinds, levels - 1, count)
     itself = np.broadcast_to(values[:count], (kinds, 1, count))
@@ -122,7 +122,7 @@ def _by_level(values: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndar
 
 
 def curve_rows(found: Degraded) -> list[Row]:
-    """Means over the images with 95 % intervals: a row a kind, a level and a quantity.
+    """Means over the images with 95 % intervals, one row per degradation, level and quantity.
 
     `avh_k` is AVH in units of 1 / K. Intervals are normal for means and Wilson's for the accuracy.
     """
@@ -142,12 +142,12 @@ def curve_rows(found: Degraded) -> list[Row]:
 
 
 def order_rows(found: Degraded) -> list[Row]:
-    """How well each score keeps the order of the levels, image by image: a row a kind and a score.
+    """How well each score keeps the order of the levels for each image, one row per degradation and score.
 
-    Every score is signed so that larger is harder. `spearman` is the mean over the images of the rank correlation of
-    level and score (0 for an image whose score never moves), with a normal 95 % interval; `less_confidence` how much
-    larger it is than confidence's, paired by image, None for confidence itself; `harder_at_every_level` the share of
-    the images whose score gets harder from each level to the next, with Wilson's.
+    The sign of every score is chosen so that larger means harder. `spearman` is the rank correlation of level and
+    score, averaged over the images. It is 0 for an image with a constant score. `less_confidence` is `spearman` minus
+    that of confidence, paired by image; None for confidence. Both have normal 95 % intervals. `harder_at_every_level`
+    is the share of images whose score gets harder from each level to the next, with Wilson's interval.
     """
     rows = []
     count = len(found.data.labels)
@@ -167,7 +167,7 @@ def order_rows(found: Degraded) -> list[Row]:
 
 
 def _mean_of(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean over the images with its normal 95 % interval, which is the mean alone for one image."""
+    """Mean over the images with its normal 95 % interval. For one image, both ends are the mean."""
     half = 1.96 * float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else 0.0
     mean = float(values.mean())
     return mean, mean - half, mean + half
@@ -178,7 +178,7 @@ def _with_interval(name: str, found: Sequence[float | None]) -> dict[str, float 
 
 
 def level_correlation(values: np.ndarray) -> np.ndarray:
-    """Spearman correlation of each column with the number of the row: (L, N) -> (N,), 0 for a constant column."""
+    """Spearman correlation of each column with the row number: (L, N) -> (N,), 0 for a constant column."""
     ranks = rankdata(values, axis=0)
     ranks -= ranks.mean(0)
     level = np.arange(len(values)) - (len(values) - 1) / 2
@@ -187,7 +187,7 @@ def level_correlation(values: np.ndarray) -> np.ndarray:
 
 
 def typical(found: Degraded) -> int:
-    """The image to show: the one of median AVH of those classified rightly as they are; of all, if none is."""
+    """The image to show: the correctly classified image of median AVH at level 0. If none is correct, among all."""
     candidates = np.flatnonzero(found.right[0, 0])
     candidates = candidates if len(candidates) else np.arange(len(found.data.labels))
     hardness = found.scores["avh"][0, 0, candidates]
@@ -195,7 +195,7 @@ def typical(found: Degraded) -> int:
 
 
 def example_rows(found: Degraded, index: int) -> list[Row]:
-    """One image's scores at every level of every kind."""
+    """One image's scores at every level of every degradation."""
     names, data = found.data.classes, found.data
     return [
         {
@@ -210,7 +210,7 @@ def example_rows(found: Degraded, index: int) -> list[Row]:
 
 
 def views(classifier: LoadedClassifier, found: Degraded, index: int, seed: int) -> np.ndarray:
-    """One image as it looks at each level of each kind: (kinds, L, S, S, C) float32 in 0..1."""
+    """The pixels of one image at each level of each degradation: (kinds, L, S, S, C) float32 in 0..1."""
     images = found.data.images.take(np.array([index]))
     inputs = make_predict(classifier.transforms)([images.read(0)], [0])
     pixels = Pixels(classifier.transforms).of(inputs)
@@ -232,31 +232,31 @@ def degrade(
     log: Callable[[str], None] | None = print,
     name: str = "degrade",
 ) -> dict[str, list[Row]]:
-    """What image degradation does to some classifiers' scores, added to the findings.
+    """Measure how image degradation changes the scores of classifiers, and add the results to the findings.
 
     Args:
-        classifiers: go side by side; equal names are numbered.
-        data: images with labels by their own classes; each classifier gets them in its order.
-        findings: get curves, examples and tables, all called `<name>_...`.
-        images: how many are taken, each class in its share.
-        levels: of each kind, level 0 among them.
-        kinds: of DEGRADATIONS; None: all.
-        seed: of the draw and the noise.
+        classifiers: the classifiers; equal names are numbered.
+        data: labelled images. Each classifier gets the labels in its own order of classes.
+        findings: receives curves, examples and tables, with names `<name>_...`.
+        images: number of images to draw, in proportion to the classes.
+        levels: number of levels of each degradation, with level 0.
+        kinds: names of degradations; None: all.
+        seed: seed of the draw and of the noise.
         runtime, log: as in `measure`.
-        name: what all figures' names begin with.
+        name: first part of the names of figures and tables.
 
     Returns:
-        `curves`: rows of `curve_rows` of all models; `order`: those of `order_rows`.
+        `curves`: the rows of `curve_rows` of all models; `order`: the rows of `order_rows`.
 
     Raises:
-        UserError: unknown kind, too few levels or images, classes that a classifier does not have.
+        UserError: an unknown degradation, too few levels or images, or classes that a classifier does not have.
     """
     if images < 1:
-        raise UserError(f"`images`: {images}: 1 at least")
+        raise UserError(f"`images`: {images}: must be at least 1")
     kinds = list(DEGRADATIONS) if kinds is None else list(dict.fromkeys(kinds))
     taken = data.take(stratified(data.labels, images, seed))
     titles = _distinct([classifier.name for classifier in classifiers])
-    ordered = [in_order_of(classifier, taken) for classifier in classifiers]  # its mistakes come before the work
+    ordered = [in_order_of(classifier, taken) for classifier in classifiers]  # raises before anything is computed
     found = []
     for classifier, own, title in zip(classifiers, ordered, titles, strict=True):
         result = measure(classifier, own, kinds, levels, seed, runtime, log)
@@ -274,7 +274,7 @@ def degrade(
 
 
 def summary(found: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The main numbers of what `degrade` returns, in lines: ends of the curves, and who keeps the levels' order."""
+    """The main numbers of `degrade`'s result, in lines: the ends of the curves, and how well scores keep the order."""
     ends: dict[tuple[str, str], dict[str, list[float]]] = {}
     for row in found["curves"]:
         ends.setdefault((row["model"], row["degradation"]), {}).setdefault(row["quantity"], []).append(row["mean"])

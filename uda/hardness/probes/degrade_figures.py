@@ -8,21 +8,24 @@ from uda.hardness.probes.degradations import DEGRADATIONS
 from uda.report.figures import COLOURS, FAINT, INK, legend_name, look_of, styled
 from uda.report.findings import Findings, Row
 
-#: Quantity, the axis it goes on, and what it is for the page.
+#: For each quantity, the label of its axis and its title on the page.
 CURVES = {
     "avh_k": ("mean AVH, in units of 1 / K", "AVH"),
     "accuracy": ("accuracy, %", "Accuracy"),
     "confidence": ("mean softmax of the label, p_y", "Model confidence in the label"),
-    "top_confidence": ("mean of the largest softmax", "Model confidence in what it says"),
+    "top_confidence": ("mean of the largest softmax", "Model confidence in its prediction"),
     "entropy": ("mean entropy, nats", "Entropy"),
     "norm": ("mean |x|", "Norm of the feature"),
 }
-LEVEL = "level of degradation (0: the image itself, 1: the most)"
+LEVEL = "level of degradation (0: the image itself, 1: the strongest)"
 
 
 @styled
 def curves_figure(rows: Sequence[Row], quantity: str):
-    """One quantity's mean against the level, a panel a kind, a line and its 95 % band a model; shares in per cent."""
+    """One quantity's mean over the levels: one panel per degradation, one line with a 95 % band per model.
+
+    Accuracy is in per cent.
+    """
     from matplotlib.figure import Figure
 
     kinds = _kinds(rows)
@@ -59,11 +62,11 @@ def curves_figure(rows: Sequence[Row], quantity: str):
 
 @styled
 def examples_figure(looks: np.ndarray, rows: Sequence[Row]):
-    """One image, a row of pictures a kind and a column a level, with AVH, p_y and a wrong answer below each.
+    """One image, one row per degradation and one column per level, with AVH, p_y and wrong predictions.
 
     Args:
-        looks: (kinds, L, S, S, C) in 0..1.
-        rows: in the same order, kind by kind.
+        looks: pixels, (kinds, L, S, S, C) in 0..1.
+        rows: the rows of `example_rows`, in the same order.
     """
     from matplotlib.figure import Figure
 
@@ -76,7 +79,7 @@ def examples_figure(looks: np.ndarray, rows: Sequence[Row]):
         axes.set_yticks([])
         wrong = row["predicted"] != row["label"]
         lines = [f"AVH {row['avh_k']:.2f} / K", f"p_y {row['confidence']:.3f}"]
-        lines.append(f"says {_short(row['predicted'])}" if wrong else "right")
+        lines.append(f"predicted {_short(row['predicted'])}" if wrong else "right")
         axes.set_xlabel("\n".join(lines), fontsize=9, color=COLOURS[1] if wrong else INK)
         for spine in axes.spines.values():
             spine.set_visible(wrong)
@@ -97,49 +100,49 @@ def _kinds(rows: Sequence[Row]) -> list[str]:
 
 
 def add_curves(findings: Findings, curves: Sequence[Row], name: str) -> None:
-    """A section with a figure a quantity."""
+    """Add a section with one figure per quantity."""
     lines = dict(DEGRADATIONS.describe())
-    what = " ".join(f"{kind}: {lines[kind] or 'a kind of its own.'}" for kind in _kinds(curves))
+    what = " ".join(f"{kind}: {lines[kind] or 'a degradation without a description.'}" for kind in _kinds(curves))
     findings.section(
         "Image degradation",
-        "Each image is degraded as the network sees it, after resize and crop and before normalisation; pixels run "
-        f"from 0 to 1. {what} A network with a larger input can average more noise away. Bands: 95 % intervals of the "
-        "mean over the images.",
+        "Each image is degraded after resize and crop and before normalisation. Pixels are from 0 to 1. "
+        f"{what} A network with a larger input can average out more noise. Bands are 95 % intervals of the mean over "
+        "the images.",
     )
     for quantity, (axis, title) in CURVES.items():
         findings.figure(
             f"{name}_{quantity.removesuffix('_k')}",
             curves_figure(curves, quantity),
             f"{title} under degradation",
-            f"The {axis.removesuffix(', %')}, over the levels of each kind of degradation.",
+            f"The {axis.removesuffix(', %')}, over the levels of each degradation.",
             [row for row in curves if row["quantity"] == quantity],
         )
 
 
 def add_examples(findings: Findings, looks: np.ndarray, rows: Sequence[Row], name: str) -> None:
-    """One image at all levels of all kinds."""
+    """Add the figure of one image at all levels of all degradations."""
     first = rows[0]
     findings.figure(
         name,
         examples_figure(looks, rows),
         f"One image at all levels, seen by {first['model']}",
-        f"{first['image']}, a {first['label']}: among the images that are classified rightly as they are the one of "
-        "median AVH. Below each the AVH in units of 1 / K, the softmax of the label, and what the classifier says.",
+        f"{first['image']}, class {first['label']}: the image of median AVH among those that are classified correctly "
+        "at level 0. Below each picture: AVH in units of 1 / K, the softmax of the label, and the prediction.",
         rows,
         raster=True,
     )
 
 
 def add_tables(findings: Findings, curves: Sequence[Row], order: Sequence[Row], name: str) -> None:
-    """Who keeps the order of the levels, and all means: a row a model, a kind and a level."""
+    """Add the table of how well scores keep the order of the levels, and the table of all means."""
     findings.table(
         f"{name}_order",
         "Which score follows the degradation of each image",
         order,
-        "Each score is turned so that larger is harder. spearman: rank correlation of level and score, image by image, "
-        "averaged (an image whose score never moves counts 0); less_confidence: how much larger it is than that of "
-        "confidence, paired by image. harder_at_every_level: share of the images whose score says harder at each level "
-        "than at the one before. With 95 % intervals (normal; Wilson's).",
+        "The sign of each score is chosen so that larger means harder. spearman: rank correlation of level and score "
+        "for each image, averaged (0 for an image with a constant score). less_confidence: spearman minus that of "
+        "confidence, paired by image. harder_at_every_level: share of images whose score gets harder from each level "
+        "to the next. Intervals are 95 % (normal; Wilson's for shares).",
     )
     means: dict[tuple, dict] = {}
     for row in curves:
@@ -149,5 +152,6 @@ def add_tables(findings: Findings, curves: Sequence[Row], order: Sequence[Row], 
         f"{name}_means",
         "All means",
         list(means.values()),
-        "Over the images; accuracy as a share, avh_k in units of 1 / K. The intervals stand in the figures' data.",
+        "Means over the images. Accuracy is a share, avh_k is in units of 1 / K. The data of the figures have the "
+        "intervals.",
     )

@@ -1,4 +1,4 @@
-"""The ways of some images from their class to another one, and what a classifier makes of each step."""
+"""The paths of images from one class to another, with the classifier's scores at each step."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,15 +18,15 @@ from uda.hardness.scoring.scores import compute_scores
 from uda.models.network import Prediction
 from uda.training.settings import RuntimeSettings
 
-#: Images that are moved at once; a gradient takes several times the memory of a predict pass.
+#: Images in a batch. A gradient needs several times the memory of a predict pass.
 AT_ONCE = 16
-#: Scores of one class, by their name in SCORES and in rows.
+#: Scores of one class: name in SCORES and name in rows.
 OF_A_CLASS = {"avh": "avh", "angle": "angle", "confidence": "p"}
 
 
 @dataclass(frozen=True)
 class Paths:
-    """N images on their ways from one class to another, in T + 1 steps from the image itself."""
+    """The paths of N images from one class to another, in T steps. Step 0 is the image itself."""
 
     model: str
     classes: tuple[str, ...]
@@ -35,19 +35,20 @@ class Paths:
     ids: tuple[str, ...]
     attack: Attack
     values: dict[str, np.ndarray]
-    """(T + 1, N) by name: avh, angle and p (softmax) with `_from` and `_to`, norm (|x|), l2 and linf (the change)."""
+    """Arrays (T + 1, N) by name: avh, angle and p (softmax) with `_from` and `_to`, norm (|x|), l2 and linf (size of
+    the change)."""
     predicted: np.ndarray
     """(T + 1, N) class numbers."""
     frames: np.ndarray
     """The first image at each step, (T + 1, S, S, C) in 0..1."""
 
 
-#: With more classes than these a message gives their number.
+#: With more classes than this, a message has their number in place of their names.
 MOST_NAMED = 20
 
 
 def find_class(name: str, classes: Sequence[str], option: str) -> int:
-    """The number of a class. Raises UserError, with the nearest name."""
+    """The number of a class. Raises UserError with the nearest name if the class is unknown."""
     if name not in classes:
         known = ", ".join(classes) if len(classes) <= MOST_NAMED else f"{len(classes)} classes"
         raise UserError(f"{option}: unknown class '{name}'{nearest(name, list(classes))} ({known})")
@@ -64,27 +65,27 @@ def choose(
     runtime: RuntimeSettings | None = None,
     log: Callable[[str], None] | None = print,
 ) -> LabelledImages:
-    """Images of a class that the classifier puts there.
+    """Choose images of a class that the classifier classifies correctly.
 
     Args:
-        classifier: must be right about them.
-        data: labels in its order.
-        source: the class.
-        count: how many, drawn by the seed.
-        image: the id of the one to take instead.
-        seed: of the draw.
+        classifier: the classifier.
+        data: images, with labels in the classifier's order of classes.
+        source: number of the class.
+        count: number of images to draw.
+        image: id of an image to use in place of a draw.
+        seed: seed of the draw.
         runtime: device and precision.
-        log: told when there are fewer.
+        log: called with a line if there are fewer images than `count`.
 
     Raises:
-        UserError: no image of the class, none that is classified rightly; an unknown id, or one of another class.
+        UserError: no image of the class is classified correctly, or `image` is unknown or of another class.
     """
     name = data.classes[source]
     if count < 1:
-        raise UserError(f"`count`: {count}: 1 at least")
+        raise UserError(f"`count`: {count}: must be at least 1")
     if image is not None:
         if count != 1:
-            raise UserError(f"`image` names one image, `count` asks for {count}; give one of the two")
+            raise UserError(f"`image` names one image, but `count` is {count}; give only one of them")
         if image not in data.images.ids:
             raise UserError(f"`image`: no image '{image}'{nearest(image, list(data.images.ids))}")
         own = np.array([list(data.images.ids).index(image)])
@@ -94,21 +95,17 @@ def choose(
     else:
         own = np.random.default_rng(seed).permutation(np.flatnonzero(data.labels == source))
     if not len(own):
-        raise UserError(f"`source`: the data hold no image of class '{name}'")
+        raise UserError(f"`source`: the data have no image of class '{name}'")
     chosen = data.take(own)
     engine = engine_for(classifier, runtime, log)
     seen = engine.predict_images(chosen.images, make_predict(classifier.transforms), label="trajectory, candidates")
     predicted = seen.logits.argmax(1)
     right = np.flatnonzero(predicted == source)
     if not len(right):
-        what = (
-            f"{image} is classified as '{data.classes[predicted[0]]}'"
-            if image
-            else f"none of {len(own)} images of it is"
-        )
-        raise UserError(f"`source`: {classifier.name} must tell '{name}' rightly, but {what}; choose another")
+        what = f"{image} is classified as '{data.classes[predicted[0]]}'" if image else f"none of {len(own)} images is"
+        raise UserError(f"`source`: {classifier.name} must classify '{name}' correctly, but {what}; choose another")
     if len(right) < count and log is not None:
-        log(f"only {len(right)} of {len(own)} images of class '{name}' are classified rightly: those are taken")
+        log(f"only {len(right)} of {len(own)} images of class '{name}' are classified correctly; these are used")
     return chosen.take(right[:count])
 
 
@@ -121,15 +118,15 @@ def follow(
     runtime: RuntimeSettings | None = None,
     log: Callable[[str], None] | None = print,
 ) -> Paths:
-    """Move images of class `source` to class `target` and write down all on the way.
+    """Move images of class `source` to class `target` and record the scores at each step.
 
     Args:
-        classifier: whose gradient they follow.
-        data: the images, labels in its order.
+        classifier: the classifier to attack.
+        data: the images, with labels in the classifier's order of classes.
         source, target: class numbers.
-        attack: open values are decided here.
-        runtime: device; gradients are computed in fp32.
-        log: told how far it is.
+        attack: the attack. Its missing values are set by `Attack.settled`.
+        runtime: device. Gradients are computed in fp32.
+        log: called with lines of progress.
     """
     engine = engine_for(classifier, runtime, log)
     pixels = Pixels(classifier.transforms, engine.device)

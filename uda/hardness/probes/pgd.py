@@ -1,4 +1,4 @@
-"""Projected gradient descent on an image's pixels, towards a class (Madry et al., ICLR 2018), with all it passes."""
+"""Targeted projected gradient descent on an image's pixels (Madry et al., ICLR 2018), with all steps."""
 
 import math
 from collections.abc import Iterator
@@ -13,34 +13,34 @@ from uda.hardness.probes.pixels import Pixels
 from uda.models.network import Output
 
 NORMS = ("l2", "linf")
-#: Default radius: under linf so much of each of an image's n values, under l2 sqrt(n) times so much.
+#: Default radius of an image with n values: this value for linf, sqrt(n) times this value for l2.
 DEFAULT_RADIUS = 0.02
 
 
 @dataclass(frozen=True)
 class Attack:
-    """How far and in what steps an image is moved; pixels run from 0 to 1."""
+    """The radius and the steps of an attack. Pixels are from 0 to 1."""
 
     norm: str = "l2"
     """l2: Euclidean length of the change over all values of the image; linf: the largest change of one value."""
     steps: int = 50
-    """Steps."""
+    """Number of steps."""
     step_size: float | None = None
-    """Length of a step in that norm; None: eps / steps, so that the way out to eps is just long enough."""
+    """Length of a step in this norm; None: eps / steps, the smallest size that can reach eps."""
     eps: float | None = None
-    """Radius of the ball around the image; None: DEFAULT_RADIUS, times sqrt(n) under l2."""
+    """Radius of the ball around the image; None: DEFAULT_RADIUS for linf, sqrt(n) times DEFAULT_RADIUS for l2."""
 
     def settled(self, entries: int) -> "Attack":
-        """With every open value decided for images of so many values. Raises UserError for what makes no sense."""
+        """The attack with all values set, for images with `entries` values. Raises UserError for invalid values."""
         if self.norm not in NORMS:
-            raise UserError(f"`norm`: '{self.norm}' is unknown, one of {', '.join(NORMS)}")
+            raise UserError(f"`norm`: unknown '{self.norm}' (known: {', '.join(NORMS)})")
         if self.steps < 1:
-            raise UserError(f"`steps`: {self.steps}: 1 at least")
+            raise UserError(f"`steps`: {self.steps}: must be at least 1")
         for option, value in (("`eps`", self.eps), ("`step_size`", self.step_size)):
             if value is not None and not 0 < value < math.inf:
-                raise UserError(f"{option}: {value}: must be above 0 (pixels run from 0 to 1)")
+                raise UserError(f"{option}: {value}: must be above 0 (pixels are from 0 to 1)")
         if self.norm == "linf" and self.eps is not None and self.eps > 1:
-            raise UserError(f"`eps`: {self.eps:g}: no pixel can change by more than 1: 8/255 is .031")
+            raise UserError(f"`eps`: {self.eps:g}: must be at most 1 (pixels are from 0 to 1; 8/255 is .031)")
         default = DEFAULT_RADIUS * (math.sqrt(entries) if self.norm == "l2" else 1)
         eps = default if self.eps is None else self.eps
         return replace(self, eps=eps, step_size=eps / self.steps if self.step_size is None else self.step_size)
@@ -51,17 +51,18 @@ def pgd(
 ) -> Iterator[tuple[Tensor, Output]]:
     """Move images so that the cross-entropy with `target` falls.
 
-    The network is put into eval mode; gradients of its parameters are neither used nor touched.
+    The network is set to eval mode. The gradients of its parameters are not used and not changed.
 
     Args:
-        network: gives `Output`; differentiable.
-        pixels: its normalisation, through which the gradient goes.
-        images: (B, C, S, S) in 0..1, not changed.
-        target: class to move to.
-        attack: settled.
+        network: a differentiable network that returns `Output`.
+        pixels: the network's normalisation. The gradient passes through it.
+        images: (B, C, S, S) in 0..1; they are not changed.
+        target: number of the class to move to.
+        attack: an attack with all values set (`settled`).
 
     Yields:
-        attack.steps + 1 times: the images, (B, C, S, S) in 0..1 and within eps of the first, and the network's output.
+        attack.steps + 1 pairs: the images, (B, C, S, S) in 0..1 and within eps of the first images, and the network's
+        output for them.
     """
     network.eval()
     moved = images
@@ -92,7 +93,7 @@ def _direction(gradient: Tensor, norm: str) -> Tensor:
 
 
 def _within(moved: Tensor, images: Tensor, attack: Attack) -> Tensor:
-    """The nearest images in the ball; then in 0..1, which only brings them nearer to the first ones."""
+    """Project images onto the ball, then clip them to 0..1. Clipping only brings them nearer to the first images."""
     change = moved - images
     if attack.norm == "linf":
         change = change.clamp(-attack.eps, attack.eps)

@@ -1,4 +1,4 @@
-"""Between what a network takes and the pixels it shows."""
+"""Conversion between a network's normalised inputs and pixels."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from uda.data.settings import TransformSettings
 
 
 class Pixels:
-    """The normalisation of a network's inputs, and its inverse; both are differentiable.
+    """The normalisation of a network's inputs, and its inverse. Both are differentiable.
 
     Args:
-        transforms: have the mean and standard deviation of each channel.
-        device: of the tensors to come.
+        transforms: settings with the mean and standard deviation of each channel.
+        device: device of the tensors.
     """
 
     def __init__(self, transforms: TransformSettings, device: torch.device | str = "cpu"):
@@ -23,5 +23,5 @@ class Pixels:
         return (inputs * self._std + self._mean).clamp(0, 1)
 
     def to_inputs(self, pixels: Tensor) -> Tensor:
-        """Pixels in 0..1 (B, C, S, S) -> what the network takes."""
+        """Pixels in 0..1 (B, C, S, S) -> normalised images."""
         return (pixels - self._mean) / self._std

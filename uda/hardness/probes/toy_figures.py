@@ -1,4 +1,4 @@
-"""The figure of the toy: features of two entries by class, by AVH and by norm."""
+"""The figure of the toy: two-dimensional features by class, by AVH and by norm."""
 
 from collections.abc import Sequence
 
@@ -15,9 +15,9 @@ def embedding_figure(points: Sequence[Row], weights: Sequence[Row], boundaries: 
     """Features x = (x1, x2) three times: coloured by class, by AVH in units of 1 / K, and by norm.
 
     Args:
-        points: with x1, x2, label, avh, norm.
-        weights: with class and direction, whose rays are drawn and named.
-        boundaries: directions in which classes meet, radians; thin lines.
+        points: rows with x1, x2, label, avh, norm.
+        weights: rows with class and direction. The directions are drawn as named rays.
+        boundaries: directions of the class boundaries in radians, drawn as thin lines.
     """
     from matplotlib.figure import Figure
 
@@ -25,7 +25,7 @@ def embedding_figure(points: Sequence[Row], weights: Sequence[Row], boundaries: 
     reach = 1.08 * float(np.abs(x).max())
     figure = Figure(figsize=(13, 4.5), layout="constrained")
     panels = figure.subplots(1, 3, sharex=True, sharey=True)
-    # In order of their direction: with more classes than colours, neighbours then differ.
+    # In the order of directions, so that neighbours differ even with more classes than colours.
     order = [row["class"] for row in sorted(weights, key=lambda row: row["direction"])]
     labels = np.array([row["label"] for row in points])
     look = {"s": 4, "linewidths": 0, "rasterized": True}
@@ -37,7 +37,7 @@ def embedding_figure(points: Sequence[Row], weights: Sequence[Row], boundaries: 
         (panels[2], "norm", 1, "norm |x|"),
     ):
         values = scale * np.array([row[key] for row in points])
-        top = float(np.quantile(values, 0.99))  # a few images that are far on the wrong side would take all the colour
+        top = float(np.quantile(values, 0.99))  # otherwise a few misclassified images would use most of the colours
         cloud = axes.scatter(*x.T, c=values, cmap="cividis", vmin=values.min(), vmax=top, **look)
         figure.colorbar(cloud, ax=axes, label=title, shrink=0.85, extend="max")
         axes.set_title(f"by {title.split(',')[0]}")
@@ -69,11 +69,11 @@ def add_toy(
     reached: Sequence[Row],
     name: str,
 ) -> None:
-    """The section of the toy: the figure with its raw data, and the tables."""
+    """Add the section of the toy: the figure with its raw data, and the tables."""
     findings.section(
         "Digits in the plane",
-        "A small convolutional network whose feature x has two entries (a linear layer, no ReLU) and whose classifier "
-        "has no bias, trained on MNIST digits by softmax cross-entropy. "
+        "A small convolutional network is trained on MNIST digits by softmax cross-entropy. Its feature x has two "
+        "entries (a linear layer, no ReLU). Its classifier has no bias. "
         + "; ".join(f"{row['count']:,} images {row['images']}: {100 * row['accuracy']:.2f} % right" for row in reached)
         + ".",
     )
@@ -81,18 +81,18 @@ def add_toy(
         f"{name}_embedding",
         embedding_figure(points, weights, boundaries),
         "Features by class, by AVH and by norm",
-        "Each point is an image; dark rays with a class's name are the directions of the class weights, faint ones the "
-        "boundaries between classes, where the two largest logits are equal. Colours "
-        "end at the 99th percentile. The data are all points.",
+        "Each point is an image. Dark rays with a class name are the directions of the class weights. Faint rays are "
+        "the class boundaries, where the two largest logits are equal. Colours end at the 99th percentile. The data "
+        "have all points.",
         points,
         raster=True,
     )
     findings.table(
         f"{name}_correlations",
-        "Does the score go with the angle to the nearest class boundary?",
+        "Correlation of scores with the angle to the nearest class boundary",
         correlations,
-        "spearman: rank correlation of a score with the angle between x and the nearest direction in which the "
-        "classifier's two largest logits are equal, taken below 0 where the image is classified wrongly; with 95 % "
-        "intervals (Fisher's z). by_class: the mean over the classes of the correlation among the images of each.",
+        "spearman: rank correlation of a score with the angle between x and the nearest class boundary, with a 95 % "
+        "interval (Fisher's z). The angle is below 0 for a wrongly classified image. by_class: mean over the classes "
+        "of the correlation within each class.",
     )
     findings.table(f"{name}_weights", "Class weights", weights, "Directions in radians.")

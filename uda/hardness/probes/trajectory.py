@@ -1,10 +1,10 @@
-"""The way of an image from its class to another one: AVH, angles, softmax and norm along an adversarial path.
+"""The path of an image from one class to another: AVH, angles, softmax and norm along an adversarial path.
 
 Source: Angular Visual Hardness (Chen et al., ICML 2020), its discussion of adversarial examples.
 
-AVH to class c is theta_c / sum_k theta_k. The AVHs to two classes share their denominator, so they cross where the
-angles do. The prediction flips where the logits |w_c| |x| cos theta_c + b_c cross: at the same place but for the
-lengths of the class weights and the biases, which is what the distance between the two tells of.
+AVH to class c is theta_c / sum_k theta_k. The AVHs to two classes have the same denominator, so they cross where the
+angles cross. The prediction flips where the logits |w_c| |x| cos theta_c + b_c cross. The two places differ only
+because of the lengths of the class weights and the biases.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ from uda.training.settings import RuntimeSettings
 
 
 def event_rows(paths: Paths) -> list[Row]:
-    """At which step what happens, a row an image; None where it does not.
+    """The steps of events, one row per image; None if an event does not happen.
 
-    `leaves`: the first step with another prediction than the class it comes from. `flips`: the first at which the
-    prediction is the class it goes to. `avh_crosses`: the first at which AVH to that class is below AVH to the other.
-    `crossing_less_flip`: steps from the flip to the crossing, negative where AVH crosses first.
+    `leaves`: the first step at which the prediction is not the source class. `flips`: the first step at which the
+    prediction is the target class. `avh_crosses`: the first step at which AVH to the target class is below AVH to the
+    source class. `crossing_less_flip`: steps from the flip to the crossing, negative if AVH crosses first.
     """
     happened = {
         "leaves": paths.predicted != paths.source,
@@ -43,9 +43,10 @@ def event_rows(paths: Paths) -> list[Row]:
 
 
 def step_rows(paths: Paths) -> list[Row]:
-    """Means over the images, a row a step, with normal 95 % intervals (`_low`, `_high`) where there are several.
+    """Means over the images, one row per step. With several images, normal 95 % intervals (`_low`, `_high`) too.
 
-    AVH is in units of 1 / K. `share_from` and `share_to`: of the images, those predicted as either class.
+    AVH is in units of 1 / K. `share_from` and `share_to`: shares of the images predicted as the source and as the
+    target class.
     """
     scale = {name: len(paths.classes) if name.startswith("avh") else 1 for name in paths.values}
     count = len(paths.ids)
@@ -66,7 +67,7 @@ def step_rows(paths: Paths) -> list[Row]:
 
 
 def aligned_rows(paths: Paths, events: Sequence[Row], reach: int = 10) -> list[Row]:
-    """Mean AVH to either class, in units of 1 / K, by the steps from each image's own flip."""
+    """Mean AVH to both classes, in units of 1 / K, by the number of steps from each image's flip."""
     flips = np.array([-1 if row["flips"] is None else row["flips"] for row in events])
     rows = []
     for offset in range(-reach, reach + 1):
@@ -81,7 +82,7 @@ def aligned_rows(paths: Paths, events: Sequence[Row], reach: int = 10) -> list[R
 
 
 def path_rows(paths: Paths) -> list[Row]:
-    """Everything: a row an image and a step; AVH as it is."""
+    """All values, one row per image and step. AVH is not scaled."""
     return [
         {
             "image": name, "step": step, "predicted": paths.classes[paths.predicted[step, i]],
@@ -107,30 +108,31 @@ def trajectory(
     log: Callable[[str], None] | None = print,
     name: str = "trajectory",
 ) -> dict[str, list[Row]]:
-    """Images of one class on their way to another one, added to the findings.
+    """Move images of one class to another class, and add the results to the findings.
 
     Args:
-        classifier: whose gradient they follow.
-        data: images with labels by their own classes.
-        findings: get curves, frames and tables, all called `<name>_...`.
+        classifier: the classifier to attack.
+        data: labelled images.
+        findings: receives curves, frames and tables, with names `<name>_...`.
         source, target: names of the classes.
-        attack: None: as `Attack()`.
+        attack: the attack; None: `Attack()`.
         image, count, seed: as in `choose`.
         runtime, log: as in `follow`.
-        name: what all names begin with.
+        name: first part of the names of figures and tables.
 
     Returns:
-        `steps`, `events`, `aligned`, `paths`: rows of the functions of those names.
+        `steps`, `events`, `aligned`, `paths`: the rows of `step_rows`, `event_rows`, `aligned_rows` and `path_rows`.
 
     Raises:
-        UserError: unknown or equal classes, no image of `source` that is classified rightly, a mistake in `attack`.
+        UserError: the classes are unknown or equal, no image of `source` is classified correctly, or `attack` has an
+            invalid value.
     """
     data = in_order_of(classifier, data)
     numbers = [find_class(word, data.classes, option) for word, option in ((source, "`source`"), (target, "`target`"))]
     if source == target:
         raise UserError(f"`source` and `target` are both '{source}': name two classes")
     attack = attack or Attack()
-    attack.settled(1)  # its mistakes come before the work
+    attack.settled(1)  # raises before anything is computed
     chosen = choose(classifier, data, numbers[0], count, image, seed, runtime, log)
     paths = follow(classifier, chosen, *numbers, attack, runtime, log)
     found = {"steps": step_rows(paths), "events": event_rows(paths), "paths": path_rows(paths)}
@@ -141,22 +143,22 @@ def trajectory(
 
 
 def where_avh_crosses(events: Sequence[Row]) -> str:
-    """In a sentence, where the AVHs cross beside the flip of the prediction."""
+    """Sentences that compare the crossing of the AVHs with the flip of the prediction."""
     flips = [row["flips"] for row in events if row["flips"] is not None]
     if not flips:
-        return "No image reaches the class; give it more room (eps) or more steps."
+        return "No image reaches the target class; increase eps or the number of steps."
     several = len(events) > 1
     text = f"The prediction flips at step {np.median(flips):g}"
-    text += f" (median of the {len(flips)} of {len(events)} images that get there). " if several else ". "
+    text += f" (median of the {len(flips)} of {len(events)} images that reach the target class). " if several else ". "
     apart = [row["crossing_less_flip"] for row in events if row["crossing_less_flip"] is not None]
     if not apart:
-        return f"{text}AVH to the new class does not fall below AVH to the old one."
+        return f"{text}AVH to the target class does not fall below AVH to the source class."
     if not several:
-        return f"{text}AVH to the new class falls below AVH to the old one {_steps_from_flip(apart[0])}."
+        return f"{text}AVH to the target class falls below AVH to the source class {_steps_from_flip(apart[0])}."
     sides = [sum(np.sign(apart) == side) for side in (-1, 0, 1)]
     middle = _steps_from_flip(float(np.median(apart)))
     return (
-        f"{text}AVH to the new class falls below AVH to the old one {middle} (median; from {min(apart):+d} to "
+        f"{text}AVH to the target class falls below AVH to the source class {middle} (median; from {min(apart):+d} to "
         f"{max(apart):+d}): earlier in {sides[0]}, at the same step in {sides[1]}, later in {sides[2]}."
     )
 
@@ -168,7 +170,7 @@ def _steps_from_flip(steps: float) -> str:
 
 
 def summary(found: Mapping[str, Sequence[Row]]) -> list[str]:
-    """The main numbers of what `trajectory` returns, in lines."""
+    """The main numbers of `trajectory`'s result, in lines."""
     first, last = found["steps"][0], found["steps"][-1]
     names = {"avh": "AVH / (1/K)", "angle": "angle, radians", "p": "softmax"}
     moved = f"moved by {last['l2']:.3g} (l2), {last['linf']:.3g} (linf)"

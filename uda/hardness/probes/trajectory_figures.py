@@ -1,4 +1,4 @@
-"""The figures of an image's way from one class to another."""
+"""The figures of an image's path from one class to another."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,7 +8,7 @@ from uda.hardness.probes.image_paths import Paths
 from uda.report.figures import COLOURS, DASHES, INK, finish, new_axes, styled
 from uda.report.findings import Findings, Row
 
-#: Quantity, its axis, its title; those of two classes have a line each.
+#: For each quantity, the label of its axis and its title. Quantities of a class have one line per class.
 CURVES = {
     "avh": ("AVH, in units of 1 / K", "AVH to both classes"),
     "angle": ("angle of x to w, radians", "Angle to both class weights"),
@@ -27,15 +27,15 @@ def path_figure(
     along: str = "step",
     xlabel="PGD step",
 ):
-    """One quantity against the steps, a line a class, with bands where the rows have them; a rule at the flip.
+    """One quantity over the steps: one line per class, bands if the rows have intervals, a vertical line at the flip.
 
     Args:
-        rows: of `step_rows`, or of `aligned_rows` with along="from_flip".
+        rows: the rows of `step_rows`, or of `aligned_rows` with along="from_flip".
         quantity: one of CURVES.
-        ends: names of the class it comes from and the one it goes to.
-        flip: where the prediction flips, on the axis `along`.
+        ends: names of the source class and the target class.
+        flip: position of the flip on the x axis.
         along: the rows' column for the x axis.
-        xlabel: its name.
+        xlabel: label of the x axis.
     """
     axes = new_axes(5, 3.1)
     lines = {quantity: None} if quantity in rows[0] else {f"{quantity}_from": ends[0], f"{quantity}_to": ends[1]}
@@ -55,13 +55,13 @@ def path_figure(
 
 
 def magnification(frames: np.ndarray) -> int:
-    """How much the differences of the last frame to the first are magnified: 99 % of them then fit into -0.5..0.5."""
+    """The factor for differences between the last and the first frame: 99 % of them then fit into -0.5..0.5."""
     large = float(np.quantile(np.abs(frames[-1] - frames[0]), 0.99))
     return max((factor for factor in NICE if factor * large <= 0.5), default=1)
 
 
 def shown_steps(total: int, flip: int | None) -> list[int]:
-    """Steps to show: about six over the way, the flip and the one before it among them."""
+    """Steps to show: five over the whole path, the flip and the step before the flip."""
     steps = {round(step) for step in np.linspace(0, total, 5)}
     if flip is not None:
         steps |= {max(flip - 1, 0), flip}
@@ -72,14 +72,14 @@ def shown_steps(total: int, flip: int | None) -> list[int]:
 def frames_figure(
     frames: np.ndarray, steps: Sequence[int], captions: Sequence[str], flipped: Sequence[bool], factor: int
 ):
-    """The image at some steps, and below it what has changed since the first, magnified around grey.
+    """The image at several steps, and below each its difference to the first image, magnified around grey.
 
     Args:
-        frames: (F, S, S, C) in 0..1; differences are to the first.
-        steps: their numbers, (F,).
-        captions: a text for each.
-        flipped: whether the prediction has gone over.
-        factor: of the differences.
+        frames: (F, S, S, C) in 0..1. Differences are to the first frame.
+        steps: numbers of the steps, (F,).
+        captions: one text per frame.
+        flipped: whether the prediction is the target class, per frame.
+        factor: magnification of the differences.
     """
     from matplotlib.figure import Figure
 
@@ -104,18 +104,18 @@ def frames_figure(
 def add_trajectory(
     findings: Findings, paths: Paths, found: Mapping[str, Sequence[Row]], crossing: str, name: str
 ) -> None:
-    """The section of a trajectory: curves, frames of the first image, tables."""
+    """Add the section of a trajectory: curves, frames of the first image, tables."""
     ends = paths.classes[paths.source], paths.classes[paths.target]
     attack, count = paths.attack, len(paths.ids)
     flips = [row["flips"] for row in found["events"] if row["flips"] is not None]
     flip = float(np.median(flips)) if flips else None
-    several = f"Mean of {count} images, with 95 % intervals; " if count > 1 else f"{paths.ids[0]}; "
-    rule = "the rule marks where the prediction becomes the new class" + " (median)." * (count > 1) + "." * (count == 1)
+    several = f"Mean of {count} images, with 95 % intervals. " if count > 1 else f"{paths.ids[0]}. "
+    rule = "The vertical line marks the flip of the prediction" + " (median)." * (count > 1) + "." * (count == 1)
     findings.section(
         f"From {ends[0]} to {ends[1]}",
         f"Targeted PGD on {paths.model}: {attack.steps} steps of {attack.step_size:.3g} within {attack.eps:.3g} "
-        f"({attack.norm}, pixels from 0 to 1). {crossing} AVHs cross where the angles do, since they share their "
-        "denominator; logits know the lengths of the class weights and the biases besides. All paths: "
+        f"({attack.norm}, pixels from 0 to 1). {crossing} AVHs cross where the angles cross, because they have the "
+        "same denominator. Logits also depend on the lengths of the class weights and on the biases. All paths: "
         f"{name}_paths.csv.",
     )
     for quantity, (_, title) in CURVES.items():
@@ -124,25 +124,26 @@ def add_trajectory(
             f"{name}_{quantity}",
             path_figure(found["steps"], quantity, ends, flip),
             f"{title}, from {ends[0]} to {ends[1]}",
-            several + (rule if flip is not None else "the prediction never becomes the new class."),
+            several + (rule if flip is not None else "The prediction never becomes the target class."),
             [{key: row[key] for key in keys} for row in found["steps"]],
         )
     if count > 1 and flips:
         findings.figure(
             f"{name}_aligned",
-            path_figure(found["aligned"], "avh", ends, 0, along="from_flip", xlabel="steps from the image's own flip"),
+            path_figure(found["aligned"], "avh", ends, 0, along="from_flip", xlabel="steps from the image's flip"),
             "AVH around the flip",
-            "Mean over the images whose path has that step, each counted from its own flip.",
+            "Mean over the images whose path has the step. Steps are counted from each image's flip.",
             found["aligned"],
         )
     _add_frames(findings, paths, found["events"][0]["flips"], name)
-    findings.table(f"{name}_events", "When what happens", found["events"], "Steps; - where it does not happen.")
+    findings.table(f"{name}_events", "Steps of events", found["events"], "- if an event does not happen.")
     shown = [key for key in found["steps"][0] if not key.endswith(("_low", "_high"))]
     findings.table(
         f"{name}_steps",
         "Step by step",
         [{key: row[key] for key in shown} for row in found["steps"]],
-        "Means over the images; AVH in units of 1 / K, angles in radians, l2 and linf: how far the image has moved.",
+        "Means over the images. AVH is in units of 1 / K, angles are in radians. l2 and linf are the size of the "
+        "change.",
     )
 
 
@@ -158,14 +159,14 @@ def _add_frames(findings: Findings, paths: Paths, flip: int | None, name: str) -
         }
         for step in steps
     ]  # fmt: skip
-    captions = [f"says {row['predicted'][:14]}\nAVH {row['avh_from']:.2f}, {row['avh_to']:.2f}" for row in rows]
+    captions = [f"{row['predicted'][:14]}\nAVH {row['avh_from']:.2f}, {row['avh_to']:.2f}" for row in rows]
     flipped = [row["predicted"] == paths.classes[paths.target] for row in rows]
     findings.figure(
         f"{name}_frames",
         frames_figure(paths.frames[steps], steps, captions, flipped, factor),
-        f"{paths.ids[0]} on its way",
-        f"Below, the change since step 0, {factor} times, around grey. AVH to the old and to the new class, in units "
-        "of 1 / K.",
+        f"Frames of {paths.ids[0]}",
+        f"Below each frame: the change since step 0, magnified {factor} times, around grey. AVH is to the source class "
+        "and to the target class, in units of 1 / K.",
         rows,
         raster=True,
     )

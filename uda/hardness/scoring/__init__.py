@@ -1,1 +1,1 @@
-"""Hardness scores of images, and the classifiers that give them."""
+"""Hardness scores of images, and the classifiers that produce them."""

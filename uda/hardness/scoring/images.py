@@ -1,4 +1,4 @@
-"""The labelled images that a classifier is scored on, with labels in the classifier's own order."""
+"""Labelled images for scoring, with labels in the classifier's order of classes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,32 +22,32 @@ from uda.training.settings import RuntimeSettings
 
 @dataclass(frozen=True)
 class LabelledImages:
-    """Images and what they show; image ids are paths relative to the data set's folder, the same on any machine."""
+    """Images and their labels. Image ids are paths relative to the data set's folder, the same on every machine."""
 
     images: Images
     labels: np.ndarray
     """(N,) int64, 0..K-1."""
     classes: tuple[str, ...]
-    """K names."""
+    """K class names."""
 
     def take(self, indices: np.ndarray) -> "LabelledImages":
-        """Some of them."""
+        """The images with the given numbers."""
         return LabelledImages(self.images.take(indices), self.labels[indices], self.classes)
 
 
 def load_images(
     place: str, settings: StorageSettings | None = None, log: Callable[[str], None] = print, seed: int = 0
 ) -> LabelledImages:
-    """Labelled images.
+    """Load labelled images.
 
     Args:
-        place: `<card>:<domain>` (`cifar10:test`), a folder with one folder a class, or a .txt list.
-        settings: how the images are read and kept; of a card also where it lies.
-        log: told of unreadable images.
-        seed: of generated images.
+        place: `<card>:<domain>` (`cifar10:test`), a folder with one folder per class, or a .txt list.
+        settings: how to read and store the images, and the folder of a card's data set.
+        log: called with lines about unreadable images.
+        seed: seed of generated images.
 
     Raises:
-        UserError: unknown card or domain, no such folder, an image without a label.
+        UserError: the card, the domain or the folder does not exist, or an image has no label.
     """
     settings = settings or StorageSettings()
     card, found, domain = place.partition(":")
@@ -55,7 +55,7 @@ def load_images(
         settings = settings.model_copy(update={"dataset": card})
     elif card in CARDS and not Path(place).exists():
         raise UserError(
-            f"`data`: which domain of '{card}'? {', '.join(f'{card}:{name}' for name in CARDS[card].domains)}"
+            f"`data`: name a domain of '{card}': {', '.join(f'{card}:{name}' for name in CARDS[card].domains)}"
         )
     else:
         domain = place
@@ -64,15 +64,17 @@ def load_images(
 
 
 def in_order_of(classifier: LoadedClassifier, data: LabelledImages) -> LabelledImages:
-    """The images with the class numbers that the classifier's outputs have.
+    """The images with class numbers in the classifier's order.
 
-    Classes are matched by name: with those that the classifier knows, or, for a head of 1,000 classes, with ImageNet's
-    WordNet ids (`n01440764`); folders named by class numbers (`0` to `999`, as ImageNetV2 has them) are those. Without
-    names on the classifier's side, as many classes as it has are taken in the order of their names, if that is one and
-    the same for all programs: `class10` comes before `class2` for some.
+    If the classifier has class names, classes are matched by name. If it has no names:
+
+    - Folders that are named by class numbers (`0` to `999`, as in ImageNetV2) keep these numbers.
+    - For 1,000 classes, ImageNet's WordNet ids (`n01440764`) are matched.
+    - Otherwise classes are sorted by name. There must be as many as the classifier has, and their order must be clear.
+      It is not clear if some programs sort `class10` before `class2` and others after it.
 
     Raises:
-        UserError: classes that the classifier does not have, or that cannot be told.
+        UserError: the classifier does not have a class, or the order of its classes is not known.
     """
     count = len(classifier.network.weight)
     if classifier.classes is not None:
@@ -86,28 +88,28 @@ def in_order_of(classifier: LoadedClassifier, data: LabelledImages) -> LabelledI
         return LabelledImages(data.images, _by_name(data.classes, synsets, classifier.name)[data.labels], synsets)
     if len(data.classes) != count:
         raise UserError(
-            f"{classifier.name} has {count} classes without names, the images have {len(data.classes)} "
-            f"({', '.join(data.classes[:3])}...): name the folders by class number (0 to {count - 1})"
+            f"{classifier.name} has {count} classes without names, but the images have {len(data.classes)} classes "
+            f"({', '.join(data.classes[:3])}...); name the folders by class number (0 to {count - 1})"
             + " or by ImageNet's WordNet ids" * (count == 1000)
-            + ", or give the classes' names by `classes`"
+            + ", or give the class names in `classes`"
         )
     as_text, as_people = two_orders(data.classes)
     if count == 1000 or as_text != as_people:
         raise UserError(
-            f"{classifier.name}: in which order are its {count} classes ({', '.join(data.classes[:3])}...)? Give their "
-            "names in the order of its outputs by `classes`"
+            f"{classifier.name}: the order of its {count} classes ({', '.join(data.classes[:3])}...) is not known; "
+            "give the class names in the order of its outputs in `classes`"
         )
     return data
 
 
 def _by_name(names: Sequence[str], known: Sequence[str], who: str) -> np.ndarray:
-    """The numbers of some names among the known ones."""
+    """The number of each name in the list of known names."""
     place = {same_form(name): number for number, name in enumerate(known)}
     missing = [name for name in names if name not in place]
     if missing:
         raise UserError(
             f"{who} has no class '{missing[0]}'{nearest(missing[0], list(known))}"
-            + f" ({len(missing)} of {len(names)} classes of the images are not among its {len(known)})"
+            + f" ({len(missing)} of {len(names)} classes of the images are not among its {len(known)} classes)"
         )
     return np.array([place[name] for name in names])
 
@@ -120,18 +122,18 @@ def engine_for(
 
 
 def stratified(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """`count` numbers of images, each class in its share, in ascending order; all where there are no more.
+    """Draw `count` image numbers in proportion to the classes, in ascending order. All if there are not more.
 
     Args:
-        labels: (N,) classes.
-        count: images wanted.
-        seed: of the draw.
+        labels: class numbers, (N,).
+        count: number of images.
+        seed: seed of the draw.
     """
     generator = np.random.default_rng([seed, len(labels)])
     order = generator.permutation(len(labels))
     place = np.empty(len(labels))
     for label in np.unique(labels):
         own = order[labels[order] == label]
-        # Evenly over 0..1 whatever the class's size, so that any first part holds each class in its share.
+        # The images of each class are spread evenly over 0..1, so every first part has the classes in proportion.
         place[own] = (np.arange(len(own)) + generator.random()) / len(own)
     return np.sort(np.argsort(place, kind="stable")[:count])

@@ -1,4 +1,4 @@
-"""The figures of a table of scores: how each is spread over right and wrong images, and what the extremes look like."""
+"""The figures of a table of scores: histograms of right and wrong images, and the images with extreme scores."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ UNITS = {"angle": "radians", "entropy": "nats", "loss": "nats"}
 
 
 def spread_rows(table: ScoreTable) -> list[dict[str, Any]]:
-    """Histograms: a row a score, a group (`right`, `wrong`) and a bin, with the share of the group's images in it."""
+    """Histograms, one row per score, group (`right`, `wrong`) and bin, with the share of the group's images."""
     rows = []
     for name, values in table.scores.items():
         edges = np.histogram_bin_edges(values, BINS)
@@ -34,7 +34,7 @@ def spread_rows(table: ScoreTable) -> list[dict[str, Any]]:
 
 @styled
 def spread_figure(rows: Sequence[dict[str, Any]]):
-    """A panel a score: the rightly classified images as an area, the wrongly classified ones as a line."""
+    """One panel per score: the correctly classified images as an area, the wrongly classified images as a line."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -50,7 +50,7 @@ def spread_figure(rows: Sequence[dict[str, Any]]):
             if any(row["images"] for row in own):
                 edges = [*(row["from"] for row in own), own[-1]["to"]]
                 total = sum(row["images"] for row in own)
-                label = f"{group}ly classified, {total:,}"
+                label = f"{'correctly' if group == 'right' else 'wrongly'} classified, {total:,}"
                 axes.stairs([100 * row["share"] for row in own], edges, label=label, **look)
         axes.set_xlabel(f"{name}, {UNITS[name]}" if name in UNITS else name, fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(4))
@@ -63,14 +63,14 @@ def spread_figure(rows: Sequence[dict[str, Any]]):
 
 
 def extremes(values: np.ndarray, count: int = SHOWN) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the `count` images with the smallest values, and of those with the largest, from these on down."""
+    """The `count` images with the smallest values, ascending, and those with the largest values, descending."""
     order = np.argsort(values, kind="stable")
     return order[:count], order[::-1][:count]
 
 
 @styled
 def extremes_figure(table: ScoreTable, images: Images, name: str = "avh"):
-    """Rows of pictures: the images that a score calls easiest and hardest, with class and score."""
+    """Two rows of pictures: the images with the smallest and the largest scores, with class and score."""
     from matplotlib.figure import Figure
     from torchvision.transforms.v2 import functional
 
@@ -85,7 +85,7 @@ def extremes_figure(table: ScoreTable, images: Images, name: str = "avh"):
             axes.imshow(picture.permute(1, 2, 0).numpy())
             said = table.labels[number]
             if table.labels[number] != table.predicted[number]:
-                said += f"\nsaid: {table.predicted[number]}"
+                said += f"\npredicted: {table.predicted[number]}"
             axes.set_title(f"{said}\n{table.scores[name][number]:.4g}", fontsize=7.5)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -94,13 +94,13 @@ def extremes_figure(table: ScoreTable, images: Images, name: str = "avh"):
 
 
 def add_scores(table: ScoreTable, images: Images, findings: Findings) -> None:
-    """Put a table of scores on a page: means, spread, and the images with the least and the most AVH."""
+    """Put a table of scores on a page: means, histograms, and the images with the smallest and the largest AVH."""
     lines = dict(SCORES.describe())
     means = [
         {
             "score": name,
             "what it is": lines.get(name) or None,
-            "hard images have": {1: "small ones", -1: "large ones"}.get(EASIER.get(name)),
+            "hard images have": {1: "small scores", -1: "large scores"}.get(EASIER.get(name)),
             "mean": float(values.mean()),
             "deviation": float(values.std()),
             "smallest": float(values.min()),
@@ -109,13 +109,13 @@ def add_scores(table: ScoreTable, images: Images, findings: Findings) -> None:
         for name, values in table.scores.items()
     ]
     right = f"{100 * table.right.mean():.2f} %"
-    findings.table("means", "Scores", means, f"Of {len(table):,} images, {right} of which are classified rightly.")
+    findings.table("means", "Scores", means, f"{len(table):,} images; {right} of them are classified correctly.")
     rows = spread_rows(table)
     findings.figure(
         "spread",
         spread_figure(rows),
         "Spread of the scores",
-        "Histograms of each score, of the rightly and the wrongly classified images.",
+        "Histograms of each score for correctly and for wrongly classified images.",
         rows,
     )
     name = "avh" if "avh" in table.scores else next(iter(table.scores))
@@ -127,9 +127,9 @@ def add_scores(table: ScoreTable, images: Images, findings: Findings) -> None:
     findings.figure(
         "extremes",
         extremes_figure(table, images, name),
-        f"Least and most {name}",
-        f"The images with the smallest and the largest {name}: their class, what the classifier says where that is "
-        "another one, and the score.",
+        f"Smallest and largest {name}",
+        f"The images with the smallest and the largest {name}: their class, the prediction if it is wrong, and the "
+        "score.",
         shown,
         raster=True,
     )

@@ -1,4 +1,4 @@
-"""Tables of scores: an image a row, written as CSV or Parquet and read again."""
+"""Tables of scores with one row per image: write and read them as CSV or Parquet."""
 
 import csv
 import io
@@ -19,29 +19,29 @@ class ScoreTable:
     """Scores of N images."""
 
     ids: tuple[str, ...]
-    """Names of the images, each one once."""
+    """Names of the images, without duplicates."""
     labels: tuple[str, ...]
-    """Class that each image shows."""
+    """Class of each image."""
     predicted: tuple[str, ...]
-    """Class that the classifier says."""
+    """Class that the classifier predicts for each image."""
     scores: Mapping[str, np.ndarray]
-    """By name (N,) float64."""
+    """Arrays (N,) float64 by name."""
     others: tuple[str, ...] = ()
-    """Columns of its file that were not asked for."""
+    """Columns of the file that were not read as scores."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @property
     def right(self) -> np.ndarray:
-        """(N,) bool: where the classifier is right."""
+        """Whether each prediction is right, (N,) bool."""
         return np.array(self.labels) == np.array(self.predicted)
 
 
 def write_scores(table: ScoreTable, path: Path) -> None:
-    """Write a table as CSV, or as Parquet where the path ends so: image, label, predicted, and a column a score.
+    """Write a table as CSV, or as Parquet if the path ends in .parquet.
 
-    Raises UserError for Parquet without pyarrow.
+    The columns are image, label, predicted and one per score. Raises UserError for Parquet without pyarrow.
     """
     columns = {"image": table.ids, "label": table.labels, "predicted": table.predicted, **table.scores}
     if path.suffix == ".parquet":
@@ -58,14 +58,15 @@ def write_scores(table: ScoreTable, path: Path) -> None:
 
 
 def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
-    """Read what `write_scores` wrote, or any table with a column `image` and columns of numbers.
+    """Read a table of `write_scores`, or any table with a column `image` and columns of numbers.
 
     Args:
-        path: a .csv, or a .parquet.
-        names: columns to read as scores where they are there; None: all but `image`, `label` and `predicted`.
+        path: a .csv or .parquet file.
+        names: columns to read as scores, if they exist; None: all except `image`, `label` and `predicted`.
 
     Raises:
-        UserError: no such file, no column `image`, an image twice, a score that is no finite number.
+        UserError: the file or the column `image` does not exist, an image is named twice, or a score is not a finite
+            number.
     """
     if not path.is_file():
         raise UserError(f"`tables`: no such file: {path}")
@@ -85,25 +86,25 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
         head, rows = (lines[0][1] if lines else []), [row for _, row in lines[1:]]
         uneven = next((number for number, row in lines if len(row) != len(head)), None)
         if uneven is not None:
-            raise UserError(f"{path}, line {uneven}: not as many cells as the head has")
+            raise UserError(f"{path}, line {uneven}: the number of cells differs from that of the first line")
         twice = next((name for name in head if head.count(name) > 1), None)
         if twice is not None:
-            raise UserError(f"{path}: two columns are called '{twice}'")
+            raise UserError(f"{path}: two columns have the name '{twice}'")
         columns = dict(zip(head, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
     if not columns.get("image"):
-        raise UserError(f"{path}: no rows, or no column 'image'; `uda hardness score` writes such a table")
+        raise UserError(f"{path}: no rows, or no column 'image'; `uda hardness score` writes tables of scores")
     ids = tuple(map(str, columns["image"]))
     if len(set(ids)) != len(ids):
         twice = next(name for name in ids if ids.count(name) > 1)
-        raise UserError(f"{path}: the image {twice} stands twice")
+        raise UserError(f"{path}: the image {twice} is named twice")
     empty = ("",) * len(ids)
     labels, predicted = (tuple(map(str, columns.get(key, empty))) for key in ("label", "predicted"))
     texts = ("image", "label", "predicted")
     wanted = [name for name in columns if (name not in texts if names is None else name in names)]
     if "" in wanted:
         raise UserError(
-            f"{path}: column {list(columns).index('') + 1} has no name: leave it out (pandas: index=False), or name "
-            "the scores by `scores`"
+            f"{path}: column {list(columns).index('') + 1} has no name; remove it (pandas: index=False), or name the "
+            "scores in `scores`"
         )
     numbers = {name: columns[name] for name in wanted}
     others = tuple(name for name in columns if name not in (*texts, *wanted))
@@ -112,12 +113,12 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
 
 
 def named_tables(words: Sequence[str], names: Sequence[str] | None = None) -> dict[str, ScoreTable]:
-    """Tables from `file` or `name=file` words, by name.
+    """Read tables from `file` or `name=file` words. Returns them by name.
 
-    A run's folder stands for the scores.csv in it, whose name is the run's and its seed's; else it is the file's, or
-    its folder's where files are named alike.
+    A folder stands for the scores.csv in it. Without `name=`, the name of a run's table is the run's name and seed.
+    The name of another table is its file's name, or its folder's name if several files have the same name.
 
-    Raises UserError for two of one name, and as `read_scores` does.
+    Raises UserError for two tables with the same name, and as `read_scores` does.
     """
     found: dict[str, Path] = {}
     split = [("", word) if Path(word).exists() or "=" not in word else word.split("=", 1) for word in words]
@@ -127,13 +128,13 @@ def named_tables(words: Sequence[str], names: Sequence[str] | None = None) -> di
     for (given, _), path, stem in zip(split, paths, stems, strict=True):
         name = given or _run_of(path) or (stem if stems.count(stem) == 1 else path.absolute().parent.name)
         if name in found:
-            raise UserError(f"`tables`: {found[name]} and {path} would both be '{name}'; give names: NAME=FILE")
+            raise UserError(f"`tables`: {found[name]} and {path} have the same name '{name}'; give names: NAME=FILE")
         found[name] = path
     return {name: read_scores(path, names) for name, path in found.items()}
 
 
 def _run_of(path: Path) -> str | None:
-    """The run in whose folder a table lies, by its config."""
+    """Name and seed of the run in whose folder a table is; None if it is not in a run folder."""
     try:
         config = yaml.safe_load((path.parent / "config.yaml").read_text(encoding="utf-8"))
         return f"{config['name']}, seed {config['seed']}"
@@ -145,10 +146,12 @@ def _numbers(values: Sequence[object], name: str, path: Path) -> np.ndarray:
     try:
         found = np.array([float(value) for value in values])
     except (TypeError, ValueError) as error:
-        raise UserError(f"{path}: column '{name}' is not of numbers ({error}); `scores` names those that are") from None
+        raise UserError(
+            f"{path}: column '{name}' has values that are not numbers ({error}); name the columns of scores in `scores`"
+        ) from None
     if not np.isfinite(found).all():
         row = int(np.flatnonzero(~np.isfinite(found))[0])
-        raise UserError(f"{path}: column '{name}' has {found[row]} in row {row + 1}: a score must be a finite number")
+        raise UserError(f"{path}: column '{name}' has {found[row]} in row {row + 1}; a score must be a finite number")
     return found
 
 
@@ -157,5 +160,5 @@ def _parquet():
         import pyarrow
         import pyarrow.parquet
     except ImportError:
-        raise UserError('Parquet needs pyarrow: pip install "uda-toolkit[parquet]", or name a .csv file') from None
+        raise UserError('Parquet needs pyarrow; pip install "uda-toolkit[parquet]", or name a .csv file') from None
     return pyarrow, pyarrow.parquet

@@ -1,7 +1,7 @@
-"""What a classifier's outputs say about each labelled image: how hard it is, how sure the classifier is.
+"""Scores of labelled images from a classifier's outputs: hardness and confidence.
 
-x is the input of the last linear layer, w_1..w_K the rows of its weight, z the logits, p their softmax, y the label,
-theta_k the angle of x and w_k.
+x is the input of the last linear layer, w_1..w_K are the rows of its weight, z are the logits, p is their softmax, y is
+the label, and theta_k is the angle between x and w_k.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,13 +16,13 @@ from uda.hardness.scoring.score_table import ScoreTable
 from uda.models.network import Prediction
 from uda.selection.angular import angles, avc, avh
 
-#: Entries of a chunk's largest array.
+#: Number of entries of the largest array of a chunk.
 CHUNK_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What scores are made of, some rows of a prediction."""
+    """The inputs of a score: rows of a prediction."""
 
     features: Tensor
     """(N, D) float32."""
@@ -35,23 +35,23 @@ class Outputs:
 
     @property
     def log_p(self) -> Tensor:
-        """(N, K), in nats."""
+        """The logarithm of p, (N, K), in nats."""
         return self.logits.log_softmax(1)
 
     def own(self, values: Tensor) -> Tensor:
-        """The label's column of values (N, K)."""
+        """Each row's value at its label, (N, K) -> (N,)."""
         return values.gather(1, self.labels[:, None])[:, 0]
 
 
 Score = Callable[[Outputs], Tensor]
 #: Functions of `Outputs` to (N,) float64.
 SCORES: Registry[Score] = Registry("score")
-#: 1 where a larger score is meant to go with an image that more people pick, -1 where a smaller one is.
+#: 1 if easy images should have large scores, -1 if they should have small scores.
 EASIER: dict[str, int] = {}
 
 
 def score(name: str, easier: int) -> Callable[[Score], Score]:
-    """Register a score; `easier`: 1 if easy images should have a large one, -1 if a small one."""
+    """Register a score. `easier`: 1 if easy images should have large scores, -1 if they should have small scores."""
 
     def register(function: Score) -> Score:
         EASIER[name] = easier
@@ -68,7 +68,7 @@ def angular_visual_hardness(outputs: Outputs) -> Tensor:
 
 @score("angle", easier=-1)
 def own_angle(outputs: Outputs) -> Tensor:
-    """theta_y alone, radians in [0, pi]: AVH without its denominator."""
+    """theta_y, radians in [0, pi]: the numerator of AVH."""
     return outputs.own(angles(outputs.features.double(), outputs.weight))
 
 
@@ -80,25 +80,25 @@ def angular_visual_confidence(outputs: Outputs) -> Tensor:
 
 @score("top_avc", easier=1)
 def top_angular_visual_confidence(outputs: Outputs) -> Tensor:
-    """The largest AVC, whatever the label."""
+    """The largest AVC of all classes."""
     return avc(outputs.features.double(), outputs.weight).amax(1)
 
 
 @score("confidence", easier=1)
 def confidence(outputs: Outputs) -> Tensor:
-    """Softmax probability of the label, p_y, the paper's model confidence."""
+    """Softmax probability p_y of the label, the paper's model confidence."""
     return outputs.own(outputs.log_p).exp()
 
 
 @score("top_confidence", easier=1)
 def top_confidence(outputs: Outputs) -> Tensor:
-    """The largest softmax probability, whatever the label."""
+    """The largest softmax probability of all classes."""
     return outputs.log_p.amax(1).exp()
 
 
 @score("margin", easier=1)
 def margin(outputs: Outputs) -> Tensor:
-    """Logit of the label less the largest other one; below 0 for an image that is classified wrongly."""
+    """Logit of the label minus the largest other logit; below 0 for a wrongly classified image."""
     others = outputs.logits.scatter(1, outputs.labels[:, None], -torch.inf)
     return outputs.own(outputs.logits) - others.amax(1)
 
@@ -112,7 +112,7 @@ def entropy(outputs: Outputs) -> Tensor:
 
 @score("loss", easier=-1)
 def loss(outputs: Outputs) -> Tensor:
-    """Cross-entropy with the label, -log p_y in nats: p_y in another order of magnitude, not in another order."""
+    """Cross-entropy with the label, -log p_y in nats. It ranks images as confidence does."""
     return -outputs.own(outputs.log_p)
 
 
@@ -125,12 +125,12 @@ def norm(outputs: Outputs) -> Tensor:
 def compute_scores(
     prediction: Prediction, labels: np.ndarray, names: Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Scores of every image of a prediction by name, (N,) float64; of `names`, or all of SCORES.
+    """Compute scores of every image of a prediction. Returns arrays (N,) float64 by name.
 
     Args:
         prediction: features (N, D), logits (N, K), weight (K, D).
         labels: (N,) int64, 0..K-1.
-        names: scores to compute.
+        names: scores to compute; None: all of SCORES.
     """
     functions = {name: SCORES[name] for name in (SCORES if names is None else names)}
     weight = torch.from_numpy(np.asarray(prediction.weight))
@@ -156,7 +156,7 @@ def make_table(
     classes: Sequence[str],
     names: Sequence[str] | None = None,
 ) -> ScoreTable:
-    """Scores of a prediction with the images' names and classes."""
+    """The table of a prediction's scores, with the images' names and classes."""
     predicted = prediction.logits.argmax(1)
     return ScoreTable(
         tuple(ids),
