@@ -473,7 +473,7 @@ def test_mistakes_are_named(values):
         uda.avh(features, weight, labels + (labels == 3))
     with pytest.raises(ValueError, match="portion must lie in"):
         uda.select(uda.avc(features, weight), portion=20)
-    with pytest.raises(ValueError, match="rows of scores hold NaN or have no finite largest score above 0"):
+    with pytest.raises(ValueError, match="rows of scores contain NaN or have no finite largest score above 0"):
         uda.select(-uda.avc(features, weight), portion=0.2)
 
 

@@ -296,7 +296,7 @@ def test_a_blow_up_in_the_last_step_of_an_epoch_is_found_before_it_is_saved(tiny
         (["transforms.target.scale=[2,1]"], "transforms"),
         (["transforms.size=48", "transforms.resize=36"], "transforms.resize"),
         (["model.backbone=vit_tiny_patch16_224", "transforms.size=24"], "cannot take images of transforms.size=24"),
-        (["self_training.selector=test_rounds_flat"], "selector 'test_rounds_flat' gave scores of shape"),
+        (["self_training.selector=test_rounds_flat"], "selector 'test_rounds_flat' returned scores of shape"),
     ],
 )
 def test_what_does_not_fit_is_found_before_training(tiny, tmp_path, capsys, monkeypatch, overrides, message):

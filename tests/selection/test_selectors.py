@@ -200,6 +200,6 @@ def test_the_example_of_the_docstring_works_as_it_stands(tmp_path):
         scores = SELECTORS["mine"](features, logits, weight)
         torch.testing.assert_close(scores.sum(dim=1), torch.ones(40, dtype=torch.float64))
         torch.testing.assert_close(SELECTORS["mine"](features[:1], logits[:1], weight), scores[:1])
-        assert dict(SELECTORS.describe())["mine"] == "Softmax, sharper for features of large norm."
+        assert dict(SELECTORS.describe())["mine"] == "Softmax that is sharper for features with a large norm."
     finally:
         SELECTORS._entries.pop("mine", None)

@@ -303,7 +303,7 @@ def test_rows_that_do_not_fit_are_refused(classes, best, message):
 def test_another_number_of_classes_is_refused():
     with pytest.raises(ValueError, match="scores must have 3 columns"):
         ThresholdSearch(3, 0.5).update(np.ones((5, 2)))
-    with pytest.raises(ValueError, match="one class or more"):
+    with pytest.raises(ValueError, match="at least one class"):
         ThresholdSearch(0, 0.5)
 
 
@@ -311,14 +311,14 @@ def test_passes_over_other_rows_are_noticed():
     """A generator that is spent after the first pass, a row that goes missing, and a score that changes."""
     rows = np.linspace(0.1, 0.9, 100)[:, None]
     spent = iter([rows])
-    with pytest.raises(ValueError, match=r"pass 2 saw other scores .*\(0 rows after 100\)"):
+    with pytest.raises(ValueError, match=r"pass 2 got other scores .*\(0 rows after 100\)"):
         stream_thresholds(lambda: spent, 0.5, 1, memory=0)
     for second in (rows[1:], np.where(rows > 0.5, 1e-3, rows)):
         search = ThresholdSearch(1, 0.5, memory=0)
         search.update(rows)
         search.finish_pass()
         search.update(second)
-        with pytest.raises(ValueError, match="pass 2 saw other scores"):
+        with pytest.raises(ValueError, match="pass 2 got other scores"):
             search.finish_pass()
 
 
@@ -330,7 +330,7 @@ def test_other_rows_are_noticed_on_every_rank():
         search.update(np.full((10 + rank, 1), 0.5))
         search.finish_pass()
 
-    assert [str(error)[:28] for error in together(2, work)] == ["pass 2 saw other scores than"] * 2
+    assert [str(error)[:28] for error in together(2, work)] == ["pass 2 got other scores than"] * 2
 
 
 def test_use_out_of_turn_is_refused():

@@ -1,1 +1,1 @@
-"""Choosing pseudo-labels: angles, selectors, thresholds, regularisers."""
+"""Chooses pseudo-labels: angles, selectors, thresholds, regularisers."""

@@ -1,4 +1,4 @@
-"""Angles between features and class weights, and the hardness and confidence made of them.
+"""Angles between features and class weights, and the scores computed from them: AVH and AVC.
 
 Source: Angular Visual Hardness (Chen et al., ICML 2020, PMLR 119:1637-1648).
 
@@ -6,13 +6,11 @@ Source: Angular Visual Hardness (Chen et al., ICML 2020, PMLR 119:1637-1648).
     AVH(x)   = A(x, w_y) / sum_i A(x, w_i)
     AVC(c|x) = (pi - A(x, w_c)) / sum_k (pi - A(x, w_k))
 
-The feature x is the input of the last linear layer, w_1..w_K are the rows of that layer's weight;
-its bias plays no part. The weight is signed, so angles above 90 degrees are ordinary even for features
-that come out of a ReLU.
+The feature x is the input of the last linear layer. w_1..w_K are the rows of that layer's weight. The bias is not
+used. The weight is signed, so angles above 90 degrees are common even for features after a ReLU.
 
-All angles are computed in double precision, whatever the inputs and whatever autocast says: arccos of a
-float32 cosine is wrong by 3e-4 near 0 and pi, and double precision costs little here. Every value depends
-on its own row only.
+All angles are computed in double precision, for any input and under autocast too. arccos of a float32 cosine has an
+error of 3e-4 near 0 and pi, and double precision costs little. Every value depends only on its own row.
 """
 
 import math
@@ -22,19 +20,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Keeps the slope of arccos finite, and every angle 1.4e-7 away from 0 and pi, so that no sum of them is 0.
+# Keeps the slope of arccos finite. Every angle is at least 1.4e-7 away from 0 and pi, so that no sum of angles is 0.
 _LARGEST_COSINE = 1.0 - 1e-14
-# Entries that are widened to double precision at a time where no gradient is asked for: 32 MB.
+# Number of entries that are converted to double precision at a time if no gradient is needed: 32 MB.
 _CHUNK_ENTRIES = 1 << 22
 
 
 def angles(features: Tensor, weight: Tensor) -> Tensor:
     """Angle between each feature and each class weight: (N, D), (K, D) -> (N, K), radians in [0, pi].
 
-    A zero feature or a zero weight row is at pi/2 to everything. Differentiable with respect to both
-    arguments (twice, too), with finite gradients everywhere: they are 0 at 0 and pi, and for vectors whose
-    largest entry is below 1/sqrt(largest number of their dtype) (5e-20 in float32). Returns float64 if an input
-    is float64, else float32. Raises ValueError where the shapes do not match.
+    A zero feature or a zero weight row has the angle pi/2 to every vector. The function is twice differentiable in both
+    arguments, with finite gradients everywhere. The gradients are 0 at the angles 0 and pi, and for vectors whose
+    largest entry is below 1/sqrt(largest number of their dtype) (5e-20 in float32). Returns float64 if an input is
+    float64, else float32. Raises ValueError if the shapes do not match.
     """
     return _score_rows(lambda theta: theta, features, weight)
 
@@ -42,7 +40,7 @@ def angles(features: Tensor, weight: Tensor) -> Tensor:
 def avh(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """Angular visual hardness: (N, D), (K, D), (N,) class indices -> (N,), in [0, 1], high = hard.
 
-    Raises ValueError where the shapes do not match or a label is no class.
+    Raises ValueError if the shapes do not match or a label is not a class.
     """
     _check_shapes(features, weight)
     if labels.shape != features.shape[:1]:
@@ -61,8 +59,8 @@ def avh(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
 def avc(features: Tensor, weight: Tensor) -> Tensor:
     """Angular visual confidence: (N, D), (K, D) -> (N, K), positive, each row sums to 1.
 
-    The scores live in a narrow band around 1/K (a confident sample of 12 classes reaches about 0.15), so
-    a threshold made for softmax never fits them. Raises ValueError where the shapes do not match.
+    The scores lie in a narrow band around 1/K. With 12 classes, a confident image reaches about 0.15. So a threshold
+    for softmax never fits them. Raises ValueError if the shapes do not match.
     """
 
     def confidence(theta: Tensor) -> Tensor:
@@ -73,11 +71,11 @@ def avc(features: Tensor, weight: Tensor) -> Tensor:
 
 
 def avh_logits(features: Tensor, weight: Tensor, scale: float) -> Tensor:
-    """Logits whose softmax is the AVH loss's probability, -scale * angle: (N, D), (K, D) -> (N, K).
+    """Logits of the AVH loss, -scale * angle: (N, D), (K, D) -> (N, K). Their softmax is its probability.
 
-    The loss is printed with scale * (pi - angle); softmax does not see the constant. `scale` > 0 is the inverse
-    temperature: 7 classes need at least 4 to be able to reach a probability of 0.99. Raises ValueError for another one,
-    and where the shapes do not match.
+    The paper writes scale * (pi - angle). The constant does not change the softmax. `scale` > 0 is the inverse
+    temperature. With 7 classes it must be at least 4 to allow a probability of 0.99. Raises ValueError if the scale is
+    not above 0 or the shapes do not match.
     """
     if not scale > 0:
         raise ValueError(f"scale must be above 0, got {scale}")
@@ -87,8 +85,8 @@ def avh_logits(features: Tensor, weight: Tensor, scale: float) -> Tensor:
 def avh_loss(features: Tensor, weight: Tensor, labels: Tensor, scale: float) -> Tensor:
     """Cross-entropy on the angles, mean over the batch: (N, D), (K, D), labels -> scalar.
 
-    `labels` are class indices (N,) or distributions (N, K). The gradient reaches the features and the
-    class weights. Raises ValueError where the shapes do not match and for a scale that is not above 0.
+    `labels` are class indices (N,) or distributions (N, K). The features and the class weights get gradients. Raises
+    ValueError if the shapes do not match or the scale is not above 0.
     """
     logits = avh_logits(features, weight, scale)
     wanted = tuple(logits.shape) if labels.is_floating_point() else (len(logits),)
@@ -98,8 +96,8 @@ def avh_loss(features: Tensor, weight: Tensor, labels: Tensor, scale: float) -> 
 
 
 def to_double(values: Tensor) -> Tensor:
-    """The values in double precision, on their own device, or on the CPU where that device has no double (MPS)."""
-    # One after the other: MPS would have to make the double.
+    """The values in double precision, on their own device. MPS has no double precision, so its values go to the CPU."""
+    # First to the CPU, because MPS cannot hold double precision.
     return values.cpu().double() if values.device.type == "mps" else values.double()
 
 
@@ -112,17 +110,17 @@ def _check_shapes(features: Tensor, weight: Tensor) -> None:
 
 
 def _score_rows(score: Callable[..., Tensor], features: Tensor, weight: Tensor, *per_row: Tensor) -> Tensor:
-    """`score(angles, *per_row)` of all rows, in chunks where no gradient is asked for."""
+    """`score(angles, *per_row)` of all rows. It is computed in chunks if no gradient is needed."""
     _check_shapes(features, weight)
     dtype = torch.float64 if torch.float64 in (features.dtype, weight.dtype) else torch.float32
     wants_gradient = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
-    # Long chunks: where other processes share the cores, each call that several threads work on can wait for them.
+    # Long chunks, because each multi-threaded call may have to wait for other processes on the same cores.
     rows = len(features) if wants_gradient else _CHUNK_ENTRIES // max(weight.shape)
     rows = max(1, min(rows, len(features)))
     with torch.autocast(features.device.type, enabled=False):
         directions, lengths = _rows_and_lengths(weight)
         directions = directions / lengths
-        # One buffer for all chunks: fresh pages for each would cost more than the arithmetic.
+        # One buffer for all chunks: new memory pages for each chunk would cost more than the arithmetic.
         buffer = None if wants_gradient else directions.new_empty(rows, features.shape[1])
         scores = None
         for start in range(0, max(1, len(features)), rows):
@@ -146,15 +144,15 @@ def _angles_to(directions: Tensor, features: Tensor, buffer: Tensor | None) -> T
 
 
 def _rows_and_lengths(vectors: Tensor, buffer: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Rows in double precision, up to a positive factor each, and their lengths (N, 1), 1 for a zero row.
+    """Rows in double precision, each up to a positive factor, and their lengths (N, 1). A zero row has length 1.
 
-    `buffer` (at least N rows), where given, holds the rows without a gradient.
+    If `buffer` (at least N rows) is given, it holds the rows, which then have no gradient.
     """
     rows = to_double(vectors) if buffer is None else buffer[: len(vectors)].copy_(vectors.detach().to(buffer.device))
-    # Squares of float32 numbers fit in a double; those of doubles may not.
+    # Squares of float32 numbers fit into a double. Squares of doubles may not.
     if rows.requires_grad or vectors.dtype == torch.float64:
         largest = rows.detach().abs().amax(dim=1, keepdim=True)
-        # The gradient is of the order of 1/length: below this floor it would overflow the dtype of the input.
+        # The gradient is of the order of 1/length. For lengths below this floor it would overflow the input's dtype.
         floor = torch.finfo(vectors.dtype).max ** -0.5
         rows = torch.where(largest > floor, rows, rows.detach()) / torch.where(largest > 0, largest, 1.0)
     lengths = torch.linalg.vector_norm(rows, dim=1, keepdim=True)

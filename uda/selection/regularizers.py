@@ -1,24 +1,24 @@
 """Confidence regularised self-training (CRST, Zou et al., ICCV 2019).
 
-Model regularisers (MR*) add a term to the loss of the TARGET samples; label regularisers (LR*) replace the
-one-hot pseudo-label by a soft one. With the softmax p of K classes, and CBST's thresholds lambda:
+Model regularisers (MR*) add a term to the loss of the target images. Label regularisers (LR*) replace the one-hot
+pseudo-label by a soft one. With the softmax p of K classes and CBST's thresholds lambda:
 
     MRL2    alpha * sum_k p_k^2
     MRENT   alpha * sum_k p_k log p_k
     MRKLD   -alpha / K * sum_k log p_k
     LRENT   y_k proportional to (p_k / lambda_k)^(1 / alpha_label)
 
-The terms are a mean over the whole batch, source images counted, as the cross-entropy beside them is. In the official
-segmentation code (yzou2/CRST) MRKLD is a mean over the target's pixels alone. With a share t of target images in a
-batch its weight is alpha there, and alpha t here.
+The cross-entropy and the terms are means over the whole batch, including source images. In the official segmentation
+code (yzou2/CRST), MRKLD is a mean over the target's pixels only. With a share t of target images in a batch, its weight
+is alpha in that code and alpha t in uda.
 
-LRENT's lambdas are those of the softmax selector, whatever selector chooses the images: they divide softmax
-probabilities. Where the selector's class is not the one of the largest p_k / lambda_k, the label is the selector's,
-one-hot.
+LRENT divides softmax probabilities by its lambdas. So the lambdas are those of the softmax selector, even if another
+selector chooses the images. If the selector's class does not have the largest p_k / lambda_k, the label is one-hot at
+the selector's class.
 
-`create_regularizer(name, alpha, alpha_label)` builds one; `default_weights(name)` tells its two weights. A training
-method adds `penalty(logits)` to the cross-entropy of the target part of a batch and nothing to the source part,
-and asks `soft_labels` once a round, after the selection.
+`create_regularizer(name, alpha, alpha_label)` builds a regulariser. `default_weights(name)` gives its two default
+weights. A training method adds `penalty(logits)` to the cross-entropy of the target part of a batch, and nothing to the
+source part. It calls `soft_labels` once per round, after the selection.
 """
 
 import math
@@ -36,23 +36,23 @@ from uda.core.errors import UserError
 from uda.core.registry import Registry
 from uda.selection.thresholds import ArrayLike, to_numpy
 
-# MRKLD's and LRENT's are the official segmentation code's; that code gives none for MRL2 and MRENT, whose terms are of
-# the same order as MRKLD's, so they take MRKLD's.
+# The weights of MRKLD and LRENT are from the official segmentation code. It has none for MRL2 and MRENT. Their terms
+# are of the same order as MRKLD's, so they have the same weight.
 _MODEL_WEIGHT = 0.1
 _LABEL_WEIGHT = 0.25
 
 _CHUNK_ENTRIES = 1 << 20
 
-# The selection divides probabilities where LRENT subtracts logarithms: two ratios nearer than this are equal.
+# The selection divides probabilities, but LRENT subtracts logarithms. Ratios closer than this count as equal.
 _EQUAL_RATIOS = 1e-9
 
 
 @dataclass(frozen=True)
 class Regularizer:
-    """What all kinds share: no penalty, hard labels, and two checked weights.
+    """Base of all regularisers: no penalty, hard labels, and two checked weights.
 
-    alpha: weight of the term added to the loss, at least 0; kinds without such a term ignore it.
-    alpha_label: temperature of the soft label, above 0; kinds with hard labels ignore it.
+    alpha: weight of the term added to the loss, at least 0. Kinds without a term ignore it.
+    alpha_label: temperature of the soft label, above 0. Kinds with hard labels ignore it.
     """
 
     alpha: float = _MODEL_WEIGHT
@@ -71,7 +71,7 @@ class Regularizer:
             )
 
     def penalty(self, logits: Tensor) -> Tensor:
-        """Term to add to the cross-entropy of each target sample: (B, K) -> (B,), at least float32."""
+        """Term to add to the cross-entropy of each target image: (B, K) -> (B,), at least float32."""
         return torch.zeros(len(logits), dtype=_log_probabilities(logits[:0]).dtype, device=logits.device)
 
     def soft_labels(self, logits: ArrayLike, thresholds: ArrayLike, hard: ArrayLike) -> NDArray[np.float32]:
@@ -85,12 +85,12 @@ REGULARIZERS: Registry[type[Regularizer]] = Registry("regularizer")
 
 @REGULARIZERS.register("none")
 class NoRegularizer(Regularizer):
-    """No regulariser: plain CBST, hard pseudo-labels and cross-entropy alone."""
+    """No regulariser: plain CBST, with hard pseudo-labels and only cross-entropy."""
 
 
 @REGULARIZERS.register("mrl2")
 class ModelL2(Regularizer):
-    """MRL2: penalises alpha * sum p^2 on target samples (default alpha 0.1)."""
+    """MRL2: penalises alpha * sum p^2 on target images (default alpha 0.1)."""
 
     penalises = True
 
@@ -100,7 +100,7 @@ class ModelL2(Regularizer):
 
 @REGULARIZERS.register("mrent")
 class ModelEntropy(Regularizer):
-    """MRENT: penalises the negative entropy, alpha * sum p log p, on target samples (default alpha 0.1)."""
+    """MRENT: penalises the negative entropy, alpha * sum p log p, on target images (default alpha 0.1)."""
 
     penalises = True
 
@@ -111,9 +111,9 @@ class ModelEntropy(Regularizer):
 
 @REGULARIZERS.register("mrkld")
 class ModelKLD(Regularizer):
-    """MRKLD: pulls the softmax of target samples to uniform, -alpha * mean log p (default alpha 0.1).
+    """MRKLD: pulls the softmax of target images towards uniform, -alpha * mean log p (default alpha 0.1).
 
-    Up to a scale the same as uniform label smoothing with eps = alpha / (1 + alpha).
+    Up to a factor, this is uniform label smoothing with eps = alpha / (1 + alpha).
     """
 
     penalises = True
@@ -124,15 +124,15 @@ class ModelKLD(Regularizer):
 
 @REGULARIZERS.register("lrent")
 class LabelEntropy(Regularizer):
-    """LRENT: soft pseudo-labels in proportion to (p / lambda)^(1 / alpha_label) (default alpha_label 0.25)."""
+    """LRENT: soft pseudo-labels proportional to (p / lambda)^(1 / alpha_label) (default alpha_label 0.25)."""
 
     softens = True
 
     def soft_labels(self, logits: ArrayLike, thresholds: ArrayLike, hard: ArrayLike) -> NDArray[np.float32]:
         """Soft targets: logits (N, K), softmax's lambda (K,), hard labels (N,) -> (N, K) float32, rows sum to 1.
 
-        Each row's largest entry is at its hard label. Where (p / lambda) is largest at another class, the row is
-        one-hot; so are all rows where every lambda is infinite. A class with an infinite lambda gets 0 in the others.
+        Each row's largest entry is at its hard label. A row is one-hot if p / lambda is largest at another class. All
+        rows are one-hot if every lambda is infinite. Otherwise a class with an infinite lambda gets 0.
         """
         logits, thresholds, hard = _check_selection(logits, thresholds, hard)
         labels = _one_hot(hard, len(thresholds))
@@ -147,11 +147,11 @@ class LabelEntropy(Regularizer):
 
 @REGULARIZERS.register("mrkld_lrent")
 class ModelKLDLabelEntropy(ModelKLD, LabelEntropy):
-    """MRKLD and LRENT together: the penalty of the one, the soft labels of the other."""
+    """MRKLD and LRENT together: MRKLD's penalty and LRENT's soft labels."""
 
 
 def default_weights(name: str) -> dict[str, float]:
-    """Default weights of the named regulariser, `{"alpha": ..., "alpha_label": ...}`, 0 for a term it has not."""
+    """Default weights of the named regulariser, `{"alpha": ..., "alpha_label": ...}`. 0 for a term that it lacks."""
     kind = REGULARIZERS[name]
     return {
         "alpha": _MODEL_WEIGHT if kind.penalises else 0.0,
@@ -160,9 +160,9 @@ def default_weights(name: str) -> dict[str, float]:
 
 
 def create_regularizer(name: str, alpha: float | None = None, alpha_label: float | None = None) -> Regularizer:
-    """The named regulariser, with its default for a weight that is None.
+    """The named regulariser. A weight of None means its default.
 
-    Raises UserError for an unknown name and for a weight that the kind cannot take.
+    Raises UserError for an unknown name or a weight outside of its range.
     """
     weights = default_weights(name)
     return REGULARIZERS[name](
@@ -172,12 +172,12 @@ def create_regularizer(name: str, alpha: float | None = None, alpha_label: float
 
 
 def lrent_keeps(logits: ArrayLike, thresholds: ArrayLike, alpha: float) -> NDArray[np.bool_]:
-    """CRST's own rule of which samples LRENT trains on: logits (N, K), lambda (K,) -> (N,) bool.
+    """CRST's original rule for the images that LRENT trains on: logits (N, K), lambda (K,) -> (N,) bool.
 
-    A sample is kept if CE(y, p) + alpha * sum y log y < -sum y log lambda. With y = (p / lambda)^(1 / alpha) / Z the
-    two sides differ by -alpha * log Z, so the rule is Z = sum_k (p_k / lambda_k)^(1 / alpha) > 1. Unlike the soft
-    label it depends on the lambdas' scale: they must be those of the softmax selector. Nothing is kept
-    where all lambdas are infinite.
+    An image is kept if CE(y, p) + alpha * sum y log y < -sum y log lambda. With y = (p / lambda)^(1 / alpha) / Z, the
+    two sides differ by -alpha * log Z. So the rule is Z = sum_k (p_k / lambda_k)^(1 / alpha) > 1. Unlike the soft
+    label, the rule depends on the scale of the lambdas, so they must be those of the softmax selector. If all lambdas
+    are infinite, no image is kept.
     """
     if not alpha > 0:
         raise ValueError(f"alpha must be above 0, got {alpha}")
@@ -196,7 +196,7 @@ def _log_probabilities(logits: Tensor) -> Tensor:
 def _log_powers(
     logits: NDArray, thresholds: NDArray[np.float64], alpha: float
 ) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """log (p / lambda)^(1 / alpha) by chunks of rows, in double precision; -inf where lambda is infinite."""
+    """log (p / lambda)^(1 / alpha) in chunks of rows, in double precision. -inf if lambda is infinite."""
     rows = max(1, _CHUNK_ENTRIES // logits.shape[1])
     for start in range(0, len(logits), rows):
         part = slice(start, start + rows)

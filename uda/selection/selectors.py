@@ -1,12 +1,11 @@
-"""Selectors: how sure is the model of each class on each target image?
+"""Selectors: they score how sure the model is of each class on each target image.
 
-A selector is a function of the features (N, D), the logits (N, K) and the classifier's weight (K, D) that
-returns scores (N, K), higher = surer. The scores of a row are positive where it matters: the row's largest one
-is above 0 and all are finite, because the class-balanced thresholds divide by them. Scores are ranked among
-those of the same class, so their scale is free, but ties are not broken: keep double precision where a score
-saturates. A row's scores depend on that row alone. No gradient is needed.
+A selector is a function of the features (N, D), the logits (N, K) and the classifier's weight (K, D). It returns scores
+(N, K), higher = surer. The class-balanced thresholds divide scores by scores. So all scores are finite, and the largest
+score of each row is above 0. Scores are only compared within a class, so their scale is free. Ties are not broken, so
+use double precision for a score that saturates. The scores of a row depend only on that row. No gradient is needed.
 
-Your own selector, in your own file my_selectors.py (config: `plugins: [my_selectors.py]`, `selector: mine`):
+An example of your own selector, in a file my_selectors.py (config: `plugins: [my_selectors.py]`, `selector: mine`):
 
     import torch
     from uda.selection.selectors import SELECTORS
@@ -14,11 +13,11 @@ Your own selector, in your own file my_selectors.py (config: `plugins: [my_selec
 
     @SELECTORS.register("mine")
     def mine(features, logits, weight):
-        '''Softmax, sharper for features of large norm.'''
+        '''Softmax that is sharper for features with a large norm.'''
         norm = features.norm(dim=1, keepdim=True)
         return torch.softmax(logits.double() * norm.log1p(), dim=1)
 
-The first line of the docstring is what `--list selectors` prints.
+`--list selectors` prints the first line of the docstring.
 """
 
 import math
@@ -34,7 +33,7 @@ from uda.selection import angular
 Selector = Callable[[Tensor, Tensor, Tensor], Tensor]
 SELECTORS: Registry[Selector] = Registry("selector")
 
-# Stands in for a sureness of exactly 0, which no threshold can divide by.
+# Replaces a sureness of exactly 0, because a threshold must not be 0.
 _LEAST_SURENESS = 1e-150
 _CHUNK_ENTRIES = 1 << 20
 
@@ -43,16 +42,16 @@ _CHUNK_ENTRIES = 1 << 20
 def softmax(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
     """Softmax probability of each class (CBST, Zou et al., ECCV 2018), in double precision.
 
-    In float32 many probabilities are exactly 1.0, and their ranks would be lost. (N, K), rows sum to 1.
+    (N, K), rows sum to 1. In float32 many probabilities would be exactly 1.0, and their order would be lost.
     """
     return _from_logits(lambda z: torch.softmax(z, dim=1), logits)
 
 
 @SELECTORS.register("avc")
 def avc(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """Angular visual confidence (AVH, Chen et al., ICML 2020): the share of each class in all pi - angle.
+    """Angular visual confidence (AVH, Chen et al., ICML 2020): pi - angle of each class over their sum.
 
-    (N, K), rows sum to 1; float32 unless an input is double. The logits play no part.
+    (N, K), rows sum to 1. float32 unless an input is double. The logits are not used.
     """
     with torch.no_grad():
         return angular.avc(features, weight)
@@ -60,9 +59,9 @@ def avc(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
 
 @SELECTORS.register("margin")
 def margin(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """Lead over the strongest other class, (1 + p_k - max of the other p) / 2 (Scheffer et al., IDA 2001).
+    """Margin over the strongest other class, (1 + p_k - max of the other p) / 2 (Scheffer et al., IDA 2001).
 
-    (N, K) in [0, 1]; the first class is at 1/2 or above, every other one at 1/2 or below.
+    (N, K) in [0, 1]. The class of the largest p is at 1/2 or above, every other class at 1/2 or below.
     """
 
     def lead(z: Tensor) -> Tensor:
@@ -79,9 +78,9 @@ def margin(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
 
 @SELECTORS.register("entropy")
 def entropy(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """One minus the normalised entropy of the softmax, for the first class; the others in proportion to p.
+    """One minus the normalised entropy of the softmax, spread over the classes in proportion to p.
 
-    s = 1 - H(p) / log K of the row, spread as s * p_k / max_j p_j: (N, K) in [0, 1].
+    For a row with s = 1 - H(p) / log K, class k gets s * p_k / max_j p_j: (N, K) in [0, 1].
     """
 
     def certainty(z: Tensor) -> Tensor:
@@ -96,10 +95,10 @@ def entropy(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
 
 @SELECTORS.register("energy")
 def energy(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """Free energy, log-sum-exp of the logits (Liu et al., NeurIPS 2020), spread over classes in proportion to p.
+    """Free energy, log-sum-exp of the logits (Liu et al., NeurIPS 2020), spread over the classes in proportion to p.
 
-    Sureness of a row: softplus(logsumexp(z)), monotone in the energy and positive; its class k gets that times
-    p_k / max_j p_j: (N, K), no upper bound.
+    The sureness of a row is softplus(logsumexp(z)), which is positive and monotone in the energy. Class k gets the
+    sureness times p_k / max_j p_j: (N, K), without an upper bound.
     """
 
     def negative_energy(z: Tensor) -> Tensor:
@@ -113,32 +112,32 @@ def energy(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
 def cosine(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
     """Cosine similarity of feature and class weight, mapped to (1 + cos) / 2.
 
-    (N, K) in [0, 1]; float32 unless an input is double. The logits play no part.
+    (N, K) in [0, 1]. float32 unless an input is double. The logits are not used.
     """
     with torch.no_grad():
-        # cos^2 of the half angle: the same value, without the cancellation near pi.
+        # cos^2 of half the angle is the same value, without cancellation near pi.
         return angular.angles(features, weight).div_(2).cos_().square_()
 
 
 def target_scores(selector: str, features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """A selector's scores (N, K), without a gradient. Raises UserError for one that gives another shape."""
-    with torch.no_grad():  # what inference_mode gives can be used in no later graph
+    """A selector's scores (N, K), without a gradient. Raises UserError if they have another shape."""
+    with torch.no_grad():  # not inference_mode: its tensors cannot be used in a later graph
         scores = SELECTORS[selector](features, logits, weight)
     if tuple(scores.shape) != tuple(logits.shape):
         raise UserError(
-            f"selector '{selector}' gave scores of shape {tuple(scores.shape)}; a selector gives one score an "
-            f"image and class, here {tuple(logits.shape)}"
+            f"selector '{selector}' returned scores of shape {tuple(scores.shape)}; it must return one score for each "
+            f"image and class, of shape {tuple(logits.shape)}"
         )
     return scores
 
 
 def _spread(row_sureness: Tensor, logits: Tensor) -> Tensor:
-    """Sureness (N, 1) times p_k / max_j p_j: the first class carries the row's sureness, the others their share."""
+    """Sureness (N, 1) times p_k / max_j p_j: (N, K). The class of the largest p gets the sureness of the row."""
     return row_sureness.clamp(min=_LEAST_SURENESS) * (logits - logits.amax(dim=1, keepdim=True)).exp()
 
 
 def _from_logits(score: Callable[[Tensor], Tensor], logits: Tensor) -> Tensor:
-    """`score` of the logits in double precision, filled in by chunks of rows to spare the memory."""
+    """`score` of the logits in double precision. It is computed in chunks of rows to save memory."""
     if logits.ndim != 2 or logits.shape[1] == 0:
         raise ValueError(f"logits must be (N, K) with K > 0, got {tuple(logits.shape)}")
     rows = max(1, _CHUNK_ENTRIES // logits.shape[1])

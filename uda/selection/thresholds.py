@@ -1,17 +1,16 @@
 """Class-balanced thresholds and the pseudo-labels they give (CBST, Zou et al., ECCV 2018).
 
-Scores S (N, K) come from any selector. Each class k gets its own threshold lambda_k: the score that keeps the
-best portion p of the images which the selector itself assigns to k. An image is labelled with the class of
-its largest ratio S_ik / lambda_k, and is kept when that ratio reaches 1.
+Scores S (N, K) come from any selector. Each class k has its own threshold lambda_k. It is the score that keeps the best
+portion p of the images whose largest score is at k. An image gets the class of its largest ratio S_ik / lambda_k as
+label, and is selected if that ratio is at least 1.
 
-Ties: equal scores, or equal ratios, go to the class of the lowest index. Every image whose score equals
-lambda exactly is kept, so ties at the threshold can select more than floor(p * n_k) images.
+If scores or ratios are equal, the class with the lowest index wins. Every image whose score equals lambda exactly is
+selected, so ties at the threshold can select more than floor(p * n_k) images.
 
-`class_balanced_thresholds` is the definition and the way to go while the scores fit in memory. Where they do not, or
-lie on several processes, `uda.selection.streaming_thresholds` finds the same thresholds, bit for bit, from chunks of
-rows.
+`class_balanced_thresholds` is the definition. Use it if the scores fit in memory. If they do not, or if they are on
+several processes, `uda.selection.streaming_thresholds` finds the same thresholds, bit for bit, from chunks of rows.
 
-All functions take numpy arrays or torch tensors, give numpy arrays and leave their arguments alone.
+All functions take numpy arrays or torch tensors, return numpy arrays and do not change their arguments.
 """
 
 from dataclasses import dataclass
@@ -29,13 +28,13 @@ _CHUNK_ENTRIES = 1 << 17
 
 @dataclass(frozen=True, eq=False)
 class PseudoLabels:
-    """What one round of selection decided about every target image.
+    """The pseudo-labels of one round: label, score and selection of every target image.
 
-    labels: (N,) int64, the class of the largest ratio (of the largest score, where no class has a threshold).
+    labels: (N,) int64, the class of the largest ratio, or of the largest score if all thresholds are infinite.
     scores: (N,) the selector's score of that label.
-    ratios: (N,) float64, that score over the label's threshold; 0 where no class has a threshold.
-    selected: (N,) bool, True where the ratio reaches 1.
-    thresholds: (K,) float64, lambda; +inf for a class that nothing may be labelled with.
+    ratios: (N,) float64, that score divided by the label's threshold. 0 if all thresholds are infinite.
+    selected: (N,) bool, whether the ratio is at least 1.
+    thresholds: (K,) float64, lambda. +inf for a class that no image may get as label.
     """
 
     labels: NDArray[np.int64]
@@ -62,7 +61,7 @@ class PseudoLabels:
 def portion_schedule(round_index: int, start: float, step: float, maximum: float) -> float:
     """Portion of each class to select in a round (0, 1, ...): min(start + round_index * step, maximum).
 
-    Rounded to ten decimals, so that 0.2 + 2 * 0.05 is 0.3. Raises ValueError for a negative round or a portion
+    It is rounded to ten decimals, so that 0.2 + 2 * 0.05 is 0.3. Raises ValueError for a negative round or a portion
     outside of [0, 1].
     """
     if round_index < 0:
@@ -77,7 +76,7 @@ def portion_schedule(round_index: int, start: float, step: float, maximum: float
 
 
 def exact_portion(portion: float) -> Fraction:
-    """The decimal number as written: 0.29 is 29/100. Raises ValueError for one outside of [0, 1]."""
+    """The decimal number as written: 0.29 is 29/100. Raises ValueError if it is outside of [0, 1]."""
     share = Fraction(str(portion)) if np.isfinite(portion) else None
     if share is None or not 0 <= share <= 1:
         raise ValueError(f"portion must lie in [0, 1], got {portion}")
@@ -87,16 +86,16 @@ def exact_portion(portion: float) -> Fraction:
 def class_balanced_thresholds(scores: ArrayLike, portion: float) -> NDArray[np.float64]:
     """Thresholds lambda that keep the best `portion` of each class: scores (N, K) -> (K,) float64.
 
-    n_k images have their largest score at class k; lambda_k is the floor(portion * n_k)-th largest of those scores,
-    and +inf where that number is 0: nothing may be labelled k. The floor is that of the decimal number as written:
-    0.29 of 100 is 29, although 0.29 * 100 is 28.999... in floating point. Raises ValueError for a portion outside of
-    [0, 1], and for rows with NaN or without a finite score above 0.
+    n_k images have their largest score at class k. lambda_k is the floor(portion * n_k)-th largest of those scores. If
+    that number is 0, lambda_k is +inf, and no image may get the label k. The floor is exact for the decimal number as
+    written: 0.29 of 100 is 29, although 0.29 * 100 is 28.999... in floating point. Raises ValueError for a portion
+    outside of [0, 1], and for rows that contain NaN or have no finite largest score above 0.
     """
     share = exact_portion(portion)
     scores = score_matrix(scores)
     classes, best = best_classes(scores)
     counts = np.bincount(classes, minlength=scores.shape[1])
-    # A 16-bit key gets numpy's radix sort.
+    # numpy uses its fast radix sort for 16-bit keys.
     key = classes.astype(np.int16) if scores.shape[1] <= np.iinfo(np.int16).max else classes
     best_by_class = best[np.argsort(key, kind="stable")]
     thresholds = np.full(scores.shape[1], np.inf)
@@ -105,18 +104,18 @@ def class_balanced_thresholds(scores: ArrayLike, portion: float) -> NDArray[np.f
         start, stop = stop, stop + count
         keep = floor(share * count)
         if keep > 0:
-            # The index from the bottom: counted from the top as [-keep], a keep of 0 would be the lowest score.
+            # Counted from the bottom, because [-keep] would be the lowest score for a keep of 0.
             rank = count - keep
             thresholds[k] = np.partition(best_by_class[start:stop], rank)[rank]
     return thresholds
 
 
 def select(scores: ArrayLike, thresholds: ArrayLike) -> PseudoLabels:
-    """Labels by the largest ratio of score and threshold, kept where that ratio reaches 1: (N, K), (K,).
+    """Labels by the largest ratio of score and threshold, selected if that ratio is at least 1: (N, K), (K,).
 
-    A class with an infinite threshold is never a label, unless all of them are infinite: then the labels are those
-    of the largest score, the ratios are 0 and nothing is selected. Raises ValueError for shapes that do
-    not match, a threshold that is not above 0, and rows with NaN or without a finite score above 0.
+    A class with an infinite threshold is never a label, unless all thresholds are infinite. Then the labels are the
+    classes of the largest score, the ratios are 0 and nothing is selected. Raises ValueError for shapes that do not
+    match, a threshold that is not above 0, and rows that contain NaN or have no finite largest score above 0.
     """
     scores = score_matrix(scores)
     thresholds = to_numpy(thresholds).astype(np.float64)
@@ -131,7 +130,7 @@ def select(scores: ArrayLike, thresholds: ArrayLike) -> PseudoLabels:
         return PseudoLabels(labels, best, np.zeros(len(scores)), nothing, thresholds)
     ratios = np.empty(len(scores))
     for part in _row_chunks(scores):
-        # In double precision: the ratio is 1 or above exactly where the score reaches the threshold.
+        # In double precision, the ratio is at least 1 exactly if the score is at least the threshold.
         quotients = np.divide(scores[part], thresholds, dtype=np.float64)
         quotients[:, closed] = -np.inf
         labels[part] = quotients.argmax(axis=1)
@@ -140,7 +139,7 @@ def select(scores: ArrayLike, thresholds: ArrayLike) -> PseudoLabels:
 
 
 def to_numpy(values: ArrayLike) -> NDArray:
-    """An array of a floating or integer type, at least float32 where floating, without a copy where that can be."""
+    """A numpy array, at least float32 if floating. It is not copied if that is possible."""
     if isinstance(values, torch.Tensor):
         values = values.detach().cpu()
         values = values.float() if values.dtype in (torch.bfloat16, torch.float16) else values
@@ -150,7 +149,7 @@ def to_numpy(values: ArrayLike) -> NDArray:
 
 
 def score_matrix(scores: ArrayLike) -> NDArray[np.floating]:
-    """Scores as a floating array (N, K); integers become float64. Raises ValueError for another shape."""
+    """Scores as a floating array (N, K). Integers become float64. Raises ValueError for another shape."""
     scores = to_numpy(scores)
     if scores.ndim != 2 or scores.shape[1] == 0:
         raise ValueError(f"scores must be (N, K) with K > 0, got {scores.shape}")
@@ -158,21 +157,21 @@ def score_matrix(scores: ArrayLike) -> NDArray[np.floating]:
 
 
 def best_classes(scores: NDArray[np.floating]) -> tuple[NDArray[np.int64], NDArray[np.floating]]:
-    """Class and value of each row's largest score: (N, K) -> (N,), (N,). Raises what `refuse_unusable` does."""
+    """Class and value of each row's largest score: (N, K) -> (N,), (N,). Raises ValueError as `refuse_unusable`."""
     classes = scores.argmax(axis=1)
-    best = _at(scores, classes)  # argmax stops at a NaN, so that a row with one shows it here
+    best = _at(scores, classes)  # argmax gives the first NaN of a row, so a NaN is seen here
     refuse_unusable(best)
     return classes, best
 
 
 def refuse_unusable(best: NDArray) -> None:
-    """Raises ValueError for rows whose largest score, one of (N,), is NaN, infinite or not above 0."""
-    if not best.size or (best.min() > 0 and best.max() < np.inf):  # a NaN is the minimum
+    """Raise ValueError if a row's largest score in `best` (N,) is NaN, infinite or not above 0."""
+    if not best.size or (best.min() > 0 and best.max() < np.inf):  # min() gives NaN if there is one
         return
     bad = ~(np.isfinite(best) & (best > 0))
     raise ValueError(
-        f"{np.count_nonzero(bad)} of {len(best)} rows of scores hold NaN or have no finite largest score above 0 "
-        f"(the first is row {bad.argmax()}): thresholds divide by scores, so a selector's must be positive"
+        f"{np.count_nonzero(bad)} of {len(best)} rows of scores contain NaN or have no finite largest score above 0 "
+        f"(the first is row {bad.argmax()}): scores are divided by thresholds, so a selector's scores must be positive"
     )
 
 
@@ -182,6 +181,6 @@ def _at(matrix: NDArray, columns: NDArray[np.int64]) -> NDArray:
 
 
 def _row_chunks(matrix: NDArray) -> list[slice]:
-    """Slices of rows small enough for a temporary to stay in the cache."""
+    """Slices of rows that are small enough for temporary arrays to stay in the cache."""
     rows = max(1, _CHUNK_ENTRIES // matrix.shape[1])
     return [slice(start, start + rows) for start in range(0, len(matrix), rows)]
