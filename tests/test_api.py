@@ -317,13 +317,17 @@ def test_pil_images_are_read_as_files_are(adapted, tmp_path, mode):
         ([], UserError, "images: there are none"),
         (np.zeros((0, 32, 32, 3), np.uint8), UserError, "images: there are none"),
         (["a.png"], UserError, "a.png: cannot be read: No such file"),
-        (torch.full((1, 3, 32, 32), -1.0), UserError, "must lie in 0..1, got -1 to -1; images that are normalised"),
+        (
+            torch.full((1, 3, 32, 32), -1.0),
+            UserError,
+            "must lie in 0..1, got -1 to -1; pass images that are already normalised",
+        ),
         (torch.full((1, 3, 32, 32), math.nan), UserError, "must lie in 0..1, got nan"),
         (np.zeros((1, 32, 32, 3), np.int64), ValueError, "must be uint8 or floating, got torch.int64"),
         (np.zeros((32, 32, 3), np.uint8), ValueError, r"must be \(N, H, W, C\), got \(32, 32, 3\)"),
         (torch.zeros(3, 32, 32), ValueError, r"must be \(N, C, H, W\), got \(3, 32, 32\)"),
-        ([np.zeros((32, 32, 3), np.uint8)], TypeError, "a list holds paths or PIL images, not ndarray; stack"),
-        (torch.zeros(1, 2, 32, 32), UserError, "images of 2 channels, but transforms.mean has 3"),
+        ([np.zeros((32, 32, 3), np.uint8)], TypeError, "a list must hold paths or PIL images, not ndarray; stack"),
+        (torch.zeros(1, 2, 32, 32), UserError, "images have 2 channels, but transforms.mean has 3 values"),
     ],
 )
 def test_images_that_are_none(adapted, in_folder, images, kind, said):

@@ -98,8 +98,8 @@ class TestSeveralDomains:
                 "far",
                 r"data.source \(one\) and data.source \(one.txt\) share 1 images.*would count twice",
             ),
-            ("[]", "far", "give a name, or several in a list"),
-            ("one,two", "far", r"no such folder: one,two; .*; several domains are written \[a,b\]"),
+            ("[]", "far", "give a name or a list of names"),
+            ("one,two", "far", r"no such folder: one,two; .*; write several domains as \[a,b\]"),
         ],
     )
     def test_mistakes(self, tiny, places, source, target, message):
@@ -163,7 +163,9 @@ class TestLabelledTarget:
         domains = load_domains(AdaptationConfig.load(tiny, settings(listed, target="far")).data, 0)
         assert set(domains.target_labels.reveal().tolist()) == {1, 2, 3}
         (places / "some.txt").write_text("".join(lines))
-        with pytest.raises(UserError, match=r"data.target_labelled: it has every image of data.target .far."):
+        with pytest.raises(
+            UserError, match=r"data.target_labelled: it holds all images of data.target .far., so none is left"
+        ):
             load_domains(AdaptationConfig.load(tiny, settings(listed)).data, 0)
 
     @pytest.mark.parametrize("mixed", [True, False])
@@ -192,7 +194,7 @@ class TestLabelledTarget:
             load_domains(AdaptationConfig.load(tiny, settings(listed)).data, 0)
 
     def test_generated_images_cannot_be_named(self):
-        with pytest.raises(UserError, match=r"data.target_labelled: the images of .* are no files"):
+        with pytest.raises(UserError, match=r"data.target_labelled: the images of .* are not files"):
             load_domains(AdaptationConfig.load("digits_avh", ["data.target_labelled=some.txt"]).data, 0)
 
     def test_ranks_need_equal_shares(self, tiny, places, listed):
@@ -237,7 +239,7 @@ class TestOtherClasses:
         assert domains.classes == tuple(CLASSES)
         labels = domains.target_labels.reveal()
         assert [int(label) for label in labels] == [0] * 8 + [1] * 8 + [UNKNOWN_CLASS] * 8
-        assert any("count as unknown, 8 in all: " in line for line in told)
+        assert any(": 8 images are of classes that the source lacks and count as unknown: " in line for line in told)
 
     def test_partial_run(self, tiny, odd, capsys):
         results = results_of(
@@ -294,7 +296,7 @@ class TestOtherClasses:
         (odd / "odd" / "yak").rename(odd / "odd" / "Cat")
         for label_sets in ("open", "universal"):
             config = AdaptationConfig.load(tiny, settings(f"data.label_sets={label_sets}", source="one", target="odd"))
-            with pytest.raises(UserError, match=r"'Cat' and 'cat' differ by case"):
+            with pytest.raises(UserError, match=r"'Cat' and 'cat' differ only by case"):
                 load_domains(config.data, 0)
 
     @pytest.mark.parametrize(("target", "label_sets"), [("odd", "universal"), ("few", "partial")])

@@ -58,7 +58,7 @@ class TestOccurring:
         assert named_classes(config, (composed, "dog", "emu")).tolist() == [True, True, False]
 
     def test_names_need_a_partial_target(self):
-        with pytest.raises(UserError, match=r"target_classes: goes with label_sets=partial"):
+        with pytest.raises(UserError, match=r"target_classes: needs label_sets=partial"):
             AdaptationConfig.load("digits_avh", ["data.target_classes=[dog, bee]"])
 
 

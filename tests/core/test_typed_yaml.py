@@ -172,7 +172,7 @@ def test_what_stands_twice_or_empty_on_the_command_line(own):
     """The last one counts, as tables rely on; an empty value is none, where there may be none."""
     config = AdaptationConfig.load(own, ["seed=1", "seed=2", "output=x", "output="])
     assert (config.seed, config.output) == (2, None)
-    with pytest.raises(ConfigError, match=r"data\.target: give a name, or several in a list; got None"):
+    with pytest.raises(ConfigError, match=r"data\.target: give a name or a list of names; got None"):
         AdaptationConfig.load(own, ["data.target="])
 
 

@@ -76,14 +76,14 @@ def write_card(folder, **changes):
     ("changes", "message"),
     [
         ({"clases": 1}, "toys.yaml: clases: unknown key, did you mean 'classes'"),
-        ({"num_classes": 3}, "toys.yaml: classes: 2 names, 2 of them different; num_classes says 3"),
+        ({"num_classes": 3}, "toys.yaml: classes: 2 names, 2 of them different, but num_classes is 3"),
         (
             {"domains": {"photo": {"path": "p", "images": 5, "per_class": {"bear": 2, "car": 2}}}},
-            "adds up to 4, images says 5",
+            "adds up to 4, but images is 5",
         ),
         ({"domains": {"photo": {"path": "p", "images": 4, "per_class": {"bear": 2, "cat": 2}}}}, "differ: car, cat"),
         ({"layout": "lists"}, "the layout 'lists' needs a list"),
-        ({"name": "games"}, "says 'games', the file is called 'toys'"),
+        ({"name": "games"}, "name is 'games', but the file is called 'toys'"),
     ],
 )
 def test_wrong_cards(tmp_path, changes, message):

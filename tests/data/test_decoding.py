@@ -145,7 +145,7 @@ def test_a_run_on_a_folder_of_such_files_leaves_out_the_unreadable_and_goes_on_w
 def test_too_many_such_files_are_one_clear_line(hostile, capfd):
     assert adapt(["--cfg", "own.yaml", "output=o", "data.max_unreadable=0.01"]) == 2
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith("error: ") and "cannot be read, more than data.max_unreadable=0.01 lets pass" in line
+    assert line.startswith("error: ") and "cannot be read, more than data.max_unreadable=0.01 allows" in line
 
 
 #: Reads hostile shapes; the first line is what Python and torch take before, the second what it came to. In MB.
@@ -211,14 +211,14 @@ def test_a_bomb_is_named_whatever_pil_is_told(tmp_path, monkeypatch, limit):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     (tmp_path / "x.png").write_bytes(FILES["bomb.png"][0])
     problem = ImageFiles(tmp_path, ["x.png"]).examine(0).problem
-    assert problem == "it has 20,000 x 20,000 pixels; at most 178,956,970 are read"
+    assert problem == "it has 20,000 x 20,000 pixels; the limit is 178,956,970"
 
 
 def test_a_file_too_large_for_an_image_is_not_read_at_all(tmp_path):
     with (tmp_path / "x.tif").open("wb") as file:
         file.truncate(1 << 34)  # a hole: no byte of it is on the disk
     problem = ImageFiles(tmp_path, ["x.tif"]).examine(0).problem
-    assert problem == "the file has 17,179,869,184 bytes; images of at most 1,431,655,760 are read"
+    assert problem == "the file has 17,179,869,184 bytes; the limit is 1,431,655,760"
 
 
 @pytest.mark.parametrize("name", sorted(name for name, (_, size) in FILES.items() if size is not None))
@@ -315,9 +315,9 @@ def test_white_level_rules_every_deep_image_and_what_is_above_is_white(tmp_path)
         (
             np.array([[0, 256]], np.float32),
             3,
-            "it holds floats up to 256: say by data.white_level which of them is white",
+            "it holds floats up to 256: set data.white_level to the value that is white",
         ),
-        (np.array([[0, 65536]], np.int32), 2, "it holds integers up to 65536: say by data.white_level"),
+        (np.array([[0, 65536]], np.int32), 2, "it holds integers up to 65536: set data.white_level"),
     ],
 )
 def test_numbers_without_a_white_are_named(tmp_path, values, sample_format, message):
@@ -332,11 +332,11 @@ def test_16_bits_a_colour_that_pil_would_make_black_are_named(tmp_path):
         (tmp_path / "x.tif").write_bytes(content)
         image = decode(tmp_path / "x.tif", ReadingSettings(white_level=65535)).permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(image, picture())
-        with pytest.raises(ValueError, match="PIL keeps the upper 8, which"):
+        with pytest.raises(ValueError, match="it has 16 bits per colour, of which PIL keeps the upper 8; data"):
             decode(tmp_path / "x.tif", ReadingSettings(white_level=4095))
     for content in (deep_png(colours * 16), tiff(colours * 16)):
         (tmp_path / "x.tif").write_bytes(content)
-        with pytest.raises(ValueError, match="16 bits a colour, and no value above 4095"):
+        with pytest.raises(ValueError, match="it has 16 bits per colour and no value above 4095"):
             decode(tmp_path / "x.tif")
 
 
@@ -352,7 +352,9 @@ def test_a_range_that_was_guessed_is_told_once_and_images_may_not_disagree(tmp_p
     bright, dark = GREY.astype(np.uint16) * 257, np.full((4, 4), 2000, np.uint16)
     for i in range(2):
         (tmp_path / f"{i}.tif").write_bytes(tiff(GREY.astype(np.uint16) * 16))
-    told = f"2 of 2 images of {tmp_path} hold integers up to 4095, taken for white; data.white_level names another"
+    told = (
+        f"2 of 2 images of {tmp_path} hold integers up to 4095, which is read as white; data.white_level sets another"
+    )
     assert checked(tmp_path) == [told]
     assert checked(tmp_path, white_level=4095) == []
     (tmp_path / "black.tif").write_bytes(tiff(np.zeros((4, 4), np.uint16)))  # in any range
@@ -365,7 +367,7 @@ def test_a_range_that_was_guessed_is_told_once_and_images_may_not_disagree(tmp_p
         checked(tmp_path)
     assert str(found.value) == (
         f"{tmp_path}: images of integers disagree on which value is white (dark.tif has none above 4095; 1.tif has "
-        "none above 65535): say by data.white_level which it is, such as data.white_level=65535"
+        "none above 65535): set it, for example data.white_level=65535"
     )
     assert checked(tmp_path, white_level=65535) == []
     assert (decode(tmp_path / "dark.tif", ReadingSettings(white_level=65535)) == 8).all()
@@ -412,7 +414,9 @@ def test_what_is_transparent_lies_on_the_background(tmp_path, name):
         expected = np.where(OPAQUE[:, :, None], 0, np.array(values))
         image = decode(tmp_path / name, ReadingSettings(background=colour)).permute(1, 2, 0).numpy().astype(int)
         assert abs(image - expected).max() <= (8 if name.endswith("avif") else 0)
-    assert checked(tmp_path) == [f"1 of 1 images of {tmp_path} are transparent in parts, laid on data.background=white"]
+    assert checked(tmp_path) == [
+        f"1 of 1 images of {tmp_path} are partly transparent; data.background=white is put there"
+    ]
 
 
 def test_the_hardness_tools_read_by_the_same_rules(tmp_path):
@@ -421,7 +425,7 @@ def test_the_hardness_tools_read_by_the_same_rules(tmp_path):
         (tmp_path / name / "clear.png").write_bytes(CLEAR["rgba.png"])
     lines = []
     data = load_images(str(tmp_path), StorageSettings(background="blue"), lines.append)
-    assert lines == [f"2 of 2 images of {tmp_path} are transparent in parts, laid on data.background=blue"]
+    assert lines == [f"2 of 2 images of {tmp_path} are partly transparent; data.background=blue is put there"]
     assert data.images.read(0)[:, 0, 0].tolist() == [0, 0, 255]
 
 
@@ -442,7 +446,9 @@ def test_an_opaque_alpha_channel_changes_nothing(tmp_path, kind):
 
 @pytest.mark.parametrize("colour", ["wite", "#12", "#ffffff80", ""])
 def test_a_background_is_an_opaque_colour(colour):
-    with pytest.raises(ValueError, match=f"'{colour}' is no opaque colour; give a name such as white, or '#rrggbb'"):
+    with pytest.raises(
+        ValueError, match=f"'{colour}' is not an opaque colour; give a name such as white, or '#rrggbb'"
+    ):
         ReadingSettings(background=colour)
 
 

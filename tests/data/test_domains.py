@@ -89,7 +89,7 @@ def test_domainnet_takes_its_lists_and_names_classes_by_folder(tmp_path):
     domains = load_domains(settings, 0, told.append)
     assert domains.classes == tuple(names) and domains.target_labels.reveal().tolist() == [0, 1, 2]
     assert domains.target.images.ids[2] == "sketch/zebra/zebra_1.jpg"
-    assert told == ["DomainNet (cleaned): found 3 classes, its card says 345"]
+    assert told == ["DomainNet (cleaned): found 3 classes, but its card says 345"]
     (tmp_path / "sketch_test.txt").unlink()
     with pytest.raises(UserError, match=r"sketch_test\.txt: no such list: DomainNet"):
         load("real", "sketch_test", dataset="domainnet", root=str(tmp_path))
@@ -131,7 +131,7 @@ def test_a_target_of_images_beside_folders_is_refused(tmp_path):
     make_folders(tmp_path / "a", CLASSES)
     make_folders(tmp_path / "b", CLASSES)
     (tmp_path / "b" / "bus" / "bus_0.jpg").rename(tmp_path / "b" / "loose.jpg")
-    with pytest.raises(UserError, match=r"b holds images \(loose\.jpg\.\.\.\) beside folders"):
+    with pytest.raises(UserError, match=r"b holds images \(loose\.jpg\.\.\.\) beside class folders"):
         load(tmp_path / "a", tmp_path / "b")
 
 
@@ -205,10 +205,10 @@ def test_empty_class_folder_is_named(pair):
         (["a/bus/bus_0.jpg bus", "a/car/gone.jpg car"], "line 2: a/car/gone.jpg"),
         (["../secret.jpg bus"], "bad.txt: line 1: ../secret.jpg lies outside"),
         (["/etc/secret.jpg bus"], "line 1: /etc/secret.jpg lies outside"),
-        (["a/bus/bus_0.jpg bus", "a/./bus/bus_0.jpg car"], "line 2: a/bus/bus_0.jpg stands in line 1 already"),
+        (["a/bus/bus_0.jpg bus", "a/./bus/bus_0.jpg car"], "line 2: a/bus/bus_0.jpg is already in line 1"),
         (["a/bus/bus_0.jpg bus", "a/car/car_0.jpg"], "a/car/car_0.jpg has no label"),
-        (["a/bus/bus_0.jpg 0", "a/car/car_0.jpg 2"], "no image has label 1"),
-        ([], "lists no images"),
+        (["a/bus/bus_0.jpg 0", "a/car/car_0.jpg 2"], "no image has the label 1"),
+        ([], "the list has no images"),
     ],
 )
 def test_bad_source_lists(pair, lines, message):
@@ -243,12 +243,12 @@ def test_missing_places(pair, monkeypatch):
     monkeypatch.setenv("UDA_DATA", str(pair))
     with pytest.raises(UserError, match="visda2017: unknown domain 'training', did you mean 'train'"):
         load("training", "validation", dataset="visda2017")
-    with pytest.raises(UserError, match=r"unknown domain '.*/a' .*folders of your own: set data\.dataset=null"):
+    with pytest.raises(UserError, match=r"unknown domain '.*/a' .*for folders of your own, set data\.dataset=null"):
         load(pair / "a", "validation", dataset="visda2017")
     with pytest.raises(UserError, match=r"VisDA-2017 is not at .*download it from https"):
         load("train", "validation", dataset="visda2017")
     make_folders(pair / "PACS" / "photo", CARDS["pacs"].classes)
-    with pytest.raises(UserError, match="PACS is not complete, get the domain 'sketch'"):
+    with pytest.raises(UserError, match="PACS is not complete; get the domain 'sketch'"):
         load("photo", "sketch", dataset="pacs")
 
 

@@ -141,7 +141,7 @@ def test_every_damaged_byte_of_a_png_is_found_and_no_shorter_file_passes(tmp_pat
         for bit in (0x01, 0x80):
             path.write_bytes(content[:at] + bytes([content[at] ^ bit]) + content[at + 1 :])
             assert images.examine(0).problem is not None, f"bit {bit} of byte {at}"
-            with pytest.raises(UserError, match=r"x\.png: cannot be read as an image: .*; mend or remove the file"):
+            with pytest.raises(UserError, match=r"x\.png: cannot be read as an image: .*; repair or remove the file"):
                 images.read(0)
         path.write_bytes(content[:at])
         assert images.examine(0).problem is not None, f"cut at {at}"
@@ -160,7 +160,7 @@ for i in range(len(images)):
     try:
         assert images.read(i).ndim == 3 and found is None
     except UserError as error:
-        assert images.ids[i] in str(error) and "mend or remove the file" in str(error) and found in str(error)
+        assert images.ids[i] in str(error) and "repair or remove the file" in str(error) and found in str(error)
         refused += 1
 print(len(images), refused)
 print("heard", file=sys.stderr)
@@ -261,10 +261,10 @@ def test_a_jpeg_damaged_behind_its_first_bytes_is_found_before_it_is_read(tmp_pa
     (tmp_path / "scan.jpg").write_bytes(content[:scan] + bytes([content[scan] ^ 0x55]) + content[scan + 1 :])
     images, lines = ImageFiles(tmp_path, ["frame.jpg", "scan.jpg", "header.jpg"], cache), []
     assert check_readable(images, 0.7, lines.append).tolist() == [1]
-    assert lines[1] == "unreadable image: header.jpg: a JPEG with a damaged header, or of a kind that PIL lacks"
+    assert lines[1] == "unreadable image: header.jpg: a JPEG with a damaged header, or of a kind unknown to PIL"
     assert images.read(1).shape == (3, 32, 40)
     for i, name in ((0, "frame"), (2, "header")):
-        with pytest.raises(UserError, match=rf"{name}\.jpg: cannot be read as an image: .*; mend or remove the file"):
+        with pytest.raises(UserError, match=rf"{name}\.jpg: cannot be read as an image: .*; repair or remove the file"):
             images.read(i)
     (tmp_path / "header.jpg").unlink()
     (tmp_path / "frame.jpg").unlink()
@@ -280,11 +280,11 @@ def test_a_file_that_changes_under_the_run_is_named_with_the_cure(tmp_path):
     (tmp_path / "a" / "a_1.jpg").write_bytes(b"")
     (tmp_path / "a" / "a_2.jpg").unlink()
     os.mkfifo(tmp_path / "a" / "a_2.jpg")  # a read of it would wait for ever
-    back = "bring the file back as it was"
+    back = "restore the file"
     for i, reason in enumerate(
         [
             f"cannot be read: No such file or directory; {back}",
-            "cannot be read as an image: the file is empty; mend or remove the file",
+            "cannot be read as an image: the file is empty; repair or remove the file",
             f"cannot be read: it is not a file; {back}",
         ]
     ):
@@ -295,7 +295,7 @@ def test_a_file_that_changes_under_the_run_is_named_with_the_cure(tmp_path):
 
 def test_reading_a_broken_file_names_it(tmp_path):
     (tmp_path / "x.png").write_bytes(b"nothing")
-    with pytest.raises(UserError, match=r"x\.png: cannot be read as an image: no known image format; mend or remove"):
+    with pytest.raises(UserError, match=r"x\.png: cannot be read as an image: no known image format; repair or remove"):
         ImageFiles(tmp_path, ["x.png"]).read(0)
     with pytest.raises(UserError, match=r"gone\.png"):
         ImageFiles(tmp_path, ["gone.png"]).read(0)

@@ -224,7 +224,7 @@ def test_two_views_stay_together_when_a_batch_is_dealt_out():
     for dealt in batch.dealt(2):
         assert numbers(dealt)[:2] == numbers(dealt)[2:] and dealt.view.tolist() == [0, 0, 1, 1]
     (batch,) = batches([two], [3], steps=1)
-    with pytest.raises(UserError, match="3 images in two views cannot be dealt out to 2"):
+    with pytest.raises(UserError, match="3 images in two views cannot be dealt out evenly to 2 parts"):
         batch.dealt(2)
 
 

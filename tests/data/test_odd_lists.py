@@ -64,7 +64,7 @@ def test_numbers_whose_order_is_in_doubt_are_refused_with_both_orders(tmp_path):
     truth = make(tmp_path, COUNTED, flat=True)
     write(tmp_path, numbered(truth, COUNTED))
     both = r"class1, class10, class2 \(as text\) or class1, class2, class10 \(as people count\): set data.classes"
-    refused(tmp_path, f"order of the classes of the source domain is in doubt: {both}")
+    refused(tmp_path, f"order of the classes of the source domain is uncertain: {both}")
     for order in (COUNTED, sorted(COUNTED)):
         write(tmp_path, numbered(truth, order))
         assert load(tmp_path, classes=order) == dict(truth)
@@ -76,7 +76,7 @@ def test_numbers_whose_order_is_in_doubt_are_refused_with_both_orders(tmp_path):
 def test_capitals_put_an_order_in_doubt(tmp_path):
     names = ["Zebra", "ant", "bee"]
     write(tmp_path, numbered(make(tmp_path, names, flat=True), names))
-    refused(tmp_path, r"in doubt: Zebra, ant, bee \(as text\) or ant, bee, Zebra")
+    refused(tmp_path, r"is uncertain: Zebra, ant, bee \(as text\) or ant, bee, Zebra")
 
 
 def test_numbers_are_accepted_where_every_program_sorts_alike(tmp_path):
@@ -111,7 +111,7 @@ def test_numbers_counted_from_one_are_not_taken_for_others(tmp_path):
     write(tmp_path, numbered(truth, PETS, start=1))
     refused(tmp_path, "line 5: label 3, but the classes are numbered 0 to 2 .*; these seem to be counted from 1")
     write(tmp_path, [*numbered(truth[:4], PETS, start=1), f"{truth[4][0]} -1"])
-    refused(tmp_path, "none is 0, so they may be counted from 0 or from 1")
+    refused(tmp_path, "none is 0, so they may count from 0 or from 1")
 
 
 def test_a_number_that_is_another_classs_name_is_refused(tmp_path):
@@ -122,7 +122,7 @@ def test_a_number_that_is_another_classs_name_is_refused(tmp_path):
     refused(
         tmp_path, "label 1 may mean two classes: there is one named '1', and class number 1, counted from 0, is '2'"
     )
-    refused(tmp_path, "label 1 may mean two classes.*name the classes by words", classes=NUMBERS)
+    refused(tmp_path, "label 1 may mean two classes.*give the classes names that are not numbers", classes=NUMBERS)
     write(tmp_path, [f"{path} {name}" for path, name in truth])
     assert load(tmp_path) == dict(truth), "with 3 they are names"
     write(tmp_path, numbered(truth, NUMBERS))
@@ -174,12 +174,14 @@ def test_data_classes_orders_folders_and_must_name_them(tmp_path):
     write(tmp_path, [f"{path} {name}" for path, name in truth])
     assert load(tmp_path, classes=order) == dict(truth)
     refused(tmp_path, "classes of data.classes that are not in .*a: cow; .*: emu", classes=["cat", "dog", "cow"])
-    refused(tmp_path, "data.classes: cat stands twice", classes=["cat", "dog", "cat"])
+    refused(tmp_path, "data.classes: cat is given twice", classes=["cat", "dog", "cat"])
     refused(tmp_path, "data.classes: at least two names are needed", classes=["cat"])
     refused(tmp_path, "data.classes: no such file: cat; give names", classes="cat")
     make_folders(tmp_path / "PACS" / "photo", CARDS["pacs"].classes, per_class=1)
     pacs = DataSettings(dataset="pacs", root=str(tmp_path / "PACS"), source="photo", target="sketch", classes=order)
-    with pytest.raises(UserError, match=r"data\.classes: the card 'pacs' names its classes; leave data.classes out"):
+    with pytest.raises(
+        UserError, match=r"data\.classes: the card 'pacs' already names its classes; remove data.classes"
+    ):
         load_domains(pacs, 0, print)
 
 
@@ -218,23 +220,26 @@ DIALECTS = {
     "commas": (lambda path, k: f"{path},{k}", "line 1: .* has ',' after the path; a line is `path label`"),
     "CSV in quotes": (lambda path, k: f'"{path}","{k}"', "line 1: .* has ',' after the path"),
     "semicolons": (lambda path, k: f"{path}; {k}", "has ';' after the path"),
-    "a comma before the label": (lambda path, k: f"{path} ,{k}", "label ',0': ',' stands before it"),
+    "a comma before the label": (lambda path, k: f"{path} ,{k}", "label ',0': it begins with ','"),
     "an empty field": (lambda path, k: f"{path},", "has ',' after the path"),
     "label first": (lambda path, k: f"{k} {path}", "line 1: '0 b/cat/0.png' has the label first"),
     "label first, with a tab": (lambda path, k: f"{PETS[k]}\t{path}", "has the label first"),
     "label first, with a comma": (lambda path, k: f"{k},{path}", "has the label first"),
     "three columns": (lambda path, k: f"{path} {k} 0.98", "label '0 0.98': the line has more than two columns"),
     "three columns, with tabs": (lambda path, k: f"{path}\t{PETS[k]}\tx", "more than two columns"),
-    "two images a line": (lambda path, k: f"{path} b/cat/0.png x.png", "is an image too; write a line for each"),
+    "two images a line": (lambda path, k: f"{path} b/cat/0.png x.png", "it is an image too; write one image per line"),
     "minus two": (
         lambda path, k: f"{path} {-2 if k == 2 else k}",
-        "line 5: label '-2': .*whole numbers counted from 0",
+        "line 5: label '-2': .*whole number counted from 0",
     ),
     "floats": (lambda path, k: f"{path} {k}.0", r"line 1: label '0\.0': .*; write 0$"),
-    "exponents": (lambda path, k: f"{path} {k}e0", "line 1: label '0e0': labels are class names, or whole numbers"),
-    "huge": (lambda path, k: f"{path} {'9' * 5000}", "line 1: label '9+...': labels are class names, or whole numbers"),
-    "a drive": (lambda path, k: "C:\\data\\" + f"{path} {k}", "line 1: .* is an absolute path of Windows"),
-    "a share": (lambda path, k: f"\\\\server\\{path} {k}", "line 1: .* is an absolute path of Windows"),
+    "exponents": (lambda path, k: f"{path} {k}e0", "line 1: label '0e0': a label is a class name, or a whole number"),
+    "huge": (
+        lambda path, k: f"{path} {'9' * 5000}",
+        "line 1: label '9+...': a label is a class name, or a whole number",
+    ),
+    "a drive": (lambda path, k: "C:\\data\\" + f"{path} {k}", "line 1: .* is an absolute Windows path"),
+    "a share": (lambda path, k: f"\\\\server\\{path} {k}", "line 1: .* is an absolute Windows path"),
     "folders": (lambda path, k: path.rpartition("/")[0], "line 1: 'b/cat' is a folder; name its images"),
     "another case": (lambda path, k: f"{path.upper()} {k}".replace("B/", "b/"), "listed images are not in"),
     "another case of the ending": (
@@ -261,12 +266,12 @@ def test_other_dialects_are_named_with_the_cure(pets, dialect):
 @pytest.mark.parametrize(
     ("first", "message"),
     [
-        ("path label", "line 1: 'path label' is a header; a list has none, remove the line"),
+        ("path label", "line 1: 'path label' is a header; a list must not have a header: remove the line"),
         ("image_path\tclass", "line 1: .* is a header"),
         ("# my images", "line 1: '# my images' is a comment"),
-        ("b.txt", "line 1: names the list itself"),
+        ("b.txt", "line 1: the line names the list itself"),
         ("b", "line 1: 'b' is a folder"),
-        ("b/cat/0.png cat", "line 2: b/cat/0.png stands in line 1 already"),
+        ("b/cat/0.png cat", "line 2: b/cat/0.png is already in line 1"),
         ("b/cat/gone.png cat", "1 of 7 listed images are not in .*line 1: b/cat/gone.png; set data.root"),
         ("\t0", "line 1: 0; set data.root"),
     ],
@@ -319,21 +324,21 @@ def test_names_with_spaces_and_more_than_one_ending(tmp_path):
 def test_source_lists_of_one_class_or_of_names_and_numbers(pets):
     root, _ = pets
     write(root, [f"a/cat/{i}.png cat" for i in range(2)], "a.txt")
-    refused(root, "all images have the label 'cat'; at least two classes", source="a.txt")
+    refused(root, "all images have the label 'cat', but at least two classes", source="a.txt")
     write(root, [f"a/cat/{i}.png 0" for i in range(2)], "a.txt")
-    refused(root, "all images have the label 0; at least two classes", source="a.txt")
+    refused(root, "all images have the label 0, but at least two classes", source="a.txt")
     write(root, ["a/cat/0.png cat", "a/dog/0.png 1"], "a.txt")
-    refused(root, "line 2: label '1' is a number, others are names", source="a.txt")
+    refused(root, "line 2: label '1' is a number, but others are names", source="a.txt")
     write(root, ["a/cat/0.png 2017", "a/dog/0.png 2018"], "a.txt")
-    refused(root, "no image has label 0, 1, 2; number the classes from 0", source="a.txt")
+    refused(root, "no image has the label 0, 1, 2; number the classes from 0", source="a.txt")
     write(root, ["a/cat/0.png 1", "a/dog/0.png 2"], "a.txt")
-    refused(root, "no image has label 0; number the classes from 0 without gaps", source="a.txt")
+    refused(root, "no image has the label 0; number the classes from 0 without gaps", source="a.txt")
 
 
 def test_a_file_that_is_no_txt_list(pets):
     root, _ = pets
     write(root, ["b/cat/0.png cat"], "b.csv")
-    refused(root, r"b\.csv is a file; a list has the ending \.txt", target="b.csv")
+    refused(root, r"b\.csv is a file, but not a list; a list ends in \.txt", target="b.csv")
 
 
 # All of it together

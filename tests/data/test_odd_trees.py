@@ -102,16 +102,16 @@ ODDITIES = {
     ),
     "a folder elsewhere in two classes": (
         lambda b: (classes(b), put(b / "../more/1.png"), [link(b / f"{c}/m", "../../more") for c in ("cat", "dog")]),
-        "cat/m|dog/m.* are one folder, in two classes",
+        "cat/m|dog/m.* are the same folder, in two classes",
     ),
     "one folder as two classes": (
         lambda b: (put(b / "café/0.png"), put(b / "cat/0.png"), link(b / "dog", "cat")),
-        "dog, cat are one folder, in two classes",
+        "dog, cat are the same folder, in two classes",
     ),
     "an image linked in its class": (lambda b: (classes(b), link(b / "cat/again.png", "0.png")), LABELLED),
     "an image linked in another class": (
         lambda b: (classes(b), link(b / "dog/not.png", "../cat/0.png")),
-        "cat/0.png, dog/not.png are one file, in two classes",
+        "cat/0.png, dog/not.png are the same file, in two classes",
     ),
     "class names of a Mac": (lambda b: [put(b / name / "0.png") for name in (NFD, "cat", "dog")], LABELLED),
     "one class in two forms": (lambda b: (classes(b), put(b / NFD / "1.png")), "two folders are named 'café'"),
@@ -119,7 +119,10 @@ ODDITIES = {
         lambda b: (put(b / "café/0.png"), put(b / "cat/0.png"), put(b / "dog/0.heic")),
         r"without images: dog; .*passed over 1 file that is not an image: 1 \.heic",
     ),
-    "loose images beside classes": (lambda b: (classes(b), put(b / "loose.png")), "beside folders.*target_labels=none"),
+    "loose images beside classes": (
+        lambda b: (classes(b), put(b / "loose.png")),
+        "beside class folders.*target_labels=no",
+    ),
     "one misspelt": (
         lambda b: [put(b / name / "0.png") for name in ("café", "cat", "dgo")],
         "did you mean 'dog'.*data.target_labels=none",
@@ -128,21 +131,24 @@ ODDITIES = {
     "one too many": (lambda b: (classes(b), put(b / "emu/0.png")), "not in the source domain: emu"),
     "all in capitals": (
         lambda b: [put(b / name / "0.png") for name in ("CAFÉ", "CAT", "DOG")],
-        "'CAFÉ' and 'café' differ by case, spaces or punctuation alone",
+        "'CAFÉ' and 'café' differ only by case, spaces or punctuation",
     ),
     "a space at the end": (
         lambda b: [put(b / name / "0.png") for name in ("café", "cat ", "dog")],
         "'cat ' and 'cat' differ",
     ),
     "all in the plural": (lambda b: [put(b / name / "0.png") for name in ("cats", "dogs")], "that are not in .*: cats"),
-    "one folder too high": (lambda b: classes(b / "images"), "that itself holds café, cat, dog: did you mean .*images"),
+    "one folder too high": (
+        lambda b: classes(b / "images"),
+        "which itself holds café, cat, dog: did you mean .*images",
+    ),
     "parts of a data set": (
         lambda b: (classes(b / "train"), classes(b / "val")),
         "train, val are parts of a data set, not classes; .*café, cat, dog: name one of them",
     ),
     "classes below other folders": (
         lambda b: (put(b / "monday/cat/0.png"), put(b / "friday/dog/0.png")),
-        "classes of the source domain are a level below, as in friday/dog, monday/cat",
+        "classes of the source domain are one level below, as in friday/dog, monday/cat",
     ),
     "days": (lambda b: (put(b / "2021/05/0.png"), put(b / "2022/06/0.png"), put(b / "loose.png")), UNLABELLED),
     "one folder of no class": (lambda b: (put(b / "shots/0.png"), link(b / "shots/x", "..")), UNLABELLED),
@@ -288,7 +294,7 @@ def test_the_log_says_what_was_left_out(tmp_path):
         f"{tmp_path}/a: passed over 1 images that are in no class folder: loose.png",
         f"{tmp_path}/b: passed over 6 files that are not images: 2 .txt, 1 .heic, 1 hidden, 1 with another ending, "
         "1 without an ending",
-        f"{tmp_path}/b: left out cat/loop: a link to this folder; every folder is counted once, where it really lies",
+        f"{tmp_path}/b: left out cat/loop: a link to this folder; every folder counts once, at its real place",
     ]
 
 
@@ -298,7 +304,7 @@ def test_the_log_says_that_a_target_has_no_labels(tmp_path):
     _, told = load(tmp_path)
     assert told == [
         f"{tmp_path}/b: none of its folders (2021) is a class of the source domain (café, cat, dog), so its images are "
-        "taken to have no labels"
+        "treated as unlabelled"
     ]
 
 
@@ -326,8 +332,8 @@ def test_folders_that_may_be_domains_are_told(tmp_path):
             put(tmp_path / place / path / "0.png")
     _, told = load(tmp_path)
     assert told[0] == (
-        f"{tmp_path}/a: the classes are photo, sketch; each of these folders holds cat, dog: if those are the classes, "
-        f"name one of these folders instead, as in {tmp_path}/a/photo"
+        f"{tmp_path}/a: the classes are photo, sketch, but each of these folders holds cat, dog; if those are the "
+        f"classes, name one of the outer folders instead, as in {tmp_path}/a/photo"
     )
     put(tmp_path / "a/photo/0.png")
     assert len(load(tmp_path)[1]) == 1
@@ -341,8 +347,8 @@ def test_a_partial_target_is_looked_at_in_the_same_way(tmp_path):
     domains, told = load(tmp_path, label_sets="partial")
     assert domains.target_labels.reveal().tolist() == [1, 1, 2, 2]
     assert told == [
-        f"{tmp_path}/b: the classes are cat, dog; each of these folders holds day, night: if those are the classes, "
-        f"name one of these folders instead, as in {tmp_path}/b/cat"
+        f"{tmp_path}/b: the classes are cat, dog, but each of these folders holds day, night; if those are the "
+        f"classes, name one of the outer folders instead, as in {tmp_path}/b/cat"
     ]
     for image in (tmp_path / "b").rglob("*.png"):
         image.unlink()

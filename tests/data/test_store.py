@@ -150,7 +150,7 @@ def test_the_size_is_announced_before_and_what_is_there_is_told(tree, tmp_path):
     images.read(0), images.read(3)
     lines = []
     images = stored(root, paths, folder, log=lines.append)
-    assert lines[1:] == [f"decoded store: {file.name}: 2 of {len(paths)} images are there already"]
+    assert lines[1:] == [f"decoded store: {file.name}: 2 of {len(paths)} images are already stored"]
     assert_equal_to_files(images)
     lines = []
     stored(root, paths, folder, log=lines.append)
@@ -345,7 +345,7 @@ def test_a_changed_file_makes_another_store_and_the_old_one_is_named(tree, tmp_p
     assert images._store.held == 0
     assert_equal_to_files(images)
     (old,) = set((tmp_path / "store").iterdir()) - {images._store.path}
-    assert f"decoded store: {old} (full size, " in lines[1] and "remove it if no other does" in lines[1]
+    assert f"decoded store: {old} (full size, " in lines[1] and "remove it if no other run does" in lines[1]
     lines = []
     smaller = stored(root, paths, tmp_path / "store", 16, log=lines.append)
     assert smaller._store.held == 0 and len(lines) == 3
@@ -407,11 +407,11 @@ def test_a_store_of_other_images_or_a_broken_one_is_refused(tree, tmp_path):
         open_one(root, paths, folder)
     for broken in (b"", b"{}", b"\xff" * 5000, b"[]".ljust(5000), content[:100]):
         path.write_bytes(broken)
-        with pytest.raises(UserError, match="made from other images, or by another version"):
+        with pytest.raises(UserError, match="made from other images or by another version"):
             open_one(root, paths, folder)
     for length in (5000, len(content) - 1):
         path.write_bytes(content[:length])
-        with pytest.raises(UserError, match="this decoded store is cut off: remove the file"):
+        with pytest.raises(UserError, match="this decoded store is truncated: remove the file"):
             DecodedStore(path, inventory, print)
     path.write_bytes(content)
     assert len(open_one(root, paths, folder)) == len(paths)
@@ -452,7 +452,7 @@ def test_a_store_above_the_limit_is_refused_with_the_cure(tree, tmp_path):
     inventories = [take_inventory(root, paths, ReadingSettings()), take_inventory(root, paths[:4], ReadingSettings())]
     with pytest.raises(
         UserError,
-        match=r"the decoded store would take 0\.\d MB, more than data\.store_gb=1e-05 lets it: set data\.load_size, "
+        match=r"the decoded store would take 0\.\d MB, more than data\.store_gb=1e-05 allows: set data\.load_size, "
         r"raise data\.store_gb, or set data\.cache=none",
     ):
         open_stores(inventories, tmp_path / "store", 1e-5, print)
@@ -484,12 +484,12 @@ def test_without_a_place_for_a_store_there_is_a_warning_and_reading_goes_on(tree
         monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
     lines = []
     assert open_one(root, paths, folder, log=lines.append) is None
-    without = "going on without it; data.store names another folder"
+    without = "the run continues without it; set data.store to another folder"
     expected = {
         "no folder": f"warning: decoded store: {folder}: Not a directory: " + without,
         "no right": f"warning: decoded store: {folder}: Permission denied: " + without,
-        "no room": "decoded store: the disk has 1.1 GB free, the store needs 0.1 MB more, and 1.1 GB are to stay free: "
-        "going on without it; make room, or set data.load_size or data.store",
+        "no room": "decoded store: the disk has 1.1 GB free, but the store needs 0.1 MB more, and 1.1 GB must stay "
+        "free: the run continues without it; free some space, or set data.load_size or data.store",
     }
     assert lines[-1] == expected[way]
     if way == "no room":
@@ -533,7 +533,7 @@ def test_a_full_disk_is_told_once_and_reading_goes_on(tree, tmp_path, monkeypatc
     lines = told.read_text().splitlines()
     assert 1 <= len(lines) <= 2  # two that meet it in the same moment may both say so
     assert lines[0] == (
-        f"decoded store: {images._store.path}: No space left on device: nothing more is stored; reading goes on"
+        f"decoded store: {images._store.path}: No space left on device: nothing more is stored; the run continues"
     )
     monkeypatch.undo()
     assert_equal_to_files(images)
@@ -558,7 +558,7 @@ def test_a_store_that_may_only_be_read_is_read(tree, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "open", open_to_read)
     lines = []
     images = stored(root, paths, tmp_path / "store", log=lines.append)
-    assert lines[-1].endswith(f": 1 of {len(paths)} images are there already")
+    assert lines[-1].endswith(f": 1 of {len(paths)} images are already stored")
     assert_equal_to_files(images)
     assert images._store.held == 1 and not any("nothing more" in line for line in lines)
 

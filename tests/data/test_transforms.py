@@ -236,7 +236,7 @@ def test_a_policy_of_timms_is_timms_and_draws_from_the_images_own_seed():
     assert 0.2 < unchanged < 0.4
     with pytest.raises(UserError, match="'rand-m10' is for colour images"):
         make_train(TransformSettings(mean=(0.5,), std=(0.5,)), AugmentSettings(rand_augment="rand-m10"))
-    with pytest.raises(ValueError, match="a policy of timm's such as rand-m10-n2-mstd2; got 'rand-x3'"):
+    with pytest.raises(ValueError, match="a timm policy such as rand-m10-n2-mstd2; got 'rand-x3'"):
         AugmentSettings(rand_augment="rand-x3")
 
 
@@ -333,7 +333,7 @@ def test_grey_and_colour_are_fitted_to_the_network():
     luma = (colour[0] * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0) / 255
     torch.testing.assert_close(make_predict(one)(colour, [0])[0, 0], luma, rtol=0, atol=1.01 / 255)
     assert make_train(CROP, CROP_AUGMENT)(grey, [0]).shape == (1, 3, 16, 16)
-    with pytest.raises(UserError, match="images of 2 channels"):
+    with pytest.raises(UserError, match="images have 2 channels"):
         make_predict(three)(images((12, 12), channels=2), [0])
 
 
@@ -347,13 +347,13 @@ def test_a_pickled_transform_has_no_tensors_of_a_device():
 
 
 def test_wrong_settings():
-    with pytest.raises(UserError, match=r"degrees, noise: only transforms.kind=affine"):
+    with pytest.raises(UserError, match=r"degrees, noise: only for transforms.kind=affine"):
         make_train(CROP, AugmentSettings(degrees=3, noise=0.1))
-    with pytest.raises(UserError, match="rising positive numbers of at most 1"):
+    with pytest.raises(UserError, match="give two positive numbers in rising order, at most 1"):
         make_train(CROP, AugmentSettings(scale=(0.5, 1.5)))
-    with pytest.raises(UserError, match=r"scale, ratio: of crop 'resized' alone, this is 'centre'"):
+    with pytest.raises(UserError, match=r"scale, ratio: only for crop 'resized', but the crop is 'centre'"):
         make_train(CROP, AugmentSettings(crop="centre", scale=(0.5, 1)))
-    with pytest.raises(UserError, match=r"rand_augment, crop: only transforms.kind=crop"):
+    with pytest.raises(UserError, match=r"rand_augment, crop: only for transforms.kind=crop"):
         make_train(AFFINE, AugmentSettings(crop="random", rand_augment=3))
     with pytest.raises(UserError, match=r"squash: only transforms.kind=crop"):
         make_predict(AFFINE.model_copy(update={"squash": True}))
@@ -361,5 +361,7 @@ def test_wrong_settings():
         make_train(TransformSettings(size=16, resize=12), AugmentSettings(crop="random"))
     with pytest.raises(UserError, match=r"resize: 12 is smaller than transforms.size, 16"):
         make_predict(TransformSettings(size=16, resize=12))
-    with pytest.raises(UserError, match=r"needs images of 12 x 12 pixels, one has 10 x 12: set transforms.kind=crop"):
+    with pytest.raises(
+        UserError, match=r"needs images of 12 x 12 pixels, but one has 10 x 12: set transforms.kind=crop"
+    ):
         make_predict(AFFINE)(images((12, 12), (10, 12), channels=1), [0, 0])

@@ -1,1 +1,1 @@
-"""From folders, list files and cards to training batches: `load_domains`, transforms and loaders."""
+"""Reads images from folders, list files and cards, and makes training batches of them."""

@@ -1,4 +1,4 @@
-"""What a training step gets: images, labels, where they are from, and which rows are of which kind."""
+"""The batch of a training step: images, labels, domains, and which rows are of which kind."""
 
 import itertools
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from uda.core.errors import UserError
 
 
 class Rows:
-    """Some of a batch's rows, known on the host, which can take them without a wait for the device.
+    """Some rows of a batch. The host knows them, so taking them does not wait for the device.
 
     Args:
         mask: which rows, bool (B,).
@@ -21,7 +21,7 @@ class Rows:
         edges = [0, *(np.flatnonzero(mask[1:] != mask[:-1]) + 1).tolist(), len(mask)]
         self.mask = mask
         self.slices = tuple(slice(a, b) for a, b in itertools.pairwise(edges) if a < b and mask[a])
-        """The rows as runs of neighbours, in order."""
+        """The rows as slices of neighbouring rows, in order."""
 
     def __len__(self) -> int:
         return sum(run.stop - run.start for run in self.slices)
@@ -32,13 +32,13 @@ class Rows:
         return Rows(~self.mask)
 
     def of(self, tensor: torch.Tensor) -> torch.Tensor:
-        """These n rows of a tensor (B, ...), (n, ...): a view if they are neighbours, else a copy."""
+        """These n rows of a tensor, (B, ...) -> (n, ...): a view if the rows are neighbours, else a copy."""
         if len(self.slices) > 1:
             return torch.cat([tensor[run] for run in self.slices])
         return tensor[self.slices[0] if self.slices else slice(0)]
 
     def joined(self, these: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-        """A tensor (B, ...) of which `these` (n, ...) are these rows and `others` (B - n, ...) are the others."""
+        """A tensor (B, ...). Its rows are `these` (n, ...) where the mask is true, else `others` (B - n, ...)."""
         runs = []
         for rows, tensor in ((self, these), (self.others, others)):
             pieces = tensor.split([run.stop - run.start for run in rows.slices])
@@ -47,7 +47,7 @@ class Rows:
 
 
 class _Kinds:
-    """Which rows of a batch are of which kind, by its columns on the host. Found when asked for, and kept."""
+    """Which rows of a batch are of which kind. Computed from columns on the host at the first use, then kept."""
 
     def __init__(self, *columns: torch.Tensor):
         self.columns = columns
@@ -84,14 +84,18 @@ class _Kinds:
 class Batch:
     """Images for one training step.
 
-    `images` float32 (B, C, S, S); `labels` float32 (B, K), a distribution a row, all zeros where there is no label;
-    `domain` int64 (B,), the sources are counted first; `is_target` bool (B,), an image of a target domain; `view` int64
-    (B,): 0, or 1 for the strong augmentation of images whose plain one is in the batch too; the two stand in the same
-    order; `annotated` bool (B,): the label is a true one, as of every source image and of the images of
-    `data.target_labelled`. All other labels are pseudo-labels: a true label that is kept for measuring never gets here.
+    - `images`: float32 (B, C, S, S).
+    - `labels`: float32 (B, K). Each row is a distribution over the classes, or all zeros if the image has no label.
+    - `domain`: int64 (B,). The source domains are numbered first.
+    - `is_target`: bool (B,). Whether the image is of a target domain.
+    - `view`: int64 (B,). 1 for the strong view of an image whose plain view is in the batch too, else 0. Both views
+      are in the same order.
+    - `annotated`: bool (B,). Whether the label is a true label. Source images and the images of
+      `data.target_labelled` have true labels. All other labels are pseudo-labels. A true label that is kept for
+      measuring is never in a batch.
 
-    The rows of each kind are known on the host too, as `source_rows` and the like. They are found when first asked for,
-    and stay with the batch on every device. Take them in place of masks: with a mask the host waits for a GPU.
+    The host knows the rows of each kind, as `source_rows` and the like. They are computed at the first use and stay
+    with the batch on every device. Use them and not masks: with a mask, the host waits for the GPU.
     """
 
     images: torch.Tensor
@@ -100,9 +104,9 @@ class Batch:
     is_target: torch.Tensor
     view: torch.Tensor
     annotated: torch.Tensor | None = None
-    """None: the source images are, and no others."""
+    """None: the source images have true labels, and no others."""
     weight: float = 1.0
-    """What the mean over this batch counts where it is a part of a larger one: its images over those of a mean part."""
+    """Weight of this batch's mean if it is a part of a larger batch: its images / the mean number of images a part."""
 
     def __post_init__(self):
         if self.annotated is None:
@@ -113,7 +117,7 @@ class Batch:
 
     @property
     def labelled(self) -> torch.Tensor:
-        """Which rows have a label, true or not, bool (B,)."""
+        """Which rows have a true label or a pseudo-label, bool (B,)."""
         return self.labels.sum(1) > 0
 
     @property
@@ -123,7 +127,7 @@ class Batch:
 
     @property
     def target_rows(self) -> Rows:
-        """Images of the target, with a label or without."""
+        """Images of the target, with or without a label."""
         return self._kinds.target
 
     @property
@@ -133,17 +137,17 @@ class Batch:
 
     @property
     def unannotated_rows(self) -> Rows:
-        """Images without one: of the target."""
+        """Images without a true label. All of them are target images."""
         return self.annotated_rows.others
 
     @property
     def labelled_rows(self) -> Rows:
-        """Images with a label, true or not."""
+        """Images with a true label or a pseudo-label."""
         return self._kinds.labelled
 
     @property
     def unlabelled_rows(self) -> Rows:
-        """Images without any."""
+        """Images without any label."""
         return self.labelled_rows.others
 
     @property
@@ -171,7 +175,7 @@ class Batch:
     def to(
         self, device: torch.device | str, memory_format: torch.memory_format | None = None, non_blocking: bool = False
     ) -> "Batch":
-        """The batch on another device; `memory_format` concerns the images."""
+        """The batch on another device. `memory_format` is that of the images."""
         images = self.images.to(device, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format)
         moved = Batch(images, *(tensor.to(device, non_blocking=non_blocking) for tensor in self._rest), self.weight)
         moved._kinds = self._kinds
@@ -182,17 +186,19 @@ class Batch:
         return Batch(*(tensor.pin_memory() for tensor in (self.images, *self._rest)), self.weight)
 
     def dealt(self, parts: int) -> list["Batch"]:
-        """The batch dealt out image by image to so many parts, as it is to the processes of a job.
+        """The batch, dealt out image by image to `parts` parts, as to the processes of a job.
 
-        Raises UserError for fewer than two images a part, which BatchNorm cannot take, and where an image's two views
-        would come apart.
+        Raises UserError if a part would have fewer than two images, because BatchNorm cannot take one image. Raises it
+        too if the two views of an image would be in different parts.
         """
         if parts == 1:
             return [self]
         if len(self) < 2 * parts:
-            raise UserError(f"a batch of {len(self)} images cannot be dealt out to {parts}: each needs two at least")
+            raise UserError(
+                f"a batch of {len(self)} images cannot be dealt out to {parts} parts: each needs at least two images"
+            )
         if (strong := len(self.strong_rows)) % parts:
-            raise UserError(f"{strong} images in two views cannot be dealt out to {parts} evenly")
+            raise UserError(f"{strong} images in two views cannot be dealt out evenly to {parts} parts")
         return [self._dealt(slice(part, None, parts), parts) for part in range(parts)]
 
     def _dealt(self, rows: slice, parts: int) -> "Batch":

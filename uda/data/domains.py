@@ -1,4 +1,4 @@
-"""The two domains of a run: labelled source images, and target images whose labels are kept apart."""
+"""The domains of a run: labelled source images, and target images whose labels are kept separately."""
 
 import dataclasses
 import hashlib
@@ -26,7 +26,7 @@ _SOURCE = "the source domain"
 
 @dataclass(frozen=True)
 class Source:
-    """Images with true labels, (N,) int64, 0..K-1. `domain`: the number of their domain, or of each image's."""
+    """Images with true labels, (N,) int64, 0..K-1. `domain`: one number for all images, or a number for each, (N,)."""
 
     images: Images
     labels: np.ndarray
@@ -35,20 +35,20 @@ class Source:
 
 @dataclass(frozen=True)
 class Target:
-    """Images without labels: there is no field that could hold one. `domain` is as in `Source`."""
+    """Images without labels. No field could hold a label. `domain` is as in `Source`."""
 
     images: Images
     domain: int | np.ndarray = 1
 
 
 class TargetLabels:
-    """The true labels of the target images, for measuring and nothing else.
+    """The true labels of the target images. They are used only for measuring.
 
-    They come out by `reveal()` only, so that each place that looks at them can be found by that word.
+    Only `reveal()` gives them, so a search for that word finds every place that uses them.
 
     Args:
         labels: (N,) class numbers, or NO_LABEL, or UNKNOWN_CLASS.
-        domain: (N,) each image's place in `names`; None: all are of one domain.
+        domain: (N,) each image's place in `names`. None: all images are of one domain.
         names: the target domains.
     """
 
@@ -70,26 +70,26 @@ class TargetLabels:
 
     @property
     def count(self) -> int:
-        """How many images have a label, unknown classes among them."""
+        """How many images have a label. Unknown classes count too."""
         return int((self._labels != NO_LABEL).sum())
 
     @property
     def checksum(self) -> str:
-        """Eight hexadecimal digits by which a resumed run sees that it is measured by the same labels and domains."""
+        """Eight hexadecimal digits. A resumed run compares them to check that labels and domains are the same."""
         domain = self.domain.tobytes() if len(self.names) > 1 else b""
         return hashlib.sha256(self._labels.tobytes() + domain).hexdigest()[:8]
 
     def reveal(self) -> np.ndarray:
-        """The labels, (N,) int64, read-only; besides classes NO_LABEL, and UNKNOWN_CLASS, which the source lacks."""
+        """The labels, (N,) int64, read-only: class numbers, NO_LABEL, or UNKNOWN_CLASS (a class not in the source)."""
         return self._labels
 
 
 @dataclass(frozen=True)
 class Domains:
-    """What a run works on. `target_labels` is None when no target label is known.
+    """The images and classes of a run. `target_labels` is None if no target label is known.
 
-    The domains are numbered: first the sources, then the targets. `labelled`: target images with labels to train on.
-    Their number is the first target's.
+    The domains are numbered, first the sources, then the targets. `labelled` are target images with labels to train
+    on. Their domain number is that of the first target.
     """
 
     source: Source
@@ -105,16 +105,16 @@ def load_domains(
     """The source and target domains that a config names.
 
     Args:
-        settings: a card and some of its domains, or folders or list files of the user's own.
-        seed: seed of generated images; files do not depend on it.
-        log: told of unreadable images and other things worth a line.
-        ranks: the processes of a job; rank 0 alone looks through the files for unreadable ones.
+        settings: a card and some of its domains, or the user's own folders or list files.
+        seed: seed of generated images. Images from files do not depend on it.
+        log: is called with lines about unreadable images and the like.
+        ranks: the processes of a job. Only rank 0 checks which files can be read.
 
     Returns:
-        Domains with every unreadable image left out; the order of images and classes is the same on any machine.
+        Domains without the unreadable images. The order of images and classes is the same on any machine.
 
     Raises:
-        UserError: naming the file, folder or class, and the cure.
+        UserError: names the file, folder or class, and the cure.
     """
     sources, targets = settings.sources, settings.targets
     if both := set(sources) & set(targets):
@@ -154,7 +154,7 @@ def load_domains(
     if hidden.count and not hidden.known and settings.target_labels != "none":
         raise UserError(
             f"data.target: no image of {', '.join(targets)} is of a class of the source; name another target, or set "
-            "data.target_labels=none to adapt without a measure"
+            "data.target_labels=none to adapt without measuring accuracy"
         )
     told = hidden.known and settings.target_labels != "none"
     return Domains(source, Target(images, domain), hidden if told else None, classes, labelled)
@@ -163,9 +163,9 @@ def load_domains(
 def _list_domains(
     card: Card | None, wanted: Sequence[tuple[str, str]], settings: StorageSettings, log: Callable[[str], None]
 ) -> list[Listing]:
-    """What lies on disk of some domains, pairs of a setting and a name; all have the classes of the first.
+    """The images on disk of some domains, given as pairs of a setting and a name. All have the classes of the first.
 
-    Raises UserError, for an image that two domains share among others.
+    Raises UserError, also if two domains share an image.
     """
     for _, name in wanted if card is not None else ():
         card.domain(name)
@@ -188,13 +188,13 @@ def _list_domains(
             log(line)
         listings.append(listing)
     if card is not None and wanted[0][0] == "data.source" and len(listings[0].classes) != card.num_classes:
-        log(f"{card.title}: found {len(listings[0].classes)} classes, its card says {card.num_classes}")
+        log(f"{card.title}: found {len(listings[0].classes)} classes, but its card says {card.num_classes}")
     _check_apart({f"{key} ({name})": listing for (key, name), listing in zip(wanted, listings, strict=True)})
     return listings
 
 
 def _find_root(card: Card | None, settings: StorageSettings) -> Path | None:
-    """The folder that paths are relative to; None: the current one."""
+    """The folder that paths are relative to. None: the current folder."""
     if card is not None:
         return card.find_root(settings.root)
     root = Path(settings.root) if settings.root is not None else None
@@ -204,7 +204,7 @@ def _find_root(card: Card | None, settings: StorageSettings) -> Path | None:
 
 
 def _list_labelled(card: Card | None, settings: DataSettings, order: ClassOrder, log: Callable[[str], None]) -> Listing:
-    """The images of `data.target_labelled`, each of which has a label; they are few, so classes may be missing."""
+    """The images of `data.target_labelled`. Each has a label. They are few, so classes may be missing."""
     order = dataclasses.replace(order, may_lack=True)
     listing = _list_own(settings.target_labelled, "data.target_labelled", _find_root(card, settings), order)
     for line in listing.notes:
@@ -214,10 +214,10 @@ def _list_labelled(card: Card | None, settings: DataSettings, order: ClassOrder,
 
 
 def _without(listings: Mapping[str, Listing], taken: Listing, log: Callable[[str], None]) -> list[Listing]:
-    """The listings of the targets without the images of `data.target_labelled`, which are no longer unlabelled.
+    """The listings of the targets without the images of `data.target_labelled`.
 
-    Files of the same content are the same image: labelled images are often copied into a folder of their own. Raises
-    UserError where nothing of a target is left.
+    Files with the same content are the same image, because labelled images are often copied into a separate folder.
+    Raises UserError if no image of a target is left.
     """
     files, contents = _files(taken), {_content(taken, path) for path in taken.paths}
     same, sizes = set(files), {file[2] for file in files if isinstance(file, tuple)}
@@ -231,16 +231,16 @@ def _without(listings: Mapping[str, Listing], taken: Listing, log: Callable[[str
         found = enumerate(zip(listing.paths, _files(listing), strict=True))
         kept = [i for i, (path, file) in found if not is_taken(listing, path, file)]
         if not kept:
-            raise UserError(f"data.target_labelled: it has every image of data.target ({name}): none is left")
+            raise UserError(f"data.target_labelled: it holds all images of data.target ({name}), so none is left")
         both += len(listing.paths) - len(kept)
         rest.append(dataclasses.replace(listing, paths=[listing.paths[i] for i in kept], labels=listing.labels[kept]))
-    apart = f"{both:,} images of the target are among them, and leave it" if both else "none of them is in the target"
+    apart = f"{both:,} images of the target are removed from it" if both else "none of them is in the target"
     log(f"data.target_labelled: {len(taken.paths):,} images are trained on with their labels; {apart}")
     return rest
 
 
 def _content(listing: Listing, path: str) -> bytes:
-    """A digest of a file's content; of one that cannot be read, its path's."""
+    """A digest of a file's content, or of its path if the file cannot be read."""
     place = listing.root / path
     try:
         with open_file(place) as file:
@@ -252,7 +252,7 @@ def _content(listing: Listing, path: str) -> bytes:
 def _joined(
     parts: Sequence[tuple[Images, np.ndarray]], names: Sequence[str], first: int
 ) -> tuple[Images, np.ndarray, int | np.ndarray]:
-    """Images, labels (N,) and the numbers of their domains, counted from `first`, of one domain or of several."""
+    """Images, labels (N,) and domain numbers of one or several domains. The first domain has the number `first`."""
     if len(parts) == 1:
         return *parts[0], first
     images, labels = zip(*parts, strict=True)
@@ -269,10 +269,10 @@ def _read_all(
 
 
 def class_order(settings: StorageSettings, card: Card | None = None) -> ClassOrder | None:
-    """The classes that a card or `data.classes` gives; None: the first domain has them. Raises UserError."""
+    """The classes of a card or of `data.classes`. None: the first domain's are used. Raises UserError."""
     if card is not None and card.classes is not None:
         if settings.classes is not None:
-            raise UserError(f"data.classes: the card '{card.name}' names its classes; leave data.classes out")
+            raise UserError(f"data.classes: the card '{card.name}' already names its classes; remove data.classes")
         return ClassOrder(card.classes, f"the card '{card.name}'", "given")
     if settings.classes is None:
         return None
@@ -282,15 +282,15 @@ def class_order(settings: StorageSettings, card: Card | None = None) -> ClassOrd
 def list_card_domain(
     card: Card, name: str, root: Path, order: ClassOrder | None = None, labels: bool = True
 ) -> Listing:
-    """Images and labels of a card's domain, from its list file where there is one, else from its folders.
+    """Images and labels of a card's domain, from its list file if it has one, else from its folders.
 
-    The paths come out relative to the data set's folder `root`. Raises UserError.
+    The paths are relative to the data set's folder `root`. Raises UserError.
 
     Args:
         card, name: the data set and its domain.
         root: the data set's folder.
-        order: its classes; None: as found.
-        labels: whether labels are read.
+        order: its classes. None: as found.
+        labels: whether to read labels.
     """
     folder, file = card.find_domain(name, root)
     if file is not None:
@@ -315,16 +315,16 @@ def load_labelled(
     """Several labelled domains of the same classes.
 
     Args:
-        settings: a card, or where folders and lists of the user's own lie.
-        names: domains of the card; without one folders with a folder a class, or list files.
+        settings: a card, or the place of the user's own folders and lists.
+        names: domains of the card. Without a card: folders with one folder per class, or list files.
         seed, log, ranks: as in `load_domains`.
-        called: for messages, the setting or option that each name is from; None: all from `data.domains`.
+        called: the setting or option that each name is from, for messages. None: all are from `data.domains`.
 
     Returns:
         The domains in the order of their names, and the K classes.
 
     Raises:
-        UserError: naming the file, folder or class, and the cure; a class that a domain lacks among them.
+        UserError: names the file, folder or class, and the cure. A domain that lacks a class is an error too.
     """
     wanted = list(zip(called or ["data.domains"] * len(names), names, strict=True))
     card = load_card(settings.dataset) if settings.dataset is not None else None
@@ -340,7 +340,7 @@ def load_labelled(
 
 
 def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None = None, labels: bool = True) -> Listing:
-    """A domain of the user's own: a folder, or a .txt list. Only a `data.target` may do without labels."""
+    """A user's own domain: a folder or a .txt list. Only `data.target` may be without labels."""
     is_target = key == "data.target"
     path = Path(place)
     if root is not None and not path.is_absolute() and os.path.exists(root / path):
@@ -350,10 +350,10 @@ def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None 
             raise UserError(f"{key}: no such list file: {path}")
         return list_file(path, root, order, labels)
     if os.path.isfile(path):
-        raise UserError(f"{key}: {path} is a file; a list has the ending .txt and lines of `path label`")
+        raise UserError(f"{key}: {path} is a file, but not a list; a list ends in .txt and has lines of `path label`")
     if not os.path.isdir(path):
         cure = ", or a folder of images" if is_target else ""
-        several = "; several domains are written [a,b]" if "," in place else ""
+        several = "; write several domains as [a,b]" if "," in place else ""
         of_a_parameter = f"a card's domain, CARD:DOMAIN (cards: {', '.join(sorted(CARDS))})"
         of_a_config = "name a card by data.dataset (`--list datasets` shows them)"
         raise UserError(
@@ -366,9 +366,9 @@ def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None 
 
 
 def _check_apart(listings: Mapping[str, Listing]) -> None:
-    """Raise UserError when an image belongs to two domains, by whatever link.
+    """Raise UserError if an image belongs to two domains, directly or by a link.
 
-    Its true label would be trained on, or it would count twice.
+    Otherwise the image would count twice, or a target image's true label would be trained on.
     """
     files = {
         name: dict(zip(_files(listing), (f"{listing.root}/{path}" for path in listing.paths), strict=True))
@@ -387,9 +387,9 @@ def _check_apart(listings: Mapping[str, Listing]) -> None:
 
 
 def _files(listing: Listing) -> list[tuple[int, ...] | str]:
-    """The file behind every image, all links resolved, as what is the same for all of its paths.
+    """For every image a key of its file. All paths and links to a file have the same key.
 
-    Size and time of change stand beside a file's number, which some network drives give to several files.
+    The key also has the size and time of change, because some network drives give several files the same number.
     """
     return [_file(f"{listing.root}/{path}") for path in listing.paths]
 
@@ -397,7 +397,7 @@ def _files(listing: Listing) -> list[tuple[int, ...] | str]:
 def _file(path: str) -> tuple[int, ...] | str:
     try:
         found = os.stat(path)
-    except OSError:  # told as an unreadable image
+    except OSError:  # reported later as an unreadable image
         return os.path.abspath(path)
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
@@ -437,10 +437,10 @@ def _check_every_class(
 def _generated(
     card: Card, wanted: Sequence[tuple[str, str]], settings: StorageSettings, seed: int
 ) -> list[tuple[Images, np.ndarray]]:
-    """Images and labels of domains that the program makes."""
+    """Images and labels of generated domains."""
     for _, name in wanted:
         card.domain(name)
     per_class = settings.rendered_per_class if isinstance(settings, DataSettings) else 1000
     if isinstance(settings, DataSettings) and settings.target_labelled is not None:
-        raise UserError(f"data.target_labelled: the images of {card.title} are no files, so none can be named")
+        raise UserError(f"data.target_labelled: the images of {card.title} are not files, so they cannot be named")
     return [digits.domain(name, per_class, seed) for _, name in wanted]

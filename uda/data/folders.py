@@ -1,4 +1,4 @@
-"""What lies below a folder: images, folders, and what is passed over; every real folder once."""
+"""Finds the images and folders below a folder. Every real folder counts once."""
 
 import heapq
 import os
@@ -10,35 +10,35 @@ from uda.core.errors import UserError
 from uda.data.images import SUFFIXES
 from uda.data.text import printable
 
-#: Files that systems put beside images, in lower case. Nobody misses them.
+#: Files that operating systems put beside images, in lower case. No message names them.
 _COMPANIONS = frozenset({"thumbs.db", "desktop.ini", "icon\r"})
 
-#: More kinds of files than these are not named one by one.
+#: A message names at most this many kinds of files.
 _MOST_KINDS = 6
 
 
 @dataclass(frozen=True)
 class Tree:
-    """What lies below a folder. Paths are relative to it, with forward slashes, and sorted."""
+    """The content of a folder. Paths are relative to it, with forward slashes, and sorted."""
 
     root: Path
     images: list[str] = field(default_factory=list)
     """Files with an image's ending."""
     links: list[str] = field(default_factory=list)
-    """Those of the images that are symbolic links."""
+    """The images that are symbolic links."""
     folders: list[str] = field(default_factory=list)
-    """All folders; hidden ones and those left out do not count."""
+    """All folders, except hidden ones and those left out."""
     others: Counter[str] = field(default_factory=Counter)
     """Number of files that are not images, by ending."""
     left_out: dict[str, str] = field(default_factory=dict)
-    """Folders that were reached a second time, mostly by a link, and where their images are counted instead."""
+    """Folders that were reached a second time, mostly by a link, and the place where their images are counted."""
 
     def below(self, level: int) -> list[str]:
-        """The folders at a level, 1 for those right below the root."""
+        """The folders at a level. Level 1 is directly below the root."""
         return [name for name in self.folders if name.count("/") == level - 1]
 
     def notes(self) -> list[str]:
-        """A line for whatever is left out."""
+        """Lines about what is left out."""
         lines = []
         if self.others:
             lines.append(f"{self.root}: {self.passed_over()}")
@@ -47,12 +47,12 @@ class Tree:
             more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
             lines.append(
                 f"{self.root}: left out {printable(link)}{more}: a link to {'this folder' if place == '.' else place}; "
-                "every folder is counted once, where it really lies"
+                "every folder counts once, at its real place"
             )
         return lines
 
     def passed_over(self) -> str:
-        """`passed over 12 files that are not images: 10 .txt, 2 .heic`; empty where there are none."""
+        """`passed over 12 files that are not images: 10 .txt, 2 .heic`. Empty if there are none."""
         count = self.others.total()
         if not count:
             return ""
@@ -64,12 +64,12 @@ class Tree:
 
 
 def look_below(folder: Path) -> Tree:
-    """Everything below a folder. A folder that links reach again counts once, where it really lies.
+    """Everything below a folder. A folder that links reach again counts once, at its real place.
 
-    Hidden files and folders do not count; a hidden image is told among the others.
+    Hidden files and folders are left out. Hidden images are counted in `others`.
 
     Raises:
-        UserError: a folder that cannot be opened, or an image's name that no text file could hold.
+        UserError: a folder cannot be opened, or the name of an image or folder is not UTF-8.
     """
     tree = Tree(folder)
     try:
@@ -77,7 +77,7 @@ def look_below(folder: Path) -> Tree:
     except OSError as error:
         raise UserError(f"{folder}: cannot be opened: {error.strerror}") from None
     real, links = [""], []
-    while real or links:  # links last: a folder belongs to where it really lies
+    while real or links:  # links come last, so that a folder counts at its real place
         relative = real.pop() if real else heapq.heappop(links)
         place = folder / relative
         try:
@@ -104,17 +104,17 @@ def look_below(folder: Path) -> Tree:
 
 
 def _identity(place: Path) -> tuple[int, int] | str:
-    """What is the same for all paths of a folder."""
+    """A key of a folder, the same for all paths to it."""
     found = place.stat()
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(place)
 
 
 def _sort_in(entry: os.DirEntry, relative: str, tree: Tree, real: list[str], links: list[str]) -> None:
-    """One entry of a folder to where it belongs."""
+    """Add one entry of a folder to the tree or to the folders to visit."""
     ending = os.path.splitext(entry.name)[1].lower()
     is_image = ending in SUFFIXES
     if entry.name.startswith("."):
-        if is_image and not entry.name.startswith("._"):  # ._name holds what macOS notes about name
+        if is_image and not entry.name.startswith("._"):  # macOS keeps metadata of a file `name` in `._name`
             tree.others["hidden"] += 1
     elif _is_folder(entry):
         if entry.is_symlink():

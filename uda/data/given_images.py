@@ -1,4 +1,4 @@
-"""Images that a caller has at hand: a folder, files, PIL images, an array or a tensor."""
+"""Images that a caller passes: a folder, files, PIL images, an array or a tensor."""
 
 import io
 import os
@@ -17,14 +17,14 @@ from uda.data.folders import look_below
 from uda.data.images import ImageArray, ImageFiles, Images
 from uda.data.settings import ReadingSettings
 
-#: Modes of PIL that a PNG holds as they are.
+#: Modes of PIL that a PNG can store without conversion.
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
 
 GivenImages = str | os.PathLike[str] | Image.Image | Sequence[Any] | NDArray | torch.Tensor
 
 
 class PilImages(Images):
-    """PIL images of any sizes, which become pixels by the rules by which files do."""
+    """PIL images of any size. They become pixels by the same rules as files."""
 
     in_memory = True
 
@@ -52,20 +52,21 @@ class PilImages(Images):
 
 
 def given_images(given: GivenImages, reading: ReadingSettings) -> Images:
-    """The images that a caller gives, in one form.
+    """The images that a caller passes, as `Images`.
 
     Args:
-        given: a folder (all image files below it, in sorted order), an image file, or a list of files; a PIL image or a
-            list of them; an array (N, H, W, C) or a tensor (N, C, H, W), uint8 from 0 to 255 or floating from 0 to 1.
-            Floating values are rounded to the nearest of the 256 levels.
+        given: a folder (all image files below it, in sorted order), an image file, a list of files, a PIL image, a
+            list of PIL images, an array (N, H, W, C) or a tensor (N, C, H, W). Arrays and tensors are uint8 in 0..255
+            or floating in 0..1. Floating values are rounded to the nearest of the 256 levels.
         reading: the rules by which files and PIL images become pixels.
 
     Returns:
-        The images. The `ids` of files are their paths, below the folder where one is given; all others are numbered.
+        The images. The `ids` of files are their paths, relative to the folder if one is given. Other images have
+        numbers as `ids`.
 
     Raises:
         UserError: no such file or folder, no images, floating values outside of 0..1.
-        TypeError: `given` is none of these.
+        TypeError: `given` is of another type.
         ValueError: an array or a tensor of another shape.
     """
     if isinstance(given, torch.Tensor):
@@ -82,7 +83,7 @@ def given_images(given: GivenImages, reading: ReadingSettings) -> Images:
         images = ImageFiles(Path(), [os.path.expanduser(one) for one in given], reading=reading)
     else:
         kinds = ", ".join(sorted({type(one).__name__ for one in given}))
-        raise TypeError(f"images: a list holds paths or PIL images, not {kinds}; stack arrays or tensors into one")
+        raise TypeError(f"images: a list must hold paths or PIL images, not {kinds}; stack arrays or tensors into one")
     if not len(images):
         where = f" in {given}" if isinstance(given, str | os.PathLike) else ""
         raise UserError(f"images: there are none{where}")
@@ -103,8 +104,8 @@ def _array(values: torch.Tensor, shape: str) -> ImageArray:
     if values.is_floating_point():
         if values.numel() and not (values.min() >= 0 and values.max() <= 1):
             raise UserError(
-                f"images: floating values must lie in 0..1, got {values.min():g} to {values.max():g}; images that are "
-                "normalised already go through the network itself"
+                f"images: floating values must lie in 0..1, got {values.min():g} to {values.max():g}; pass images that "
+                "are already normalised to the network directly"
             )
         values = (values.float() * 255).round().to(torch.uint8)
     elif values.dtype != torch.uint8:

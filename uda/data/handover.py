@@ -1,7 +1,7 @@
-"""Pixels from loader processes to the main one, through memory that is used again and again.
+"""Hands pixels from loader processes to the main process, through memory that is reused.
 
-A DataLoader gives every tensor a new piece of shared memory, and the system has to clear and map each of its pages
-anew in both processes: for a batch of photos that takes as long as reading and cropping them.
+A DataLoader puts every tensor into new shared memory. The system must clear and map each page of it, in two
+processes. For a batch of photos that takes as long as reading and cropping them.
 """
 
 import math
@@ -15,17 +15,17 @@ import torch
 
 @dataclass(frozen=True)
 class Handed:
-    """Where in a ring some pixels lie."""
+    """The place of some pixels in a ring."""
 
     slot: int
     shape: tuple[int, ...]
 
 
 class Ring:
-    """Slots of memory that a process shares with those that it forks.
+    """Slots of memory that a process shares with the processes that it forks.
 
-    A slot serves every `slots`-th batch: there must be one more than batches can be under way, and what `take` gives
-    is to be used up before the next batch is asked for.
+    Each slot is used for every `slots`-th batch. There must be one slot more than batches that are prepared at the
+    same time. What `take` returns must be used before the next batch is requested.
     """
 
     def __init__(self, slots: int, slot_bytes: int):
@@ -37,19 +37,19 @@ class Ring:
 
     @staticmethod
     def possible() -> bool:
-        """Whether loader processes share memory: they are forked on Linux, unless the program has chosen otherwise."""
-        # Without allow_none the question itself would settle the method for the whole program.
+        """Whether loader processes share memory. They do if they are forked, which is the default on Linux."""
+        # Without allow_none this call would set the start method of the whole program.
         chosen = multiprocessing.get_start_method(allow_none=True)
         return chosen == "fork" if chosen else sys.platform == "linux"
 
     def space(self, number: int, shape: tuple[int, ...]) -> torch.Tensor | None:
-        """Memory for the pixels of batch `number`, uint8 (B, C, H, W); None where they do not fit."""
+        """Memory for the pixels of batch `number`, uint8 (B, C, H, W). None if they do not fit."""
         return self.take(Handed(number % self._slots, shape)) if math.prod(shape) <= self._slot_bytes else None
 
     def put(self, number: int, pixels: torch.Tensor) -> torch.Tensor | Handed:
-        """Leave the pixels of batch `number`, uint8 (B, C, H, W), which may lie in its `space` already.
+        """Store the pixels of batch `number`, uint8 (B, C, H, W). They may already lie in its `space`.
 
-        Those that do not fit come back as they are.
+        Pixels that are not uint8 or do not fit are returned unchanged.
         """
         space = self.space(number, tuple(pixels.shape))
         if pixels.dtype != torch.uint8 or space is None:
@@ -59,7 +59,7 @@ class Ring:
         return Handed(number % self._slots, tuple(pixels.shape))
 
     def take(self, handed: Handed) -> torch.Tensor:
-        """The pixels, uint8 (B, C, H, W) in channels-last order, where they lie."""
+        """The pixels, uint8 (B, C, H, W) in channels-last order, without a copy."""
         batch, channels, height, width = handed.shape
         start = handed.slot * self._slot_bytes
         count = batch * channels * height * width

@@ -1,4 +1,4 @@
-"""Images by number: files on disk and arrays in memory, and which of them can be read at all."""
+"""Numbered images, from files or from arrays in memory, and the check which of them can be read."""
 
 import copy
 import os
@@ -32,40 +32,40 @@ class Images(ABC):
 
     ids: Sequence[str]
     in_memory: bool = False
-    """Whether reading costs next to nothing, so that no loader process is worth its price."""
+    """Whether reading is so cheap that loader processes are not worth their cost."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
     @abstractmethod
     def read(self, i: int) -> torch.Tensor:
-        """Image `i` as uint8 (C, H, W), values 0..255. Raises UserError naming the image."""
+        """Image `i` as uint8 (C, H, W), values 0..255. Raises UserError that names the image."""
 
     def open(self, i: int) -> "torch.Tensor | StoredImage":
-        """Image `i` to be cut from: it has a `shape`, (C, H, W), and `[:, top:bottom, left:right]` gives uint8.
+        """Image `i`, to cut a part from. It has a `shape`, (C, H, W), and `[:, top:bottom, left:right]` gives uint8.
 
-        What is not asked for is not read where that can be. Nothing of it may be changed: it may still be on its way
-        to the decoded store. Raises UserError naming the image, here or in cutting.
+        If possible, only the rows of the part are read. The pixels must not be changed, because the decoded store may
+        not have written them yet. Raises UserError that names the image, in this call or when a part is cut.
         """
         return self.read(i)
 
     def together(self, indices: np.ndarray) -> torch.Tensor | None:
-        """Several images at once, uint8 (B, C, H, W), where they lie in one array; else None."""
+        """Several images at once, uint8 (B, C, H, W), if they lie in one array, else None."""
         return None
 
     @abstractmethod
     def take(self, indices: np.ndarray) -> "Images":
-        """The images of the given numbers (n,), in that order."""
+        """The images with the given numbers (n,), in that order."""
 
     def examine(self, i: int) -> ImageFacts:
-        """Whether image `i` can be read, and what else a look at its file tells."""
+        """Whether image `i` can be read, and other facts about it."""
         return ImageFacts()
 
 
 class JoinedImages(Images):
-    """The images of several domains as one: all of the first, then all of the next.
+    """The images of several domains as one sequence, domain after domain.
 
-    Where two domains have an id in common, every id gets the name of its domain in front.
+    If two domains have an id in common, every id is prefixed with the name of its domain.
     """
 
     def __init__(self, parts: Sequence[Images], names: Sequence[str]):
@@ -115,12 +115,12 @@ class ImageFiles(Images):
 
     Args:
         root: the folder.
-        paths: file paths relative to it; they are the ids.
-        cache: `memory` keeps every decoded image. `check_readable` fills it, so that forked loader workers
-            share one copy; an image that is read later is kept only by the process that read it.
-        reading: the rules by which a file becomes pixels, see `decode`; None: the defaults.
-        store: a decoded store of the same paths and rules, which is read and filled; its pixels are those of the
-            files. `in_memory` stays False with it: reading costs little, but the transform is still to pay.
+        paths: file paths relative to `root`. They are the ids.
+        cache: `memory` keeps every decoded image in memory. `check_readable` fills this cache, so that forked loader
+            processes share one copy. An image that is read later is kept only by the process that read it.
+        reading: the rules by which a file becomes pixels, see `decode`. None: the defaults.
+        store: a decoded store of the same paths and rules. It is read and filled, and holds the same pixels as the
+            files. `in_memory` stays False with it: reading is cheap then, but the transforms are not.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class ImageFiles(Images):
     def read(self, i: int) -> torch.Tensor:
         image = self._read(i)
         if self._store is not None:
-            self._store.wait()  # what is read belongs to the reader, who may change it
+            self._store.wait()  # the caller may change the image, so it must be written before
         return image
 
     def _read(self, i: int) -> torch.Tensor:
@@ -163,11 +163,9 @@ class ImageFiles(Images):
                 content, stamp = read_content(file), file_stamp(os.fstat(file.fileno()))
             image = decode_content(content, self.reading)
         except OSError as error:
-            raise UserError(
-                f"{path}: cannot be read: {error.strerror or error}; bring the file back as it was"
-            ) from None
+            raise UserError(f"{path}: cannot be read: {error.strerror or error}; restore the file") from None
         except ValueError as error:
-            raise UserError(f"{path}: cannot be read as an image: {error}; mend or remove the file") from None
+            raise UserError(f"{path}: cannot be read as an image: {error}; repair or remove the file") from None
         if self.cache == "memory":
             self._decoded[name] = image
         if self._store is not None:
@@ -187,7 +185,7 @@ class ImageFiles(Images):
         return taken
 
     def stamp(self, i: int) -> Stamp | None:
-        """Size and time of change of image `i`'s file; None where there is none, or the store holds the image."""
+        """Size and time of change of image `i`'s file. None if the file is missing or the store holds the image."""
         if self._store is not None and self._store.holds(int(self._places[i])):
             return None
         try:
@@ -196,10 +194,10 @@ class ImageFiles(Images):
             return None
 
     def examine(self, i: int) -> ImageFacts:
-        """Whether image `i` can be read, and what else a look at its file tells.
+        """Whether image `i` can be read, and other facts about it.
 
-        The file is read and decoded, a JPEG at 1/8 of its size: an image without a `problem` can be read. An image
-        that the store holds has been decoded, and is not looked at again.
+        The file is read and decoded, a JPEG at 1/8 of its size. An image without a `problem` can be read. An image in
+        the store was decoded before and is not examined again.
         """
         name, place = self.ids[i], int(self._places[i])
         if self._store is not None and self._store.holds(place):
@@ -218,12 +216,12 @@ class ImageFiles(Images):
 
 
 class StoredImage:
-    """An image of a decoded store, of which only the rows that are cut out are read.
+    """An image of a decoded store. Only the rows of the part that is cut out are read.
 
     Args:
         store: the store.
         place: the image's number in it.
-        read: gives the whole image, should the store fail.
+        read: gives the whole image if the store fails.
     """
 
     def __init__(self, store: DecodedStore, place: int, read: Callable[[], torch.Tensor]):
@@ -242,21 +240,21 @@ class StoredImage:
 def decode(path: str | Path, reading: ReadingSettings | None = None) -> torch.Tensor:
     """An image file as RGB uint8 (3, H, W), values 0..255.
 
-    - An animation gives its first picture, a grey image three equal channels.
-    - A shorter side longer than `load_size` is shrunk to it.
-    - Transparent pixels are laid on `background`; an opaque alpha channel changes nothing.
-    - The EXIF orientation is ignored, as it was when the published numbers on these data sets were made, unless
-      `exif_orientation` is `apply`. A TIFF is turned as its own tag says.
-    - 0 is black in every image. What is white in a grey image of more than 8 bits is `white_level`, and higher values
-      are white too. Where it is not given, white is the first of these that no value of the image exceeds: 1 or 255
-      for floats, 255, 4095 (12 bits) or 65535 for integers. `check_readable` refuses a data set whose images would be
-      read by two of them. A PGM names its own white.
-    - Of 16 bits a colour the upper 8 are kept.
+    - An animation gives its first image. A grey image gives three equal channels.
+    - If the shorter side is longer than `load_size`, the image is shrunk until it has that length.
+    - Transparent pixels are blended with `background`. An opaque alpha channel changes nothing.
+    - The EXIF orientation is ignored unless `exif_orientation` is `apply`. The published numbers on these data sets
+      were made without it. A TIFF is turned by its own tag.
+    - 0 is black in every image. In a grey image of more than 8 bits, `white_level` and all higher values are white. By
+      default, white is the first of these levels that no value of the image exceeds: 1 or 255 for floats, 255, 4095
+      (12 bits) or 65535 for integers. `check_readable` refuses a data set whose images have different levels. A PGM
+      names its own white.
+    - Of 16 bits per colour, the upper 8 are kept.
 
     Raises:
         OSError: the file is missing or cannot be read.
-        ValueError: it is no image, a damaged one, one of more than `decoding.MAX_PIXELS` pixels, or one whose numbers
-            are negative, not finite, or above any white.
+        ValueError: the file is no image, is damaged, has more than `decoding.MAX_PIXELS` pixels, or holds numbers that
+            are negative, not finite, or above all levels of white.
     """
     with open_file(path) as file:
         return decode_content(read_content(file), reading or ReadingSettings())
@@ -266,13 +264,13 @@ def check_readable(images: Images, max_unreadable: float, log: Callable[[str], N
     """Numbers of the images that can be read, int64 in ascending order.
 
     Args:
-        images: looked at with their `examine` method, in threads.
-        max_unreadable: share of unreadable images, 0..1, that is let pass.
-        log: told every unreadable image with the reason, what is done to images that are transparent, turned or of
-            more than 8 bits, and without a terminal the progress.
+        images: their `examine` method is called, in threads.
+        max_unreadable: share of unreadable images, 0..1, that is allowed.
+        log: is called with every unreadable image and the reason, with what is done to images that are transparent,
+            turned or of more than 8 bits, and with the progress if there is no terminal.
 
     Raises:
-        UserError: more than that share is unreadable, or everything; or images disagree on which number is white.
+        UserError: a larger share or all images are unreadable, or images disagree on which value is white.
     """
     if type(images).examine is Images.examine:
         return np.arange(len(images))
@@ -286,7 +284,7 @@ def check_readable(images: Images, max_unreadable: float, log: Callable[[str], N
         more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
         raise UserError(
             f"{len(reasons)} of {len(images)} images{where} cannot be read, more than data.max_unreadable="
-            f"{max_unreadable:g} lets pass ({shown}{more}): mend or remove them, or raise data.max_unreadable"
+            f"{max_unreadable:g} allows ({shown}{more}): repair or remove them, or raise data.max_unreadable"
         )
     if reasons:
         log(f"{len(reasons)} of {len(images)} images cannot be read and are left out")
@@ -296,9 +294,9 @@ def check_readable(images: Images, max_unreadable: float, log: Callable[[str], N
 
 
 def _examine_all(images: Images, log: Callable[[str], None]) -> list[ImageFacts]:
-    """What `examine` says of every image. One that an earlier start found sound is not decoded again until it changes.
+    """The facts about every image. An image that an earlier start could read is not decoded again until it changes.
 
-    Images that are kept in memory are read in any case.
+    Images that are kept in memory are always read.
     """
     checked = Checked(images.root, images.reading) if isinstance(images, ImageFiles) and not images.in_memory else None
     looks: dict[str, tuple[Stamp, ImageFacts]] = {}
@@ -324,9 +322,9 @@ def _examine_all(images: Images, log: Callable[[str], None]) -> list[ImageFacts]
 
 
 def _report_rules(images: ImageFiles, facts: Mapping[int, ImageFacts], of_all: str, log: Callable[[str], None]) -> None:
-    """Say how many images a rule of reading concerns that may surprise."""
+    """Log how many images are affected by rules of reading that a user may not expect."""
     if transparent := sum(fact.transparent for fact in facts.values()):
-        log(f"{transparent} {of_all} are transparent in parts, laid on data.background={images.reading.background}")
+        log(f"{transparent} {of_all} are partly transparent; data.background={images.reading.background} is put there")
     turned = sum(fact.orientation != 1 for fact in facts.values())
     if turned and images.reading.exif_orientation == "ignore":
         log(f"{turned} {of_all} have an EXIF orientation, which is ignored; data.exif_orientation=apply turns them")
@@ -336,9 +334,9 @@ def _report_rules(images: ImageFiles, facts: Mapping[int, ImageFacts], of_all: s
         if len(levels) > 1:
             shown = "; ".join(f"{examples[kind, white]} has none above {white}" for white in levels)
             raise UserError(
-                f"{images.root}: images of {kind} disagree on which value is white ({shown}): say by data.white_level "
-                f"which it is, such as data.white_level={levels[-1]}"
+                f"{images.root}: images of {kind} disagree on which value is white ({shown}): set it, for example "
+                f"data.white_level={levels[-1]}"
             )
     for (kind, white), count in Counter(fact.white for fact in facts.values() if fact.white).items():
         if white != 65535:
-            log(f"{count} {of_all} hold {kind} up to {white}, taken for white; data.white_level names another")
+            log(f"{count} {of_all} hold {kind} up to {white}, which is read as white; data.white_level sets another")

@@ -1,4 +1,4 @@
-"""What a data set's card promises against what lies on disk."""
+"""Compares the image counts of a data set's card with the files on disk."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from uda.data.text import same_form
 
 @dataclass(frozen=True)
 class Count:
-    """Images of one class of a domain, or of all (`label` is None). `expected` is None where the card says nothing."""
+    """Images of one class of a domain, or of all (`label` is None). `expected` is None if the card gives no count."""
 
     domain: str
     label: str | None
@@ -25,19 +25,19 @@ class Count:
 
     @property
     def right(self) -> bool:
-        """Whether there are as many as the card says."""
+        """Whether the count agrees with the card."""
         return not self.note and self.expected in (None, self.found)
 
 
 def take_stock(card: Card, root: str | None = None) -> list[Count]:
-    """Every count of a card beside what is on disk, domain by domain, the whole domain first.
+    """Every count of a card and the count on disk, domain by domain. The count of the whole domain comes first.
 
     Args:
         card: the data set.
-        root: its folder; None: where `Card.find_root` finds it.
+        root: its folder. None: `Card.find_root` finds it.
 
     Raises:
-        UserError: the data set is not there at all, or a list file cannot be read.
+        UserError: the data set was not found, or a list file cannot be read.
     """
     found_root = None if card.layout == "generated" else card.find_root(root)
     return [count for name in card.domains for count in _domain_counts(card, name, found_root)]
@@ -62,7 +62,7 @@ def _domain_counts(card: Card, name: str, root: Path | None) -> list[Count]:
 
 
 def _on_disk(card: Card, name: str, root: Path) -> tuple[Counter[str], str]:
-    """Images of each class that exist, and what is wrong as a whole."""
+    """Number of images of each class on disk, and a note on what is wrong with the whole domain."""
     domain = card.domains[name]
     folder = next((root / path for path in domain.paths if (root / path).is_dir()), None)
     if folder is None:
@@ -90,7 +90,7 @@ def _class_name(card: Card, path: str, label: str | None) -> str:
 
 
 def table(counts: list[Count]) -> str:
-    """The counts as text: a line for each domain, and for each class that is counted by the card or wrong."""
+    """The counts as text: a line for each domain, and for each class that the card counts or that is wrong."""
     rows = [
         (
             count.domain if count.label is None else f"  {count.label}",

@@ -1,8 +1,8 @@
-"""The last changes of a training image: mirroring, and brightness, contrast and saturation in an order of its own.
+"""The last changes of a training image: mirroring, then brightness, contrast and saturation in a random order.
 
-They are drawn where the image is read. They are made there too, or later, for a whole batch on the device that trains:
-that halves the work of a loader process where there is jitter. In one value of a thousand the two differ, by a grey
-level or a few: sums are rounded down, and what comes after enlarges the difference.
+The loader process draws them. It also makes them, or the training device makes them later for a whole batch. With
+jitter, the second way halves the work of a loader process. One value in a thousand differs between the two ways, by
+one or a few grey levels, because sums are rounded down and later changes enlarge the difference.
 """
 
 from random import Random
@@ -16,14 +16,14 @@ _ADJUST = (image_functions.adjust_brightness, image_functions.adjust_contrast, i
 #: Weights of red, green and blue in torchvision's grey.
 _LUMA = (0.2989, 0.587, 0.114)
 
-#: Whether the image is mirrored (0 or 1), then three times what is adjusted and by what factor.
+#: Whether the image is mirrored (0 or 1), then three pairs of a kind of adjustment and its factor.
 LastChanges = list[float]
 
 NONE: LastChanges = [0.0, *(_BRIGHTNESS, 1.0) * 3]
 
 
 def draw(random: Random, flip: bool, jitter: float, channels: int) -> LastChanges:
-    """An image's changes: mirrored in half of all cases, each factor uniform in 1 - jitter to 1 + jitter."""
+    """Draw an image's changes. It is mirrored with probability 0.5. Factors are uniform in 1 - jitter to 1 + jitter."""
     changes = list(NONE)
     if flip and random.random() < 0.5:
         changes[0] = 1.0
@@ -36,7 +36,7 @@ def draw(random: Random, flip: bool, jitter: float, channels: int) -> LastChange
 
 
 def made_on_one(image: Tensor, changes: LastChanges) -> Tensor:
-    """An image, uint8 (C, H, W), with its changes."""
+    """An image, uint8 (C, H, W), with its changes made."""
     if changes[0]:
         image = image.flip(-1)
     for kind, factor in zip(changes[1::2], changes[2::2], strict=True):
@@ -46,13 +46,13 @@ def made_on_one(image: Tensor, changes: LastChanges) -> Tensor:
 
 
 def table(changes: list[LastChanges]) -> Tensor:
-    """The changes of a batch's images, float32 (B, 7), or (B, 1) where no image is adjusted; (0,) for none."""
+    """The changes of a batch's images, float32 (B, 7). (B, 1) if no image is adjusted. (0,) for an empty list."""
     rows = torch.tensor(changes)
     return rows if not len(rows) or bool((rows[:, 2::2] != 1).any()) else rows[:, :1].contiguous()
 
 
 def made(images: Tensor, changes: Tensor) -> Tensor:
-    """A batch, uint8 (B, C, H, W) of one or three channels, with the changes of its `table`, as uint8 or float32."""
+    """A batch, uint8 (B, C, H, W) with C of 1 or 3, with the changes of its `table` made. uint8 or float32."""
     images = torch.where(_each(changes[:, 0]) > 0, images.flip(-1), images)
     for kind, factor in zip(changes[:, 1::2].unbind(1), changes[:, 2::2].unbind(1), strict=True):
         kind, factor = _each(kind), _each(factor)
@@ -71,5 +71,5 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _each(numbers: Tensor) -> Tensor:
-    """(B,) to (B, 1, 1, 1)."""
+    """(B,) -> (B, 1, 1, 1)."""
     return numbers.view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""List files: a path a line, and after it a label or nothing."""
+"""Reads list files: each line has a path and, optionally, a label."""
 
 import os
 import re
@@ -25,13 +25,13 @@ class ListEntry:
     line: int
     """Its number, from 1."""
     text: str
-    """The line as it stands."""
+    """The text of the line."""
     path: str
-    """Of the image, relative to the root, as it is spelt on disk."""
+    """Path of the image relative to the root, as it is spelt on disk."""
     label: str | None
-    """The label as it stands, in composed letters (NFC); None: there is none, or -1."""
+    """The label, with composed letters (NFC). None: there is no label, or it is -1."""
     exists: bool
-    """Whether the image is there."""
+    """Whether the image exists."""
 
 
 class _Root:
@@ -42,16 +42,16 @@ class _Root:
         self._spellings: dict[str, dict[str, list[str]]] = {}
 
     def below(self, path: str) -> str | None:
-        """A path relative to the folder, with forward slashes; None where it leads outside."""
+        """A path relative to the folder, with forward slashes. None if it leads outside."""
         joined, start = os.path.normpath(os.path.join(self.folder, path)), self.folder.rstrip(os.sep) + os.sep
         return joined[len(start) :].replace(os.sep, "/") if joined.startswith(start) else None
 
     def holds(self, relative: str | None) -> bool:
-        """Whether a file is there."""
+        """Whether the file exists."""
         return relative is not None and os.path.isfile(os.path.join(self.folder, relative))
 
     def spelling(self, relative: str | None) -> str | None:
-        """A file's path as it is spelt on disk, where NFC and NFD are the same; None where there is no such file."""
+        """A file's path as it is spelt on disk, if they differ by Unicode form (NFC, NFD). None if there is no file."""
         if relative is None or relative.isascii():
             return None
         found = ""
@@ -72,16 +72,17 @@ class _Root:
 
 
 def read_list_file(file: Path, root: Path) -> list[ListEntry]:
-    """The lines of a list file: a path, and after spaces or a tab a label or nothing.
+    """The lines of a list file. A label, if there is one, follows the path after spaces or a tab.
 
-    Both may hold spaces, and stand in quotes. Where a line can be read in several ways, the image that exists decides.
+    Path and label may contain spaces and be in quotes. If a line can be read in several ways, the way whose image
+    exists is used.
 
     Args:
         file: the list.
-        root: folder that the paths are relative to; absolute paths must lie below it.
+        root: folder that the paths are relative to. Absolute paths must lie below it.
 
     Raises:
-        UserError: the file cannot be read, a path leads outside the root, an image is listed twice.
+        UserError: the file cannot be read, a path leads outside the root, or an image is listed twice.
     """
     place, own = _Root(root), os.path.abspath(file)
     entries: list[ListEntry] = []
@@ -99,11 +100,11 @@ def read_list_file(file: Path, root: Path) -> list[ListEntry]:
                 cure = "write paths without .., and set data.root to the folder that they are relative to"
             raise UserError(f"{file}: line {number}: {printable(path)} lies outside {place.folder}; {cure}")
         if os.path.join(place.folder, relative) == own:
-            raise UserError(f"{file}: line {number}: names the list itself; remove the line")
+            raise UserError(f"{file}: line {number}: the line names the list itself; remove the line")
         first = lines.setdefault(relative, number)
         if first != number and found:
             raise UserError(
-                f"{file}: line {number}: {printable(relative)} stands in line {first} already; remove one of them"
+                f"{file}: line {number}: {printable(relative)} is already in line {first}; remove one of the two lines"
             )
         label = None if label in (None, "-1") else same_form(label)
         entries.append(ListEntry(number, text, relative, label, found is not None))
@@ -111,7 +112,7 @@ def read_list_file(file: Path, root: Path) -> list[ListEntry]:
 
 
 def _readings(text: str) -> Iterator[tuple[str, str | None]]:
-    """A line as path and label, in every way that makes sense, the likeliest first."""
+    """Every sensible way to read a line as path and label, the likeliest first."""
     if quoted := _QUOTED.fullmatch(text):
         yield quoted["path"], quoted["label"] and _unquoted(quoted["label"])
     if "\t" in text:
@@ -132,32 +133,32 @@ def _unquoted(label: str) -> str:
 
 
 def explain_missing(file: Path, root: Path, entries: Sequence[ListEntry]) -> str:
-    """What is wrong with a list some of whose images are not there, with the cure, in a line."""
+    """A message about a list with missing images: what is wrong, and the cure."""
     place, missing = _Root(root), [entry for entry in entries if not entry.exists]
     odd = [(entry, reason) for entry in missing[:100] if (reason := _odd(entry, place)) is not None]
     if odd:
-        # A header is told last: it speaks the dialect of the other lines.
+        # Report a header only if no other line is odd: it has the same fault as the other lines.
         entry, reason = next((found for found in odd if not _HEADER.fullmatch(found[0].text)), odd[0])
         return f"{file}: line {entry.line}: '{printable(entry.text)}' {reason}"
     shown = [f"line {entry.line}: {printable(entry.path)}" for entry in missing[:3]]
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return (
         f"{file}: {len(missing)} of {len(entries)} listed images are not in {root}: {', '.join(shown)}{more}; "
-        "set data.root to the folder that the paths are relative to, or mend the list"
+        "set data.root to the folder that the paths are relative to, or correct the list"
     )
 
 
 def _odd(entry: ListEntry, root: _Root) -> str | None:
-    """What is unusual about a line whose image is not there, with the cure; None where nothing is."""
+    """What is wrong with a line whose image is missing, with the cure. None if nothing is known."""
 
     def leads_to_an_image(text: str) -> bool:
         return any(root.holds(root.below(path)) for path, _ in _readings(text))
 
     text, place = entry.text, os.path.join(root.folder, entry.path)
     if os.path.isdir(place):
-        return "is a folder; name its images, each in a line of its own"
+        return "is a folder; name its images, one per line"
     if _DRIVE.match(text):
-        return "is an absolute path of Windows; write paths relative to data.root, with / in place of \\"
+        return "is an absolute Windows path; write paths relative to data.root, with / in place of \\"
     if separated := _SEPARATED.match(text):
         return f"has '{separated['mark']}' after the path; a line is `path label`: write a space or a tab in its place"
     if "\\" in text and leads_to_an_image(text.replace("\\", "/")):
@@ -165,11 +166,11 @@ def _odd(entry: ListEntry, root: _Root) -> str | None:
     if any(leads_to_an_image(text[gap.end() :]) for gap in re.finditer(r"[\s,;|]+", text)):
         return "has the label first; a line is `path label`: write the path first"
     if text.startswith(("#", "//")):
-        return "is a comment; a list has none, remove the line"
+        return "is a comment; a list must not have comments: remove the line"
     if _HEADER.fullmatch(text) and entry.line == 1:
-        return "is a header; a list has none, remove the line"
+        return "is a header; a list must not have a header: remove the line"
     folder, name = os.path.split(place)
     twins = (
         [other for other in os.listdir(folder) if other.casefold() == name.casefold()] if os.path.isdir(folder) else []
     )
-    return f"is not on disk, but {twins[0]} is in that folder; mend the name" if twins else None
+    return f"is not on disk, but {twins[0]} is in that folder; correct the name" if twins else None

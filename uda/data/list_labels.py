@@ -1,4 +1,4 @@
-"""The labels of a list file: names of classes, or numbers where it is beyond doubt what they mean."""
+"""Reads the labels of a list file: class names, or numbers if their meaning is certain."""
 
 import re
 from collections.abc import Sequence
@@ -16,20 +16,21 @@ from uda.data.text import printable, same_form
 def read_labels(
     file: Path, entries: Sequence[ListEntry], order: ClassOrder | None
 ) -> tuple[np.ndarray, tuple[str, ...], KnownBy]:
-    """Labels of a list's images, of which one at least has a label.
+    """Labels of a list's images. At least one image must have a label.
 
     Args:
         file: the list, for messages.
         entries: its N lines.
-        order: the classes; None: the names found, in sorted order; for numbers the names of the images' folders where
-            each class has one of its own, else the numbers.
+        order: the classes. None: the names in the list, sorted. If the labels are numbers and each class has its own
+            folder, the names of these folders, else the numbers.
 
     Returns:
-        (N,) int64, NO_LABEL where there is none, UNKNOWN_CLASS for another class where that is allowed; the names of
-        the classes that they index; how their order is known.
+        The labels, (N,) int64, with NO_LABEL for images without a label and UNKNOWN_CLASS for other classes if they
+        are allowed. The class names that the labels index. How the order of the classes is known.
 
     Raises:
-        UserError: naming the file and the line or class: an unknown class, numbers in doubt, fewer than two classes.
+        UserError: an unknown class, numbers of uncertain meaning, or fewer than two classes. The message names the
+            file and the line or class.
     """
     given = {entry.label: entry for entry in reversed(entries) if entry.label is not None}  # the first line of each
     first = sorted(given.values(), key=lambda entry: entry.line)
@@ -45,12 +46,12 @@ def read_labels(
             return np.where(numbers < len(order.names), numbers, UNKNOWN_CLASS), order.names, order.known
     elif order is None and (number := next((entry for entry in first if is_number(entry.label)), None)):
         raise UserError(
-            f"{file}: line {number.line}: label '{number.label}' is a number, others are names; use one of the two, "
-            "or set data.classes if that is a name"
+            f"{file}: line {number.line}: label '{number.label}' is a number, but others are names; use only names or "
+            "only numbers, or set data.classes if the number is a name"
         )
     names = tuple(sorted(given)) if order is None else order.names
     if len(names) < 2 and all(entry.label is not None for entry in entries):
-        raise UserError(f"{file}: all images have the label '{names[0]}'; at least two classes are needed")
+        raise UserError(f"{file}: all images have the label '{names[0]}', but at least two classes are needed")
     index = {name: label for label, name in enumerate(names)}
     for entry in first:
         if entry.label not in index:
@@ -66,33 +67,33 @@ def read_labels(
 
 
 def is_number(label: str) -> bool:
-    """Whether a label can be a class's number."""
+    """Whether a label can be a class number."""
     return re.fullmatch(r"[0-9]{1,9}", label) is not None
 
 
 def _check_label(file: Path, entry: ListEntry, order: ClassOrder | None) -> None:
-    """Raise UserError where a label can be neither a name nor a number."""
+    """Raise UserError if a label can be neither a class name nor a class number."""
     label = entry.label
     if label is None or (order is not None and label in order.names):
         return
     where = f"{file}: line {entry.line}: label '{printable(label)}'"
     if re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", label) and not is_number(label):
-        whole = f"write {label.partition('.')[0]}" if re.fullmatch(r"[0-9]+\.0*", label) else "mend it"
+        whole = f"write {label.partition('.')[0]}" if re.fullmatch(r"[0-9]+\.0*", label) else "correct it"
         raise UserError(
-            f"{where}: labels are class names, or whole numbers counted from 0, and -1 where unknown; {whole}"
+            f"{where}: a label is a class name, or a whole number counted from 0, or -1 if it is unknown; {whole}"
         )
     if label[0] in ",;|":
-        raise UserError(f"{where}: '{label[0]}' stands before it; write a space or a tab in its place")
+        raise UserError(f"{where}: it begins with '{label[0]}'; write a space or a tab in its place")
     if "\t" in label or re.fullmatch(r"[-+.0-9e]+(\s+[-+.0-9e]+)+", label):
-        raise UserError(f"{where}: the line has more than two columns; write `path label` alone")
+        raise UserError(f"{where}: the line has more than two columns; write only `path label`")
     if PurePosixPath(label).suffix.lower() in SUFFIXES:
-        raise UserError(f"{where}: is an image too; write a line for each")
+        raise UserError(f"{where}: it is an image too; write one image per line")
 
 
 def _are_names(file: Path, given: set[str], order: ClassOrder) -> bool:
-    """Whether labels that are numbers are names of classes, and not their places in the order.
+    """Whether labels that are numbers are class names, and not places in the order of the classes.
 
-    Raises UserError where they may be both, and mean other classes.
+    Raises UserError if they may be both and the two readings mean different classes.
     """
     named = {int(name): place for place, name in enumerate(order.names) if is_number(name)}
     differ = [int(label) for label in given if named.get(int(label), int(label)) != int(label)]
@@ -115,29 +116,29 @@ def _are_names(file: Path, given: set[str], order: ClassOrder) -> bool:
         + (
             "set data.classes to the names in the list's order"
             if order.known == "sorted"
-            else "name the classes by words, in the list and elsewhere"
+            else "give the classes names that are not numbers, in the list and elsewhere"
         )
     )
 
 
 def _check_numbers(file: Path, entries: Sequence[ListEntry], numbers: np.ndarray, order: ClassOrder) -> None:
-    """Raise UserError where numbers are no places in the order of the classes, or that order is in doubt."""
+    """Raise UserError if numbers are not places in the order of the classes, or if that order is uncertain."""
     names, count = order.names, len(order.names)
     from_one = "; these seem to be counted from 1" if numbers.max() == count and not (numbers == 0).any() else ""
     if numbers.max() >= count and (from_one or not order.may_add):
         raise UserError(
             f"{file}: line {entries[int(numbers.argmax())].line}: label {numbers.max()}, but the classes are numbered "
-            f"0 to {count - 1} ({sample(names)}){from_one}; mend the list, or write names as labels"
+            f"0 to {count - 1} ({sample(names)}){from_one}; correct the list, or write names as labels"
         )
-    cure = "set data.classes to the names in the list's order (a list, or a file with a name a line)"
+    cure = "set data.classes to the names in the list's order (a list, or a file with one name per line)"
     as_text, as_people = two_orders(names)
     orders = f"{sample(as_text)} (as text) or {sample(as_people)} (as people count)"
-    # Folders that are named by the list's own numbers tell nothing.
+    # Folders that are named by the list's own numbers give no information.
     spoken = set() if names == tuple(map(str, range(count))) else set(names)
     folders = [_folder(entry) for entry in entries]
     told = [i for i, folder in enumerate(folders) if folder in spoken and 0 <= numbers[i] < count]
     odd = [i for i in told if names[numbers[i]] != folders[i]]
-    # A given order is believed, unless all folders speak against it: a few may hold images whose labels were mended.
+    # A given order is trusted unless all folders contradict it: a few images may have corrected labels.
     if odd and (order.known != "given" or (len(odd) == len(told) and len({folders[i] for i in told}) > 1)):
         odd = odd[0]
         raise UserError(
@@ -148,19 +149,17 @@ def _check_numbers(file: Path, entries: Sequence[ListEntry], numbers: np.ndarray
         return
     if as_text != as_people:
         raise UserError(
-            f"{file}: its labels are numbers, and the order of the classes of {order.where} is in doubt: "
+            f"{file}: its labels are numbers, but the order of the classes of {order.where} is uncertain: "
             f"{orders}: {cure}"
         )
     if not (numbers == 0).any():
-        raise UserError(
-            f"{file}: its labels are numbers and none is 0, so they may be counted from 0 or from 1: {cure}"
-        )
+        raise UserError(f"{file}: its labels are numbers and none is 0, so they may count from 0 or from 1: {cure}")
 
 
 def _names_of_numbers(file: Path, entries: Sequence[ListEntry], numbers: np.ndarray) -> tuple[str, ...]:
-    """Class names for numbered labels: the images' folders if they tell the classes apart, else the numbers.
+    """Class names for labels that are numbers: the images' folders if each class has its own, else the numbers.
 
-    Raises UserError where a number has no image.
+    Raises UserError if a number has no image.
     """
     folders: dict[int, set[str]] = {}
     for entry, number in zip(entries, numbers.tolist(), strict=True):
@@ -169,15 +168,15 @@ def _names_of_numbers(file: Path, entries: Sequence[ListEntry], numbers: np.ndar
     count = max(folders) + 1
     if absent := [str(number) for number in range(min(count, len(entries) + 1)) if number not in folders]:
         raise UserError(
-            f"{file}: no image has label {sample(absent, 12)}; number the classes from 0 without gaps, "
+            f"{file}: no image has the label {sample(absent, 12)}; number the classes from 0 without gaps, "
             "or set data.classes to their names"
         )
     if count < 2 and (numbers == 0).all():
-        raise UserError(f"{file}: all images have the label 0; at least two classes are needed")
+        raise UserError(f"{file}: all images have the label 0, but at least two classes are needed")
     alone = [next(iter(folders[number])) if len(folders[number]) == 1 else "" for number in range(count)]
     return tuple(alone) if all(alone) and len(set(alone)) == count else tuple(map(str, range(count)))
 
 
 def _folder(entry: ListEntry) -> str:
-    """Name of the folder that an image lies in, composed (NFC)."""
+    """Name of the image's folder, composed (NFC)."""
     return same_form(entry.path.rpartition("/")[0].rpartition("/")[2])

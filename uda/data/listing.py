@@ -1,4 +1,4 @@
-"""What lies on disk as a domain: class folders, folders without classes and list files, as paths and labels."""
+"""Lists a domain's images on disk as paths and labels, from class folders, other folders or list files."""
 
 import os
 from collections import Counter
@@ -26,13 +26,13 @@ from uda.data.list_files import explain_missing, read_list_file
 from uda.data.list_labels import read_labels
 from uda.data.text import printable, same_form
 
-#: Folders of these names are parts of a data set, not classes, if class folders lie in them.
+#: Folders with these names are parts of a data set, not classes, if they hold class folders.
 _PARTS = frozenset(
     {"train", "training", "val", "valid", "validation", "test", "testing", "eval", "dev"}
     | {"image", "images", "img", "imgs", "data", "unlabeled", "unlabelled"}
 )
 
-#: How else a target comes without labels, for the end of a message.
+#: Another way to give a target without labels, for the end of a message.
 _NO_LABELS = "; or set data.target_labels=none if the target's folders are not its classes"
 
 
@@ -40,7 +40,7 @@ _NO_LABELS = "; or set data.target_labels=none if the target's folders are not i
 class Listing:
     """Image files below a folder, and their labels.
 
-    `paths` (N) are relative to `root`, with forward slashes; `labels` (N,) int64 index `classes`, or are NO_LABEL or
+    `paths` (N) are relative to `root`, with forward slashes. `labels` (N,) int64 index `classes`, or are NO_LABEL or
     UNKNOWN_CLASS.
     """
 
@@ -51,16 +51,16 @@ class Listing:
     known: KnownBy = "sorted"
     """How the order of the classes is known, as in `ClassOrder`."""
     notes: tuple[str, ...] = ()
-    """What the log should say: what was passed over or left out."""
+    """Lines for the log: what was passed over or left out."""
 
     def check_labelled(self, where: str) -> None:
-        """Raise UserError, which begins with `where`, for the first image without a label."""
+        """Raise UserError for the first image without a label. The message begins with `where`."""
         without = np.flatnonzero(self.labels == NO_LABEL)
         if len(without):
-            raise UserError(f"{where}: {printable(self.paths[without[0]])} has no label; every image needs one")
+            raise UserError(f"{where}: {printable(self.paths[without[0]])} has no label, but every image needs one")
 
     def order(self, where: str) -> ClassOrder:
-        """Its classes for the other domains; `where` names it in messages."""
+        """The classes, for the other domains. `where` names this domain in messages."""
         return ClassOrder(self.classes, where, self.known)
 
 
@@ -69,23 +69,22 @@ def list_folder(folder: Path, order: ClassOrder | None = None) -> Listing:
 
     Args:
         folder: its sub-folders are the classes.
-        order: the classes that it must have; None: as found, in sorted order.
+        order: the classes that it must have. None: as found, sorted.
 
     Raises:
-        UserError: no class folders, fewer than two, folders that are not classes but hold them, other classes than
-            wanted, a class without images, an image of two classes.
+        UserError: fewer than two class folders, folders that are not classes but hold them, other classes than in
+            `order`, a class without images, or an image of two classes.
     """
     tree = look_below(folder)
     if not tree.folders:
         raise UserError(
-            f"{folder}: holds no class folders; the images of each class belong in a folder of their own"
-            + _told(tree.passed_over())
+            f"{folder}: holds no class folders; each class needs a folder with its images" + _told(tree.passed_over())
         )
     return _labelled(tree, order)
 
 
 def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "", is_target: bool = False) -> Listing:
-    """The images of class folders. `otherwise`: a further cure, for the end of messages about the classes."""
+    """The images of class folders. `otherwise`: another cure, for the end of messages about the classes."""
     folder, names = tree.root, class_folders(tree)
     wanted = () if order is None else order.names
     _check_links(tree, wanted)
@@ -115,8 +114,8 @@ def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "", is_targ
     below = list(_below(tree, names).values())
     if len(below[0]) > 1 and all(inside == below[0] for inside in below) and all(p.count("/") > 1 for p in tree.images):
         notes.append(
-            f"{folder}: the classes are {sample(sorted(names))}; each of these folders holds "
-            f"{sample(sorted(below[0]))}: if those are the classes, name one of these folders instead, as in "
+            f"{folder}: the classes are {sample(sorted(names))}, but each of these folders holds "
+            f"{sample(sorted(below[0]))}; if those are the classes, name one of the outer folders instead, as in "
             f"{folder / min(names.values())}"
         )
     paths = [path for name, _ in held for path in by_folder[names[name]]]
@@ -128,9 +127,9 @@ def _labelled(tree: Tree, order: ClassOrder | None, otherwise: str = "", is_targ
 
 
 def class_folders(tree: Tree) -> dict[str, str]:
-    """Names of the folders right below the root, composed (NFC), and as they are spelt on disk.
+    """Names of the folders directly below the root: composed (NFC) -> as they are spelt on disk.
 
-    Raises UserError for two folders of one name in two Unicode forms.
+    Raises UserError if two folders have the same name in two Unicode forms.
     """
     names: dict[str, str] = {}
     for name in tree.below(1):
@@ -157,7 +156,7 @@ def _below(tree: Tree, names: Iterable[str]) -> dict[str, set[str]]:
 
 
 def _check_level(tree: Tree, names: dict[str, str], wanted: Sequence[str], otherwise: str) -> None:
-    """Raise UserError where the folders are not the classes, and the levels below may be."""
+    """Raise UserError if the folders are not the classes, but the folders below them may be."""
     below = _below(tree, names)
     parts = [name for name in names if name.casefold() in _PARTS]
     repeated = set.intersection(*(below[part] for part in parts)) if len(parts) > 1 else set()
@@ -173,35 +172,39 @@ def _check_level(tree: Tree, names: dict[str, str], wanted: Sequence[str], other
     if len(names) == 1 and not set(names) & set(wanted):
         (name,) = names
         inside = sample(sorted(below[name]), 8)
-        hint = f", that itself holds {inside}: did you mean {tree.root / names[name]}?" if holding else ""
-        hint = hint or "; at least two classes are needed, each with a folder of its own"
+        hint = f", which itself holds {inside}: did you mean {tree.root / names[name]}?" if holding else ""
+        hint = hint or "; at least two classes are needed, each with its own folder"
         raise UserError(f"{tree.root}: holds one class folder, '{printable(name)}'{hint}{otherwise}")
 
 
 def _check_links(tree: Tree, wanted: Sequence[str]) -> None:
-    """Raise UserError where links put an image into two classes."""
+    """Raise UserError if links put an image into two classes."""
     root = tree.root.resolve()
     for link, place in tree.left_out.items():
         first, other = link.partition("/")[0], place.partition("/")[0]
         lies_here = (root / place).resolve() == root / place
         if os.path.isabs(place) or first == other or (lies_here and same_form(link) not in wanted):
-            continue  # a folder above, or one whose class is known by where it really lies
-        raise UserError(f"{tree.root}: {sample([link, place])} are one folder, in two classes by a link; remove one")
+            continue  # a folder above, or one whose real place tells its class
+        raise UserError(
+            f"{tree.root}: {sample([link, place])} are the same folder, in two classes by a link; remove one"
+        )
     if not tree.links:
         return
     where: dict[tuple[int, int], str] = {}
     for path in (path for path in tree.images if "/" in path):
         try:
             found = (tree.root / path).stat()
-        except OSError:  # a broken link, which is told as an unreadable image
+        except OSError:  # a broken link, reported later as an unreadable image
             continue
         first = where.setdefault((found.st_dev, found.st_ino), path)
         if first.partition("/")[0] != path.partition("/")[0]:
-            raise UserError(f"{tree.root}: {sample([first, path])} are one file, in two classes by a link; remove one")
+            raise UserError(
+                f"{tree.root}: {sample([first, path])} are the same file, in two classes by a link; remove one"
+            )
 
 
 def list_unlabelled(folder: Path) -> Listing:
-    """Images of any tree of folders: every label is unknown. Raises UserError where there are none."""
+    """Images of any tree of folders, without labels. Raises UserError if there are none."""
     return _unlabelled(look_below(folder))
 
 
@@ -216,14 +219,14 @@ def _unlabelled(tree: Tree, note: str | None = None) -> Listing:
 
 
 def list_target(folder: Path, order: ClassOrder) -> Listing:
-    """Images of a target: with labels if its folders are the classes, without if none of them has to do with a class.
+    """Images of a target. They have labels if its folders are the classes, and none if no folder is like a class.
 
     Args:
         folder: one folder per class, or any other tree of images.
         order: the classes of the source.
 
     Raises:
-        UserError: some folders are classes and others not, or nearly are; or the classes lie a level below.
+        UserError: only some folders are classes, folders are nearly classes, or the classes lie a level below.
     """
     tree = look_below(folder)
     names, classes = class_folders(tree), set(order.names)
@@ -233,8 +236,8 @@ def list_target(folder: Path, order: ClassOrder) -> Listing:
         loose = [path for path in tree.images if "/" not in path]
         if loose:
             raise UserError(
-                f"data.target: {folder} holds images ({printable(loose[0])}...) beside folders: move them into class "
-                f"folders, or name all images in a .txt list of bare paths{_NO_LABELS}"
+                f"data.target: {folder} holds images ({printable(loose[0])}...) beside class folders: move them into "
+                f"class folders, or name all images in a .txt list of paths without labels{_NO_LABELS}"
             )
         return _labelled(tree, order, _NO_LABELS, is_target=True)
     if any(same_form(path.partition("/")[2]) in classes for path in tree.below(2)):
@@ -242,8 +245,8 @@ def list_target(folder: Path, order: ClassOrder) -> Listing:
         inside = sorted({path for path in tree.below(2) if same_form(path.partition("/")[2]) in classes})
         meant = sorted({str(folder / path.partition("/")[0]) for path in inside})
         raise UserError(
-            f"{folder}: the classes of {order.where} are a level below, as in {sample(inside, 3)}: "
-            f"name one of the folders that hold them ({sample(meant, 3)}) as the target{_NO_LABELS}"
+            f"{folder}: the classes of {order.where} are one level below, as in {sample(inside, 3)}: "
+            f"name a folder that holds them ({sample(meant, 3)}) as the target{_NO_LABELS}"
         )
     almost = {alike(name) for name in classes} - {""}
     close = [name for name in names if alike(name) in almost] or [
@@ -254,29 +257,30 @@ def list_target(folder: Path, order: ClassOrder) -> Listing:
         check_same_classes(names, classes, str(folder), order.where, _NO_LABELS)
     note = (
         f"{folder}: none of its folders ({sample(sorted(names), 3)}) is a class of {order.where} "
-        f"({sample(order.names, 3)}), so its images are taken to have no labels"
+        f"({sample(order.names, 3)}), so its images are treated as unlabelled"
     )
     return _unlabelled(tree, note)
 
 
 def list_file(file: Path, root: Path | None = None, order: ClassOrder | None = None, labels: bool = True) -> Listing:
-    """Images of a list file with lines `path label` or bare paths.
+    """Images of a list file. Its lines are `path label`, or only paths.
 
     Args:
-        file: the list; labels are class names, or numbers counted from 0 where their meaning is beyond doubt.
-        root: folder that the paths are relative to; None: the list's own.
-        order: the classes; None: the names found, in sorted order; for numbers the names of the images' folders where
-            each class has one of its own, else the numbers.
-        labels: whether labels are read.
+        file: the list. Labels are class names, or numbers counted from 0 if their meaning is certain.
+        root: folder that the paths are relative to. None: the folder of the list.
+        order: the classes. None: the names in the list, sorted. If the labels are numbers and each class has its own
+            folder, the names of these folders, else the numbers.
+        labels: whether to read labels.
 
     Raises:
-        UserError: naming the file, line and class: a missing image, one that is listed twice or lies outside the
-            root, another dialect, an unknown or missing class, numbers in doubt, no images at all.
+        UserError: an image that is missing, listed twice or outside the root, lines of another form, an unknown
+            class, numbers of uncertain meaning, or no images at all. The message names the file, and the line or
+            class.
     """
     root = file.parent if root is None else root
     entries = read_list_file(file, root)
     if not entries:
-        raise UserError(f"{file}: lists no images; write a line `path label` for each")
+        raise UserError(f"{file}: the list has no images; write a line `path label` for each image")
     if not all(entry.exists for entry in entries):
         raise UserError(explain_missing(file, root, entries))
     paths = [entry.path for entry in entries]

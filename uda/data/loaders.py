@@ -1,4 +1,4 @@
-"""Batches for training and predicting, the same for any number of workers."""
+"""Batches for training and predicting. They are the same for any number of workers."""
 
 import copy
 import itertools
@@ -22,12 +22,14 @@ from uda.data.transforms import Transform
 
 @dataclass(frozen=True)
 class Part:
-    """Some images of the source domains, or of the target domains, to train on.
+    """Images of the source domains, or of the target domains, to train on.
 
-    `indices` (n,) int64 are numbers in `images`; row i of `labels` belongs to `indices[i]`: class numbers (n,) int64
-    with -1 for none, distributions (n, K) float32, or None where nothing is labelled. `domain`: the number of their
-    domain, or of each image's, (n,) int64. `annotated`: their labels are true; None: those of the source are. With a
-    `strong` transform each image comes in two views, first all in the plain one.
+    - `indices`: (n,) int64, numbers in `images`.
+    - `labels`: class numbers (n,) int64 with -1 for no label, distributions (n, K) float32, or None if no image has a
+      label. Row i belongs to `indices[i]`.
+    - `domain`: one domain number for all images, or a number for each, (n,) int64.
+    - `annotated`: whether the labels are true labels. None: they are if the images are of the source.
+    - `strong`: transform of a second view of each image. The plain views come first. None: only plain views.
     """
 
     images: Images
@@ -58,7 +60,7 @@ class Part:
         return torch.from_numpy(self.domain[rows])
 
     def distributions(self, rows: np.ndarray, num_classes: int) -> torch.Tensor:
-        """Labels of some rows as float32 (b, K), zeros where there is none."""
+        """Labels of some rows as float32 (b, K). A row without a label is all zeros."""
         labels = torch.zeros(len(rows), num_classes)
         if self.labels is None:
             return labels
@@ -72,7 +74,7 @@ class Part:
 
 @dataclass(frozen=True)
 class _Draw:
-    """What a batch is made of: of each part some rows, and a seed for each image."""
+    """What a batch is made of: rows of each part, and a seed for each image."""
 
     rows: tuple[np.ndarray, ...]
     seeds: tuple[np.ndarray, ...]
@@ -82,14 +84,14 @@ class _Draw:
         return sum(map(len, self.rows))
 
     def dealt(self, rank: int, world: int) -> "_Draw":
-        """One process's share: every world-th image of the batch, counted through its parts."""
+        """The share of process `rank`: every `world`-th image of the batch, counted through its parts."""
         if world == 1:
             return self
         total = len(self)
         if total < 2 * world:
             raise UserError(
-                f"a batch of {total} images cannot be dealt out to {world} processes: each needs two at least; enlarge "
-                "the batch, or start fewer processes"
+                f"a batch of {total} images cannot be dealt out to {world} processes: each needs at least two images; "
+                "enlarge the batch, or start fewer processes"
             )
         firsts = [(rank - start) % world for start in np.cumsum([0, *map(len, self.rows[:-1])]).tolist()]
         rows, seeds = (
@@ -100,7 +102,7 @@ class _Draw:
 
 
 class _Plan(Sampler):
-    """The draws of a stage, from step `first` on; draw number s is a function of the seed and s alone."""
+    """The draws of a stage, from step `first` on. Draw number s depends only on the seed and on s."""
 
     first = 0
     rank, world = 0, 1
@@ -132,7 +134,7 @@ class _Plan(Sampler):
         return rest
 
     def window(self, first: int, steps: int) -> "_Plan":
-        """Of this plan `steps` steps from number `first` on."""
+        """`steps` steps of this plan, from number `first` on."""
         part = copy.copy(self)
         part.first, part.steps = first, first + steps
         return part
@@ -140,20 +142,20 @@ class _Plan(Sampler):
     @property
     @abstractmethod
     def largest(self) -> int:
-        """Most images that a step may have, an image in two views counted twice."""
+        """The largest number of images in a step. An image in two views counts twice."""
 
     @abstractmethod
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
         """The rows of each part that make up a step."""
 
     def _permutation(self, stream: int, epoch: int, n: int) -> np.ndarray:
-        """Order of a stream's `n` items in an epoch; the latest one is remembered."""
+        """Order of a stream's `n` items in an epoch. The latest one is kept."""
         if self._order.get(stream, (-1,))[0] != epoch:
             self._order[stream] = (epoch, np.random.default_rng([*self.seed, stream, epoch]).permutation(n))
         return self._order[stream][1]
 
     def _stream(self, stream: int, start: int, count: int, n: int) -> np.ndarray:
-        """`count` items from place `start` on of an endless stream of `n`, shuffled anew each time round."""
+        """`count` items, from place `start` on, of an endless stream of `n` items. Each pass has its own order."""
         pieces = [np.empty(0, dtype=np.int64)]
         while count:
             epoch, offset = divmod(start, n)
@@ -164,17 +166,17 @@ class _Plan(Sampler):
 
 
 def epoch_batches(total: int, batch_size: int, least: int) -> int:
-    """Batches of an epoch over `total` images; a rest of fewer than `least` joins the batch before it."""
+    """Batches of an epoch over `total` images. A rest of fewer than `least` images joins the batch before it."""
     return max(1, total // batch_size + (total % batch_size >= least))
 
 
 class _Mixed(_Plan):
-    """All parts shuffled together, epoch after epoch; a rest of fewer than `least` images joins the batch before it."""
+    """All parts shuffled together in each epoch. A rest of fewer than `least` images joins the batch before it."""
 
     def __init__(self, parts: Sequence[Part], batch_size: int, steps: int | None, seed: Sequence[int], least: int):
         self.total = sum(len(part) for part in parts)
         if self.total == 0:
-            raise UserError("no images to train on: source share and selection are both empty")
+            raise UserError("there are no images to train on: source share and selection are both empty")
         self.batch_size = batch_size
         self._least = least
         self.batches = epoch_batches(self.total, batch_size, least)
@@ -196,7 +198,7 @@ class _Mixed(_Plan):
 
 
 class _Fixed(_Plan):
-    """So many images of each part in every batch, each part an endless shuffled stream."""
+    """Every batch has a fixed number of images of each part. Each part is an endless shuffled stream."""
 
     def __init__(self, parts: Sequence[Part], shares: Sequence[int], steps: int | None, seed: Sequence[int]):
         if len(shares) != len(parts):
@@ -208,7 +210,7 @@ class _Fixed(_Plan):
                 )
                 raise UserError(f"a batch should hold {share} {what}")
         if not sum(shares):
-            raise UserError("a batch needs images: all its shares are 0")
+            raise UserError("a batch needs images, but all its shares are 0")
         self.shares = list(shares)
         self._views = [len(part.views) for part in parts]
         once = max(-(-len(part) // share) for part, share in zip(parts, shares, strict=True) if share)
@@ -226,7 +228,7 @@ class _Fixed(_Plan):
 
 
 class _Beside(_Plan):
-    """The batches of another plan, each with `share` images of one more part: an endless shuffled stream."""
+    """The batches of another plan, each with `share` more images from one more part, an endless shuffled stream."""
 
     def __init__(self, plan: _Plan, part: Part, share: int):
         super().__init__([], plan.steps, plan.seed)
@@ -241,7 +243,7 @@ class _Beside(_Plan):
 
 
 class _InOrder(Sampler):
-    """Every image of some rows once, in order."""
+    """Each image of some rows once, in order."""
 
     def __init__(self, rows: slice, batch_size: int):
         self.rows = range(rows.start, rows.stop)
@@ -256,7 +258,7 @@ class _InOrder(Sampler):
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
-    """Neighbouring numbers to unrelated ones, uint64 (n,) -> (n,), below 2^63 (SplitMix64's finaliser, Steele 2014)."""
+    """Maps neighbouring numbers to unrelated ones below 2^63, uint64 (n,) -> (n,) (SplitMix64, Steele et al., 2014)."""
     words = words * np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -264,7 +266,7 @@ def _mix(words: np.ndarray) -> np.ndarray:
 
 
 def _read(images: Images, indices: np.ndarray, to_cut: bool = False) -> Iterable[torch.Tensor]:
-    """Images by number: all at once from an array, else each when it is asked for."""
+    """Images by number. Those of an array are read at once, all others one by one."""
     together = images.together(indices)
     return map(images.open if to_cut else images.read, indices.tolist()) if together is None else together
 
@@ -275,15 +277,15 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Delivery:
-    """Where batches are brought to before they are normalised, and how."""
+    """The device that batches are brought to before they are normalised, and how."""
 
     device: torch.device = _CPU
     pinned: bool = False
-    """By way of page-locked memory: a GPU copies from it when it has done what came before, and nobody waits for it."""
+    """Whether to copy through page-locked memory. The GPU then copies in its own order, and the host does not wait."""
 
     @property
     def late(self) -> bool:
-        """Whether the last changes of training images are left to the device, which spares the loader processes."""
+        """Whether the device makes the last changes of training images. That saves the loader processes work."""
         return self.device.type != "cpu"
 
     def bring(self, what: T) -> T:
@@ -294,7 +296,7 @@ class Delivery:
             what = what.pin_memory() if self.pinned else what
         except RuntimeError as error:
             reason = str(error).split("\n")[0]
-            raise UserError(f"page-locked memory has run out ({reason}); set runtime.pin_memory=false") from None
+            raise UserError(f"there is no page-locked memory left ({reason}); set runtime.pin_memory=false") from None
         return what.to(self.device, non_blocking=self.pinned)
 
 
@@ -319,18 +321,18 @@ class _TrainReader:
     def read(
         self, draw: _Draw, memory: torch.Tensor | None = None, late: bool = False
     ) -> tuple[torch.Tensor, ...] | UserError:
-        """Pixels before they are normalised, the other columns of a batch in their order, last changes, its weight.
+        """Pixels before they are normalised, the other columns of a batch in order, the last changes, and the weight.
 
-        `memory`, uint8 (B, C, S, S), may be used for the pixels. `late`: the last changes of the images are to be made
-        by `finish`; else there are none.
+        `memory`, uint8 (B, C, S, S), may be used for the pixels. With `late`, `finish` makes the last changes of the
+        images. Without it they are made here, and the returned table is empty.
         """
         try:
             return self._read(draw, memory, late)
-        except UserError as error:  # handed over as a value: a raised one would come out with a worker's traceback
+        except UserError as error:  # returned, because a raised error would be printed with a worker's traceback
             return error
 
     def finish(self, delivery: Delivery, pixels: torch.Tensor, *rest: torch.Tensor) -> Batch:
-        """The batch, of what `read` gave, where it is delivered."""
+        """The batch on its device, from what `read` returned."""
         *columns, changes, weight = rest
         batch = delivery.bring(Batch(pixels, *columns, weight.item()))
         if len(changes):
@@ -391,19 +393,19 @@ class _PredictReader:
     def read(
         self, indices: np.ndarray, memory: torch.Tensor | None = None, late: bool = False
     ) -> tuple[torch.Tensor] | UserError:
-        """Pixels before they are normalised; `memory`, uint8 (B, C, S, S), may be used for them."""
+        """Pixels before they are normalised. `memory`, uint8 (B, C, S, S), may be used for them."""
         try:
             return (self.transform.pixels(_read(self.images, indices), [0] * len(indices), memory),)
         except UserError as error:
             return error
 
     def finish(self, delivery: Delivery, pixels: torch.Tensor) -> torch.Tensor:
-        """The batch, of what `read` gave, where it is delivered."""
+        """The batch on its device, from what `read` returned."""
         return self.transform.normalise(delivery.bring(pixels))
 
 
 class _Worker(Dataset):
-    """A reader in a loader process: its pixels go by the ring where there is one, and all else as plain bytes."""
+    """A reader in a loader process. Pixels go through the ring if there is one, and all other data as plain bytes."""
 
     def __init__(self, reader: _TrainReader | _PredictReader, ring: Ring | None, late: bool):
         self.reader = reader
@@ -436,11 +438,11 @@ class _Numbered(Sampler):
 
 
 class Batches:
-    """A sized iterable of batches; each iteration gives the same ones.
+    """A sized iterable of batches. Each iteration gives the same ones.
 
-    Without workers batches are made where they are asked for, with no machinery between. Workers live as long as
-    one iteration, however many epochs that holds. Pixels leave a worker as uint8; they are normalised on the device
-    that they are delivered to, by default the CPU.
+    Without workers the calling process makes the batches. Workers live as long as one iteration, which may hold several
+    epochs. Pixels leave a worker as uint8. They are normalised on the device that they are delivered to, by default the
+    CPU.
     """
 
     def __init__(
@@ -467,19 +469,19 @@ class Batches:
             yield self._reader.finish(self._delivery, *read)
 
     def ids(self, step: int) -> list[str]:
-        """Which images batch number `step` is made of."""
+        """The ids of the images in batch number `step`."""
         return self._reader.ids(self._plan.draw(self._origin + step))
 
     def on(self, device: torch.device, pinned: bool) -> "Batches":
-        """The same batches, delivered to a device; `pinned`: by way of page-locked memory, without a wait."""
+        """The same batches, delivered to a device. `pinned`: through page-locked memory, so the host does not wait."""
         return Batches(self._reader, self._plan, self._workers, self._origin, Delivery(device, pinned))
 
     def starting_at(self, step: int) -> "Batches":
-        """The training batches without the first `step`, the others as they would have come."""
+        """The training batches without the first `step`. The others are unchanged."""
         return Batches(self._reader, self._plan.starting_at(step), self._workers, self._origin, self._delivery)
 
     def window(self, first: int, steps: int) -> "Batches":
-        """Of the training batches `steps` from number `first` on, as they would have come; counted anew."""
+        """`steps` of the training batches, unchanged, from number `first` on. `ids` counts them from 0."""
         return Batches(self._reader, self._plan.window(first, steps), self._workers, first, self._delivery)
 
     def _read_here(self) -> Iterator:
@@ -489,7 +491,7 @@ class Batches:
         ring = None
         if Ring.possible():
             transform = self._reader.transform
-            # One slot for each batch that is asked for ahead, and one for that which is being finished here.
+            # One slot for each batch that is prepared ahead, and one for the batch that this process is finishing.
             ring = Ring(_AHEAD * self._workers + 1, self._plan.largest * transform.channels * transform.size**2)
         loader = DataLoader(
             _Worker(self._reader, ring, self._delivery.late),
@@ -498,7 +500,7 @@ class Batches:
             num_workers=self._workers,
             prefetch_factor=_AHEAD,
             multiprocessing_context="fork" if ring else None,
-            # its own generator: the workers' base seed is not drawn from the global one, which dropout uses
+            # Its own generator, so that the workers' base seed is not drawn from the global one, which dropout uses.
             generator=torch.Generator(),
             worker_init_fn=_leave_signals_to_the_main_process,
         )
@@ -513,20 +515,20 @@ class Batches:
                 yield pixels, *map(torch.from_numpy, rest)
 
 
-#: Batches that each worker makes ahead.
+#: Batches that each worker prepares ahead.
 _AHEAD = 3
 
 
 def _unless_killed(batches: Iterator) -> Iterator:
-    """The same. Raises UserError where the system has killed a loader process."""
+    """The same batches. Raises UserError if the system has killed a loader process."""
     try:
         yield from batches
-    except RuntimeError as error:  # there is no class of its own
+    except RuntimeError as error:  # torch has no own class for this error
         if not str(error).startswith("DataLoader worker"):  # killed by a signal, or exited unexpectedly
             raise
         raise UserError(
-            "a loader process was killed, most likely for want of memory: lower runtime.workers or the batch; what was "
-            "saved stands: the same command goes on from there"
+            "a loader process was killed, probably because memory ran out: lower runtime.workers or the batch size; "
+            "what was saved is kept, and the same command goes on from there"
         ) from None
 
 
@@ -535,7 +537,7 @@ def _as_it_is(batch):
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """Workers end with the main process, without tracebacks of their own."""
+    """Workers end with the main process and print no tracebacks."""
     leave_signals_to_the_main_process()
 
 
@@ -552,24 +554,24 @@ def training_batches(
     world: int = 1,
     accumulate: int = 1,
 ) -> Batches:
-    """Batches of some parts, a sized iterable of `Batch`. In a batch the parts stand in their order.
+    """Batches of some parts, a sized iterable of `Batch`. In a batch the parts are in their order.
 
     Args:
         parts: what to train on.
         num_classes: K.
-        batch_size: a number: all parts are shuffled together, epoch after epoch, and a last batch of one image
-            joins the one before it (BatchNorm cannot take it; in a job of several processes, one of fewer than two
-            images for each). Or one number a part: so many of its images are in
-            every batch, and each part is an endless stream, shuffled anew each time round, so that a part with
-            fewer images than its share repeats within a batch.
-        beside: one more part, and how many of its images every batch holds besides; it does not count for the length of
+        batch_size: one number, or one number for each part. One number: all parts are shuffled together in each epoch.
+            A last batch of a single image joins the batch before it, because BatchNorm cannot take it. With several
+            processes or `accumulate`, this holds for fewer than two images for each. One number for each part: every
+            batch has that many images of the part. Each part is an endless stream, shuffled in each pass through it,
+            so a part with fewer images than its share repeats within a batch.
+        beside: one more part, and how many of its images are added to every batch. It does not count for the length of
             an epoch.
-        steps: number of batches; None: one epoch, for fixed shares one of the part that lasts longest.
-        seed: non-negative numbers such as (seed, stage, round, epoch). Order and augmentation depend on them and
-            on the batch's position alone, not on `workers`.
-        workers: processes that read ahead; 0: none.
-        rank, world: give this process's share of every batch, the batch being that of all `world` processes.
-        accumulate: parts that each process deals its share out to in turn.
+        steps: number of batches. None: one epoch. For fixed shares, this is an epoch of the part that lasts longest.
+        seed: non-negative numbers such as (seed, stage, round, epoch). Order and augmentation depend only on them and
+            on the batch's position, not on `workers`.
+        workers: number of processes that read ahead. 0: none.
+        rank, world: number of this process and number of processes. Each process gets its share of every batch.
+        accumulate: number of parts that each process then divides its share into.
 
     Raises:
         UserError: there are no images, or none of a part that every batch needs.
@@ -592,6 +594,6 @@ def predict_batches(
     workers: int,
     rows: slice | None = None,
 ) -> Batches:
-    """Every image (of some rows) once and in order, a sized iterable of float32 (B, C, S, S)."""
+    """Each image (of `rows`) once and in order, a sized iterable of float32 (B, C, S, S)."""
     plan = _InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
     return Batches(_PredictReader(images, transform), plan, workers)

@@ -1,4 +1,4 @@
-"""Domains of random images, in the numbers of a card: for what is to be tried out before the data are there."""
+"""Domains of random images with the counts of a card, to try things out before the data are downloaded."""
 
 from collections.abc import Sequence
 
@@ -12,11 +12,11 @@ from uda.data.images import Images
 
 
 class RandomImages(Images):
-    """Images of random pixels, which are made when they are read.
+    """Images of random pixels. They are made when they are read.
 
     Args:
-        ids: their names.
-        side: height and width.
+        ids: names of the images.
+        side: height and width in pixels.
     """
 
     def __init__(self, ids: Sequence[str], side: int):
@@ -32,9 +32,9 @@ class RandomImages(Images):
 
 
 def random_domains(card: Card, sources: Sequence[str], targets: Sequence[str], side: int) -> Domains:
-    """The domains of a card, with as many images of each class as it has, all of them random squares.
+    """The domains of a card with its number of images of each class. All images are random squares.
 
-    Raises UserError where the card does not say how many images a domain has.
+    Raises UserError if the card does not say how many images a domain has.
     """
     names = [*sources, *targets]
     if unknown := [name for name in names if card.domain(name).images is None]:
@@ -53,7 +53,7 @@ def random_domains(card: Card, sources: Sequence[str], targets: Sequence[str], s
 
 
 def _labels(card: Card, name: str) -> np.ndarray:
-    """Class numbers (N,) of a domain's images; in turn where the card does not count the classes."""
+    """Class numbers (N,) of a domain's images. If the card has no counts per class, the classes take turns."""
     domain = card.domain(name)
     if domain.per_class is None or card.classes is None:
         return np.arange(domain.images) % card.num_classes

@@ -1,17 +1,18 @@
-"""The decode-once store: each image is decoded by whoever reads it first, and read from one flat file from then on.
+"""The decoded store: each image is decoded once, and read from one flat file from then on.
 
-A store holds the images of one listing, as uint8 (height, width, 3) one behind the other:
+A store holds the images of one listing, as uint8 (height, width, 3), one after the other:
 
     header (4096 bytes of JSON) | index (N, 3) int64 | marks (N + 1) uint32 | pixels
 
-An image's place is known from its file's header before anything is decoded, so any number of processes and runs fill a
-store at once, without locks: each writes an image to its place, and sets the image's mark when the write is done. A
-process that is killed in a write leaves no mark, and the image is decoded again. Two that decode the same image write
-the same bytes. An image that cannot be read has a mark of its own.
+The headers of the image files tell each image's place before anything is decoded. So any number of processes and runs
+can fill a store at the same time, without locks. Each process writes an image to its place and then sets the image's
+mark. If a process is killed during a write, there is no mark, and the image is decoded again. Two processes that decode
+the same image write the same bytes. An image that cannot be read has a special mark.
 
-What a killed process has written is still in the system's memory, but a power cut may save a mark and lose its pixels.
-So a mark is a number that stands for this boot of this machine: after another boot nothing counts, until all marks
-were seen at once, the pixels were forced to the disk and the last mark, the seal, was set.
+What a killed process has written is still in the system's memory. A power cut, however, may keep a mark and lose the
+pixels. So a mark is a number that stands for the current boot of this machine, and marks of another boot do not count.
+When all images are marked, the pixels are forced to the disk and the last mark, the seal, is set. A sealed store is
+valid after every boot.
 """
 
 import errno
@@ -44,26 +45,26 @@ from uda.data.settings import ReadingSettings
 SUFFIX = ".decoded"
 FORMAT = 1
 
-#: This much of the disk stays free.
+#: Number of bytes of the disk that stay free.
 SPARE_BYTES = 1 << 30
 
 _HEADER_BYTES = 4096
 _ALIGNMENT = 64
-#: What the last mark says when every image is there and on the disk.
+#: The last mark of a store whose images are all written and on the disk.
 _SEALED = 1
-#: What the mark of an image says that cannot be read. Marks that stand for a boot are larger.
+#: The mark of an image that cannot be read. Marks that stand for a boot are larger.
 _ABSENT = 1
-#: Images that wait to be written by a process's thread.
+#: Largest number of images that wait for a process's writing thread.
 _WAITING = 2
-#: So often, in numbers of images, a read looks whether the store has become complete.
+#: Reading an image checks whether the store is complete if the image's number is a multiple of this.
 _SEAL_EVERY = 1024
 
 
 @dataclass(frozen=True)
 class Inventory:
-    """What a store is made of: image files as they are now, and the rules by which they are read.
+    """What a store is made of: image files in their current state, and the rules by which they are read.
 
-    `stamps` (N, 2) int64 holds each file's size in bytes and its time of change in ns, -1 for one that is not there.
+    `stamps` (N, 2) int64 holds each file's size in bytes and time of change in ns, or -1 for a missing file.
     """
 
     root: Path
@@ -73,18 +74,18 @@ class Inventory:
 
     @cached_property
     def images(self) -> str:
-        """A digest of which images these are, whatever their content."""
+        """A digest of the images' folder and paths, not of their content."""
         return _digest([str(self.root.resolve()), *self.paths])
 
     @cached_property
     def fingerprint(self) -> str:
-        """A digest of everything that decides the pixels; the folder may move."""
+        """A digest of everything that determines the pixels. It does not change if the folder is moved."""
         decoders = [f"{name} {version(name)}" for name in ("torch", "torchvision", "Pillow")]
         files = (f"{path}\0{size}\0{time}" for path, (size, time) in zip(self.paths, self.stamps.tolist(), strict=True))
         return _digest([f"format {FORMAT}", *decoders, f"reading {self.reading.model_dump_json()}", *files])
 
     def index(self, log: Callable[[str], None]) -> np.ndarray:
-        """Place, height and width of each image in a store, (N, 3) int64; 0 by 0 where a header cannot be read."""
+        """Place, height and width of each image in a store, (N, 3) int64. Unreadable headers give 0 by 0."""
         sizes = progress(_in_threads(self._kept_size, self.paths), "reading image sizes", len(self.paths), log)
         index = np.array([(0, *size) for size in sizes], dtype=np.int64)
         padded = -(-index[:, 1:].prod(1) * 3 // _ALIGNMENT) * _ALIGNMENT
@@ -103,14 +104,14 @@ class Inventory:
                         if not upright and orientation(image) >= 5:
                             size = size[::-1]
             return kept_size(*size, self.reading.load_size) if math.prod(size) <= MAX_PIXELS else (0, 0)
-        except Exception:  # broken bytes may raise anything; reading the image will tell
+        except Exception:  # broken bytes may raise anything; reading the image will report it
             return 0, 0
 
 
 def _jpeg_size(head: bytes) -> tuple[int, int] | None:
-    """Height and width from a JPEG's first bytes; None where they lie further on, and for any other file.
+    """Height and width from a JPEG's first bytes. None if they are not in them, and for any other file.
 
-    PIL reads all that stands in the header besides, and takes four times as long over a data set.
+    PIL reads the rest of the header too, and takes four times as long for a data set.
     """
     at = 2
     while head.startswith(b"\xff\xd8\xff") and at + 9 <= len(head) and head[at] == 0xFF:
@@ -134,39 +135,39 @@ def take_inventory(root: Path, paths: Sequence[str], reading: ReadingSettings) -
 
 
 def _in_threads(ask: Callable[[str], tuple[int, int]], paths: Sequence[str]) -> Iterator[tuple[int, int]]:
-    """Two numbers about each file, in order; asking mostly waits for the disk."""
+    """Two numbers for each file, in order. Threads help because `ask` mostly waits for the disk."""
     chunks = [paths[start : start + 256] for start in range(0, len(paths), 256)]
     with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
         yield from chain.from_iterable(pool.map(lambda chunk: list(map(ask, chunk)), chunks))
 
 
 def file_stamp(status: os.stat_result) -> tuple[int, int]:
-    """Size in bytes and time of change in ns: another stamp, another content."""
+    """Size in bytes and time of change in ns. If the stamp differs, the content counts as changed."""
     return status.st_size, status.st_mtime_ns
 
 
 class DecodedStore:
-    """An open store. It may be pickled; a forked or spawned process reads and fills the same file.
+    """An open store. It can be pickled. A forked or spawned process reads and fills the same file.
 
     Args:
         path: the store's file.
-        inventory: the images that it must have been made from.
-        log: told when the store cannot be filled any further.
+        inventory: the images that the store must be made from.
+        log: is called with a line if the store cannot be filled any further.
 
     Raises:
-        UserError: it is no store, a broken one, or one of other images.
-        OSError: it cannot be opened for reading and writing.
+        UserError: the file is not a store, is broken, or is a store of other images.
+        OSError: the file cannot be opened.
     """
 
     def __init__(self, path: Path, inventory: Inventory, log: Callable[[str], None]):
         header = read_header(path)
         if header is None or header.get("fingerprint") != inventory.fingerprint:
             raise UserError(
-                f"{path}: this decoded store was made from other images, or by another version: "
-                "remove the file, or give another folder by data.store"
+                f"{path}: this decoded store was made from other images or by another version: "
+                "remove the file, or set data.store to another folder"
             )
         if path.stat().st_size != header["bytes"]:
-            raise UserError(f"{path}: this decoded store is cut off: remove the file")
+            raise UserError(f"{path}: this decoded store is truncated: remove the file")
         self.path = path
         self._stamps = inventory.stamps
         self._count = len(inventory.paths)
@@ -174,14 +175,14 @@ class DecodedStore:
 
     def _open(self, log: Callable[[str], None]) -> None:
         self._log = log
-        #: 1 from when an image could not be written; shared with forked workers, one of which says so.
+        #: 1 once an image could not be written. Shared with forked workers, so that only one of them logs it.
         self._given_up = mmap.mmap(-1, 1)
         try:
             self._file = os.open(self.path, os.O_RDWR)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
                 raise
-            self._file = os.open(self.path, os.O_RDONLY)  # somebody else's: good to read from
+            self._file = os.open(self.path, os.O_RDONLY)  # another user's store can still be read
             self._given_up[0] = 1
         table = mmap.mmap(self._file, _table_bytes(self._count), access=mmap.ACCESS_READ)
         self._index = np.frombuffer(table, np.int64, 3 * self._count, _HEADER_BYTES).reshape(-1, 3)
@@ -210,18 +211,18 @@ class DecodedStore:
 
     @property
     def sealed(self) -> bool:
-        """Whether every image is there and on the disk."""
+        """Whether the store is complete and its pixels are on the disk."""
         return self._sealed
 
     @property
     def held(self) -> int:
-        """How many images are there."""
+        """Number of images in the store."""
         self.wait()
         marks = self._marks[:-1]
         return int(((marks == self._mark) | (self._sealed & (marks != _ABSENT))).sum())
 
     def holds(self, place: int) -> bool:
-        """Whether image number `place` of the listing is there."""
+        """Whether image number `place` of the listing is in the store."""
         if any(place == written for written, _ in self._under_way):
             self.wait()
         mark = self._marks[place]
@@ -233,15 +234,15 @@ class DecodedStore:
         return height, width
 
     def read(self, place: int, top: int = 0, rows: int | None = None) -> torch.Tensor | None:
-        """Image number `place` of the listing, uint8 (3, H, W), or None where it is not there.
+        """Image number `place` of the listing, uint8 (3, H, W). None if the store does not hold it.
 
-        With `rows` so many of its rows alone, from row `top` on.
+        With `rows`, only that many rows of the image are read, from row `top` on.
         """
         if not self.holds(place):
             return None
         offset, height, width = self._index[place].tolist()
         image = torch.empty((height - top if rows is None else rows, width, 3), dtype=torch.uint8)
-        # A read, not a map of the pixels: as fast, and what goes wrong on a disk is an error, not the process's end.
+        # Not a memory map: reading is as fast, and a disk fault raises an error instead of ending the process.
         try:
             done = os.preadv(self._file, [image.numpy()], self._start + offset + 3 * width * top)
         except OSError:
@@ -251,13 +252,13 @@ class DecodedStore:
         return image.permute(2, 0, 1) if done == image.numel() else None
 
     def write(self, place: int, image: torch.Tensor, stamp: tuple[int, int]) -> None:
-        """Keep image number `place`, uint8 (3, H, W), as it was decoded from a file with that stamp.
+        """Store image number `place`, uint8 (3, H, W), which was decoded from a file with the given stamp.
 
-        It is written by a thread, while this one decodes the next image, and must not be changed until `wait`; at most
-        two images are under way. An image of a file that has changed since the store was opened is not kept. When the
-        disk is full or fails, this says so and nothing is kept from then on.
+        Another thread writes it, while this one decodes the next image. It must not be changed before `wait`. At most
+        two images wait to be written. An image is not stored if its file has changed since the store was opened. If
+        the disk is full or fails, this is logged and nothing is stored from then on.
         """
-        if self._marks[-1] == _SEALED:  # what comes later would not be safe from a power cut
+        if self._marks[-1] == _SEALED:  # later images would not be safe from a power cut
             return
         offset, height, width = self._index[place].tolist()
         if stamp != tuple(self._stamps[place].tolist()) or image.shape != (3, height, width):
@@ -271,16 +272,16 @@ class DecodedStore:
         self._under_way.append((place, self._writer[1].submit(self._put, *writes)))
 
     def wait(self) -> None:
-        """Until all that was given to this process's thread is written."""
+        """Wait until this process's thread has written all its images."""
         while self._writer is not None and self._writer[0] == os.getpid() and self._under_way:
             self._under_way.popleft()[1].result()
 
     def leave_out(self, place: int) -> None:
-        """Image number `place` cannot be read: the store is complete without it."""
+        """Mark image number `place` as unreadable. The store is complete without it."""
         self._put((np.uint32(_ABSENT).tobytes(), self._marks_at + 4 * place))
 
     def seal(self) -> bool:
-        """Make a store that holds every image outlast the machine's next start; says whether it does."""
+        """Seal the store if it holds every image. It then stays valid after a reboot. Returns whether it is sealed."""
         self.wait()
         if not self._sealed and np.isin(self._marks[:-1], (self._mark, _ABSENT)).all():
             try:
@@ -293,39 +294,39 @@ class DecodedStore:
         return self._sealed
 
     def _put(self, *writes: tuple[np.ndarray | bytes, int]) -> None:
-        """Write contents to their places, one after the other; an error ends all writing."""
+        """Write contents to their places, one after the other. After an error nothing more is written."""
         if self._given_up[0]:
             return
         try:
             for content, at in writes:
                 rest = memoryview(content)
-                while rest:  # a nearly full disk takes a part
+                while rest:  # a nearly full disk may take only a part
                     done = os.pwrite(self._file, rest, at)
                     rest, at = rest[done:], at + done
         except OSError as error:
             first, self._given_up[0] = not self._given_up[0], 1
             if first:
                 self._log(
-                    f"decoded store: {self.path}: {error.strerror or error}: nothing more is stored; reading goes on"
+                    f"decoded store: {self.path}: {error.strerror or error}: nothing more is stored; the run continues"
                 )
 
 
 def open_stores(
     inventories: Sequence[Inventory], folder: str | Path | None, limit_gb: float, log: Callable[[str], None]
 ) -> list[DecodedStore | None]:
-    """A store for each inventory: the one that is there, or a new and empty one.
+    """A store for each inventory: an existing one, or a new, empty one.
 
     Args:
         inventories: what to store.
-        folder: where; None: `default_folder()`.
-        limit_gb: most that all of them may take, in GB of 10^9 bytes.
-        log: told what is made, what is found, and why there is no store.
+        folder: folder of the stores. None: `default_folder()`.
+        limit_gb: largest size of all of them together, in GB of 10^9 bytes.
+        log: is called with lines about what is found and made, and why there is no store.
 
     Returns:
-        The stores; None for each one that the disk has no room for or that cannot be written.
+        The stores. All are None if the disk has too little room or the folder cannot be written.
 
     Raises:
-        UserError: they would be larger than the limit; or a store is broken or of other images.
+        UserError: the stores would be larger than the limit, or a store is broken or of other images.
     """
     folder = default_folder() if folder is None else Path(folder)
     paths = [folder / f"{entry.root.name or 'images'}-{entry.fingerprint[:16]}{SUFFIX}" for entry in inventories]
@@ -353,9 +354,9 @@ def open_stores(
         free = shutil.disk_usage(folder).free
         if missing and missing > free - SPARE_BYTES:
             log(
-                f"decoded store: the disk has {gigabytes(free)} free, the store needs {gigabytes(missing)} more, and "
-                f"{gigabytes(SPARE_BYTES)} are to stay free: going on without it; make room, or set data.load_size "
-                "or data.store"
+                f"decoded store: the disk has {gigabytes(free)} free, but the store needs {gigabytes(missing)} more, "
+                f"and {gigabytes(SPARE_BYTES)} must stay free: the run continues without it; free some space, or set "
+                "data.load_size or data.store"
             )
             return [None] * len(inventories)
         for number, (path, index, entry) in enumerate(zip(paths, indices, inventories, strict=True)):
@@ -364,13 +365,13 @@ def open_stores(
                 stores[number] = DecodedStore(path, entry, log)
     except OSError as error:
         log(
-            f"warning: decoded store: {folder}: {error.strerror or error}: going on without it; data.store names "
-            "another folder"
+            f"warning: decoded store: {folder}: {error.strerror or error}: the run continues without it; set "
+            "data.store to another folder"
         )
         return [None] * len(inventories)
     for store in stores:
         if store.held:
-            whole = "complete" if store.seal() else f"{store.held:,} of {len(store):,} images are there already"
+            whole = "complete" if store.seal() else f"{store.held:,} of {len(store):,} images are already stored"
             log(f"decoded store: {store.path.name}: {whole}")
     return stores
 
@@ -381,27 +382,27 @@ def default_folder() -> Path:
 
 
 def gigabytes(count: int) -> str:
-    """Bytes for people."""
+    """A number of bytes as text, in GB or MB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _table_bytes(count: int) -> int:
-    """Bytes of header, index and marks of a store of so many images."""
+    """Size in bytes of header, index and marks of a store of `count` images."""
     return _HEADER_BYTES + 24 * count + 4 * (count + 1)
 
 
 def _pixels_at(count: int) -> int:
-    """Where the pixels begin: at a page."""
+    """Offset of the pixels in bytes. They begin at a memory page."""
     return -(-_table_bytes(count) // 4096) * 4096
 
 
 def _store_bytes(index: np.ndarray) -> int:
-    """Bytes of a whole store."""
+    """Size in bytes of a complete store."""
     return _pixels_at(len(index)) + int((index[:, 0] + 3 * index[:, 1] * index[:, 2]).max(initial=0))
 
 
 def _on_disk(path: Path) -> int:
-    """Bytes that a file takes on the disk: a store has holes where no image is yet."""
+    """Number of bytes that a file takes on the disk. It is less than its size while images are missing."""
     return path.stat().st_blocks * 512 if path.exists() else 0
 
 
@@ -409,13 +410,13 @@ def _check_limit(size: int, limit_gb: float, load_size: int | None) -> None:
     if size > limit_gb * 1e9:
         cure = "set data.load_size" if load_size is None else f"lower data.load_size (now {load_size})"
         raise UserError(
-            f"data.cache: the decoded store would take {gigabytes(size)}, more than data.store_gb={limit_gb:g} lets "
-            f"it: {cure}, raise data.store_gb, or set data.cache=none"
+            f"data.cache: the decoded store would take {gigabytes(size)}, more than data.store_gb={limit_gb:g} "
+            f"allows: {cure}, raise data.store_gb, or set data.cache=none"
         )
 
 
 def _create(path: Path, index: np.ndarray, inventory: Inventory) -> None:
-    """Make an empty store under its name at one stroke, unless another process was first."""
+    """Create an empty store in one atomic step, unless another process has created it first."""
     size = _store_bytes(index)
     header = {
         "format": FORMAT,
@@ -436,17 +437,17 @@ def _create(path: Path, index: np.ndarray, inventory: Inventory) -> None:
             file.flush()
             os.fsync(file.fileno())
         try:
-            os.link(temporary, path)  # fails, where os.replace would put an empty store over a full one
+            os.link(temporary, path)  # os.replace could replace a full store by an empty one
         except FileExistsError:
             pass
-        except OSError:  # a file system without links
+        except OSError:  # the file system has no links
             os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 def read_header(path: Path) -> dict | None:
-    """What a store says of itself; None for anything else."""
+    """The header of a store. None if the file is not a store."""
     try:
         with path.open("rb") as file:
             header = json.loads(file.read(_HEADER_BYTES))
@@ -458,15 +459,15 @@ def read_header(path: Path) -> dict | None:
 def _name_older(
     folder: Path, files: Sequence[Path], inventories: Sequence[Inventory], log: Callable[[str], None]
 ) -> None:
-    """Say where stores lie that were made of the same images before they changed, or by other rules."""
+    """Log the stores of the same images that were made before the images changed, or by other rules."""
     images = {entry.images for entry in inventories}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         header = None if path in files else read_header(path)
         if header is not None and header.get("images") in images:
             size = "full size" if header["load_size"] is None else f"load_size {header['load_size']}"
             log(
-                f"decoded store: {path} ({size}, {gigabytes(_on_disk(path))}) was made of the same images as they "
-                "were, at another size or by other rules; this run does not use it: remove it if no other does"
+                f"decoded store: {path} ({size}, {gigabytes(_on_disk(path))}) was made from an earlier state of these "
+                "images, at another size or by other rules; this run does not use it: remove it if no other run does"
             )
 
 
@@ -478,7 +479,7 @@ def _digest(lines: Sequence[str]) -> str:
 
 
 def _mark_of_this_boot() -> int:
-    """A number for this machine since it was started, 2 to 2^32 - 1; where it is not told, one for this process."""
+    """A number for the current boot of this machine, 2 to 2^32 - 1. If the boot id is unknown, one for this process."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text()
     except OSError:

@@ -1,4 +1,4 @@
-"""From decoded images to what the network sees: random in training, plain in predicting."""
+"""Transforms from decoded images to the network's input. They are random in training and fixed in predicting."""
 
 import math
 import random as global_random
@@ -25,29 +25,30 @@ _LUMA = (0.299, 0.587, 0.114)
 class Transform(ABC):
     """Images to a batch, (B) uint8 (C, H, W) -> float32 (B, channels, size, size), normalised.
 
-    All randomness comes from `seeds`, one an image: an image comes out the same in any batch and on any worker.
-    A call is `normalise(pixels(images, seeds))`: pixels go from a loader process to the device at a quarter of the
-    bytes, and are normalised there.
-    Colour images come out in channels-last order, as decoders give them and convolutions like them.
+    All randomness comes from `seeds`, one seed for each image. So the result for an image is the same in any batch and
+    on any worker. A call is `normalise(pixels(images, seeds))`. Loader processes return `pixels`, which are a quarter
+    of the bytes, and the device normalises them. Colour images are returned in channels-last order. Decoders use this
+    order and convolutions are fast on it.
     """
 
     cuts: bool = False
-    """Whether it first cuts a part out of each image, so that `Images.open` spares reading the rest."""
+    """Whether it first cuts a part out of each image. `Images.open` then need not read the rest."""
     leaves_last_changes: bool = False
-    """Whether `pixels` can leave each image's last changes to others, who make them by `last_changes.made`."""
+    """Whether `pixels` can leave out each image's last changes, so that `last_changes.made` makes them later."""
 
     def __init__(self, settings: TransformSettings):
         self.size = settings.size
         self.channels = len(settings.mean)
         self.normalisation = (settings.mean, settings.std)
-        # (x / 255 - mean) / std as one multiplication and one addition
+        # (x / 255 - mean) / std as one multiplication and one addition, for speed.
         std = torch.tensor(settings.std)
         self._factor = 1 / (255 * std)
         self._offset = -torch.tensor(settings.mean) / std
         self._on_devices: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __getstate__(self) -> dict:
-        # A loader process that is not forked gets a pickled copy: MPS's tensors have none, CUDA's start CUDA there.
+        # A loader process that is not forked gets a pickled copy. MPS tensors cannot be pickled, and CUDA tensors would
+        # start CUDA there.
         return {**self.__dict__, "_on_devices": {}}
 
     def __call__(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
@@ -61,20 +62,20 @@ class Transform(ABC):
         memory: torch.Tensor | None = None,
         changes: list[last_changes.LastChanges] | None = None,
     ) -> torch.Tensor:
-        """All but the last step: uint8 or float32 in 0..255, (B, channels, size, size).
+        """All steps except normalisation: uint8 or float32 in 0..255, (B, channels, size, size).
 
-        `images` may be one tensor (B, C, H, W). Images that are read as they are asked for go through one by one where
-        the transform allows it, and each is worked on while it lies in the processor's cache. They are then left in
-        `memory`, uint8 (B, channels, size, size), where that is given, and it is what is returned. A transform that
-        `leaves_last_changes` puts those of each image into `changes`, where that is given, and does not make them.
+        `images` may be one tensor (B, C, H, W). If the transform allows it, images are read and changed one by one,
+        while they are in the processor's cache. They are then written to `memory`, uint8 (B, channels, size, size), if
+        it is given, and `memory` is returned. If `changes` is given, a transform that `leaves_last_changes` appends the
+        last changes of each image to it and does not make them.
         """
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 or float 0..255 (B, C, H, W) -> float32, normalised; channels-last stays so."""
+        """uint8 or float in 0..255, (B, C, H, W) -> float32, normalised. Channels-last order is kept."""
         on_cpu = pixels.device.type == "cpu"
         if on_cpu and self.channels > 1 and pixels.is_contiguous(memory_format=torch.channels_last):
-            # Rows of width * channels numbers: over three channels alone, no loop is worth its start. And image by
-            # image: the second pass finds what the first has written in the processor's cache.
+            # Over rows of width * channels numbers, because a loop over three channels costs more to start than to run.
+            # Image by image, so that the second pass finds the results of the first in the processor's cache.
             width = pixels.shape[-1]
             rows = pixels.permute(0, 2, 3, 1).flatten(2)
             factor, offset = self._factor.repeat(width), self._offset.repeat(width)
@@ -89,7 +90,7 @@ class Transform(ABC):
         return torch.addcmul(offset, pixels.to(torch.float32), factor)
 
     def _with_channels(self, images: torch.Tensor) -> torch.Tensor:
-        """Grey images for a colour network are repeated, colour images for a grey network lose their colour."""
+        """Repeat the channel of a grey image for a colour network. Turn a colour image grey for a grey network."""
         if images.shape[-3] == self.channels:
             return images
         if images.shape[-3] == 1:
@@ -97,11 +98,12 @@ class Transform(ABC):
         if images.shape[-3] == 3 and self.channels == 1:
             return image_functions.rgb_to_grayscale(images)
         raise UserError(
-            f"images of {images.shape[-3]} channels, but transforms.mean has {self.channels}; give one mean a channel"
+            f"images have {images.shape[-3]} channels, but transforms.mean has {self.channels} values; give one mean "
+            "for each channel"
         )
 
     def _one_by_one(self, changed: Iterable[torch.Tensor], count: int, memory: torch.Tensor | None) -> torch.Tensor:
-        """Images (channels, size, size) to a channels-last batch of uint8."""
+        """Images (channels, size, size) -> a channels-last batch, uint8 (B, channels, size, size)."""
         if memory is None:
             memory = torch.empty(count, self.size, self.size, self.channels, dtype=torch.uint8).permute(0, 3, 1, 2)
         for row, image in zip(memory.unbind(), changed, strict=True):
@@ -110,7 +112,7 @@ class Transform(ABC):
 
 
 class _CropTrain(Transform):
-    """A crop, flip and colour jitter, image by image, drawn as torchvision's transforms draw them."""
+    """Crop, flip and colour jitter of each image, with the distributions of torchvision's transforms."""
 
     def __init__(self, settings: TransformSettings, augment: AugmentSettings):
         super().__init__(settings)
@@ -125,9 +127,9 @@ class _CropTrain(Transform):
                 raise UserError(
                     f"transforms: rand_augment: '{augment.rand_augment}' is for colour images; give a number"
                 )
-            from timm.data.auto_augment import rand_augment_transform  # half a second, for those who ask for it
+            from timm.data.auto_augment import rand_augment_transform  # takes half a second to import
 
-            # Emptied corners are of the mean colour, as in tllib.
+            # Empty corners get the mean colour, as in tllib.
             colour = tuple(min(255, round(255 * mean)) for mean in settings.mean)
             looks = {"img_mean": colour, "interpolation": Image.Resampling.BILINEAR}
             self._policy = rand_augment_transform(augment.rand_augment, looks)
@@ -149,7 +151,7 @@ class _CropTrain(Transform):
 
     def _change(self, image: torch.Tensor, seed: int, changes: list[last_changes.LastChanges] | None) -> torch.Tensor:
         augment = self.augment
-        random = Random(seed)  # of all generators the one that is seeded soonest
+        random = Random(seed)  # the fastest generator to seed
         image = self._resized_crop(image, random) if self.cuts else self._crop(image, random)
         last = last_changes.draw(random, augment.flip, augment.jitter, self.channels)
         if changes is None:
@@ -161,9 +163,9 @@ class _CropTrain(Transform):
         return self._rand_augment(image, seed) if augment.rand_augment else image
 
     def _resized_crop(self, image: torch.Tensor, random: Random) -> torch.Tensor:
-        """A random part of the image, at the network's size. It is cut before anything is resized.
+        """A random part of the image, resized to the network's size. It is cut before it is resized.
 
-        Of a squashed image the box is drawn on the square and cut where it lies in the image, to the nearest pixel.
+        With `squash`, the box is drawn on the square and mapped to the nearest pixels of the image.
         """
         height, width = image.shape[-2:]
         frame = (self.resize, self.resize) if self.squash else (height, width)
@@ -175,7 +177,7 @@ class _CropTrain(Transform):
         return resized(part, self.size, self.size)
 
     def _crop(self, image: torch.Tensor, random: Random) -> torch.Tensor:
-        """A part of the network's size, of the image resized as for predicting."""
+        """A part of the network's size, after the image is resized as for predicting."""
         image = resized_whole(self._with_channels(image), self.resize, self.squash)
         if self.augment.crop == "centre":
             return image_functions.center_crop(image, [self.size, self.size])
@@ -183,12 +185,12 @@ class _CropTrain(Transform):
         return image[:, top : top + self.size, left : left + self.size]
 
     def _rand_augment(self, image: torch.Tensor, seed: int) -> torch.Tensor:
-        with torch.random.fork_rng(devices=[]):  # it draws from the global generator
+        with torch.random.fork_rng(devices=[]):  # RandAugment draws from the global generator
             torch.default_generator.manual_seed(seed)
             return RandAugment(num_ops=2, magnitude=self.augment.rand_augment)(image)
 
     def _policy_augment(self, image: torch.Tensor, random: Random) -> torch.Tensor:
-        """timm's policy, which draws from Python's and NumPy's global generators: they are lent the image's own."""
+        """timm's policy. It draws from Python's and NumPy's global generators, so these get the image's own state."""
         kept = global_random.getstate(), np.random.get_state()  # noqa: NPY002 (what timm draws from)
         try:
             np.random.seed(random.getrandbits(32))  # noqa: NPY002
@@ -203,8 +205,9 @@ class _CropTrain(Transform):
 def random_box(height: int, width: int, augment: AugmentSettings, random: Random) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random crop, distributed as in torchvision's RandomResizedCrop.
 
-    Its area is uniform in `augment.scale` as a share of the image's, the logarithm of its aspect in that of
-    `augment.ratio`, its place among all that fit; after ten boxes that do not fit it is the largest in the middle.
+    Its area, as a share of the image's, is uniform in `augment.scale`. The logarithm of its aspect is uniform between
+    those of `augment.ratio`. Its place is uniform among all places that fit. After ten boxes that do not fit, it is the
+    largest box of an allowed aspect in the middle.
     """
     low, high = map(math.log, augment.ratio)
     for _ in range(10):
@@ -219,8 +222,7 @@ def random_box(height: int, width: int, augment: AugmentSettings, random: Random
 
 
 def _scaled(start: int, length: int, scale: float, limit: int) -> tuple[int, int]:
-    """A box's start and length on one axis where that is `scale` times as long: whole pixels below `limit`, one at
-    least."""
+    """A box's start and length on one axis after scaling, in whole pixels below `limit`. The length is at least 1."""
     first = min(round(start * scale), limit - 1)
     return first, max(1, round((start + length) * scale) - first)
 
@@ -228,13 +230,13 @@ def _scaled(start: int, length: int, scale: float, limit: int) -> tuple[int, int
 def _check_resize(settings: TransformSettings) -> None:
     if settings.resize < settings.size:
         raise UserError(
-            f"transforms.resize: {settings.resize} is smaller than transforms.size, {settings.size}: "
+            f"transforms.resize: {settings.resize} is smaller than transforms.size, {settings.size}, so "
             "the centre crop would have black borders; make it at least as large"
         )
 
 
 class _CropPredict(Transform):
-    """Resize, then the centre."""
+    """Resizes and then crops the centre."""
 
     def __init__(self, settings: TransformSettings):
         super().__init__(settings)
@@ -252,7 +254,7 @@ class _CropPredict(Transform):
 
 
 def resized_whole(image: torch.Tensor, resize: int, squash: bool) -> torch.Tensor:
-    """An image (C, H, W) with a shorter side of `resize` pixels and its aspect, or squashed to a square of them."""
+    """An image (C, H, W) resized to a shorter side of `resize` pixels, or to `resize` x `resize` with `squash`."""
     if squash:
         return resized(image, resize, resize)
     image = _middle(image)
@@ -262,19 +264,19 @@ def resized_whole(image: torch.Tensor, resize: int, squash: bool) -> torch.Tenso
 
 
 def _middle(image: torch.Tensor) -> torch.Tensor:
-    """An image (C, H, W) at most 32 times as long as wide: of a longer one the middle.
+    """The middle of an image (C, H, W), at most 32 times as long as wide.
 
-    Of the rest the centre crop would leave nothing, and enlarged with it an image of 10,000 x 1 takes gigabytes.
+    The centre crop would remove the rest anyway. With the rest, an image of 10,000 x 1 would be enlarged to gigabytes.
     """
     longest = 32 * min(image.shape[-2:])
     for axis in (1, 2):
-        beyond = max(0, image.shape[axis] - longest) // 2  # as much at either end: the centre stays where it was
+        beyond = max(0, image.shape[axis] - longest) // 2  # cut at each end, so that the centre stays the same
         image = image.narrow(axis, beyond, image.shape[axis] - 2 * beyond)
     return image
 
 
 class _Whole(Transform):
-    """Images that have the network's size already, a batch at a time."""
+    """Images that already have the network's size, a whole batch at a time."""
 
     def _stack(self, images: Iterable[torch.Tensor]) -> torch.Tensor:
         together = isinstance(images, torch.Tensor)
@@ -282,8 +284,8 @@ class _Whole(Transform):
         for image in images[:1] if together else images:
             if image.shape[-2:] != (self.size, self.size):
                 raise UserError(
-                    f"transforms.kind 'affine' needs images of {self.size} x {self.size} pixels, one has "
-                    f"{image.shape[-2]} x {image.shape[-1]}: set transforms.kind=crop, or transforms.size"
+                    f"transforms.kind 'affine' needs images of {self.size} x {self.size} pixels, but one has "
+                    f"{image.shape[-2]} x {image.shape[-1]}: set transforms.kind=crop or change transforms.size"
                 )
         return self._with_channels(images if together else torch.stack(images))
 
@@ -294,7 +296,7 @@ class _Whole(Transform):
 
 
 class _AffineTrain(_Whole):
-    """A random affine map, jitter and noise for each image, all images of a batch in a few operations."""
+    """A random affine map, jitter and noise for each image. A few operations change all images of a batch."""
 
     def __init__(self, settings: TransformSettings, augment: AugmentSettings):
         super().__init__(settings)
@@ -305,8 +307,8 @@ class _AffineTrain(_Whole):
     ) -> torch.Tensor:
         augment = self.augment
         stacked = self._stack(images).to(torch.float32)
-        # One call of the generator an image, for speed: its first nine draws become uniform by their own
-        # distribution function, the rest is the noise.
+        # For speed, one call of the generator for each image. The normal distribution function makes the first nine
+        # draws uniform. The rest are the noise.
         draws = torch.empty(len(stacked), 9 + (stacked[0].numel() if augment.noise else 0))
         generator = torch.Generator()
         for row, seed in zip(draws.unbind(0), seeds, strict=True):
@@ -323,27 +325,27 @@ class _AffineTrain(_Whole):
 
 
 def warp(images: torch.Tensor, maps: torch.Tensor, size: int) -> torch.Tensor:
-    """Images (B, C, H, W) seen through affine maps (B, 2, 3), as float32 (B, C, size, size); zeros outside.
+    """Images (B, C, H, W) warped by affine maps (B, 2, 3), float32 (B, C, size, size). Pixels from outside are zero.
 
-    The maps lead from the new image's coordinates to the old one's, both -1..1 from edge to edge.
+    The maps lead from the new image's coordinates to the old image's. Both are -1..1 from edge to edge.
     """
-    # One plain product; affine_grid's batched one takes several times as long as the sampling itself.
+    # One plain matrix product: affine_grid's batched product takes several times as long as the sampling.
     grid = (maps.reshape(-1, 3) @ _pixel_centres(size)).view(len(maps), 2, size, size)
     return F.grid_sample(images, grid.permute(0, 2, 3, 1), align_corners=False)
 
 
 @cache
 def _pixel_centres(size: int) -> torch.Tensor:
-    """Coordinates of the pixels' centres, (3, size * size): x, y and 1, row by row."""
+    """Coordinates of the pixel centres, (3, size * size): x, y and 1. The pixels are in row order."""
     centres = (2 * torch.arange(size) + 1) / size - 1
     y, x = torch.meshgrid(centres, centres, indexing="ij")
     return torch.stack([x, y, torch.ones_like(x)]).flatten(1)
 
 
 def inverse_maps(uniform: torch.Tensor, augment: AugmentSettings, size: int) -> torch.Tensor:
-    """Maps from a changed image's coordinates (-1..1) to the original's, (B, 2, 3), as `warp` takes them.
+    """Maps for `warp`, (B, 2, 3), from a changed image's coordinates (-1..1) to the original's.
 
-    The image is mirrored, sheared along x, turned, zoomed and then shifted: its inverse is
+    The image is mirrored, sheared along x, turned, zoomed and then shifted. The inverse is
     `M S^-1 R^-1 (x - t) / zoom`.
 
     Args:
@@ -368,7 +370,7 @@ def inverse_maps(uniform: torch.Tensor, augment: AugmentSettings, size: int) -> 
 
 
 def _jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
-    """Brightness, contrast and, for colour, saturation of images (B, C, H, W) in 0..255 by factors (B, 3)."""
+    """Images (B, C, H, W) in 0..255 with brightness, contrast and (in colour) saturation changed by factors (B, 3)."""
     brightness, contrast, saturation = factors.view(-1, 3, 1, 1, 1).unbind(1)
     images = images * brightness
     mean = images.mean((1, 2, 3), keepdim=True)
@@ -380,32 +382,34 @@ def _jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
 
 
 def make_train(settings: TransformSettings, augment: AugmentSettings) -> Transform:
-    """The training transform of one domain. Raises UserError for settings that its kind cannot follow."""
+    """The training transform of one domain. Raises UserError for settings that its kind does not have."""
     low, high = augment.scale
     if not 0 < low <= high or (settings.kind == "crop" and high > 1):
-        limit = " of at most 1" if settings.kind == "crop" else ""
-        raise UserError(f"transforms: scale {list(augment.scale)}: needs two rising positive numbers{limit}")
+        limit = ", at most 1" if settings.kind == "crop" else ""
+        raise UserError(f"transforms: scale {list(augment.scale)}: give two positive numbers in rising order{limit}")
     if settings.kind == "affine":
         crops = {"rand_augment": augment.rand_augment, "crop": augment.crop != "resized"}
         if idle := [key for key, given in crops.items() if given]:
-            raise UserError(f"transforms: {', '.join(idle)}: only transforms.kind=crop does that, this is 'affine'")
+            raise UserError(f"transforms: {', '.join(idle)}: only for transforms.kind=crop, but the kind is 'affine'")
         return _AffineTrain(settings, augment)
     if not 0 < augment.ratio[0] <= augment.ratio[1]:
-        raise UserError(f"transforms: ratio {list(augment.ratio)}: needs two rising positive numbers")
+        raise UserError(f"transforms: ratio {list(augment.ratio)}: give two positive numbers in rising order")
     idle = [key for key in ("degrees", "shear", "translate", "whole_pixels", "noise") if getattr(augment, key)]
     if idle:
-        raise UserError(f"transforms: {', '.join(idle)}: only transforms.kind=affine does that, this is 'crop'")
+        raise UserError(f"transforms: {', '.join(idle)}: only for transforms.kind=affine, but the kind is 'crop'")
     plain = AugmentSettings()
     if augment.crop != "resized" and (augment.scale, augment.ratio) != (plain.scale, plain.ratio):
-        raise UserError(f"transforms: scale, ratio: of crop 'resized' alone, this is '{augment.crop}'; leave them out")
+        raise UserError(
+            f"transforms: scale, ratio: only for crop 'resized', but the crop is '{augment.crop}'; remove them"
+        )
     return _CropTrain(settings, augment)
 
 
 def make_predict(settings: TransformSettings) -> Transform:
-    """The transform for predicting: nothing random, `seeds` are not looked at.
+    """The transform for predicting. Nothing is random and `seeds` are ignored.
 
-    Raises UserError for settings that its kind cannot follow.
+    Raises UserError for settings that its kind does not have.
     """
     if settings.kind == "affine" and settings.squash:
-        raise UserError("transforms.squash: only transforms.kind=crop resizes, this is 'affine'")
+        raise UserError("transforms.squash: only transforms.kind=crop resizes, but the kind is 'affine'")
     return _Whole(settings) if settings.kind == "affine" else _CropPredict(settings)
