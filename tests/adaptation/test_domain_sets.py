@@ -86,7 +86,7 @@ class TestSeveralDomains:
     @pytest.mark.parametrize("method", COMPARING)
     def test_methods_that_compare_two_domains_say_how_they_count(self, tiny, places, capsys, method):
         results_of(tiny, f"method={method}", "adaptation.steps=2", "adaptation.batch={source: 8, target: 8}")
-        assert "all sources count as one (one, two), all targets as the other (far, near)" in capsys.readouterr().out
+        assert "the first is all sources (one, two), the second all targets (far, near)" in capsys.readouterr().out
 
     @pytest.mark.parametrize(
         ("source", "target", "message"),
@@ -201,8 +201,8 @@ class TestLabelledTarget:
         config = AdaptationConfig.load(
             tiny, settings(listed, "data.labelled_per_batch=5", "runtime.accumulate=2", target="far")
         )
-        with pytest.raises(UserError, match=r"data.labelled_per_batch: 5 images cannot be dealt out evenly to 2"):
-            AdaptationRun(config, RunLog(silent=True))
+        with pytest.raises(UserError, match=r"data.labelled_per_batch: 5 images cannot be divided evenly among 2"):
+            Run(config, RunLog(silent=True))
 
 
 class TestOtherClasses:
@@ -254,7 +254,7 @@ class TestOtherClasses:
     def test_named_classes_that_the_targets_labels_contradict(self, tiny, odd, capsys):
         results_of(tiny, "data.label_sets=partial", "data.target_classes=[ant,cat]", source="one", target="few")
         told = capsys.readouterr().out
-        assert "8 of 16 target images with labels are of classes that data.target_classes leaves out" in told
+        assert "8 of 16 target images with labels have classes that data.target_classes does not name" in told
 
     def test_a_labelled_image_says_that_its_class_occurs(self, tiny, odd):
         """A network whose last layer is all but certain of ant and bee would leave cat and dog out."""
@@ -279,10 +279,8 @@ class TestOtherClasses:
             "data.target_labelled=some.txt",
             "output=x",
         ]
-        with pytest.raises(UserError, match=r"data.target_classes: lacks 'cat', which data.target_labelled has"):
-            AdaptationRun(
-                AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True)
-            )
+        with pytest.raises(UserError, match=r"data.target_classes: 'cat' is missing, but data.target_labelled has it"):
+            Run(AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
 
     def test_universal_run_reports_unknown_classes_apart(self, tiny, odd, capsys):
         results = results_of(tiny, "data.label_sets=universal", "report.page=true", source="one", target="odd")

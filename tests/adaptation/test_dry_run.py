@@ -64,12 +64,12 @@ def test_the_plan_the_cost_and_what_to_download(toys, in_folder, monkeypatch, ca
     assert "data     40 labelled source images, 24 target images, 2 classes" in out
     assert "source   6 steps of 16" in out, "40 images are 2 batches and a rest of 8 images, twice"
     assert "images predicted: about" in out and "of it waiting" not in out
-    assert "estimated from random images, loading not counted" in out
+    assert "estimated from random images, without loading" in out
     assert f"download Toys, to unpack in {in_folder / 'data' / 'Toys'}\n" in out
     assert f"toys.zip    123 MB  https://example.org/toys.zip  sha256 {'ab' * 32}\n" in out
     assert "timm's hub" not in out, "timm has no digits_cnn"
     last = out.rstrip().split("\n")[-1]
-    assert last.startswith("data: not there yet: Toys is not at") and last.endswith("nothing was written")
+    assert last.startswith("data missing: Toys is not at") and last.endswith("nothing was written")
     assert list(in_folder.iterdir()) == []
 
 
@@ -92,14 +92,14 @@ def test_parts_that_are_missing_are_named_and_whole_data_are_used(toys, in_folde
     make_folders(root / "drawn", ["bear", "car"], per_class=10)
     lists = {"drawn": {"path": "drawn", "images": 20}, "photo": {"path": "photo", "list": "photo.txt", "images": 24}}
     assert adapt(toys(domains=lists)) == 0
-    assert f"data: not there yet: {root / 'photo'}: no such folder" in capsys.readouterr().out
+    assert f"data missing: {root / 'photo'}: no such folder" in capsys.readouterr().out
     make_folders(root / "photo", ["bear", "car"], per_class=12)
     every = {"drawn": lists["drawn"] | {"list": "drawn.txt"}, "photo": lists["photo"]}
     (root / "drawn.txt").write_text(
         "".join(f"{path.relative_to(root / 'drawn')} 0\n" for path in root.glob("drawn/*/*"))
     )
     assert adapt(toys(domains=every, layout="lists")) == 0
-    assert f"data: not there yet: {root / 'photo.txt'}: no such list" in capsys.readouterr().out
+    assert f"data missing: {root / 'photo.txt'}: no such list" in capsys.readouterr().out
     assert adapt([*toys(domains=lists), "model.weights=none"]) == 0
     assert "dry run: config, data and network are right" in capsys.readouterr().out
 
@@ -144,7 +144,7 @@ def test_every_visda_config_is_planned_before_its_data_are_there(path, in_folder
     out = capsys.readouterr().out
     assert "152,397 labelled source images, 55,388 target images, 12 classes" in out
     assert "train.tar         7.7 GB  http://csr.bu.edu/" in out and "validation.tar    1.0 GB  http" in out
-    assert "uda check-data visda2017\ndata: not there yet: VisDA-2017 is not at" in out
+    assert "uda check-data visda2017\ndata missing: VisDA-2017 is not at" in out
 
 
 def test_random_images_are_as_many_of_each_class_as_the_card_has():

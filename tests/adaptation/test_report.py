@@ -99,7 +99,7 @@ def test_a_portion_that_chooses_nothing_gives_null_not_nan(make_run):
     assert entry["selected"] == 0
     assert entry["lambda"] == dict.fromkeys(run.classes)
     assert [entry[name] for name in ("tp_rate", "avh", "avc", "confidence", "feature_norm")] == [None] * 5
-    assert "Nothing was chosen in round 0" in (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "No image was selected in round 0" in (run.folder / "report.html").read_text(encoding="utf-8")
     assert results["final"]["class_mean"] == run.accuracy(1).class_mean
 
 

@@ -117,7 +117,7 @@ def test_a_lost_list_of_pseudo_labels_is_said(start, finished, capsys):
     (finished / "rounds/01/pseudo_labels.csv").unlink()
     (finished / "results.json").unlink()
     assert start(finished, "self_training.rounds=4") == 0
-    assert "01/pseudo_labels.csv is missing and is kept nowhere else; no figure" in capsys.readouterr().out
+    assert "01/pseudo_labels.csv is missing and cannot be restored; no figure" in capsys.readouterr().out
 
 
 # A finished run
@@ -177,7 +177,7 @@ def test_fewer_rounds_than_are_done_are_refused(start, finished, capsys):
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert start(finished, "self_training.rounds=3") == 2
     error = capsys.readouterr().err
-    assert "self_training.rounds: 3, but" in error and "has 4 done or begun; ask for 4 or more" in error
+    assert "self_training.rounds: 3, but 4 rounds are done or begun in" in error and "set 4 or more" in error
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 

@@ -143,7 +143,7 @@ sys.exit(main(["adapt", "--cfg", {str(tiny)!r}, "output={tmp_path / "run"}", "se
 
 def test_too_small_a_batch_is_named(tiny, tmp_path):
     codes, output = forked_job(3, TOOL, "--cfg", tiny, f"output={tmp_path / 'run'}", "source.batch_size=4")
-    assert 0 not in codes and "a batch of 4 images cannot be dealt out to 3 (processes times" in output
+    assert 0 not in codes and "a batch of 4 images is too small for 3 parts (processes times" in output
 
 
 def wait_until(condition, process):

@@ -1,4 +1,4 @@
-"""What batches the stages of a run are fed: which images, with which labels, in which transform."""
+"""The batches of each stage of a run: their images, labels and transforms."""
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from uda.data.transforms import Transform, make_predict, make_train
 from uda.selection.thresholds import portion_schedule
 from uda.training.engine import Engine
 
-#: Images in a batch of AdaBN's pass; part of the result, so not of `runtime`.
+#: Images per batch of AdaBN's pass. It changes the result, so it is not a setting of `runtime`.
 ADAPT_BATCH = 128
 
 
@@ -47,11 +47,11 @@ class AdaptationBatches:
         )
 
     def check_source(self) -> None:
-        """Raise UserError where a batch of the source stage wants more images than there are."""
+        """Raise UserError if a batch of the source stage needs more images than there are."""
         self._check_fits("source.batch_size", self.config.source.batch_size, "source")
 
     def check_rounds(self) -> None:
-        """Raise UserError where a round's batch wants more images of a domain than there are."""
+        """Raise UserError if a batch of a round needs more images of a domain than there are."""
         batch = self.config.self_training.batch
         self._check_fits("self_training.batch.source", batch.source or 0, "source")
         self._check_fits("self_training.batch.unlabelled", batch.unlabelled, "target")
@@ -83,11 +83,11 @@ class AdaptationBatches:
         """Batches of the whole adaptation stage: labelled source images, and target images with a method's labels.
 
         Args:
-            labels: class numbers (N,) or distributions (N, K) of the target images; None: without.
-            views: 2 for a strong view beside the plain one.
+            labels: class numbers (N,) or distributions (N, K) of the target images; None: no labels.
+            views: 1 for the plain view, 2 for a plain and a strong one.
 
         Raises:
-            UserError: a batch holds more images of a domain than there are.
+            UserError: a batch needs more images of a domain than there are.
         """
         settings = self.config.adaptation
         self._check_fits("adaptation.batch.source", settings.batch.source, "source")
@@ -109,7 +109,7 @@ class AdaptationBatches:
         )
 
     def source_share(self, index: int) -> np.ndarray:
-        """The source images of a round: a random share of all, drawn anew each round, in ascending order."""
+        """Indices of a round's source images, ascending: a random share of all. Each round draws new ones."""
         share = self.config.self_training.source_share
         count = len(self.domains.source.images)
         drawn = max(1, round(portion_schedule(index, share.start, share.step, share.max) * count))
@@ -129,7 +129,7 @@ class AdaptationBatches:
 
     @property
     def _labelled_part(self) -> tuple[Part, int] | None:
-        """The labelled target images, and how many of them every batch holds."""
+        """The labelled target images, and the number of them in every batch."""
         labelled = self.domains.labelled
         if labelled is None:
             return None
@@ -139,7 +139,7 @@ class AdaptationBatches:
 
     @property
     def _loading(self) -> dict[str, object]:
-        """How training batches are loaded and dealt out."""
+        """How training batches are loaded and divided among processes."""
         return {
             "workers": self.engine.workers(self.domains.source.images.in_memory),
             "rank": self.ranks.rank,
@@ -148,25 +148,26 @@ class AdaptationBatches:
         }
 
     def statistics(self, count: int) -> Batches:
-        """This process's share of `count` random target images, whole batches of them, to take BatchNorm's statistics.
+        """This process's share of `count` random target images, in whole batches, for BatchNorm statistics.
 
-        They are drawn, and batched in random order, by the run's seed: in the order of class folders each batch would
-        be of one class, and the order of the images would tell of their labels.
+        The run's seed decides which images are drawn and their order. The order must be random: in the order of class
+        folders each batch would hold one class, and so depend on the target labels.
         """
         images = self.domains.target.images
         drawn = np.random.default_rng((ADAPTED_IMAGES, self.config.seed)).permutation(len(images))
         drawn = drawn[:count]
-        # Whole batches alone: every batch counts alike, and a last one of a single image has no variance.
+        # Only whole batches: all batches have equal weight, and a last batch of one image has no variance.
         size = min(ADAPT_BATCH, len(drawn))
         batches = drawn[: len(drawn) // size * size].reshape(-1, size)
         if self.config.runtime.sync_batch_norm and len(batches) >= self.ranks.world:
-            batches = batches[: len(batches) // self.ranks.world * self.ranks.world]  # all meet in every forward pass
+            # All processes must take part in every forward pass.
+            batches = batches[: len(batches) // self.ranks.world * self.ranks.world]
         if not self.config.runtime.sync_batch_norm or len(batches) >= self.ranks.world:
             batches = batches[self.ranks.rank :: self.ranks.world]
         return self.predict(images.take(batches.reshape(-1)), size)
 
     def predict(self, images: Images, batch_size: int, workers: int | None = None) -> Batches:
-        """Images as the network sees them in a predict pass, in order."""
+        """Batches of a predict pass, in the order of the images."""
         return loaders.predict_batches(
             images,
             self.transforms["predict"],
@@ -175,12 +176,12 @@ class AdaptationBatches:
         )
 
     def _check_fits(self, key: str, size: int, role: str) -> None:
-        """Raise UserError where a batch wants more images of a domain than there are."""
+        """Raise UserError if a batch needs more images of a domain than there are."""
         count = len(getattr(self.domains, role).images)
         if size > count:
             raise UserError(f"{key}: {size} images in a batch, but the {role} domain has only {count}; lower it")
 
 
 def _of(domain: int | np.ndarray, indices: np.ndarray) -> int | np.ndarray:
-    """The domain of some images."""
+    """Domain numbers of the images at `indices`."""
     return domain if isinstance(domain, int) else domain[indices]

@@ -1,4 +1,4 @@
-"""Does a config fit its method and the job? Asked before anything is built."""
+"""Checks of a config against its method and the number of processes, before anything is built."""
 
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS, AdaptationMethod
@@ -9,7 +9,7 @@ from uda.training.method import Method
 def check_batches(config: AdaptationConfig, world: int) -> None:
     """Raise UserError for a batch that does not fit the method or the job of `world` processes.
 
-    Before anything is built: hours of training may lead to it.
+    The check comes first, because such a batch may otherwise fail after hours of training.
     """
     batch, parts = config.self_training.batch, world * config.runtime.accumulate
     sizes = {"source.batch_size": config.source.batch_size}
@@ -27,44 +27,45 @@ def check_batches(config: AdaptationConfig, world: int) -> None:
         stage = config.self_training
     if config.data.target_labelled is not None:
         shares["data.labelled_per_batch"] = config.data.labelled_per_batch
-    # Losses are means over a domain's images, so each part needs as many of them as the others.
+    # Losses are means over a domain's images, so every part needs the same number of them.
     least = 2 * parts if stage.forward == "separate" and stage.batch_norm == "train" else parts
     for key, size in shares.items():
         if size % parts or 0 < size < least:
             raise UserError(
-                f"{key}: {size} images cannot be dealt out evenly to {parts} (processes times runtime.accumulate)"
-                f"{', two at least to each' if least > parts else ''}; change it, or the number of processes"
+                f"{key}: {size} images cannot be divided evenly among {parts} parts (processes times "
+                f"runtime.accumulate){' of at least two images' if least > parts else ''}; change it, or the number of "
+                "processes"
             )
     if batch.mixed and method.rounds and stage.forward == "separate" and stage.batch_norm == "train":
         raise UserError(
-            "self_training.batch.mixed: a batch drawn at random may hold one image of a domain, of which BatchNorm has "
-            "no statistics where self_training.forward=separate; give 'source' and 'selected', two at least"
+            "self_training.batch.mixed: with self_training.forward=separate BatchNorm needs two images of a domain, "
+            "but a batch drawn at random may hold only one; give 'source' and 'selected', at least 2 each"
         )
     if method.rounds:
-        alone = config.self_training.on_empty == "continue"  # source images without any selected
+        alone = config.self_training.on_empty == "continue"  # a batch may hold source images only
         fixed = (batch.source or 0) + (0 if alone else batch.selected or 0)
         sizes["self_training.batch"] = batch.mixed or fixed
     for key, size in sizes.items():
         if parts > 1 and size < 2 * parts:
             raise UserError(
-                f"{key}: a batch of {size} images cannot be dealt out to {parts} (processes times "
-                "runtime.accumulate): each needs two at least; enlarge it, or start fewer processes"
+                f"{key}: a batch of {size} images is too small for {parts} parts (processes times "
+                "runtime.accumulate), which need at least two images each; enlarge it, or start fewer processes"
             )
     if config.runtime.sync_batch_norm and stage.forward == "separate":
         raise UserError(
-            f"runtime.sync_batch_norm: not with {'adaptation' if method.adapts else 'self_training'}.forward="
-            "separate, where a process may have no image of one domain"
+            f"runtime.sync_batch_norm: cannot be combined with {'adaptation' if method.adapts else 'self_training'}."
+            "forward=separate, because a process may have no image of a domain"
         )
     begins_anew = method.adapts and method.needs_source
     if not (begins_anew or config.trains_source or config.source.checkpoint):
         raise UserError(
-            f"source.epochs: 0 leaves method '{config.method}' without a source model; train one, or name "
-            "its weights by source.checkpoint"
+            f"source.epochs: 0 leaves method '{config.method}' without a source model; train one, or give "
+            "its weights as source.checkpoint"
         )
 
 
 def _check_make_up(method: type[AdaptationMethod], name: str, config: AdaptationConfig) -> None:
-    """Raise UserError for a make-up of the batch that a method cannot work with."""
+    """Raise UserError for a composition of the batch that a method cannot work with."""
     if not method.adapts:
         return
     batch = config.adaptation.batch
@@ -76,4 +77,4 @@ def _check_make_up(method: type[AdaptationMethod], name: str, config: Adaptation
     if not method.needs_source and batch.source:
         raise UserError(f"adaptation.batch.source: method '{name}' is source-free; set it to 0, not {batch.source}")
     if method.views > 1 and config.adaptation.strong is None:
-        raise UserError(f"adaptation.strong: method '{name}' compares two views of a target image; describe the strong")
+        raise UserError(f"adaptation.strong: method '{name}' compares two views of a target image; set the strong one")

@@ -15,7 +15,7 @@ from uda.training.config import CONFIG_CLASSES, RunConfig
 
 @CONFIG_CLASSES.register("adapt")
 class AdaptationConfig(RunConfig):
-    """A run from a source to a target domain: a method, a selector and two domains."""
+    """Config of a run from a source to a target domain: a method, a selector and two domains."""
 
     not_identity = (*RunConfig.not_identity, "self_training.on_empty")
     length = ("self_training.rounds",)
@@ -24,7 +24,7 @@ class AdaptationConfig(RunConfig):
     method: str = "self_training"
     """One of `--list methods`."""
     validator: str = "im"
-    """Label-free score that names `label_free_choice`, one of `--list validators`."""
+    """Label-free score that picks `label_free_choice`, one of `--list validators`."""
     data: DataSettings
     transforms: PairTransformSettings = PairTransformSettings()
     source: SourceSettings = SourceSettings()
@@ -55,7 +55,7 @@ class AdaptationConfig(RunConfig):
         }
 
     def method_settings(self, name: str | None = None) -> MethodSettings:
-        """What the run's method is told; `name`: another one, which has its default options."""
+        """Settings for the run's method. With `name`: settings for that method, with its default options."""
         from uda.adaptation.methods import ADAPTATION_METHODS
 
         stage = self.self_training if ADAPTATION_METHODS[name or self.method].rounds else self.adaptation
@@ -69,14 +69,14 @@ class AdaptationConfig(RunConfig):
 
     @property
     def trains_source(self) -> bool:
-        """Whether the run begins with a stage on source images alone."""
+        """Whether the run begins with a source stage."""
         return not self.source.checkpoint and bool(self.source.steps or self.source.epochs)
 
     @property
     def unread(self) -> tuple[str, ...]:
         from uda.adaptation.methods import ADAPTATION_METHODS
 
-        if self.method not in ADAPTATION_METHODS:  # a run's config of old: what that method read is not known
+        if self.method not in ADAPTATION_METHODS:  # the config of an old run, whose method no longer exists
             return ()
         return ("self_training",) if ADAPTATION_METHODS[self.method].adapts else ("adaptation",)
 
@@ -90,13 +90,13 @@ class AdaptationConfig(RunConfig):
 
     @classmethod
     def wrong_names(cls, content: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """A card's domains by name: before a folder of an earlier run is looked at, which has other ones."""
+        """Domain names that the card does not have."""
         data, problems = content.get("data"), []
         if not isinstance(data, Mapping) or not isinstance(data.get("dataset"), str):
             return []
         try:
             card = load_card(data["dataset"])
-        except UserError:  # said where the data are looked for
+        except UserError:  # reported when the data are loaded
             return []
         for role in ("source", "target"):
             names = data.get(role)

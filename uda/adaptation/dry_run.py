@@ -1,4 +1,4 @@
-"""A dry run: the plan, and what it will cost; before the data are there by the card, and what to download."""
+"""A dry run: the plan and its cost. If the data are missing, it uses the card and names what to download."""
 
 import dataclasses
 
@@ -14,12 +14,12 @@ from uda.training.run_folder import RunLog
 
 
 class RunWithoutData(AdaptationRun):
-    """A run on random images in the numbers of its data set's card, with random weights: nothing is downloaded.
+    """A run on random images and random weights, with the card's numbers of images. It downloads nothing.
 
     Args:
-        config: of the run that is to be.
+        config: config of the planned run.
         missing: what is missing of its data.
-        log, ranks, interruption: as of every run.
+        log, ranks, interruption: as for every run.
     """
 
     def __init__(self, config: AdaptationConfig, missing: str, log: RunLog, ranks: Ranks, interruption: Interruption):
@@ -36,10 +36,10 @@ class RunWithoutData(AdaptationRun):
 
 
 def missing_data(config: AdaptationConfig, ranks: Ranks) -> str | None:
-    """What of a card's data set is missing where a process of the job looks for it; None: it is whole.
+    """What is missing of a card's data set, by the first process that misses something; None: nothing.
 
-    Nothing is said of a run that has a folder, of images of the user's own, and of domains that no card counts. What is
-    wrong there the run itself says.
+    Also None for a run that has a folder already, for images without a card, and for domains whose number of images is
+    not in the card. The run itself reports errors of these.
     """
     data = config.data
     card = load_card(data.dataset) if data.dataset is not None else None
@@ -57,35 +57,35 @@ def missing_data(config: AdaptationConfig, ranks: Ranks) -> str | None:
 
 
 def dry_run(run: AdaptationRun) -> str:
-    """Check config, data and network, and time some steps and predict batches of every stage; for people.
+    """Check config, data and network, and time some steps and predict batches of every stage. Returns text for people.
 
-    Nothing is written. Every process of a job calls it. The run is spent afterwards: its network has been trained.
+    Nothing is written. Every process of a job calls it. The run cannot be used afterwards: its network was trained.
     """
-    but = " but the decoded store" if run.config.data.cache == "store" else ""
+    but = " except the decoded store" if run.config.data.cache == "store" else ""
     return f"{run.plan()}\n{run.cost()}\ndry run: config, data and network are right; nothing was written{but}"
 
 
 def dry_run_without_data(run: RunWithoutData) -> str:
-    """The plan by the card, what it will cost on this machine, and what to download; for people.
+    """The plan by the card, its cost on this machine, and what to download, as text for people.
 
     Every process of a job calls it.
     """
     config = run.config
     card = load_card(config.data.dataset)
     planned = run.plan()
-    # Random images need no loader processes, and what they take does not count.
+    # Random images need no loader processes, and the time to make them must not count.
     run.engine.settings = run.engine.settings.model_copy(update={"workers": 0})
     lines = [
         planned,
         run.cost(loads=False),
-        "         estimated from random images, loading not counted",
+        "         estimated from random images, without loading",
         *_downloads(card, config.data.root),
     ]
     if run.weights == "hub" and config.model.backbone not in BACKBONES:
         backbone = sum(p.numel() for p in run.engine.network.backbone.parameters())
         lines.append(f"weights  {config.model.backbone} from timm's hub, {size(4 * backbone)}, when the run begins")
     checked = f"uda check-data {config.data.dataset}" + (f" --root {config.data.root}" * bool(config.data.root))
-    lines += [f"then     {checked}", f"data: not there yet: {run.missing}; nothing was written"]
+    lines += [f"then     {checked}", f"data missing: {run.missing}; nothing was written"]
     return "\n".join(lines)
 
 
@@ -105,5 +105,5 @@ def _downloads(card: Card, root: str | None) -> list[str]:
 
 
 def size(count: int) -> str:
-    """Bytes as people write them: 7.7 GB, 170 MB."""
+    """A number of bytes as text: 7.7 GB, 170 MB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of an adaptation, a step a round: scalars, the confusion matrix, a grid of chosen images."""
+"""TensorBoard events of an adaptation, one step per round: scalars, confusion matrix, a grid of selected images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +36,7 @@ def draw_model(events: Events, step: int, record: Mapping[str, Any], classes: Se
 
 
 def draw_choice(events: Events, step: int, record: Mapping[str, Any], images: Images, chosen: Sequence[int]) -> None:
-    """Figures of a round's choice, and the images at `chosen`."""
+    """Figures of the images that a round selected, and a grid of the images at `chosen`."""
     names = ("portion", "selected", "avh", "avc", "confidence", "feature_norm")
     events.scalars(step, "selection", {name: record[name] for name in names})
     overlap = record["overlap"]
@@ -51,7 +51,7 @@ def draw_choice(events: Events, step: int, record: Mapping[str, Any], images: Im
 
 
 def _grid(images: Images, indices: Sequence[int]) -> Tensor:
-    """Images scaled to one size, eight in a row: uint8 (3, H, W)."""
+    """Grid of images, scaled to one size, eight per row: uint8 (3, H, W)."""
     from torchvision.transforms.v2 import functional
     from torchvision.utils import make_grid
 

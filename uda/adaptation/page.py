@@ -1,4 +1,4 @@
-"""`report.html`: one file that holds all it shows."""
+"""`report.html` of an adaptation: one file that needs no others."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,12 +31,12 @@ def render_page(
         config: the run's config.
         classes: K class names.
         images: the target images, for the galleries.
-        truth: (N,) target labels, -1 where unknown, or None: then the page says that oracle figures are missing.
+        truth: (N,) target labels, -1 if unknown. None: the page says that oracle figures are missing.
         source: record of the source model, or None.
         rounds: records of the rounds, in order.
         results: content of `results.json`.
     """
-    if source is not None and not source["validators"]:  # the method began with initial weights
+    if source is not None and not source["validators"]:  # there was no source model
         source = None
     final = rounds[-1] if rounds else source
     labelled = final is not None and final["accuracy"] is not None
@@ -66,7 +66,7 @@ def render_page(
 def _facts(
     config: AdaptationConfig, classes: Sequence[str], images: Images, truth: np.ndarray | None
 ) -> list[tuple[str, str]]:
-    """The config in the terms of a reader."""
+    """The config in words for a reader."""
     known = 0 if truth is None else int((truth != NO_LABEL).sum())
     labels = "none known" if known == 0 else "all known" if known == len(truth) else f"known for {known}"
     facts = [
@@ -83,9 +83,9 @@ def _facts(
             ("Selector", training.selector),
             ("Regulariser", training.regularizer),
             ("Rounds", f"{training.rounds} of {length}"),
-            ("Portion chosen", _schedule(training.portion)),
+            ("Portion", _schedule(training.portion)),
             ("Source share", _schedule(training.source_share)),
-            ("Batch", f"{batch.mixed} mixed" if batch.mixed else f"{batch.source} source + {batch.selected} chosen"),
+            ("Batch", f"{batch.mixed} mixed" if batch.mixed else f"{batch.source} source + {batch.selected} selected"),
             ("Domains", f"{training.forward} forward pass, BatchNorm {training.batch_norm}"),
         ]
     if ADAPTATION_METHODS[config.method].adapts:
@@ -105,7 +105,7 @@ def _pair(config: AdaptationConfig) -> str:
 
 
 def _domain_rows(source: Mapping[str, Any] | None, final: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """For each of several target domains its class mean before and after; with one domain nothing."""
+    """Class mean before and after for each target domain; empty if there is only one."""
     before, after = (((record or {}).get("accuracy") or {}).get("domains") or {} for record in (source, final))
     return [
         {"name": name, "source": before.get(name, {}).get("class_mean"), "final": figures["class_mean"]}
@@ -114,19 +114,19 @@ def _domain_rows(source: Mapping[str, Any] | None, final: Mapping[str, Any] | No
 
 
 def _schedule(schedule) -> str:
-    return f"{schedule.start:g}, + {schedule.step:g} a round, at most {schedule.max:g}"
+    return f"{schedule.start:g}, + {schedule.step:g} per round, at most {schedule.max:g}"
 
 
 def _headline(
     results: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], has_source: bool
 ) -> list[dict[str, Any]]:
-    """The figures at the top; all need target labels."""
+    """The figures at the top. All need target labels."""
     before = results["source_only"]["class_mean"]
     choice, best = results["label_free_choice"], results["oracle_best"]
     what = "report" if rounds and "portion" not in rounds[-1] else "round"
     cards = [{"title": "Source only", "value": before, "note": "before adaptation"}] if has_source else []
     cards.append(
-        {"title": "Final", "value": results["final"]["class_mean"], "note": f"the last {what}; nothing picked"}
+        {"title": "Final", "value": results["final"]["class_mean"], "note": f"the last {what}, not picked by a score"}
     )
     if results["rounds"]:
         cards += [
@@ -148,13 +148,13 @@ def _headline(
 
 
 def _notices(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], labelled: bool) -> list[str]:
-    """What a reader should not overlook."""
+    """Notices that a reader should not overlook."""
     notices = []
     if not labelled:
         notices.append("The target has no labels: accuracy and the other oracle figures are missing.")
     empty = [str(record["round"]) for record in rounds if record.get("selected") == 0]
     if empty:
-        notices.append(f"Nothing was chosen in round {', '.join(empty)}.")
+        notices.append(f"No image was selected in round {', '.join(empty)}.")
     notices += _collapse(rounds, results)
     if labelled and rounds:
         final, best = results["final"]["class_mean"], results["oracle_best"]
@@ -164,19 +164,19 @@ def _notices(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], la
         if best["class_mean"] - final >= NOTABLE_LOSS:
             lost = 100 * (best["class_mean"] - final)
             what = "round" if "portion" in rounds[-1] else "report"
-            notices.append(f"What came after {what} {best['round']} lost {lost:.1f} points of class mean (oracle).")
+            notices.append(f"The class mean fell by {lost:.1f} points after {what} {best['round']} (oracle).")
     return notices
 
 
 def _collapse(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> list[str]:
-    """Warnings of the final model, which earlier reports had some, and what may help."""
+    """Warnings of the final model, the earlier reports with warnings, and what may help."""
     if rounds:
         stage, what = ("self_training", "round") if "portion" in rounds[-1] else ("adaptation", "report")
         notices = [f"After the last {what}: {warning}." for warning in rounds[-1]["warnings"]]
         earlier = [str(record["round"]) for record in rounds[:-1] if record["warnings"]]
         if earlier:
             names = f"{what} {earlier[0]}" if len(earlier) == 1 else f"{len(earlier)} earlier {what}s"
-            notices.append(f"There were warnings of lost classes in {names}: see warnings in results.json.")
+            notices.append(f"Warnings of lost classes in {names}: see `warnings` in results.json.")
     else:
         stage, notices = "source", [f"The {warning}." for warning in results["warnings"]]
     if notices:
@@ -187,7 +187,7 @@ def _collapse(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -
 def _curves(
     rounds: Sequence[Mapping[str, Any]], source: Mapping[str, Any] | None, selector: str, validator: str
 ) -> list[dict[str, Any]]:
-    """The figures over the rounds, each with a title and a sentence for those who do not see it."""
+    """The figures over the rounds, each with a title and a description for screen readers."""
     numbers = [record["round"] for record in rounds]
     chooses = "portion" in rounds[0]
     what = "round" if chooses else "report"
@@ -215,7 +215,7 @@ def _curves(
         overlap = {name: [record["overlap"][name] for record in rounds] for name in rounds[0]["overlap"]}
         own = selector != "softmax"
     if chooses and any(value is not None for value in values("tp_rate")):
-        series = {"all chosen": values("tp_rate", 100)}
+        series = {"all selected": values("tp_rate", 100)}
         if own:
             for name, key in ((f"{selector} only", "only_selector"), ("softmax only", "only_softmax")):
                 rates = overlap[f"tp_rate_{key}"]
@@ -226,28 +226,27 @@ def _curves(
     if chooses:
         only = overlap["only_selector"]
         figure = figures.counts_figure(numbers, overlap["both"], only, selector)
-        add("counts", "Chosen images", figure, f"Number of chosen images by round, {range_of('selected', 1, 0)}.")
+        add("counts", "Selected images", figure, f"Number of selected images by round, {range_of('selected', 1, 0)}.")
         series = {"AVC": values("avc"), "AVH": values("avh")}
-        figure = figures.curves_figure(numbers, series, "mean over the chosen")
-        add("angles", "AVC and AVH of the chosen images", figure, f"Mean AVC by round, {range_of('avc')}.")
+        figure = figures.curves_figure(numbers, series, "mean over selected images")
+        add("angles", "AVC and AVH of the selected images", figure, f"Mean AVC by round, {range_of('avc')}.")
         figure = figures.curves_figure(numbers, {"confidence": values("confidence")}, "mean largest softmax")
-        add("confidence", "Confidence of the chosen images", figure, f"Mean confidence, {range_of('confidence')}.")
+        add("confidence", "Confidence of the selected images", figure, f"Mean confidence, {range_of('confidence')}.")
         figure = figures.curves_figure(numbers, {"norm": values("feature_norm")}, "mean |x|")
-        add(
-            "norm", "Feature norm of the chosen images", figure, f"Mean feature norm, {range_of('feature_norm', 1, 2)}."
-        )
+        description = f"Mean feature norm, {range_of('feature_norm', 1, 2)}."
+        add("norm", "Feature norm of the selected images", figure, description)
     scores = [record["validators"].get(validator) for record in rounds]
     if any(score is not None for score in scores):
         figure = figures.curves_figure(numbers, {validator: scores}, f"{validator}, higher = better", xlabel=what)
         add("validator", f"Label-free score after the {what}", figure,
-            f"Score of the validator {validator} by {what}; it picks the label-free choice.")  # fmt: skip
+            f"Score of the validator {validator} by {what}. It picks the label-free choice.")  # fmt: skip
     figure = figures.curves_figure(numbers, {"loss": values("loss")}, "mean training loss", xlabel=what)
     add("loss", "Training loss", figure, f"Mean training loss by {what}, {range_of('loss')}.")
     return panels
 
 
 def _bars(source: Mapping[str, Any] | None, final: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Accuracy by class before and after; with many classes those that changed most."""
+    """Accuracy by class before and after. With many classes only those that changed most are shown."""
     before = source["accuracy"]["per_class"] if source and source["accuracy"] else {}
     after = final["accuracy"]["per_class"]
     names = list(classes)
@@ -256,8 +255,8 @@ def _bars(source: Mapping[str, Any] | None, final: Mapping[str, Any], classes: S
         change = {name: abs((after[name] or 0) - (before.get(name) or 0)) for name in names}
         kept = set(sorted(names, key=change.get, reverse=True)[:MOST_BARS])
         names = [name for name in names if name in kept]
-        note = f"The {MOST_BARS} of {len(classes)} classes that changed most; the table holds all."
-    description = "Accuracy by class of the source model and of the final one; the table below holds the numbers."
+        note = f"The {MOST_BARS} of {len(classes)} classes that changed most. The table has all classes."
+    description = "Accuracy by class of the source model and of the final model. The table below has the numbers."
     shown = {"source only": before, "final": after} if source else {"final": after}
     svg = figures.to_svg(figures.classes_figure(shown, names), "classes", description)
     return {"svg": svg, "note": note}
@@ -275,7 +274,7 @@ def _class_rows(
     final: Mapping[str, Any] | None,
     rounds: Sequence[Mapping[str, Any]],
 ) -> list[dict[str, Any]]:
-    """For each class: accuracy before and after, and what the last round chose."""
+    """For each class: accuracy before and after, and figures of the last round's selected images."""
 
     def accuracy_of(record: Mapping[str, Any] | None, name: str) -> float | None:
         return record["accuracy"]["per_class"][name] if record and record["accuracy"] else None
@@ -301,7 +300,7 @@ def _galleries(
     truth: np.ndarray | None,
     selector: str | None,
 ) -> list[dict[str, Any]]:
-    """The galleries of the last round and of the first, where selector and softmax looked at the source model."""
+    """The galleries of the last round and of the first, which selects by the source model."""
     if selector is None or selector == "softmax":
         return []
     shown = {record["round"]: record for record in (*rounds[-1:], *rounds[:1])}
@@ -332,7 +331,7 @@ def _picture(
 ) -> dict[str, Any]:
     true_label = NO_LABEL if truth is None else int(truth[entry["index"]])
     verdict = "unknown" if true_label == NO_LABEL else "right" if true_label == entry["label"] else "wrong"
-    names = {NO_LABEL: None, UNKNOWN_CLASS: "of no class of the source"}
+    names = {NO_LABEL: None, UNKNOWN_CLASS: "not a class of the source"}
     return {
         **entry,
         "label": classes[entry["label"]],

@@ -1,6 +1,6 @@
 """Partial targets (`data.label_sets`): which of the source's classes the target has.
 
-Selection and validators look at these classes alone, as if the network had no others.
+Selection and validators use only these classes, as if the network had no others.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,15 @@ from uda.core.errors import UserError
 from uda.data.class_names import closest, read_class_names, sample
 from uda.evaluation.validators import log_softmax
 
-#: A class counts as missing where its share of the predictions is below this part of the effective classes' mean share.
+#: A class counts as missing if its share of the predictions is below this part of the effective classes' mean share.
 MISSING_BELOW = 0.2
 
 
 def named_classes(config: AdaptationConfig, classes: Sequence[str]) -> np.ndarray | None:
-    """Which classes `data.target_classes` names, bool (K,); None where it names none. Raises UserError."""
+    """Which classes `data.target_classes` names, bool (K,); None if it is not set.
+
+    Raises UserError for a name that is no class of the source.
+    """
     if config.data.target_classes is None:
         return None
     names = read_class_names(config.data.target_classes, "data.target_classes")
@@ -32,10 +35,15 @@ def named_classes(config: AdaptationConfig, classes: Sequence[str]) -> np.ndarra
 def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None, certain: Sequence[int] = ()) -> np.ndarray:
     """Which classes a target seems to have, from its logits (N, K): bool (K,).
 
-    With q_k the mean softmax probability of class k, exp(-sum_k q_k log q_k) classes are effective (Hill, 1973).
-    A class is missing where q_k is below a fifth of their mean share, except the two of the largest q_k, which always
-    count: of a single class every image would be sure. The mean prediction as a sign of a missing class is PADA's (Cao
-    et al., ECCV 2018). `ranks`: the processes whose rows count together; `certain`: classes of labelled target images.
+    Let q_k be the mean softmax probability of class k. The number of effective classes is exp(-sum_k q_k log q_k)
+    (Hill, 1973). A class is missing if q_k is below a fifth of their mean share. The two classes with the largest q_k
+    are never missing, because with a single class every prediction would be sure. PADA (Cao et al., ECCV 2018) uses the
+    mean prediction as a sign of missing classes.
+
+    Args:
+        logits: (N, K) of this process's target images.
+        ranks: the processes whose rows count together; None: only this one.
+        certain: classes that occur for certain, because labelled target images have them.
     """
     mass = np.zeros(logits.shape[1])
     for _, log_p in log_softmax(logits):
@@ -49,11 +57,12 @@ def occurring_classes(logits: np.ndarray, ranks: Ranks | None = None, certain: S
 
 
 def missing_note(target_classes: np.ndarray, classes: Sequence[str]) -> str:
-    """For the log: which classes a target seems to lack, where no one has named its classes."""
+    """For the log: which classes a target seems to lack if the config does not name its classes."""
     missing = [name for name, has in zip(classes, target_classes, strict=True) if not has]
     if not missing:
-        return "by the predictions the target has all classes"
+        return "according to the predictions, the target has all classes"
     return (
-        f"by the predictions the target lacks {len(missing)} of {len(classes)} classes ({sample(missing, 12)}), which "
-        "no image is labelled as; data.target_classes=[...] would name those that it has"
+        f"according to the predictions, the target lacks {len(missing)} of {len(classes)} classes "
+        f"({sample(missing, 12)}). They get no pseudo-labels. If you know the target's classes, set "
+        "data.target_classes=[...]"
     )

@@ -1,4 +1,4 @@
-"""Pseudo-labels of a round: scores, thresholds over all processes, labels, and all of it as plain state."""
+"""Pseudo-labels of a round: scores, thresholds over all processes, labels, and their state for a checkpoint."""
 
 from dataclasses import dataclass, replace
 
@@ -18,7 +18,7 @@ from uda.selection.thresholds import PseudoLabels, class_balanced_thresholds, po
 
 @dataclass(frozen=True)
 class RoundLabels:
-    """What a round trains on: the pseudo-labels of all target images, and what is said about them."""
+    """The pseudo-labels of all target images that a round trains on, and figures about them."""
 
     pseudo: PseudoLabels
     """The selector's choice."""
@@ -27,12 +27,12 @@ class RoundLabels:
     labels: np.ndarray
     """(N, K) float32 label distributions: one-hot, or LRENT's soft labels."""
     portion: float
-    """Share of each class that was asked for."""
+    """Share of each class that was to be selected."""
     metrics: dict
-    """`selection_metrics` of the choice; empty but on rank 0."""
+    """`selection_metrics` of the choice; empty on all ranks except 0."""
 
     def state(self) -> dict[str, object]:
-        """For a checkpoint: tensors, numbers and strings only."""
+        """State for a checkpoint: tensors, numbers and strings only."""
         arrays = {
             name: {
                 field: torch.from_numpy(np.ascontiguousarray(getattr(chosen, field)))
@@ -62,10 +62,17 @@ def label_target(
 ) -> RoundLabels:
     """Pseudo-labels of a round from the current model's prediction on the target.
 
-    The selector scores, lambda_k cuts at the round's portion of every class, the regulariser may soften the labels, by
-    softmax's lambdas.
-    Each process scores its own rows; the thresholds are those of all `count` rows, and so is the choice.
-    `target_classes`, bool (K,): those of a partial target, which are chosen from as if there were no others; None: all.
+    The selector scores all images. The threshold lambda_k selects the round's portion of each class. The regulariser
+    may make the labels soft, with the lambdas of softmax.
+    Each process scores its own rows. Thresholds and choice are those of all rows.
+
+    Args:
+        mine: prediction of this process's target images.
+        config: the run's config.
+        round_index: number of the round, from 0.
+        count: target images of all processes.
+        ranks: the processes.
+        target_classes: bool (K,), the classes of a partial target. The others are ignored. None: all classes.
     """
     settings = config.self_training
     portion = portion_schedule(round_index, settings.portion.start, settings.portion.step, settings.portion.max)
@@ -83,7 +90,7 @@ def label_target(
         raise UserError(f"selector '{settings.selector}': {error}") from None
     reference = pseudo if settings.selector == "softmax" else chosen_by("softmax")
     regularizer = create_regularizer(settings.regularizer, settings.alpha, settings.alpha_label)
-    # Soft labels are made of softmax probabilities, so softmax's lambdas divide them, whatever the selector.
+    # Soft labels are softmax probabilities, so they are divided by the lambdas of softmax for every selector.
     labels = np.asarray(regularizer.soft_labels(logits, reference.thresholds, pseudo.labels), np.float32)
     if settings.keep == "lrent":
         pseudo = replace(pseudo, selected=lrent_keeps(logits, pseudo.thresholds, regularizer.alpha_label))
@@ -101,19 +108,19 @@ def _thresholds(scores: Tensor, portion: float, ranks: Ranks) -> np.ndarray:
 
 
 def _among_all(chosen: PseudoLabels, which: np.ndarray) -> PseudoLabels:
-    """A choice among some classes as one among all K, of which nothing may be labelled with the others."""
+    """A choice among the classes `which` as a choice among all K classes. The other classes get no image."""
     thresholds = _columns(chosen.thresholds, which, np.inf)
     return replace(chosen, labels=np.flatnonzero(which)[chosen.labels], thresholds=thresholds)
 
 
 def _columns(values: np.ndarray, which: np.ndarray, others: float) -> np.ndarray:
-    """Values of some classes, (..., k), at their places among all, (..., K)."""
+    """Values of the classes `which`, (..., k), as values of all classes, (..., K), filled with `others`."""
     filled = np.full((*values.shape[:-1], len(which)), others, values.dtype)
     filled[..., which] = values
     return filled
 
 
 def _of_all(chosen: PseudoLabels, count: int, ranks: Ranks) -> PseudoLabels:
-    """What all processes chose, from this one's rows."""
+    """The choice of all processes, gathered from the rows of each."""
     rows = ("labels", "scores", "ratios", "selected")
     return replace(chosen, **{field: ranks.gather_rows(getattr(chosen, field), count) for field in rows})

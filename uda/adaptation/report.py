@@ -1,4 +1,4 @@
-"""The report of a run as it goes: called once after source training, once a round, once at the end."""
+"""The report of a run: called once after source training, once per round and once at the end."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,10 +27,10 @@ from uda.training.records import REPORTS, SOURCE, Records
 
 @dataclass(frozen=True)
 class ChoiceRecord:
-    """What a round of self-training chose, and from what."""
+    """The images that a round of self-training selected, and figures about them."""
 
     portion: float
-    """Share of each class's images that was to be chosen."""
+    """Share of each class's images that was to be selected."""
     pseudo: PseudoLabels
     """The selector's choice."""
     reference: PseudoLabels
@@ -41,36 +41,36 @@ class ChoiceRecord:
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """A round, or an interval of a method without rounds, and what came of it."""
+    """A round, or an interval of a method without rounds, and its results."""
 
     round: int
     """Number of the round, from 0."""
     steps: int
-    """Training steps since the stage began: a round is a stage of its own, an interval a part of one."""
+    """Training steps since the stage began. A round is a stage, an interval is a part of one."""
     predicted: np.ndarray
-    """(K,) target images that the model predicts as each class after the round's training."""
+    """(K,) numbers of target images that the model predicts as each class after the round."""
     accuracy: Accuracy | None
-    """Oracle: after the round's training; None without target labels."""
+    """Oracle accuracy after the round; None without target labels."""
     validators: dict[str, float]
     """Label-free scores of the prediction after the round."""
     loss: float
     """Mean training loss of the round."""
     seconds: float
-    """How long the round took."""
+    """Duration of the round."""
     choice: ChoiceRecord | None = None
-    """What was chosen; None for a method that chooses nothing."""
+    """What the round selected; None for a method without rounds."""
 
 
 class AdaptationReport(RunReport):
     """Writes a run's `rounds/`, `tb/`, `results.json` and `report.html`, and prints its table.
 
     Args:
-        records: those of the run so far.
+        records: the records of the run so far.
         config: the run's config.
         classes: K class names.
-        source: (K,) source images of each class.
+        source: (K,) numbers of source images of each class.
         images: the target images.
-        target_labels: for the oracle figures of the page; None without.
+        target_labels: target labels for the oracle figures of the page; None if there are none.
         log: prints one line.
     """
 
@@ -84,7 +84,7 @@ class AdaptationReport(RunReport):
         target_labels: TargetLabels | None,
         log: Callable[[str], None] = print,
     ):
-        # Step 0 is the source model, step r + 1 round r; what an interrupted round left is purged.
+        # Step 0 is the source model, step r + 1 is round r. Events of an interrupted round are purged.
         super().__init__(records, config, log, len(records.reports()) + 1 if records.get(SOURCE) else 0)
         self.classes = tuple(classes)
         named = named_classes(config, self.classes)
@@ -95,8 +95,8 @@ class AdaptationReport(RunReport):
             truth = target_labels.reveal()[target_labels.reveal() >= 0]
             if left_out := int((~named[truth]).sum()):
                 log(
-                    f"warning: {left_out:,} of {len(truth):,} target images with labels are of classes that "
-                    "data.target_classes leaves out; accuracy counts them (oracle)"
+                    f"warning: {left_out:,} of {len(truth):,} target images with labels have classes that "
+                    "data.target_classes does not name; accuracy counts them (oracle)"
                 )
         self.partial = config.data.partial and named is None
         self.columns = OF_INTERVALS if ADAPTATION_METHODS[config.method].adapts else OF_ROUNDS
@@ -104,10 +104,10 @@ class AdaptationReport(RunReport):
         for record in records.reports():
             labels = self._pseudo_labels(record["round"])
             if "portion" in record and not labels.is_file():
-                log(f"warning: {labels} is missing and is kept nowhere else; no figure depends on it")
+                log(f"warning: {labels} is missing and cannot be restored; no figure depends on it")
 
     def label_free_round(self) -> int | None:
-        """The round that the config's validator likes best of those so far; None before the first."""
+        """The round with the best score of the config's validator so far; None before the first round."""
         return self.summarise(0.0)["label_free_choice"]["round"]
 
     def source(
@@ -120,7 +120,7 @@ class AdaptationReport(RunReport):
     ) -> None:
         """Report the source model, trained for `steps`: `rounds/source.json`, TensorBoard, the table's first row.
 
-        `predicted`: (K,) target images that it predicts as each class; None where there is no source model.
+        `predicted`: (K,) numbers of target images that it predicts as each class; None if there is no source model.
         """
         record = {
             "steps": steps,
@@ -133,7 +133,7 @@ class AdaptationReport(RunReport):
             record |= spread(predicted, self.classes)
             record["warnings"] = signs_of_collapse(self.classes, predicted, self.source_counts, partial=self.partial)
         record = self.records.write(SOURCE, record)
-        if validators:  # else the method begins with initial weights, and there is nothing to tell
+        if validators:  # without a source model there is nothing to print
             self._print(source_cells(record), record, "source")
         self.draw(lambda events: draw_model(events, 0, record, self.classes))
 
@@ -158,7 +158,7 @@ class AdaptationReport(RunReport):
             "seconds": record.seconds,
             **gallery,
         }
-        # report.json comes last: where it is whole, so is the round.
+        # report.json comes last. If it is complete, the round is complete.
         content = self.records.write(REPORTS["rounds"].format(record.round), content)
         stage = "adaptation" if choice is None else "self_training"
         self._print(round_cells(content, self.records.get(SOURCE)), content, stage)
@@ -184,7 +184,7 @@ class AdaptationReport(RunReport):
         return (self.folder / REPORTS["rounds"].format(round_index)).with_name("pseudo_labels.csv")
 
     def _warnings(self, record: RoundRecord) -> list[str]:
-        """Signs of a collapse after a round, and what its choice lacks."""
+        """Signs of collapse after a round, and classes without pseudo-labels in it."""
         source = self._predicted(self.records.get(SOURCE))
         found = signs_of_collapse(self.classes, record.predicted, self.source_counts, source, self.partial)
         if record.choice is None:
@@ -197,12 +197,12 @@ class AdaptationReport(RunReport):
         )
 
     def _predicted(self, record: dict[str, Any] | None) -> np.ndarray | None:
-        """(K,) predictions of each class that a record tells of."""
+        """(K,) numbers of predictions of each class in a record; None if it has none."""
         counts = (record or {}).get("predicted_per_class")
         return None if counts is None else np.array([counts[name] for name in self.classes])
 
     def _print(self, cells: Mapping[str, str], record: dict[str, Any], stage: str) -> None:
-        """Print a row, and below it the classes and the warnings."""
+        """Print a row, and below it the classes and warnings."""
         self.print_row(self.columns, cells)
         if record["accuracy"]:
             for line in class_lines(record["accuracy"]["per_class"]) + part_lines(record["accuracy"]):
@@ -216,7 +216,7 @@ class AdaptationReport(RunReport):
 
 
 def _accuracy_fields(accuracy: Accuracy | None) -> dict[str, Any]:
-    """Class mean and overall for reading at a glance, and all of it under `accuracy`; None without labels."""
+    """Class mean and overall accuracy at the top level, all figures under `accuracy`; None without labels."""
     if accuracy is None:
         return {"class_mean": None, "overall": None, "accuracy": None}
     return {"class_mean": accuracy.class_mean, "overall": accuracy.overall, "accuracy": accuracy.to_dict()}

@@ -1,4 +1,4 @@
-"""`results.json`: the run in figures, for tools."""
+"""`results.json`: the results of a run, for programs."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,10 +14,10 @@ def summarise(
 ) -> dict[str, Any]:
     """The content of `results.json` from the records of the source model and of the rounds.
 
-    `final` is the last round, or the source model where there are none. `label_free_choice` and `oracle_best` are
-    among the rounds only; without rounds they name none. Figures that need target labels are None without them.
-    `warnings` are those of all reports, each with the report that it is of.
-    `steps` are all training steps of this run, those behind a `source.checkpoint` not among them.
+    `final` is the last round, or the source model if there are no rounds. `label_free_choice` and `oracle_best` name
+    rounds, or None without rounds. Figures that need target labels are None without them. `warnings` holds the warnings
+    of all reports, each with the name of its report. `steps` counts all training steps of this run, without those of a
+    `source.checkpoint`.
     """
     training = config.self_training
     last = rounds[-1] if rounds else source
@@ -53,7 +53,7 @@ def _accuracy(record: Mapping[str, Any] | None) -> dict[str, Any]:
 def _steps(
     config: AdaptationConfig, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]]
 ) -> int | None:
-    """Steps of all stages: each round is one, intervals are parts of one. None where the records do not tell."""
+    """Steps of all stages; None if a record has no steps. A round is a stage, an interval is a part of one."""
     stages = [record.get("steps") for record in (source or {}, *rounds)]
     if ADAPTATION_METHODS[config.method].adapts:
         stages = [stages[0], *stages[-1:]] if rounds else stages
@@ -61,7 +61,7 @@ def _steps(
 
 
 def _best(rounds: Sequence[Mapping[str, Any]], scores: Sequence[float | None]) -> dict[str, Any]:
-    """The round of the highest score, the first of them where several are equal."""
+    """The round with the highest score; the first one if several are equal."""
     known = [index for index, score in enumerate(scores) if score is not None]
     if not known:
         return {"round": None, "class_mean": None}

@@ -1,4 +1,4 @@
-"""The whole circle: source training, then rounds of predict -> select -> fit -> report, or one stage of adaptation."""
+"""An adaptation run: source training, then rounds of predict -> select -> fit -> report, or one stage of adaptation."""
 
 import math
 import time
@@ -37,7 +37,7 @@ from uda.training.stages import INITIAL_WEIGHTS
 
 
 class AdaptationRun(Session):
-    """One config's run from a source to a target domain, from wherever it stands to its end."""
+    """A run from a source to a target domain. It continues where its run folder ends."""
 
     def prepare(self) -> None:
         config = self.config
@@ -47,8 +47,8 @@ class AdaptationRun(Session):
         data = config.data
         if ADAPTATION_METHODS[config.method].compares_two and max(len(data.sources), len(data.targets)) > 1:
             self.log(
-                f"method '{config.method}' compares two domains: all sources count as one "
-                f"({', '.join(data.sources)}), all targets as the other ({', '.join(data.targets)})"
+                f"method '{config.method}' compares two domains: the first is all sources "
+                f"({', '.join(data.sources)}), the second all targets ({', '.join(data.targets)})"
             )
         seed_everything(INITIAL_WEIGHTS, config.seed)
         network = create_network(config.model, len(self.classes), len(config.transforms.mean))
@@ -59,7 +59,7 @@ class AdaptationRun(Session):
         self.batches = AdaptationBatches(config, self.domains, self.engine)
         self._settle_rounds()
         saved = self.saved[1] if self.saved else {}
-        #: What validators compare with, and the classes that they look at (of a partial target).
+        #: The prediction that validators compare with, and the classes of a partial target that they use.
         self._predicted, self._validated = (
             None if saved.get(name) is None else saved[name].numpy() for name in ("predicted", "validated_classes")
         )
@@ -67,11 +67,13 @@ class AdaptationRun(Session):
         labelled = self.domains.labelled
         self._certain = () if labelled is None else np.unique(labelled.labels).tolist()
         if self._target_classes is not None and (odd := [k for k in self._certain if not self._target_classes[k]]):
-            raise UserError(f"data.target_classes: lacks '{self.classes[odd[0]]}', which data.target_labelled has")
+            raise UserError(
+                f"data.target_classes: '{self.classes[odd[0]]}' is missing, but data.target_labelled has it"
+            )
         self._try_out()
 
     def load_images(self) -> Domains:
-        """The images."""
+        """Load the images of all domains."""
         return load_domains(self.config.data, self.config.seed, self.log, self.ranks)
 
     @cached_property
@@ -92,7 +94,7 @@ class AdaptationRun(Session):
         return {name: None if array is None else torch.from_numpy(array) for name, array in kept.items()}
 
     def _try_out(self) -> None:
-        """Send two target images all the way to scores, so that what does not fit is found before hours of training."""
+        """Compute the scores of two target images, so that settings that do not fit fail before hours of training."""
         first = self.domains.target.images.take(np.arange(min(2, len(self.domains.target.images))))
         try:
             prediction = self.engine.predict(self.batches.predict(first, 2, workers=0), len(first))
@@ -112,30 +114,30 @@ class AdaptationRun(Session):
             target_scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))
 
     def _try_out_batch(self) -> None:
-        """Predict one batch of the full size, so that memory runs out now and not after hours of training."""
+        """Predict one full batch, so that a lack of memory shows now and not after hours of training."""
         images = self.domains.target.images
         size = min(self.engine.predict_batch_size, len(images))
-        batch = images.take(np.resize(np.arange(min(2, size)), size))  # two images are soon read
+        batch = images.take(np.resize(np.arange(min(2, size)), size))  # two images are read quickly
         self.engine.predict(self.batches.predict(batch, size, workers=0), size)
 
     @property
     def rounds(self) -> int:
-        """Self-training rounds."""
+        """Number of self-training rounds."""
         return self.config.self_training.rounds if self.method.rounds else 0
 
     def _settle_rounds(self) -> None:
-        """Where the run stands among the rounds that are wanted now: a start may ask for more than the one before.
+        """Set the progress for the number of rounds in the config, which may be larger than in the run's last start.
 
-        Raises UserError where it asks for fewer than have begun.
+        Raises UserError if the config asks for fewer rounds than have begun.
         """
         if not self.method.rounds or self.progress.stage not in ("round", "done"):
             return
         done, begun = self.progress.round, self.progress.round + self.progress.begun
         if self.rounds < begun:
             raise UserError(
-                f"self_training.rounds: {self.rounds}, but {self.folder.path} has {begun} done or begun; ask for "
-                f"{begun} or more, or choose another output=... (a run of {self.rounds} would be the same as its first "
-                f"{self.rounds}: see {self.folder.path}/rounds)"
+                f"self_training.rounds: {self.rounds}, but {begun} rounds are done or begun in {self.folder.path}; "
+                f"set {begun} or more, or choose another output=... (a run of {self.rounds} rounds would be the same "
+                f"as the first {self.rounds} in {self.folder.path}/rounds)"
             )
         self.progress = replace(self.progress, stage="round" if self.rounds > done else "done")
 
@@ -154,7 +156,7 @@ class AdaptationRun(Session):
             predicted = self._round(predicted)
         if self.progress.stage == "adaptation":
             self._adaptation(predicted)
-        self.log(f"checkpoints took {self.checkpoints.seconds_spent:.1f} s since the last start")
+        self.log(f"writing checkpoints took {self.checkpoints.seconds_spent:.1f} s since the last start")
 
     def plan(self) -> str:
         config, network, work = self.config, self.engine.network, self.work
@@ -163,7 +165,7 @@ class AdaptationRun(Session):
         if config.source.checkpoint:
             start = f"checkpoint {config.source.checkpoint}"
         elif not config.trains_source:
-            start = "no stage of its own"
+            start = "no source stage"
         else:
             start = f"{work.source_steps:,} steps of {config.source.batch_size}"
         lines = [
@@ -201,14 +203,14 @@ class AdaptationRun(Session):
 
     @property
     def work(self) -> Work:
-        """What it has to do on its own images."""
+        """The work of the run on its images."""
         parts = self.ranks.world * self.config.runtime.accumulate
         return work_of(self.config, len(self.domains.source.images), len(self.domains.target.images), parts)
 
     def cost(self, loads: bool = True) -> str:
-        """What the whole run will take by the pace of a few batches, in lines; see `Trials.cost`.
+        """Lines with the cost of the whole run, estimated from the pace of a few batches; see `Trials.cost`.
 
-        Every process of a job calls it. The network is trained by it, and the run is spent.
+        Every process of a job calls it. The run cannot be used afterwards, because the network is trained.
         """
         return self.trials().cost(self.engine, self.workers, loads)
 
@@ -243,11 +245,11 @@ class AdaptationRun(Session):
     # Stages
 
     def _source_stage(self) -> Predicted | None:
-        """Train and report the source model. Returns its prediction where round 0 may choose from it as it is."""
+        """Train and report the source model. Returns its prediction, or None if round 0 needs another one."""
         settings = self.config.source
         started = time.monotonic()
         following = "round" if self.rounds else "adaptation" if self.method.adapts else "done"
-        if not (self.config.trains_source or settings.checkpoint):  # no source model to save or to judge
+        if not (self.config.trains_source or settings.checkpoint):  # no source model to save or evaluate
             if self.ranks.is_main:
                 self.report.source(None, None, {}, 0.0)
             self.save(Progress(following, seconds=self.seconds))
@@ -275,7 +277,7 @@ class AdaptationRun(Session):
         return None if self._stage_settings.adapt_batch_norm else predicted
 
     def _round(self, predicted: Predicted | None) -> Predicted:
-        """One round; `predicted` is the last round's, None after a start."""
+        """Run one round. `predicted` is the prediction of the round before, None after a start of the program."""
         settings, index = self.config.self_training, self.progress.round
         started = time.monotonic()
         if self.saved and self.progress.begun:
@@ -301,7 +303,7 @@ class AdaptationRun(Session):
         return predicted
 
     def _adaptation(self, predicted: Predicted | None) -> None:
-        """One stage of source and target together; a report at the end of every interval, as of a round."""
+        """Run the adaptation stage, with a report at the end of every interval."""
         settings = self.config.adaptation
         steps = epoch_steps(settings.interval, 0, settings.steps)
         started = time.monotonic()
@@ -358,13 +360,15 @@ class AdaptationRun(Session):
         return self.batches.adaptation(self.method.prepared.get("labels"), self.method.views)
 
     def trial_batches(self, sample: Prediction) -> Batches:
-        """Batches of the first round, or of the adaptation, as they would be if all target images were predicted like
-        those of `sample`. Of a round that would choose none the source images alone."""
+        """Batches of the first round, or of the adaptation, if all target images had the predictions of `sample`.
+
+        If the round would select no image, its batches hold source images only.
+        """
         count = len(self.domains.target.images)
         if self.method.adapts:
             if self.method.prepares:
                 settings = self.config.adaptation
-                last = math.ceil(settings.steps / settings.interval) - 1  # a first one may go without
+                last = math.ceil(settings.steps / settings.interval) - 1  # the first intervals may have no labels
                 found = self.method.prepare(as_if_of(sample, count), last) if self.ranks.is_main else {}
                 self.method.prepared = self.ranks.broadcast_arrays(found)
             return self._adaptation_batches()
@@ -375,7 +379,7 @@ class AdaptationRun(Session):
         )
 
     def _progress(self, stage: str) -> Callable[[float], float]:
-        """A stage's share done to the run's: the source stage counts as a round, or by its steps."""
+        """Maps the done share of a stage to that of the run. The source stage counts as one round, or by its steps."""
         if self.method.adapts:
             adaptation = self.config.adaptation.steps
             source = self.work.source_steps
@@ -429,31 +433,31 @@ class AdaptationRun(Session):
         )
         if self.config.self_training.on_empty == "stop":
             raise UserError(f"{message}, or set self_training.on_empty=continue")
-        self.log(f"{message}; going on with source images alone")
+        self.log(f"{message}; this round trains on source images only")
 
     # Pieces
 
     def predict(self) -> Predicted:
-        """A predict pass over the target."""
+        """Predict all target images."""
         return self.predict_images(self.domains.target.images, self.batches.transforms["predict"])
 
     def adapt_batch_norm(self) -> None:
-        """BatchNorm statistics from random target images."""
+        """Compute BatchNorm statistics from random target images."""
         stage = "adaptation" if self.method.adapts else "self_training"
-        cure = f"set {stage}.adapt_images below {ADAPT_BATCH}, its batch, or lower transforms.size"
+        cure = f"set {stage}.adapt_images below {ADAPT_BATCH}, the batch size, or lower transforms.size"
         with self.engine.enough_memory("BatchNorm statistics", cure):
             self.engine.adapt_batch_norm(self.batches.statistics(self._stage_settings.adapt_images))
 
     def accuracy(self, prediction: Prediction) -> Accuracy | None:
-        """Oracle accuracy, None where no label is known."""
+        """Oracle accuracy; None if no target label is known."""
         labels = self.domains.target_labels
         return accuracy(prediction, labels, self.classes) if labels is not None else None
 
     def validate(self, prediction: Prediction) -> dict[str, float | None]:
-        """Every label-free validator's score; those that compare do so with the prediction validated before.
+        """Score of every label-free validator. Some compare the prediction with the one validated before.
 
-        Of a partial target they see its classes alone: those that the config names, or those that seem to occur by the
-        first prediction that is validated, so that the scores of all rounds compare.
+        For a partial target the validators use only its classes. The config names them, or they are estimated from the
+        first prediction that is validated. They stay the same, so that the scores of all rounds are comparable.
         """
         if self.config.data.partial:
             if self._validated is None:
@@ -468,7 +472,7 @@ class AdaptationRun(Session):
 
 
 def _labels_known(domains: Domains) -> str:
-    """Of how many target images the label is known, where not of all: accuracies count no others."""
+    """How many target images have a known label, if not all. Accuracies count only these."""
     labels, count = domains.target_labels, len(domains.target.images)
     if labels is None:
         return " without labels"

@@ -1,4 +1,4 @@
-"""Settings of an adaptation: the source stage, self-training, methods without rounds."""
+"""Settings of an adaptation: the source stage, self-training and methods without rounds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,17 +15,17 @@ class SourceSettings(Settings):
     """Training of the source model."""
 
     checkpoint: PathText | None = None
-    """Weights to start from in place of training: a run's folder, or a .safetensors of one."""
+    """Start from these weights and skip the source stage: a run folder, or a .safetensors file of a run."""
     epochs: int = Field(3, ge=0)
-    """Epochs over the source images; 0: no stage of its own, the method trains from the initial weights."""
+    """Epochs over the source images. With 0 there is no source stage: the method starts from the initial weights."""
     steps: int | None = Field(None, ge=1)
-    """Optimiser steps in all; overrides `epochs`."""
+    """Total optimiser steps; overrides `epochs`."""
     batch_size: int = Field(32, ge=2)
-    """Images in a batch."""
+    """Images per batch."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Label smoothing of the source cross-entropy."""
     adapt_batch_norm: bool = False
-    """Take BatchNorm's statistics from target images before the source model is judged: AdaBN as a method."""
+    """Compute BatchNorm statistics from target images before the source model is evaluated (AdaBN as a method)."""
     optim: OptimSettings = OptimSettings()
     """Optimiser of this stage."""
 
@@ -38,11 +38,11 @@ class ScheduleSettings(Settings):
     step: float = Field(ge=0, le=1)
     """Added each round."""
     max: float = Field(gt=0, le=1)
-    """Never above this."""
+    """Largest value."""
 
 
 class PortionSettings(ScheduleSettings):
-    """Share of each class's target images that is kept, round by round."""
+    """Share of each class's target images that a round selects."""
 
     start: float = Field(0.2, gt=0, le=1)
     step: float = Field(0.05, ge=0, le=1)
@@ -58,16 +58,16 @@ class SourceShareSettings(ScheduleSettings):
 
 
 class BatchSettings(Settings):
-    """The make-up of a training batch in a self-training round."""
+    """Composition of a training batch in a self-training round."""
 
     mixed: int | None = Field(None, ge=2)
-    """Source share and selected target images shuffled together, this many a batch (CBST's way)."""
+    """Images per batch if the source share and the selected target images are shuffled together, as in CBST."""
     source: int | None = Field(None, ge=2)
-    """Otherwise: so many source images in every batch..."""
+    """Source images per batch. Give `source` and `selected` together, instead of `mixed`."""
     selected: int | None = Field(None, ge=2)
-    """...and so many selected target images..."""
+    """Selected target images per batch."""
     unlabelled: int = Field(0, ge=0)
-    """...and so many target images without labels, for `unlabelled_loss`; drawn from all of them, selected or not."""
+    """Target images per batch for `unlabelled_loss`. They have no labels and are drawn from all target images."""
 
     @model_validator(mode="after")
     def one_way(self):
@@ -80,85 +80,86 @@ class BatchSettings(Settings):
 
 
 class SelfTrainingSettings(Settings):
-    """The loop of CBST, CRST and AVH self-training: selector and regulariser make the difference."""
+    """The loop of CBST, CRST and AVH self-training. They differ in selector and regulariser."""
 
     selector: str = "avc"
-    """How sure is the model? One of `--list selectors`, or your own by way of `plugins`."""
+    """Score of how sure the model is: one of `--list selectors`, or your own from `plugins`."""
     regularizer: str = "none"
-    """CRST's confidence regulariser on target samples, one of `--list regularizers`. LRENT's soft labels are made by
-    softmax's thresholds; where the selector chose another class than these, its label is hard."""
+    """CRST's confidence regulariser on target images, one of `--list regularizers`. LRENT computes its soft labels
+    with the thresholds of softmax. If the selector chose a different class, the label is the selector's and one-hot."""
     alpha: float | None = Field(None, ge=0)
-    """Weight of the model regulariser (MRL2, MRENT, MRKLD); null: CRST's own."""
+    """Weight of the model regulariser (MRL2, MRENT, MRKLD); null: the value of CRST."""
     alpha_label: float | None = Field(None, gt=0)
-    """Weight of the label regulariser (LRENT); null: CRST's own."""
+    """Weight of the label regulariser (LRENT); null: the value of CRST."""
     keep: Literal["ratio", "lrent"] = "ratio"
-    """Which images are kept: those whose score reaches lambda, or LRENT's own rule (softmax selector only)."""
+    """Which images are selected: `ratio` takes those whose score reaches lambda. `lrent` is the rule of LRENT and needs
+    the softmax selector."""
     rounds: int = Field(20, ge=0)
-    """Self-training rounds."""
+    """Number of self-training rounds."""
     epochs: int = Field(1, ge=1)
-    """Epochs a round."""
+    """Epochs per round."""
     steps: int | None = Field(None, ge=1)
-    """Optimiser steps a round; overrides `epochs`."""
+    """Optimiser steps per round; overrides `epochs`."""
     portion: PortionSettings = PortionSettings()
-    """Share of each class's target images that is kept."""
+    """Share of each class's target images that a round selects."""
     source_share: SourceShareSettings = SourceShareSettings()
-    """Share of the source images, drawn anew each round."""
+    """Share of the source images. Each round draws new ones at random."""
     batch: BatchSettings = BatchSettings(mixed=32)
-    """Make-up of a batch."""
+    """Composition of a batch."""
     forward: Literal["shared", "separate"] = "shared"
-    """One forward pass for both domains (one set of BatchNorm statistics), or one a domain."""
+    """`shared`: one forward pass for both domains, with shared BatchNorm statistics. `separate`: one pass for each."""
     batch_norm: Literal["train", "eval"] = "train"
-    """BatchNorm during training: batch statistics, or the frozen running ones."""
+    """BatchNorm in training steps: `train` uses the statistics of the batch, `eval` the frozen running statistics."""
     adapt_batch_norm: bool = False
-    """In the rounds, take BatchNorm's statistics from target images before each predict pass (AdaBN, 2016)."""
+    """In the rounds, compute BatchNorm statistics from target images before each predict pass (AdaBN, 2016)."""
     adapt_images: int = Field(2048, ge=2)
-    """How many target images, drawn at random, AdaBN takes them from."""
+    """Number of target images for AdaBN, drawn at random."""
     target_weight: float = Field(1.0, gt=0)
-    """Weight of a pseudo-labelled sample's loss beside a source sample's."""
+    """Weight of the loss of a pseudo-labelled image. A source image has weight 1."""
     unlabelled_loss: str = "none"
     """Loss on a batch's unlabelled target images, one of `--list unlabelled_losses`."""
     unlabelled_weight: float = Field(1.0, ge=0)
-    """Its weight beside the others."""
+    """Weight of `unlabelled_loss`."""
     on_empty: Literal["stop", "continue"] = "stop"
-    """What to do in a round in which nothing is selected."""
+    """What to do in a round that selects no image: stop with an error, or train on source images only."""
     optim: OptimSettings = OptimSettings()
-    """Optimiser of the rounds, made anew each round."""
+    """Optimiser of the rounds. Each round starts a new one."""
 
     @model_validator(mode="after")
     def loss_on_something(self):
         if self.unlabelled_loss != "none" and not self.batch.unlabelled:
-            raise ValueError(f"unlabelled_loss: '{self.unlabelled_loss}' needs images: set batch.unlabelled above 0")
+            raise ValueError(f"unlabelled_loss: '{self.unlabelled_loss}' needs images; set batch.unlabelled above 0")
         return self
 
 
 class AdaptationBatchSettings(Settings):
-    """The make-up of a training batch of a method without rounds."""
+    """Composition of a training batch of a method without rounds."""
 
     source: int = Field(32, ge=0)
-    """Labelled source images; 0 for source-free methods."""
+    """Labelled source images per batch; 0 for source-free methods."""
     target: int = Field(32, ge=2)
-    """Unlabelled target images."""
+    """Unlabelled target images per batch."""
 
 
 class AdaptationSettings(Settings):
     """The training of a method without rounds (MMD, DANN, MCD, MCC, ...)."""
 
     steps: int = Field(1000, ge=1)
-    """Batches in all, those of a source stage not counted."""
+    """Total batches, without those of a source stage."""
     evaluate_every: int | None = Field(None, ge=1)
-    """Batches between two reports, each of which takes the place of a round's; null: a tenth of `steps`."""
+    """Batches between two reports; null: a tenth of `steps`. Reports are counted like rounds."""
     batch: AdaptationBatchSettings = AdaptationBatchSettings()
-    """Make-up of a batch."""
+    """Composition of a batch."""
     forward: Literal["shared", "separate"] = "shared"
-    """One forward pass for both domains (one set of BatchNorm statistics), or one a domain."""
+    """`shared`: one forward pass for both domains, with shared BatchNorm statistics. `separate`: one pass for each."""
     batch_norm: Literal["train", "eval"] = "train"
-    """BatchNorm during training: batch statistics, or the frozen running ones."""
+    """BatchNorm in training steps: `train` uses the statistics of the batch, `eval` the frozen running statistics."""
     adapt_batch_norm: bool = False
-    """Take BatchNorm's statistics from target images before each predict pass (AdaBN)."""
+    """Compute BatchNorm statistics from target images before each predict pass (AdaBN)."""
     adapt_images: int = Field(2048, ge=2)
-    """How many target images, drawn at random, AdaBN takes them from."""
+    """Number of target images for AdaBN, drawn at random."""
     strong: AugmentSettings | None = None
-    """A second, strong augmentation of each target image, for the methods that compare two (FixMatch)."""
+    """A second, strong augmentation of each target image, for methods that compare two views (FixMatch)."""
     optim: OptimSettings = OptimSettings()
     """Optimiser of the stage."""
 
@@ -170,15 +171,15 @@ class AdaptationSettings(Settings):
 
 @dataclass(frozen=True)
 class MethodSettings:
-    """What a config says to its method."""
+    """The part of a config that a method reads."""
 
     options: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of that method alone."""
+    """Values for the method's `Options`."""
     forward: Literal["shared", "separate"] = "shared"
-    """One forward pass for both domains, or one a domain."""
+    """One forward pass for both domains, or one per domain."""
     label_smoothing: float = 0.0
-    """Of the classification loss on true labels."""
+    """Label smoothing of the classification loss on true labels."""
     target_labelled: bool = False
     """Whether some target images have labels to train on."""
     self_training: SelfTrainingSettings = field(default_factory=SelfTrainingSettings)
-    """The section of that name."""
+    """The config section `self_training`."""

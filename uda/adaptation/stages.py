@@ -1,4 +1,4 @@
-"""The stages of an adaptation, and its other uses of randomness."""
+"""The stages of an adaptation and the seed numbers of its other random draws."""
 
 from uda.training.stages import Stage, seed_number
 

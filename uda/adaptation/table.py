@@ -1,4 +1,4 @@
-"""Tables of adaptations: their definition, the columns of their CSV, and how a run becomes a row of it."""
+"""Tables of adaptations: their definition, the columns of their CSV, and the row of a run."""
 
 import json
 from collections.abc import Mapping
@@ -29,12 +29,12 @@ class AdaptationTable(Table):
 
     kind: Literal["adaptation"] = "adaptation"
     pairs: list[tuple[str, str]] = Field(min_length=1)
-    """Source and target domains; several at one place as a list."""
+    """Pairs of source and target. Several domains in one place are a list."""
 
     @field_validator("pairs", mode="before")
     @classmethod
     def several_in_one(cls, pairs: object) -> object:
-        """A list of domains becomes one name, `photo + cartoon`."""
+        """Join a list of domains to one name, `photo + cartoon`."""
         if not isinstance(pairs, list):
             return pairs
         return [
@@ -59,7 +59,7 @@ class AdaptationJob(Job):
 
     @property
     def is_source(self) -> bool:
-        """Whether this is the model that others may start from."""
+        """Whether this run is the source model that other runs may start from."""
         return self.row is self.table.rows[0]
 
     @cached_property
@@ -73,14 +73,14 @@ class AdaptationJob(Job):
 
     @cached_property
     def shares_source(self) -> bool:
-        """Whether it starts from the table's source model: it has a source stage, and it is that model's own."""
+        """Whether this run starts from the table's source model, because its source stage has the same recipe."""
         if self.is_source or self.start or not self.config.trains_source:
             return False
         return source_recipe(self.config) == source_recipe(self.source.config)
 
     @cached_property
     def start(self) -> "AdaptationJob | None":
-        """The run of the row that this one's row says it starts from."""
+        """The run of the row that is named in this row's `start`."""
         rows = [row for row in self.table.rows if row.name == self.row.start]
         return replace(self, row=rows[0]) if rows else None
 
@@ -109,7 +109,7 @@ class AdaptationJob(Job):
         }
 
     def reports_of(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
-        """A run without rounds has one, of its only model: it is a method too when validators rank methods."""
+        """The models of the run that validators rank. A run without rounds has one, its source model."""
         found = [(entry["round"], entry) for entry in results["rounds"]]
         if not found:
             found = [("source", read_record(self.folder / SOURCE))]
@@ -117,7 +117,7 @@ class AdaptationJob(Job):
 
 
 def source_recipe(config: AdaptationConfig) -> dict[str, Any]:
-    """The part of a recipe that decides the source model's weights."""
+    """The part of a recipe that determines the source model's weights."""
     after_training = ("source.adapt_batch_norm", "transforms.target")
     return {
         key: value
@@ -127,6 +127,6 @@ def source_recipe(config: AdaptationConfig) -> dict[str, Any]:
 
 
 def _override(names: str) -> str:
-    """One domain as it is, several as a list."""
+    """Value of a setting: one domain as text, several as a list."""
     several = names.split(TOGETHER)
     return json.dumps(several, ensure_ascii=False) if len(several) > 1 else names

@@ -1,4 +1,4 @@
-"""The terminal's table of an adaptation, a row a round, and the result in lines."""
+"""The terminal's table of an adaptation, one row per round, and the lines of the result."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ OF_ROUNDS: Sequence[Column] = (
     ("gain", 11, True),
     ("seconds", 9, False),
 )
-#: For methods that choose nothing: their reports come after so many steps.
+#: For methods without rounds. They report after a fixed number of steps.
 OF_INTERVALS: Sequence[Column] = (
     ("report", 8, False),
     ("steps", 9, False),
@@ -28,7 +28,7 @@ OF_INTERVALS: Sequence[Column] = (
     ("gain", 11, True),
     ("seconds", 9, False),
 )
-#: What tells images of known classes from those of unknown ones, and its name for readers.
+#: Scores that separate images of known classes from those of unknown ones, and their names for readers.
 SEPARATION = {"auroc_confidence": "confidence", "auroc_avc": "AVC"}
 
 
@@ -55,7 +55,7 @@ def round_cells(record: Mapping[str, Any], source: Mapping[str, Any] | None) -> 
 
 
 def _reached(record: Mapping[str, Any], before: float | None) -> dict[str, str]:
-    """The cells that every row has."""
+    """The cells that all rows have in common."""
     return {
         "class mean": percent(record["class_mean"]),
         "overall": percent(record["overall"]),
@@ -65,14 +65,14 @@ def _reached(record: Mapping[str, Any], before: float | None) -> dict[str, str]:
 
 
 def part_lines(accuracy: Mapping[str, Any]) -> list[str]:
-    """Class mean by target domain in per cent where there are several, and what is said of unknown classes."""
+    """Lines with the class mean of each of several target domains, in per cent, and with figures of unknown classes."""
     lines = []
     if domains := accuracy.get("domains"):
         shown = ", ".join(f"{name}: {percent(figures['class_mean'])}" for name, figures in domains.items())
         lines.append(f"class mean, %, by target domain (oracle) {shown}")
     if unknown := accuracy.get("unknown"):
         told = ", ".join(f"{title} {fraction(unknown[key])}" for key, title in SEPARATION.items())
-        lines.append(f"{unknown['images']} images of unknown classes (oracle); AUROC against the others: {told}")
+        lines.append(f"{unknown['images']} images of unknown classes (oracle), AUROC against the others: {told}")
     return [" " * 8 + line for text in lines for line in textwrap.wrap(text, WIDTH - 8, subsequent_indent="  ")]
 
 
@@ -97,7 +97,7 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     told = result_lines(lines)
     title = "class mean on the target, % (oracle):"
     if results["final"]["class_mean"] is None:
-        told, title = [], "The target has no labels: no accuracy can be told."
+        told, title = [], "The target has no labels, so its accuracy is unknown."
     last = results["rounds"][-1] if results["rounds"] else results
     warnings = [f"warning: {warning}" for warning in last.get("warnings", [])]
     return [title, *told, *indented(warnings)]

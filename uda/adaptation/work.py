@@ -1,4 +1,4 @@
-"""The work that a config asks for: steps of every stage, and images of the predict passes."""
+"""The work of a config: steps of every stage, and images of the predict passes."""
 
 import math
 from dataclasses import dataclass
@@ -12,34 +12,34 @@ from uda.training.session import epoch_steps
 
 @dataclass(frozen=True)
 class Work:
-    """What a run has to do, as if every class kept its portion of the target images."""
+    """The work of a run, if every class selects exactly its portion of the target images."""
 
     source_steps: int
     """Optimiser steps of the source stage."""
     source_images: int
-    """Images in each of them, of all processes."""
+    """Images in each step of the source stage, of all processes."""
     later_steps: int
     """Optimiser steps of all rounds, or of the adaptation."""
     later_images: int
-    """Images in each of them, of all processes; one in two views counts twice."""
+    """Images in each later step, of all processes. An image in two views counts twice."""
     reports: int
-    """Rounds, or intervals of the adaptation; a predict pass stands at the end of each."""
+    """Rounds, or intervals of the adaptation. Each ends with a predict pass."""
     predicted: int
-    """Images that go through the network in eval mode: predict passes, and AdaBN's where it is asked for."""
+    """Images of all predict passes, and of AdaBN if it is on."""
 
     @property
     def steps(self) -> int:
-        """Optimiser steps in all."""
+        """Optimiser steps of all stages."""
         return self.source_steps + self.later_steps
 
 
 def work_of(config: AdaptationConfig, num_source: int, num_target: int, parts: int = 1) -> Work:
-    """The work that a config asks for.
+    """The work of a config.
 
     Args:
         config: the config.
         num_source, num_target: images of all source and of all target domains.
-        parts: that a batch is dealt out to, processes times `runtime.accumulate`.
+        parts: parts that a batch is divided into, processes times `runtime.accumulate`.
     """
     method, source = ADAPTATION_METHODS[config.method], config.source
     labelled = config.data.labelled_per_batch if config.data.target_labelled else 0
@@ -57,7 +57,7 @@ def work_of(config: AdaptationConfig, num_source: int, num_target: int, parts: i
         steps = steps_of_rounds(config, num_source, num_target) if method.rounds else []
         reports = len(steps)
     has_source_model = config.trains_source or bool(source.checkpoint)
-    # What the first round, or the first preparation, is made from: the source model's prediction unless AdaBN comes.
+    # The first round or preparation needs an extra predict pass, unless it can use the source model's prediction.
     begins = bool(reports) and (method.rounds or method.prepares)
     first = begins and (stage.adapt_batch_norm or not has_source_model)
     adapted = (reports + first) * stage.adapt_batch_norm + has_source_model * source.adapt_batch_norm
@@ -72,7 +72,7 @@ def work_of(config: AdaptationConfig, num_source: int, num_target: int, parts: i
 
 
 def steps_of_rounds(config: AdaptationConfig, num_source: int, num_target: int) -> list[int]:
-    """Optimiser steps of each round, for so many images of either domain, as if every class kept its portion."""
+    """Optimiser steps of each round, if every class selects exactly its portion of the target images."""
     training, batch = config.self_training, config.self_training.batch
     steps = []
     for index in range(training.rounds):

@@ -1,6 +1,6 @@
-"""Methods: what is computed from a batch. The engine owns the loop, the devices and the checkpoints."""
+"""Adaptation methods. A method computes losses of a batch; the engine owns the loop, devices and checkpoints."""
 
-from uda.adaptation.methods import (  # noqa: F401  (they register themselves)
+from uda.adaptation.methods import (  # noqa: F401  (the modules register their methods)
     adr,
     cdan,
     dann,

@@ -1,4 +1,4 @@
-"""Adversarial dropout regularisation (ADR, Saito et al., ICLR 2018), and the entropy form of its minimax (ENT)."""
+"""Adversarial dropout regularisation (ADR, Saito et al., ICLR 2018), and its minimax with entropy (ENT)."""
 
 from abc import abstractmethod
 
@@ -18,11 +18,10 @@ from uda.training.method import Optimizer
 
 
 class _Minimax(AdaptationMethod):
-    """A head that makes a figure large on the target, and a generator that makes it small: both algorithms' frame.
+    """The steps that ADR and ENT share: the head maximises a figure on the target, the generator minimises it.
 
     A parameter has one momentum over all phases, as with the authors' optimisers of generator and head. Their code
-    (mil-tokyo/adr_da) takes phase C on target images alone; here it is as in the other phases, by
-    `adaptation.forward`.
+    (mil-tokyo/adr_da) runs phase C on target images only. In this code `adaptation.forward` decides for all phases.
     """
 
     adapts = True
@@ -33,12 +32,13 @@ class _Minimax(AdaptationMethod):
         generator_steps: int = Field(4, ge=1)
         """Updates of the generator in phase C."""
         weight: float = Field(1.0, ge=0)
-        """Of the target's figure beside the source's cross-entropy. The figure is a sum over the classes, as the paper
-        prints it; the authors' code takes their mean, which is a weight of 1 / K here."""
+        """Weight of the discrepancy (ADR) or the entropy (ENT) on the target; the source cross-entropy has weight 1.
+        It is a sum over the classes, as in the paper. The authors' code takes the mean, which corresponds to a weight
+        of 1 / K."""
 
     @abstractmethod
     def figure(self, features: Tensor, batch: Batch) -> Tensor:
-        """What head and generator contend for on the target, a scalar, from the generator's output (B, width)."""
+        """The figure on the target that head and generator oppose each other in, from features (B, width): a scalar."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         groups = self.network.parameter_groups()
@@ -52,13 +52,13 @@ class _Minimax(AdaptationMethod):
         source = self.source(features, batch)
         optimizer.descend(source)
 
-        # Phase B: the head keeps the source and makes the figure large. The generator stands still: no gradient.
+        # Phase B: the head keeps the source and maximises the figure. The generator gets no gradient.
         features = self.generate(batch)
         frozen = features.detach()
         apart = self.source(frozen, batch) - weight * self.figure(frozen, batch)
         optimizer.descend(apart, only="head")
 
-        # Phase C: the generator makes it small. Phase B's features are the first step's.
+        # Phase C: the generator minimises the figure. Its first step reuses the features of phase B.
         for step in range(self.options.generator_steps):
             features = features if step == 0 else self.generate(batch)
             figure = self.figure(features, batch)
@@ -66,18 +66,18 @@ class _Minimax(AdaptationMethod):
         return {"loss": source.detach(), "loss/target": figure.detach()}
 
     def generate(self, batch: Batch) -> Tensor:
-        """G of all images of the batch, (B, width)."""
+        """Output of the generator for all images of the batch, (B, width)."""
         return self.by_domain(self.network.backbone, batch)
 
     def logits(self, features: Tensor, batch: Batch) -> Tensor:
-        """The head's, fp32 (B, K); each call draws a dropout mask of its own.
+        """Logits of the head, fp32 (B, K). Each call draws a new dropout mask.
 
-        As in the generator, both domains share BatchNorm's statistics in every phase, or neither does.
+        `adaptation.forward` decides whether the domains share BatchNorm statistics, as in the generator.
         """
         return self.by_domain(lambda rows: self.network.logits(self.network.head(rows).float()), batch, features)
 
     def target_logits(self, features: Tensor, batch: Batch) -> Tensor:
-        """Those of the target images without a label."""
+        """Logits of the target images without a true label."""
         return batch.unannotated_rows.of(self.logits(features, batch))
 
     def source(self, features: Tensor, batch: Batch) -> Tensor:
@@ -87,12 +87,12 @@ class _Minimax(AdaptationMethod):
 
 @ADAPTATION_METHODS.register("adr")
 class AdversarialDropout(_Minimax):
-    """One head whose two dropout passes disagree near its boundary, and a generator that leaves the boundary."""
+    """Two dropout passes of the head disagree near its boundary; the generator moves features away from it."""
 
     def __init__(self, network: Network, settings: MethodSettings):
         super().__init__(network, settings)
         if not network.dropout.p:
-            raise UserError("model.dropout: method 'adr' compares two dropout passes of the head; set it, to 0.5 say")
+            raise UserError("model.dropout: method 'adr' compares two dropout passes of the head; set it, e.g. to 0.5")
 
     def figure(self, features: Tensor, batch: Batch) -> Tensor:
         return symmetric_kl(self.target_logits(features, batch), self.target_logits(features, batch))
@@ -100,7 +100,7 @@ class AdversarialDropout(_Minimax):
 
 @ADAPTATION_METHODS.register("ent")
 class EntropyMinimax(_Minimax):
-    """ADR with the entropy of one pass in the discrepancy's place: the head raises it, the generator lowers it."""
+    """ADR with the entropy of one pass instead of the discrepancy: the head raises it, the generator lowers it."""
 
     def figure(self, features: Tensor, batch: Batch) -> Tensor:
         return entropy(self.target_logits(features, batch))

@@ -1,4 +1,4 @@
-"""What a method of adaptation has beside what the engine needs: domains, and the source's loss."""
+"""Base of the adaptation methods. It adds the domains and the source loss to what the engine needs."""
 
 import itertools
 from collections.abc import Callable
@@ -17,25 +17,25 @@ T = TypeVar("T")
 
 
 class AdaptationMethod(Method):
-    """Base of every method of adaptation. It trains in rounds of pseudo-labels, or it `adapts` in one stage.
+    """Base of every adaptation method. A method trains in rounds of pseudo-labels, or it `adapts` in one stage.
 
     Args:
         network: the network that is trained.
-        settings: what the run's config says to a method.
+        settings: the part of the run's config that a method reads.
     """
 
     rounds: ClassVar[bool] = False
     """Whether the method trains in rounds of pseudo-labels after the source stage."""
     adapts: ClassVar[bool] = False
-    """Whether it trains on source and unlabelled target images together, in one stage (config section `adaptation`)."""
+    """Whether the method trains in one stage on unlabelled target images (config section `adaptation`)."""
     needs_source: ClassVar[bool] = True
-    """Of a method that adapts: whether each batch must hold source images."""
+    """Whether each batch must hold source images. Only for methods that adapt."""
     prepares: ClassVar[bool] = False
-    """Of a method that adapts: whether it wants a prediction of the whole target before each interval."""
+    """Whether the method needs a prediction of the whole target before each interval. Only for methods that adapt."""
     compares_two: ClassVar[bool] = False
-    """Whether it compares exactly two domains: for it several sources count as one, and so do several targets."""
+    """Whether the method compares exactly two domains: several sources count as one, and so do several targets."""
     views: ClassVar[int] = 1
-    """Of a method that adapts: augmentations of each target image in a batch; 2: a plain and a strong one."""
+    """Augmentations of each target image in a batch; 2: a plain and a strong one. Only for methods that adapt."""
 
     def __init__(self, network: Network, settings: MethodSettings):
         super().__init__(network, settings.options)
@@ -43,26 +43,30 @@ class AdaptationMethod(Method):
         self.prepared: dict[str, np.ndarray] = {}
 
     def prepare(self, prediction: Prediction, interval: int) -> dict[str, np.ndarray]:
-        """What the method takes from a prediction of the whole target; `prepared` has it until the next report.
+        """Arrays that the method computes from a prediction of the whole target.
 
-        `interval` counts the reports before it, from 0.
+        Called before each interval of the adaptation stage, on rank 0 of a job. `prepared` holds the arrays until the
+        next report. The batches take the labels of target images from the array `labels`: class numbers (N,) int64 or
+        distributions (N, K) float32.
 
-        Called before each interval of the adaptation stage, on rank 0 of a job. The array `labels`, class numbers (N,)
-        int64 or distributions (N, K) float32, is what the batches hold as labels of target images.
+        Args:
+            prediction: of all N target images.
+            interval: number of the interval, from 0.
         """
         return {}
 
     # What most methods need
 
     def forward(self, batch: Batch) -> Output:
-        """Features and logits of a batch: one pass over both domains (shared BatchNorm statistics), or one each."""
+        """Features and logits of a batch: one pass over both domains (shared BatchNorm statistics) or one for each."""
         return self.by_domain(self.network, batch)
 
     def by_domain(self, network: Callable[[Tensor], T], batch: Batch, inputs: Tensor | None = None) -> T:
-        """`network` of a batch's images, a tensor or a named tuple of them, as the config's `forward` says.
+        """Output of `network` for a batch's images: a tensor, or a named tuple of tensors.
 
-        Several sources share a pass, and so do several targets.
-        `inputs`: what goes in in the images' place, a row an image, such as their features.
+        The config's `forward` decides between one pass over all images and one per domain. Several sources share a
+        pass, and so do several targets.
+        `inputs`: replaces the images, for example by their features; one row per image.
         """
         inputs = batch.images if inputs is None else inputs
         source, target = batch.source_rows, batch.target_rows
@@ -76,7 +80,7 @@ class AdaptationMethod(Method):
     def source_loss(self, logits: Tensor, batch: Batch) -> Tensor:
         """Mean classification loss of the images with true labels, with the config's label smoothing.
 
-        They are the source's, and those of `data.target_labelled`.
+        These are the source images and the images of `data.target_labelled`.
         """
         rows = batch.annotated_rows
         return self.network.loss(rows.of(logits), rows.of(batch.labels), self.settings.label_smoothing)

@@ -13,13 +13,13 @@ from uda.data.batch import Batch
 from uda.models.network import Network
 from uda.models.precision import full_precision
 
-#: Products of a feature and a class; of more than that many `auto` takes the random map.
+#: Most entries of the outer product (features x classes). Above this `auto` takes the random map.
 MOST_PRODUCTS = 4096
 
 
 @ADAPTATION_METHODS.register("cdan")
 class ConditionalAdversarial(AdaptationMethod):
-    """DANN whose domain classifier sees the outer product of features and predictions (CDAN; `entropy`: CDAN+E)."""
+    """DANN with a domain classifier on the outer product of features and predictions (CDAN; `entropy`: CDAN+E)."""
 
     adapts = True
     compares_two = True
@@ -27,11 +27,17 @@ class ConditionalAdversarial(AdaptationMethod):
     class Options(DomainAdversarial.Options):
         """Settings of CDAN: those of DANN, and its own."""
 
+        weight: float = Field(1.0, ge=0)
+        """Weight of the domain loss; the source cross-entropy has weight 1."""
+        hidden: int = Field(1024, ge=1)
+        """Width of the domain classifier's two hidden layers."""
+        steepness: float = Field(10.0, gt=0)
+        """How fast the gradient reversal grows, as in DANN."""
         entropy: bool = True
-        """Images count the more the surer their prediction is, by 1 + exp(-entropy). No gradient through that."""
+        """Weight each image by 1 + exp(-entropy of its prediction). No gradient flows through the weight."""
         joint: Literal["auto", "outer", "random"] = "auto"
-        """What the domain classifier sees: the `outer` product of features and predictions, or a `random` map of it.
-        `auto`, the paper's rule: the product where it has at most 4096 entries; else the map, and the log says so."""
+        """Input of the domain classifier: the `outer` product of features and predictions, or a `random` map of it.
+        `auto` is the paper's rule: the product if it has at most 4096 entries, else the map. The log names the map."""
         random_width: int = Field(1024, ge=1)
         """Width of the random map."""
 
@@ -43,9 +49,9 @@ class ConditionalAdversarial(AdaptationMethod):
             outer = classes * width <= MOST_PRODUCTS
             if not outer:
                 self.note = (
-                    f"method 'cdan': a random map of {self.options.random_width} stands for the outer product: {width} "
-                    f"features x {classes} classes are more than {MOST_PRODUCTS}; method_options.joint=outer takes the "
-                    "product all the same"
+                    f"method 'cdan': a random map of width {self.options.random_width} replaces the outer product, "
+                    f"because {width} features x {classes} classes are more than {MOST_PRODUCTS}. "
+                    "method_options.joint=outer uses the product in any case"
                 )
         joint = classes * width if outer else self.options.random_width
         self.modules["joint"] = _OuterProduct() if outer else _RandomMap(width, classes, joint)
@@ -64,7 +70,7 @@ class ConditionalAdversarial(AdaptationMethod):
 
 
 class _OuterProduct(nn.Module):
-    """Features (B, D) times predictions (B, K): (B, K * D)."""
+    """Outer product of features (B, D) and predictions (B, K): (B, K * D)."""
 
     def forward(self, features: Tensor, p: Tensor) -> Tensor:
         return (p[:, :, None] * features[:, None]).flatten(1)
@@ -73,7 +79,7 @@ class _OuterProduct(nn.Module):
 class _RandomMap(nn.Module):
     """(R_f f) * (R_g g) / sqrt(d), which keeps the outer product's inner products in expectation (the paper, eq. 6).
 
-    The matrices are buffers: saved with the method's weights, so that a resume sees the same map.
+    The matrices are buffers, so they are saved with the method's weights and a resumed run uses the same map.
     """
 
     def __init__(self, features: int, classes: int, width: int):

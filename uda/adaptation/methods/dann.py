@@ -1,4 +1,4 @@
-"""Domain-adversarial training (DANN, Ganin et al., JMLR 2016): features that do not tell the domain."""
+"""Domain-adversarial training (DANN, Ganin et al., JMLR 2016): features that do not reveal the domain."""
 
 import math
 
@@ -25,11 +25,12 @@ class DomainAdversarial(AdaptationMethod):
         """Settings of DANN."""
 
         weight: float = Field(1.0, ge=0)
-        """Of the domain loss beside the source's cross-entropy."""
+        """Weight of the domain loss; the source cross-entropy has weight 1."""
         hidden: int = Field(1024, ge=1)
         """Width of the domain classifier's two hidden layers."""
         steepness: float = Field(10.0, gt=0)
-        """How fast the reversal grows: lambda = 2 / (1 + exp(-steepness * p)) - 1, p the run's share that is done."""
+        """How fast the gradient reversal grows: its factor is 2 / (1 + exp(-steepness * p)) - 1, with p the share of
+        the run that is done."""
 
     def __init__(self, network: Network, settings: MethodSettings):
         super().__init__(network, settings)
@@ -46,14 +47,14 @@ class DomainAdversarial(AdaptationMethod):
 
 
 def domain_classifier(width: int, hidden: int) -> nn.Module:
-    """Features (B, width) to one logit, that of the target; two hidden layers with BatchNorm."""
+    """Network from features (B, width) to the target domain's logit (B, 1); two hidden layers with BatchNorm."""
     layers = [nn.Linear(width, hidden), nn.BatchNorm1d(hidden), nn.ReLU()]
     layers += [nn.Linear(hidden, hidden), nn.BatchNorm1d(hidden), nn.ReLU()]
     return nn.Sequential(*layers, nn.Linear(hidden, 1))
 
 
 def domain_loss(classifier: nn.Module, features: Tensor, batch: Batch, weight: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy of the domain, the mean of the two domains' means; `weight` (B,) of the images in them."""
+    """Binary cross-entropy of the domain: the mean over source and target of their means, weighted by `weight` (B,)."""
     logits = classifier(features).squeeze(1).float()
     each = binary_cross_entropy_with_logits(logits, batch.is_target.float(), reduction="none")
     weight = torch.ones_like(each) if weight is None else weight
@@ -65,7 +66,7 @@ def domain_loss(classifier: nn.Module, features: Tensor, batch: Batch, weight: T
 
 
 def warm_up(progress: float, steepness: float = 10.0) -> float:
-    """Strength of the reversal at a share of the run that is done, 0 to 1."""
+    """Factor of the gradient reversal, 0 to 1; `progress`: share of the run that is done."""
     return 2 / (1 + math.exp(-steepness * progress)) - 1
 
 
@@ -81,5 +82,5 @@ class _ReverseGradient(torch.autograd.Function):
 
 
 def reverse_gradient(features: Tensor, strength: float) -> Tensor:
-    """`features` as they are; their gradient comes back times -strength."""
+    """Return `features` unchanged; the backward pass multiplies their gradient by -strength."""
     return _ReverseGradient.apply(features, strength)

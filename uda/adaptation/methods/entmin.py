@@ -1,4 +1,4 @@
-"""Entropy minimisation (Grandvalet and Bengio, NeurIPS 2004): be sure on the target too."""
+"""Entropy minimisation (Grandvalet and Bengio, NeurIPS 2004): confident predictions on the target."""
 
 from pydantic import Field
 from torch import Tensor
@@ -19,7 +19,7 @@ class EntropyMinimisation(AdaptationMethod):
         """Settings of entropy minimisation."""
 
         weight: float = Field(0.1, ge=0)
-        """Of the target's entropy beside the source's cross-entropy."""
+        """Weight of the target's entropy; the source cross-entropy has weight 1."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.forward(batch).logits

@@ -1,4 +1,4 @@
-"""FixMatch (Sohn et al., NeurIPS 2020) for adaptation: the strong view learns what the model says of the plain one."""
+"""FixMatch (Sohn et al., NeurIPS 2020) for adaptation: the plain view gives the label of the strong view."""
 
 import torch
 from pydantic import Field, model_validator
@@ -15,9 +15,9 @@ from uda.selection.selectors import SELECTORS
 
 @ADAPTATION_METHODS.register("fixmatch")
 class FixMatch(AdaptationMethod):
-    """Cross-entropy on the source, and on the strong view of each target image whose plain view is sure enough.
+    """Cross-entropy on the source, and on the strong view of target images whose plain view is sure enough.
 
-    With `adaptation.forward=separate` both views share a pass and its BatchNorm statistics; tllib has one for each.
+    With `adaptation.forward=separate` both views share a pass and its BatchNorm statistics. tllib has a pass per view.
     """
 
     adapts = True
@@ -27,13 +27,13 @@ class FixMatch(AdaptationMethod):
         """Settings of FixMatch."""
 
         weight: float = Field(1.0, ge=0)
-        """Of the target's consistency beside the source's cross-entropy."""
+        """Weight of the consistency loss on the target; the source cross-entropy has weight 1."""
         selector: str = "softmax"
-        """How sure is the plain view? One of `--list selectors`."""
+        """Score of how sure the plain view is, one of `--list selectors`."""
         threshold: float | None = Field(0.95, ge=0, le=1)
-        """Softmax confidence that decides how many of a batch count, whatever the selector that says which."""
+        """Softmax confidence that decides how many images of a batch are kept. The selector decides which ones."""
         portion: float | None = Field(None, gt=0, le=1)
-        """In the threshold's place: the share of each batch that counts."""
+        """Share of each batch that is kept, instead of a threshold."""
 
         @model_validator(mode="after")
         def known(self):
@@ -58,12 +58,13 @@ class FixMatch(AdaptationMethod):
 
     @torch.no_grad()
     def pseudo_labels(self, output: Output, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Of some rows: labels (n,), and 1 where they are kept, else 0, float32 (n,).
+        """Labels (n,) of the images in `rows`, and a mask float32 (n,): 1 for those that are kept, else 0.
 
-        With softmax these are FixMatch's: what is above the threshold. Another selector keeps as many, its own surest.
+        Softmax keeps the images that reach the threshold, as FixMatch does. Another selector keeps equally many: those
+        with its highest scores.
         """
         device = output.logits.device
-        # MPS has no double precision, in which selectors rank.
+        # Selectors need double precision, which MPS does not have.
         where = "cpu" if device.type == "mps" else device
         features, logits = (rows.of(values).detach().to(where) for values in output)
         scores = self.select(features, logits, self.network.weight.detach().to(where))

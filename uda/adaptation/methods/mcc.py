@@ -1,4 +1,4 @@
-"""Minimum class confusion (Jin et al., ECCV 2020): predictions on the target that do not waver between classes."""
+"""Minimum class confusion (Jin et al., ECCV 2020): target predictions that do not mix classes."""
 
 from pydantic import Field
 from torch import Tensor
@@ -19,9 +19,9 @@ class MinimumClassConfusion(AdaptationMethod):
         """Settings of MCC."""
 
         weight: float = Field(1.0, ge=0)
-        """Of the target's class confusion beside the source's cross-entropy."""
+        """Weight of the target's class confusion; the source cross-entropy has weight 1."""
         temperature: float = Field(2.5, gt=0)
-        """Of the predictions; the paper's."""
+        """Temperature of the softmax, as in the paper."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         logits = self.forward(batch).logits

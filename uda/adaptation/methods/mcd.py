@@ -25,14 +25,15 @@ class Heads(NamedTuple):
 
 @ADAPTATION_METHODS.register("mcd")
 class MaximumClassifierDiscrepancy(AdaptationMethod):
-    """Two heads that disagree on target images far from the source, and a generator that brings them to agree.
+    """Two heads learn to disagree on target images far from the source; the generator learns to make them agree.
 
-    A head is what comes after the backbone, as `model.head` and `model.dropout` say. The authors' for VisDA-2017
-    (mil-tokyo/MCD_DA) have two hidden layers of 1,000 (tllib: 1,024), with dropout before each of them and none before
-    the last layer; here dropout is after each hidden layer, so the backbone's output is whole and x is not.
+    A head is everything after the backbone. `model.head` and `model.dropout` define it. The authors' heads for
+    VisDA-2017 (mil-tokyo/MCD_DA) have two hidden layers of 1,000 units (tllib: 1,024), with dropout before each of them
+    and none before the last layer. In this code dropout follows each hidden layer, so it acts on x and not on the
+    backbone's output.
 
-    A parameter has one momentum over all phases, as with the authors' two optimisers. The generator's has none there:
-    `adaptation.optim.backbone_momentum=0`.
+    A parameter has one momentum over all phases, as with the authors' two optimisers. Their optimiser of the generator
+    has no momentum: use `adaptation.optim.backbone_momentum=0`.
     """
 
     adapts = True
@@ -44,13 +45,13 @@ class MaximumClassifierDiscrepancy(AdaptationMethod):
         generator_steps: int = Field(4, ge=1)
         """Updates of the generator in phase C."""
         weight: float = Field(1.0, ge=0)
-        """Of the discrepancy beside the source's cross-entropy."""
+        """Weight of the discrepancy; the source cross-entropy has weight 1."""
         balance: float = Field(0.01, ge=0)
-        """Of the class-balance term in phases A and B (the authors' for VisDA); 0: none."""
+        """Weight of the class-balance term in phases A and B; 0: no term. The default is the authors' for VisDA."""
 
     def __init__(self, network: Network, settings: MethodSettings):
         super().__init__(network, settings)
-        # G is the backbone, a head is all that comes after it. The network's own head is F1, and predicts.
+        # The backbone is the paper's G. The network's own head is F1, which predicts.
         self.modules["second"] = _fresh_copy(nn.Sequential(network.head, network.dropout, network.classifier))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -63,13 +64,13 @@ class MaximumClassifierDiscrepancy(AdaptationMethod):
         source = self.source_losses(features, batch)
         optimizer.descend(source)
 
-        # Phase B: the heads keep the source and disagree on the target. The generator stands still: no gradient.
+        # Phase B: the heads keep the source and learn to disagree on the target. The generator gets no gradient.
         features = self.generate(batch)
         frozen = features.detach()
         away = self.source_losses(frozen, batch) - self.options.weight * self.discrepancy(frozen, batch)
         optimizer.descend(away, only="heads")
 
-        # Phase C: the generator brings the heads to agree. Phase B's features are the first step's.
+        # Phase C: the generator makes the heads agree. Its first step reuses the features of phase B.
         for step in range(self.options.generator_steps):
             features = features if step == 0 else self.generate(batch)
             discrepancy = self.discrepancy(features, batch)
@@ -77,11 +78,11 @@ class MaximumClassifierDiscrepancy(AdaptationMethod):
         return {"loss": source.detach(), "loss/discrepancy": discrepancy.detach()}
 
     def generate(self, batch: Batch) -> Tensor:
-        """G of all images of the batch, (B, width)."""
+        """Output of the generator for all images of the batch, (B, width)."""
         return self.by_domain(self.network.backbone, batch)
 
     def heads(self, features: Tensor, batch: Batch) -> "Heads":
-        """Logits of F1 and F2, fp32; both domains share BatchNorm's statistics as in the generator, or neither does."""
+        """Logits of F1 and F2, fp32. `adaptation.forward` decides whether the domains share BatchNorm statistics."""
         return self.by_domain(self._heads, batch, features)
 
     def _heads(self, features: Tensor) -> "Heads":
@@ -99,7 +100,7 @@ class MaximumClassifierDiscrepancy(AdaptationMethod):
         return total
 
     def discrepancy(self, features: Tensor, batch: Batch) -> Tensor:
-        """Of both heads on the target."""
+        """Discrepancy of both heads on the target, a scalar."""
         first, second = (batch.unannotated_rows.of(logits) for logits in self.heads(features, batch))
         return discrepancy(first, second)
 
@@ -112,12 +113,12 @@ def discrepancy(first: Tensor, second: Tensor) -> Tensor:
 
 @full_precision
 def class_balance(logits: Tensor) -> Tensor:
-    """-mean_k log mean_i p_ik: smallest, log K, where every class is predicted equally often."""
+    """-mean_k log mean_i p_ik. The minimum is log K, when every class is predicted equally often."""
     return -(logits.softmax(1).mean(0) + 1e-6).log().mean()
 
 
 def _fresh_copy(module: nn.Module) -> nn.Module:
-    """A copy with weights of its own, drawn anew; on the CPU, whose generator the run has seeded."""
+    """A copy with newly drawn weights. They are drawn on the CPU, whose generator the run has seeded."""
     module = copy.deepcopy(module).cpu()
     for part in module.modules():
         if hasattr(part, "reset_parameters"):

@@ -1,4 +1,4 @@
-"""Deep adaptation network (DAN, Long et al., ICML 2015): features of both domains with one distribution, by MK-MMD."""
+"""Deep adaptation network (DAN, Long et al., ICML 2015): MK-MMD brings the features of both domains together."""
 
 import torch
 from pydantic import Field
@@ -14,8 +14,8 @@ from uda.models.precision import full_precision
 class MaximumMeanDiscrepancy(AdaptationMethod):
     """Cross-entropy on the source, maximum mean discrepancy between the domains' features x (DAN).
 
-    tllib compares features after dropout, by a linear-time estimate over neighbouring pairs of images; here it is x
-    before dropout, over all pairs.
+    This code compares x before dropout, over all pairs of images. tllib compares features after dropout, with a
+    linear-time estimate over neighbouring pairs.
     """
 
     adapts = True
@@ -25,9 +25,9 @@ class MaximumMeanDiscrepancy(AdaptationMethod):
         """Settings of MMD."""
 
         weight: float = Field(1.0, ge=0)
-        """Of the discrepancy beside the source's cross-entropy."""
+        """Weight of the discrepancy; the source cross-entropy has weight 1."""
         exponents: tuple[int, ...] = Field((-3, -2, -1, 0, 1), min_length=1)
-        """k of each kernel: its sigma^2 is 2^k times the mean squared distance within the batch."""
+        """Exponent k of each kernel: its sigma^2 is 2^k times the mean squared distance within the batch."""
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         features, logits = self.forward(batch)
@@ -41,16 +41,16 @@ class MaximumMeanDiscrepancy(AdaptationMethod):
 def mk_mmd(source: Tensor, target: Tensor, exponents: tuple[int, ...] = (-3, -2, -1, 0, 1)) -> Tensor:
     """Squared maximum mean discrepancy of two samples (n, D) and (m, D), unbiased, a scalar that may be below 0.
 
-    The kernel is a sum of Gaussians exp(-d^2 / (2 sigma^2)), sigma^2 = 2^k * mean(d^2) over all pairs of unlike
-    images; an image is not compared with itself (Gretton et al., JMLR 2012, eq. 3). With one image in a domain that
-    domain's own term is 0.
+    The kernel is a sum of Gaussians exp(-d^2 / (2 sigma^2)), sigma^2 = 2^k * mean(d^2) over all pairs of different
+    images. An image is not compared with itself (Gretton et al., JMLR 2012, eq. 3). If a domain has only one image, its
+    own term is 0.
     """
     both = torch.cat([source, target])
     squares = (both * both).sum(1)
     distance = (squares[:, None] + squares - 2 * both @ both.T).clamp(min=0)
     n, m = len(source), len(target)
     unlike = ~torch.eye(n + m, dtype=torch.bool, device=both.device)
-    # Row after row, between one diagonal entry and the next lie as many as there are images.
+    # In row-major order, n + m entries lie between one diagonal entry and the next. The view drops the diagonal.
     off_diagonal = distance.detach().flatten()[:-1].view(n + m - 1, n + m + 1)[:, 1:]
     mean = off_diagonal.flatten().mean().clamp(min=torch.finfo(distance.dtype).tiny)
     kernel = sum(torch.exp(-distance / (2 * 2.0**k * mean)) for k in exponents) * unlike

@@ -1,7 +1,7 @@
 """Class-balanced self-training: CBST (Zou et al., ECCV 2018), CRST (ICCV 2019), AVH (Chen et al., ICML 2020).
 
-The three are one method. The selector says which pseudo-labels a batch brings, the regulariser what is added to the
-target samples' loss; this file is the training loss that they share.
+The three are one method. The selector decides which pseudo-labels a batch holds. The regulariser decides what is added
+to the loss of target images. This file is the training loss that they share.
 """
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from uda.selection.regularizers import create_regularizer
 
 @ADAPTATION_METHODS.register("self_training")
 class SelfTraining(AdaptationMethod):
-    """Rounds of pseudo-labels by the selector; cross-entropy on source and kept target (CBST, CRST, AVH)."""
+    """Rounds of pseudo-labels: cross-entropy on source images and selected target images (CBST, CRST, AVH)."""
 
     rounds = True
 
@@ -25,13 +25,13 @@ class SelfTraining(AdaptationMethod):
         self.training = training = settings.self_training
         self.regularizer = create_regularizer(training.regularizer, training.alpha, training.alpha_label)
         self.unlabelled_loss = UNLABELLED_LOSSES[training.unlabelled_loss]
-        #: Nothing sets target samples apart: plain cross-entropy, without the small operations for nothing.
+        #: Target images have the same loss as source images. Plain cross-entropy saves many small operations.
         self.plain = training.regularizer == "none" and training.target_weight == 1
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean over the labelled images of CE(y, p), y a true label, and target_weight * [CE(y_hat, p) + penalty(p)].
+        """Mean over labelled images of CE(y, p) or, for pseudo-labels, target_weight * [CE(y_hat, p) + penalty(p)].
 
-        And `unlabelled_weight` times the loss on the rows without a label, which may be of selected images too.
+        Plus `unlabelled_weight` times the loss on the rows without a label, which may show selected images too.
         """
         logits = self.forward(batch).logits
         scalars = {}

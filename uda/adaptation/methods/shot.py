@@ -1,4 +1,4 @@
-"""Source hypothesis transfer (SHOT, Liang et al., ICML 2020): the source model alone comes to the target."""
+"""Source hypothesis transfer (SHOT, Liang et al., ICML 2020): adaptation from a source model without source images."""
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from uda.models.precision import full_precision
 
 @ADAPTATION_METHODS.register("shot")
 class SourceHypothesisTransfer(AdaptationMethod):
-    """Source-free: the classifier stays, features become sure and diverse, and near their class's centroid."""
+    """Source-free: the classifier is fixed; target predictions become sure, diverse and near class centroids."""
 
     adapts = True
     needs_source = False
@@ -26,18 +26,19 @@ class SourceHypothesisTransfer(AdaptationMethod):
         """Settings of SHOT."""
 
         weight: float = Field(0.3, ge=0)
-        """Of the cross-entropy with the centroids' labels beside information maximisation (the paper's beta)."""
+        """Weight of the cross-entropy with the centroids' labels (the paper's beta); information maximisation has
+        weight 1."""
         labels_from: int = Field(1, ge=1)
-        """First of the intervals (`adaptation.evaluate_every`), counted from 1, with the centroids' labels. Before it
-        information maximisation stands alone; the authors' code has 2 for VisDA-2017."""
+        """First interval (`adaptation.evaluate_every`), counted from 1, that uses the centroids' labels. Earlier ones
+        use information maximisation only. The authors' code has 2 for VisDA-2017."""
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """All but the classifier, which is the source's hypothesis."""
+        """All parameters except the classifier's, which is the source's hypothesis."""
         return {"backbone": list(self.network.backbone.parameters()), "new": list(self.network.head.parameters())}
 
     def prepare(self, prediction: Prediction, interval: int) -> dict[str, np.ndarray]:
         if interval + 1 < self.options.labels_from:
-            return {}  # images without a label: their cross-entropy is 0
+            return {}  # without labels the cross-entropy is 0
         return {"labels": centroid_labels(prediction)}
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
@@ -55,17 +56,17 @@ class SourceHypothesisTransfer(AdaptationMethod):
 
 @full_precision
 def hypothesis(features: Tensor, classifier: Classifier) -> Tensor:
-    """Logits (B, K) of the source's classifier, which gets no gradient."""
+    """Logits (B, K) of the source's classifier, whose weights get no gradient."""
     bias = None if classifier.bias is None else classifier.bias.detach()
     return classifier.loss.logits(features, classifier.weight.detach(), bias)
 
 
 def centroid_labels(prediction: Prediction, rounds: int = 2) -> np.ndarray:
-    """Labels (N,) int64: of each image the class of the nearest centroid, by the cosine (the paper, eqs. 4 to 6).
+    """Labels (N,) int64: for each image the class of the nearest centroid by cosine (the paper, eqs. 4 to 6).
 
-    First the centroids are means weighted by the predictions, then means of the images that chose them. As in the
-    authors' code (object/image_target.py), only a class that is the label of some image, first by the predictions and
-    then by the centroids, can be a label. That code appends a constant 1 to each feature; the paper and we do not.
+    In the first round a centroid is the mean of all features, weighted by the predictions. Later it is the mean of the
+    images with its label. As in the authors' code (object/image_target.py), a class can only be a label if some image
+    has it before the round. Their code appends a constant 1 to each feature. The paper and this code do not.
     """
     features = torch.nn.functional.normalize(torch.from_numpy(prediction.features).double(), dim=1)
     logits = torch.from_numpy(prediction.logits).double()

@@ -1,4 +1,4 @@
-"""Losses on unlabelled target images: functions of their logits (B, K) to a scalar, small where the model is sure."""
+"""Losses on unlabelled target images: functions from logits (B, K) to a scalar, small if the model is sure."""
 
 from collections.abc import Callable
 
@@ -29,8 +29,8 @@ def entropy(logits: Tensor) -> Tensor:
 @UNLABELLED_LOSSES.register("im")
 @full_precision
 def information_maximisation(logits: Tensor) -> Tensor:
-    """Mean entropy less the entropy of the mean prediction, in nats, -log K to 0 (SHOT, Liang et al., ICML 2020)."""
-    # By logarithms: p log p has an infinite slope at a class that no image is predicted to have.
+    """Mean entropy minus the entropy of the mean prediction, in nats, -log K to 0 (SHOT, Liang et al., ICML 2020)."""
+    # Computed from logarithms, because p log p has an infinite slope at a class of mean probability 0.
     log_mean = logits.log_softmax(1).logsumexp(0) - logits.new_full((), len(logits)).log()
     return entropy(logits) + (log_mean.exp() * log_mean).sum()
 
@@ -40,9 +40,9 @@ def information_maximisation(logits: Tensor) -> Tensor:
 def minimum_class_confusion(logits: Tensor, temperature: float = 2.5) -> Tensor:
     """Minimum class confusion (Jin et al., ECCV 2020): how often two classes share a prediction, 0 to 1.
 
-    Predictions p = softmax(logits / T); an image counts the more the surer it is, with weights 1 + exp(-H(p)) scaled
-    to a mean of 1; C_jk = sum_i w_i p_ij p_ik, each row brought to the sum 1; the loss is the mean over the classes of
-    what lies beside the diagonal.
+    Predictions are p = softmax(logits / T). Images have weights w = 1 + exp(-H(p)), scaled to a mean of 1. The
+    confusion matrix is C_jk = sum_i w_i p_ij p_ik, with each row normalised to the sum 1. The loss is the mean over
+    rows of their sum off the diagonal.
     """
     p = (logits / temperature).softmax(1)
     certainty = 1 + torch.exp(-torch.special.entr(p.detach()).sum(1, keepdim=True))
