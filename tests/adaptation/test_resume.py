@@ -63,7 +63,7 @@ def test_a_record_lost_between_two_starts_is_written_anew(start, long, tmp_path,
     (folder / name).unlink() if content is None else (folder / name).write_text(content)
     capsys.readouterr()
     assert start(folder, *words) == 0
-    warnings = [line for line in capsys.readouterr().out.splitlines() if "written anew" in line]
+    warnings = [line for line in capsys.readouterr().out.splitlines() if "written again" in line]
     assert len(warnings) == 1 and warnings[0].startswith(f"warning: {folder / name} is ")
     assert same_files(folder, long)
 
@@ -84,7 +84,7 @@ def test_what_is_broken_in_a_finished_run_is_made_anew(start, long, finished, ca
     (finished / name).unlink() if content is None else (finished / name).write_text(content)
     assert start(finished, "self_training.rounds=4") == 0
     out = capsys.readouterr().out
-    assert f"warning: {finished / name} is " in out and "the results are written anew from the checkpoint" in out
+    assert f"warning: {finished / name} " in out and "the results are written again from the checkpoint" in out
     assert (finished / "results.json").read_bytes() == whole, "the times too"
     assert records_of(finished) == records_of(long)
     assert same_files(finished, long)
@@ -95,7 +95,7 @@ def test_results_of_another_run_are_not_taken(start, long, finished, tmp_path, c
     shutil.copy(tmp_path / "other" / "results.json", finished)
     (finished / "report.html").write_text("another page")
     assert start(finished, "self_training.rounds=4", "report.page=true") == 0
-    assert "are not of one run" in capsys.readouterr().out
+    assert "belong to different runs" in capsys.readouterr().out
     assert "<h2>Rounds" in (finished / "report.html").read_text(), "the page is made anew too"
     assert same_files(finished, long)
 
@@ -109,7 +109,7 @@ def test_without_a_checkpoint_results_are_not_thrown_away(start, finished, capsy
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert start(finished, *words) == 2
     error = capsys.readouterr().err
-    assert "there is no checkpoint to go on from" in error and error.count("\n") == 1
+    assert "there is no checkpoint to continue from" in error and error.count("\n") == 1
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
@@ -197,7 +197,7 @@ def test_a_method_without_rounds_cannot_be_made_longer(start, tmp_path, capsys):
     assert start(tmp_path / "run", *words, "adaptation.steps=4") == 0
     assert start(tmp_path / "run", *words, "adaptation.steps=8") == 2
     error = capsys.readouterr().err
-    assert "adaptation.steps: 4 -> 8" in error and "whose schedules run over all steps" in error
+    assert "adaptation.steps: 4 -> 8" in error and "its length cannot change, because schedules depend on it" in error
 
 
 # Changed data
@@ -237,7 +237,7 @@ def test_target_labels_that_changed_are_refused(own, tmp_path, monkeypatch, caps
     names[0], names[-1] = names[-1], names[0]
     target.write_text("".join(f"{path} {name}\n" for path, name in zip(listed, names, strict=True)))
     assert own(f"data.target={target}") == 2
-    assert "labels: those of the target images are not those by which" in capsys.readouterr().err
+    assert "labels: the target labels are not the ones that" in capsys.readouterr().err
 
 
 def test_a_file_that_was_reported_as_unreadable_may_be_removed(own, tmp_path, monkeypatch, capsys):
@@ -258,7 +258,7 @@ def test_checkpoints_of_an_older_format_are_refused_in_words(start, tmp_path, mo
     progress, state = load_checkpoint(tmp_path / "checkpoints")
     Checkpoints(tmp_path / "checkpoints").save(progress, {**state, "version": 3})
     assert start(tmp_path) == 2
-    assert "was written by an older version of uda (format 3); go on with that version" in capsys.readouterr().err
+    assert "was written by an older version of uda (format 3); continue with that version" in capsys.readouterr().err
 
 
 # Collapse

@@ -103,7 +103,7 @@ def test_a_folder_of_another_config_is_refused_with_the_keys(finished, tiny, cap
 
 def test_a_folder_of_something_else_is_refused(run, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(UserError, match="not empty and not a run folder"):
+    with pytest.raises(UserError, match="neither empty nor a run folder"):
         run(f"output={tmp_path}")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
@@ -284,7 +284,7 @@ def test_nan_loss_stops_with_the_last_checkpoint_kept(tiny, tmp_path, capsys):
 def test_a_blow_up_in_the_last_step_of_an_epoch_is_found_before_it_is_saved(tiny, tmp_path, capsys, stage):
     arguments = ["--cfg", str(tiny), f"output={tmp_path / 'run'}", f"{stage}.steps=1", f"{stage}.optim.lr=1e30"]
     assert adapt(arguments) == 2
-    assert "without finite values" in capsys.readouterr().err
+    assert "the network is not finite after the last update" in capsys.readouterr().err
     assert "error: " in (tmp_path / "run" / "log.txt").read_text()
     saved = load_checkpoint(tmp_path / "run" / "checkpoints")
     assert saved is None or all(torch.isfinite(v).all() for v in saved[1]["network"].values())

@@ -248,7 +248,9 @@ def test_dry_run_tells_the_plan_and_tries_out_each_stage(tiny, in_folder, capsys
     out = capsys.readouterr().out
     assert f"adapts   7 steps of {source}5 target images, a report every 3" in out
     assert f"cost     {steps} training steps" in out
-    assert re.search(rf"^pace     adapting [\d.]+ s a step of {images} images, \d+ % of it waiting", out, re.MULTILINE)
+    assert re.search(
+        rf"^pace     adapting [\d.]+ s per step of {images} images, \d+ % of it waiting", out, re.MULTILINE
+    )
     assert ("pace     source" in out) == (name == "shot")
     assert list(in_folder.iterdir()) == []
 

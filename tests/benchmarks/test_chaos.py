@@ -139,7 +139,7 @@ def test_two_runs_in_one_folder_are_kept_apart(tiny, tmp_path, capsys):
         other.stdout.readline()
         assert adapt(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 2
         other.communicate("\n")
-    assert "another process is at work" in capsys.readouterr().err
+    assert "another process works in" in capsys.readouterr().err
     assert adapt(["--cfg", str(tiny), f"output={tmp_path / 'run'}"]) == 0
 
 

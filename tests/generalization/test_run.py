@@ -155,7 +155,7 @@ def test_labels_that_changed_are_refused(tiny, tmp_path, monkeypatch):
     other = replace(first, domain=replace(first.domain, labels=labels))
     changed = [
         (replace(loaded, seen=(other, *loaded.seen[1:])), f"labels: 2 of 32 {first.name} labels changed"),
-        (replace(loaded, unseen_labels=TargetLabels(labels)), f"labels: those of the {loaded.name} images are not"),
+        (replace(loaded, unseen_labels=TargetLabels(labels)), f"labels: the {loaded.name} labels are not the ones"),
     ]
     for domains, message in changed:
         monkeypatch.setattr(run_module, "load", lambda *_, domains=domains: domains)

@@ -238,7 +238,7 @@ def test_compile_without_a_compiler_is_refused(monkeypatch, tmp_path, place, lan
         pretend_cuda(monkeypatch)
     settings = RuntimeSettings(device=place, compile=True)
     with pytest.raises(
-        UserError, match=rf"runtime\.compile: .*needs a {language} compiler on {place} .*\${variable}\)"
+        UserError, match=rf"runtime\.compile: .*needs a {language} compiler on {place} .*\${variable} names\)"
     ):
         settle(settings, network())
     monkeypatch.setenv(variable, str(compiler))

@@ -234,7 +234,7 @@ def test_predict_is_eval_mode_every_image_once_whatever_the_batch():
     assert all(torch.equal(state[name], value) for name, value in network.state_dict().items()), (
         "predicting changes nothing"
     )
-    with pytest.raises(RuntimeError, match="8 images came out of the loader, not 10"):
+    with pytest.raises(RuntimeError, match="the loader gave 8 images, not 10"):
         engine.predict(images[:8].split(4), 10)
 
 

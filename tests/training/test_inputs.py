@@ -35,16 +35,16 @@ def test_the_same_inputs_are_the_same(of):
     ("changed", "words"),
     [
         ({"classes": ("cat", "emu")}, "classes: of 2 classes 1 is gone (dog), 1 is new (emu)"),
-        ({"classes": ("dog", "cat")}, "classes: of 2 classes all are there, in another order"),
+        ({"classes": ("dog", "cat")}, "classes: of 2 classes all are present, in another order"),
         (
             {"names": ("cat/1.png", "a.png", "b.png", "c.png"), "labels": (0, 0, 0, 1)},
             "images: of 3 source images 2 are gone (cat/2.png...), 3 are new (a.png...)",
         ),
-        ({"target": ("y", "x")}, "images: of 2 target images all are there, in another order"),
+        ({"target": ("y", "x")}, "images: of 2 target images all are present, in another order"),
         ({"target": ("x",), "truth": (0,)}, "images: of 2 target images 1 is gone (y)"),
         ({"labels": (1, 0, 0)}, "labels: 2 of 3 source labels changed (cat/1.png: cat, now dog)"),
-        ({"truth": (1, -1)}, "labels: those of the target images are not those by which the run was measured so far"),
-        ({"truth": None}, "labels: those of the target images are not those by which the run was measured so far"),
+        ({"truth": (1, -1)}, "labels: the target labels are not the ones that the run was evaluated with so far"),
+        ({"truth": None}, "labels: the target labels are not the ones that the run was evaluated with so far"),
     ],
 )
 def test_a_change_is_told(changed, words):

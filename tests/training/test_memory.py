@@ -14,7 +14,7 @@ CUDA = torch.OutOfMemoryError(
     "free. Including non-PyTorch memory, this process has 18.73 GiB memory in use. Of the allocated memory 9.08 GiB is "
     "allocated by PyTorch, and 9.35 GiB is reserved by PyTorch but unallocated."
 )
-GPU_IS_FULL = "out of memory, 22.78 GiB more was asked for, the GPU has 31.47 GiB, 12.73 GiB of it free"
+GPU_IS_FULL = "out of memory, 22.78 GiB more were requested, the GPU has 31.47 GiB, of which 12.73 GiB are free"
 
 
 @pytest.mark.parametrize(
@@ -27,14 +27,14 @@ GPU_IS_FULL = "out of memory, 22.78 GiB more was asked for, the GPU has 31.47 Gi
                 "GB). Tried to allocate 1.16 GB on private pool. Use PYTORCH_MPS_HIGH_WATERMARK_RATIO=0.0 to disable "
                 "upper limit for memory allocations (may cause system failure)."
             ),
-            "out of memory, 1.16 GB more was asked for, 27.20 GB is allowed in all",
+            "out of memory, 1.16 GB more were requested, at most 27.20 GB are allowed",
         ),
         (
             RuntimeError(
                 "[enforce fail at alloc_cpu.cpp:128] err == 0. DefaultCPUAllocator: can't allocate memory: you tried "
                 "to allocate 4294967296 bytes. Error code 12 (Cannot allocate memory)"
             ),
-            "out of memory, 4.00 GiB more was asked for",
+            "out of memory, 4.00 GiB more were requested",
         ),
         (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out of memory"),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out of memory"),
@@ -49,7 +49,7 @@ def test_what_an_error_says_of_memory(error, told):
 def test_the_allocator_of_this_machine_is_understood():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60, dtype=torch.uint8)
-    assert shortage(caught.value) == "out of memory, 1,073,741,824.00 GiB more was asked for"
+    assert shortage(caught.value) == "out of memory, 1,073,741,824.00 GiB more were requested"
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_predicting(run):
 
 
 def test_the_first_two_images(run):
-    with pytest.raises(UserError, match=r"predict: .*; take a smaller model.backbone or transforms.size"):
+    with pytest.raises(UserError, match=r"predict: .*; use a smaller model.backbone or transforms.size"):
         run(lambda network, images: True)._try_out()
 
 

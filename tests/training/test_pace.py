@@ -141,7 +141,7 @@ def test_batches_are_timed_on_their_way_to_the_device(tiny, monkeypatch):
 def test_what_a_gpu_holds_at_most_is_told(monkeypatch):
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda which: 3 << 29)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda which: SimpleNamespace(total_memory=16 << 30))
-    assert peak_memory(torch.device("cuda:1")) == "1.5 GiB of the 16.0 GiB of cuda:1 at the peak"
+    assert peak_memory(torch.device("cuda:1")) == "peak 1.5 GiB of the 16.0 GiB of cuda:1"
     assert peak_memory(torch.device("cpu")) is None
 
 
@@ -162,15 +162,15 @@ def test_the_cost_of_a_run_by_hand(tiny, monkeypatch):
     lines = run.cost().split("\n")
     assert lines[0].startswith("cost     10 training steps, 96 images predicted: about 3 min on cpu")
     assert lines[1:] == [
-        "pace     source   10.000 s a step of 8 images, 10 % of it waiting for images",
-        "pace     rounds   20.000 s a step of 8 images, 10 % of it waiting for images",
-        "pace     predict  2 images a second, 25 % of it waiting for images",
+        "pace     source   10.000 s per step of 8 images, 10 % of it waiting for images",
+        "pace     rounds   20.000 s per step of 8 images, 10 % of it waiting for images",
+        "pace     predict  2 images per second, 25 % of it waiting for images",
     ], "images in memory are not loaded ahead, so that nothing is said of the loader"
     monkeypatch.setattr(pace, "rough_duration", lambda seconds: f"{seconds:.0f} s")
     assert "about 208 s" in run.cost() and "about 180 s" in run.cost(loads=False)
-    assert "pace     predict  3 images a second\n" in run.cost(loads=False) + "\n"
+    assert "pace     predict  3 images per second\n" in run.cost(loads=False) + "\n"
     monkeypatch.setattr(run.engine, "workers", lambda in_memory: 2)
-    assert "loading  is slower than the network in predict: more runtime.workers" in run.cost()
+    assert "loading  is slower than the network in predict; more runtime.workers" in run.cost()
     run.ranks.world = 2
     assert "about 184 s" in run.cost(), "each process predicts half of the images"
     assert "of 8 images in each process" in run.cost()
@@ -210,12 +210,9 @@ def test_what_is_counted_is_what_a_run_predicts(tiny, tmp_path, monkeypatch):
     run = AdaptationRun(AdaptationConfig.load(tiny, overrides))
     predicted, adapted = [], []
     predict, adapt = run.engine.predict, run.engine.adapt_batch_norm
-
-    def counted(batches, count, **how):
-        predicted.append(count)
-        return predict(batches, count, **how)
-
-    monkeypatch.setattr(run.engine, "predict", counted)
+    monkeypatch.setattr(
+        run.engine, "predict", lambda batches, count, **how: predicted.append(count) or predict(batches, count, **how)
+    )
     monkeypatch.setattr(run.engine, "adapt_batch_norm", lambda batches: adapted.append(32) or adapt(batches))
     run.execute()
     assert sum(predicted) + sum(adapted) == work_of(run.config, 32, 32).predicted
@@ -229,4 +226,4 @@ def test_a_dry_run_on_a_device(tiny, in_folder, capsys, kind):
         assert adapt(["--cfg", str(tiny), "--dry-run", *words]) == 0
     out = capsys.readouterr().out
     assert re.search(rf"^cost     11 training steps, 128 images predicted: about \d+ s on {kind}", out, re.MULTILINE)
-    assert ("\nmemory   1.0 GiB of the " in out) == (kind == "cuda")
+    assert ("\nmemory   peak 1.0 GiB of the " in out) == (kind == "cuda")

@@ -43,8 +43,8 @@ def test_epochs_are_reports_too(tmp_path):
         ('{"round": 1, "lo', "is broken"),
         ("[1]", "is broken"),
         (b"\xff\xfe", "is broken"),
-        ('{"round": 7}', "is not what the run wrote"),
-        ('{"round": 1, "loss": 0.5, "class_mean": null}', "is not what the run wrote"),
+        ('{"round": 7}', "was changed"),
+        ('{"round": 1, "loss": 0.5, "class_mean": null}', "was changed"),
     ],
 )
 @pytest.mark.parametrize("name", [SOURCE, ROUND.format(1)])
@@ -57,7 +57,7 @@ def test_a_damaged_file_is_written_anew_and_said(records, content, problem, name
     else:
         file.write_bytes(content if isinstance(content, bytes) else content.encode())
     Records(records.folder, records.state()).restore(lines.append)
-    assert lines == [f"warning: {file} {problem}; it was written anew from the checkpoint"]
+    assert lines == [f"warning: {file} {problem}; it was written again from the checkpoint"]
     assert file.read_bytes() == whole
     assert {path: path.stat().st_mtime_ns for path in others} == others, "whole files are left alone"
 
@@ -98,7 +98,7 @@ def test_results_of_another_run_are_no_results(results, entry):
     content = json.loads(results.read_text())
     content["rounds"][1] = {**content["rounds"][1], **entry} if isinstance(entry, dict) else entry
     results.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"results\.json and .*rounds/01/report\.json are not of one run"):
+    with pytest.raises(UserError, match=r"results\.json and .*rounds/01/report\.json belong to different runs"):
         read_results(results)
 
 

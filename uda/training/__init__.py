@@ -1,1 +1,1 @@
-"""Training: the one loop and predict pass, optimisers, the state of a run and its folder."""
+"""Training: the training loop and predict pass, optimisers, checkpoints and the run folder."""

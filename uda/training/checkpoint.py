@@ -1,8 +1,9 @@
-"""All state of a run in one file: written whole or not at all, checked when read, the one before it kept.
+"""Checkpoints. One file holds all state of a run. It is written completely or not at all, and checked when read.
 
-A file is named after its content, `state-<number>-<first 16 digits of its SHA-256>.pt`, as torch.hub names weights:
-one rename brings file and checksum at once, and `torch.load(path, weights_only=True)` opens it. A run's randomness is a
-function of (seed, stage, round, epoch, step), so no generator's state has to be saved, nor a sampler's place.
+The file before the newest is kept. A file is named after its content, as torch.hub does:
+`state-<number>-<first 16 digits of its SHA-256>.pt`. One rename brings file and checksum together, and
+`torch.load(path, weights_only=True)` opens it. A run's randomness is a function of (seed, stage, round, epoch, step),
+so no state of a generator or sampler is saved.
 """
 
 import hashlib
@@ -20,10 +21,10 @@ from uda.core.errors import UserError
 from uda.core.files import write_bytes
 from uda.training.stages import STAGES
 
-#: Raised with every change of the format; an older program refuses a newer file.
+#: Version of the format, increased with every change. An older program refuses a newer file.
 VERSION = 4
 
-#: So many times its own cost passes between two checkpoints that are not needed: they take 1 % of the time at most.
+#: Least time between two optional checkpoints, as a multiple of what one costs. They take at most 1 % of the time.
 COST_FACTOR = 100
 
 _NAME = re.compile(r"state-(\d{6,})-([0-9a-f]{16})\.pt")
@@ -31,26 +32,26 @@ _NAME = re.compile(r"state-(\d{6,})-([0-9a-f]{16})\.pt")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands."""
+    """The point that a run has reached."""
 
     stage: str = "source"
     """Name of a stage of its kind of run, or `done`."""
     round: int = 0
-    """The round under way, or the stage of a method of domain generalisation."""
+    """The current round, or the stage of a method of domain generalisation."""
     epoch: int = 0
     """Finished epochs of the stage."""
     step: int = 0
-    """Finished steps of the epoch under way."""
+    """Finished steps of the current epoch."""
     seconds: float = 0.0
     """Time spent so far, over all starts."""
 
     @property
     def begun(self) -> bool:
-        """Whether the stage's training has begun: its optimiser, and a round's choice, are in the checkpoint."""
+        """Whether training of the stage has begun. Then the checkpoint has its optimiser and a round's choice."""
         return bool(self.epoch or self.step)
 
     def describe(self) -> str:
-        """For people: `round 3, 1 epoch done and 40 steps of the next`."""
+        """Text for people: `round 3, 1 epoch done and 40 steps of the next`."""
         if self.stage == "done":
             return "the end"
         stage = STAGES[self.stage]
@@ -60,12 +61,12 @@ class Progress:
 
 
 class Checkpoints:
-    """The folder `checkpoints/` of a run: the newest state and the one before it.
+    """The folder `checkpoints/` of a run, with the newest state and the one before it.
 
     Args:
-        folder: where the files lie.
-        warn: told of a damaged file.
-        every: seconds between checkpoints that are not needed for anything but a power cut.
+        folder: the folder.
+        warn: receives a warning about a damaged file.
+        every: seconds between optional checkpoints, which only help after a crash.
     """
 
     def __init__(self, folder: Path, warn: Callable[[str], None] = print, every: float = 300.0):
@@ -73,26 +74,26 @@ class Checkpoints:
         self.warn = warn
         self.every = every
         self.seconds_spent = 0.0
-        """Time that saving took since the start."""
+        """Time spent on saving since the start."""
         self.newest: Path | None = None
-        """The newest whole file, as far as this object knows."""
+        """The newest complete file that this object has read or written."""
         self._saved_at = time.monotonic()
         self._cost = 0.0
 
     @property
     def due(self) -> bool:
-        """Whether the last checkpoint is old enough for a new one that nothing but caution asks for."""
+        """Whether the last checkpoint is old enough for an optional one."""
         return time.monotonic() - self._saved_at >= max(self.every, COST_FACTOR * self._cost)
 
     def save(self, progress: Progress, state: Mapping[str, object]) -> None:
-        """Write the next file, tensors, numbers and strings only, and remove all but the one before it.
+        """Write the next file and remove all except the one before it. `state`: tensors, numbers and strings only.
 
-        Raises OutputError when the disk does not take it; the files of before are then all there.
+        Raises OutputError if the file cannot be written. Then the earlier files are all kept.
         """
         started = time.monotonic()
         files = self._files()
         number = files[0][0] + 1 if files else 1
-        buffer = io.BytesIO()  # first into memory: torch.save dies badly of a full disk
+        buffer = io.BytesIO()  # in memory first, because torch.save gives no clear error if the disk is full
         torch.save({"version": VERSION, "progress": asdict(progress), **state}, buffer)
         path = self.folder / f"state-{number:06d}-{_digest(buffer.getbuffer())}.pt"
         write_bytes(path, buffer.getbuffer())
@@ -107,9 +108,9 @@ class Checkpoints:
         self.seconds_spent += self._cost
 
     def read(self) -> bytes | None:
-        """Content of the newest whole file, None where there is none yet. A damaged one is named and passed over.
+        """Content of the newest complete file; None if there is no file yet. Damaged files are skipped with a warning.
 
-        Raises UserError when there are files and all of them are damaged.
+        Raises UserError if there are files and all are damaged.
         """
         files, problems = self._files(), []
         for _, digest, path in files:
@@ -120,18 +121,18 @@ class Checkpoints:
                 continue
             if _digest(content) == digest:
                 for problem in problems:
-                    self.warn(f"warning: {problem}; going on from the one before it, {path.name}")
+                    self.warn(f"warning: {problem}; continuing from the one before it, {path.name}")
                 self.newest = path
                 return content
             problems.append(f"{path.name} is damaged (its content does not match the checksum in its name)")
         if problems:
             raise UserError(
-                f"{self.folder}: no whole checkpoint: {'; '.join(problems)}; delete that folder to begin the run again"
+                f"{self.folder}: all checkpoints are damaged: {'; '.join(problems)}; delete that folder to start again"
             )
         return None
 
     def _files(self) -> list[tuple[int, str, Path]]:
-        """Number, checksum and path of each file, the newest first."""
+        """Number, checksum and path of each file, newest first."""
         found = []
         try:
             for path in self.folder.iterdir():
@@ -148,14 +149,14 @@ def parse(content: bytes, name: str = "checkpoint") -> tuple[Progress, dict[str,
     """Progress and state from a file's content.
 
     Raises:
-        UserError: a file that carries code or anything else than plain state, or one from a newer version.
+        UserError: the file holds code or anything except plain state, or another version has written it.
     """
     try:
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         version, progress = state.pop("version"), state.pop("progress")
-    except Exception as error:  # torch.load meets foreign files with errors of every kind
+    except Exception as error:  # torch.load raises errors of many types for other files
         reason = str(error).split("\n")[0]
-        raise UserError(f"{name}: refused, it is not a checkpoint of plain tensors ({reason})") from None
+        raise UserError(f"{name}: not a checkpoint of plain tensors ({reason})") from None
     if version > VERSION:
         raise UserError(
             f"{name} was written by a newer version of uda (format {version}, this one reads up to {VERSION}); update "
@@ -163,14 +164,14 @@ def parse(content: bytes, name: str = "checkpoint") -> tuple[Progress, dict[str,
         )
     if version < VERSION:
         raise UserError(
-            f"{name} was written by an older version of uda (format {version}); go on with that version, or choose "
+            f"{name} was written by an older version of uda (format {version}); continue with that version, or choose "
             "another output=..."
         )
     return Progress(**progress), state
 
 
 def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, object]] | None:
-    """The newest whole checkpoint of a folder, None where there is none. Raises UserError as `read` and `parse` do."""
+    """The newest complete checkpoint of a folder; None if there is none. Raises UserError as `read` and `parse` do."""
     content = Checkpoints(folder).read()
     return None if content is None else parse(content, str(folder))
 

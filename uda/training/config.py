@@ -1,7 +1,7 @@
-"""The configuration of a run: YAML files and `key=value` overrides to one typed, frozen object.
+"""The configuration of a run: YAML files and `key=value` overrides become one typed, frozen object.
 
-A config file is a short difference from its `_base_` (one path or a list, relative to the file). Every
-mistake is reported at once, each with the file and key that it came from and the nearest right name.
+A config file holds only what differs from its `_base_` (one path or a list, relative to the file). All mistakes are
+reported at once, each with its file, its key and the nearest known name.
 """
 
 import hashlib
@@ -34,38 +34,38 @@ from uda.data.settings import TransformSettings
 from uda.models.settings import ModelSettings
 from uda.training.settings import ReportSettings, RuntimeSettings
 
-#: What the commands of `uda` are configured by.
+#: Config classes of the commands of `uda`, by command.
 CONFIG_CLASSES: Registry[type[Settings]] = Registry("kind of config")
 
 
 class RunConfig(Settings, ABC):
-    """What every kind of run is configured by."""
+    """Settings that every kind of run has."""
 
     default_folder: ClassVar[str] = "runs/{name}/seed{seed}"
     not_identity: ClassVar[tuple[str, ...]] = (
         *("runtime", "report", "output", "plugins", "name"),
         *("data.root", "data.cache", "data.store", "data.store_gb"),
     )
-    """Sections and keys that say how or where a run is computed, not what it is."""
+    """Sections and keys that define how or where a run is computed. They do not change what the run is."""
     length: ClassVar[tuple[str, ...]] = ()
-    """Keys that say how long a run is, where what was done so far does not depend on it: a run may be made longer."""
+    """Keys for the length of a run that earlier training does not depend on. Such a run can be made longer."""
     totals: ClassVar[tuple[str, ...]] = ()
-    """Keys that say how long a run is, where its schedules do depend on it."""
+    """Keys for the length of a run that its schedules depend on. Such a run cannot be made longer."""
 
     name: str
-    """Name of the run's folder; the config file's name unless given."""
+    """Name of the run, used in its folder's path. The default is the name of the config file."""
     method: str
-    """What is trained."""
+    """The training method."""
     method_options: dict[str, Any] = Field(default_factory=dict)
-    """Settings of that method alone, as its file lists them under `Options`."""
+    """Settings of this method only: the fields of its `Options`."""
     seed: int = Field(0, ge=0)
-    """Seed of everything random."""
+    """Seed of all randomness."""
     output: PathText | None = None
-    """Run folder; null: the kind of run's own. {name}, {seed} and the domains' names are filled in."""
+    """Run folder; null: the default of this kind of run. {name}, {seed} and the names of domains are filled in."""
     plugins: list[PathText] = Field(default_factory=list)
-    """Python files that register selectors, regularisers or backbones of your own; relative to the config file."""
+    """Your own Python files that register selectors, regularisers, backbones etc. Relative to the config file."""
     plugin_code: dict[str, str] = Field(default_factory=dict)
-    """A digest of each plugin's file, by the file's name; `load` fills it in. Other code makes another run."""
+    """Digest of each plugin file, by file name; filled in by `load`. A run with changed code is a different run."""
     transforms: TransformSettings = TransformSettings()
     model: ModelSettings = ModelSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -86,10 +86,10 @@ class RunConfig(Settings, ABC):
         Args:
             name: path of a YAML file, the name of one in configs/, or a config that overrides are to change.
             overrides: `key=value` words, as `uda.core.typed_yaml.read_word` reads them, or values by dotted key.
-            origin: for messages, where the overrides come from.
+            origin: where the overrides come from, for messages.
 
         Raises:
-            ConfigError: with every mistake, a line each: file, key, what is wrong, the nearest right name.
+            ConfigError: all mistakes, one line each: file, key, what is wrong, the nearest known name.
         """
         if isinstance(name, RunConfig):
             path, content, origins = Path(name.name), name.model_dump(exclude_unset=True), {}
@@ -107,10 +107,10 @@ class RunConfig(Settings, ABC):
             plugins = merged.get("plugins")
             for plugin in plugins if isinstance(plugins, list) else []:
                 file = Path(str(plugin)).name
-                codes[file] = codes.get(file, "") + load_plugin(str(plugin))  # two of one name stand under it together
+                codes[file] = codes.get(file, "") + load_plugin(str(plugin))  # two plugins may have the same file name
         except UserError as error:
             damaged_plugins.append(f"{origin_of('plugins', origins, path.name)}: {error}")
-        for place, (given, declared) in _described(cls, merged).items():  # what plugins describe too
+        for place, (given, declared) in _described(cls, merged).items():  # after plugins, which may register a method
             if given:
                 *sections, last = place.split(".")
                 section, as_read = merged, untyped
@@ -141,27 +141,27 @@ class RunConfig(Settings, ABC):
 
     @classmethod
     def wrong_names(cls, content: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Names in a config that no registry knows of and that are wrong: each key, and what is the matter."""
+        """Wrong names in a config that no registry can check: each key with its error."""
         return []
 
     @property
     @abstractmethod
     def domains(self) -> Mapping[str, str]:
-        """Fields of the folder's template that name domains."""
+        """Names of domains that fill the template of the run folder, by field."""
 
     @property
     def start(self) -> str | None:
-        """Weights that the run begins with, a file or a run's folder; None: its own initial weights."""
+        """Weights that the run starts from, a file or a run folder; None: its own initial weights."""
         return None
 
     @property
     def unread(self) -> tuple[str, ...]:
-        """Sections that are another kind of method's."""
+        """Config sections that the run's method does not read."""
         return ()
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """The run folder."""
         template = self.output or self.default_folder
         fields = {"name": self.name, "seed": str(self.seed), **self.domains}
         for field, value in fields.items():
@@ -169,15 +169,15 @@ class RunConfig(Settings, ABC):
         return Path(template)
 
     def to_yaml(self) -> str:
-        """The resolved config, as it goes to the run's `config.yaml`."""
+        """The resolved config as YAML, as in the run's `config.yaml`."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def load_plugin(path: str | Path) -> str:
-    """Import a Python file of the user's own, once, so that what it registers is known.
+    """Import a user's Python file once, so that its names are registered.
 
-    Returns twelve hexadecimal digits that stand for its content; raises UserError where that is no longer what was
-    imported.
+    Returns a digest of its content, twelve hexadecimal digits. Raises UserError if the file cannot be imported, or has
+    changed since it was imported.
     """
     path = Path(os.path.expanduser(path)).resolve()
     if not path.is_file():
@@ -186,7 +186,7 @@ def load_plugin(path: str | Path) -> str:
     name = f"uda_plugin_{path.stem}_{abs(hash(str(path))):x}"
     if name in sys.modules:
         if sys.modules[name].__code_digest__ != code:
-            raise UserError(f"plugins: {path.name} has changed since this process imported it; start Python anew")
+            raise UserError(f"plugins: {path.name} has changed since this process imported it; restart Python")
         return code
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
@@ -201,7 +201,7 @@ def load_plugin(path: str | Path) -> str:
 
 
 def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: Path) -> None:
-    """Raise ConfigError where a config has sections or keys that this kind has not, and another kind has them all."""
+    """Raise ConfigError if a config has sections or keys that this kind lacks and another kind has them all."""
     if knows(kind, content):
         return
     for command, other in CONFIG_CLASSES.items():
@@ -210,7 +210,7 @@ def refuse_another_kind(kind: type[Settings], content: Mapping[str, Any], path: 
 
 
 def knows(kind: type[Settings], content: Mapping[str, Any]) -> bool:
-    """Whether a kind of config has all of these sections, and they all of their keys."""
+    """Whether a kind of config has all sections and keys of `content`."""
     if not content.keys() <= kind.model_fields.keys():
         return False
     sections = {key: kind.model_fields[key].annotation for key, value in content.items() if isinstance(value, Mapping)}
@@ -224,7 +224,7 @@ def knows(kind: type[Settings], content: Mapping[str, Any]) -> bool:
 def _check_names(
     kind: type[RunConfig], content: Mapping[str, Any], origins: Mapping[str, str], default: str
 ) -> list[str]:
-    """Names that must be in a registry; in here so that they come out together with all other mistakes."""
+    """Errors of names that must be in a registry. They are collected, so that all mistakes are reported together."""
     problems = []
     for key, registry in kind.registries().items():
         value: Any = content
@@ -242,7 +242,7 @@ def _check_names(
 def _described(
     kind: type[RunConfig], content: Mapping[str, Any]
 ) -> dict[str, tuple[Mapping[str, Any], type[Settings]]]:
-    """Settings of one method or loss alone, by the dotted key of their section, and the type that declares them."""
+    """The options of the method and of the loss, each with the type that declares them, by dotted key."""
     from uda.models.losses import LOSSES
 
     methods = {name: method.Options for name, method in kind.methods().items()}
@@ -267,8 +267,9 @@ def _check_options(
         try:
             known.model_validate(options)
         except ValidationError as error:
-            problems += mistakes(error, kind, origins, default, known, tuple(place.split(".")))
-        except UserError as error:  # a name that its registry does not know
+            at = tuple(place.split("."))
+            problems += [explain(entry, kind, origins, default, known, at) for entry in error.errors()]
+        except UserError as error:  # an unknown name in a registry
             problems.append(f"{origin_of(place, origins, default)}: {place}: {error}")
     return problems
 
@@ -285,9 +286,9 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def option_defaults(config: RunConfig) -> dict[str, Any]:
-    """What holds for the method's and the loss's own settings where nothing is said of them, by dotted key.
+    """Default values of the method's and the loss's options, by dotted key.
 
-    Of a method or a loss that no one has registered, as a config of another version may name, nothing is known.
+    A config of another version may name a method or loss that is not registered. Such a one has no entries.
     """
     from uda.models.losses import LOSSES
 
@@ -296,14 +297,14 @@ def option_defaults(config: RunConfig) -> dict[str, Any]:
         found["method_options"] = methods[config.method].Options
     if loss in LOSSES:
         found["model.loss_options"] = LOSSES[loss]
-    # As YAML has them: lists, not tuples.
+    # In JSON mode, because YAML has lists and not tuples.
     return flatten({key: kind.model_construct().model_dump(mode="json") for key, kind in found.items()})
 
 
 def differing_keys(config: RunConfig, saved: Mapping[str, Any], skip: Iterable[str] | None = None) -> list[str]:
     """Keys in which a saved config differs from this one, as `key: saved -> now`.
 
-    `skip`: sections and keys that do not count; None: those that are no part of what a run is.
+    `skip`: sections and keys to ignore; None: `not_identity`.
     """
     skip = config.not_identity if skip is None else skip
     defaults = option_defaults(config)

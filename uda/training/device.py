@@ -1,8 +1,9 @@
-"""Which device a run uses, and the settings that are best on it.
+"""The device of a run, and the best settings for it.
 
-`settle` decides what a config leaves open, and `describe` says it in one line. Threads, malloc, TF32 and cuDNN's
-benchmark belong to the whole process: the command line sets them by `set_up_process`, a library call never does.
-CUDA and MPS are decided by what their makers document; the CPU's settings by measurement (`uda bench`).
+`settle` resolves the open settings of a config, and `describe` shows them in one line. Threads, malloc, TF32 and
+cuDNN's benchmark apply to the whole process. The command line sets them with `set_up_process`; a library call never
+does. The settings for CUDA and MPS follow their documentation, those for CPUs follow measurements
+(`benchmarks/run_bench.py`).
 """
 
 import ctypes
@@ -19,27 +20,27 @@ from uda.core.devices import pick_device
 from uda.core.errors import UserError
 from uda.training.settings import RuntimeSettings
 
-#: Networks with fewer parameters stay in fp32: their casts cost more than half precision saves.
+#: Networks with fewer parameters use fp32, because casts cost more than half precision saves.
 FEW_PARAMETERS = 1_000_000
 
 
 def settle(settings: RuntimeSettings, network: nn.Module) -> RuntimeSettings:
-    """The settings with every `auto` and null decided for this machine and network, except `workers`.
+    """The settings with every `auto` and null resolved for this machine and network, except `workers`.
 
-    What the user has set stays as it is, except what belongs to the whole process: `threads`, `allocator`, `tf32` and
-    `cudnn_benchmark` come back as they are in this process. `workers` depends on where the images lie: see
-    `loader_workers`.
+    The user's values are kept, with one exception: `threads`, `allocator`, `tf32` and `cudnn_benchmark` apply to the
+    whole process and are returned as they are in this process. `workers` depends on whether the images are in memory;
+    see `loader_workers`.
 
     Raises:
-        UserError: a device that is not there, or `compile` without the compiler that torch needs for it.
+        UserError: the device does not exist, or `compile` lacks the compiler that torch needs.
     """
     device = pick_device(settings.device)
     cuda, cpu = device.type == "cuda", device.type == "cpu"
     if settings.compile and not has_compiler(device.type):
         language, variable, names = _COMPILERS[device.type]
         raise UserError(
-            f"runtime.compile: torch.compile needs a {language} compiler on {device.type} ({names[0]}, or one named by "
-            f"${variable}), and none was found; install one, or set it to false"
+            f"runtime.compile: torch.compile needs a {language} compiler on {device.type} ({names[0]}, or one that "
+            f"${variable} names), but none was found; install one, or set it to false"
         )
     parameters = sum(p.numel() for p in network.parameters())
     best = {
@@ -50,14 +51,14 @@ def settle(settings: RuntimeSettings, network: nn.Module) -> RuntimeSettings:
         "predict_batch_size": _predict_batch_size(cpu, parameters),
     }
     decided = {name: value for name, value in best.items() if getattr(settings, name) in (None, "auto")}
-    # Asked for where they cannot be had: a config should run on every machine.
+    # Page-locked memory needs CUDA. It is no error elsewhere, because a config should run on every machine.
     if not cuda:
         decided["pin_memory"] = False
     return settings.model_copy(update={**decided, **_of_this_process(device), "device": str(device)})
 
 
 def _of_this_process(device: torch.device) -> dict[str, object]:
-    """The settings of the whole process as they are, whatever was asked for."""
+    """The current settings of the whole process."""
     found = {"threads": torch.get_num_threads(), "allocator": "keep" if _kept else "default"}
     found["cudnn_benchmark"] = device.type == "cuda" and torch.backends.cudnn.benchmark
     if device.type == "cuda":
@@ -67,12 +68,12 @@ def _of_this_process(device: torch.device) -> dict[str, object]:
 
 
 def set_up_process(settings: RuntimeSettings) -> None:
-    """Put into force what is the whole process's: threads, malloc, TF32, cuDNN's benchmark and the current GPU.
+    """Apply the settings of the whole process: threads, malloc, TF32, cuDNN's benchmark and the current GPU.
 
-    null and `auto` are decided for this machine. Only the command line, benchmarks and checks call it.
+    null and `auto` are resolved for this machine. Only the command line, benchmarks and checks call it.
 
     Raises:
-        UserError: a device that is not there.
+        UserError: the device does not exist.
     """
     device = pick_device(settings.device)
     if settings.threads and settings.threads != torch.get_num_threads():
@@ -80,7 +81,7 @@ def set_up_process(settings: RuntimeSettings) -> None:
     if device.type == "cuda":
         if device.index is not None:
             torch.cuda.set_device(device)
-        # torch 2.9 warns of newer names. After those, other code that reads the older ones may meet an error.
+        # torch 2.9 warns that there are newer names. With those, code that reads the older names may fail.
         with warnings.catch_warnings(action="ignore"):
             torch.set_float32_matmul_precision("highest")
             torch.backends.cudnn.allow_tf32 = settings.tf32
@@ -91,7 +92,7 @@ def set_up_process(settings: RuntimeSettings) -> None:
 
 
 def loader_workers(settings: RuntimeSettings, in_memory: bool) -> int:
-    """Loader processes: none for images in memory, else up to 8 and at most this process's share of the cores."""
+    """Number of loader processes: 0 for images in memory, else at most 8 and at most this process's share of cores."""
     if settings.workers is not None:
         return settings.workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -100,7 +101,7 @@ def loader_workers(settings: RuntimeSettings, in_memory: bool) -> int:
 
 
 def processor() -> str:
-    """The CPU's name, the widest instructions that torch uses, and whether it computes in bf16."""
+    """The CPU's name, the widest instructions that torch uses, and whether it has bf16 units."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -111,7 +112,7 @@ def processor() -> str:
 
 
 def describe(settings: RuntimeSettings, workers: int) -> str:
-    """Settled settings in a line, such as `cpu, 2 threads, fp32, channels_last, malloc keeps its memory, 0 workers`."""
+    """One line for settled settings, like `cpu, 2 threads, fp32, channels_last, malloc keeps its memory, 0 workers`."""
     device = torch.device(settings.device)
     if device.type == "cuda":
         words = [f"{device} ({torch.cuda.get_device_name(device)})"]
@@ -143,44 +144,44 @@ def _count(number: int, thing: str) -> str:
 
 
 def _precision(device: torch.device, parameters: int) -> str:
-    """bf16 on GPUs that compute in it, for a network that is large enough to gain; fp32 elsewhere.
+    """bf16 on GPUs with bf16 units if the network is large enough to gain; else fp32.
 
-    On CPUs that compute in bf16 it depends on the layers whether it gains (ResNet-18 does, EfficientNet-Lite0 loses),
-    and timing a step would let the machine's load decide a result's digits.
+    On CPUs with bf16 units the gain depends on the layers: ResNet-18 becomes faster, EfficientNet-Lite0 slower. Timing
+    a step is no solution, because then the machine's load would decide the digits of a result.
     """
     if device.type != "cuda" or parameters < FEW_PARAMETERS:
         return "fp32"
-    with torch.cuda.device(device):  # torch asks the current one
+    with torch.cuda.device(device):  # torch asks the current device
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
 
 
 def _predict_batch_size(cpu: bool, parameters: int) -> int:
-    """On a CPU what fits its caches: larger batches take up to twice as long an image, smaller ones cost calls."""
+    """Images per batch. On a CPU they fit its caches: larger batches take up to twice as long per image."""
     return 256 if not cpu else 128 if parameters < FEW_PARAMETERS else 32
 
 
 def _channels_last(device: torch.device, network: nn.Module) -> bool:
-    """For convolutional networks on CUDA, and on CPUs by way of oneDNN; on MPS it gains nothing that is known."""
+    """True for convolutional networks on CUDA and on CPUs with oneDNN. On MPS no gain is known."""
     if not any(isinstance(layer, nn.Conv2d) for layer in network.modules()):
         return False
     return device.type == "cuda" or (device.type == "cpu" and torch.backends.mkldnn.is_available())
 
 
-#: By device what torch.compile's backend compiles besides (inductor its CPU code, Triton its launchers): the language,
-#: the variable that may name a compiler, and the names that are looked for.
+#: The compiler that torch.compile needs (inductor for CPU code, Triton for launchers), by device: the language, the
+#: variable that may name a compiler, and the names to look for.
 _COMPILERS = {"cpu": ("C++", "CXX", ("g++", "clang++", "cl")), "cuda": ("C", "CC", ("gcc", "clang", "cl"))}
 
 
 def has_compiler(device: str) -> bool:
-    """Whether there is a compiler that torch.compile needs for a type of device; on others it needs none."""
+    """Whether the compiler that torch.compile needs for a type of device is installed; True if it needs none."""
     if device not in _COMPILERS:
         return True
     _, variable, names = _COMPILERS[device]
     return any(shutil.which(name) for name in (os.environ.get(variable), *names) if name)
 
 
-# malloc. Each training step frees and takes some hundred blocks of megabytes. By default glibc gets each of them from
-# the kernel anew, which hands out zeroed pages, 4 KiB at a time: for EfficientNet-Lite0 a tenth of the step.
+# malloc. Each training step frees and allocates some hundred blocks of megabytes. By default glibc requests each of
+# them from the kernel, which gives zeroed pages of 4 KiB. For EfficientNet-Lite0 this takes a tenth of the step.
 
 
 def _has_glibc() -> bool:
@@ -191,7 +192,7 @@ def _has_glibc() -> bool:
 
 
 def _malloc_is_chosen() -> bool:
-    """Whether the environment says how to allocate: another malloc, or glibc's with settings of its own."""
+    """Whether the environment configures malloc: another library, or settings of glibc's malloc."""
     return (
         "malloc" in os.environ.get("LD_PRELOAD", "")
         or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", "")
@@ -208,9 +209,9 @@ _kept = False
 
 
 def keep_memory() -> None:
-    """Tell glibc's malloc to keep what it has: no mmap for large blocks, no trim, growth by 64 MiB, huge pages.
+    """Make glibc's malloc keep freed memory: no mmap for large blocks, no trim, growth by 64 MiB, huge pages.
 
-    Cannot be undone, so the process stays as large as it has ever been. With another C library nothing happens.
+    This cannot be undone, so the process never shrinks. With another C library nothing happens.
     """
     global _kept
     if _kept or not _has_glibc():
@@ -225,8 +226,8 @@ def keep_memory() -> None:
 
 
 def _may_reserve() -> bool:
-    """Whether address space that is not used costs nothing here."""
-    import resource  # not on Windows, which has no glibc either
+    """Whether unused address space costs nothing on this system."""
+    import resource  # does not exist on Windows, which has no glibc either
 
     limits = (resource.getrlimit(limit)[0] for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA))
     strict = Path("/proc/sys/vm/overcommit_memory")
@@ -236,10 +237,10 @@ def _may_reserve() -> bool:
 
 
 def _advise_huge_pages(libc: ctypes.CDLL) -> None:
-    """Ask for huge pages for the heap's next 4 GiB.
+    """Request huge pages for the next 4 GiB of the heap.
 
-    The heap grows once by a block that nothing ever touches. As nothing is trimmed, its addresses stay with the
-    heap when the block is freed, and with them the advice; memory is taken only where later blocks are written.
+    The heap grows once by a block that is never written. Nothing is trimmed, so its addresses stay in the heap when the
+    block is freed, and the advice stays with them. Memory is used only when later blocks are written.
     """
     libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p
     libc.free.argtypes, libc.free.restype = [ctypes.c_void_p], None
@@ -249,5 +250,6 @@ def _advise_huge_pages(libc: ctypes.CDLL) -> None:
         return
     page = os.sysconf("SC_PAGESIZE")
     start = -(-block // page) * page
-    libc.madvise(start, (block + _HUGE_PAGES - start) // page * page, _MADV_HUGEPAGE)  # refused by some kernels: well
+    # Some kernels refuse, which does no harm.
+    libc.madvise(start, (block + _HUGE_PAGES - start) // page * page, _MADV_HUGEPAGE)
     libc.free(block)

@@ -1,4 +1,4 @@
-"""The only training loop, and the only predict pass: devices, precision, schedules, logging."""
+"""The only training loop and the only predict pass, with devices, precision, schedules and logging."""
 
 import math
 import random
@@ -33,34 +33,31 @@ Log = Callable[[str], None]
 
 CURE = (
     "the last good checkpoint is kept. Lower the learning rate, set clip_grad or use runtime.precision=fp32, with "
-    "another output=... (source.checkpoint=FOLDER/checkpoints/source.safetensors spares the source stage)"
+    "another output=... (source.checkpoint=FOLDER/checkpoints/source.safetensors skips the source stage)"
 )
 
 
 class TrainingDivergedError(UserError):
-    """The loss is no longer a number."""
+    """The loss or the network is not finite."""
 
 
 def seed_everything(*keys: int) -> None:
-    """Seed every global generator (torch's on the CPU and all GPUs, NumPy's, Python's) from some numbers."""
+    """Seed all global generators (torch on the CPU and all GPUs, NumPy, Python) from `keys`."""
     words = np.random.SeedSequence(keys).generate_state(2, np.uint64)
     seed = int(words[0] >> np.uint64(1))
     # torch.manual_seed would keep a stack trace for every GPU that is not in use yet.
     torch.default_generator.manual_seed(seed)
     if torch.cuda.is_initialized():
-        torch.cuda.manual_seed_all(seed)  # the current one may not be the run's
+        torch.cuda.manual_seed_all(seed)  # the current GPU may not be the run's
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(seed)
-    np.random.seed(int(words[1] >> np.uint64(32)))  # noqa: NPY002 (for code of a user's own that draws from it)
+    np.random.seed(int(words[1] >> np.uint64(32)))  # noqa: NPY002 (a user's code may draw from it)
     random.seed(seed)
 
 
 @contextmanager
 def generators_restored() -> Iterator[None]:
-    """Around work that seeds the global generators: afterwards they are as the caller left them.
-
-    CUDA's are restored where CUDA was in use before.
-    """
+    """Restore the global generators after work that seeds them. CUDA's are restored only if CUDA was in use before."""
     kept = torch.default_generator.get_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     mps = torch.mps.get_rng_state() if torch.backends.mps.is_available() else None
@@ -78,31 +75,31 @@ def generators_restored() -> Iterator[None]:
 
 @dataclass
 class EpochState:
-    """How far an epoch is."""
+    """Progress within an epoch."""
 
     step: int = 0
-    """Finished steps."""
+    """Number of finished steps."""
     sums: dict[str, Tensor] = field(default_factory=dict)
-    """Sum over them of every scalar that the method reports."""
+    """Sum over the finished steps of every scalar that the method reports."""
 
 
 class Pauses(Protocol):
-    """Decides where an epoch pauses to be saved."""
+    """Decides when an epoch pauses for a checkpoint."""
 
     def due(self, step: int) -> bool:
-        """Whether to save after so many steps of the epoch; every rank of a job must answer alike."""
+        """Whether to save after `step` steps of the epoch. The answer must be the same in all processes."""
 
     def save(self, state: EpochState) -> None:
-        """Save; may end the run."""
+        """Save a checkpoint. May end the run."""
 
 
 class Engine:
-    """A network on one device, how to train it and how to predict with it.
+    """Trains a network on one device, and predicts with it.
 
     Args:
-        network: moved to the device in place.
-        settings: device, precision, memory format; the attribute of that name has all that they leave open decided.
-        log: receives plain lines.
+        network: the network. It is moved to the device in place.
+        settings: device, precision, memory format etc. The attribute `settings` has every `auto` and null resolved.
+        log: receives lines of text.
         ranks: the processes of the job.
     """
 
@@ -115,56 +112,56 @@ class Engine:
         self.device = torch.device(self.settings.device)
         self.memory_format = torch.channels_last if self.settings.channels_last else torch.contiguous_format
         if self.device.type == "mps" and self.ranks.world > 1:
-            raise UserError("runtime.device: several processes work together on cuda or cpu, not on mps")
+            raise UserError("runtime.device: several processes need cuda or cpu, not mps")
         if self.settings.sync_batch_norm and self.ranks.world > 1:
             if self.device.type != "cuda":
-                raise UserError("runtime.sync_batch_norm: torch's SyncBatchNorm works on CUDA alone; set it to false")
+                raise UserError("runtime.sync_batch_norm: torch's SyncBatchNorm needs CUDA; set it to false")
             synchronise_batch_norms(network)
-        with self.enough_memory("the network", "take a smaller model.backbone"):
+        with self.enough_memory("the network", "use a smaller model.backbone"):
             self.network = network.to(self.device, memory_format=self.memory_format)
         self._own = nn.ModuleDict()
         self._further_heads: list[nn.Module] = []
         if self.settings.compile:
-            network.compile()  # in place: the names of its tensors stay
+            network.compile()  # in place, so that the names of its tensors stay the same
 
     def attach(self, method: Method) -> None:
-        """Take charge of the networks that a method has of its own: to the device, and in the place of others.
+        """Move a method's own networks to the device; they replace those of an earlier method.
 
-        Training takes the method's precision from here on.
+        From now on training uses the method's precision.
         """
         asked, precision = self.settings.precision, method.precision(self.settings.precision)
         if precision != asked:
             self.settings = self.settings.model_copy(update={"precision": precision})
             if self.log:
                 self.log(
-                    f"precision {precision} in place of {asked}, for the inner gradients of {type(method).__name__}"
+                    f"precision {precision} instead of {asked}, for the inner gradients of {type(method).__name__}"
                 )
         self._own = method.modules.to(self.device)
         self._further_heads = [self._own[name] for name in method.further_heads]
 
     @property
     def predict_batch_size(self) -> int:
-        """Images in a batch of the predict pass."""
+        """Images per batch of a predict pass."""
         return self.settings.predict_batch_size
 
     @property
     def pin_memory(self) -> bool:
-        """Pinned host memory makes copies to a CUDA device asynchronous."""
+        """Whether batches are in page-locked memory, from which copies to a CUDA device are asynchronous."""
         return self.settings.pin_memory
 
     def workers(self, in_memory: bool) -> int:
-        """Loader processes."""
+        """Number of loader processes."""
         return loader_workers(self.settings, in_memory)
 
     def autocast(self, precision: str, cache: bool = True):
-        """The autocast context of a precision; `cache`: it keeps its copies of the weights until it ends."""
+        """The autocast context of a precision. `cache`: keep the copies of the weights until the context ends."""
         if precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, DTYPES[precision], cache_enabled=cache)
 
     @contextmanager
     def enough_memory(self, what: str, cure: str) -> Iterator[None]:
-        """Around work on the device. Raises UserError where memory runs out, with the `cure`."""
+        """Context for work on the device. Raises UserError with the `cure` if memory runs out."""
         try:
             yield
         except RuntimeError as error:
@@ -201,27 +198,27 @@ class Engine:
 
         Args:
             method: computes the update from a batch.
-            batches: `steps` batches less those done before `begin`.
-            optimization: the optimiser; its schedule counts on from where it stands.
-            label: what the progress bar says.
+            batches: the batches of the epoch that are not done yet, `steps` minus `begin.step`.
+            optimization: the optimiser. Its schedule continues.
+            label: text of the progress bar.
             steps: number of batches of the epoch.
-            progress: the stage's share done (0..1) to the run's.
-            freeze_batch_norm: BatchNorm in eval mode, its running statistics untouched.
-            seed: the global generators (dropout) are seeded from it, the step and the rank, so that a step's draws
-                do not depend on what came before it.
-            begin: where an earlier start paused.
-            pauses: where to pause, and what to do then.
+            progress: maps the done share of the stage to that of the run, both 0 to 1.
+            freeze_batch_norm: keep BatchNorm in eval mode, so that its running statistics do not change.
+            seed: seeds the global generators (dropout) together with step and rank, so that the draws of a step do
+                not depend on earlier steps.
+            begin: the point where an earlier start paused.
+            pauses: decides when to pause, and saves.
 
         Returns:
-            The mean of every scalar that the method reports, over steps and ranks.
+            The mean of every scalar that the method reports, over steps and processes.
 
         Raises:
-            TrainingDivergedError: a loss or the network after the last step is not finite; names step and images.
+            TrainingDivergedError: a loss or the network after the last step is not finite. Names step and images.
         """
         state = begin or EpochState()
         sums = state.sums
         pending: list[Tensor] = []
-        # Reading a loss makes a GPU wait; on a CPU it is free.
+        # Reading a loss makes the host wait for a GPU. On a CPU it costs nothing.
         check_every = 1 if self.device.type == "cpu" else 20
         self._train_mode(freeze_batch_norm)
         delivered = self.delivered(batches)
@@ -231,7 +228,7 @@ class Engine:
             optimization.begin_step()
             done = optimization.steps_done / max(optimization.total_steps, 1)
             method.progress = progress(done)
-            # A method of several phases moves weights within its step: copies of them would be those of before.
+            # A method with several phases updates weights within its step, so cached copies would be out of date.
             with self.autocast(self.settings.precision, cache=False):
                 scalars = self._step(method, batch, optimization)
             for name, value in scalars.items():
@@ -275,7 +272,7 @@ class Engine:
         )
         optimization.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(batch.dealt(parts), 1):
-            part = part.to(self.device, memory_format=self.memory_format)  # dealt out, its images are not dense
+            part = part.to(self.device, memory_format=self.memory_format)  # the images of a part are not contiguous
             optimization.weight = part.weight
             if averaged_loss is None:
                 loss, scalars = method.loss(part)
@@ -285,7 +282,7 @@ class Engine:
             optimization.backward(loss)
             for name, value in {"loss": loss.detach(), **scalars}.items():
                 sums[name] = sums.get(name, 0) + part.weight * value / parts
-            # BatchNorm moves its statistics once a step, by the mean of the parts, as over as many processes.
+            # BatchNorm updates its statistics once per step, by the mean of the parts, as with as many processes.
             for tensor, total, old in zip(statistics, totals, before, strict=True):
                 total += tensor
                 tensor.copy_(old)
@@ -303,7 +300,7 @@ class Engine:
                     layer.eval()
 
     def running_statistics(self) -> list[Tensor]:
-        """BatchNorm's running means and variances: what differs between the ranks until an epoch ends."""
+        """BatchNorm's running means and variances. They differ between processes until an epoch ends."""
         layers = [*batch_norms(self.network), *batch_norms(self._own)]
         return [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
 
@@ -312,10 +309,10 @@ class Engine:
 
     @torch.no_grad()
     def _check_network(self, label: str, images: Tensor) -> None:
-        """A loss is taken before its update, so the last update of an epoch is judged by a forward pass of its own."""
+        """Check the network after the last update, which no loss shows, by a forward pass."""
         self.network.eval()
         if not torch.isfinite(self.network(images).logits).all():
-            raise TrainingDivergedError(f"{label}: the last update left a network without finite values; {CURE}")
+            raise TrainingDivergedError(f"{label}: the network is not finite after the last update; {CURE}")
 
     def _check_finite(self, losses: list[Tensor], step: int, steps: int, label: str, batches: Iterable[Batch]) -> None:
         finite = torch.isfinite(torch.stack(losses)).tolist()
@@ -337,14 +334,14 @@ class Engine:
         workers: int | None = None,
         label: str = "predict",
     ) -> Prediction:
-        """`predict` of images, in order.
+        """Features and logits of images, in their order.
 
         Args:
-            images: all of them, or those that `rows` takes.
+            images: the images.
             transform: makes the network's inputs.
-            rows: None: all.
-            workers: loader processes; None: as the settings say.
-            label: what the progress bar says.
+            rows: the images to predict; None: all.
+            workers: loader processes; None: as in the settings.
+            label: text of the progress bar.
         """
         rows = slice(0, len(images)) if rows is None else rows
         batches = predict_batches(
@@ -360,16 +357,16 @@ class Engine:
         """Features and logits of every image, once each, in eval mode.
 
         Args:
-            batches: image batches (B, C, S, S) in order; in a job of several processes those of this rank's images.
-            count: N, images that the batches hold.
-            label: what the progress bar says.
+            batches: image batches (B, C, S, S) in order. With several processes: those of this process's images.
+            count: N, the number of images in the batches.
+            label: text of the progress bar.
 
         Raises:
             UserError: memory runs out.
         """
         cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now) or transforms.size"
         if count <= 2:
-            cure = "take a smaller model.backbone or transforms.size"
+            cure = "use a smaller model.backbone or transforms.size"
         self.network.eval()
         weight = self.network.weight.detach().float().cpu().numpy().copy()
         features = np.empty((count, weight.shape[1]), np.float32)
@@ -386,17 +383,17 @@ class Engine:
                 output = self.network(self._move(images))
                 rows = slice(done, done + len(images))
                 under_way.append(self._fetch((output.features, features[rows]), (output.logits, logits[rows])))
-                if len(under_way) > 1:  # wait for the batch before, while the device computes this one
+                if len(under_way) > 1:  # wait for the batch before while the device computes this one
                     under_way.pop(0)()
                 done += len(images)
             for keep in under_way:
                 keep()
         if done != count:
-            raise RuntimeError(f"{label}: {done} images came out of the loader, not {count}")
+            raise RuntimeError(f"{label}: the loader gave {done} images, not {count}")
         return Prediction(features, logits, weight)
 
     def _fetch(self, *pairs: tuple[Tensor, np.ndarray]) -> Callable[[], None]:
-        """Begin to copy tensors to the host; the call that is returned ends when they are in their arrays."""
+        """Start to copy tensors to the host. The returned function waits until they are in their arrays."""
         cuda = self.device.type == "cuda"
         on_host = [(tensor.float().to("cpu", non_blocking=cuda), array) for tensor, array in pairs]
         arrived = torch.cuda.Event() if cuda else None
@@ -415,8 +412,8 @@ class Engine:
         """Replace BatchNorm's running statistics by the averages over `batches` (AdaBN, Li et al. 2016).
 
         Args:
-            batches: image batches (B, C, S, S) in random order: each should look like the whole domain. In a job of
-                several processes this rank's share of them, perhaps none; the ranks' averages are averaged.
+            batches: image batches (B, C, S, S) in random order: each should look like the whole domain. With several
+                processes: this process's share of the batches, which may be empty. The averages are averaged.
         """
         layers = batch_norms(self.network)
         if not layers:
@@ -431,9 +428,9 @@ class Engine:
                 delivered = show_progress(self.delivered(batches), "BatchNorm statistics", len(batches), self.log)
                 for seen, images in enumerate(delivered, 1):
                     for layer in layers:
-                        # The cumulative average. With a momentum of None each layer would read its counter off the GPU.
+                        # The cumulative average. With momentum None each layer would read its counter from the GPU.
                         layer.momentum = 1 / seen
-                    self.network.forward(self._move(images))  # a call would compile anew for every momentum
+                    self.network.forward(self._move(images))  # a call would compile again for every momentum
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
@@ -441,7 +438,7 @@ class Engine:
         self._average_batch_norm(weight=len(batches))
 
     def delivered(self, batches: Iterable) -> Iterable:
-        """Batches of a loader on the device, others as they are."""
+        """Move the batches of a loader to the device. Other batches are returned unchanged."""
         return batches.on(self.device, self.pin_memory) if isinstance(batches, Batches) else batches
 
     def _move(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a run is made of besides its config: images, labels and classes. It goes on with the same ones alone."""
+"""The inputs of a run besides its config: images, labels and classes. A run continues only with the same ones."""
 
 import hashlib
 import zlib
@@ -14,16 +14,16 @@ from uda.data.domains import TargetLabels
 
 @dataclass(frozen=True)
 class InputImages:
-    """Some images of a run."""
+    """The images of a run in one role."""
 
     names: Sequence[str]
-    """Their N names, in order."""
+    """N names, in order."""
     labels: np.ndarray | TargetLabels | None
-    """(N,) class numbers. Of labels that are for measuring alone, only a checksum is looked at."""
+    """(N,) class numbers. Only a checksum of target labels for evaluation is read."""
 
     @property
     def checksum(self) -> str:
-        """Eight hexadecimal digits for the labels; none where there are none."""
+        """Checksum of the labels, eight hexadecimal digits; empty if there are no labels."""
         if self.labels is None:
             return ""
         if isinstance(self.labels, TargetLabels):
@@ -31,7 +31,7 @@ class InputImages:
         return _checksum(np.asarray(self.labels, np.int64).tobytes())
 
     def state(self) -> dict[str, object]:
-        """For a checkpoint: the names, compressed, and the labels, of target labels their checksum."""
+        """State for a checkpoint: the compressed names, and the labels or, for target labels, their checksum."""
         readable = isinstance(self.labels, np.ndarray)
         return {
             "names": torch.frombuffer(bytearray(zlib.compress(_joined(self.names))), dtype=torch.uint8),
@@ -41,13 +41,13 @@ class InputImages:
 
 @dataclass(frozen=True)
 class Inputs:
-    """All images of a run by their role (`source`, `target`), and its K classes."""
+    """All images of a run by role (`source`, `target`), and its K classes."""
 
     classes: Sequence[str]
     images: Mapping[str, InputImages]
 
     def describe(self) -> str:
-        """A line by which the processes of a job compare what they have found."""
+        """A line that the processes of a job compare."""
         parts = [
             f"{len(part.names)} {role} images ({_checksum(_joined(part.names))}, labels {part.checksum or 'none'})"
             for role, part in self.images.items()
@@ -56,12 +56,12 @@ class Inputs:
 
     @cached_property
     def state(self) -> dict[str, object]:
-        """For a checkpoint: tensors and strings."""
+        """State for a checkpoint: tensors and strings."""
         images = {role: part.state() for role, part in self.images.items()}
         return {"classes": list(self.classes), "images": images}
 
     def change_since(self, state: Mapping[str, object]) -> str | None:
-        """What differs from a checkpoint's state: `images: 1 of 32 target images is gone (a.png)`; None if nothing."""
+        """The difference from a checkpoint's state: `images: of 32 target images 1 is gone (a.png)`; None if equal."""
         then = state["classes"]
         if then != list(self.classes):
             return f"classes: {_difference(then, self.classes, 'classes')}"
@@ -73,7 +73,7 @@ class Inputs:
             labels = state["images"][role]["labels"]
             if isinstance(labels, str):
                 if labels != part.checksum:
-                    return f"labels: those of the {role} images are not those by which the run was measured so far"
+                    return f"labels: the {role} labels are not the ones that the run was evaluated with so far"
                 continue
             changed = np.flatnonzero(labels.numpy() != part.labels)
             if len(changed):
@@ -84,7 +84,7 @@ class Inputs:
         return None
 
 
-#: Names of files may be any bytes.
+#: File names may be any bytes.
 _CODE = ("utf-8", "surrogateescape")
 
 
@@ -104,4 +104,4 @@ def _difference(then: Sequence[str], now: Sequence[str], what: str) -> str:
         for names, word in sides
         if names
     ]
-    return f"of {len(then)} {what} {', '.join(told) or 'all are there, in another order'}"
+    return f"of {len(then)} {what} {', '.join(told) or 'all are present, in another order'}"

@@ -16,10 +16,10 @@ class Optimization:
 
     Args:
         groups: parameters by role, as a method names them.
-        settings: the optimiser's settings.
+        settings: settings of the optimiser.
         total_steps: steps of the stage, for the schedule.
-        scaler: loss scaler for fp16, None otherwise.
-        fused: the update in one kernel.
+        scaler: loss scaler for fp16; None for other precisions.
+        fused: update all parameters in one kernel.
         ranks: the processes whose gradients are averaged.
     """
 
@@ -59,10 +59,11 @@ class Optimization:
         self._fill_momenta()
 
     def _fill_momenta(self) -> None:
-        """Give every parameter of a fused SGD its momentum, 0 until its first gradient.
+        """Set the momentum of every parameter of a fused SGD to 0, if it has none yet.
 
-        torch's kernel takes the momenta of all parameters that have a gradient, or of none. Without this a gradient
-        that comes late is an error, and a first step that the scaler leaves out keeps momenta that nobody has written.
+        torch's kernel needs a momentum for all parameters with a gradient, or for none. Otherwise a parameter that gets
+        its first gradient in a later step is an error. And if the scaler skips the first step, the momenta hold
+        uninitialised memory.
         """
         for group in self.optimizer.param_groups:
             if self.settings.name == "sgd" and group["fused"] and group["momentum"]:
@@ -73,11 +74,11 @@ class Optimization:
 
     @property
     def moving(self) -> list[nn.Parameter]:
-        """All parameters that it moves."""
+        """All parameters that are updated."""
         return [parameter for group in self.parameters.values() for parameter in group]
 
     def schedule(self, step: int) -> float:
-        """The learning rate's factor at a step, from step and total alone: nothing to save for a resume."""
+        """Factor of the learning rate at a step. It depends only on step and total, so there is no state to save."""
         done = step / max(self.total_steps, 1)
         if self.settings.schedule == "cosine":
             return 0.5 * (1 + math.cos(math.pi * done))
@@ -98,9 +99,9 @@ class Optimization:
         self.steps_done += 1
 
     def descend(self, loss: Tensor, only: str | None = None) -> None:
-        """One update down the gradient of `loss`, of all parameters or of the group `only`.
+        """Take one gradient step on `loss`, with all parameters or those of the group `only`.
 
-        In a job of several processes the gradient is the mean over the losses of all, each weighted by its images.
+        With several processes the gradient is that of the mean of their losses, each weighted by its images.
         """
         if only is not None and only not in self.parameters:
             raise KeyError(f"no parameter group '{only}' (known: {', '.join(self.parameters)})")
@@ -109,17 +110,20 @@ class Optimization:
         self.update(only)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss`, weighted as the part of the batch that it is of."""
+        """Add the gradient of `loss`, weighted by the weight of its part of the batch."""
         if self.weight != 1:
             loss = loss * self.weight
-        # Gradients run in the types of their forward. Other ranks are met here where the pass averages them.
+        # Gradients have the types of the forward pass. DistributedDataParallel averages gradients in this pass.
         with self.ranks.together(), torch.autocast(loss.device.type, enabled=False):
             (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def update(self, only: str | None = None, parts: int = 1, averaged: bool = False) -> None:
-        """Move the parameters by the gradients that are there, the sum of those of so many `parts` of a batch.
+        """Update the parameters by their gradients.
 
-        `averaged`: they are the means over the ranks already.
+        Args:
+            only: the group to update; None: all.
+            parts: number of parts of a batch whose gradients were added up.
+            averaged: whether the gradients are already means over the processes.
         """
         for role, parameters in self.parameters.items():
             if only is not None and role != only:
@@ -141,7 +145,7 @@ class Optimization:
             self.optimizer.step()
 
     def state_dict(self) -> dict[str, object]:
-        """All that a resume needs."""
+        """State for a checkpoint."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict() if self.scaler else None,
@@ -149,10 +153,10 @@ class Optimization:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Go on from a saved state, of this machine or of another one."""
+        """Continue from a saved state, of this machine or of another one."""
         saved = state["optimizer"]
         groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
-        # `fused` is this machine's before torch loads: by it torch decides on which device AdamW's step count is.
+        # Use the `fused` of this machine: torch decides by it on which device it loads AdamW's step count.
         groups = [{**theirs, "fused": own["fused"]} for theirs, own in groups]
         self.optimizer.load_state_dict({**saved, "param_groups": groups})
         self._fill_momenta()

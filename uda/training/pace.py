@@ -1,4 +1,4 @@
-"""How long a training step and a predict pass take on this machine, measured on a few batches of the real thing."""
+"""The time of a training step and of a predict pass on this machine, measured on a few real batches."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
@@ -23,61 +23,60 @@ if TYPE_CHECKING:
 
 B = TypeVar("B", bound=Sized)
 
-#: Steps that are not timed: cuDNN chooses its algorithms in them, torch.compile compiles, memory is allocated.
+#: Steps that are not timed. In them cuDNN chooses algorithms, torch.compile compiles and memory is allocated.
 WARM_UP = 2
-#: Batches that are timed, and the seconds after which no further one is.
+#: Batches that are timed, and the seconds after which no further batch is timed.
 MEASURED, MOST_SECONDS = 8, 6.0
-#: Warming up is over, however few its steps, once it takes so many seconds.
+#: Seconds after which the warm-up ends, even if it has fewer steps.
 WARM_SECONDS = 1.0
-#: A larger share of the time spent on waiting for images than this is worth a word.
+#: Share of time spent waiting for images above which the user is told.
 WAITING = 0.1
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of a batch, means over some. Of a job's processes the slowest counts."""
+    """Mean time per batch. With several processes it is that of the slowest."""
 
     images: float
-    """Images of a batch in one process."""
+    """Images per batch in one process."""
     waiting: float
-    """Seconds until the batch has come from the loader, with the device idle."""
+    """Seconds per batch that the device waits for the loader."""
     working: float
-    """Seconds until the device has done with it."""
+    """Seconds per batch that the device works."""
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """Seconds per batch: waiting and working."""
         return self.waiting + self.working
 
     @property
     def waits(self) -> bool:
-        """Whether the loader, which works ahead, gives images more slowly than the device takes them."""
+        """Whether the loader is slower than the device, although it works ahead."""
         return self.waiting > WAITING * self.seconds
 
     def describe_step(self, several: bool, loads: bool) -> str:
-        """A training step, for people; `several`: there are several processes; `loads`: waiting counts."""
+        """Text on a training step. `several`: there are several processes; `loads`: count waiting."""
         seconds = self.seconds if loads else self.working
         each = " in each process" if several else ""
-        return f"{seconds:.3f} s a step of {self.images:.0f} images{each}{self._share_of_waiting(loads)}"
+        return f"{seconds:.3f} s per step of {self.images:.0f} images{each}{self._share_of_waiting(loads)}"
 
     def describe_rate(self, several: bool, loads: bool) -> str:
-        """The same of a predict pass."""
+        """Text on a predict pass. The arguments are those of `describe_step`."""
         rate = self.images / (self.seconds if loads else self.working)
-        return f"{rate:,.0f} images a second{' in each process' if several else ''}{self._share_of_waiting(loads)}"
+        return f"{rate:,.0f} images per second{' in each process' if several else ''}{self._share_of_waiting(loads)}"
 
     def _share_of_waiting(self, loads: bool) -> str:
         return f", {100 * self.waiting / self.seconds:.0f} % of it waiting for images" if loads else ""
 
 
 class Stopwatch:
-    """Times a loop over batches. The device is waited for after every batch, so that work is timed, not its start.
+    """Times a loop over batches. It waits for the device after every batch, so that the whole work is timed.
 
     Args:
-        device: what computes.
-        skip: first batches that are not timed. Loader processes give their first batches all at once, and have made
-            them while nobody asked.
-        most_seconds: no further batch is given after so many; one is always timed.
-        ranks: the processes of the job, which stop together.
+        device: the device.
+        skip: number of first batches that are not timed. Loader processes have these ready before they are needed.
+        most_seconds: the loop ends after this many seconds. At least one batch is timed.
+        ranks: the processes of the job. They stop together.
     """
 
     def __init__(self, device: torch.device, skip: int, most_seconds: float, ranks: Ranks):
@@ -88,7 +87,7 @@ class Stopwatch:
         self._rows: list[tuple[int, float, float]] = []
 
     def over(self, batches: Iterable[B]) -> Iterator[B]:
-        """Pass batches on, timed from one request for a batch to the next."""
+        """Yield the batches, and time each from its request to the next one."""
         begun = asked = self._now()
         for number, batch in enumerate(batches):
             came = time.monotonic()
@@ -103,7 +102,7 @@ class Stopwatch:
             asked = time.monotonic()
 
     def pace(self) -> Pace:
-        """The means of what was timed."""
+        """Means over the timed batches."""
         images, waiting, working = np.mean(self._rows, axis=0).tolist()
         return Pace(images, *self.ranks.maximum([waiting, working]))
 
@@ -120,19 +119,19 @@ def training_pace(
     workers: int,
     freeze_batch_norm: bool = False,
 ) -> Pace:
-    """How long a training step takes. The network is trained by it.
+    """Measure the pace of training steps. The network is trained in them.
 
     Args:
-        engine, method, optimization: what trains.
-        batches: of the stage.
-        workers: loader processes that they come from.
-        freeze_batch_norm: BatchNorm in eval mode.
+        engine, method, optimization: as for training.
+        batches: batches of the stage.
+        workers: number of loader processes.
+        freeze_batch_norm: keep BatchNorm in eval mode.
     """
     first = 0
     for skip, steps, seconds in ((0, WARM_UP, WARM_SECONDS), (workers, MEASURED, MOST_SECONDS)):
         watch = Stopwatch(engine.device, skip, seconds, engine.ranks)
         window = batches.window(first, skip + steps)
-        # One step more than there are: what ends an epoch is no part of a step.
+        # One step more than there are, because the work at the end of an epoch must not count.
         engine.fit(
             method,
             watch.over(engine.delivered(window)),
@@ -146,14 +145,14 @@ def training_pace(
 
 
 def predict_pace(engine: "Engine", images: "Images", transform: "Transform") -> tuple[Pace, Prediction]:
-    """How long a batch of a predict pass takes, and the prediction of the images that were timed.
+    """Measure the pace of a predict pass. Returns it and the prediction of the timed images.
 
-    Every process predicts images of its own, from the first on.
+    Each process predicts its own images.
 
     Args:
-        engine: what predicts.
+        engine: predicts.
         images: all images of the pass.
-        transform: what they are seen in.
+        transform: makes the network's inputs.
     """
     size, world, workers = engine.predict_batch_size, engine.ranks.world, engine.workers(images.in_memory)
 
@@ -161,7 +160,7 @@ def predict_pace(engine: "Engine", images: "Images", transform: "Transform") -> 
         some = mine.take(np.arange(min(count, len(mine))))
         return engine.delivered(predict_batches(some, transform, batch_size=size, workers=workers))
 
-    # As many on every process: they look at the clock together.
+    # The same number in every process, because all processes compare their clocks after every batch.
     rows = engine.ranks.rows(len(images)).start + np.arange(max(1, len(images) // world))
     mine = images.take(rows % len(images))
     for batch in Stopwatch(engine.device, 0, WARM_SECONDS, engine.ranks).over(delivered(size, workers=0)):
@@ -175,13 +174,13 @@ def predict_pace(engine: "Engine", images: "Images", transform: "Transform") -> 
 
 
 def as_if_of(sample: Prediction, count: int) -> Prediction:
-    """A prediction of `count` images that repeats that of a few, to try out what comes after a predict pass."""
+    """A prediction of `count` images that repeats `sample`, to try out the work after a predict pass."""
     features, logits = (np.resize(array, (count, array.shape[1])) for array in (sample.features, sample.logits))
     return Prediction(features, logits, sample.weight)
 
 
 def peak_memory(device: torch.device) -> str | None:
-    """What a CUDA device has held at most, and has, for people; None on other devices."""
+    """Text on the peak and total memory of a CUDA device; None on other devices."""
     if device.type != "cuda":
         return None
     gib = 2**30
@@ -189,26 +188,26 @@ def peak_memory(device: torch.device) -> str | None:
         torch.cuda.max_memory_reserved(device) / gib,
         torch.cuda.get_device_properties(device).total_memory / gib,
     )
-    return f"{held:.1f} GiB of the {whole:.1f} GiB of {device} at the peak"
+    return f"peak {held:.1f} GiB of the {whole:.1f} GiB of {device}"
 
 
 @dataclass(frozen=True)
 class Trials:
-    """How long the parts of a run take, tried out, and how often it does each."""
+    """Measured pace of the parts of a run, and how often each part occurs."""
 
     stages: Mapping[str, tuple[int, Pace]]
-    """Of each stage by name: its steps, and the pace of one."""
+    """For each stage by name: its number of steps and the pace of a step."""
     predicted: int
-    """Images of all predict passes."""
+    """Number of images of all predict passes."""
     predict: Pace
-    """The pace of a batch of them."""
+    """Pace of a batch of a predict pass."""
 
     def cost(self, engine: "Engine", workers: int, loads: bool = True) -> str:
-        """What the whole run will take, in lines; without `loads` as if images came by themselves.
+        """Lines with the estimated time and memory of the whole run.
 
         Args:
-            engine: what it was tried out on.
-            workers: loader processes, which work ahead.
+            engine: the engine that the pace was measured with.
+            workers: number of loader processes.
             loads: whether waiting for images counts.
         """
         world = engine.ranks.world
@@ -221,14 +220,14 @@ class Trials:
         steps = sum(steps for steps, _ in self.stages.values())
         todo, time = f"{steps:,} training steps, {self.predicted:,} images predicted", rough_duration(total)
         lines = [
-            f"cost     {todo}: about {time} on {engine.device}, without choosing, reports and checkpoints",
+            f"cost     {todo}: about {time} on {engine.device}, without selection, reports and checkpoints",
             *(f"pace     {name:<8} {pace.describe_step(world > 1, loads)}" for name, (_, pace) in self.stages.items()),
             f"pace     predict  {self.predict.describe_rate(world > 1, loads)}",
         ]
         paces = {name: pace for name, (_, pace) in self.stages.items()} | {"predict": self.predict}
         if loads and workers and (slow := [name for name, pace in paces.items() if pace.waits]):
             lines.append(
-                f"loading  is slower than the network in {', '.join(slow)}: more runtime.workers, data.cache=store or "
+                f"loading  is slower than the network in {', '.join(slow)}; more runtime.workers, data.cache=store or "
                 "data.load_size=256 may help"
             )
         if memory := peak_memory(engine.device):
@@ -237,7 +236,7 @@ class Trials:
 
 
 def rough_duration(seconds: float) -> str:
-    """An estimate in the unit that people would use: seconds, minutes or hours."""
+    """A duration as text in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

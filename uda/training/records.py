@@ -1,4 +1,4 @@
-"""What the reports of a run say: kept in its checkpoint, and written to its folder for people and tools."""
+"""Records of the reports of a run. The checkpoint keeps them; files in the run folder are for people and programs."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from uda.core.files import write_json
 
 
 def plain(value: Any) -> Any:
-    """`value` as strict JSON holds it: NumPy values as Python's own, NaN and infinities as None."""
+    """`value` in types of strict JSON: NumPy values become Python values, NaN and infinities become None."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray):
@@ -27,21 +27,21 @@ def plain(value: Any) -> Any:
     return value
 
 
-#: File of the record of the source model, in a run's folder.
+#: File of the source model's record in a run folder.
 SOURCE = "rounds/source.json"
-#: Files of the records of the reports, by the list of `results.json` that sums them up.
+#: Files of the reports' records, by the name of their list in `results.json`.
 REPORTS = {"rounds": "rounds/{:02d}/report.json", "epochs": "epochs/{:02d}.json"}
 
 
 class Records:
-    """The records of a run by the names of their files.
+    """The records of a run by file name.
 
-    The checkpoint holds them, so they are as far as the run is. Their files are copies: nothing is read from them, and
-    one that is lost or damaged is written anew.
+    The checkpoint holds them, so they always match its progress. The files are copies. Nothing is read from them, and
+    lost or damaged files are written again.
 
     Args:
-        folder: the run's folder.
-        kept: the `state` that a checkpoint holds.
+        folder: the run folder.
+        kept: the `state` in a checkpoint.
     """
 
     def __init__(self, folder: Path, kept: Mapping[str, str] | None = None):
@@ -49,18 +49,18 @@ class Records:
         self._texts = dict(kept or {})
 
     def state(self) -> dict[str, str]:
-        """For a checkpoint: each record as JSON."""
+        """State for a checkpoint: each record as JSON."""
         return dict(self._texts)
 
     def write(self, name: str, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Keep a record and write its file. Returns it as JSON holds it."""
+        """Keep a record and write its file. Returns the record in types of JSON."""
         text = json.dumps(plain(record), separators=(",", ":"), allow_nan=False)
         write_json(self.folder / name, json.loads(text))
         self._texts[name] = text
         return json.loads(text)
 
     def get(self, name: str) -> dict[str, Any] | None:
-        """The record of a file, None where there is none yet."""
+        """The record of a file; None if there is none yet."""
         return json.loads(self._texts[name]) if name in self._texts else None
 
     def reports(self) -> list[dict[str, Any]]:
@@ -69,21 +69,21 @@ class Records:
         return [json.loads(self._texts[name]) for name in names if name in self._texts]
 
     def restore(self, log: Callable[[str], None]) -> None:
-        """Write the files anew that do not hold their records, and say which."""
+        """Write the files again that differ from their records, with a warning for each."""
         for name, text in self._texts.items():
             record = json.loads(text)
             try:
                 found = read_record(self.folder / name)
-                problem = None if found == record else f"{self.folder / name} is not what the run wrote"
+                problem = None if found == record else f"{self.folder / name} was changed"
             except UserError as error:
                 problem = str(error)
             if problem:
                 write_json(self.folder / name, record)
-                log(f"warning: {problem}; it was written anew from the checkpoint")
+                log(f"warning: {problem}; it was written again from the checkpoint")
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """The record in a file. Raises UserError where it is missing or broken."""
+    """The record in a file. Raises UserError if it is missing or broken."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -98,10 +98,10 @@ def read_record(path: Path) -> dict[str, Any]:
 
 
 def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """`results.json` of a finished run, and the records of the reports that it sums up.
+    """`results.json` of a finished run, and the records of its reports.
 
     Raises:
-        UserError: one of the files is missing or broken, or they are of different runs.
+        UserError: one of the files is missing or broken, or they belong to different runs.
     """
     results = read_record(path)
     source, final = results.get("source_only"), results.get("final")
@@ -116,12 +116,12 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         told[SOURCE] = source, read_record(path.parent / SOURCE)
     for name, (entry, record) in told.items():
         if not _agree(entry, record):
-            raise UserError(f"{path} and {path.parent / name} are not of one run")
+            raise UserError(f"{path} and {path.parent / name} belong to different runs")
     return results, records
 
 
 def _agree(entry: Any, record: Mapping[str, Any]) -> bool:
-    """Whether the figures that an entry of `results.json` shares with a record are the same."""
+    """Whether an entry of `results.json` and a record agree in the figures that they share."""
     return isinstance(entry, dict) and all(
         value == record[key] for key, value in entry.items() if key in record and not isinstance(value, (dict, list))
     )

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, its log, and what it was made with."""
+"""The run folder: its owner, its log, and the environment of the run."""
 
 import configparser
 import errno
@@ -21,7 +21,7 @@ from uda.core.resources import DISTRIBUTION, PACKAGE
 from uda.core.version import __version__
 from uda.training.config import RunConfig, differing_keys
 
-#: With these variables git answers for another repository than that of the folder. Its hooks set them.
+#: Git hooks set these variables. They make git use another repository than that of the folder.
 ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
 
@@ -31,10 +31,10 @@ def print_at_once(line: str) -> None:
 
 
 class RunLog:
-    """Shows lines to people and, once the run has a folder, writes them to its log.txt with the time of day.
+    """Shows lines to people and writes them with date and time to log.txt, once the run has a folder.
 
     Args:
-        silent: neither shows nor writes. In a job of several processes only one of them speaks.
+        silent: neither show nor write. With several processes only one of them logs.
         show: shows one line. With None the lines go to log.txt only, and no progress bar is drawn.
     """
 
@@ -53,17 +53,17 @@ class RunLog:
 
     @property
     def quiet(self) -> bool:
-        """Whether nothing is shown, so that no progress bar should be either."""
+        """Whether nothing is shown. Then progress bars should not be shown either."""
         return self.silent or self._show is None
 
     def note(self, message: str) -> None:
-        """Write to the file what the terminal is told by other means: errors."""
+        """Write a message to the file only. It is for errors, which the terminal gets in another way."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         self._waiting += [f"{stamp}  {line}" for line in message.split("\n")]
         self._flush()
 
     def open(self, path: Path) -> None:
-        """Write what was said so far to `path`, and all that follows."""
+        """Write all lines to `path`, those so far and those to come."""
         self._path = path
         self._flush()
 
@@ -72,7 +72,7 @@ class RunLog:
             try:
                 with open(self._path, "a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write("\n".join(self._waiting) + "\n")
-            except OSError as error:  # what matters more will fail too and say so
+            except OSError as error:  # no error: writing the results will fail too and report it
                 if not self._full:
                     print(f"warning: {self._path} cannot be written: {error.strerror}", file=sys.stderr)
                 self._full = True
@@ -82,7 +82,7 @@ class RunLog:
 
 
 def _with_new_settings(saved: Mapping[str, object], kind: type[RunConfig]) -> Mapping[str, object]:
-    """A saved config with the settings that came later, at their defaults, which change nothing."""
+    """A saved config with newer settings added at their defaults, which change nothing."""
     try:
         return kind.model_validate(saved).model_dump(mode="json")
     except ValidationError:
@@ -90,10 +90,10 @@ def _with_new_settings(saved: Mapping[str, object], kind: type[RunConfig]) -> Ma
 
 
 class RunFolder:
-    """`runs/<config>/seed<N>/`: made on the first start, refused when another config made it.
+    """The run folder, `runs/<config>/seed<N>/`. The first start creates it, and only the same config can use it again.
 
     Raises:
-        UserError: the folder holds something else, cannot be written, or belongs to another config (keys named).
+        UserError: the folder holds something else, cannot be written, or belongs to another config. Names the keys.
     """
 
     def __init__(self, config: RunConfig, check: bool = True):
@@ -103,7 +103,7 @@ class RunFolder:
         self.results = self.path / "results.json"
         self._lock_file: IO[str] | None = None
         self.resized = ""
-        """`self_training.rounds: 10 -> 15` where the config asks for another number of rounds than the folder's."""
+        """`self_training.rounds: 10 -> 15` if the config has another number of rounds than the folder; else empty."""
         if check:
             self._check_owner()
 
@@ -123,13 +123,13 @@ class RunFolder:
                 raise UserError(f"{saved} cannot be read; choose another output=..., or delete {self.path}") from None
             if differences:
                 longer = all(difference.startswith(self.config.totals) for difference in differences)
-                why = ", whose schedules run over all steps, so that it cannot be made longer or shorter" * longer
+                why = ", and its length cannot change, because schedules depend on it" * longer
                 raise UserError(
                     f"{self.path} was made by another config ({'; '.join(differences)}){why}; "
                     "choose another output=..., or delete that folder"
                 )
         elif self.path.is_dir() and not all(_ours_at_once(path.name) for path in self.path.iterdir()):
-            raise UserError(f"output: {self.path} is not empty and not a run folder; choose another output=...")
+            raise UserError(f"output: {self.path} is neither empty nor a run folder; choose another output=...")
 
     def create(
         self,
@@ -137,17 +137,20 @@ class RunFolder:
         compute: Mapping[str, object] | None = None,
         weights: Mapping[str, object] | None = None,
     ) -> None:
-        """Make an unfinished run's folder with its config.yaml and environment.json, and keep other runs out of it.
+        """Create an unfinished run's folder with config.yaml and environment.json, and lock it against other processes.
 
-        For environment.json: `compute`, the settled runtime settings; `weights`, where the backbone's come from, of a
-        run that has begun before those that it names already.
+        Args:
+            command: the command, for environment.json.
+            compute: the settled runtime settings, for environment.json.
+            weights: origin of the backbone's weights, for environment.json. An earlier start's entry is kept.
 
-        Raises UserError when the folder cannot be written, or another process is at work in it.
+        Raises:
+            UserError: the folder cannot be written, or another process works in it.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
-            for file in (self.results, self.path / "report.html"):  # broken, or of fewer rounds than are wanted now
+            for file in (self.results, self.path / "report.html"):  # broken, or of a shorter run
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"output: {self.path} cannot be written: {error.strerror}") from None
@@ -158,14 +161,14 @@ class RunFolder:
         write_json(file, environment(command, compute, self._first_weights(file) or weights))
 
     def release(self) -> None:
-        """Let other processes work in the folder."""
+        """Unlock the folder for other processes."""
         if self._lock_file is not None:
             self._lock_file.close()
             self._lock_file = None
 
     @staticmethod
     def _first_weights(file: Path) -> Mapping[str, object] | None:
-        """Which weights an earlier start has begun with; None where no file says so."""
+        """The weights that an earlier start began with; None if no file names them."""
         try:
             found = json.loads(file.read_text(encoding="utf-8")).get("weights")
         except (OSError, ValueError, AttributeError):
@@ -173,7 +176,7 @@ class RunFolder:
         return found if isinstance(found, Mapping) else None
 
     def _lock(self) -> None:
-        """A lock that ends with this process, however it ends; record locks are not inherited by loader workers."""
+        """Lock the folder until this process ends in any way. Loader processes do not inherit record locks."""
         try:
             import fcntl
         except ImportError:  # Windows
@@ -183,22 +186,22 @@ class RunFolder:
             fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             raise UserError(
-                f"output: another process is at work in {self.path}; wait for its end, or choose another output=..."
+                f"output: another process works in {self.path}; wait until it ends, or choose another output=..."
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
-                raise  # those: a file system that knows no locks
+                raise  # the others mean a file system without locks
 
 
 def _ours_at_once(name: str) -> bool:
-    """Whether a run that was killed in its first moments can have left this file."""
+    """Whether a run that was killed at its start can have left this file."""
     return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))
 
 
 def environment(
     command: list[str], compute: Mapping[str, object] | None = None, weights: Mapping[str, object] | None = None
 ) -> dict[str, object]:
-    """Versions, device and a checkout's commit: what someone needs to understand a difference between two runs."""
+    """Versions, device and the checkout's commit. They help to explain a difference between two runs."""
     from importlib.metadata import version  # importing timm for its version takes half a second
 
     import torch
@@ -223,13 +226,13 @@ def environment(
 
 
 def code_commit(package: Path = PACKAGE) -> str | None:
-    """The commit of the checkout that the code is run from; None for an installed copy.
+    """The commit of the checkout that the code runs from; None for an installed copy.
 
-    `-dirty` says that something that decides a result has changed since. results/ does not.
+    `-dirty` is added if a file that can change a result differs from the commit. Files in results/ cannot.
 
     Args:
         package: folder of the package `uda`. Its parent is a checkout if it is the top of a git work tree that tracks
-            the package and this project's setup.cfg. A virtual environment within a repository of the user's is none.
+            the package and this project's setup.cfg. A virtual environment in a user's repository is not a checkout.
     """
     checkout, names = package.parent, ["setup.cfg", f"{package.name}/__init__.py"]
     variables = {name: value for name, value in os.environ.items() if name not in ANOTHER_REPOSITORY}

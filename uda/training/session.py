@@ -1,4 +1,4 @@
-"""A run as it stands: its folder, engine and checkpoint, how a stage is trained from there, how all of it is saved."""
+"""The session of a run: its folder, engine and checkpoints, training of a stage, and saving."""
 
 import signal
 import sys
@@ -32,12 +32,15 @@ from uda.training.run_folder import RunFolder, RunLog
 from uda.training.settings import OptimSettings
 from uda.training.stages import STAGES
 
-#: In a job of several processes they ask each other this often, in seconds, whether to pause.
+#: Seconds between the points at which several processes ask each other whether to pause.
 SECONDS_BETWEEN_LOOKS = 0.5
 
 
 def epoch_steps(natural: int, epochs: int, steps: int | None) -> list[int]:
-    """Steps of each epoch of a stage: `epochs` whole ones, or as many as `steps` in all need, the last one cut."""
+    """Steps of each epoch of a stage: `epochs` whole epochs, or `steps` in total, with a shorter last epoch.
+
+    `natural`: steps of a whole epoch.
+    """
     if steps is None:
         return [natural] * epochs
     whole, rest = divmod(steps, natural)
@@ -46,41 +49,39 @@ def epoch_steps(natural: int, epochs: int, steps: int | None) -> list[int]:
 
 @dataclass(frozen=True)
 class Predicted:
-    """A predict pass of all processes of a job."""
+    """The result of a predict pass of all processes."""
 
     mine: Prediction
-    """This process's rows of it."""
+    """The rows of this process."""
     whole: Prediction
     """All rows on rank 0, none on the others."""
 
 
 class Report(Protocol):
-    """What a session needs of a run's report."""
+    """The report of a run, as a session uses it."""
 
     def finish(self, seconds: float) -> dict[str, Any]:
-        """Write what a finished run leaves. Returns its results."""
+        """Write the files of a finished run. Returns its results."""
 
 
 class Session(ABC):
-    """What every kind of run has: where it stands, and the way from there to its end through any interruption.
-
-    A subclass says what its stages are.
+    """Base of all kinds of run. It continues a run from its checkpoint to its end. A subclass defines the stages.
 
     Args:
         config: the validated config.
-        log: receives plain lines.
-        ranks: the processes of the job; rank 0 alone reads checkpoints and writes.
-        interruption: asked at every step whether to save and leave.
+        log: receives lines of text.
+        ranks: the processes of the job. Only rank 0 reads checkpoints and writes.
+        interruption: asked at every step whether to save and stop.
 
     Raises:
-        UserError: anything that the user can mend, before anything is written.
+        UserError: anything that the user can correct, before anything is written.
     """
 
     engine: Engine
     checkpoints: Checkpoints
     records: Records
     method: Method
-    """What is trained; its own networks are saved and restored."""
+    """The method that is trained. Its own networks are saved and restored."""
 
     def __init__(
         self,
@@ -102,21 +103,21 @@ class Session(ABC):
         if not self.finished:
             self.prepare()
 
-    # To be said by a subclass
+    # Defined by a subclass
 
     @abstractmethod
     def prepare(self) -> None:
-        """Bring data and network to where the run stands; what a user can mend is found before anything is written."""
+        """Load the data and build the network. Errors that a user can correct are raised before anything is written."""
 
     @property
     @abstractmethod
     def description(self) -> dict[str, object]:
-        """What a weights file says about itself, and must share with a network that loads it."""
+        """Description of the network in a weights file. A network that loads the file must have the same."""
 
     @property
     @abstractmethod
     def inputs(self) -> Inputs:
-        """The run's images, labels and classes: a run goes on with its own alone."""
+        """The run's images, labels and classes. A run continues only with the same ones."""
 
     @property
     @abstractmethod
@@ -125,40 +126,40 @@ class Session(ABC):
 
     @abstractmethod
     def plan(self) -> str:
-        """What will be done, in lines."""
+        """Lines that describe what the run will do."""
 
     @abstractmethod
     def new_report(self) -> Report:
-        """The report, which goes on with `records`. Rank 0 has one."""
+        """The report, which continues from `records`. Only rank 0 has one."""
 
     @abstractmethod
     def train_stages(self) -> None:
-        """Train from wherever the run stands to its end."""
+        """Train from the current progress to the end."""
 
     @abstractmethod
     def summary(self, results: Mapping[str, Any]) -> list[str]:
-        """A finished run's result, in lines."""
+        """Lines with the result of a finished run."""
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint holds besides the networks: tensors, numbers and strings."""
+        """State that a checkpoint holds besides the networks: tensors, numbers and strings."""
         return {}
 
     @property
     def workers(self) -> int:
-        """Loader processes of training batches."""
+        """Number of loader processes of training batches."""
         return self.engine.workers(self.in_memory)
 
     @property
     def compute_line(self) -> str:
-        """How the run is computed on this machine; a resume may have found another one."""
+        """How the run is computed on this machine. A resumed run may be on another machine."""
         world = self.ranks.world
         job = f"{world} processes, each " if world > 1 else ""
         return f"compute  {job}{describe(self.engine.settings, self.workers)}"
 
-    # The way through a run
+    # Execution
 
     def execute(self) -> dict | None:
-        """Run to the end. Returns the results; None when the run had been finished before, and but on rank 0."""
+        """Run to the end. Returns the results on rank 0. Returns None on other ranks and if the run was finished."""
         if not self.finished:
             return self.complete()
         self.log(f"{self.folder.path} is finished")
@@ -167,7 +168,7 @@ class Session(ABC):
         return None
 
     def complete(self) -> dict | None:
-        """Run from wherever it stands to its end. Returns the results on rank 0."""
+        """Run from the current progress to the end. Returns the results on rank 0."""
         if self.ranks.is_main:
             self.open_folder()
             self.report = self.new_report()
@@ -186,7 +187,7 @@ class Session(ABC):
         return results
 
     def say(self, results: Mapping[str, Any]) -> None:
-        """Say what the run has come to, and where its page is."""
+        """Log the result of the run and the path of its page."""
         for line in self.summary(results):
             self.log(line)
         page = self.folder.path / "report.html"
@@ -194,7 +195,7 @@ class Session(ABC):
             self.log(f"report: {page}")
 
     def _has_results(self) -> bool:
-        """Whether the run has written its results; what is wrong with them is kept in `_flaw`."""
+        """Whether the run has written valid results. An error in them is kept in `_flaw`."""
         if self.folder.resized or not self.folder.results.is_file():
             return False
         try:
@@ -205,11 +206,11 @@ class Session(ABC):
         return True
 
     def build(self, network: Network, method: Callable[[Network], Method]) -> None:
-        """Bring the network to the device, and network and method to where the run stands.
+        """Create engine and method, and read the newest checkpoint or the weights to start from.
 
         Raises:
             UserError: the run was begun with other images, labels or classes, its checkpoints are damaged, or the
-                weights that it is to begin with do not fit.
+                weights to start from do not fit.
         """
         self.ranks.check_same("the data", self.inputs.describe(), lambda first, other: f"{first} / {other}")
         self.engine = Engine(network, self.config.runtime, self.log if self.ranks.is_main else None, self.ranks)
@@ -232,22 +233,22 @@ class Session(ABC):
     def _check_saved(self) -> None:
         if self.saved is None:
             if self.ranks.is_main and self.folder.results.is_file():
-                why = self._flaw or f"{self.folder.results} is of another number of rounds ({self.folder.resized})"
+                why = self._flaw or f"{self.folder.results} has another number of rounds ({self.folder.resized})"
                 raise UserError(
-                    f"{why}, and there is no checkpoint to go on from; choose another output=..., or delete "
+                    f"{why}, and there is no checkpoint to continue from; choose another output=..., or delete "
                     f"{self.folder.path} to run again"
                 )
             return
         if change := self.inputs.change_since(self.saved[1]["inputs"]):
             raise UserError(
-                f"{self.folder.path} was begun with other {change}; bring the old ones back, or choose another "
-                "output=... to begin a run with these"
+                f"{self.folder.path} was begun with other {change}; restore the old ones, or choose another "
+                "output=... to begin a run with the new ones"
             )
         if self._flaw:
-            self.log(f"warning: {self._flaw}; the results are written anew from the checkpoint")
+            self.log(f"warning: {self._flaw}; the results are written again from the checkpoint")
 
     def open_folder(self) -> None:
-        """Make the run's folder, or go on in it."""
+        """Create the run folder, or open it to continue the run."""
         compute = self.engine.settings.model_dump() | {"processes": self.ranks.world}
         model = self.config.model
         self.folder.create(sys.argv, compute, describe_weights(model.backbone, model.weights))
@@ -274,18 +275,21 @@ class Session(ABC):
         extra: Callable[[], dict[str, object]] = dict,
         after: Callable[[int, dict[str, float]], None] | None = None,
     ) -> dict[str, float]:
-        """Train one stage from the step where it stands, with checkpoints on the way and one at its end.
+        """Train one stage from its current step to its end, with checkpoints on the way and one at the end.
 
         Args:
-            method: what is trained.
-            batches: gives the batches of an epoch.
-            optim: the stage's optimiser.
-            label: what the progress bar says.
-            steps: of each epoch.
-            progress: the stage's share done to the run's.
-            freeze_batch_norm: BatchNorm in eval mode.
-            extra: what checkpoints within the stage hold besides.
-            after: called after every epoch with its number and scalars; then a checkpoint follows.
+            method: the method that is trained.
+            batches: returns the batches of an epoch, by its number.
+            optim: settings of the stage's optimiser.
+            label: text of the progress bar.
+            steps: number of steps of each epoch.
+            progress: maps the done share of the stage to that of the run.
+            freeze_batch_norm: keep BatchNorm in eval mode.
+            extra: returns further state for checkpoints within the stage.
+            after: called after every epoch with its number and scalars. A checkpoint follows.
+
+        Returns:
+            The mean of every scalar over the last epoch.
         """
         optimization = self.engine.optimization(method, optim, sum(steps))
         scalars: dict[str, float] = {}
@@ -324,18 +328,18 @@ class Session(ABC):
                     pauses=pauses,
                 )
                 if after is not None:
-                    if self.progress.step < steps[epoch]:  # what comes now may outlast a signal's grace
+                    if self.progress.step < steps[epoch]:  # `after` may take longer than the time after a signal
                         save(epoch, EpochState(steps[epoch], begin.sums))
                     after(epoch, scalars)
                 begin = EpochState()
-                due = pauses.due()  # asked in the last epoch too: all ranks leave together
+                due = pauses.due()  # also in the last epoch, because all processes must stop together
                 if due or after is not None or epoch + 1 == len(steps):
                     save(epoch + 1, begin)
                     pauses.leave()
         return scalars
 
     def predict_images(self, images: Images, transform: Transform) -> Predicted:
-        """A predict pass: every image once, in order, each process a share of them."""
+        """Predict every image once, in order. Each process predicts a share of the images."""
         rows = self.ranks.rows(len(images))
         mine = self.engine.predict_images(images, transform, rows=rows)
         features, logits = (
@@ -344,15 +348,15 @@ class Session(ABC):
         return Predicted(mine, Prediction(features, logits, mine.weight))
 
     def smaller_step(self, method: Method, stage: str) -> str:
-        """What to do where memory does not suffice for a training step of a stage."""
+        """Advice for the case that memory does not suffice for a training step of a stage."""
         lower = f"lower {STAGES[stage].batches} or transforms.size"
         if type(method).step is not Method.step:
             return lower
         parts = 2 * self.config.runtime.accumulate
-        return f"give the same command with runtime.accumulate={parts} (a batch in so many parts), or {lower}"
+        return f"run the same command with runtime.accumulate={parts} (a batch in {parts} parts), or {lower}"
 
     def save(self, progress: Progress, state: Mapping[str, object] | None = None) -> None:
-        """Write a checkpoint; every rank calls it, rank 0 writes."""
+        """Write a checkpoint. All processes call it, rank 0 writes."""
         self._started = time.monotonic()
         self.progress = progress
         state = {
@@ -374,10 +378,10 @@ class Session(ABC):
         save_network(self.engine.network, self.folder.checkpoints / f"{name}.safetensors", self.description)
 
     def load(self, state: Mapping[str, object]) -> None:
-        """Network and method from a checkpoint's state.
+        """Load network and method from a checkpoint's state.
 
-        Within an epoch each rank has BatchNorm statistics of its own; for another number of ranks, their
-        mean.
+        Within an epoch each process has its own BatchNorm statistics. If the number of processes has changed, all get
+        their mean.
         """
         self.engine.network.load_state_dict(state["network"])
         self.method.modules.load_state_dict(state["method"])
@@ -390,16 +394,16 @@ class Session(ABC):
             tensor.copy_(values.view_as(tensor))
 
     def _difference(self, first: str, other: str) -> str:
-        """The keys in which two configs, as YAML, differ."""
+        """The keys in which two configs differ. `first`, `other`: the configs as YAML."""
         parsed = type(self.config).model_validate(yaml.safe_load(other))
         return "; ".join(differing_keys(parsed, yaml.safe_load(first), skip=()))
 
     def _of_every_rank(self, mine: Tensor) -> Tensor:
-        """Each rank's (n) numbers, (world, n) on rank 0."""
+        """Gather the numbers (n,) of every process: (world, n) on rank 0."""
         return torch.from_numpy(self.ranks.gather_rows_to_main(mine.cpu().numpy()[None], self.ranks.world))
 
     def _own(self, of_every_rank: Tensor) -> Tensor:
-        """This rank's row; the mean where another number of ranks saved."""
+        """The row of this process, or the mean of all rows if the number of processes has changed."""
         same = len(of_every_rank) == self.ranks.world
         return (of_every_rank[self.ranks.rank] if same else of_every_rank.mean(0)).squeeze(0)
 
@@ -409,7 +413,7 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
 
 
 class RunPauses:
-    """Where an epoch pauses: when a checkpoint is due, or the run was asked to end. All ranks answer alike."""
+    """Pauses an epoch when a checkpoint is due or the run was asked to end. All processes pause together."""
 
     def __init__(self, run: Session, first_step: int, save: Callable[[EpochState], None]):
         self.run = run
@@ -419,7 +423,7 @@ class RunPauses:
         self._looked = (first_step, time.monotonic())
 
     def due(self, step: int | None = None) -> bool:
-        """Whether to pause after `step` steps; None: at the epoch's end, where one may always ask."""
+        """Whether to pause after `step` steps. None: at the end of the epoch."""
         run = self.run
         asked, old = run.interruption.requested is not None, run.ranks.is_main and run.checkpoints.due
         if run.ranks.world == 1:
@@ -441,6 +445,6 @@ class RunPauses:
         self.leave()
 
     def leave(self) -> None:
-        """End the run if any rank was asked to."""
+        """End the run if any process was asked to."""
         if self._leaving:
             raise Interrupted(self.run.interruption.requested or signal.SIGTERM)

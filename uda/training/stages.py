@@ -1,4 +1,4 @@
-"""The stages of runs, and the numbers from which their randomness is derived."""
+"""The stages of runs, and the numbers that their seeds begin with."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,10 @@ _claimed: dict[int, str] = {}
 
 
 def seed_number(number: int, use: str) -> int:
-    """Claim the first number of derived seeds for one use of randomness, so that no two uses share one.
+    """Claim a number for one use of randomness. Seeds of this use begin with it, and no other use can claim it.
 
     Raises:
-        ValueError: another use has it.
+        ValueError: another use has claimed the number.
     """
     if _claimed.setdefault(number, use) != use:
         raise ValueError(f"seeds that begin with {number} belong to {_claimed[number]}, not to {use}")
@@ -21,23 +21,23 @@ INITIAL_WEIGHTS = seed_number(0, "initial weights")
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of training, as a kind of run registers it. Its seeds begin with its number."""
+    """A stage of training. Creating one registers it. Its seeds begin with its number."""
 
     name: str
-    """What checkpoints call it."""
+    """Name in checkpoints."""
     number: int
-    """First number of the seeds that are derived in it."""
+    """First number of the stage's seeds."""
     title: str
-    """What people call it; {round} is the number of the round."""
+    """Name for people; {round} stands for the number of the round."""
     batches: str
-    """The setting that says how large its batches are."""
+    """The setting for the size of its batches."""
     unit: str = "epoch"
-    """What it counts: epochs, or intervals between reports."""
+    """What the stage counts: epochs, or intervals between reports."""
 
     def __post_init__(self):
         seed_number(self.number, f"stage '{self.name}'")
         STAGES[self.name] = self
 
 
-#: Every stage of every kind of run that is imported, by name.
+#: The stages of all kinds of run that are imported, by name.
 STAGES: dict[str, Stage] = {}
