@@ -288,7 +288,7 @@ class TestOtherClasses:
         assert unknown["images"] == 8 and 0 <= unknown["auroc_confidence"] <= 1 and 0 <= unknown["auroc_avc"] <= 1
         assert "8 images of unknown classes (oracle)" in capsys.readouterr().out
         page = (odd / "out/report.html").read_text(encoding="utf-8")
-        assert "8 target images are of classes that the source lacks" in page
+        assert "8 target images have classes that the source lacks" in page
 
     def test_what_is_nearly_a_class_is_no_unknown_one(self, tiny, odd):
         (odd / "odd" / "yak").rename(odd / "odd" / "Cat")

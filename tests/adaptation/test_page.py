@@ -97,8 +97,8 @@ def test_the_gallery_tells_right_from_wrong_by_more_than_colour(page, played_run
     run = played_run
     overlap = run.record(2).choice.metrics["overlap"]
     text = text_of(page)
-    assert f"Chosen by avc, not by softmax: {overlap['only_selector']} images" in text
-    assert f"Chosen by softmax, not by avc: {overlap['only_softmax']} images" in text
+    assert f"Selected by avc, not by softmax: {overlap['only_selector']} images" in text
+    assert f"Selected by softmax, not by avc: {overlap['only_softmax']} images" in text
     items = re.findall(r'<li class="(right|wrong|unknown)">(.*?)</li>', page, re.DOTALL)
     verdicts = {verdict for verdict, _ in items}
     assert verdicts == {"right", "wrong"}
@@ -130,7 +130,7 @@ def test_without_labels_the_page_says_so_and_judges_no_image(make_run):
 
 def test_softmax_beside_softmax_coincide(make_run):
     text = text_of(page_of(make_run(selector="softmax")))
-    assert "both choices coincide" in text
+    assert "The selector of this run is softmax, so there is no difference to show" in text
     assert "not by avc" not in text
 
 

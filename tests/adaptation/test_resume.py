@@ -64,7 +64,8 @@ def test_a_record_lost_between_two_starts_is_written_anew(start, long, tmp_path,
     capsys.readouterr()
     assert start(folder, *words) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if "written again" in line]
-    assert len(warnings) == 1 and warnings[0].startswith(f"warning: {folder / name} is ")
+    told = [f"warning: {folder / name} {problem}; it was" for problem in ("is missing", "is broken", "was changed")]
+    assert len(warnings) == 1 and warnings[0].startswith(tuple(told))
     assert same_files(folder, long)
 
 

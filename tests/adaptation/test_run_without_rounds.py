@@ -71,7 +71,7 @@ def test_a_run_leaves_a_page_and_events_without_a_word_of_choices(execute, tmp_p
     page = (tmp_path / "run" / "report.html").read_text()
     assert "· dann · weight 0.5 ·" in page and "Accuracy after each report" in page
     assert "Reports" in page and "Source only" not in page and "gain on" not in page, "there is no source model"
-    assert "TP rate</th>" not in page and "Chosen by" not in page and "hidden 1024" in page
+    assert "TP rate</th>" not in page and "Selected by" not in page and "hidden 1024" in page
     assert list((tmp_path / "run" / "tb").iterdir())
     assert not list((tmp_path / "run").glob("rounds/*/pseudo_labels.csv"))
     log = (tmp_path / "run" / "log.txt").read_text()

@@ -1,1 +1,1 @@
-"""What a run leaves for people and for tools: JSON, CSV, TensorBoard, the terminal's table and one HTML page."""
+"""Reports of runs for people and programs: JSON, CSV, TensorBoard, tables in the terminal and an HTML page."""

@@ -1,4 +1,4 @@
-"""TensorBoard's event files."""
+"""TensorBoard event files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,8 +9,8 @@ import numpy as np
 class Events:
     """Event files in `folder`. Nothing is imported or written before the first figure.
 
-    Figures that need target labels stand under `oracle/`. `first_step`: what older event files hold from this step
-    on is purged, so that a resumed run draws nothing twice.
+    Figures that need target labels are in the group `oracle`. `first_step`: events of older files from this step on are
+    purged, so that a resumed run draws nothing twice.
     """
 
     def __init__(self, folder: Path, first_step: int):
@@ -19,26 +19,26 @@ class Events:
         self._writer = None
 
     def scalars(self, step: int, group: str, values: Mapping[str, float | None]) -> None:
-        """Numbers by name, as `group/name`. Those that are None are left out."""
+        """Write numbers as `group/name`. None values are skipped."""
         for name, value in values.items():
             if value is not None:
                 self._open().add_scalar(f"{group}/{name}", value, step)
 
     def text(self, step: int, name: str, text: str) -> None:
-        """A text in Markdown."""
+        """Write a text in Markdown."""
         self._open().add_text(name, text, step)
 
     def image(self, step: int, name: str, pixels: np.ndarray, dataformats: str = "CHW") -> None:
-        """An image, uint8, its axes in the order of `dataformats`."""
+        """Write a uint8 image. `dataformats` is the order of its axes."""
         self._open().add_image(name, pixels, step, dataformats=dataformats)
 
     def flush(self) -> None:
-        """Bring all that was written to disk."""
+        """Write all pending events to disk."""
         if self._writer:
             self._writer.flush()
 
     def close(self) -> None:
-        """End the event file."""
+        """Close the event file."""
         if self._writer:
             self._writer.close()
             self._writer = None

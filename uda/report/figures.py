@@ -1,4 +1,4 @@
-"""The figures of the report, drawn without matplotlib's global state, in colours that the colour-blind tell apart."""
+"""The figures of reports. They do not use matplotlib's global state, and their colours suit colour-blind readers."""
 
 import io
 import re
@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-# Okabe and Ito's palette; each series has a marker and a dash of its own besides.
+# Okabe and Ito's palette. Each series also has its own marker and dash.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#E69F00", "#56B4E9", "#4d4d4d")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (9, 2)), (0, (3, 1)), (0, (6, 1, 1, 1, 1, 1)))
@@ -33,13 +33,13 @@ _STYLE = {
     "axes.axisbelow": True,
     "hatch.color": "white",
     "svg.fonttype": "none",
-    # A user's class or run may be called `$x$`.
+    # The name of a user's class or run may be `$x$`.
     "text.parse_math": False,
 }
 
 
 def styled(draw: Callable[P, T]) -> Callable[P, T]:
-    """Run `draw` under the report's style; the caller's own settings come back afterwards."""
+    """Run `draw` with the style of the report, and restore the caller's settings afterwards."""
 
     @wraps(draw)
     def under_style(*args: P.args, **kwargs: P.kwargs) -> T:
@@ -52,13 +52,13 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 
 def look_of(number: int) -> dict[str, Any]:
-    """Colour, marker and dash of a series, for `plot`: no two of the first 49 have all three in common."""
+    """Colour, marker and dash of a series, for `plot`. The first 49 series all look different."""
     place, other = number % len(COLOURS), (number + number // len(COLOURS)) % len(MARKERS)
     return {"color": COLOURS[place], "marker": MARKERS[other], "linestyle": DASHES[other]}
 
 
 def legend_name(name: str) -> str:
-    """A series' name for the legend, which leaves out those that begin with `_`."""
+    """Name of a series for the legend. Legends leave out names that begin with `_`, so these get a space before it."""
     return f" {name}" if name.startswith("_") else name
 
 
@@ -77,7 +77,7 @@ def curves_figure(
     baseline: float | None = None,
     xlabel: str = "round",
 ):
-    """One line a series over the rounds; `baseline`: the first series' value of the source model, a level line."""
+    """One line per series over the rounds. `baseline`: value of the source model, drawn as a horizontal line."""
     axes = new_axes(5, 3.1)
     for index, (name, values) in enumerate(series.items()):
         heights = [np.nan if value is None else value for value in values]
@@ -94,12 +94,12 @@ def curves_figure(
 
 @styled
 def counts_figure(rounds: Sequence[int], both: Sequence[int], only_selector: Sequence[int], selector: str):
-    """Stacked bars of the chosen images: those that softmax chose too, and those that it did not."""
+    """Stacked bars of the selected images: those that softmax selects too, and those that it does not."""
     axes = new_axes(5, 3.1)
     axes.bar(rounds, both, 0.7, color=COLOURS[0], label="softmax too")
     axes.bar(rounds, only_selector, 0.7, bottom=both, color=COLOURS[1], hatch="///", label=f"{selector} only")
     axes.set_ylim(0, 1.05 * max([1, *(a + b for a, b in zip(both, only_selector, strict=True))]))
-    finish(axes, "images chosen", legend=True)
+    finish(axes, "selected images", legend=True)
     return axes.figure
 
 
@@ -107,7 +107,7 @@ def counts_figure(rounds: Sequence[int], both: Sequence[int], only_selector: Seq
 def classes_figure(
     models: Mapping[str, Mapping[str, float | None]], names: Sequence[str], xlabel: str = "accuracy, % (oracle)"
 ):
-    """Bars of the accuracy in per cent, for each of `names` one a model: of two, what came first is the paler one."""
+    """Bars of the accuracy in per cent, one per name and model. The first of two models is paler."""
     axes = new_axes(6, 1.0 + 0.4 * len(names))
     positions = np.arange(len(names))
     looks = [(-0.2, "#9aa5b1", "///"), (0.2, COLOURS[0], None)] if len(models) > 1 else [(0, COLOURS[0], None)]
@@ -152,9 +152,9 @@ def confusion_figure(confusion: Sequence[Sequence[int]], classes: Sequence[str])
 
 @styled
 def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
-    """Histograms of AVH, a panel a title: the share of each group's images in bins of equal width from 0 to 2 / K.
+    """Histograms of AVH, one panel per title: the share of each group's images in equal bins from 0 to 2 / K.
 
-    Of two groups the first is a grey area, the second a line. The axes leave out what is empty in all panels.
+    The first group is a grey area, the second a line. The x axis leaves out bins that are empty in all panels.
     """
     from matplotlib.figure import Figure
 
@@ -175,7 +175,7 @@ def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
         axes.set_xlim(edges[occupied[0]], edges[occupied[-1] + 1])
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    for axes in grid[max(len(panels) - columns, 0) : len(panels)]:  # nothing stands below these
+    for axes in grid[max(len(panels) - columns, 0) : len(panels)]:  # no panel is below these
         axes.tick_params(labelbottom=True)
     figure.supxlabel("AVH, in units of 1 / K", fontsize=11)
     figure.supylabel("% of the images", fontsize=11)
@@ -185,13 +185,13 @@ def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
 
 @styled
 def to_svg(figure, name: str, description: str) -> str:
-    """The figure as an `<svg>` element for use within HTML: no outside references, ids that begin with `name`."""
+    """The figure as an `<svg>` element for HTML, without external references. Its ids begin with `name`."""
     import matplotlib
     from markupsafe import escape
 
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
-        # The browser draws the text, with fonts that know letters which matplotlib's lacks.
+        # The browser draws the text, and its fonts have letters that matplotlib's font lacks.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     text = buffer.getvalue()
@@ -215,7 +215,7 @@ def to_rgb(figure, dpi: int = 100) -> np.ndarray:
 
 
 def finish(axes, ylabel: str, legend: bool, xlabel: str = "round") -> None:
-    """Labels, whole numbers along x, a grid, and the legend above."""
+    """Add labels, whole numbers on the x axis, a grid, and a legend above."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel(xlabel)

@@ -1,4 +1,4 @@
-"""What a part of the study leaves: figures as PNG and SVG, the data behind each as CSV, tables, and one page."""
+"""Findings of the study: figures as PNG and SVG, their data as CSV, tables, and one page."""
 
 import base64
 import csv
@@ -13,21 +13,21 @@ from uda.core.files import write_bytes, write_text
 from uda.report import figures
 from uda.report.html import template
 
-#: A line of a table: cells by column, numbers or texts, None where nothing is known.
+#: A row of a table: cells by column. A cell is a number, a text, or None if unknown.
 Row = Mapping[str, Any]
 
 PNG_DPI = 150
-#: Inches; a wider figure takes the page's whole width.
+#: Width in inches above which a figure takes the whole width of the page.
 WIDEST_NARROW = 7
 
 
 class Findings:
-    """A folder of findings, and the page that shows them in the order in which they were added.
+    """A folder of findings, and a page that shows them in the order in which they were added.
 
     Args:
-        folder: where everything goes.
-        title: of the page.
-        intro: a sentence or two below it.
+        folder: the folder for all files.
+        title: title of the page.
+        intro: one or two sentences below the title.
     """
 
     def __init__(self, folder: Path, title: str, intro: str = ""):
@@ -37,22 +37,22 @@ class Findings:
         self._parts: list[dict[str, Any]] = []
 
     def section(self, title: str, text: str = "") -> None:
-        """A heading of the page."""
+        """Add a heading to the page."""
         self._parts.append({"kind": "section", "title": title, "text": text})
 
     def figure(
         self, name: str, figure, title: str, description: str, data: Sequence[Row], raster: bool = False
     ) -> None:
-        """A figure: `<name>.png`, `<name>.svg`, and `<name>.csv` with what is drawn in it.
+        """Add a figure. Writes `<name>.png`, `<name>.svg`, and `<name>.csv` with its data.
 
         Args:
-            name: file name without ending, different from all others of the folder; what no file can be called, or
-                no link lead to, becomes `-`.
-            figure: matplotlib's.
-            title: for the page.
-            description: what is to be seen in it, for those who cannot and for those who look; a sentence or two.
+            name: file name without ending, unique in the folder. Characters that do not fit in a file name or link
+                become `-`.
+            figure: a figure of matplotlib.
+            title: title on the page.
+            description: one or two sentences on what the figure shows, also for screen readers.
             data: the numbers that are drawn.
-            raster: show it as pixels on the page: for photos, and for clouds of thousands of points.
+            raster: show the figure as pixels on the page, for photos and for thousands of points.
         """
         name = self._new(name)
         png, svg = _encoded(figure, "png"), _encoded(figure, "svg")
@@ -68,7 +68,7 @@ class Findings:
         )
 
     def table(self, name: str, title: str, rows: Sequence[Row], description: str = "", first: bool = False) -> None:
-        """A table, which goes to `<name>.csv` too; `first`: above all that is there already."""
+        """Add a table, and write it to `<name>.csv`. `first`: show it above everything else."""
         name = self._new(name)
         write_rows(self.folder / f"{name}.csv", rows)
         head = list(rows[0]) if rows else []
@@ -81,10 +81,9 @@ class Findings:
         self._parts.insert(0 if first else len(self._parts), part)
 
     def write(self, facts: Sequence[tuple[str, str]] = ()) -> Path:
-        """Write `index.html`, one file that holds all it shows; `facts` say what was run. Returns its path.
+        """Write `index.html`, a page that needs no other files. Returns its path. `facts` describe what was run.
 
-        A page of the same title that was there goes, and with it the figures and data that it alone had: what lies
-        beside a page is that page's.
+        A former page with the same title is replaced, and figures and data that only that page had are deleted.
         """
         page = template("hardness.html").render(title=self.title, intro=self.intro, parts=self._parts, facts=facts)
         path = self.folder / "index.html"
@@ -108,12 +107,12 @@ def _title(page: str) -> str | None:
 
 
 def _files(page: str) -> set[str]:
-    """The files of figures and tables that a page leads to, all beside it."""
+    """The files of figures and tables that a page links to, all in its folder."""
     return set(re.findall(r'href="([\w.,=+-]+\.(?:png|svg|csv))"', page))
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Rows of equal columns as CSV; an unknown cell is empty."""
+    """Write rows as CSV. All rows have the same columns. An unknown cell is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
     writer.writeheader()
@@ -122,7 +121,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _cell(value: Any) -> str:
-    """A cell for readers: four significant digits."""
+    """Text of a cell, with four significant digits."""
     if value is None:
         return "-"
     if isinstance(value, float):

@@ -1,4 +1,4 @@
-"""Which images the galleries show, and their thumbnails."""
+"""The images of the galleries, and their thumbnails."""
 
 import base64
 import io
@@ -17,14 +17,14 @@ THUMBNAIL_SIDE = 128
 def gallery_entries(
     pseudo: PseudoLabels, reference: PseudoLabels, ids: Sequence[str], limit: int
 ) -> dict[str, list[dict[str, Any]]]:
-    """The images that only one of the selector and softmax chose, up to `limit` each.
+    """The images that only the selector or only softmax selected, up to `limit` each.
 
-    Every class in turn gives its surest image (largest ratio), so that no class fills a gallery. Target labels play
-    no part.
+    The classes take turns with their surest images (largest ratio), so that no class fills a gallery. Target labels are
+    not used.
 
     Returns:
-        `only_selector` and `only_softmax`: entries with `index`, `image` (id), `label`, `score`, `ratio` by the one
-        that chose it, `other_label`, `other_ratio` by the one that did not, `softmax` (the reference's score).
+        `only_selector` and `only_softmax`: lists of entries. `index`, `image` (id); `label`, `score` and `ratio` of the
+        side that selected the image; `other_label` and `other_ratio` of the other side; `softmax` (its score).
     """
     sides = {"only_selector": (pseudo, reference), "only_softmax": (reference, pseudo)}
     return {
@@ -46,7 +46,7 @@ def gallery_entries(
 
 
 def surest_by_class(pseudo: PseudoLabels, among: np.ndarray, limit: int) -> list[int]:
-    """Up to `limit` indices where `among` (N,) is true: each class's surest, then each one's second, and so on."""
+    """Up to `limit` indices with `among` (N,) true: first the surest of each class, then the second of each, etc."""
     indices = np.flatnonzero(among)
     indices = indices[np.argsort(-pseudo.ratios[indices], kind="stable")]
     by_class = [indices[pseudo.labels[indices] == label] for label in np.unique(pseudo.labels[indices])]
@@ -55,7 +55,7 @@ def surest_by_class(pseudo: PseudoLabels, among: np.ndarray, limit: int) -> list
 
 
 def thumbnail(images: Images, index: int, side: int = THUMBNAIL_SIDE) -> str:
-    """Image `index` as a data URI: a JPEG whose longer side has at most `side` pixels."""
+    """Image `index` as the data URI of a JPEG whose longer side has at most `side` pixels."""
     from PIL import Image
 
     pixels = images.read(index).permute(1, 2, 0).numpy()

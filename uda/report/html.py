@@ -1,4 +1,4 @@
-"""The templates of pages, and what every page shows."""
+"""The templates of pages, and text that all pages share."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ NOTABLE_LOSS = 0.02
 
 
 def template(name: str) -> Template:
-    """A page's template from `templates/`, with the filters that write figures for readers."""
+    """A template from `templates/`, with filters that format figures for readers."""
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -26,7 +26,7 @@ def template(name: str) -> Template:
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds for a reader: `48 s`, `3 min 05 s`, `2 h 10 min`."""
+    """Seconds as text: `48 s`, `3 min 05 s`, `2 h 10 min`."""
     if seconds is None:
         return "-"
     whole = round(seconds)
@@ -38,7 +38,7 @@ def duration(seconds: float | None) -> str:
 
 
 def method_settings(config: RunConfig) -> str:
-    """The settings of the config's method alone, those at their default too, without what is not set."""
+    """The method's own settings as text, with defaults. Settings that are None are left out."""
     options = config.methods()[config.method].Options(**config.method_options)
     chosen = {name.replace("_", " "): value for name, value in options.model_dump().items() if value is not None}
     return ", ".join(f"{name} {value}" for name, value in chosen.items())

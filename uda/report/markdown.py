@@ -1,4 +1,4 @@
-"""Markdown: tables, and marked places of a document that a command fills."""
+"""Markdown documents with marked places, which a command fills with tables."""
 
 from collections.abc import Iterable, Sequence
 
@@ -22,15 +22,15 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: st
 
 
 def has_place(document: str, name: str) -> bool:
-    """Whether a document has a block for this table."""
+    """Whether a document has a place for this table."""
     return f"<!-- table {name} -->" in document
 
 
 def insert_markdown(document: str, name: str, markdown: str) -> str:
-    """`document` with the block between `<!-- table NAME -->` and `<!-- end NAME -->` replaced.
+    """`document` with the text between `<!-- table NAME -->` and `<!-- end NAME -->` replaced.
 
     Raises:
-        UserError: the two marks are not there, once each and in this order.
+        UserError: the document does not have each mark once, in this order.
     """
     begin, end = f"<!-- table {name} -->", f"<!-- end {name} -->"
     if document.count(begin) != 1 or document.count(end) != 1 or document.index(begin) > document.index(end):

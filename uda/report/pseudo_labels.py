@@ -1,4 +1,4 @@
-"""`pseudo_labels.csv`: what a round would call every target image, and which of them it chose."""
+"""`pseudo_labels.csv`: the pseudo-label of every target image in a round, and whether it was selected."""
 
 import csv
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ PSEUDO_LABEL_COLUMNS = ("image", "label", "class", "score", "ratio", "selected")
 def write_pseudo_labels(path: Path, pseudo: PseudoLabels, ids: Sequence[str], classes: Sequence[str]) -> None:
     """Write the label of every image, selected or not, as CSV.
 
-    Columns: image (id), label (class index), class (name), score (the selector's, 9 significant digits, which
-    hold a float32 exactly), ratio (score / lambda), selected (0 or 1).
+    Columns: image (id), label (class number), class (name), score (of the selector, 9 significant digits, which
+    represent a float32 exactly), ratio (score / lambda), selected (0 or 1).
     """
     if len(ids) != len(pseudo.labels):
         raise ValueError(f"{len(pseudo.labels)} pseudo-labels for {len(ids)} images")

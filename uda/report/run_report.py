@@ -1,4 +1,4 @@
-"""What the reports of all kinds of run share."""
+"""Base of the reports of all kinds of run."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -12,15 +12,15 @@ from uda.training.records import Records, plain
 
 
 class RunReport(ABC):
-    """Writes what a run has come to as it goes: records, TensorBoard, rows in the terminal; `results.json` at the end.
+    """Writes records, TensorBoard and rows in the terminal during a run, and `results.json` at the end.
 
-    `records` are all its state. A report made anew with the same records goes on where the old one ended.
+    Its only state are the `records`. A new report with the same records continues where the old one ended.
 
     Args:
-        records: those of the run so far.
+        records: the records of the run so far.
         config: the run's config.
         log: prints one line.
-        first_step: what TensorBoard's files hold from this step on is purged, so that nothing is drawn twice.
+        first_step: TensorBoard events from this step on are purged, so that nothing is drawn twice.
     """
 
     def __init__(self, records: Records, config: RunConfig, log: Callable[[str], None], first_step: int):
@@ -36,14 +36,14 @@ class RunReport(ABC):
         """The content of `results.json` from the records of the whole run."""
 
     def page(self, results: Mapping[str, Any]) -> str | None:
-        """The content of `report.html`; None for a kind of run that has no page."""
+        """The content of `report.html`; None if this kind of run has no page."""
         return None
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write `report.html` and `results.json`. Returns the results.
 
         Args:
-            seconds: how long the run took.
+            seconds: duration of the run.
         """
         results = plain(self.summarise(seconds))
         if self.config.report.page and (page := self.page(results)) is not None:
@@ -53,9 +53,9 @@ class RunReport(ABC):
         return results
 
     def draw(self, figures: Callable[[Events], None]) -> None:
-        """Write figures for TensorBoard, where the config wants them.
+        """Write figures for TensorBoard, if the config asks for them.
 
-        TensorBoard writes in a thread, so a full disk shows at one of the next calls. Raises OutputError then.
+        TensorBoard writes in a thread, so a full disk raises OutputError in one of the next calls.
         """
         if self._events is None:
             return
@@ -66,7 +66,7 @@ class RunReport(ABC):
             raise OutputError(self._events.folder, error) from error
 
     def print_row(self, columns: Sequence[terminal.Column], cells: Mapping[str, str]) -> None:
-        """Print a row of the terminal's table, and the table's head before every tenth."""
+        """Print a row of the terminal's table, and the table's head before every tenth row."""
         if self._rows % terminal.HEADER_EVERY == 0:
             for line in terminal.header(columns):
                 self.log(line)
