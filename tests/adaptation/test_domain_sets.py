@@ -202,7 +202,7 @@ class TestLabelledTarget:
             tiny, settings(listed, "data.labelled_per_batch=5", "runtime.accumulate=2", target="far")
         )
         with pytest.raises(UserError, match=r"data.labelled_per_batch: 5 images cannot be divided evenly among 2"):
-            Run(config, RunLog(silent=True))
+            AdaptationRun(config, RunLog(silent=True))
 
 
 class TestOtherClasses:
@@ -280,7 +280,9 @@ class TestOtherClasses:
             "output=x",
         ]
         with pytest.raises(UserError, match=r"data.target_classes: 'cat' is missing, but data.target_labelled has it"):
-            Run(AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True))
+            AdaptationRun(
+                AdaptationConfig.load(tiny, settings(*words, source="one", target="few")), RunLog(silent=True)
+            )
 
     def test_universal_run_reports_unknown_classes_apart(self, tiny, odd, capsys):
         results = results_of(tiny, "data.label_sets=universal", "report.page=true", source="one", target="odd")

@@ -420,5 +420,5 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
 def test_batches_too_small_to_be_dealt_out_are_found_at_the_start(tiny, tmp_path, overrides, key):
     """4 and 4 + 3 images; and the 4 source images alone, where a round may go on without selected ones."""
     with pytest.raises(UserError, match=rf"{key}: a batch of \d images is too small for \d parts"):
-        Run(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
+        AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
     assert not (tmp_path / "run").exists()

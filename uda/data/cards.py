@@ -198,13 +198,7 @@ def data_homes() -> list[Path]:
 
 def _read(path: Path) -> Card:
     try:
-        content = typed(load_yaml(path.read_text(encoding="utf-8-sig")), Card)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read as a card: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a card is a mapping of keys to values, but this is a {type(content).__name__}")
-    try:
-        card = Card.model_validate(content)
+        card = Card.model_validate(typed(read_yaml(path, "card"), Card))
     except ValidationError as error:
         raise ConfigError("\n".join(mistakes(error, Card, {}, path.name))) from None
     if card.name != path.stem:

@@ -267,8 +267,7 @@ def _check_options(
         try:
             known.model_validate(options)
         except ValidationError as error:
-            at = tuple(place.split("."))
-            problems += [explain(entry, kind, origins, default, known, at) for entry in error.errors()]
+            problems += mistakes(error, kind, origins, default, known, tuple(place.split(".")))
         except UserError as error:  # an unknown name in a registry
             problems.append(f"{origin_of(place, origins, default)}: {place}: {error}")
     return problems

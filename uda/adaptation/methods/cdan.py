@@ -27,12 +27,6 @@ class ConditionalAdversarial(AdaptationMethod):
     class Options(DomainAdversarial.Options):
         """Settings of CDAN: those of DANN, and its own."""
 
-        weight: float = Field(1.0, ge=0)
-        """Weight of the domain loss; the source cross-entropy has weight 1."""
-        hidden: int = Field(1024, ge=1)
-        """Width of the domain classifier's two hidden layers."""
-        steepness: float = Field(10.0, gt=0)
-        """How fast the gradient reversal grows, as in DANN."""
         entropy: bool = True
         """Weight each image by 1 + exp(-entropy of its prediction). No gradient flows through the weight."""
         joint: Literal["auto", "outer", "random"] = "auto"
