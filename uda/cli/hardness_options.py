@@ -91,6 +91,26 @@ def add_images(arguments: argparse.ArgumentParser) -> None:
     )
 
 
+def add_findings(arguments: argparse.ArgumentParser, name: str, seed_of: str) -> None:
+    """The seed, the folder of the findings and `key=value` words.
+
+    Args:
+        arguments: the command's parser.
+        name: the folder below runs/hardness/.
+        seed_of: what the seed decides, for the help text.
+    """
+    arguments.add_argument("--seed", type=seed, default=0, help=f"seed of {seed_of} (default 0)")
+    add_output(arguments, name)
+    add_overrides(arguments)
+
+
+def add_output(arguments: argparse.ArgumentParser, name: str) -> None:
+    """The folder of the findings."""
+    arguments.add_argument(
+        "--out", type=Path, default=Path("runs/hardness", name), help="folder for the page and its figures"
+    )
+
+
 def add_overrides(arguments: argparse.ArgumentParser) -> None:
     """Add the `key=value` words."""
     arguments.add_argument(

@@ -5,7 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from uda.cli.command_line import CommandParser
-from uda.cli.lists import config_names, listing
+from uda.cli.run_options import add_run
 from uda.cli.supervise import supervise
 
 if TYPE_CHECKING:
@@ -41,14 +41,7 @@ def add_to(parser: CommandParser) -> None:
         EXAMPLES,
         "The same command resumes an interrupted run.",
     )
-    parser.add_argument(
-        "--cfg", metavar="FILE", offers=lambda: config_names("adapt"), help="a config: a path, or a name in configs/"
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
-    )
-    parser.add_list(LISTS, partial(listing, commands=["adapt"]))
-    parser.add_overrides("change a setting, such as self_training.rounds=3")
+    add_run(parser, "adapt", LISTS, "change a setting, such as self_training.rounds=3")
     parser.set_defaults(run=partial(_run, parser))
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from uda.cli.command_line import CommandParser
-from uda.cli.lists import config_names, listing
+from uda.cli.run_options import add_run
 from uda.cli.supervise import supervise
 
 if TYPE_CHECKING:
@@ -36,18 +36,8 @@ def add_to(parser: CommandParser) -> None:
         EXAMPLES,
         "The same command resumes an interrupted run.",
     )
-    parser.add_argument(
-        "--cfg",
-        metavar="FILE",
-        action="append",
-        offers=lambda: config_names("generalize"),
-        help="a config: a path, or a name in configs/; may be repeated to run and compare several",
-    )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
-    )
-    parser.add_list(LISTS, partial(listing, commands=["generalize"]))
-    parser.add_overrides("change a setting of every config, such as target=sketch")
+    change = "change a setting of every config, such as target=sketch"
+    add_run(parser, "generalize", LISTS, change, several="run and compare several")
     parser.set_defaults(run=partial(_run, parser))
 
 

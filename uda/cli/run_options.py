@@ -1,0 +1,37 @@
+"""Options that the commands share which carry out runs."""
+
+from collections.abc import Sequence
+from functools import partial
+
+from uda.cli.command_line import CommandParser
+from uda.cli.lists import config_names, listing
+
+
+def add_config(parser: CommandParser, command: str, several: str = "", **options) -> None:
+    """Add `--cfg` and `--dry-run`.
+
+    Args:
+        parser: the command's parser.
+        command: its name, by which configs are listed.
+        several: what a repeated `--cfg` does; empty: only one is taken.
+        options: of `--cfg`, as argparse takes them.
+    """
+    repeated = f"; may be repeated to {several}" if several else ""
+    parser.add_argument(
+        "--cfg",
+        metavar="FILE",
+        action="append" if several else "store",
+        offers=lambda: config_names(command),
+        help=f"a config: a path, or a name in configs/{repeated}",
+        **options,
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check config, data and model, print plan and cost, stop"
+    )
+
+
+def add_run(parser: CommandParser, command: str, lists: Sequence[str], change: str, several: str = "") -> None:
+    """Add `--cfg`, `--dry-run`, `--list` and the `key=value` words, whose help text is `change`."""
+    add_config(parser, command, several)
+    parser.add_list(lists, partial(listing, commands=[command]))
+    parser.add_overrides(change)
