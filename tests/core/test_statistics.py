@@ -41,7 +41,7 @@ def test_interval_by_hand():
     assert fisher_interval(0.5, 103) == pytest.approx((0.328745, 0.639420), abs=1e-6)
     assert fisher_interval(-0.5, 103) == pytest.approx((-0.639420, -0.328745), abs=1e-6)
     assert fisher_interval(1.0, 10) == (1.0, 1.0)
-    with pytest.raises(ValueError, match="needs 4 pairs"):
+    with pytest.raises(ValueError, match="needs at least 4 pairs"):
         fisher_interval(0.1, 3)
 
 
@@ -108,9 +108,9 @@ def test_f_is_at_most_one():
 
 
 def test_limits_of_the_difference():
-    assert compare_dependent(0.4, 0.4, 1.0, 50) == CorrelationTest(0.0, 1.0)
-    assert compare_dependent(1.0, 0.4, 0.4, 50) == CorrelationTest(math.inf, 0.0)
-    with pytest.raises(ValueError, match="needs 4 rows"):
+    assert compare_dependent(0.4, 0.4, 1.0, 50) == Difference(0.0, 1.0)
+    assert compare_dependent(1.0, 0.4, 0.4, 50) == Difference(math.inf, 0.0)
+    with pytest.raises(ValueError, match="needs at least 4 rows"):
         compare_dependent(0.1, 0.2, 0.3, 3)
 
 

@@ -189,7 +189,7 @@ def test_a_typo_names_the_nearest():
 
 def test_the_example_of_the_docstring_works_as_it_stands(tmp_path):
     source = textwrap.dedent(
-        inspect.getdoc(selectors).split("`selector: mine`):\n")[1].split("\nThe first line of the docstring")[0]
+        inspect.getdoc(selectors).split("`selector: mine`):\n")[1].split("\n`--list selectors` prints")[0]
     )
     assert len([line for line in source.splitlines() if line.strip()]) <= 10
     path = tmp_path / "my_selectors.py"

@@ -97,7 +97,7 @@ def test_every_mistake_at_once_with_file_key_and_cure(tmp_path):
         "command line: self_training.selector: unknown selector 'sofmax', did you mean 'softmax'?",
         "mine.yaml: self_training.regularizer: unknown regularizer 'mrkl', did you mean 'mrkld'?",
         "mine.yaml: model.head: ",
-        "command line: source: is a section of keys, not a value; got 3",
+        "command line: source: must be a section of keys, not a value; got 3",
     ):
         assert sum(line.startswith(start) for line in lines) == 1, start
     assert len(lines) == 8
@@ -164,16 +164,16 @@ def test_a_method_alone_is_no_config_but_names_those_of_it():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("data: {source: a, target: b}\nseed: 1\nseed: 2\n", "key 'seed' stands twice"),
+        ("data: {source: a, target: b}\nseed: 1\nseed: 2\n", "key 'seed' is given twice"),
         ("data: [unclosed", "not valid YAML"),
         ("- a\n- b\n", "a config is a mapping"),
         ("_base_: nowhere.yaml\n", "_base_: no such file: nowhere.yaml"),
         ("_base_: 5\n", "_base_: no such file: 5"),
-        ("_base_: {a: b}\n", "_base_: is a path or a list of paths; got {'a': 'b'}"),
+        ("_base_: {a: b}\n", "_base_: must be a path or a list of paths; got {'a': 'b'}"),
         ("? [a, b]\n: 1\n", "not valid YAML"),
         ("plugins: mine.py\ndata: {source: a, target: b}\n", "plugins: input should be a valid list"),
         ("data: {source: a, target: b}\nsource: {optim: {lr: .inf}}\n", "lr: input should be a finite number"),
-        ("_base_: mine.yaml\n", "_base_ leads in a circle"),
+        ("_base_: mine.yaml\n", "_base_ forms a circle"),
         ("data: {source: a}\n", "data.target: missing"),
         ("data: {source: a, target: b}\nself_training: {batch: {source: 8}}\n", "give either 'mixed' or both"),
         ("data: {source: a, target: b}\nself_training: {keep: lrent}\n", "'lrent' needs the softmax selector"),

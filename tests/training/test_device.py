@@ -65,14 +65,14 @@ def test_a_device_that_is_missing_is_told_in_a_sentence(monkeypatch):
         raise NotImplementedError("Could not run 'aten::empty' on MPS. This could be for many reasons.\nMPS: ...")
 
     monkeypatch.setattr(torch, "empty", refuse)
-    with pytest.raises(UserError, match=r"'mps' is not available here: Could not run 'aten::empty' on MPS$"):
+    with pytest.raises(UserError, match=r"'mps' is not available on this machine: Could not run 'aten::empty' on MPS$"):
         pick_device("mps")
 
 
 def test_under_torchrun_each_process_takes_its_own_gpu(monkeypatch):
     """On a machine without that GPU it is the one that the message names."""
     monkeypatch.setenv("LOCAL_RANK", "61")
-    with pytest.raises(UserError, match=r"runtime\.device: 'cuda:61' is not available here"):
+    with pytest.raises(UserError, match=r"runtime\.device: 'cuda:61' is not available on this machine"):
         pick_device("cuda")
     assert pick_device("cpu") == torch.device("cpu")
 
@@ -99,8 +99,12 @@ def test_a_process_of_a_job_finds_its_gpu(monkeypatch, name, visible, processes,
 @pytest.mark.parametrize(
     ("name", "visible", "told"),
     [
-        ("cuda:0", 8, "'cuda:0' would be the GPU of all 4 processes of this machine; set it to cuda"),
-        ("cuda", 2, "4 processes on a machine with 2 GPUs; start one for each, with --nproc_per_node=2"),
+        ("cuda:0", 8, "'cuda:0' would be shared by all 4 processes of this machine; set it to cuda"),
+        (
+            "cuda",
+            2,
+            "there are 4 processes on a machine with 2 GPUs; start one process for each GPU, with --n",
+        ),
     ],
 )
 def test_processes_that_would_share_a_gpu_are_refused(monkeypatch, name, visible, told):

@@ -1,1 +1,1 @@
-"""What every room uses: errors, registry, settings, files, processes."""
+"""Basics that every room uses: errors, registry, settings, files, processes."""

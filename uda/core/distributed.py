@@ -1,9 +1,10 @@
-"""The processes of one job, as torchrun starts them: who reads what, and what all of them must agree on.
+"""The processes of a job that torchrun starts: their shares of the work, and what they exchange.
 
-Every process ("rank") holds the whole network. A training batch is dealt out image by image, a predict pass in
-contiguous rows. Gradients are averaged over the ranks. Where a step is one backward pass, they travel while it goes on
-(`Ranks.averaged_loss`, torch's DistributedDataParallel). Where a method has several phases, they travel before each
-update (`Ranks.average_gradients`). A run by itself is the job of one rank: nothing is sent.
+Every process holds the whole network. Its number is its rank. A training batch is dealt out image by image, and a
+predict pass is divided into contiguous rows. Gradients are averaged over all processes. If a step is one backward pass,
+they are sent during that pass (`Ranks.averaged_loss`, torch's DistributedDataParallel). If a method has several phases,
+they are sent before each update (`Ranks.average_gradients`). A run without torchrun is a job of one process and sends
+nothing.
 """
 
 import io
@@ -25,12 +26,12 @@ from torch.nn.parallel import DistributedDataParallel
 from uda.core.devices import pick_device
 from uda.core.errors import UserError
 
-#: Gradients travel in pieces of this many bytes, so that the copy made for the journey stays small.
+#: Gradients are sent in buckets of this many bytes, so that the copies for sending stay small.
 BUCKET_BYTES = 32 << 20
 BUCKETS_UNDER_WAY = 2
 
-#: What gloo, NCCL and their store say where another process is gone or does not answer. All else that they say is about
-#: something else: a GPU given twice, a full /dev/shm, a network that is not set up, memory, tensors of unlike shapes.
+#: Messages of gloo, NCCL and their store when another process has ended or does not answer. Their other messages have
+#: other causes: a GPU used twice, a full /dev/shm, a network that is not set up, memory, tensors of different shapes.
 _LOST = re.compile(
     r"connection (?:was likely )?closed|connection reset|broken pipe|ncclRemoteError|remote process exited"
     r"|timed out waiting|pair closure|socket timeout|wait timeout|communicator was aborted|operation timeout",
@@ -38,8 +39,8 @@ _LOST = re.compile(
 )
 _SHARED = re.compile(r"Duplicate GPU detected.*")
 
-#: How long a rank waits for the others. Rank 0 writes reports meanwhile, so this is generous: a rank that dies is
-#: noticed before, by torchrun, and with gloo by its closed connection.
+#: How long a process waits for the others. It is long because the others wait while rank 0 writes reports. A process
+#: that dies is noticed earlier, by torchrun, and with gloo by its closed connection.
 PATIENCE = timedelta(minutes=30)
 
 
@@ -48,12 +49,14 @@ class RankLostError(UserError):
 
 
 class Ranks:
-    """This process among all of the job. Every method that sends must be called by all ranks in the same order.
+    """This process and the other processes of its job.
+
+    All processes must call the methods that send, in the same order.
 
     Args:
-        rank: this process, 0..world-1.
+        rank: number of this process, 0..world-1.
         world: number of processes.
-        local_rank: this process among those of its machine.
+        local_rank: number of this process among the processes of its machine.
     """
 
     def __init__(self, rank: int = 0, world: int = 1, local_rank: int = 0):
@@ -61,19 +64,19 @@ class Ranks:
         self.world = world
         self.local_rank = local_rank
         self.in_order = True
-        """Whether the job can be taken leave of; after an error that would be to wait for the others."""
+        """Whether the process group can be shut down. After an error that would wait for the other processes."""
 
     @property
     def is_main(self) -> bool:
-        """Rank 0 alone writes."""
+        """Whether this is rank 0. Only rank 0 writes files."""
         return self.rank == 0
 
     def rows(self, count: int) -> slice:
-        """This rank's contiguous share of `count` rows; shares differ by one at most."""
+        """This process's contiguous share of `count` rows. Shares differ by at most one row."""
         return slice(*(count * edge // self.world for edge in (self.rank, self.rank + 1)))
 
     def sum(self, array: np.ndarray) -> np.ndarray:
-        """The sum over all ranks, the same bits on each."""
+        """The sum over all processes, the same bits on each process."""
         if self.world == 1:
             return array
         total = torch.from_numpy(np.array(array, copy=True, ndmin=1))
@@ -82,7 +85,7 @@ class Ranks:
         return total.numpy().reshape(np.shape(array))
 
     def maximum(self, values: Sequence[float]) -> list[float]:
-        """The largest of each number over all ranks."""
+        """The largest value of each number over all processes."""
         if self.world == 1:
             return list(values)
         largest = torch.tensor(values, dtype=torch.float64)
@@ -91,11 +94,11 @@ class Ranks:
         return largest.tolist()
 
     def gather_rows(self, local: np.ndarray, count: int) -> np.ndarray:
-        """All `count` rows on every rank, from each rank's own `rows(count)`."""
+        """All `count` rows on every process, from the `rows(count)` of each process."""
         return self._gather(local, count, everywhere=True)
 
     def gather_rows_to_main(self, local: np.ndarray, count: int) -> np.ndarray:
-        """All `count` rows on rank 0; no rows elsewhere."""
+        """All `count` rows on rank 0, and no rows on the other processes."""
         return self._gather(local, count, everywhere=False)
 
     def _gather(self, local: np.ndarray, count: int, everywhere: bool) -> np.ndarray:
@@ -104,7 +107,7 @@ class Ranks:
         longest = -(-count // self.world)
         padded = np.zeros((longest, *local.shape[1:]), local.dtype)
         padded[: len(local)] = local
-        # as bytes: every type that numpy has can travel
+        # As bytes, so that every numpy type can be sent.
         sent = torch.from_numpy(padded.reshape(-1).view(np.uint8))
         receives = everywhere or self.is_main
         pieces = [torch.empty_like(sent) for _ in range(self.world)] if receives else None
@@ -122,7 +125,7 @@ class Ranks:
         return whole
 
     def broadcast(self, content: bytes | None) -> bytes | None:
-        """What rank 0 holds."""
+        """The content of rank 0, on every process."""
         if self.world == 1:
             return content
         size = torch.tensor([-1 if content is None else len(content)])
@@ -137,7 +140,7 @@ class Ranks:
         return carried.numpy().tobytes()
 
     def broadcast_arrays(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Rank 0's arrays on every rank."""
+        """The arrays of rank 0, on every process."""
         if self.world == 1:
             return arrays
         buffer = io.BytesIO()
@@ -146,7 +149,7 @@ class Ranks:
         return {name: array.numpy() for name, array in torch.load(io.BytesIO(content), weights_only=True).items()}
 
     def broadcast_network(self, network: nn.Module) -> None:
-        """Give every rank the parameters and buffers of rank 0."""
+        """Give every process the parameters and buffers of rank 0."""
         if self.world > 1:
             with self.together():
                 for tensor in network.state_dict().values():
@@ -157,29 +160,30 @@ class Ranks:
     def averaged_loss(
         self, loss: Callable[..., tuple[Tensor, dict[str, Tensor]]], parameters: Iterable[nn.Parameter]
     ) -> DistributedDataParallel:
-        """A loss whose backward pass averages the gradients over the ranks, in buckets, while it still goes on.
+        """A loss whose backward pass averages the gradients over the processes, in buckets, during that pass.
 
-        A call whose gradients are to be added to and not averaged yet goes into its `no_sync()`.
+        Make a call within `no_sync()` if its gradients are only added to, and averaged later.
 
         Args:
-            loss: gives the scalar to descend and its parts.
-            parameters: get the gradients; one that no rank's loss has keeps None. They lose those that they have now.
+            loss: gives the scalar to minimise and its parts.
+            parameters: get the gradients. Their current gradients are dropped. The gradient of a parameter that no
+                process's loss uses stays None.
         """
         _silence_reducer()
         moved = _Loss(loss, parameters)
         for parameter in moved.moved:
-            parameter.grad = None  # it may be a view of the buckets of a stage before, and keep their memory
-        # A rank's images may leave out what another's use. With this setting the buckets also stay as they are after
-        # the first step: a run that is resumed adds up in the same order as one that was not interrupted.
+            parameter.grad = None  # it may be a view of an earlier stage's buckets and keep their memory
+        # The images of one process may not use a parameter that those of another use. This setting also keeps the
+        # buckets unchanged after the first step. So a resumed run adds in the same order as an uninterrupted one.
         return DistributedDataParallel(
             moved, find_unused_parameters=True, gradient_as_bucket_view=True, init_sync=False
         )
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace every gradient by its mean over the ranks; one that no rank has stays None.
+        """Replace every gradient by its mean over the processes. A gradient that no process has stays None.
 
-        A rank's images may leave out what another's use, so all parameters travel, zeros for a missing gradient, and
-        behind them which ones were there.
+        The images of one process may not use a parameter that those of another use. So each process sends a gradient
+        for every parameter, zeros for a missing one, and then which gradients were present.
         """
         if self.world == 1:
             return
@@ -188,7 +192,7 @@ class Ranks:
         gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         there = gradients[0].new_ones(len(parameters))
         for number in missing:
-            there[number].zero_()  # filled on the device: a copy from the host would wait for the device
+            there[number].zero_()  # set on the device, because a copy from the host would wait for the device
         gradients.append(there)
         with self.together(), torch.no_grad():
             under_way: deque[tuple[list[Tensor], Tensor, dist.Work]] = deque()
@@ -199,7 +203,7 @@ class Ranks:
                     self._take_back(*under_way.popleft())
             while under_way:
                 self._take_back(*under_way.popleft())
-        if missing:  # looked at in this case alone: reading it makes a GPU wait
+        if missing:  # only read in this case, because reading waits for the GPU
             somewhere = (there > 0).tolist()
             for number in missing:
                 if somewhere[number]:
@@ -212,7 +216,7 @@ class Ranks:
             gradient.copy_(mean.view_as(gradient))
 
     def average(self, tensors: Sequence[Tensor], weight: float = 1.0) -> None:
-        """Replace floating tensors by their mean over the ranks, each rank with its weight."""
+        """Replace floating tensors by their weighted mean over the processes. `weight` is this process's weight."""
         if self.world == 1 or not tensors:
             return
         with self.together(), torch.no_grad():
@@ -223,7 +227,7 @@ class Ranks:
                 tensor.copy_(mean.view_as(tensor))
 
     def gather_texts(self, text: str) -> list[str]:
-        """Each rank's text, on every rank."""
+        """The text of each process, on every process."""
         if self.world == 1:
             return [text]
         content = np.frombuffer(text.encode(), np.uint8)
@@ -234,46 +238,47 @@ class Ranks:
         return [row[:length].tobytes().decode() for row, length in zip(gathered, lengths, strict=True)]
 
     def check_same(self, what: str, text: str, difference: Callable[[str, str], str] = lambda first, other: "") -> None:
-        """Raise UserError on every rank unless all hold the same text; `difference` says what is not the same."""
+        """Raise UserError on every process unless all have the same text. `difference` says what differs."""
         first, *others = self.gather_texts(text)
         for rank, other in enumerate(others, 1):
             if other != first:
                 how = difference(first, other)
                 raise UserError(
-                    f"{what} of process {rank} is not that of process 0{f' ({how})' if how else ''}: start all alike"
+                    f"{what} of process {rank} is not that of process 0{f' ({how})' if how else ''}: start all "
+                    "processes in the same way"
                 )
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Around what needs the other ranks. Raises RankLostError where one of them is gone."""
+        """Context for what needs the other processes. Raises RankLostError if one of them is lost."""
         if self.world == 1:
             yield
             return
         try:
             yield
-        except RuntimeError as error:  # there is no class of its own for a lost peer
+        except RuntimeError as error:  # torch has no own class for a lost process
             raise _told(error) from None
 
 
 def _told(error: Exception) -> Exception:
-    """What a user is told in place of an error of gloo or NCCL; the error itself where its own words are the best."""
+    """A clearer error in place of an error of gloo or NCCL, or the error itself if there is none."""
     text = str(error)
     if shared := _SHARED.search(text):
         return UserError(
-            f"NCCL says: {shared[0]}. Each process needs a GPU of its own: start as many as there are GPUs "
-            "(--nproc_per_node), and set CUDA_VISIBLE_DEVICES to all of them, or to another one for each process"
+            f"NCCL says: {shared[0]}. Each process needs its own GPU: start as many processes as there are GPUs "
+            "(--nproc_per_node), and set CUDA_VISIBLE_DEVICES to all GPUs, or to a different GPU for each process"
         )
     if isinstance(error, torch.OutOfMemoryError) or not (lost := _LOST.search(text)):
         return error
     fate = "does not answer" if "time" in lost[0].lower() else "has ended or was killed"
     return RankLostError(
-        f"another process of this job {fate} ({_reason(text)}); what was saved stands: the same command goes on from "
-        "there"
+        f"another process of this job {fate} ({_reason(text)}); what was saved is kept, and the same command goes on "
+        "from there"
     )
 
 
 def _reason(text: str) -> str:
-    """The sentence of an error that says most: NCCL's last one, or the first one without its place in the source."""
+    """The most useful sentence of an error: NCCL's last error, or the first sentence without its source location."""
     first, *lines = text.strip().split("\n")
     if "Last error:" in lines[:-1]:
         return lines[lines.index("Last error:") + 1].strip()
@@ -281,9 +286,9 @@ def _reason(text: str) -> str:
 
 
 class _Loss(nn.Module):
-    """A loss as DistributedDataParallel takes it: a module with the parameters that get the gradients.
+    """A loss for DistributedDataParallel: a module with the parameters that get the gradients.
 
-    It holds no network, so that no tensor of a network gets another name.
+    It does not hold the network, so the network's tensors keep their names.
     """
 
     def __init__(self, loss: Callable[..., tuple[Tensor, dict[str, Tensor]]], parameters: Iterable[nn.Parameter]):
@@ -292,23 +297,23 @@ class _Loss(nn.Module):
         self.moved = nn.ParameterList(parameters)
 
     def forward(self, batch: object) -> tuple[Tensor, dict[str, Tensor]]:
-        """The scalar to descend and its parts."""
+        """The scalar to minimise and its parts."""
         loss, parts = self.loss(batch)
-        # A part with a graph would make parameters count as used that the loss gives no gradient.
+        # Detached, because a part with a graph would make parameters count as used that get no gradient from the loss.
         return loss, {name: part.detach() for name, part in parts.items()}
 
 
 @cache
 def _silence_reducer() -> None:
-    """Keep two warnings from the terminal: that no parameter was unused, and of strides of sides of length 1.
+    """Hide two warnings: that no parameter was unused, and about strides of dimensions of length 1.
 
-    The first comes once in a process, from C++ to the file of stderr, where Python's filters do not see it. So a
-    wrapper that is thrown away gives it to nobody.
+    C++ writes the first one to stderr, once in a process, and Python's filters do not see it. So a temporary wrapper
+    triggers it while stderr is discarded.
     """
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
     try:
         stderr = os.dup(2)
-    except OSError:  # it is closed: nobody would see the warning
+    except OSError:  # stderr is closed, so nobody would see the warning
         return
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)
@@ -321,7 +326,7 @@ def _silence_reducer() -> None:
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
-    """Runs of neighbouring tensors of one type, cut at BUCKET_BYTES."""
+    """Groups of neighbouring tensors of the same type, of about BUCKET_BYTES each."""
     bucket: list[Tensor] = []
     size = 0
     for tensor in tensors:
@@ -336,14 +341,15 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def start(device: str = "cpu") -> Iterator[Ranks]:
-    """Join the job that torchrun describes in the environment; without one, a job of this process alone.
+    """Join the job that torchrun describes in the environment. Without torchrun, it is a job of one process.
 
     Args:
-        device: the job's `runtime.device`. This process's GPU is bound to it before it meets the others, so that NCCL
-            connects here or says why it cannot.
+        device: the job's `runtime.device`. The process binds to its GPU before it connects to the others, so that NCCL
+            connects in this call or says why it cannot.
 
     Raises:
-        UserError: an environment that is not whole, others that cannot be reached, no GPU for this process.
+        UserError: the environment is not complete, the other processes cannot be reached, or there is no GPU for this
+            process.
     """
     world = os.environ.get("WORLD_SIZE", "1")
     if world == "1":
@@ -351,9 +357,11 @@ def start(device: str = "cpu") -> Iterator[Ranks]:
         return
     missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
-        raise UserError(f"WORLD_SIZE={world} without {', '.join(missing)}: start several processes with torchrun")
+        raise UserError(
+            f"WORLD_SIZE={world} is set without {', '.join(missing)}: start several processes with torchrun"
+        )
     ranks = Ranks(int(os.environ["RANK"]), int(world), int(os.environ["LOCAL_RANK"]))
-    # Tensors on the CPU go by gloo also where those on GPUs go by NCCL.
+    # Tensors on the CPU are always sent with gloo, and tensors on GPUs with NCCL.
     backend, picked = "gloo", pick_device(device)
     gpu = picked if picked.type == "cuda" else None
     if gpu is not None:

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writes files atomically: a file is either complete or missing."""
 
 import json
 import os
@@ -10,20 +10,20 @@ from uda.core.errors import UserError
 
 
 class OutputError(UserError):
-    """A file of the run cannot be written: the disk is full, the folder write-protected or gone."""
+    """A file of the run cannot be written: the disk is full, or the folder is write-protected or missing."""
 
     def __init__(self, path: Path, error: OSError):
         super().__init__(
-            f"{path} cannot be written: {error.strerror or error}; nothing that was written before is lost: mend "
-            "that (free some space, say) and give the same command again"
+            f"{path} cannot be written: {error.strerror or error}; nothing that was written before is lost; remove the "
+            "cause (for example, free some space) and give the same command again"
         )
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path` to write to; it takes the place of `path` when the block ends without error.
+    """A temporary path beside `path`, to write to. It replaces `path` when the block ends without an error.
 
-    Raises OutputError when the disk does not take the file; `path` is then what it was before.
+    Raises OutputError if the file cannot be written. `path` is then unchanged.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -32,7 +32,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)  # the new name too outlives a power cut
+        _sync(path.parent)  # so that the new name survives a power cut
     except OSError as error:
         raise OutputError(path, error) from error
     finally:
@@ -41,7 +41,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Delete what killed writers left in a folder and below it."""
+    """Delete the temporary files of killed processes in a folder and below it."""
     for leftover in Path(folder).rglob(".*.tmp"):
         with suppress(OSError):
             leftover.unlink()
@@ -73,5 +73,5 @@ def _sync(path: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError:
-        if not folder:  # Windows opens none, some file systems sync none
+        if not folder:  # Windows cannot open folders, and some file systems cannot sync them
             raise

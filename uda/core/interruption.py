@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: leave at the next place where a run can be left, and within seconds whatever happens."""
+"""Handles SIGTERM and SIGINT: a run ends where its state can be saved, and within seconds in any case."""
 
 import math
 import os
@@ -12,10 +12,10 @@ from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: Seconds from the signal to the end; whoever asks for the end often kills after ten (docker) or thirty (Slurm).
+#: Seconds from the signal to the end. docker kills ten seconds after the signal, and Slurm after thirty.
 GRACE = 4.0
 
-#: A second signal so soon is the first one come twice: to the whole group, and passed on by torchrun.
+#: A second signal within this many seconds is the same signal, sent to the whole group and passed on by torchrun.
 ECHO = 1.0
 
 HOW_TO_GO_ON = "the same command goes on from there"
@@ -30,17 +30,17 @@ class Interrupted(KeyboardInterrupt):
 
     @property
     def exit_code(self) -> int:
-        """The shell's code for a process that a signal ended."""
+        """The shell's exit code for a process that a signal ended."""
         return 128 + self.number
 
 
 class Interruption:
-    """Takes SIGINT and SIGTERM while it is entered.
+    """Context that handles SIGINT and SIGTERM.
 
-    A signal raises `Interrupted` at once, but within `deferred()` it is only noted in `requested`: the code there comes
-    to a place where state can be saved, and calls `leave()`. A thread sees every signal, also while the main thread
-    is deep in a kernel or a read that never returns: after `grace` seconds, or at a second signal, it ends the process,
-    and what was saved before stands.
+    A signal raises `Interrupted` at once. Within `deferred()`, it is only noted in `requested`. The code in that block
+    calls `leave()` at a place where its state can be saved. A thread sees every signal, even if the main thread is in a
+    kernel or a read that never returns. After `grace` seconds, or at a second signal, this thread ends the process.
+    What was saved before is kept.
     """
 
     def __init__(self, grace: float = GRACE):
@@ -71,7 +71,7 @@ class Interruption:
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Within, a signal waits in `requested`; at the end of the outermost block it is raised."""
+        """Context in which a signal waits in `requested`. It is raised at the end of the outermost block."""
         self._deferred += 1
         try:
             yield
@@ -81,22 +81,22 @@ class Interruption:
             self.leave()
 
     def leave(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if there was a signal."""
         if self.requested is not None:
             raise Interrupted(self.requested)
 
     def ask(self, number: int) -> None:
-        """Ask the run to end, as the signal of this number does. Raises `Interrupted`, within `deferred()` later."""
+        """Ask the run to end, as a signal with this number does. Within `deferred()`, `Interrupted` is raised later."""
         self.requested = number
         if not self._deferred:
             raise Interrupted(number)
 
     def _note(self, number: int, frame) -> None:
-        if os.getpid() == self._process:  # else a worker just forked, not yet deaf by itself
+        if os.getpid() == self._process:  # else it is a new worker that does not ignore signals yet
             self.ask(number)
 
     def _watch(self) -> None:
-        """Wait for a first signal, then for its time to be up or a second one."""
+        """Wait for a first signal, then until its time is up or a second signal comes."""
         with self._heard:
             number = self._next_signal(math.inf)
             if number is None:
@@ -110,7 +110,7 @@ class Interruption:
         why = "a second signal" if second is not None else f"no place to stop within {self.grace:g} s"
         with suppress(OSError):
             print(
-                f"\ninterrupted: {why}, ending now with the last checkpoint as it is: {HOW_TO_GO_ON}",
+                f"\ninterrupted: {why}; the run ends now, and its last checkpoint is kept: {HOW_TO_GO_ON}",
                 file=sys.stderr,
                 flush=True,
             )
@@ -123,7 +123,7 @@ class Interruption:
                 byte = self._heard.recv(1)
             except (TimeoutError, OSError):
                 return None
-            if not byte:  # the other end was closed: no more signals are taken
+            if not byte:  # the other end was closed, so no more signals come
                 return None
             if byte[0] in SIGNALS:
                 return byte[0]
@@ -131,11 +131,11 @@ class Interruption:
 
 @contextmanager
 def signals_held_back() -> Iterator[None]:
-    """Around the start of workers: a signal that reaches one before it leaves them to the main process waits till then.
+    """Context for the start of workers. It blocks signals to a worker until the worker ignores them.
 
-    Blocked signals are inherited. The main process gets its own, if one comes, at the end of the block.
+    Workers inherit the blocked signals. The main process gets its own signals at the end of the block.
     """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows, whose schedulers signal no groups
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where no scheduler signals groups of processes
         yield
         return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
@@ -146,9 +146,9 @@ def signals_held_back() -> Iterator[None]:
 
 
 def leave_signals_to_the_main_process() -> None:
-    """In a loader's worker: Ctrl-C and schedulers reach every process, but workers end with the main one."""
+    """Make a loader's worker ignore signals, which reach every process. The worker ends with the main process."""
     signal.set_wakeup_fd(-1)
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     if hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # what waited meanwhile is ignored
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # signals that waited are now ignored

@@ -1,4 +1,4 @@
-"""Progress for people: a bar on a terminal, plain lines in a log file."""
+"""Shows progress: a bar on a terminal, or lines in a log file."""
 
 import sys
 import time
@@ -9,16 +9,17 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 
-#: Without a terminal, a line every so many seconds.
+#: Seconds between lines if there is no terminal.
 SECONDS_BETWEEN_LINES = 30.0
 
 
 def progress(
     items: Iterable[T], label: str, total: int, log: Callable[[str], None] | None, already: int = 0
 ) -> Iterator[T]:
-    """Pass `items` on and, once it takes longer than two seconds, show how far they are, the rate and the time left.
+    """Yield the `items` and show the progress, the rate and the time left.
 
-    Of `total`, so many were done `already`, by an earlier start. Nothing is shown with a `log` of None or a quiet one.
+    A bar appears after two seconds. `already` of the `total` items were done by an earlier start. Nothing is shown if
+    `log` is None or quiet.
     """
     if log is None or getattr(log, "quiet", False):
         yield from items

@@ -1,4 +1,4 @@
-"""Named things that a config can choose: selectors, regularisers, methods, backbones."""
+"""Registries of named objects that a config can choose: selectors, regularisers, methods, backbones."""
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 
 def nearest(name: str, known: list[str], cutoff: float = 0.6) -> str:
-    """`", did you mean 'softmax'?"` for the known name closest to `name`, or an empty string.
+    """`", did you mean 'softmax'?"` for the known name closest to `name`. Empty if none is close.
 
-    `cutoff`: how alike names have to be, 0 to 1.
+    `cutoff`: how similar names must be, 0 to 1.
     """
     close = difflib.get_close_matches(str(name), known, n=5, cutoff=cutoff)
-    # Letters that only changed places are a likelier slip than another letter, which difflib takes for as close.
+    # Swapped letters are a likelier mistake than another letter, but difflib gives both the same score.
     close.sort(key=lambda found: sorted(found) != sorted(str(name)))
     return f", did you mean '{close[0]}'?" if close else ""
 
 
 class UnknownNameError(UserError, KeyError):
-    """A name that no one has registered."""
+    """A name that is not registered."""
 
     __str__ = Exception.__str__  # KeyError would print the message's repr
 
@@ -34,8 +34,8 @@ class Registry(Mapping[str, T]):
         @SELECTORS.register("softmax")
         def softmax(features, logits, weight): ...
 
-    Looking up an unknown name raises `UnknownNameError`, which lists the known ones and the
-    nearest; registering a name twice raises `ValueError`.
+    Looking up an unknown name raises `UnknownNameError`, which lists the known names and the nearest one. Registering a
+    name twice raises `ValueError`.
     """
 
     def __init__(self, kind: str):
@@ -43,7 +43,7 @@ class Registry(Mapping[str, T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorator that files its object under `name`."""
+        """Decorator that registers its object under `name`."""
 
         def file(entry: T) -> T:
             if name in self._entries:
@@ -69,5 +69,5 @@ class Registry(Mapping[str, T]):
         return len(self._entries)
 
     def describe(self) -> list[tuple[str, str]]:
-        """Names in order, each with the first line of its docstring."""
+        """Sorted names, each with the first line of its docstring."""
         return [(name, (self[name].__doc__ or "").strip().split("\n")[0]) for name in sorted(self)]

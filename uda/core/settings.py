@@ -1,4 +1,4 @@
-"""The base of every section of a config."""
+"""The base class of every section of a config."""
 
 import os
 from pathlib import Path
@@ -6,17 +6,17 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-#: A path, or a name in its place. A leading `~` or `~user` stands for a home folder; a folder called `~` is `./~`.
+#: A path or a name. A leading `~` or `~user` stands for a home folder. A folder called `~` is written `./~`.
 PathText = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 def environment_folder(variable: str) -> Path | None:
-    """The folder that an environment variable names; None where it names none."""
+    """The folder that an environment variable names. None if the variable is not set or empty."""
     text = os.environ.get(variable)
     return Path(os.path.expanduser(text)) if text else None
 
 
 class Settings(BaseModel):
-    """Base of every section: frozen, no unknown keys, docstrings as field descriptions."""
+    """Base of every section. It is frozen, refuses unknown keys and uses docstrings as field descriptions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

@@ -1,7 +1,4 @@
-"""Rank correlations, paired differences, their intervals and tests.
-
-`scipy.stats` is imported when it is first used.
-"""
+"""Rank correlations, their intervals, and a test of two correlations that share a variable."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -10,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy
 
-#: Entries of the largest array while resampling.
+#: Largest number of entries of an array while resampling.
 CHUNK_ENTRIES = 2_000_000
 #: Draws of the paired bootstrap.
 DRAWS = 10_000
@@ -19,7 +16,7 @@ LEAST_SEEDS = 5
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rho of two (N,) arrays, ties at their mean rank: -1..1, nan if either is constant."""
+    """Spearman's rho of two (N,) arrays: -1..1, nan if either is constant. Ties get their mean rank."""
     if constant(first) or constant(second):
         return math.nan
     return float(scipy.stats.spearmanr(first, second).statistic)
@@ -44,12 +41,12 @@ def fisher_interval(rho: float, count: int, level: float = 0.95) -> tuple[float,
     """Interval of Spearman's rho by Fisher's z with the variance (1 + rho^2 / 2) / (n - 3).
 
     Source: Bonett and Wright, Sample size requirements for estimating Pearson, Kendall and Spearman correlations,
-    Psychometrika 65 (2000); 1 / (n - 3), which is Pearson's, makes intervals of rho too short.
+    Psychometrika 65 (2000). The variance for Pearson's correlation, 1 / (n - 3), makes intervals of rho too short.
 
     Args:
         rho: Spearman's rho of `count` pairs.
-        count: 4 or more.
-        level: share of such intervals that hold the true rho.
+        count: number of pairs, at least 4.
+        level: confidence level, the share of intervals that contain the true rho.
     """
     reach = scipy.stats.norm.ppf((1 + level) / 2) * _error_of_z(rho, count)
     z = fisher_z(rho)
@@ -57,24 +54,24 @@ def fisher_interval(rho: float, count: int, level: float = 0.95) -> tuple[float,
 
 
 def fisher_p(rho: float, count: int) -> float:
-    """Two-sided p of a true Spearman's rho of 0: that of the level at which `fisher_interval` would end at 0."""
-    return float(2 * scipy.stats.norm.sf(abs(fisher_z(rho)) / _error_of_z(rho, count)))
+    """Two-sided p of a true Spearman's rho of 0: 1 - the level at which `fisher_interval` ends at 0."""
+    return float(2 * norm.sf(abs(fisher_z(rho)) / _error_of_z(rho, count)))
 
 
 def _error_of_z(rho: float, count: int) -> float:
     if count < 4:
-        raise ValueError(f"an interval of rho needs 4 pairs, got {count}")
+        raise ValueError(f"an interval of rho needs at least 4 pairs, got {count}")
     return math.sqrt((1 + rho**2 / 2) / (count - 3))
 
 
 def resampled_spearman(
     scores: np.ndarray, shared: np.ndarray, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Spearman's rho of each score with one shared variable in bootstrap resamples of the N rows.
+    """Spearman's rho of each score with one shared variable, in bootstrap resamples of the N rows.
 
-    Ranks are taken anew within each resample, where rows that are drawn repeatedly are ties. A resample is a count
-    of each row; the mean rank of a value is then the number of draws below it, plus half of (its own draws + 1), so
-    that nothing has to be sorted again. All scores see the same resamples: differences of columns are paired.
+    Ranks are computed within each resample. Rows that are drawn repeatedly are ties. A resample is a count of each row.
+    The mean rank of a value is then the number of draws below it, plus half of (its own draws + 1), so nothing is
+    sorted again. All scores have the same resamples, so differences of columns are paired.
 
     Args:
         scores: (S, N).
@@ -83,7 +80,7 @@ def resampled_spearman(
         generator: draws the resamples.
 
     Returns:
-        (B, S), nan where a column is constant in a resample.
+        (B, S), nan if a column is constant in a resample.
     """
     count = len(shared)
     columns = [_Sorted(values) for values in (shared, *scores)]
@@ -105,7 +102,7 @@ def resampled_spearman(
 
 
 class _Sorted:
-    """A column's order and ties, found once for all resamples."""
+    """A column's order and ties, computed once for all resamples."""
 
     def __init__(self, values: np.ndarray):
         self.order = np.argsort(values, kind="stable")
@@ -115,7 +112,7 @@ class _Sorted:
         self.group[self.order] = np.searchsorted(self.last, np.arange(len(values)))
 
     def centred_ranks(self, draws: np.ndarray) -> np.ndarray:
-        """Draws of each row (B, N) -> its mean rank in each resample, less the mean of all ranks (B, N)."""
+        """Draws of each row (B, N) -> its mean rank in each resample minus the mean of all ranks (B, N)."""
         upto = draws[:, self.order].cumsum(1)[:, self.last]
         below = np.concatenate([np.zeros((len(draws), 1)), upto[:, :-1]], axis=1)
         ranks = (below + upto + 1) / 2 - (draws.shape[1] + 1) / 2
@@ -129,13 +126,13 @@ def share_interval(hits: int, count: int) -> tuple[float, float]:
 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
-    """Student's 95 % interval of the mean of (N,), two or more."""
-    reach = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    """Student's 95 % interval of the mean of (N,) values, N at least 2."""
+    reach = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
 def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """The bootstrap's percentile interval of resampled values (B,); those that are nan do not count."""
+    """The bootstrap's percentile interval of resampled values (B,). nan values do not count."""
     low, high = np.nanquantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
@@ -143,7 +140,7 @@ def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float,
 def bootstrap_p(differences: np.ndarray) -> float:
     """Two-sided p of 0 among resampled differences (B,): twice the smaller tail, never below 2 / (B + 1).
 
-    Those that are nan do not count, nor do they in B.
+    nan values do not count, and B is without them.
     """
     differences = differences[~np.isnan(differences)]
     tail = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
@@ -151,41 +148,41 @@ def bootstrap_p(differences: np.ndarray) -> float:
 
 
 def p_text(p: float) -> str:
-    """One digit of a p; one that is too small for a float is not 0."""
+    """A p value with one digit, or `< 1e-300` if it is too small for a float."""
     return f"{p:.1g}" if p > 0 else "< 1e-300"
 
 
 @dataclass(frozen=True)
-class CorrelationTest:
-    """What a test of two dependent correlations says."""
+class Difference:
+    """The result of a test of two dependent correlations."""
 
     z: float
-    """Its statistic, standard normal where the correlations are equal."""
+    """The statistic. It is standard normal if the true correlations are equal."""
     p: float
-    """Two-sided."""
+    """The two-sided p value."""
 
 
 def compare_dependent(first: float, second: float, between: float, count: int) -> CorrelationTest:
     """Test of the difference of two correlations that share a variable.
 
     Z = (z_1 - z_2) sqrt((N - 3) / (2 (1 - r_x) h)), h = (1 - f r^2) / (1 - r^2), f = (1 - r_x) / (2 (1 - r^2)), at most
-    1, with r^2 the mean of the two squares, r_x the correlation between the two predictors, z Fisher's.
+    1. r^2 is the mean of the two squares, r_x the correlation between the two predictors, and z Fisher's z.
     Source: Meng, Rosenthal and Rubin, Comparing correlated correlation coefficients, Psychological Bulletin 111 (1992).
-    Made for Pearson's correlations of normal variables; with Spearman's it is Pearson's of the ranks, an approximation,
-    beside which the bootstrap's interval should be read.
+    The test was made for Pearson's correlations of normal variables. For Spearman's, which is Pearson's of the ranks,
+    it is an approximation. Read it together with the bootstrap's interval.
 
     Args:
         first: correlation of the first predictor with the shared variable.
-        second: of the second.
-        between: of the two predictors.
-        count: rows, 4 or more.
+        second: correlation of the second predictor with the shared variable.
+        between: correlation of the two predictors.
+        count: number of rows, at least 4.
 
     Returns:
-        z is positive where the first correlation is the larger one; 0 with p = 1 where both predictors order the rows
-        alike, for then there is no difference to test.
+        z is positive if the first correlation is larger. If both predictors order the rows in the same way, there is no
+        difference to test, so z is 0 and p is 1.
     """
     if count < 4:
-        raise ValueError(f"the test needs 4 rows, got {count}")
+        raise ValueError(f"the test needs at least 4 rows, got {count}")
     if between > 1 - 1e-12:
         return CorrelationTest(0.0, 1.0)
     if max(abs(first), abs(second)) >= 1:

@@ -1,6 +1,6 @@
-"""YAML and `key=value` words read by declared types: where a setting is a text, it is the text as it was typed.
+"""Reads YAML and `key=value` words by the declared types of settings. A text setting keeps the text as it was typed.
 
-YAML alone turns the name `2017` into a number, `on` into true and `2024-05-17` into a date, and cuts off ` #2` as a
+Plain YAML turns the name `2017` into a number, `on` into true and `2024-05-17` into a date, and removes ` #2` as a
 comment.
 """
 
@@ -14,30 +14,30 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel
 
-#: What a person does not mean by them: dates, numbers to base 60 (`1:30`), and octal ones (`010` is ten, not eight).
+#: Texts that YAML reads as numbers but people do not: base 60 (`1:30`) and octal (`010` is ten, not eight).
 _NOT_NUMBERS = re.compile(r"[-+]?0[0-9_]+|.*:.*")
 
 
 @dataclass(frozen=True)
 class Scalar:
-    """A value that was not quoted: what YAML makes of it, and its text. `typed` chooses."""
+    """A value without quotes: what YAML reads it as, and its text. `typed` chooses one of the two."""
 
     value: Any
     text: str
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with `Scalar` for what reads as something other than a text; keys are texts, and none stands twice."""
+    """Safe YAML. A value that YAML does not read as a text becomes a `Scalar`. Keys are texts and must differ."""
 
     def construct_document(self, node):
-        return self.construct_object(node, deep=True)  # deep: what contains itself is an error
+        return self.construct_object(node, deep=True)  # deep, so that content that contains itself is an error
 
     def construct_object(self, node, deep=False):
         if not isinstance(node, yaml.ScalarNode) or node.style is not None:
             return super().construct_object(node, deep)
         try:
             value = super().construct_object(node)
-        except ValueError:  # a thirteenth month
+        except ValueError:  # such as a date with a 13th month
             return node.value
         odd = isinstance(value, int | float) and _NOT_NUMBERS.fullmatch(node.value)
         unmeant = odd or isinstance(value, str | datetime.date)
@@ -52,9 +52,9 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is a text", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
             if key.value in seen and key.value != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' stands twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key.value}' is given twice", key.start_mark)
             seen.add(key.value)
 
 
@@ -71,11 +71,13 @@ def load_yaml(text: str) -> Any:
 
 
 def typed(content: Any, declared: Any) -> Any:
-    """What `load_yaml` or `read_word` gave, with the text of each `Scalar` where a text is declared, else its value.
+    """What `load_yaml` or `read_word` returned, with each `Scalar` replaced by its text or its value.
+
+    It is the text if a text is declared, else the value.
 
     Args:
-        content: of any shape; what does not fit is left for pydantic to refuse.
-        declared: a section of settings, or any type of a setting; `Any` where it is not known.
+        content: content of any shape. pydantic refuses later what does not fit.
+        declared: a section of settings, or the type of a setting. `Any` if it is not known.
     """
     if isinstance(content, Scalar):
         return content.text if _wants_text(content, _members(declared)) else content.value
@@ -87,10 +89,10 @@ def typed(content: Any, declared: Any) -> Any:
 
 
 def read_word(text: str, declared: Any) -> Any:
-    """The value of a `key=value` word, for `typed`. There are no comments on a command line.
+    """The value of a `key=value` word, for `typed`. A command line has no comments.
 
-    A text is taken as it stands, `null` is none where there may be none, and a list of texts is one of them or
-    `[one, two]`, with quotes around what holds a comma.
+    A text is not changed. `null` is None if the setting may be None. A list of texts is written as one text or as
+    `[one, two]`. A text with a comma needs quotes in a list.
     """
     members = _members(declared)
     if not text or (NoneType in members and text in ("~", "null", "Null", "NULL")):
@@ -110,7 +112,7 @@ def read_word(text: str, declared: Any) -> Any:
 
 
 def declared_below(declared: Any, key: str | int) -> Any:
-    """The type of one entry: of a section or a mapping by key, of a list by place; `Any` where it is not known."""
+    """The type of one entry, by key in a section or a mapping, by place in a list. `Any` if it is not known."""
     for member in _members(declared):
         if isinstance(member, type) and issubclass(member, BaseModel):
             if key in member.model_fields:
@@ -127,15 +129,15 @@ def declared_below(declared: Any, key: str | int) -> Any:
     return Any
 
 
-def section_at(declared: Any, place: Sequence[str | int]) -> type[BaseModel] | None:
-    """The section of settings at a place below another one, by keys and numbers; None where there is none."""
+def section_at(declared: Any, place: Sequence[str]) -> type[BaseModel] | None:
+    """The section of settings at a place below another one. None if there is none."""
     for part in place:
         declared = declared_below(declared, part)
     return next((m for m in _members(declared) if isinstance(m, type) and issubclass(m, BaseModel)), None)
 
 
 def _members(declared: Any) -> list[Any]:
-    """The types of a union, without what pydantic is told beside them."""
+    """The types of a union, without pydantic's annotations."""
     kind = get_origin(declared)
     if kind is Annotated:
         return _members(get_args(declared)[0])
@@ -158,7 +160,7 @@ def _wants_text(scalar: Scalar, members: Sequence[Any]) -> bool:
 
 
 def _items(text: str) -> list[str]:
-    """`a b, 'c, d', k=[e,f]` to its three texts: commas within quotes and brackets are no ends."""
+    """Split `a b, 'c, d', k=[e,f]` into its three texts. Commas within quotes and brackets do not split."""
     items, start, depth, quote = [], 0, 0, ""
     for place, letter in enumerate(f"{text},"):
         if quote:
@@ -170,6 +172,6 @@ def _items(text: str) -> list[str]:
         elif letter == "," and depth <= 0:
             items.append(text[start:place].strip())
             start = place + 1
-    items.append(text[start:].strip())  # of a quote or bracket that was left open
+    items.append(text[start:].strip())  # the rest after a quote or bracket that was not closed
     quoted = re.compile(r"(['\"]).*\1")
     return [item[1:-1] if quoted.fullmatch(item) else item for item in items if item]

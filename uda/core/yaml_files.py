@@ -1,4 +1,4 @@
-"""YAML files with their `_base_` and `key=value` overrides, to one mapping, and mistakes in it to lines for people."""
+"""Merges YAML files, their `_base_` and `key=value` overrides into one mapping, and explains mistakes in it."""
 
 import os
 import re
@@ -17,20 +17,11 @@ from uda.core.typed_yaml import declared_below, load_yaml, read_word, section_at
 
 
 class ConfigError(UserError):
-    """One or more mistakes in a config, a line each."""
+    """One or more mistakes in a config, one per line."""
 
 
-def find_config(name: str | Path, folder: Path = CONFIGS, what: str = "config") -> Path:
-    """Path of a config: a file, or one of uda's own by name.
-
-    Args:
-        name: with or without `.yaml`.
-        folder: where uda's own are.
-        what: the word for such a file in messages.
-
-    Raises:
-        ConfigError: there is no such file. The message has the nearest name.
-    """
+def find_config(name: str | Path) -> Path:
+    """Path of a config: a file, or one of uda's own configs by name. Raises ConfigError with the nearest name."""
     path = Path(os.path.expanduser(name))
     candidates = [path, folder / path]
     candidates += [candidate.with_name(candidate.name + ".yaml") for candidate in candidates]
@@ -41,38 +32,24 @@ def find_config(name: str | Path, folder: Path = CONFIGS, what: str = "config") 
     ends = [name for name in known if name.endswith(f"_{path.stem}.yaml")]
     hint = f", did you mean {_either(ends)}?" if ends else nearest(f"{path.stem}.yaml", known)
     known_or_nearest = hint or f" (known: {', '.join(known)})"
-    raise ConfigError(f"{name}: no such {what}, neither a file nor one of uda's own{known_or_nearest}")
+    raise ConfigError(f"{name}: no such config: it is neither a file nor one of uda's own configs{known_or_nearest}")
 
 
-def read_yaml(path: Path, what: str = "config") -> dict[str, Any]:
-    """The content of a YAML file that holds keys and values, for `typed`.
-
-    Args:
-        path: the file.
-        what: the word for such a file in messages.
-
-    Raises:
-        ConfigError: the file cannot be read, is not YAML or holds something else.
-    """
+def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
+    """The merged content of a config file and its bases, for `typed`, and the file that each dotted key is from."""
+    path = path.resolve()
+    if path in chain:
+        raise ConfigError(f"{path.name}: _base_ forms a circle: {' -> '.join(p.name for p in (*chain, path))}")
     try:
-        content = load_yaml(path.read_text(encoding="utf-8-sig"))
+        content = load_yaml(path.read_text(encoding="utf-8-sig")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    content = {} if content is None else content
     if not isinstance(content, dict):
-        kind = type(typed(content, Any)).__name__
-        raise ConfigError(f"{path.name}: a {what} is a mapping of keys to values, this is a {kind}")
-    return content
-
-
-def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
-    """The merged content of a config file and its bases, for `typed`, and for each dotted key the file it came from."""
-    path = path.resolve()
-    if path in chain:
-        raise ConfigError(f"{path.name}: _base_ leads in a circle: {' -> '.join(p.name for p in (*chain, path))}")
-    content = read_yaml(path)
+        raise ConfigError(
+            f"{path.name}: a config is a mapping of keys to values, but this is a {type(typed(content, Any)).__name__}"
+        )
     if isinstance(content.get("plugins"), list):
         plugins = typed(content["plugins"], list[str])
         content["plugins"] = [str(path.parent / os.path.expanduser(str(plugin))) for plugin in plugins]
@@ -81,7 +58,7 @@ def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     origins: dict[str, str] = {}
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise ConfigError(f"{path.name}: _base_: is a path or a list of paths; got {bases!r}")
+        raise ConfigError(f"{path.name}: _base_: must be a path or a list of paths; got {bases!r}")
     for base in bases:
         places = [place / os.path.expanduser(base) for place in (path.parent, CONFIGS)]
         base_path = next((place for place in places if place.is_file()), None)
@@ -95,7 +72,7 @@ def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`change` over `base`, section by section. A batch given in one way replaces one given in the other."""
+    """`base` changed by `change`, section by section. A `batch` replaces one of the other form (mixed or not)."""
     merged = dict(base)
     for key, value in change.items():
         old = merged.get(key)
@@ -118,12 +95,12 @@ def dotted(content: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
 def parse_overrides(
     overrides: Iterable[str] | Mapping[str, Any], kind: type[Settings], origin: str = "command line"
 ) -> tuple[dict[str, Any], list[str]]:
-    """Nested values of overrides, for `typed`, and what is wrong with them.
+    """Nested values of overrides, for `typed`, and messages about what is wrong with them.
 
     Args:
         overrides: `key.sub=value` words, read by the types that `kind` declares, or a mapping of dotted keys to values.
-        kind: what they change.
-        origin: for messages, where they come from.
+        kind: the config that they change.
+        origin: where they are from, for messages.
     """
     problems: list[str] = []
     if isinstance(overrides, Mapping):
@@ -148,7 +125,7 @@ def _declared(kind: type[Settings], key: str) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """A value as YAML has it: paths are texts."""
+    """A value as YAML has it, with paths as texts."""
     if isinstance(value, Mapping):
         return {key: _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
@@ -157,7 +134,7 @@ def _plain(value: Any) -> Any:
 
 
 def _pairs(overrides: Iterable[str], problems: list[str], origin: str) -> Iterable[tuple[str, str]]:
-    """Keys and texts of `key=value` words. Other words go to `problems`, with those that a blank cut off."""
+    """Keys and texts of `key=value` words. Other words go to `problems`, with words that a space has split off."""
     words = list(overrides)
     while words:
         word = words.pop(0)
@@ -204,7 +181,7 @@ def origin_of(key: str, origins: Mapping[str, str], default: str) -> str:
 
 
 def _places_of(key: str, section: type[Settings], prefix: str = "") -> list[str]:
-    """Dotted places of all settings that bear this name."""
+    """Dotted places of all settings with this name."""
     places = []
     for name, field in section.model_fields.items():
         if name == key:
@@ -227,16 +204,10 @@ def mistakes(
     default: str,
     root: type[Settings] | None = None,
     at: tuple[str, ...] = (),
-) -> list[str]:
-    """What pydantic found wrong in a kind of config, a line each.
+) -> str:
+    """One line for one of pydantic's errors in a config of the class `config`.
 
-    Args:
-        error: pydantic's.
-        config: the kind of config.
-        origins: by dotted key the file or other place that a value came from.
-        default: the place of all other values.
-        root: the section that was validated, where it was not the whole config.
-        at: where that section stands.
+    `root`: the section that the error is in, if it is not part of `config`. `at`: the place of that section.
     """
     return [_explain(entry, config, origins, default, root, at) for entry in error.errors()]
 
@@ -263,10 +234,10 @@ def _explain(
     if error["type"] == "missing":
         return f"{where}: missing"
     if error["type"] in ("model_type", "model_attributes_type"):
-        return f"{where}: is a section of keys, not a value; got {error['input']!r}"
+        return f"{where}: must be a section of keys, not a value; got {error['input']!r}"
     if error["type"] == "too_short":
         least = error["ctx"]["min_length"]
-        return f"{where}: needs at least {least}, written [a,b]; got {error['input']!r}"
+        return f"{where}: needs at least {least} entries, written [a,b]; got {error['input']!r}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{where}: {message}"

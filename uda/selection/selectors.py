@@ -78,7 +78,7 @@ def margin(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
 
 @SELECTORS.register("entropy")
 def entropy(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """One minus the normalised entropy of the softmax, spread over the classes in proportion to p.
+    """One minus the normalised entropy of the softmax, spread in proportion to p.
 
     For a row with s = 1 - H(p) / log K, class k gets s * p_k / max_j p_j: (N, K) in [0, 1].
     """
@@ -95,7 +95,7 @@ def entropy(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
 
 @SELECTORS.register("energy")
 def energy(features: Tensor, logits: Tensor, weight: Tensor) -> Tensor:
-    """Free energy, log-sum-exp of the logits (Liu et al., NeurIPS 2020), spread over the classes in proportion to p.
+    """Free energy, log-sum-exp of the logits (Liu et al., NeurIPS 2020), spread in proportion to p.
 
     The sureness of a row is softplus(logsumexp(z)), which is positive and monotone in the energy. Class k gets the
     sureness times p_k / max_j p_j: (N, K), without an upper bound.
