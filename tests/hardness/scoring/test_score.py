@@ -293,7 +293,7 @@ def test_a_run_has_its_own_weights_and_classes(run, tmp_path):
 
 def test_a_file_that_holds_no_weights_is_named_in_words_that_help(tmp_path):
     (tmp_path / "x.pth").write_text("image,avh\n")
-    with pytest.raises(UserError, match=r"^`weights`: .*x\.pth is a text and not weights; name the file"):
+    with pytest.raises(UserError, match=r"^`weights`: .*x\.pth is a text file without weights; name the file"):
         load_classifier("resnet18", str(tmp_path / "x.pth"))
     torch.save({"fc.weight": torch.zeros(4, 512)}, tmp_path / "y.pth")
     with pytest.raises(UserError, match=r"y.pth does not have .*: 0 of 102 tensors fit; bn1.bias is missing"):
