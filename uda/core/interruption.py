@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-#: Seconds from the signal to the end. docker kills ten seconds after the signal, and Slurm after thirty.
+#: Seconds from the signal to the end. By default, docker kills ten seconds after the signal, and Slurm after thirty.
 GRACE = 4.0
 
 #: A second signal within this many seconds is the same signal, sent to the whole group and passed on by torchrun.
@@ -86,7 +86,7 @@ class Interruption:
             raise Interrupted(self.requested)
 
     def ask(self, number: int) -> None:
-        """Ask the run to end, as a signal with this number does. Within `deferred()`, `Interrupted` is raised later."""
+        """Ask the run to end, as a signal with this number does. Raises `Interrupted`, now or after `deferred()`."""
         self.requested = number
         if not self._deferred:
             raise Interrupted(number)

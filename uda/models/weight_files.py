@@ -66,7 +66,7 @@ def read_weights(path: str | Path, key: str) -> Any:
     if why := _not_weights(file, head):
         raise UserError(f"{key}: {file} {why}")
     try:
-        with warnings.catch_warnings(action="ignore"):  # torch warns of odd pickles; the errors below name them
+        with warnings.catch_warnings(action="ignore"):  # the errors below name unusual pickles
             content = torch.load(file, weights_only=True, map_location="cpu")
     except Exception as error:  # torch.load can raise any error for files of other programs
         code = re.search(r"GLOBAL (\S+)", str(error))
