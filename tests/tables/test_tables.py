@@ -154,7 +154,7 @@ def test_a_row_may_start_from_the_model_of_another(ran):
     rows = [changed if row is mcc.row else row for row in job.table.rows]
     other = replace(job, table=job.table.model_copy(update={"rows": rows}))
     assert other.digest != job.digest and other.config == job.config
-    with pytest.raises(UserError, match="began with the model of a row whose recipe was another then"):
+    with pytest.raises(UserError, match="started from the model of a row whose recipe has changed since"):
         other.results()
 
 
@@ -173,7 +173,7 @@ def test_the_model_that_a_row_starts_from_is_run_first(table, tmp_path, in_proce
     shutil.rmtree(job.folder)
     job.needs.weights.unlink()
     broken = replace(job, table=table.model_copy(update={"rows": [*table.rows[:2], _failing(table.rows[2]), job.row]}))
-    with pytest.raises(UserError, match=r"AVH after MCC.*: the model that it begins with is missing \(MCC, "):
+    with pytest.raises(UserError, match=r"AVH after MCC.*: the model that it starts from is missing \(MCC, "):
         run_jobs([broken], 1, log=lambda line: None)
 
 
@@ -214,7 +214,7 @@ def test_a_failing_run_is_named_with_its_log_while_the_others_finish(ran):
     assert "selects no target image" in log.read_text()
     assert all(job.record() for job in finished(found)) and len(finished(found)) == 7
     assert [line for line in lines if line.startswith("FAILED")] == [f"FAILED {error}"]
-    assert re.match(rf"{len(found)} runs to do, 1 at a time; output in .*/small/\*/\*/seed\*\.out", lines[0])
+    assert re.match(rf"{len(found)} runs to do, 1 at a time, output in .*/small/\*/\*/seed\*\.out", lines[0])
     assert len(lines) == 1 + len(found)
 
 
@@ -334,7 +334,7 @@ def test_a_signal_stops_the_runs_under_way_and_starts_no_other(table, tmp_path, 
         run_jobs(found, 1, log=lines.append)
     assert len(started) == 1
     (stopped,) = lines[1:]
-    assert re.fullmatch(r"Source, .* seed 0: stopped, to go on from there, see .*seed0\.out", stopped)
+    assert re.fullmatch(r"Source, .* seed 0: stopped and can be continued, see .*seed0\.out", stopped)
 
 
 def test_without_run_folders_the_csvs_stay_as_they_are_and_nothing_is_run(table, ran, tmp_path):
@@ -375,7 +375,7 @@ def test_a_row_that_is_gone_stays_until_it_is_pruned(table, ran, tmp_path):
         ("CBST + AVH", "0"),
     ]
     assert {report["row"] for report in read_csv(tmp_path / "small_reports.csv")} == {"Source", "CBST + AVH"}
-    assert lines == ["forgotten: Source, CBST + AVH, MCC, Smoothed, AVH after MCC"]
+    assert lines == ["removed: Source, CBST + AVH, MCC, Smoothed, AVH after MCC"]
 
 
 def changed(table, *words):
@@ -413,7 +413,7 @@ def test_a_changed_recipe_replaces_its_row_when_it_was_run_and_no_earlier(table,
     (job,) = choose_jobs(jobs_of(other, copied[0].runs), "CBST*", seeds="0")
     lines = []
     ledger = collect(other, jobs_of(other, tmp_path / "none"), tmp_path, log=lines.append)
-    assert len(lines) == 1 and lines[0].startswith("outdated: CBST + AVH: 2 recorded by another recipe")
+    assert len(lines) == 1 and lines[0].startswith("outdated: CBST + AVH: 2 recorded with an earlier recipe")
     assert not ledger.holds(job.run, job.digest), "the recorded row is of the old recipe"
     assert {run_name(record): record for record in read_csv(tmp_path / "small.csv")} == before
     shutil.rmtree(job.folder)
@@ -525,12 +525,12 @@ def test_a_dry_run_lists_what_the_same_command_then_runs_and_writes_nothing(
         "missing  MCC, drawn to photos, seed 1: about 5 min",
         "missing  CBST + AVH, drawn to photos, seed 0",
         "missing  CBST + AVH, drawn to photos, seed 1",
-        "model    Source, drawn to photos, seed 0, which others begin with: about 20 s",
-        "model    Source, drawn to photos, seed 1, which others begin with: about 20 s",
+        "model    Source, drawn to photos, seed 0, which others start from: about 20 s",
+        "model    Source, drawn to photos, seed 1, which others start from: about 20 s",
         "runs     6 of the table's 12, 3 recorded in results/small.csv, 3 missing, 2 more to be run for their models",
-        "cost     about 6 min, one run at a time, on the machine that made results/small.csv: by the median seconds of "
-        "each row's runs there; not counted: 2 of rows that have none there",
-        "dry run of table 'small': configs are right, data and networks were not looked at; nothing was run, nothing "
+        "cost     about 6 min, one run at a time, on the machine that made results/small.csv (median seconds of "
+        "each row's runs); not counted: 2 of rows without a record",
+        "dry run of table 'small': configs are right, data and networks were not checked; nothing was run, nothing "
         "was written",
     ]
     listed = re.findall(r"^(?:missing|model)  +(.*?, seed \d)", captured.out, re.MULTILINE)
@@ -557,7 +557,7 @@ def test_a_dry_run_lists_what_the_same_command_then_runs_and_writes_nothing(
                 "missing  Source, drawn to photos, seed 0",
                 "missing  Source, drawn to photos, seed 1",
                 "runs     2 of the table's 12, 0 recorded in none/small.csv, 2 missing",
-                "cost     not known: none/small.csv has no run of these rows",
+                "cost     unknown, because none/small.csv has no run of these rows",
             ],
         ),
     ],
@@ -575,15 +575,15 @@ def test_a_dry_run_tells_finished_runs_and_changed_recipes_from_missing_ones(tab
     found = choose_jobs(jobs_of(table, ran[0][0].runs), "Source,Smoothed", seeds="0")
     for recorded in (three_recorded, None):
         text = dry_run(table, status_of(found, recorded), three_recorded, tmp_path)
-        counts = f"2 in all, 1 recorded in {tmp_path}/small.csv, 1 finished and to be added to it, 0 missing"
+        counts = f"2 in total, 1 recorded in {tmp_path}/small.csv, 1 finished and to be added to it, 0 missing"
         assert text.startswith(f"runs     {counts}\ndry run")
     mcc = [_failing(row) if row.name == "MCC" else row for row in table.rows]
     other = table.model_copy(update={"rows": mcc})
     (job,) = choose_jobs(jobs_of(other, tmp_path / "none"), "MCC", seeds="0")
     text = dry_run(other, status_of([job], three_recorded), three_recorded, tmp_path)
     missing, counts, *_ = text.splitlines()
-    assert missing == "missing  MCC, drawn to photos, seed 0, recorded by another recipe: about 5 min"
-    assert counts == f"runs     1 in all, 0 recorded in {tmp_path}/small.csv, 1 missing"
+    assert missing == "missing  MCC, drawn to photos, seed 0, recorded with another recipe: about 5 min"
+    assert counts == f"runs     1 in total, 0 recorded in {tmp_path}/small.csv, 1 missing"
 
 
 def test_a_dry_run_names_what_is_wrong_after_the_rest(table, in_folder, monkeypatch, capsys):
@@ -594,7 +594,7 @@ def test_a_dry_run_names_what_is_wrong_after_the_rest(table, in_folder, monkeypa
     captured = capsys.readouterr()
     missing, counts, *_ = captured.out.splitlines()
     assert missing == "missing  MCC, drawn to photos, seed 0" and "are right" not in captured.out
-    assert counts == "runs     3 of the table's 12, 0 recorded in results/small.csv, 1 missing, 2 wrong"
+    assert counts == "runs     3 of the table's 12, 0 recorded in results/small.csv, 1 missing, 2 with errors"
     errors = captured.err.splitlines()
     assert [line.partition(", drawn")[0] for line in errors] == ["error: Source", "error: CBST + AVH"]
     assert all("sede: unknown key" in line for line in errors)
@@ -696,9 +696,9 @@ def test_a_part_of_a_table_is_chosen_by_names_with_wildcards(table, tmp_path):
 
 def test_an_override_that_decides_results_is_refused(table, tmp_path):
     assert jobs_of(table, tmp_path, ["runtime.device=cpu", "data.root=/data"])[0].extra
-    with pytest.raises(UserError, match=r"source\.epochs: decides the result"):
+    with pytest.raises(UserError, match=r"source\.epochs: changes the results"):
         jobs_of(table, tmp_path, ["runtime.device=cpu", "source.epochs=1"])
-    with pytest.raises(UserError, match=r"runtime\.accumulate: decides the result"):
+    with pytest.raises(UserError, match=r"runtime\.accumulate: changes the results"):
         jobs_of(table, tmp_path, ["runtime.accumulate=2"])
 
 
@@ -739,7 +739,7 @@ PLAIN = "seeds: [0]\npairs: [[a, b]]\n"
         (f"{PLAIN}rows: [{{name: A, cfg: c}}, {{name: A, cfg: d}}]\n", r"wrong\.yaml: .*two rows 'A'"),
         (
             f"{PLAIN}rows: [{{name: A, cfg: c, start: B}}, {{name: B, cfg: d}}]\n",
-            "'A' starts from 'B', which is no row",
+            "'A' starts from 'B', but no row above it",
         ),
         (f"{PLAIN}reference: Sorce\nrows: [{{name: Source, cfg: c}}]\n", "no row 'Sorce' .*did you mean 'Source'"),
         ("", r"wrong\.yaml: seeds: "),

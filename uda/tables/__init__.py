@@ -1,8 +1,8 @@
-"""Tables of runs: which are missing, run them, one CSV row a run, Markdown and LaTeX from the CSV.
+"""Tables of runs: find and run missing runs, record each run as a CSV row, write Markdown and LaTeX from the CSV.
 
-A table grows: its CSV is committed and keeps the row of every run that finished, on whatever machine, so that no run
-folder needs to be kept for it. Rows that train the same source stage as the first row start from that row's weights,
-pair by pair and seed by seed, so that they differ in what is compared and in nothing else.
+The CSV is committed and keeps the row of every finished run from any machine, so run folders may be deleted. Rows with
+the same source stage as the first row start from its weights of the same pair and seed. Thus they differ only in what
+is compared.
 """
 
 from uda.report.markdown import has_place, insert_markdown

@@ -1,4 +1,4 @@
-"""From finished runs to a table's files."""
+"""Collect finished runs in a table's CSVs, and write its documents from them."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,18 +25,18 @@ from uda.tables.variants import variants_markdown
 def collect(
     table: Table, jobs: Iterable[Job], folder: Path, prune: bool = False, log: Callable[[str], None] = print
 ) -> Ledger:
-    """Add the finished ones of these runs to the table's CSVs in `folder`, which keep all other rows that they have.
+    """Add finished runs to the table's CSVs in `folder`. All other rows of the CSVs are kept.
 
     Args:
-        table: whose CSVs.
-        jobs: runs that may have finished; one whose config is wrong, or whose folder another recipe made, is reported
-            and left out.
-        folder: of the CSVs.
-        prune: forget the rows, pairs and seeds that the table no longer has.
-        log: receives what was left out or forgotten, and which records are of another recipe than the table's now.
+        table: the table.
+        jobs: runs that may have finished. A run with a wrong config or a folder of another recipe is logged and left
+            out.
+        folder: folder of the CSVs.
+        prune: remove rows, pairs and seeds that the table no longer has.
+        log: receives a line for what was left out or removed, and for records with another recipe.
 
     Raises:
-        UserError: nothing is recorded and nothing finished.
+        UserError: no run is recorded or finished.
     """
     ledger = Ledger.read(folder, table)
     outdated: dict[str, int] = {}
@@ -55,9 +55,9 @@ def collect(
         if job.run in ledger.runs and not ledger.holds(job.run, digest):
             outdated[job.row.name] = outdated.get(job.row.name, 0) + 1
     for name, count in outdated.items():
-        log(f"outdated: {name}: {count} recorded by another recipe than the table has now; they stay until run anew")
+        log(f"outdated: {name}: {count} recorded with an earlier recipe; they stay until they are run again")
     if prune and (gone := ledger.prune(table)):
-        log(f"forgotten: {', '.join(gone)}")
+        log(f"removed: {', '.join(gone)}")
     if not ledger.runs:
         raise UserError(f"table '{table.name}': no finished run, and no {folder / table.name}.csv")
     ledger.write(folder, table)
@@ -65,10 +65,10 @@ def collect(
 
 
 def blocks_of(table: Table, folder: Path) -> dict[str, str]:
-    """A table's Markdown from its CSVs, by the name of the block.
+    """A table's blocks of Markdown from its CSVs, by name.
 
-    They are `<name>`, and with `_differences`, `_classes`, `_inner`, `_validators`, `_scores` or `_variants` after the
-    name what is known of it besides; one that has nothing to say is empty.
+    The names are `<name>`, and `<name>` followed by `_differences`, `_classes`, `_inner`, `_validators`, `_scores` or
+    `_variants`. A block without content is empty.
     """
     records = read_csv(folder / f"{table.name}.csv")
     blocks = {table.name: to_markdown(records, table.reference, table.measure)}
@@ -78,7 +78,7 @@ def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     path = folder / f"{table.name}_reports.csv"
     reports = read_csv(path) if path.is_file() else []
     blocks[f"{table.name}_validators"] = validator_markdown(reports, table.measure) if reports else ""
-    # Held-out images of a run are of domains that are unseen in others: over all of them no choice is without labels.
+    # The held-out images of a run show the unseen domains of other runs, so a choice over all runs would use labels.
     left_out = table.kind == "generalization"
     blocks[f"{table.name}_scores"] = "" if left_out else scores_markdown(reports, table.measure)
     blocks[f"{table.name}_variants"] = variants_markdown(records, table.reference, table.measure) if left_out else ""
@@ -86,13 +86,13 @@ def blocks_of(table: Table, folder: Path) -> dict[str, str]:
 
 
 def write_documents(table: Table, folder: Path, documents: Sequence[Path] = ()) -> str:
-    """Write `folder/<name>.tex`, and from the table's CSVs those of its blocks that each document has a place for.
+    """Write `folder/<name>.tex`, and the table's blocks in the documents that have a place for them.
 
     Returns:
         All of the table's Markdown.
 
     Raises:
-        UserError: no document has a place for any of them.
+        UserError: no document has a place for any block.
     """
     latex = to_latex(read_csv(folder / f"{table.name}.csv"), table.reference, table.measure)
     write_text(folder / f"{table.name}.tex", latex)
@@ -105,7 +105,7 @@ def write_published(name: str, folder: Path, documents: Sequence[Path] = ()) -> 
     """Write `folder/<name>.tex` and each document's block `<name>_published` from the CSV of published figures.
 
     Raises:
-        UserError: there is no such CSV; the known ones are named. No document has such a block.
+        UserError: there is no such CSV (names the known ones), or no document has such a block.
     """
     path = folder / f"{name}.csv"
     if not path.is_file():
@@ -119,10 +119,10 @@ def write_published(name: str, folder: Path, documents: Sequence[Path] = ()) -> 
 
 
 def _fill(documents: Sequence[Path], blocks: Mapping[str, str]) -> None:
-    """Write the blocks wherever a document has a place for them. Raises UserError where none has a place for any."""
+    """Write the blocks in the documents that have a place for them. Raises UserError if there is no place for any."""
     texts = {document: document.read_text(encoding="utf-8") for document in documents}
     if texts and not any(has_place(text, name) for text in texts.values() for name in blocks):
-        insert_markdown(next(iter(texts.values())), next(iter(blocks)), "")  # says what is missing
+        insert_markdown(next(iter(texts.values())), next(iter(blocks)), "")  # raises the error
     for document, text in texts.items():
         for name in blocks:
             if has_place(text, name):

@@ -1,7 +1,6 @@
-"""Statistics of a table: spread over seeds, paired differences between rows, how well a score ranks.
+"""Statistics of a table: spread over seeds, paired differences between rows, how well a score ranks models.
 
-They work on records as the CSVs hold them: text, empty where a figure is not known. The measure by which models are
-compared is one of `definition.MEASURES`.
+Records are as in the CSVs: text, empty if unknown. The measure that compares models is one of `definition.MEASURES`.
 """
 
 import json
@@ -19,34 +18,37 @@ Record = Mapping[str, str]
 #: A pair of domains, and a seed.
 Unit = tuple[tuple[str, str], str]
 
-#: Fewer points have too few orders for a correlation to say anything.
+DRAWS = 10_000
+#: Fewest points of a correlation. Fewer points have too few possible orders.
 LEAST_POINTS = 3
+#: Fewest seeds of an interval. With fewer it would be little more than the range of their differences.
+LEAST_SEEDS = 5
 
 
 def names_of(records: Sequence[Record]) -> list[str]:
-    """Names of the rows, in their order."""
+    """Names of the rows, in order."""
     return list(dict.fromkeys(record["row"] for record in records))
 
 
 def pairs_of(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """Pairs of domains, in their order."""
+    """Pairs of domains, in order."""
     return list(dict.fromkeys((record["source"], record["target"]) for record in records))
 
 
 def select(records: Sequence[Record], row: str, pair: tuple[str, str] | None = None) -> list[Record]:
-    """The records of a row, of one pair or of all."""
+    """The records of a row, for one pair or for all."""
     return [
         record for record in records if record["row"] == row and pair in (None, (record["source"], record["target"]))
     ]
 
 
 def numbers(records: Sequence[Record], key: str) -> list[float]:
-    """A column's figures, without what is not known."""
+    """The known figures of a column."""
     return [float(record[key]) for record in records if record[key]]
 
 
 def mean_over_pairs(records: Sequence[Record], row: str, key: str = "class_mean") -> list[float]:
-    """The mean of a row's column over all pairs, of each seed that has every pair."""
+    """Mean of a row's column over all pairs, for each seed that has every pair."""
     pairs = pairs_of(records)
     by_seed: dict[str, list[float]] = {}
     for record in select(records, row):
@@ -55,10 +57,46 @@ def mean_over_pairs(records: Sequence[Record], row: str, key: str = "class_mean"
     return [statistics.mean(found) for found in by_seed.values() if len(found) == len(pairs)]
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A mean of paired differences."""
+
+    mean: float
+    count: int
+    """Number of differences."""
+    interval: tuple[float, float] | None
+    """95 % interval; None if some domains have fewer than `LEAST_SEEDS`."""
+
+
+def paired_bootstrap(differences: Mapping[Hashable, Sequence[float]]) -> Difference | None:
+    """Mean of paired differences with its percentile bootstrap interval of 95 %: 10,000 draws, seeded.
+
+    Seeds are drawn with replacement within each pair of domains, because the pairs are fixed and the seeds are a
+    sample. With five seeds the interval is somewhat too narrow, as for every bootstrap of few values. With fewer seeds
+    there is no interval.
+
+    Args:
+        differences: the differences of every pair of domains, one per seed.
+
+    Returns:
+        None without differences.
+    """
+    strata = [np.asarray(values, dtype=np.float64) for values in differences.values() if len(values)]
+    if not strata:
+        return None
+    count, interval = sum(map(len, strata)), None
+    if min(map(len, strata)) >= LEAST_SEEDS:
+        generator = np.random.default_rng(0)
+        sums = [values[generator.integers(len(values), size=(DRAWS, len(values)))].sum(1) for values in strata]
+        low, high = np.quantile(np.sum(sums, axis=0) / count, (0.025, 0.975))
+        interval = (float(low), float(high))
+    return Difference(float(np.concatenate(strata).mean()), count, interval)
+
+
 def difference_to_reference(
     records: Sequence[Record], row: str, reference: str, measure: str = "class_mean"
-) -> PairedDifference | None:
-    """A row's measure less the reference's, paired by domains and seed; None without a pair, or for itself."""
+) -> Difference | None:
+    """A row's measure minus the reference's, paired by domains and seed; None without pairs or for the reference."""
     if row == reference:
         return None
     of_reference, of_row = (
@@ -68,8 +106,8 @@ def difference_to_reference(
     return mean_difference(of_row, of_reference)
 
 
-def mean_difference(ours: Mapping[Unit, float], reference: Mapping[Unit, float]) -> PairedDifference | None:
-    """Mean of what two have by pair of domains and seed, and its interval, over the units that both have."""
+def mean_difference(ours: Mapping[Unit, float], reference: Mapping[Unit, float]) -> Difference | None:
+    """Mean of `ours` minus `reference` with its interval, over the units (domains and seed) that both have."""
     differences: dict[tuple[str, str], list[float]] = {}
     for unit, value in ours.items():
         if unit in reference:
@@ -80,7 +118,7 @@ def mean_difference(ours: Mapping[Unit, float], reference: Mapping[Unit, float])
 def by_class(
     records: Sequence[Record], pair: tuple[str, str], measure: str = "class_mean"
 ) -> tuple[list[str], list[tuple[str, list[float | None], float | None]]]:
-    """The classes of a pair's target, and of each row its accuracy on each class and its measure, means over seeds."""
+    """The classes of a pair's target, and each row with its accuracy by class and its measure, means over seeds."""
     own = [record for row in names_of(records) for record in select(records, row, pair) if record["per_class"]]
     classes = list(dict.fromkeys(name for record in own for name in json.loads(record["per_class"])))
     rows = []
@@ -97,8 +135,8 @@ def _mean(values: Sequence[float]) -> float | None:
 
 
 def rank_correlation(scores: Sequence[float], truth: Sequence[float]) -> float | None:
-    """Spearman's rho, -1 to 1; None for fewer than three points, or where either is constant."""
-    if len(scores) < LEAST_POINTS:
+    """Spearman's rho, -1 to 1; None for fewer than three points, or if one side is constant."""
+    if len(scores) < LEAST_POINTS or len(set(scores)) == 1 or len(set(truth)) == 1:
         return None
     rho = spearman(np.asarray(scores), np.asarray(truth))
     return None if math.isnan(rho) else rho
@@ -106,21 +144,21 @@ def rank_correlation(scores: Sequence[float], truth: Sequence[float]) -> float |
 
 @dataclass(frozen=True)
 class Judgement:
-    """How well a score that needs no label of the target judges models, by their oracle measure."""
+    """How well a score without target labels judges models, compared with their oracle measure."""
 
     correlations: tuple[float, ...]
     """Spearman's rho in each group of models."""
     losses: tuple[float, ...]
-    """Measure of each group's best model less that of the score's choice."""
+    """In each group, the measure of the best model minus that of the score's choice."""
 
 
 def validators_of(reports: Sequence[Record], measure: str = "class_mean") -> list[str]:
-    """Names of the validators that reports hold."""
+    """Names of the validators in the reports."""
     return [key for key in (reports[0] if reports else {}) if key not in report_columns(measure)]
 
 
 def runs_of(reports: Sequence[Record], measure: str = "class_mean") -> list[list[Record]]:
-    """The reports with a known measure, run by run."""
+    """The reports with a known measure, grouped by run."""
     runs: dict[tuple[str, ...], list[Record]] = {}
     for report in reports:
         if report[measure]:
@@ -130,7 +168,7 @@ def runs_of(reports: Sequence[Record], measure: str = "class_mean") -> list[list
 
 
 def last_reports(reports: Sequence[Record], measure: str = "class_mean") -> list[list[Record]]:
-    """The last report of every run, grouped by pair and seed: one model a method."""
+    """The last report of every run, grouped by pair and seed: one model per method."""
     groups: dict[tuple[str, ...], list[Record]] = {}
     for run in runs_of(reports, measure):
         groups.setdefault(tuple(run[-1][key] for key in ("source", "target", "seed")), []).append(run[-1])
@@ -138,12 +176,12 @@ def last_reports(reports: Sequence[Record], measure: str = "class_mean") -> list
 
 
 def choice_of(validator: str, models: Sequence[Record]) -> Record:
-    """The model that a validator likes best, the first of them where several are equal."""
+    """The model with a validator's best score; the first one if several are equal."""
     return max(models, key=lambda model: float(model[validator]))
 
 
 def judge(validator: str, groups: Sequence[Sequence[Record]], measure: str = "class_mean") -> Judgement:
-    """What a validator makes of groups of models, of those among them that it scores: three at least."""
+    """Judge a validator on groups of models. Models without its score are left out; a group needs three models."""
     correlations, losses = [], []
     for models in groups:
         models = [model for model in models if model[validator]]

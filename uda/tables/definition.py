@@ -1,4 +1,4 @@
-"""What a table compares: its YAML in configs/tables/."""
+"""The definition of a table: its YAML in configs/tables/."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -13,83 +13,80 @@ from uda.core.yaml_files import ConfigError, find_config, mistakes, read_config
 
 
 class Row(Settings):
-    """One line of a table: a config and what is changed in it."""
+    """A row of a table: a config and its overrides."""
 
     name: str
-    """What the table calls it."""
+    """Name of the row in the table."""
     cfg: str
     """Config in configs/."""
     set: list[str] = Field(default_factory=list)
-    """Overrides."""
+    """Overrides of the config."""
     start: str | None = None
-    """Another row, whose final model of the same pair and seed it begins with; its steps count too."""
+    """Another row. Runs start from its final model of the same pair and seed, and its steps are added."""
 
 
-#: Between the names of several sources or targets.
+#: Separator between the names of several sources or targets.
 TOGETHER = " + "
-#: What stands as the source of a run that leaves one domain out.
+#: Name for the source of a run that leaves one domain out.
 THE_OTHERS = "the others"
-#: The figures that tables compare rows by, as people call them.
+#: Figures that tables compare rows by, and their names for people.
 MEASURES = {"class_mean": "class mean", "overall": "accuracy"}
 
 
 class Table(Settings):
-    """Base of a comparison: rows x domains x seeds. A subclass says what the domains are."""
+    """Base of a comparison: rows x domains x seeds. A subclass defines the domains."""
 
     measure: ClassVar[str]
     """Key of the figure that rows are compared by."""
     columns: ClassVar[tuple[str, ...]]
-    """Columns of its CSV."""
+    """Columns of the CSV."""
 
     name: str
     """Name of the CSV and of the folder of runs."""
     kind: str
-    """What its runs do."""
+    """Kind of table, which decides the kind of its runs."""
     seeds: list[int] = Field(min_length=1)
     """Seeds of every row."""
     set: list[str] = Field(default_factory=list)
-    """Overrides of every row; a row's own come after them."""
+    """Overrides of every row. A row's own overrides come after them."""
     rows: list[Row] = Field(min_length=1)
-    """The source model first."""
+    """The rows, with the source model first."""
     reference: str | None = None
     """The row that the others are compared with."""
 
     @model_validator(mode="after")
     def rows_that_are_there(self) -> "Table":
-        """Names are unique, and a row starts from one above it."""
+        """Check that names are unique, and that a row starts from a row above it."""
         names = [row.name for row in self.rows]
         for index, row in enumerate(self.rows):
             if row.name in names[:index]:
                 raise ValueError(f"two rows '{row.name}'")
             if row.start is not None and row.start not in names[:index]:
-                raise ValueError(f"row '{row.name}' starts from '{row.start}', which is no row above it")
+                raise ValueError(f"row '{row.name}' starts from '{row.start}', but no row above it has this name")
         if self.reference is not None and self.reference not in names:
             raise ValueError(f"no row '{self.reference}' to compare with{nearest(self.reference, names)}")
         return self
 
 
-def csv_columns(*figures: str) -> tuple[str, ...]:
-    """Columns of a table's CSV: whose row it is, the `figures` of that kind of run, how it was made."""
-    made = ("steps", "seconds", "commit", "finished", "per_class")
-    return ("row", "config", "source", "target", "seed", "digest", *figures, *made)
-
-
-#: Tables by what their runs do.
+#: Classes of tables, by kind.
 TABLES: Registry[type[Table]] = Registry("kind of table")
 
 
 def name_of(pair: tuple[str, str]) -> str:
-    """What people call a pair of domains: `photo to sketch`; of domain generalisation the domain that is left out."""
+    """Name of a pair of domains for people: `photo to sketch`. In domain generalisation it is the unseen domain."""
     source, target = pair
     return target if source == THE_OTHERS else f"{source} to {target}"
 
 
-def load_table(name: str | Path) -> Table:
-    """Read a table's YAML, by path or by a name in configs/tables/. Raises ConfigError with every mistake."""
-    path = find_config(name, CONFIGS / "tables", "table")
-    content, origins = read_config(path)
-    content = {"name": path.stem, "kind": "adaptation", **content}
-    kind = typed(content["kind"], str)
+def load_table(path: str | Path) -> Table:
+    """Read a table's YAML. Raises UserError if it does not exist or has errors."""
+    path = Path(os.path.expanduser(path))
+    if not path.is_file():
+        path = CONFIGS / "tables" / f"{path.stem}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
+        hint = f"{nearest(path.stem, known)} (known: {', '.join(known)})"
+        raise UserError(f"{path.name}: no such table, neither a file nor a table of uda{hint}")
     try:
         declared = TABLES[kind]
         return declared.model_validate(typed(content, declared))

@@ -1,4 +1,4 @@
-"""What running a table would do and about how long it would take, for a person to read before it starts."""
+"""The dry run of a table: what would be run, and an estimate of the time, as text for people."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,28 +10,28 @@ from uda.training.pace import rough_duration
 
 
 def dry_run(table: Table, found: JobStatus, ledger: Ledger, folder: Path, others: int = 0) -> str:
-    """The runs that are to be done, one a line, how many there are and what they cost by the CSV.
+    """Lines with the runs to do, their number, and their cost according to the CSV.
 
     Args:
-        table: whose runs.
-        found: how the chosen ones stand.
-        ledger: what is recorded of the table.
-        folder: of its CSV.
-        others: runs of the table that were not chosen.
+        table: the table.
+        found: the state of the chosen runs.
+        ledger: the records of the table.
+        folder: folder of its CSV.
+        others: number of runs of the table that were not chosen.
     """
     csv = f"{folder / table.name}.csv"
     lines = [f"missing  {job.title}{_why(job, ledger)}{_took(job, ledger)}" for job in found.missing]
-    lines += [f"model    {job.title}, which others begin with{_took(job, ledger)}" for job in found.models]
+    lines += [f"model    {job.title}, which others start from{_took(job, ledger)}" for job in found.models]
     lines += [_counts(found, ledger, csv, others), *_cost(found, ledger, csv)]
-    right = "" if found.failures else "configs are right, data and networks were not looked at; "
+    right = "" if found.failures else "configs are right, data and networks were not checked; "
     return "\n".join([*lines, f"dry run of table '{table.name}': {right}nothing was run, nothing was written"])
 
 
 def _why(job: Job, ledger: Ledger) -> str:
-    """What is to be known of a missing run that the CSV has."""
+    """Why a run is missing although the CSV has it."""
     if ledger.holds(job.run, job.digest):
         return ", again"
-    return ", recorded by another recipe" if job.run in ledger.runs else ""
+    return ", recorded with another recipe" if job.run in ledger.runs else ""
 
 
 def _took(job: Job, ledger: Ledger) -> str:
@@ -40,7 +40,7 @@ def _took(job: Job, ledger: Ledger) -> str:
 
 
 def _counts(found: JobStatus, ledger: Ledger, csv: str, others: int) -> str:
-    """With --again a run may be recorded and be finished or missing all the same: the figures need not add up."""
+    """Numbers of runs. With --again a recorded run may also be finished or missing, so they need not add up."""
 
     def recorded(jobs: Sequence[Job]) -> int:
         return sum(ledger.holds(job.run, job.digest) for job in jobs)
@@ -49,27 +49,27 @@ def _counts(found: JobStatus, ledger: Ledger, csv: str, others: int) -> str:
     new = len(found.finished) - recorded(found.finished)
     number = len(known) + len(found.failures)
     parts = [
-        f"{number} of the table's {number + others}" if others else f"{number} in all",
+        f"{number} of the table's {number + others}" if others else f"{number} in total",
         f"{recorded(known)} recorded in {csv}",
         f"{new} finished and to be added to it" if new else "",
         f"{len(found.missing)} missing",
         f"{len(found.models)} more to be run for their models" if found.models else "",
-        f"{len(found.failures)} wrong" if found.failures else "",
+        f"{len(found.failures)} with errors" if found.failures else "",
     ]
     return f"runs     {', '.join(filter(None, parts))}"
 
 
 def _cost(found: JobStatus, ledger: Ledger, csv: str) -> list[str]:
-    """The machine at hand may be another than the one that made the records: an estimate says whose seconds it has."""
+    """Estimated time. It names the CSV, because another machine may have made the records."""
     if not found.todo:
         return []
     seconds = [ledger.seconds(job.row.name) for job in found.todo]
     known = [value for value in seconds if value is not None]
     if not known:
-        return [f"cost     not known: {csv} has no run of these rows"]
+        return [f"cost     unknown, because {csv} has no run of these rows"]
     unknown = len(seconds) - len(known)
-    but = f"; not counted: {unknown} of rows that have none there" if unknown else ""
+    but = f"; not counted: {unknown} of rows without a record" if unknown else ""
     return [
-        f"cost     about {rough_duration(sum(known))}, one run at a time, on the machine that made {csv}: "
-        f"by the median seconds of each row's runs there{but}"
+        f"cost     about {rough_duration(sum(known))}, one run at a time, on the machine that made {csv} "
+        f"(median seconds of each row's runs){but}"
     ]

@@ -1,4 +1,4 @@
-"""One run of a table: where it lies, what it is made by, what the table records of it."""
+"""A run of a table: its folder, its config and command, and its record."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from uda.training.records import read_record
 
 @dataclass(frozen=True)
 class Job(ABC):
-    """Base: one run of a table. A subclass says what kind of run it is."""
+    """Base of a run of a table. A subclass defines the kind of run."""
 
     table: Table
     row: Row
@@ -36,11 +36,11 @@ class Job(ABC):
     extra: tuple[str, ...] = ()
 
     kind: ClassVar[type[RunConfig]]
-    """What configures the run."""
+    """Config class of the run."""
     subcommand: ClassVar[str]
-    """What runs it: `uda <subcommand>`."""
+    """Command of the run: `uda <subcommand>`."""
 
-    # To be said by a subclass
+    # Defined by a subclass
 
     @property
     @abstractmethod
@@ -49,72 +49,72 @@ class Job(ABC):
 
     @abstractmethod
     def figures(self, results: Mapping[str, Any]) -> dict[str, object]:
-        """What its CSV row says that rows of other kinds do not."""
+        """Columns of its CSV row that other kinds of table do not have."""
 
     @abstractmethod
     def reports_of(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:
-        """Of each report its name, its record, and what the scores say that choose without labels of the target."""
+        """For each report its name, its record, and its scores without target labels."""
 
     @property
     def needs(self) -> "Job | None":
-        """The run whose final model it begins with."""
+        """The run whose final model this run starts from; None if there is none."""
         return None
 
     @property
     def start_digest(self) -> str:
-        """The digest of the run that its row says it starts from; empty for none."""
+        """The digest of the run that its row names in `start`; empty for none."""
         return ""
 
     def by_itself(self, config: RunConfig) -> RunConfig:
-        """The config that a run was made by, as if it began with no other run's model."""
+        """A run's saved config without the model of another run that it started from."""
         return config
 
-    # What all have
+    # Common to all kinds
 
     @property
     def domains(self) -> str:
-        """Name of its domains in paths and patterns, without the slashes of folders of one's own."""
+        """Name of its domains in paths and patterns, without slashes."""
         return in_paths("_to_".join(self.pair))
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """The run folder."""
         slug = re.sub(r"[^a-z0-9]+", "_", self.row.name.lower()).strip("_")
         return self.runs / self.table.name / slug / self.domains / f"seed{self.seed}"
 
     @property
     def run(self) -> Run:
-        """What the ledger knows it by."""
+        """Identity of the run in the ledger."""
         return (self.row.name, *self.pair, str(self.seed))
 
     @property
     def title(self) -> str:
-        """What people know it by."""
+        """Name of the run for people."""
         return f"{self.row.name}, {name_of(self.pair)}, seed {self.seed}"
 
     @cached_property
     def config(self) -> RunConfig:
-        """The run's config, as if it began with no other run's model."""
+        """The run's config, without the model of another run that it starts from."""
         return self.kind.load(self.row.cfg, self._own_overrides())
 
     @cached_property
     def digest(self) -> str:
-        """Its recipe's digest, by which a record says whether it is still this run's."""
+        """Digest of its recipe. A record with another digest is outdated."""
         return digest(self.config, self.start_digest)
 
     @property
     def start_file(self) -> Path:
-        """Beside its folder, the `start_digest` that it was run with: its config names a path alone."""
+        """File beside its folder with the `start_digest` of the run, because its config only names a path."""
         return self.folder.parent / f"{self.folder.name}.start"
 
     @property
     def has_model(self) -> bool:
-        """Whether it is finished and its model is there. Raises UserError as `results` does."""
+        """Whether the run is finished and its model exists. Raises UserError as `results` does."""
         return self.weights.is_file() and self.results() is not None
 
     @property
     def weights(self) -> Path:
-        """The weights that it ends with."""
+        """File of its final weights."""
         return self.folder / "checkpoints" / "final.safetensors"
 
     def _own_overrides(self) -> list[str]:
@@ -128,15 +128,15 @@ class Job(ABC):
         ]
 
     def overrides(self) -> list[str]:
-        """What the run changes in its config."""
+        """All overrides of the run."""
         return self._own_overrides()
 
     def command(self) -> list[str]:
-        """The command that runs it."""
+        """The command of the run."""
         return [sys.executable, "-m", "uda", self.subcommand, "--cfg", self.row.cfg, *self.overrides()]
 
     def results(self) -> dict[str, Any] | None:
-        """`results.json` of a finished run, None for one that is not.
+        """`results.json` of a finished run; None if it is not finished.
 
         Raises:
             UserError: the folder was made by another recipe than the table's, or cannot be read.
@@ -153,7 +153,7 @@ class Job(ABC):
             differences = "; ".join(differing_keys(self.config, made_by.model_dump(mode="json")))
             raise UserError(f"{self.folder} was made by another config ({differences}); delete it")
         if self.start_file.is_file() and self.start_file.read_text(encoding="utf-8") != self.start_digest:
-            raise UserError(f"{self.folder} began with the model of a row whose recipe was another then; delete it")
+            raise UserError(f"{self.folder} started from the model of a row whose recipe has changed since; delete it")
         path = self.folder / "results.json"
         if not path.is_file():
             return None
@@ -163,7 +163,7 @@ class Job(ABC):
             raise UserError(f"{error}; delete {self.folder}") from None
 
     def record(self) -> dict[str, object] | None:
-        """The CSV row of a finished run, None for one that is not. Raises UserError as `results` does."""
+        """The CSV row of a finished run; None if it is not finished. Raises UserError as `results` does."""
         results = self.results()
         if results is None:
             return None
@@ -189,7 +189,7 @@ class Job(ABC):
         }
 
     def reports(self) -> list[dict[str, object]]:
-        """The label-free scores of every report of a finished run, and the oracle measure beside them."""
+        """The label-free scores and the oracle measure of every report of a finished run."""
         results = self.results()
         measure = self.table.measure
         return [
@@ -199,9 +199,9 @@ class Job(ABC):
 
 
 def in_paths(name: str) -> str:
-    """The name of a domain, which may be a folder of one's own, as a part of a path."""
+    """The name of a domain as a part of a path. The name may be that of a user's folder."""
     return name.replace(TOGETHER, "+").replace("/", "_")
 
 
-#: What runs each kind of table.
+#: Class of the runs of each kind of table.
 JOBS: Registry[type[Job]] = Registry("kind of table")

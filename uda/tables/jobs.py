@@ -1,4 +1,4 @@
-"""The runs of a table: which they are, which are missing, running them."""
+"""The runs of a table: list them, find the missing ones, run them."""
 
 import os
 import threading
@@ -18,21 +18,21 @@ from uda.tables.ledger import Ledger
 from uda.tables.processes import Processes
 from uda.tables.recipe import below
 
-#: Settings of `runtime` that change more than the rounding: how many images share BatchNorm's statistics.
+#: Settings of `runtime` that change more than rounding: they decide how many images share BatchNorm statistics.
 DECISIVE = ("runtime.accumulate", "runtime.sync_batch_norm")
 
 
 def jobs_of(table: Table, runs: Path, extra: Sequence[str] = ()) -> list[Job]:
-    """Every run of a table, source models first; `extra` overrides concern them all.
+    """All runs of a table, source models first. `extra`: overrides for all of them.
 
     Raises:
-        UserError: an extra override changes the recipe: the results would not be this table's.
+        UserError: an extra override changes the recipe, so the results would not belong to this table.
     """
     kind = JOBS[table.kind]
     for word in extra:
         key = word.partition("=")[0]
         if not below(key, kind.kind.not_identity) or key in DECISIVE:
-            raise UserError(f"command line: {key}: decides the result; change it in the table's rows, by `set`")
+            raise UserError(f"command line: {key}: changes the results; set it in the table's YAML, by `set`")
     return [
         kind(table, row, pair, seed, runs, tuple(extra))
         for row in table.rows
@@ -42,16 +42,16 @@ def jobs_of(table: Table, runs: Path, extra: Sequence[str] = ()) -> list[Job]:
 
 
 def choose_jobs(jobs: Sequence[Job], rows: str = "*", pairs: str = "*", seeds: str = "*") -> list[Job]:
-    """The runs that match in all three: comma-separated patterns with `*` and `?`.
+    """The runs that match rows, pairs and seeds: comma-separated patterns with `*` and `?`.
 
     Args:
-        jobs: of one table.
+        jobs: runs of one table.
         rows: names of rows, `MCD,ADR*`.
-        pairs: `photo_to_sketch,*_to_cartoon`; of domain generalisation the domain that is left out, `sketch`.
+        pairs: `photo_to_sketch,*_to_cartoon`; in domain generalisation the unseen domain, `sketch`.
         seeds: `0,1`.
 
     Raises:
-        UserError: a pattern matches nothing; the known names are listed.
+        UserError: a pattern matches nothing. Lists the known names.
     """
     chosen = list(jobs)
     for what, wanted, name_of in (
@@ -70,37 +70,37 @@ def choose_jobs(jobs: Sequence[Job], rows: str = "*", pairs: str = "*", seeds: s
 
 @dataclass
 class JobStatus:
-    """How some runs stand before any of them is run."""
+    """The state of some runs before any of them is run."""
 
     recorded: list[Job] = field(default_factory=list)
-    """Recorded by the recipe that they have now."""
+    """Recorded with their current recipe."""
     finished: list[Job] = field(default_factory=list)
-    """Finished in their folder, and not known as recorded."""
+    """Finished in their folder, but not recorded."""
     missing: list[Job] = field(default_factory=list)
     """To be run."""
     models: list[Job] = field(default_factory=list)
-    """To be run although they are recorded or were not asked for: a missing one begins with their model."""
+    """To be run, although they are recorded or not requested, because a missing run starts from their model."""
     failures: list[str] = field(default_factory=list)
-    """Those of which it cannot be told, each with its title and what is wrong."""
+    """Runs with an error: title and message of each."""
 
     @property
     def todo(self) -> list[Job]:
-        """All that is to be run."""
+        """All runs that are to be run."""
         return [*self.missing, *self.models]
 
 
 def status_of(jobs: Iterable[Job], recorded: Ledger | None = None) -> JobStatus:
-    """Which of these runs are there and which are to be run. Nothing is run or written.
+    """Find which runs are done and which are to be run. Nothing is run or written.
 
     Args:
-        jobs: what is wanted.
-        recorded: runs in here are there, if their recipe is still the same; without it their folders alone count.
+        jobs: the requested runs.
+        recorded: runs in this ledger with the same recipe are done. None: only the run folders count.
     """
     found = JobStatus()
     needed: dict[Path, Job] = {}
     for job in jobs:
         try:
-            digest = job.digest  # reads the config, recorded or not: a wrong one is this row's failure alone
+            digest = job.digest  # reads the config, so that an error in it is a failure of this run only
             if recorded and recorded.holds(job.run, digest):
                 found.recorded.append(job)
             elif job.results() is not None:
@@ -116,12 +116,12 @@ def status_of(jobs: Iterable[Job], recorded: Ledger | None = None) -> JobStatus:
 
 
 def _lacking_models(job: Job) -> Iterator[Job]:
-    """The run that this one begins with, that one's own and so on, as long as the model is not there."""
+    """The run that `job` starts from, the run that this one starts from, and so on, until a model exists."""
 
     def lacks(job: Job) -> bool:
         try:
             return not job.has_model
-        except UserError:  # those that need it say so
+        except UserError:  # the runs that need it report the error
             return False
 
     while (job := job.needs) and lacks(job):
@@ -135,18 +135,18 @@ def run_jobs(
     recorded: Ledger | None = None,
     after: Callable[[Job], None] | None = None,
 ) -> None:
-    """Run the unfinished ones, `at_once` at a time, each after the one whose model it begins with.
+    """Run the unfinished runs, `at_once` at a time. A run comes after the run whose model it starts from.
 
     Args:
-        jobs: what is wanted. A model that one of them begins with and that is not there is run as well.
-        at_once: processes; they share the cores.
-        log: receives a line a run.
-        recorded: runs in here count as finished, if their recipe is still the same.
+        jobs: the requested runs. Missing models that they start from are run as well.
+        at_once: number of processes. They share the cores.
+        log: receives one line per run.
+        recorded: runs in this ledger with the same recipe count as finished.
         after: called with each run that is finished and not recorded, by one thread at a time.
 
     Raises:
-        UserError: runs that failed, with the log of each; those that do not need them are finished first.
-        Interrupted: SIGINT or SIGTERM came. The runs under way have saved and left.
+        UserError: runs failed; names the log of each. Runs that do not need them are finished first.
+        Interrupted: SIGINT or SIGTERM came. The active runs have saved and stopped.
     """
     threads = max(1, (os.cpu_count() or 1) // at_once)
     failures: list[str] = []
@@ -162,7 +162,7 @@ def run_jobs(
             return
         try:
             if job.needs and not job.needs.has_model:
-                fail(f"{job.title}: the model that it begins with is missing ({job.needs.title})")
+                fail(f"{job.title}: the model that it starts from is missing ({job.needs.title})")
                 return
             job.folder.parent.mkdir(parents=True, exist_ok=True)
             if job.start_digest:
@@ -174,7 +174,7 @@ def run_jobs(
                 return
             results, asked = job.results(), processes.stopped is not None
             if results is None and asked and (code < 0 or code > 128):  # ended by a signal
-                log(f"{job.title}: stopped, to go on from there, see {output}")
+                log(f"{job.title}: stopped and can be continued, see {output}")
                 return
             if results is None or (code and not asked):
                 fail(f"{job.title}: exit code {code}, see {output}")
@@ -200,7 +200,7 @@ def run_jobs(
     todo = {job.folder: job for job in before.todo}
     if todo:
         outputs = jobs[0].runs / jobs[0].table.name / "*" / "*" / "seed*.out"
-        log(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, {at_once} at a time; output in {outputs}")
+        log(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, {at_once} at a time, output in {outputs}")
     with Processes() as processes:
         for wave in _waves(todo):
             with ThreadPoolExecutor(at_once) as pool:
@@ -211,7 +211,7 @@ def run_jobs(
 
 
 def _waves(todo: Mapping[Path, Job]) -> list[list[Job]]:
-    """Runs by folder, in groups of which each needs models of earlier ones alone."""
+    """The runs in groups. A group needs only models of earlier groups. `todo`: runs by folder."""
     waves: list[list[Job]] = []
     while todo:
         waves.append([job for job in todo.values() if not (job.needs and job.needs.folder in todo)])

@@ -1,4 +1,4 @@
-"""A table as LaTeX, for `\\usepackage{booktabs}`: the paper's own form (classes, mean), then mean and deviation."""
+"""A table as LaTeX, for `\\usepackage{booktabs}`: the paper's form (classes, mean), then mean and deviation."""
 
 import re
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ _SPECIAL = {
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it; a hyphen before a number is a minus sign."""
+    """Text escaped for LaTeX. A hyphen before a number becomes a minus sign."""
     return _MINUS.sub("$-$", "".join(_SPECIAL.get(character, character) for character in text))
 
 
 def to_latex(records: Sequence[Record], reference: str | None = None, measure: str = "class_mean") -> str:
-    """One tabular a pair with the accuracy by class, then one with mean and deviation over seeds, all in %."""
+    """One tabular per pair with the accuracy by class, then one with mean and deviation over seeds, all in %."""
     rows, columns = names_of(records), columns_of(records, measure)
     last = "mean" if measure == "class_mean" else MEASURES[measure]
     parts = ["% Needs \\usepackage{booktabs}. Measured; accuracy in %, means over seeds."]
@@ -47,7 +47,7 @@ def to_latex(records: Sequence[Record], reference: str | None = None, measure: s
 
 
 def published_latex(records: Sequence[Record]) -> str:
-    """Figures that others published, in a tabular of their own."""
+    """A tabular of published figures."""
     classes = published_classes(records)
     body = [[record[key] for key in ("method", *classes, "mean")] for record in records]
     where = "; ".join(dict.fromkeys(record["published_in"] for record in records))

@@ -1,7 +1,7 @@
-"""The two CSVs of a table, which only grow: a row a finished run, and a row a report of a run.
+"""The two CSVs of a table: one row per finished run, and one row per report of a run.
 
-A run is known by its row, pair and seed. What was recorded once stays until the same run is made anew, by this recipe
-or by a changed one; rows that the table's YAML no longer has go with `prune` alone.
+A run is identified by its row, pair and seed. A record stays until the same run is done again, with the same or a
+changed recipe. Only `prune` removes rows that the table's YAML no longer has.
 """
 
 import csv
@@ -15,15 +15,15 @@ from uda.core.errors import UserError
 from uda.core.files import write_text
 from uda.tables.definition import Table
 
-#: Inner metrics of the last round's selection, by their key in results.json.
+#: Inner metrics of the last round's selection, by key in results.json.
 INNER = ("tp_rate", "avh", "avc", "confidence", "feature_norm")
-#: What tells one run of a table from another.
+#: Columns that identify a run of a table.
 RUN = ("row", "source", "target", "seed")
 Run = tuple[str, ...]
 
 
 def report_columns(measure: str) -> tuple[str, ...]:
-    """Columns of a report, with the measure of its table; one column a validator follows."""
+    """First columns of a report, with the measure of its table. One column per validator follows."""
     return (*RUN, "report", measure)
 
 
@@ -39,7 +39,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 def to_csv(records: Iterable[Mapping[str, object]], columns: Sequence[str]) -> str:
-    """CSV of records; fractions with six decimals, what is not known empty."""
+    """Records as CSV: fractions with six decimals, unknown values empty."""
     stream = io.StringIO()
     writer = csv.DictWriter(stream, columns, lineterminator="\n")
     writer.writeheader()
@@ -50,19 +50,19 @@ def to_csv(records: Iterable[Mapping[str, object]], columns: Sequence[str]) -> s
 
 @dataclass
 class Ledger:
-    """All that is recorded of a table's runs, as text."""
+    """All records of a table's runs, as text."""
 
     runs: dict[Run, dict[str, str]]
-    """A run's record."""
+    """The record of each run."""
     reports: dict[Run, list[dict[str, str]]]
-    """The reports of a run, in their order."""
+    """The reports of each run, in order."""
 
     @classmethod
     def read(cls, folder: Path, table: Table) -> "Ledger":
-        """From a table's CSVs, `folder/<name>.csv` and `<name>_reports.csv`; empty where they are not there.
+        """Read a table's CSVs, `folder/<name>.csv` and `<name>_reports.csv`. Missing files count as empty.
 
         Raises:
-            UserError: a CSV has columns that are not ours, so that writing it again would lose them.
+            UserError: a CSV has unknown columns, which would be lost when it is written again.
         """
         ledger = cls({}, {})
         columns = table.columns
@@ -71,7 +71,7 @@ class Ledger:
             for record in read_csv(path):
                 foreign = [str(key) for key in record if key not in columns]
                 if foreign:
-                    raise UserError(f"{path}: unknown columns {', '.join(foreign)}; another version wrote it")
+                    raise UserError(f"{path}: unknown columns {', '.join(foreign)}, written by another version")
                 ledger.runs[run_of(record)] = {key: record.get(key) or "" for key in columns}
         path = folder / f"{table.name}_reports.csv"
         if path.is_file():
@@ -80,14 +80,14 @@ class Ledger:
         return ledger
 
     def add(self, record: Mapping[str, object], reports: Iterable[Mapping[str, object]]) -> None:
-        """Take in a finished run of the table's present recipe, unless the same recipe is recorded from later on."""
+        """Record a finished run of the table's current recipe, unless a later run of this recipe is recorded."""
         run = run_of(record)
         (new,) = _as_text([record], tuple(record))
         old = self.runs.get(run)
         if old and old["digest"] == new["digest"]:
             if old["finished"] > new["finished"]:
                 return
-            if old["finished"] == new["finished"] and not new["steps"]:  # the run that it began from is gone by now
+            if old["finished"] == new["finished"] and not new["steps"]:  # the run that it started from was deleted
                 new["steps"] = old["steps"]
         self.runs[run] = new
         reports = list(reports)
@@ -95,16 +95,16 @@ class Ledger:
         self.reports[run] = _as_text(reports, columns)
 
     def holds(self, run: Run, digest: str) -> bool:
-        """Whether this run is recorded, by this recipe."""
+        """Whether this run is recorded with this recipe."""
         return run in self.runs and self.runs[run]["digest"] == digest
 
     def seconds(self, row: str) -> float | None:
-        """Median of what the recorded runs of a row took, by any recipe; None where no record says it."""
+        """Median duration of a row's recorded runs of any recipe; None if no record has one."""
         known = [float(run["seconds"]) for run in self.runs.values() if run["row"] == row and run["seconds"]]
         return median(known) if known else None
 
     def prune(self, table: Table) -> list[str]:
-        """Forget the runs that the table no longer has; returns their rows' names."""
+        """Remove the runs that the table no longer has. Returns the names of their rows."""
         gone = [run for run in self.runs if None in _place(run, table)]
         for run in gone:
             del self.runs[run]
@@ -112,7 +112,7 @@ class Ledger:
         return list(dict.fromkeys(run[0] for run in gone))
 
     def write(self, folder: Path, table: Table) -> None:
-        """Both CSVs, in the table's order: rows, pairs, seeds; of each, those that it no longer has come last."""
+        """Write both CSVs in the table's order of rows, pairs and seeds. Those that it no longer has come last."""
 
         def place(run: Run) -> tuple:
             return tuple((index is None, index or 0) for index in _place(run, table))
@@ -128,12 +128,12 @@ class Ledger:
 
 
 def _as_text(records: Iterable[Mapping[str, object]], columns: Sequence[str]) -> list[dict[str, str]]:
-    """Records as they are once they were written and read again."""
+    """Records as text, as they are after writing and reading."""
     return list(csv.DictReader(io.StringIO(to_csv(records, columns))))
 
 
 def _place(run: Run, table: Table) -> tuple[int | None, ...]:
-    """Index of a run's row, pair and seed in the table, None for what the table does not have."""
+    """Index of a run's row, pair and seed in the table; None for one that the table does not have."""
     name, source, target, seed = run
     parts = ([row.name for row in table.rows], table.pairs, [str(seed) for seed in table.seeds])
     wanted = (name, (source, target), seed)

@@ -1,4 +1,4 @@
-"""A table as Markdown, from its CSVs and from nothing else."""
+"""A table as Markdown, made only from its CSVs."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -26,15 +26,15 @@ from uda.tables.ledger import INNER
 
 TO_A_TARGET = "Class mean at the end of the run in %, mean ± standard deviation over seeds."
 LEFT_OUT = (
-    "Accuracy in % on the domain of the column, which the run never saw, at its end; mean ± standard deviation over "
-    "seeds. Average: over all domains; besides of the report that is best on the held-out images of the seen domains, "
-    "and of the best one (oracle)."
+    "Accuracy at the end of the run in %, on the unseen domain of the column, mean ± standard deviation over seeds. "
+    "The averages are over all domains: for the last report, for the report that is best on the held-out images of the "
+    "seen domains, and for the best report (oracle)."
 )
-AGREEMENT_NOTE = " (`agreement` compares a report with the one before, and has none for the first)"
+AGREEMENT_NOTE = " (`agreement` compares a report with the one before, so the first report has no score)"
 
 
 def mean_and_spread(values: Sequence[float], percent: bool = True) -> str:
-    """`93.0 ± 3.6`: mean and sample standard deviation; one value has no deviation, none is an empty text."""
+    """`93.0 ± 3.6`: mean and sample standard deviation. One value has no deviation; without values it is empty."""
     if not values:
         return ""
     scale, digits = (100, 1) if percent else (1, 3)
@@ -43,8 +43,8 @@ def mean_and_spread(values: Sequence[float], percent: bool = True) -> str:
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def difference_text(difference: PairedDifference | None) -> str:
-    """`+1.2 [+0.4, +2.0], n = 5` in percentage points; empty where there is nothing to compare."""
+def difference_text(difference: Difference | None) -> str:
+    """`+1.2 [+0.4, +2.0], n = 5` in percentage points; empty without a difference."""
     if difference is None:
         return ""
     interval = ""
@@ -55,21 +55,21 @@ def difference_text(difference: PairedDifference | None) -> str:
 
 
 def steps_text(records: Sequence[Record]) -> str:
-    """Training steps of a run, or from the fewest to the most."""
+    """Training steps of the runs, as one number or as a range."""
     steps = sorted({int(record["steps"]) for record in records if record["steps"]})
     if not steps:
         return ""
     return f"{steps[0]:,}" if len(steps) == 1 else f"{steps[0]:,} to {steps[-1]:,}"
 
 
-#: Title of a column, and the text of its cell in a row of that name.
+#: Title of a column, and a function from the name of a row to the text of its cell.
 Column = tuple[str, Callable[[str], str]]
 
 
 def columns_of(records: Sequence[Record], measure: str = "class_mean") -> list[Column]:
-    """How good the rows are: a column a pair of domains, and the means over all pairs.
+    """Columns with the measure of the rows: one per pair of domains, and means over all pairs.
 
-    Of runs that leave one domain out also what other choices than the last report would have reached.
+    Some means are of other choices than the last report: the validation or label-free choice, and the oracle best.
     """
 
     def of_pair(pair: tuple[str, str]) -> Column:
@@ -92,7 +92,7 @@ def columns_of(records: Sequence[Record], measure: str = "class_mean") -> list[C
 
 
 def to_markdown(records: Sequence[Record], reference: str | None = None, measure: str = "class_mean") -> str:
-    """The measure a pair over seeds, and the difference to the reference row with its interval."""
+    """The measure of each pair over seeds, and the difference to the reference row with its interval."""
     rows, columns = names_of(records), columns_of(records, measure)
     compared, left_out = reference in rows, measure == "overall"
     if len(columns) == 1:
@@ -104,8 +104,8 @@ def to_markdown(records: Sequence[Record], reference: str | None = None, measure
         columns += [(title, of_all(key)) for title, key in more.items()]
     head = [*(title for title, _ in columns), "steps", *[f"minus {reference}"] * compared]
     interval = (
-        f" `minus {reference}`: mean difference in points over the n runs of equal {'domain' if left_out else 'pair'} "
-        f"and seed; {_interval('domain' if left_out else 'pair')}."
+        f" `minus {reference}`: mean difference in points over the n runs with the same "
+        f"{'domain' if left_out else 'pair'} and seed. {_interval('domain' if left_out else 'pair')}"
     )
     lines = []
     for row in rows:
@@ -119,17 +119,19 @@ def to_markdown(records: Sequence[Record], reference: str | None = None, measure
 
 
 def _interval(unit: str) -> str:
-    drawn = f"seeds drawn within each {unit}"
-    return f"from {LEAST_SEEDS} seeds a {unit} on with the paired bootstrap interval of 95 %, {drawn}"
+    return (
+        f"Brackets: 95 % paired bootstrap interval, with seeds drawn within each {unit}; it needs {LEAST_SEEDS} seeds "
+        f"per {unit}."
+    )
 
 
 def percent(share: float | None) -> str:
-    """A share as `61.5`; empty where it is not known."""
+    """A share in per cent, `61.5`; empty if it is unknown."""
     return "" if share is None else f"{100 * share:.1f}"
 
 
 def classes_markdown(records: Sequence[Record], measure: str = "class_mean") -> str:
-    """Accuracy by class, a table a pair, means over seeds: the paper's own form."""
+    """Accuracy by class, one table per pair, means over seeds, in the paper's form."""
     last = "mean" if measure == "class_mean" else MEASURES[measure]
     blocks = []
     for pair in pairs_of(records):
@@ -141,12 +143,17 @@ def classes_markdown(records: Sequence[Record], measure: str = "class_mean") -> 
 
 
 def differences_markdown(records: Sequence[Record], reference: str | None = None, measure: str = "class_mean") -> str:
-    """What each row gains over the reference, a column a pair of domains; empty without it, or with one pair alone."""
+    """Differences of each row to the reference, one column per pair; empty without a reference or with one pair."""
     rows, pairs = names_of(records), pairs_of(records)
     if reference not in rows or len(pairs) < 2:
         return ""
     unit = "domain" if measure == "overall" else "pair"
-    lines = []
+    lines = [
+        f"Mean differences to {reference} in points over the n runs with the same {unit} and seed. {_interval(unit)}",
+        "",
+        f"| Minus {reference} | {' | '.join(map(name_of, pairs))} | all |",
+        f"|---|{'---|' * len(pairs)}---|",
+    ]
     for row in rows:
         if row != reference:
             parts = [*([r for r in records if (r["source"], r["target"]) == pair] for pair in pairs), records]
@@ -157,11 +164,17 @@ def differences_markdown(records: Sequence[Record], reference: str | None = None
 
 
 def inner_markdown(records: Sequence[Record]) -> str:
-    """The inner metrics of the last round's selection, a row a method that selects; empty where none does."""
+    """The inner metrics of the last round's selection, one row per method that selects; empty if none does."""
     chosen = [row for row in names_of(records) if numbers(select(records, row), "tp_rate")]
     if not chosen:
         return ""
-    lines = []
+    lines = [
+        "Inner metrics of the selected images in the last round, mean ± standard deviation over all pairs and seeds. "
+        "The first column is that of the first round. TP rates are oracle figures.",
+        "",
+        "| Method | TP rate, first round | TP rate | AVH | AVC | confidence | norm of x |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for row in chosen:
         own = select(records, row)
         cells = [mean_and_spread(numbers(own, key), percent=False) for key in ("tp_rate_round0", *INNER)]
@@ -175,26 +188,28 @@ def inner_markdown(records: Sequence[Record]) -> str:
 
 
 def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -> str:
-    """How well each validator ranks epochs and methods, and what its choice loses against the oracle's.
+    """How well each validator ranks epochs and methods, and the points that its choice loses to the oracle's.
 
-    Empty where nothing is there to choose from.
+    Empty if there is nothing to choose from.
     """
     validators = validators_of(reports, measure)
     scored = [report for report in reports if any(report[validator] for validator in validators)]
     runs, groups = runs_of(scored, measure), last_reports(scored, measure)
     reached_by, left_out = MEASURES[measure], measure == "overall"
     scores = "the accuracy on held-out images of the seen domains ranks" if left_out else "label-free scores rank"
-    its, domains = ("its", "unseen domain") if left_out else ("their", "pair")
+    domains = "unseen domain" if left_out else "pair"
     epochs = [run for run in runs if len(run) > 1]
     if not epochs and all(len(group) < LEAST_POINTS for group in groups):
         return ""
-    text = (
-        f"How well {scores} models, by Spearman's rho with the {reached_by} (oracle), and how many points "
-        f"of it {its} choice loses against the best (oracle). Epochs: the reports of a run, mean over runs. Methods: "
-        f"the last models of one {domains} and seed, mean over these. A validator judges the reports that it scores"
-        f"{AGREEMENT_NOTE if 'agreement' in validators else ''}, {LEAST_POINTS} at least."
-    )
-    lines = []
+    lines = [
+        f"How well {scores} models: Spearman's rho with the {reached_by} (oracle). Points lost: {reached_by} of the "
+        "best model (oracle) minus that of the validator's choice. Epochs: the reports of a run, mean over runs. "
+        f"Methods: the last models of one {domains} and seed, mean over all of these. Only reports with a score count"
+        f"{AGREEMENT_NOTE if 'agreement' in validators else ''}.",
+        "",
+        "| Validator | rho, epochs | points lost | rho, methods | points lost |",
+        "|---|---|---|---|---|",
+    ]
     for validator in validators:
         cells = []
         for judgement in (judge(validator, epochs, measure), judge(validator, groups, measure)):
@@ -204,13 +219,18 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
         lines.append([validator, *cells])
     losses = [max(numbers(run, measure)) - float(run[-1][measure]) for run in epochs if len(run) >= LEAST_POINTS]
     if losses:
-        lines.append(["the last report", "", f"{100 * statistics.mean(losses):.1f}, n = {len(losses)}", "", ""])
-    ranked = markdown_table(["Validator", "rho, epochs", "points lost", "rho, methods", "points lost"], lines)
-    note = f"n/a: fewer than {LEAST_POINTS} models of a kind, or for a correlation all of them equal."
-    ranking = f"{text}\n\n{ranked}\n{note}\n"
+        lines.append(f"| the last report | | {100 * statistics.mean(losses):.1f}, n = {len(losses)} | | |")
+    lines += ["", f"n/a: fewer than {LEAST_POINTS} models, or no correlation because all are equal."]
     if not epochs:
-        return ranking
-    lines = []
+        return "\n".join(lines) + "\n"
+    lines += [
+        "",
+        f"{reached_by.capitalize()} in % of the last report and of the report that each validator chooses, mean over "
+        f"{domains}s and seeds:",
+        "",
+        f"| Method | runs | last | {' | '.join(validators)} | oracle best |",
+        f"|---|---|---|{'---|' * len(validators)}---|",
+    ]
     for row in names_of([run[0] for run in epochs]):
         own = [run for run in epochs if run[0]["row"] == row]
         reached = [[float(run[-1][measure]) for run in own]]
@@ -228,7 +248,7 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
 
 
 def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> str:
-    """What each validator gives the last models of every row, and which row it would choose; empty without any."""
+    """Score of each validator for the last models of every row, and the row that it would choose; empty without any."""
     validators = validators_of(reports, measure)
     last = [run[-1] for run in runs_of(reports, measure)]
     if not last or not validators:
@@ -236,7 +256,13 @@ def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> s
     rows = names_of(last)
     scores = {(row, validator): numbers(select(last, row), validator) for row in rows for validator in validators}
     means = {place: statistics.mean(values) for place, values in scores.items() if values}
-    lines = []
+    lines = [
+        "Validators' scores of the last models, means over runs. The row that a validator chooses is in bold. The "
+        f"last column is the {MEASURES[measure]} in %, which the choices do not use:",
+        "",
+        f"| Row | runs | {' | '.join(validators)} | {MEASURES[measure]} (oracle) |",
+        f"|---|---|{'---|' * len(validators)}---|",
+    ]
     for row in rows:
         cells = []
         for validator in validators:
@@ -254,14 +280,19 @@ def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> s
 
 
 def published_markdown(records: Sequence[Record]) -> str:
-    """Figures that others published, as they printed them: accuracy by class, or by unseen domain, and its mean."""
+    """Published figures, as printed there: accuracy by class or by unseen domain, and its mean."""
     classes = published_classes(records)
     where = "; ".join(dict.fromkeys(record["published_in"] for record in records))
-    text = f"Published, not measured here: accuracy in % and the mean, as they are printed in {where}."
-    lines = [[r["method"], *(r[key] for key in (*classes, "mean"))] for r in records]
-    return f"{text}\n\n{markdown_table(['Method (published)', *classes, 'mean'], lines)}"
+    lines = [
+        f"Published, not measured here: accuracy in % and its mean, as printed in {where}.",
+        "",
+        f"| Method (published) | {' | '.join(classes)} | mean |",
+        f"|---|{'---|' * (len(classes) + 1)}",
+    ]
+    lines += [f"| {r['method']} | {' | '.join(r[key] for key in (*classes, 'mean'))} |" for r in records]
+    return "\n".join(lines) + "\n"
 
 
 def published_classes(records: Sequence[Record]) -> list[str]:
-    """The columns of a table of published figures that are classes, or unseen domains."""
+    """The columns of published figures that are classes or unseen domains."""
     return [key for key in records[0] if key not in ("method", "mean", "published_in")]

@@ -1,4 +1,4 @@
-"""Child processes that end with the one that started them."""
+"""Child processes that stop when their parent is stopped."""
 
 import signal
 import subprocess
@@ -11,17 +11,17 @@ from uda.core.interruption import SIGNALS, Interrupted
 
 
 class Processes:
-    """Runs commands, from any thread. While it is entered, SIGINT and SIGTERM go on to all of them.
+    """Context that runs commands from any thread and passes SIGINT and SIGTERM on to all of them.
 
-    A signal is passed on and noted in `stopped`; nothing starts from then on. Runs save and leave on both signals, so
-    whoever waits for them is soon free, and `leave` then raises what a signal means. Ctrl-C in a terminal reaches the
-    children as well; that they hear it twice at once does no harm (`uda.core.interruption`).
+    A signal is kept in `stopped`, and no command starts after it. Runs save and stop on both signals, so waiting
+    threads soon continue, and `leave` then raises `Interrupted`. Ctrl-C in a terminal also reaches the children
+    directly. A second signal at the same time does no harm (`uda.core.interruption`).
     """
 
     def __init__(self):
         self.stopped: int | None = None
         self._children: set[subprocess.Popen] = set()
-        self._changing = threading.RLock()  # a handler may run within `run`'s own lines
+        self._changing = threading.RLock()  # reentrant, because a handler may interrupt `run`
 
     def __enter__(self) -> "Processes":
         self._old = {}
@@ -34,13 +34,13 @@ class Processes:
             signal.signal(number, handler)
 
     def run(self, command: Sequence[str], output: TextIO) -> int | None:
-        """The exit code of a command whose outputs go to `output`; None, and no process, after a signal."""
+        """Run a command with its outputs in `output`. Returns its exit code. After a signal it returns None at once."""
         with self._changing:
             if self.stopped is not None:
                 return None
             child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
             self._children.add(child)
-            if self.stopped is not None:  # by a handler that ran in this thread, between these lines
+            if self.stopped is not None:  # a handler ran in this thread after the first check
                 child.send_signal(self.stopped)
         try:
             return child.wait()

@@ -1,4 +1,4 @@
-"""What a run's result depends on, and the digest by which a record says what it was made by."""
+"""The recipe of a run, which is all that its result depends on, and the digest of a recipe for records."""
 
 import hashlib
 import json
@@ -9,10 +9,10 @@ from uda.training.config import RunConfig, flatten, option_defaults
 
 
 def recipe(config: RunConfig) -> dict[str, Any]:
-    """What a run's result depends on: its settings by dotted key, where they are not the default.
+    """The settings that a run's result depends on, by dotted key, without defaults.
 
-    Defaults are left out so that a new setting, which changes nothing for those who leave it alone, leaves every
-    recipe the recipe that it was; the section of the other kind of method is left out because the run does not read it.
+    Defaults are left out, so that a new setting does not change existing recipes. Sections that the run's method does
+    not read are left out too.
     """
     settings, defaults = flatten(config.model_dump(mode="json", exclude_defaults=True)), option_defaults(config)
     return {
@@ -23,11 +23,11 @@ def recipe(config: RunConfig) -> dict[str, Any]:
 
 
 def digest(config: RunConfig, start: str = "") -> str:
-    """Twelve hexadecimal digits that stand for a recipe, and for that of the run that it starts from."""
+    """Digest of a recipe, twelve hexadecimal digits. `start`: digest of the run that it starts from."""
     text = json.dumps(recipe(config), sort_keys=True) + start
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def below(key: str, sections: Sequence[str]) -> bool:
-    """Whether a dotted key is one of these, or within a section that is."""
+    """Whether a dotted key is one of `sections` or lies within one."""
     return any(key == section or key.startswith(f"{section}.") for section in sections)

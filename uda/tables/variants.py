@@ -1,4 +1,4 @@
-"""Rows that differ in a setting alone, `AVH; s = 5` and `AVH; s = 10`: which of them held-out images choose."""
+"""Families of rows that differ in one setting, like `AVH; s = 5` and `AVH; s = 10`. Held-out images choose a row."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -12,15 +12,15 @@ Domains = tuple[str, str]
 
 
 def family_of(row: str) -> str:
-    """What stands before the semicolon of a row's name."""
+    """The part of a row's name before the semicolon."""
     return row.partition(";")[0].strip()
 
 
 def chosen_by_validation(records: Sequence[Record]) -> dict[tuple[str, Domains], str]:
     """For each family and unseen domain the row whose final models are best on the seen domains' held-out images.
 
-    The mean over the seeds that all rows of the family have for this domain; the first of several equals. Runs that
-    leave out another domain, and so have held out images of this one, have no part in it.
+    Means are over the seeds that all rows of the family have for this domain. The first of several equal rows is
+    chosen. Runs that leave out another domain are not used, because they have seen this one.
     """
     chosen = {}
     for pair in pairs_of(records):
@@ -37,19 +37,21 @@ def chosen_by_validation(records: Sequence[Record]) -> dict[tuple[str, Domains],
 
 
 def variants_markdown(records: Sequence[Record], reference: str | None = None, measure: str = "overall") -> str:
-    """What the chosen rows reach on each unseen domain, a row a family; empty where no family has two rows."""
+    """The measure of the chosen rows on each unseen domain, one row per family; empty if no family has two rows."""
     families = list(dict.fromkeys(map(family_of, names_of(records))))
     if len(families) == len(names_of(records)) or not numbers(records, "validation"):
         return ""
     chosen, pairs = chosen_by_validation(records), pairs_of(records)
     against = None if reference is None else family_of(reference)
     compared = [f"minus {against}"] if against else []
-    text = (
-        "Of the rows that differ in what stands after the semicolon, for each unseen domain the one whose final models "
-        "are best on the held-out images of the seen domains (mean over the seeds that all of them have), and its "
-        "accuracy in % on the unseen one (oracle), which has no part in the choice."
-    )
-    lines = []
+    lines = [
+        "Some rows differ only in the setting after the semicolon. For each unseen domain, the row with the best final "
+        "models on the held-out images of the seen domains is chosen (mean over their common seeds). The table shows "
+        "its accuracy in % on the unseen domain (oracle), which the choice does not use.",
+        "",
+        f"| Method | {' | '.join([*map(name_of, pairs), 'average', *compared])} |",
+        f"|---|{'---|' * (len(pairs) + 1 + len(compared))}",
+    ]
     for family in families:
         cells, reached = [], _by_run(records, chosen, family, measure)
         for pair in pairs:
@@ -78,7 +80,7 @@ def _by_run(
 
 
 def _averages(reached: Mapping[tuple[Domains, str], float], pairs: Sequence[Domains]) -> list[float]:
-    """The mean over all unseen domains, of each seed that has them all."""
+    """Mean over all unseen domains, for each seed that has them all."""
     by_seed: dict[str, list[float]] = {}
     for (_, seed), value in reached.items():
         by_seed.setdefault(seed, []).append(value)
