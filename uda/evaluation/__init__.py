@@ -1,1 +1,1 @@
-"""How good a model is, with target labels and without."""
+"""Evaluation of models, with and without target labels."""

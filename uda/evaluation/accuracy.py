@@ -1,7 +1,7 @@
-"""How good a model and a choice of pseudo-labels are: accuracy and selection metrics.
+"""Oracle accuracy of a model, and metrics of a selection of pseudo-labels.
 
-Besides `uda.report` this is the only module that reads target labels. Figures that need them are "oracle"
-figures: they describe a run and never steer it.
+Only this module and the reports of runs read target labels. Figures that need them are called oracle. They describe a
+run and never influence it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,14 +23,14 @@ CALIBRATION_BINS = 15
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Oracle: how good a prediction is, by the target labels. Fractions in [0, 1]."""
+    """Oracle accuracy of a prediction, by target labels. Fractions in [0, 1]."""
 
     class_mean: float
-    """Mean of the per-class accuracies, over the classes that have a labelled image: the headline."""
+    """Mean accuracy over the classes that have a labelled image. This is the main figure."""
     overall: float
-    """Share of the labelled images that are right."""
+    """Share of labelled images whose prediction is right."""
     per_class: dict[str, float | None]
-    """Class name to accuracy; None where the class has no labelled image."""
+    """Accuracy by class name; None if the class has no labelled image."""
     confusion: np.ndarray
     """(K, K) int64 counts, rows = truth, columns = prediction."""
     ece: float
@@ -38,14 +38,14 @@ class Accuracy:
     nll: float
     """Mean negative log-likelihood in nats."""
     domains: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    """`class_mean` and `overall` of each target domain, where there are several; None where one has no label."""
+    """`class_mean` and `overall` of each of several target domains; None if a domain has no labels."""
     unknown: dict[str, Any] | None = None
-    """Of the images of classes that the source lacks, which no other figure counts: `images`, their number;
-    `auroc_confidence` and `auroc_avc`: how well the largest softmax and the largest AVC tell the others from them, from
-    0.5 (chance) to 1. None where there are none."""
+    """Figures of images whose class the source lacks; None if there are none. No other figure counts these images.
+    `images`: their number. `auroc_confidence`, `auroc_avc`: AUROC with which the largest softmax and the largest AVC
+    separate the other images from them, 0.5 (chance) to 1."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain Python numbers, dicts and lists."""
+        """The fields as plain Python numbers, dicts and lists."""
         return {
             "class_mean": self.class_mean,
             "overall": self.overall,
@@ -59,10 +59,12 @@ class Accuracy:
 
 
 def accuracy(prediction: Prediction, target_labels: TargetLabels, classes: Sequence[str]) -> Accuracy:
-    """Oracle accuracy of the logits' argmax; images without a label, or of a class that the source lacks, are left out.
+    """Oracle accuracy of the argmax of the logits.
+
+    Images without a label and images of classes that the source lacks are left out.
 
     Raises:
-        ValueError: when no image has a label, or lengths differ.
+        ValueError: no image has a label, or lengths differ.
     """
     labels = _labels_of(prediction, target_labels)
     known = np.flatnonzero(labels >= 0)
@@ -96,14 +98,14 @@ def accuracy(prediction: Prediction, target_labels: TargetLabels, classes: Seque
 
 
 def _domain_accuracy(labels: np.ndarray, predicted: np.ndarray, num_classes: int) -> dict[str, float | None]:
-    """Class mean and overall accuracy of one target domain, None without a labelled image."""
+    """Class mean and overall accuracy of one target domain; None without labelled images."""
     right = labels == predicted
     shares = _shares(np.bincount(labels[right], minlength=num_classes), np.bincount(labels, minlength=num_classes))
     return {"class_mean": _mean(shares), "overall": float(right.mean()) if len(right) else None}
 
 
 def _shares(hits: np.ndarray, totals: np.ndarray) -> list[float | None]:
-    """Accuracy by class, None where a class has no labelled image."""
+    """Accuracy by class; None if a class has no labelled image."""
     return [float(right / total) if total else None for right, total in zip(hits, totals, strict=True)]
 
 
@@ -113,7 +115,7 @@ def _mean(shares: Iterable[float | None]) -> float | None:
 
 
 def _unknown(prediction: Prediction, labels: np.ndarray) -> dict[str, Any] | None:
-    """What is said of images of classes that the source lacks; None where there is none."""
+    """`Accuracy.unknown`: figures of images whose class the source lacks; None if there are none."""
     strange = labels == UNKNOWN_CLASS
     if not strange.any():
         return None
@@ -133,16 +135,16 @@ def _unknown(prediction: Prediction, labels: np.ndarray) -> dict[str, Any] | Non
     }
 
 
-#: Bins of a histogram of hardness, from 0 to twice the hardness 1 / K of an image at equal angles to all classes.
+#: Number of bins of a histogram of hardness from 0 to 2 / K. An image at equal angles to all classes has 1 / K.
 HARDNESS_BINS = 40
 
 
 def hardness(prediction: Prediction, labels: TargetLabels) -> dict[str, Any]:
-    """AVH of every labelled image with its true label, in units of 1 / K: its mean, and a histogram.
+    """Mean and histogram of the AVH of labelled images with their true labels, in units of 1 / K.
 
     Returns:
-        `mean`; `histogram`: the images in each of HARDNESS_BINS bins of equal width from 0 to 2, the last one holds
-        what lies beyond.
+        `mean`; `histogram`: number of images in each of HARDNESS_BINS equal bins from 0 to 2. The last bin also counts
+        larger values.
     """
     truth = _labels_of(prediction, labels)
     known = np.flatnonzero(truth >= 0)
@@ -160,25 +162,29 @@ def selection_metrics(
     target_labels: TargetLabels | None,
     classes: Sequence[str],
 ) -> dict[str, Any]:
-    """What was chosen and how good that was, beside what softmax would have chosen at the same portion.
+    """Metrics of the selected images, compared with the selection of softmax at the same portion.
 
     Args:
         pseudo: the selector's choice among N images.
-        prediction: what the choice was made from.
-        reference: the choice of the softmax selector at the same portion.
-        target_labels: for the oracle figures; None leaves those None. Images without a label do not count in them.
+        prediction: the prediction that the choice was made from.
+        reference: the choice of softmax at the same portion.
+        target_labels: target labels for the oracle figures, which ignore images without a label. None: no labels, and
+            the oracle figures are None.
         classes: K class names.
 
     Returns:
-        dict of plain Python values:
-        `selected`, `selected_per_class`; `lambda` by class, None where nothing may be labelled so;
-        over the selected images the means `avh` (AVH with the pseudo-label), `avc` (AVC of the pseudo-label),
-        `confidence` (largest softmax), `feature_norm` (|x|_2), None when nothing is selected;
-        oracle: `tp_rate` (share of the chosen pseudo-labels that are right), `tp_rate_per_class` (by pseudo-label);
-        `overlap` with `both`, `both_other_label` (of those, labelled differently), `only_selector`, `only_softmax`
-        (counts), `jaccard`, and oracle `tp_rate_only_selector`, `tp_rate_only_softmax`.
+        A dict of plain Python values:
 
-    Source: the paper's table of inner metrics (Chen et al., ICML 2020). Its "AVH" column reads as AVC: both are here.
+        - `selected`, `selected_per_class`: numbers of selected images.
+        - `lambda` by class; None if the class gets no pseudo-labels.
+        - Means over the selected images: `avh` and `avc` (of the pseudo-label), `confidence` (largest softmax),
+          `feature_norm` (|x|_2). None if no image is selected.
+        - Oracle: `tp_rate` (share of selected pseudo-labels that are right), `tp_rate_per_class` (by pseudo-label).
+        - `overlap`: numbers of images `both`, `both_other_label` (in both, with different labels), `only_selector`,
+          `only_softmax`; `jaccard`; oracle `tp_rate_only_selector`, `tp_rate_only_softmax`.
+
+    Source: the table of inner metrics in the paper (Chen et al., ICML 2020). Its "AVH" column looks like AVC, so this
+    function returns both.
     """
     truth = None if target_labels is None else _labels_of(prediction, target_labels)
     chosen = np.flatnonzero(pseudo.selected)
@@ -208,16 +214,16 @@ def _labels_of(prediction: Prediction, target_labels: TargetLabels) -> np.ndarra
 
 
 def _calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
-    """Mean of |accuracy - confidence| over bins ((b-1)/15, b/15], weighted by the images in them."""
+    """Mean of |accuracy - confidence| over bins ((b-1)/15, b/15], weighted by their numbers of images."""
     bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(int) - 1, 0, CALIBRATION_BINS - 1)
     gap = np.bincount(bins, right, CALIBRATION_BINS) - np.bincount(bins, confidence, CALIBRATION_BINS)
     return float(np.abs(gap).sum() / len(confidence))
 
 
 def _hit_rate(labels: np.ndarray, truth: np.ndarray | None, indices: np.ndarray) -> float | None:
-    """Share of the images at `indices` whose label is right, among those whose truth is known.
+    """Share of right labels among the images at `indices` with a known true label.
 
-    No label is right for an image of a class that the source lacks.
+    Every label is wrong for an image whose class the source lacks.
     """
     if truth is None:
         return None

@@ -1,7 +1,7 @@
-"""Signs that predictions on the target fall onto few classes, and classes without a pseudo-label. No label is needed.
+"""Signs of collapse: predictions that fall onto few classes, and classes without pseudo-labels. Needs no labels.
 
-Effective number of classes: the exponential of the entropy of the classes' shares (Hill number of order 1). It is 1
-where all images are of one class, and K where all K classes are alike.
+The effective number of classes is the exponential of the entropy of the classes' shares (Hill number of order 1). It is
+1 if all images have one class, and K if all K classes have the same share.
 """
 
 from collections.abc import Sequence
@@ -11,18 +11,18 @@ import numpy as np
 
 from uda.models.network import Prediction
 
-#: Predictions fall onto few classes when their effective number, less one, is below this share of the source's.
-#: Accuracies by class bound it from below: those in results/digits.csv at 8.4 of 10; the ADR that collapsed is at 1.0.
+#: Predictions fall onto few classes if their effective number minus 1 is below this share of the source's. The accuracies by
+#: class in results/digits.csv give at least 8.4 of 10 effective classes. An ADR run that collapsed has 1.0.
 FEW = 0.25
-#: A class may be expected in the target when by the source's shares so many images would be of it. That none is would
-#: have a probability of exp(-5), less than one per cent.
+#: A class is expected in the target if the source's shares predict at least this many images of it. The probability of
+#: none is then exp(-5), less than one per cent.
 EXPECTED = 5
 MOST_NAMES = 8
 
-#: What helps, by the section of the config that trained the model.
+#: Advice by the section of the config that trained the model.
 CURES = {
-    "source": "a longer source stage or a lower source.optim.lr may help, or transforms under which the domains look "
-    "alike",
+    "source": "a longer source stage or a lower source.optim.lr may help, or transforms that make the domains look "
+    "similar",
     "self_training": "a lower self_training.optim.lr, a higher self_training.portion.start or another "
     "self_training.selector may help",
     "adaptation": "a lower adaptation.optim.lr may help, or a lower weight of the method's loss (method_options)",
@@ -30,18 +30,18 @@ CURES = {
 
 
 def predictions(prediction: Prediction) -> np.ndarray:
-    """How many images are predicted as each class, (K,) int64."""
+    """Number of images predicted as each class, (K,) int64."""
     return np.bincount(prediction.logits.argmax(1), minlength=prediction.logits.shape[1])
 
 
 def effective_classes(counts: np.ndarray) -> float:
-    """The effective number of classes of some counts (K,), 1 to K; 0 where there are no images."""
+    """The effective number of classes for counts (K,), 1 to K; 0 without images."""
     shares = counts[counts > 0] / max(counts.sum(), 1)
     return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
 
 
 def spread(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """What a report says of predicted counts (K,): each class's, the effective number, the largest class's share."""
+    """Figures for a report from counts of predictions (K,): by class, the effective number and the largest share."""
     return {
         "predicted_per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
         "effective_classes": effective_classes(counts),
@@ -56,15 +56,15 @@ def signs_of_collapse(
     begun_with: np.ndarray | None = None,
     partial: bool = False,
 ) -> list[str]:
-    """What is wrong with the spread of a model's predictions, a sentence each.
+    """Signs of collapse in a model's predictions, one sentence each.
 
     Args:
-        classes: K names.
-        predicted: (K,) target images predicted as each class.
-        source: (K,) source images of each class.
-        begun_with: (K,) what the source model predicted, where there is one.
-        partial: the target has fewer classes than the source on purpose: the spread is compared with the source
-            model's predictions in place of the source's labels, and classes without an image are not named.
+        classes: K class names.
+        predicted: (K,) numbers of target images predicted as each class.
+        source: (K,) numbers of source images of each class.
+        begun_with: (K,) numbers predicted by the source model; None if there is none.
+        partial: whether the target has fewer classes than the source on purpose. Then the spread is compared with the
+            source model's predictions instead of the source labels, and missing classes are not reported.
     """
     found = []
     total = predicted.sum()
@@ -94,30 +94,30 @@ def classes_without_labels(
     chosen_from: np.ndarray | None = None,
     partial: bool = False,
 ) -> list[str]:
-    """A sentence that names the classes without a pseudo-label, if there are any.
+    """A sentence that names the classes without pseudo-labels; empty if there are none.
 
     Args:
-        classes: K names.
-        selected: (K,) target images with a pseudo-label of each class.
-        source: (K,) source images of each class.
-        images: N, all target images.
-        chosen_from: (K,) what the model predicted that the choice was made by, where it is known.
-        partial: the target has fewer classes than the source on purpose, so nothing is said.
+        classes: K class names.
+        selected: (K,) numbers of selected target images by pseudo-label.
+        source: (K,) numbers of source images of each class.
+        images: number of all target images.
+        chosen_from: (K,) numbers predicted by the model that selected the images; None if unknown.
+        partial: whether the target has fewer classes than the source on purpose. Then the result is empty.
     """
     without = np.flatnonzero((selected == 0) & _expected(source, images))
-    if partial or not len(without) or not selected.any():  # that nothing is selected is said where it happens
+    if partial or not len(without) or not selected.any():  # an empty selection has its own message
         return []
     names = _names(without, classes, chosen_from, "images predicted:")
     return [f"{len(without)} of {len(classes)} classes have no pseudo-label: {names}"]
 
 
 def _expected(source: np.ndarray, images: int) -> np.ndarray:
-    """Whether by the source's shares a target of so many images would have EXPECTED of a class, (K,)."""
+    """Whether a target of `images` images has at least EXPECTED of each class by the source's shares, bool (K,)."""
     return images * source >= EXPECTED * max(source.sum(), 1)
 
 
 def _names(which: np.ndarray, classes: Sequence[str], counts: np.ndarray | None, of: str) -> str:
-    """The first of some classes by name, those with a count with it."""
+    """Names of the first classes in `which`, with their counts if above 0."""
     told = [classes[k] + (f" ({of} {counts[k]})" if counts is not None and counts[k] else "") for k in which]
     more = len(told) - MOST_NAMES
     return ", ".join(told[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")

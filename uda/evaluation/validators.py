@@ -1,8 +1,8 @@
-"""Label-free validators: how good a model seems on the target to someone without a label, higher = better.
+"""Label-free validators: scores of a model on the target that need no labels. Higher is better.
 
-A validator is a function of a prediction of the target, and of the classes predicted at the report before (None at
-the first), to a number, or None where it has nothing to say. Which of them to trust is measured, not assumed: the
-tables rank them against the oracle.
+A validator is a function. Its arguments are a prediction of the target and the classes predicted at the report before
+(None at the first report). It returns a number, or None if it has no score. Tables compare validators with the oracle,
+which shows how far each can be trusted.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,15 +18,15 @@ Classes = np.ndarray | None
 #: Functions `(prediction, previous)`.
 VALIDATORS: Registry[Callable[[Prediction, Classes], float | None]] = Registry("validator")
 
-CHUNK_ENTRIES = 4_000_000  # keeps an fp64 block of (rows, K) at 32 MB
+CHUNK_ENTRIES = 4_000_000  # limits an fp64 block of (rows, K) to 32 MB
 SND_TEMPERATURE = 0.05
 SND_ROWS = 10_000
-SND_CHUNK_ENTRIES = 1 << 17  # stays in the processor's cache
+SND_CHUNK_ENTRIES = 1 << 17  # fits the processor's cache
 
 
 @VALIDATORS.register("im")
 def information_maximisation(prediction: Prediction, previous: Classes = None) -> float:
-    """Information maximisation: entropy of the mean prediction less the mean entropy, in nats, 0 to log K."""
+    """Information maximisation: entropy of the mean prediction minus the mean entropy, in nats, 0 to log K."""
     mean = np.zeros(prediction.logits.shape[1])
     for _, log_p in log_softmax(prediction.logits):
         mean += np.exp(log_p).sum(0)
@@ -36,7 +36,7 @@ def information_maximisation(prediction: Prediction, previous: Classes = None) -
 
 @VALIDATORS.register("entropy")
 def negative_entropy(prediction: Prediction, previous: Classes = None) -> float:
-    """Entropy, negated: less the mean entropy of the predictions, in nats, -log K to 0."""
+    """Negative mean entropy of the predictions, in nats, -log K to 0."""
     total = 0.0
     for _, log_p in log_softmax(prediction.logits):
         total += float((np.exp(log_p) * log_p).sum())
@@ -45,11 +45,11 @@ def negative_entropy(prediction: Prediction, previous: Classes = None) -> float:
 
 @VALIDATORS.register("snd")
 def soft_neighbourhood_density(prediction: Prediction, previous: Classes = None) -> float:
-    """Soft neighbourhood density (Saito et al., ICCV 2021): entropy of the similarities to the others, in nats.
+    """Soft neighbourhood density (Saito et al., ICCV 2021): entropy of the similarities to other images, in nats.
 
-    Softmax outputs scaled to unit length, similarities over a temperature of 0.05, mean over the images of the
-    entropy of their softmax without the image itself; 0 to log(N - 1). Above 10,000 images a fixed random sample
-    of that many stands for all; it is the same one in every round.
+    Softmax outputs are scaled to unit length. The similarities of an image to all others, divided by a temperature of
+    0.05, go through a softmax. The score is the mean entropy over images, 0 to log(N - 1). Above 10,000 images a random
+    sample of 10,000 is used, the same in every round.
     """
     rows = len(prediction.logits)
     logits = prediction.logits
@@ -63,7 +63,7 @@ def soft_neighbourhood_density(prediction: Prediction, previous: Classes = None)
     total = 0.0
     step = max(1, SND_CHUNK_ENTRIES // rows)
     for start in range(0, rows, step):
-        # Between 0 and 1 / temperature, so the exponentials are safe as they stand: one pass less than log-softmax.
+        # Values are in 0 to 1 / temperature, so exponentials do not overflow. This saves a pass over log-softmax.
         similarity = outputs[start : start + step] @ outputs.T / SND_TEMPERATURE
         share = similarity.exp()
         itself = torch.arange(len(share))
@@ -75,9 +75,10 @@ def soft_neighbourhood_density(prediction: Prediction, previous: Classes = None)
 
 @VALIDATORS.register("bnm")
 def nuclear_norm(prediction: Prediction, previous: Classes = None) -> float:
-    """Nuclear norm of the predictions (BNM, Cui et al., CVPR 2020) over its largest value: sure and diverse, 0 to 1.
+    """Nuclear norm of the predictions (BNM, Cui et al., CVPR 2020), divided by its largest value, 0 to 1.
 
-    From the K x K product P^T P, whose eigenvalues are the squared singular values, so memory does not grow with N.
+    It is large if predictions are sure and diverse. It is computed from the K x K product P^T P, whose eigenvalues are
+    the squared singular values, so memory does not grow with N.
     """
     rows, classes = prediction.logits.shape
     product = torch.zeros(classes, classes, dtype=torch.float64)
@@ -90,7 +91,7 @@ def nuclear_norm(prediction: Prediction, previous: Classes = None) -> float:
 
 @VALIDATORS.register("angle")
 def angular_confidence(prediction: Prediction, previous: Classes = None) -> float:
-    """Mean largest AVC, angular visual confidence (Chen et al., ICML 2020), times the classes: 1 where unsure."""
+    """Mean over images of the largest AVC (angular visual confidence, Chen et al., ICML 2020), times K: 1 if unsure."""
     classes, width = prediction.weight.shape
     weight = torch.from_numpy(np.asarray(prediction.weight))
     step = max(1, CHUNK_ENTRIES // max(classes, width))
@@ -104,7 +105,7 @@ def angular_confidence(prediction: Prediction, previous: Classes = None) -> floa
 def agreement(prediction: Prediction, previous: Classes = None) -> float | None:
     """Share of images that keep their class from the report before, averaged over the classes predicted now.
 
-    A stand-in for the pseudo-labels' TP rate: labels that change from round to round were not all right.
+    It stands for the TP rate of pseudo-labels: labels that change from round to round cannot all be right.
     """
     if previous is None:
         return None
@@ -115,7 +116,7 @@ def agreement(prediction: Prediction, previous: Classes = None) -> float | None:
 
 
 def log_softmax(logits: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
-    """Row slices of (N, K) logits with their log-softmax in fp64: whole, it would not fit for many classes."""
+    """Row slices of (N, K) logits with their log-softmax in fp64. Slices save memory with many classes."""
     step = max(1, CHUNK_ENTRIES // logits.shape[1])
     for start in range(0, len(logits), step):
         rows = slice(start, min(start + step, len(logits)))
