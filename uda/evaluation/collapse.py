@@ -11,8 +11,8 @@ import numpy as np
 
 from uda.models.network import Prediction
 
-#: Predictions fall onto few classes if their effective number minus 1 is below this share of the source's. The accuracies by
-#: class in results/digits.csv give at least 8.4 of 10 effective classes. An ADR run that collapsed has 1.0.
+#: Predictions fall onto few classes if their effective number minus 1 is below this share of the source's. For runs in
+#: results/digits.csv, accuracies by class give at least 8.4 of 10 effective classes. A collapsed ADR run has 1.0.
 FEW = 0.25
 #: A class is expected in the target if the source's shares predict at least this many images of it. The probability of
 #: none is then exp(-5), less than one per cent.
