@@ -146,13 +146,13 @@ def test_what_people_say_is_checked_before_the_training(labelled, tmp_path):
     for words, message in (
         (["human.file=none.csv"], "^human.file: no such file: none.csv"),
         ([f"human.file={tmp_path}/few.csv"], "2 of 30 images of the test images are not in the human file"),
-        ([f"human.file={tmp_path}/few.csv"], "human.allow_missing=true goes on with those that are in both"),
+        ([f"human.file={tmp_path}/few.csv"], "human.allow_missing=true uses only images that are in both"),
         ([f"human.file={tmp_path}/few.csv", "human.frequency_column=freq"], "no column 'freq', did you mean"),
         (
             [f"human.file={tmp_path}/votes.csv", "human.format=cifar10h", "human.id_column=image"],
-            "human.id_column and human.frequency_column belong to human.format csv, not to 'cifar10h'",
+            "human.id_column and human.frequency_column are for human.format csv, not for 'cifar10h'",
         ),
-        ([f"human.file={tmp_path}/votes.csv", "human.format=cifar10h"], "20 of 30 images show another class"),
+        ([f"human.file={tmp_path}/votes.csv", "human.format=cifar10h"], "20 of 30 images have another class"),
         (["human.bins=[0.5,1]"], "frequencies are outside"),
         (["human.bins=[0,0.05,1]"], r"a bin needs at least 10 test images, but \[0, 0.05\] has 0"),
     ):
@@ -362,7 +362,7 @@ def test_runs_that_cannot_stand_on_one_page_are_named_before_any_training(labell
     assert hardness(["dynamics", "--cfg", str(labelled), "--cfg", "else.yaml"]) == 2
     assert f"'else' uses elsewhere and 'tiny' uses {labelled.parent}/test" in capsys.readouterr().err
     assert hardness(["dynamics", "--cfg", str(labelled), "--seeds", "0,1", "output=runs/same", "--dry-run"]) == 2
-    assert "two runs would share runs/same: put {name} and {seed} into output=..." in capsys.readouterr().err
+    assert "two runs would share runs/same; put {name} and {seed} into output=..." in capsys.readouterr().err
     assert not (in_folder / "runs").exists()
 
 

@@ -63,7 +63,7 @@ def test_bins_have_their_upper_edge_and_the_first_both():
 
 def test_a_bin_of_few_is_an_error_that_names_it():
     frequencies = [0.1] * 9 + [0.5] * 12 + [1.0] * 3
-    message = "[0, 0.2] has 9, (0.2, 0.4] has 0, (0.6, 0.8] has 0, (0.8, 1] has 3; give wider ones by `bins`"
+    message = "[0, 0.2] has 9, (0.2, 0.4] has 0, (0.6, 0.8] has 0, (0.8, 1] has 3; give wider bins in `bins`"
     with pytest.raises(UserError, match=re.escape(message)):
         group_by_frequency(joined_of(frequencies), BINS)
 
@@ -235,7 +235,7 @@ def test_all_of_it_for_two_models(human, table, tmp_path):
     with undrawn():
         correlate({"one": table}, people, BINS, "confidence", alone, scores=["avh"], resamples=20)
     assert "spread evenly" not in alone.write().read_text(), "how many were asked is not known"
-    assert "The sign is turned of avh; taken as they are, for what is easy is not known of them: own." in page
+    assert "The sign is reversed for avh; not for own, whose direction is unknown." in page
     with (tmp_path / "correlations.csv").open() as file:
         assert [float(row["rho"]) for row in csv.DictReader(file)] == [row["rho"] for row in rows]
     with (tmp_path / "correlations_by_bin.csv").open() as file:
@@ -265,11 +265,11 @@ def changed(table, **scores):
         (
             {"norm": np.append(np.ones(COUNT - 1), np.nan)},
             {},
-            "'norm' of test/cat/0599.jpg is nan: not a finite number",
+            "'norm' of test/cat/0599.jpg is nan; it must be a finite number",
         ),
-        ({"confidence": np.full(COUNT, 3.0)}, {}, "anything; compare with another one by `reference`"),
+        ({"confidence": np.full(COUNT, 3.0)}, {}, "so it has no correlation; name another score in `reference`"),
         ({}, {"reference": "confidense"}, "no score 'confidense', did you mean 'confidence'"),
-        ({}, {"reference": "loss"}, "(has: avh, confidence, norm, own); compare with another one by `reference`"),
+        ({}, {"reference": "loss"}, "(has: avh, confidence, norm, own); name another score in `reference`"),
         ({}, {"scores": ["avx"]}, "no score 'avx', did you mean 'avh'"),
     ],
 )
@@ -281,8 +281,8 @@ def test_scores_that_cannot_be_correlated(scores, options, message, human, table
 
 def test_people_who_all_agree_or_are_few(table, tmp_path):
     for count, message in (
-        (COUNT, "human frequency is 1 of all images"),
-        (9, "9 images in common with the human file"),
+        (COUNT, "human frequency is 1 for all images, so there is no correlation"),
+        (9, "9 images are in the table and in the human file"),
     ):
         human = HumanFrequencies(table.ids[:count], np.ones(count))
         with pytest.raises(UserError, match=message):
@@ -312,13 +312,11 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     with undrawn():
         assert hardness([*words, "--scores-columns", "avh, norm"]) == 0
     out = capsys.readouterr().out
-    assert "people.csv: 600 images, read as 'csv'" in out and "positive where it is as the paper expects" in out
+    assert "people.csv: 600 images, read as 'csv'" in out and "a positive value is what the paper expects" in out
     assert re.search(r"net +avh +600 +0\.[78]", out) and (in_folder / "runs/hardness/correlate/index.html").is_file()
     assert hardness([*words, "--bins", "0,0.01,1"]) == 2
     error = capsys.readouterr().err
-    assert (
-        "fewer than 10 images in a bin of human frequency: [0, 0.01] has" in error and "wider ones by --bins" in error
-    )
+    assert "a bin needs at least 10 images, but [0, 0.01] has" in error and "wider bins in --bins" in error
     with undrawn():
         assert hardness([*words, "--reference", "own", "--scores-columns", "avh"]) == 0
     with pytest.raises(SystemExit):
@@ -331,9 +329,11 @@ def test_on_the_command_line(human, table, in_folder, capsys):
     with undrawn():
         assert hardness([*words, "--allow-missing", "--scores-columns", "avh", "--out", "some", "--bins", "0.5,1"]) == 0
     out = capsys.readouterr().out
-    left = "net: left out are 5 of 600 images that people have not seen, and 0 of 595 that have no score"
+    left = (
+        "net: 5 of 600 images are left out because people have not seen them, and 0 of 595 because they have no score"
+    )
     outside = sum(value < 0.5 for value in human.frequencies[5:])
-    assert left in out and f"net: {outside} of 595 images are in no bin, but among all images" in out
+    assert left in out and f"net: {outside} of 595 images are in no bin; they count only among all images" in out
     page = (in_folder / "some" / "index.html").read_text()
     assert f"{left}." in page and "left out (--allow-missing)" in page
     assert hardness([*words, "--scores-columns", "avh,nrom"]) == 2

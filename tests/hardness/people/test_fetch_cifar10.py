@@ -94,7 +94,7 @@ def test_what_is_there_stays(archive, tmp_path, capsys):
     (root / "train").mkdir(parents=True)
     assert hardness(["fetch", "cifar10", "--root", str(root), "--archive", str(tmp_path / "kept")]) == 0
     assert not list((root / "train").iterdir()) and (tmp_path / "kept" / CIFAR10.filename).is_file()
-    assert f"{root / 'train'} is there already" in capsys.readouterr().out
+    assert f"{root / 'train'} exists already" in capsys.readouterr().out
     archive.unlink()
     assert hardness(["fetch", "cifar10", "--root", str(root)]) == 0, "nothing left to do"
     (root / "test_order.txt").unlink()
@@ -108,7 +108,7 @@ def test_offline_is_said_in_a_line(archive, tmp_path, capsys):
     archive.unlink()
     assert hardness(["fetch", "cifar10"]) == 2
     error = capsys.readouterr().err
-    assert "CIFAR-10 could not be fetched from http://" in error and "by --archive" in error
+    assert "CIFAR-10 could not be downloaded from http://" in error and "name its folder in --archive" in error
     assert error.count("\n") == 1 and not list((tmp_path / "data" / "cifar10").iterdir())
 
 
@@ -116,4 +116,4 @@ def test_a_damaged_archive_is_not_opened(archive, tmp_path, capsys):
     (tmp_path / "kept").mkdir()
     archive.write_bytes(archive.read_bytes()[:-20])
     assert hardness(["fetch", "cifar10"]) == 2
-    assert "could not be fetched" in capsys.readouterr().err
+    assert "could not be downloaded" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def probabilities(folder):
 def test_cifar10h_says_the_same_in_each_of_its_forms(make, tmp_path, capsys):
     path = make(tmp_path)
     found = read_human(path)
-    said = "read as 'cifar10h', as its content says (`kind` overrules it)"
+    said = "read as 'cifar10h', recognised by its content (`kind` overrides this)"
     assert capsys.readouterr().out == f"{path.name}: 3 images, {said}\n"
     assert [name.rsplit(".", 1)[0] for name in found.ids] == NAMES
     assert found.frequencies.tolist() == pytest.approx(HSF, abs=1e-15)
@@ -95,7 +95,7 @@ def test_the_order_may_lie_in_cifar10s_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("UDA_DATA", str(tmp_path))
     assert read_human(path).frequencies.tolist() == pytest.approx(HSF)
     (tmp_path / "cifar10" / "test_order.txt").unlink()
-    with pytest.raises(UserError, match=r"does not say which class .*hardness fetch cifar10.* writes it"):
+    with pytest.raises(UserError, match=r"does not have the images' classes, .*fetch cifar10.* writes this file"):
         read_human(path)
 
 
@@ -144,7 +144,7 @@ def test_any_csv_by_place_and_by_name(tmp_path):
     assert read_human(path, "csv", "picture", "again").frequencies.tolist() == [0.25, 0]
     with pytest.raises(UserError, match="no column 'hfs', did you mean 'hsf'"):
         read_human(path, frequency_column="hfs")
-    with pytest.raises(UserError, match="belong to `kind` csv, not to 'cifar10h'"):
+    with pytest.raises(UserError, match="are for `kind` csv, not for 'cifar10h'"):
         read_human(path, "cifar10h", "picture")
     assert sorted(HUMAN) == ["cifar10h", "csv", "imagenetv2"]
 
@@ -152,25 +152,29 @@ def test_any_csv_by_place_and_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "id,hsf\nx,95\ny,80\n", "column 'hsf' is not of shares within 0..1: 95 in row 2 (2 of 2; of per"),
-        ("a.csv", "id,hsf\nx,1\ny,-0.1\n", "-0.1 in row 3 (1 of 2"),
+        (
+            "a.csv",
+            "id,hsf\nx,95\ny,80\n",
+            "must have shares in 0..1, but has 95 in row 2 (2 of 2 are outside",
+        ),
+        ("a.csv", "id,hsf\nx,1\ny,-0.1\n", "-0.1 in row 3 (1 of 2 are outside"),
         ("a.csv", "id,hsf\nx,nan\n", "nan in row 2"),
-        ("a.csv", "id,hsf\nx,1\nx,1\n", "the image x stands twice"),
-        ("a.csv", "id,hsf\nx,often\n", "column 'hsf' is not of numbers: 'often' in row 2"),
-        ("a.csv", "id,label,hsf\nx,cat,1\n", "'cat' in row 2; name the right columns by `id_column` and"),
-        ("a.csv", "id,hsf\nx,1\ny,\n", "column 'hsf' is not of numbers: '' in row 3"),
-        ("a.csv", "id;hsf\nx;1\n", "columns are separated by ';': save it with commas"),
-        ("a.csv", "id,hsf\nx\n", "row 2 has 1 cells, the head 2"),
+        ("a.csv", "id,hsf\nx,1\nx,1\n", "the image x is named twice"),
+        ("a.csv", "id,hsf\nx,often\n", "column 'hsf' must have numbers, but has 'often' in row 2"),
+        ("a.csv", "id,label,hsf\nx,cat,1\n", "'cat' in row 2; name the right columns in `id_column` and"),
+        ("a.csv", "id,hsf\nx,1\ny,\n", "column 'hsf' must have numbers, but has '' in row 3"),
+        ("a.csv", "id;hsf\nx;1\n", "columns are separated by ';'; use commas"),
+        ("a.csv", "id,hsf\nx\n", "row 2 has 1 cells, but the head has 2"),
         ("a.csv", "id,hsf\n", "no rows"),
-        ("a.csv", "id\nx\n", "one column ('id'), where an id and a frequency"),
-        ("a.csv", "image,true_class,human_cat\nx,cow,3\n", "no votes are counted for the class 'cow'"),
-        ("a.csv", "image,true_class,human_cat\nx,cat,0\n", "votes of row 1: [0.0]"),
-        ("a.csv", "image,human_cat,human_dog\nx,0,1\n", "not of CIFAR-10H"),
-        ("a.csv", f"{RAW}\n1,1,0,cat,x,cat,3,3,1,4,x.png,1,1\n", "votes on all images are needed"),
-        ("a.csv", f"{RAW}\n1,1,0,cat,x,cat,3,3,1,first,x.png,1,1\n", "has 'first', where the number"),
+        ("a.csv", "id\nx\n", "has only the column 'id'; it needs an id and a frequency"),
+        ("a.csv", "image,true_class,human_cat\nx,cow,3\n", "there are no votes for the class 'cow'"),
+        ("a.csv", "image,true_class,human_cat\nx,cat,0\n", "votes of row 1 are impossible: [0.0]"),
+        ("a.csv", "image,human_cat,human_dog\nx,0,1\n", "not a file of CIFAR-10H"),
+        ("a.csv", f"{RAW}\n1,1,0,cat,x,cat,3,3,1,4,x.png,1,1\n", "there must be votes for all images from number 0"),
+        ("a.csv", f"{RAW}\n1,1,0,cat,x,cat,3,3,1,first,x.png,1,1\n", "has 'first'; it must have image numbers"),
         ("a.csv", "id,wnid,selected\nx,n0,maybe\n", "'selected' has 'maybe'"),
-        ("a.json", "{", "{image: {WordNet id: frequency}} was expected"),
-        ("a.json", '{"x": 0.5}', "{image: {WordNet id: frequency}} was expected"),
+        ("a.json", "{", "must have the form {image: {WordNet id: frequency}}"),
+        ("a.json", '{"x": 0.5}', "must have the form {image: {WordNet id: frequency}}"),
         ("a.json", "{}", "no images"),
         ("a.npy", "no array", "not an array of numbers"),
         ("a.zip", "no archive", "not a table"),
@@ -184,7 +188,7 @@ def test_a_damaged_file_is_named(name, content, message, tmp_path):
 
 
 def test_arrays_that_do_not_fit(tmp_path):
-    with pytest.raises(UserError, match=r"\(10000, 10\) was expected of CIFAR-10H, found \(3, 9\)"):
+    with pytest.raises(UserError, match=r"an array of CIFAR-10H has shape \(10000, 10\), got \(3, 9\)"):
         read_human(counts_npy(tmp_path, VOTES[:, :9]))
     with pytest.raises(UserError, match=r"has 3 lines, .* 2 rows"):
         read_human(counts_npy(tmp_path, VOTES[:2]))
@@ -248,7 +252,7 @@ def test_images_of_one_side_alone():
     message = (
         "2 of 9 images of scores are not in people: cat/0.jpg, cat/1.jpg\n"
         "1 of 8 images of people are not in scores: test/dog/0.jpg\n"
-        "ids look like 'cat/0.jpg' in scores, like 'test/cat/2.jpg' in people: `allow_missing` goes on"
+        "ids look like 'cat/0.jpg' in scores and like 'test/cat/2.jpg' in people; `allow_missing` uses only images"
     )
     with pytest.raises(UserError, match=re.escape(message)):
         joined(first, second)
@@ -268,7 +272,7 @@ def test_ids_that_match_other_images_are_found_out_by_the_class():
     def table(labels):
         return ScoreTable(tuple(f"ship/{n}" for n in names), labels, labels, values)
 
-    with pytest.raises(UserError, match=r"2 of 12 images show another class .* cat/0010 'ship' and 'cat'"):
+    with pytest.raises(UserError, match=r"2 of 12 images have another class .* cat/0010 has 'ship' and 'cat'"):
         join_human("model", table(("cat",) * 10 + ("ship",) * 2), human, None, "confidence")
     numbered = join_human("model", table(("8",) * 12), human, None, "confidence")
     assert numbered.human.ids == human.ids and list(numbered.scores) == ["avh", "confidence"]
@@ -292,5 +296,5 @@ def test_imagenetv2s_numbered_folders_are_wordnet_ids_where_people_were_shown_th
         tuple(folders),
         values,
     )
-    with pytest.raises(UserError, match=r"12 of 12 images show another class .* 'n01484850' and 'n01514668'"):
+    with pytest.raises(UserError, match=r"12 of 12 images have another class .* 'n01484850' and 'n01514668'"):
         join_human("model", swapped, human, None, "confidence")

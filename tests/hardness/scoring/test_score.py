@@ -110,7 +110,7 @@ def test_a_table_comes_back_as_it_was_to_the_last_bit(table, tmp_path, ending):
         (",image,avh\n0,a,1\n", "column 1 has no name; remove it (pandas: index=False), or name the scores in"),
         (
             "image,avh,note\na,1,good\n",
-            "(could not convert string to float: 'good'); name the columns of scores in `scores`",
+            "to float: 'good'); name the columns of scores in `scores`",
         ),
     ],
 )

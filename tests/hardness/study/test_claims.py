@@ -87,7 +87,7 @@ def test_plateaus_first_needs_all_shares_of_the_way():
     both, other = plateau("a", (3, 5.2, 6), (0, 1, 2)), plateau("a", (9, 5, 6), (0, -4, -3), near=10)
     claim = plateaus_first([*both, *other])
     assert claim["verdict"] == "does not hold" and "a: AVH 3.0, loss 5.2, accuracy 6.0" in claim["evidence"]
-    assert "whichever of 5, 10 % of a curve's way" in claim["rule"]
+    assert "for each of 5, 10 % of a curve's change" in claim["rule"]
     early = plateau("a", (1, 2, 3), (0, 0.5, 1), near=10)
     assert plateaus_first([*both, *early])["verdict"] == "holds"
     after = plateau("a", (9, 5, 3), (0, -5, -7), (0, -3, -5))
@@ -101,20 +101,20 @@ def pair(avh, accuracy=5.0, error=0.01):
 @pytest.mark.parametrize(
     ("pairs", "verdict", "evidence"),
     [
-        ([pair(-0.1), pair(-0.2)], "holds", "in 2 of 2 pairs, against it 0"),
+        ([pair(-0.1), pair(-0.2)], "holds", "in 2 of 2 pairs, the opposite in 0"),
         (
             [pair(-0.1), pair(0.2, accuracy=1.0)],
             "holds",
-            "in 1 of 1 pairs, against it 0; pairs that are equally accurate: 1",
+            "in 1 of 1 pairs, the opposite in 0; pairs with equal accuracy: 1",
         ),
-        ([pair(-0.1), pair(-0.02)], "holds partly", "in 1 of 2 pairs, against it 0"),  # 2 errors: less than 2.24
+        ([pair(-0.1), pair(-0.02)], "holds partly", "in 1 of 2 pairs, the opposite in 0"),  # 2 errors: less than 2.24
         (
             [pair(-0.1), pair(0.1, accuracy=2.1)],
             "holds",
-            "in 1 of 1 pairs, against it 0; pairs that are equally accurate: 1",
+            "in 1 of 1 pairs, the opposite in 0; pairs with equal accuracy: 1",
         ),  # nor are 2.1
         ([pair(-0.02, accuracy=5.0)], "holds", "in 1 of 1 pairs"),  # one case: 1.96
-        ([pair(-0.1), pair(0.1)], "does not hold", "in 1 of 2 pairs, against it 1"),
+        ([pair(-0.1), pair(0.1)], "does not hold", "in 1 of 2 pairs, the opposite in 1"),
         ([pair(-0.1, accuracy=1.0)], "not tested", "in 0 of 0 pairs"),
     ],
 )
@@ -152,7 +152,7 @@ def test_the_norm_must_grow_in_both_halves_and_its_correlation_have_both_signs()
     assert found[0] == "holds"
     both_runs = [*growing, *norms(1, -1, "b")]
     claim = norm_is_inconsistent(both_runs, mixed)
-    assert "in 1 of 2 runs, shrinks in the second in 1" in claim["evidence"] and claim["verdict"] == "holds partly"
+    assert "in 1 of 2 runs, shrinks in the second half in 1" in claim["evidence"] and claim["verdict"] == "holds partly"
     assert norm_is_inconsistent(both_runs, steady)["verdict"] == "does not hold", "neither of the two"
     # .23 is 2.3 errors: enough for one test and for two, not for the four of two runs.
     assert norm_is_inconsistent(norms(1, 0.23), mixed)["verdict"] == "holds"

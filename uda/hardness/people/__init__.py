@@ -1,1 +1,1 @@
-"""Hardness for people beside the scores of models."""
+"""Hardness for people, compared with the scores of models."""

@@ -1,7 +1,7 @@
-"""How well scores agree with people: rank correlations with the human selection frequency (HSF), overall and by bin.
+"""Rank correlations of scores with the human selection frequency (HSF), overall and by bin.
 
-Source: Angular Visual Hardness (Chen et al., ICML 2020), section 4. Correlations are oriented: where a small score is
-meant to go with an easy image (AVH, loss...) the sign is turned, so that positive means as the paper expects.
+Source: Angular Visual Hardness (Chen et al., ICML 2020), section 4. Correlations are oriented: if easy images should
+have small scores (AVH, loss...), the sign is reversed. A positive correlation then means what the paper expects.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ SCORE_BINS = 30
 
 @dataclass(frozen=True)
 class Correlations:
-    """Rows a model and score, of all images, and a model, score and bin of HSF."""
+    """Rows by model and score over all images, and rows by model, score and bin of HSF."""
 
     overall: list[Row]
     by_bin: list[Row]
@@ -56,30 +56,29 @@ def correlate(
     seed: int = 0,
     log: Callable[[str], None] = print,
 ) -> Correlations:
-    """Correlations of scores with HSF, as tables and figures of `findings`.
+    """Correlate scores with HSF, and add tables and figures to `findings`.
 
     Args:
         tables: scores by the model's name.
         human: HSF of the same images.
-        bins: edges of groups of HSF; the first group has both its edges, the others the upper one.
+        bins: edges of bins of HSF. The first bin includes both edges, the others include the upper edge.
         reference: the score that the others are compared with.
-        findings: takes the tables `correlations` and `correlations_by_bin`, the figure `correlations_summary` and a
-            `histogram_<score>` each.
-        scores: those to look at; None: all of the tables.
+        findings: receives the tables `correlations` and `correlations_by_bin`, the figure `correlations_summary` and
+            the figures `histogram_<score>`.
+        scores: scores to use; None: all scores of the tables.
         allow_missing: leave out images that only people or only the model have seen.
-        resamples: of the bootstrap.
-        seed: of the resamples, the same ones for all scores of a model.
-        log: told of images that are left out, or in no bin.
+        resamples: number of bootstrap resamples.
+        seed: seed of the resamples, which are the same for all scores of a model.
+        log: called with lines about images that are left out or in no bin.
 
     Returns:
-        A row a model and score: model, score, n, Spearman's rho, Fisher's z of it with the interval, the bootstrap's,
-        Kendall's tau, and the difference of rho to the reference with the paired bootstrap's interval and p, and the
-        z and p of Meng, Rosenthal and Rubin. By bin the same, None where scores or frequencies are constant in it,
-        and the mean of the score. Intervals are of 95 %.
+        One row per model and score: model, score, n, Spearman's rho, Fisher's z and its interval, the bootstrap
+        interval, Kendall's tau, the difference of rho from the reference's with the paired bootstrap's interval and p,
+        and z and p of Meng, Rosenthal and Rubin. The rows by bin also have the mean of the score. In a bin with
+        constant scores or frequencies, correlations are None. Intervals are 95 % intervals.
 
     Raises:
-        UserError: ids that do not match, unknown scores, a score that is constant or not finite, fewer than 10 images
-            in a bin.
+        UserError: ids do not match, a score is unknown, constant or not finite, or a bin has fewer than 10 images.
     """
     joined = [join_human(name, table, human, scores, reference, allow_missing) for name, table in tables.items()]
     groups = [group_by_frequency(one, bins) for one in joined]
@@ -97,28 +96,28 @@ def correlate(
     unknown = [name for name in names if name not in EASIER]
     findings.section(
         "Scores and human selection frequency",
-        "Positive means as the paper expects: the more people pick an image's class, the easier the image is for the "
-        f"classifier. The sign is turned of {', '.join(turned) or 'no score'}"
-        + (f"; taken as they are, for what is easy is not known of them: {', '.join(unknown)}." if unknown else ".")
+        "A positive correlation is what the paper expects: an image whose class more people pick is easier for the "
+        f"classifier. The sign is reversed for {', '.join(turned) or 'no score'}"
+        + (f"; not for {', '.join(unknown)}, whose direction is unknown." if unknown else ".")
         + "".join(f" {line}." for line in odd),
     )
     findings.figure(
         "correlations_summary",
         summary_figure(rows),
         "Spearman's rho with human selection frequency",
-        "Oriented, with the bootstrap's intervals of 95 %.",
+        "With 95 % bootstrap intervals. A positive value is what the paper expects.",
         rows,
     )
     findings.table(
         "correlations",
         "All images",
         rows,
-        f"rho is Spearman's; its intervals of 95 % are by Fisher's z (variance of Bonett and Wright, 2000) and by the "
-        f"percentile bootstrap ({resamples:,} resamples); difference is rho less that of {reference}, with the paired "
-        "bootstrap's interval, and z and p (two-sided) of the test of Meng, Rosenthal and Rubin (1992) on ranks.",
+        "rho is Spearman's. Its 95 % intervals are by Fisher's z (variance of Bonett and Wright, 2000) and by the "
+        f"percentile bootstrap ({resamples:,} resamples). difference is rho minus that of {reference}, with the paired "
+        "bootstrap's interval. z and p (two-sided) are those of the test of Meng, Rosenthal and Rubin (1992) on ranks.",
     )
     votes = (
-        "An image's votes are whole numbers, so it is spread evenly over the frequencies that its share stands for. "
+        "The number of votes is whole, so each image is spread evenly over the frequencies around its share of votes. "
     )
     spread = "" if human.annotators is None else votes
     for name in names:
@@ -127,7 +126,7 @@ def correlate(
             f"histogram_{name}",
             histogram_figure(panels, name),
             f"{name} and human selection frequency",
-            f"Colour: number of images. {spread}Points: mean of each bin with its interval of 95 %.",
+            f"Colour: number of images. {spread}Points: mean of each bin with its 95 % interval.",
             [cell for panel in panels for cell in panel.cells()],
             raster=True,
         )
@@ -135,8 +134,8 @@ def correlate(
         "correlations_by_bin",
         "By bin of human selection frequency",
         by_bin,
-        "As of all images; - where the frequencies or the scores of a bin are all equal. The mean is of the score "
-        "itself, with Student's interval of 95 %.",
+        "The columns are those of all images. - if all frequencies or all scores of a bin are equal. The mean is the "
+        "mean of the score, with Student's 95 % interval.",
     )
     return Correlations(rows, by_bin)
 
@@ -144,33 +143,32 @@ def correlate(
 def _left_out(
     joined: Joined, group: np.ndarray, tables: Mapping[str, ScoreTable], human: HumanFrequencies
 ) -> Iterator[str]:
-    """A line on images that one side alone has, and on those that are in no bin."""
+    """Lines about images that are in one file only, and about images that are in no bin."""
     count, scored = len(group), len(tables[joined.model])
     if count < max(scored, len(human)):
         yield (
-            f"{joined.model}: left out are {scored - count:,} of {scored:,} images that people have not seen, and "
-            f"{len(human) - count:,} of {len(human):,} that have no score"
+            f"{joined.model}: {scored - count:,} of {scored:,} images are left out because people have not seen them, "
+            f"and {len(human) - count:,} of {len(human):,} because they have no score"
         )
     if outside := int((group < 0).sum()):
-        yield f"{joined.model}: {outside:,} of {count:,} images are in no bin, but among all images"
+        yield f"{joined.model}: {outside:,} of {count:,} images are in no bin; they count only among all images"
 
 
 def group_by_frequency(joined: Joined, bins: Sequence[float]) -> np.ndarray:
-    """(N,) int64: the bin of each image, -1 outside all. Raises UserError for bins with fewer than 10 images."""
+    """The bin of each image, (N,) int64; -1 outside of all bins. Raises UserError if a bin has fewer than 10 images."""
     frequencies = joined.human.frequencies
     group = bin_numbers(frequencies, bins)
     counts = np.bincount(group[group >= 0], minlength=len(bins) - 1)
     few = [f"{bin_name(number, bins)} has {count}" for number, count in enumerate(counts) if count < FEWEST]
     if few:
         raise UserError(
-            f"{joined.model}: fewer than {FEWEST} images in a bin of human frequency: {', '.join(few)}; give "
-            "wider ones by `bins`"
+            f"{joined.model}: a bin needs at least {FEWEST} images, but {', '.join(few)}; give wider bins in `bins`"
         )
     return group
 
 
 def overall_rows(joined: Joined, reference: str, resamples: int = RESAMPLES, seed: int = 0) -> list[Row]:
-    """A row a score, over all images; see `correlate`."""
+    """One row per score over all images; see `correlate`."""
     found = _correlations(joined.scores, joined.human.frequencies, reference, resamples, seed)
     return [{"model": joined.model, "score": name, **row} for name, row in found.items()]
 
@@ -183,7 +181,7 @@ def bin_rows(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> list[Row]:
-    """A row a score and bin, of the images in it; see `correlate`."""
+    """One row per score and bin over the bin's images; see `correlate`."""
     members = [group == number for number in range(len(bins) - 1)]
     shared = [joined.human.frequencies[inside] for inside in members]
     found = [
@@ -205,7 +203,7 @@ def bin_rows(
 def _correlations(
     scores: Mapping[str, np.ndarray], shared: np.ndarray, reference: str, resamples: int, seed: int
 ) -> dict[str, Row]:
-    """By score what is known of its correlation with the frequencies (N,); None where one of the two is constant."""
+    """The correlation of each score with the frequencies (N,). Values are None if one of the two is constant."""
     keys = (
         "rho", "z", "fisher_low", "fisher_high", "bootstrap_low", "bootstrap_high", "kendall",
         "difference", "difference_low", "difference_high", "difference_p", "meng_z", "meng_p",
@@ -233,7 +231,7 @@ def _correlations(
 
 
 def histogram_panels(joined: Sequence[Joined], name: str, by_bin: Sequence[Row]) -> list[Panel]:
-    """The 2-D histogram of a score for each model, in the same bins of the score."""
+    """The 2-D histograms of a score, one per model, with the same bins of the score."""
     everything = np.concatenate([one.scores[name] for one in joined])
     edges = np.histogram_bin_edges(everything, SCORE_BINS)
     panels = []
@@ -251,10 +249,10 @@ def histogram_panels(joined: Sequence[Joined], name: str, by_bin: Sequence[Row])
 
 
 def text_table(rows: Sequence[Row], reference: str) -> str:
-    """The main numbers, for a terminal."""
+    """The main numbers as a table for the terminal."""
     wide = max(5, *(len(row["model"]) for row in rows))
     lines = [
-        "rho: Spearman's with human selection frequency, positive where it is as the paper expects",
+        "rho: Spearman's rho with human selection frequency; a positive value is what the paper expects",
         f"less {reference}: difference of rho with its 95 % bootstrap interval, and p of Meng's test",
         f"{'model':<{wide}}  {'score':<14} {'n':>6}  {'rho':>6}  {'95 % bootstrap':<16}  {'tau':>6}  less {reference}",
     ]

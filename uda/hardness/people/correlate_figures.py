@@ -8,13 +8,13 @@ import numpy as np
 from uda.report.figures import COLOURS, FAINT, INK, MARKERS, legend_name, look_of, new_axes, styled
 from uda.report.findings import Row
 
-#: What stands at an axis of a score.
+#: Labels of the axis of a score.
 LABELS: Mapping[str, str] = {
     "avh": "AVH",
-    "angle": "angle to the own class, radians",
-    "avc": "AVC of the own class",
+    "angle": "angle to the label's class, radians",
+    "avc": "AVC of the label",
     "top_avc": "largest AVC",
-    "confidence": "softmax of the own class",
+    "confidence": "softmax of the label",
     "top_confidence": "largest softmax",
     "margin": "margin of the logits",
     "entropy": "entropy of the softmax, nats",
@@ -23,7 +23,7 @@ LABELS: Mapping[str, str] = {
 }
 FREQUENCY_LABEL = "human selection frequency"
 COLUMNS = 20
-#: Frequencies as few as these have a column each.
+#: Up to this many different frequencies, each has its own column.
 FEW_LEVELS = 30
 
 
@@ -32,7 +32,7 @@ class Point:
     """The mean score of a bin of frequencies."""
 
     frequency: float
-    """Their mean."""
+    """Mean frequency of the bin."""
     mean: float
     low: float
     high: float
@@ -41,15 +41,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """A 2-D histogram: B bins of frequency, S of score."""
+    """A 2-D histogram with B bins of frequency and S bins of score."""
 
     model: str
     frequency_edges: np.ndarray
-    """(B + 1,), 0 to 1."""
+    """(B + 1,), from 0 to 1."""
     score_edges: np.ndarray
     """(S + 1,)."""
     counts: np.ndarray
-    """(B, S) images; not whole where they are spread over several bins."""
+    """(B, S), number of images. An image can be spread over several bins, so the numbers need not be whole."""
     means: Sequence[Point]
 
     def cells(self) -> Iterator[Row]:
@@ -64,19 +64,20 @@ class Panel:
 
 
 def frequency_columns(frequencies: np.ndarray, annotators: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Bins of frequency in which the steps of whole votes leave no stripes.
+    """Bins of frequency without stripes from whole numbers of votes.
 
-    k of m votes can be no other frequencies than k/m: in bins of equal width some get three such steps and some two. So
-    k of m counts for all of [k/(m+1), (k+1)/(m+1)], in each bin with the share of it that lies there: what m + 1 even
-    steps from 0 to 1 are flat in. Where there are few different frequencies each has a bin of its own; where many, and
-    the number of votes is not known, bins are of equal width.
+    With m votes, only the frequencies k/m are possible. Some bins of equal width contain three of these frequencies,
+    others two, which makes stripes. So an image with k of m votes is spread evenly over [k/(m+1), (k+1)/(m+1)]. Each
+    bin gets the share of the image that is inside of it. If all m + 1 frequencies are equally common, all bins are
+    then equal. If there are few different frequencies, each has its own bin. If there are many and the number of votes
+    is not known, bins have equal width and images are not spread.
 
     Args:
         frequencies: (N,) in 0..1.
-        annotators: (N,) m of each.
+        annotators: number m of votes of each image, (N,); None: not known.
 
     Returns:
-        Edges (B + 1,) from 0 to 1, and shares (N, B), whose rows sum to 1.
+        Edges (B + 1,) from 0 to 1, and the share of each image in each bin, (N, B). The rows sum to 1.
     """
     levels = np.unique(frequencies)
     if len(levels) <= FEW_LEVELS:
@@ -94,7 +95,7 @@ def frequency_columns(frequencies: np.ndarray, annotators: np.ndarray | None) ->
 
 @styled
 def histogram_figure(panels: Sequence[Panel], score: str):
-    """Images by frequency and score, colours in logarithmic steps, and the mean score of each bin; a panel a model."""
+    """Numbers of images by frequency and score, and the mean score of each bin, one panel per model."""
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
     from matplotlib.ticker import NullFormatter
@@ -106,7 +107,7 @@ def histogram_figure(panels: Sequence[Panel], score: str):
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     colours = LogNorm(0.3, max(1.0, *(panel.counts.max() for panel in panels)))
     for axes, panel in zip(grid, panels, strict=False):
-        # Less than a third of an image is what spreading leaves at the border of a neighbouring column.
+        # Cells with less than a third of an image come from spreading an image over neighbouring columns.
         picture = axes.pcolormesh(
             panel.frequency_edges, panel.score_edges, np.ma.masked_less(panel.counts.T, 0.3), norm=colours, cmap="Blues"
         )
@@ -121,7 +122,7 @@ def histogram_figure(panels: Sequence[Panel], score: str):
             axes.set_title(panel.model, fontsize=10)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    for axes in grid[max(len(panels) - columns, 0) : len(panels)]:  # nothing stands below these
+    for axes in grid[max(len(panels) - columns, 0) : len(panels)]:  # the lowest panel of each column
         axes.tick_params(labelbottom=True)
     figure.supxlabel(FREQUENCY_LABEL, fontsize=11)
     figure.supylabel(LABELS.get(score, score), fontsize=11)
@@ -134,7 +135,7 @@ def histogram_figure(panels: Sequence[Panel], score: str):
 
 @styled
 def summary_figure(rows: Sequence[Row]):
-    """rho of every score with its bootstrap interval, a marker a model; scores in the order of their mean rho."""
+    """rho of every score with its bootstrap interval, one marker per model. Scores are sorted by their mean rho."""
     models = list(dict.fromkeys(row["model"] for row in rows))
     mean: dict[str, list[float]] = {}
     for row in rows:
@@ -148,7 +149,7 @@ def summary_figure(rows: Sequence[Row]):
         axes.errorbar(
             [row["rho"] for row in own],
             [place[row["score"]] + (number - (len(models) - 1) / 2) * step for row in own],
-            # Not below 0: a rho of 1 is at both ends of its interval, but for rounding.
+            # At least 0, because rounding can put a rho of 1 outside of its interval.
             xerr=[
                 [max(row["rho"] - row["bootstrap_low"], 0) for row in own],
                 [max(row["bootstrap_high"] - row["rho"], 0) for row in own],
@@ -159,9 +160,9 @@ def summary_figure(rows: Sequence[Row]):
     axes.axvline(0, color=INK, linewidth=0.8)
     axes.set_yticks(range(len(scores)), scores)
     axes.set_ylim(len(scores) - 0.5, -0.5)
-    axes.set_xlabel("Spearman's rho with human selection frequency\n(above 0: as the paper expects)")
+    axes.set_xlabel("Spearman's rho with human selection frequency\n(the paper expects values above 0)")
     axes.set_ylabel("score")
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
-    beside = int(np.clip(60 // (max(map(len, models)) + 6), 1, 3))  # some 60 letters fit into six inches
+    beside = int(np.clip(60 // (max(map(len, models)) + 6), 1, 3))  # about 60 letters fit into six inches
     axes.figure.legend(loc="outside upper left", ncols=beside, frameon=False, fontsize=10)
     return axes.figure

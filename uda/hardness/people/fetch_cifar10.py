@@ -1,4 +1,4 @@
-"""CIFAR-10 from torchvision's source, in the folders that its card describes."""
+"""Download CIFAR-10 through torchvision and write it as the folders that its card describes."""
 
 import shutil
 import tempfile
@@ -16,26 +16,26 @@ from uda.hardness.people.human import ORDER_FILE, number_within
 def fetch_cifar10(root: Path | None = None, archive: Path | None = None, log: Callable[[str], None] = print) -> Path:
     """Make `train/<class>/NNNN.png` and `test/<class>/NNNN.png`, and `test_order.txt`, the test images' official order.
 
-    NNNN counts the images of a class, from 0000, in the official order. What is there already stays as it is.
+    NNNN counts the images of a class from 0000 in the official order. Existing folders and files are not changed.
 
     Args:
-        root: the folder to make; None: the card's, in $UDA_DATA or else in datasets/ in the current folder.
-        archive: folder in which torchvision's archive lies or is to be kept; None: one that is removed at the end.
-        log: told what is made.
+        root: the folder to make; None: the card's folder in $UDA_DATA, or in ./datasets if $UDA_DATA is not set.
+        archive: folder of torchvision's archive. The download is kept there. None: a folder that is removed at the end.
+        log: called with lines about what is made.
 
     Returns:
         The folder.
 
     Raises:
-        UserError: the archive could not be downloaded, or is damaged (torchvision compares its checksum before
-            anything in it is opened).
+        UserError: the archive could not be downloaded, or is damaged. torchvision checks its checksum before it opens
+            the archive.
     """
     card = CARDS["cifar10"]
     root = root or data_homes()[0] / card.folder
     wanted = [name for name in (*card.domains, ORDER_FILE) if not (root / name).exists()]
     for name in [*card.domains, ORDER_FILE]:
         if name not in wanted:
-            log(f"{root / name} is there already")
+            log(f"{root / name} exists already")
     if not wanted:
         return root
     root.mkdir(parents=True, exist_ok=True)
@@ -61,13 +61,13 @@ def fetch_cifar10(root: Path | None = None, archive: Path | None = None, log: Ca
 
 
 def _torchvision(train: bool, folder: Path):
-    """torchvision's CIFAR10 of that folder, downloaded if it is not there."""
+    """torchvision's CIFAR10 in the folder, downloaded if it is not there."""
     from torchvision.datasets import CIFAR10
 
     try:
         return CIFAR10(folder, train=train, download=True)
-    except (OSError, RuntimeError, EOFError) as error:  # no network, no room, another checksum
+    except (OSError, RuntimeError, EOFError) as error:  # no network, no disk space, wrong checksum
         raise UserError(
-            f"CIFAR-10 could not be fetched from {CIFAR10.url} ({type(error).__name__}: {error}); go online once, or "
-            f"bring {CIFAR10.filename} and name its folder by `archive`"
+            f"CIFAR-10 could not be downloaded from {CIFAR10.url} ({type(error).__name__}: {error}); go online once, "
+            f"or copy {CIFAR10.filename} to this machine and name its folder in `archive`"
         ) from None

@@ -1,6 +1,6 @@
-"""What people see in images: human selection frequencies (HSF), from the files in which they are published.
+"""Human selection frequencies (HSF) of images, from the files in which they are published.
 
-HSF is the share of an image's annotators who say that it shows its class.
+HSF is the share of an image's annotators who pick the image's class.
 """
 
 import csv
@@ -18,7 +18,7 @@ from uda.core.errors import UserError
 from uda.core.registry import Registry, nearest
 from uda.data.cards import CARDS
 
-#: Beside the images of CIFAR-10's test set: which of them is which in the official order, a line each.
+#: File beside the images of CIFAR-10's test set. It has their names in the official order, one per line.
 ORDER_FILE = "test_order.txt"
 _COUNTS = "human_"
 _COUNTED = ("image", "true_class")
@@ -29,35 +29,35 @@ _FLAGS = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "false
 
 @dataclass(frozen=True)
 class HumanFrequencies:
-    """HSF of N images. Raises UserError for an id twice, or a frequency that is not within 0..1."""
+    """HSF of N images. Raises UserError if an id is named twice or a frequency is outside of 0..1."""
 
     ids: tuple[str, ...]
     """Names of the images, paths with forward slashes."""
     frequencies: np.ndarray
     """(N,) float64 in 0..1."""
     classes: tuple[str, ...] | None = None
-    """Class that each image shows, where the file says so."""
+    """Class of each image; None: not in the file."""
     annotators: np.ndarray | None = None
-    """(N,) int64, where the file says so."""
+    """Number of each image's annotators, (N,) int64; None: not in the file."""
 
     def __post_init__(self):
         good = (self.frequencies >= 0) & (self.frequencies <= 1)
         if not good.all():
             first = int(np.flatnonzero(~good)[0])
             raise UserError(
-                f"`human`: a frequency must be a share within 0..1, {self.ids[first]} has {self.frequencies[first]:g} "
-                f"({int((~good).sum())} of {len(good)} are outside; of per cent make shares first)"
+                f"`human`: a frequency must be a share in 0..1, but {self.ids[first]} has {self.frequencies[first]:g} "
+                f"({int((~good).sum())} of {len(good)} are outside; divide per cent by 100 first)"
             )
         if len(set(self.ids)) < len(self.ids):
             seen: set[str] = set()
             twice = next(name for name in self.ids if name in seen or seen.add(name))
-            raise UserError(f"`human`: the image {twice} stands twice: give ids with their folders, cat/0000.jpg")
+            raise UserError(f"`human`: the image {twice} is named twice; give ids with folders, such as cat/0000.jpg")
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def take(self, indices: np.ndarray) -> "HumanFrequencies":
-        """Some of them."""
+        """The images with the given numbers."""
         return HumanFrequencies(
             tuple(self.ids[i] for i in indices),
             self.frequencies[indices],
@@ -82,12 +82,12 @@ def read_human(
 
     Args:
         path: the file.
-        kind: one of HUMAN; None: told from what the file holds, and said to `log`.
-        id_column, frequency_column: of the format `csv`.
-        log: told what was read.
+        kind: one of HUMAN; None: recognised by the file's content and logged.
+        id_column, frequency_column: columns, for the format `csv` only.
+        log: called with a line about the file.
 
     Raises:
-        UserError: no such file, unknown format, a file that is not of it.
+        UserError: the file does not exist, the format is unknown, or the file does not have this format.
     """
     if not path.is_file():
         raise UserError(f"`human`: no such file: {path}")
@@ -95,15 +95,15 @@ def read_human(
     named = {name: column for name, column in columns.items() if column is not None}
     chosen = kind or ("csv" if named else guess(path))
     if named and chosen != "csv":
-        raise UserError(f"`id_column` and `frequency_column` belong to `kind` csv, not to '{chosen}'")
+        raise UserError(f"`id_column` and `frequency_column` are for `kind` csv, not for '{chosen}'")
     found = HUMAN[chosen](path, **named)
-    told = "" if kind else ", as its content says (`kind` overrules it)"
+    told = "" if kind else ", recognised by its content (`kind` overrides this)"
     log(f"{path.name}: {len(found):,} images, read as '{chosen}'{told}")
     return found
 
 
 def guess(path: Path) -> str:
-    """The format of a file, told from its ending and the names of its columns."""
+    """The format of a file, by its extension and the names of its columns."""
     if path.suffix in (".npy", ".zip"):
         return "cifar10h"
     if path.suffix == ".json":
@@ -117,38 +117,39 @@ def guess(path: Path) -> str:
 
 @HUMAN.register("csv")
 def read_csv(path: Path, id_column: str | None = None, frequency_column: str | None = None) -> HumanFrequencies:
-    """Any table of image and frequency: two columns by name, or else the first two."""
+    """Any table of images and frequencies: two columns by name, by default the first two."""
     head, *rows = _rows(path)
     if len(head) < 2:
-        raise UserError(f"{path}: one column ('{head[0]}'), where an id and a frequency, with a comma, are needed")
+        raise UserError(f"{path}: has only the column '{head[0]}'; it needs an id and a frequency with a comma between")
     places = [
         default if name is None else _column(head, name, path)
         for default, name in enumerate((id_column, frequency_column))
     ]
     ids = tuple(row[places[0]] for row in rows)
-    cure = "; name the right columns by `id_column` and `frequency_column`" if frequency_column is None else ""
+    cure = "; name the right columns in `id_column` and `frequency_column`" if frequency_column is None else ""
     shares = _floats([row[places[1]] for row in rows], head[places[1]], path, cure)
     odd = np.flatnonzero(~((shares >= 0) & (shares <= 1)))
     if len(odd):
         raise UserError(
-            f"{path}: column '{head[places[1]]}' is not of shares within 0..1: {shares[odd[0]]:g} in row {odd[0] + 2} "
-            f"({len(odd)} of {len(shares)}; of per cent make shares first{cure})"
+            f"{path}: column '{head[places[1]]}' must have shares in 0..1, but has {shares[odd[0]]:g} in row "
+            f"{odd[0] + 2} ({len(odd)} of {len(shares)} are outside; divide per cent by 100 first{cure})"
         )
     return HumanFrequencies(ids, shares)
 
 
 @HUMAN.register("cifar10h")
 def read_cifar10h(path: Path) -> HumanFrequencies:
-    """CIFAR-10H (Peterson et al., ICCV 2019): some 51 labels for each image of CIFAR-10's test set.
+    """CIFAR-10H (Peterson et al., ICCV 2019): about 51 labels for each image of CIFAR-10's test set.
 
-    Three forms, ids `test/<class>/<number within the class>`:
+    There are three forms. Ids are `test/<class>/<number within the class>`.
 
-    - a CSV with a line an image: `image`, `true_class`, and votes `human_<class>`;
+    - A CSV with one row per image: `image`, `true_class`, and votes `human_<class>`.
     - `cifar10h-counts.npy` or `cifar10h-probs.npy` of the authors (https://github.com/jcpeterson/cifar-10h): an array
-      (10000, 10), images in the official order, classes in alphabetical order. It does not say what the images show:
-      `test_order.txt`, which `uda hardness fetch cifar10` writes, must lie beside it or in CIFAR-10's folder;
-    - `cifar10h-raw.csv` of the authors, or the .zip that holds it: a line a vote, of which `cifar10_test_test_idx`,
-      `true_category`, `chosen_category` and `is_attn_check` are read; attention checks are left out.
+      (10000, 10), images in the official order, classes in alphabetical order. It does not have the images' classes.
+      They come from `test_order.txt`, which `uda hardness fetch cifar10` writes. This file must be beside the array or
+      in CIFAR-10's folder.
+    - `cifar10h-raw.csv` of the authors, or a .zip with it: one row per vote. The columns `cifar10_test_test_idx`,
+      `true_category`, `chosen_category` and `is_attn_check` are read. Attention checks are left out.
     """
     if path.suffix == ".npy":
         return _of_arrays(path)
@@ -158,8 +159,8 @@ def read_cifar10h(path: Path) -> HumanFrequencies:
     counts = [number for number, name in enumerate(head) if name.startswith(_COUNTS)]
     if not counts or not set(head).issuperset(_COUNTED):
         raise UserError(
-            f"{path}: not of CIFAR-10H: neither {', '.join(_RAW)} (cifar10h-raw.csv) nor image, true_class and "
-            f"{_COUNTS}<class>... are among its columns ({', '.join(head[:6])}...); `kind` csv reads any table"
+            f"{path}: not a file of CIFAR-10H: its columns ({', '.join(head[:6])}...) have neither {', '.join(_RAW)} "
+            f"(cifar10h-raw.csv) nor image, true_class and {_COUNTS}<class>...; `kind` csv reads any table"
         )
     classes = [head[number].removeprefix(_COUNTS) for number in counts]
     votes = np.stack([_floats([row[number] for row in rows], head[number], path) for number in counts], axis=1)
@@ -170,19 +171,19 @@ def read_cifar10h(path: Path) -> HumanFrequencies:
 def _of_counts(
     ids: Sequence[str], votes: np.ndarray, shown: Sequence[str], classes: Sequence[str], path: Path
 ) -> HumanFrequencies:
-    """Votes (N, K) -> the share of each row that its class has; rows that are shares already have no annotators."""
+    """Frequencies from votes (N, K): the share of each row's class. If the rows are shares, annotators are None."""
     place = {name: number for number, name in enumerate(classes)}
     odd = next((name for name in shown if name not in place), None)
     if odd is not None:
-        raise UserError(f"{path}: no votes are counted for the class '{odd}'{nearest(odd, list(place))}")
+        raise UserError(f"{path}: there are no votes for the class '{odd}'{nearest(odd, list(place))}")
     totals = votes.sum(1)
     if (votes < 0).any() or not (totals > 0).all():
         row = int(np.flatnonzero((votes < 0).any(1) | ~(totals > 0))[0])
-        raise UserError(f"{path}: no image can have the votes of row {row + 1}: {votes[row].tolist()}")
+        raise UserError(f"{path}: the votes of row {row + 1} are impossible: {votes[row].tolist()}")
     own = votes[np.arange(len(votes)), [place[name] for name in shown]]
     shares = np.allclose(totals, 1) and not np.array_equal(votes, votes.round())
     annotators = None if shares else totals.round().astype(np.int64)
-    # Shares are taken as they are: what their sum is off 1 by would move them over the edges of bins.
+    # Shares are not divided by their sum, because rounding errors would move them across edges of bins.
     return HumanFrequencies(tuple(ids), np.clip(own if shares else own / totals, 0, 1), tuple(shown), annotators)
 
 
@@ -193,19 +194,19 @@ def _of_arrays(path: Path) -> HumanFrequencies:
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path}: not an array of numbers: {error}") from None
     if votes.ndim != 2 or votes.shape[1] != len(classes):
-        raise UserError(f"{path}: (10000, 10) was expected of CIFAR-10H, found {votes.shape}")
+        raise UserError(f"{path}: an array of CIFAR-10H has shape (10000, 10), got {votes.shape}")
     places = [path.parent / ORDER_FILE]
     with suppress(UserError):
         places.append(CARDS["cifar10"].find_root() / ORDER_FILE)
     order = next((place for place in places if place.is_file()), None)
     if order is None:
         raise UserError(
-            f"{path} does not say which class each image shows, and there is no {' or '.join(map(str, places))}: "
-            "`uda hardness fetch cifar10` writes it; or give cifar10h-raw.csv, which needs none"
+            f"{path} does not have the images' classes, and there is no {' or '.join(map(str, places))}; "
+            "`uda hardness fetch cifar10` writes this file, or give cifar10h-raw.csv, which does not need it"
         )
     ids = order.read_text(encoding="utf-8").split()
     if len(ids) != len(votes):
-        raise UserError(f"{order} has {len(ids):,} lines, {path} {len(votes):,} rows")
+        raise UserError(f"{order} has {len(ids):,} lines, but {path} has {len(votes):,} rows")
     return _of_counts(ids, votes, [name.split("/")[-2] for name in ids], classes, path)
 
 
@@ -217,22 +218,24 @@ def _of_votes(head: Sequence[str], rows: Sequence[Sequence[str]], path: Path) ->
         if _FLAGS.get(row[check].lower()):
             continue
         if not row[index].isdecimal():
-            raise UserError(f"{path}: column '{_RAW[0]}' has '{row[index]}', where the number of an image is meant")
+            raise UserError(f"{path}: column '{_RAW[0]}' has '{row[index]}'; it must have image numbers")
         number = int(row[index])
         if shown.setdefault(number, row[true]) != row[true]:
-            raise UserError(f"{path}: image {number} shows both '{shown[number]}' and '{row[true]}'")
+            raise UserError(f"{path}: image {number} has two classes, '{shown[number]}' and '{row[true]}'")
         entry = tally.setdefault(number, [0, 0])
         entry[0] += row[chosen] == row[true]
         entry[1] += 1
     if set(shown) != set(range(len(shown))):
-        raise UserError(f"{path}: votes on all images are needed to number them, from 0 on; {len(shown):,} are there")
+        raise UserError(
+            f"{path}: there must be votes for all images from number 0; there are votes for {len(shown):,} images"
+        )
     counts = np.array([tally[number] for number in range(len(shown))])
     classes = tuple(shown[number] for number in range(len(shown)))
     return HumanFrequencies(tuple(number_within(classes)), counts[:, 0] / counts[:, 1], classes, counts[:, 1])
 
 
 def number_within(classes: Sequence[str], domain: str = "test") -> list[str]:
-    """`<domain>/<class>/<NNNN>` of CIFAR-10's images, from their classes in the official order."""
+    """Names `<domain>/<class>/<NNNN>` of CIFAR-10's images from their classes in the official order."""
     next_number: dict[str, int] = {}
     names = []
     for name in classes:
@@ -246,16 +249,15 @@ def number_within(classes: Sequence[str], domain: str = "test") -> list[str]:
 def read_imagenetv2(path: Path) -> HumanFrequencies:
     """Selection frequencies of ImageNet's validation images and ImageNetV2's candidates (Recht et al., ICML 2019).
 
-    Ids are `<WordNet id>/<image>`, for an image may have been shown for several classes. Forms:
+    Ids are `<WordNet id>/<image>`, because an image can be shown for several classes. There are two forms:
 
-    - .json, {image: {WordNet id: frequency}}: what the authors' code (github.com/modestyachts/ImageNetV2,
-      `MTurkData.image_fraction_selected`) has in memory, written as JSON; it says 0 where nobody was asked, so leave
-      those out;
-    - .csv, columns `id`, `wnid`, `selected` (0 or 1): a line a vote, the table in which Engstrom et al. (Identifying
-      Statistical Bias in Dataset Replication, ICML 2020) share these votes, once exported from pandas.
+    - .json, {image: {WordNet id: frequency}}: the attribute `MTurkData.image_fraction_selected` of the authors' code
+      (github.com/modestyachts/ImageNetV2), written as JSON. It is 0 if nobody was asked; leave these entries out.
+    - .csv with columns `id`, `wnid`, `selected` (0 or 1), one row per vote: the pandas table of Engstrom et al.
+      (Identifying Statistical Bias in Dataset Replication, ICML 2020), written as CSV.
 
-    How sure that is: names and nesting are read in the two repositories' code. The authors publish the votes as pickles
-    only, which execute code and are not read here, and no ready file of frequencies by image.
+    The names and the nesting come from the code of the two repositories. The authors publish the votes only as pickles.
+    Pickles execute code, so they are not read. There is no published file of frequencies by image.
     """
     if path.suffix == ".json":
         shares, annotators = _nested(path), None
@@ -265,7 +267,7 @@ def read_imagenetv2(path: Path) -> HumanFrequencies:
         votes: dict[str, list[bool]] = {}
         for row in rows:
             if row[selected].lower() not in _FLAGS:
-                raise UserError(f"{path}: column 'selected' has '{row[selected]}', where 0 or 1 is meant")
+                raise UserError(f"{path}: column 'selected' has '{row[selected]}'; it must be 0 or 1")
             votes.setdefault(f"{row[wnid]}/{row[image]}", []).append(_FLAGS[row[selected].lower()])
         shares = {name: sum(given) / len(given) for name, given in votes.items()}
         annotators = np.array([len(given) for given in votes.values()])
@@ -279,7 +281,7 @@ def _nested(path: Path) -> dict[str, float]:
         shares = {f"{wnid}/{image}": float(f) for image, entries in content.items() for wnid, f in entries.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise UserError(
-            f"{path}: {{image: {{WordNet id: frequency}}}} was expected ({error}); `kind` csv reads a CSV"
+            f"{path}: must have the form {{image: {{WordNet id: frequency}}}} ({error}); `kind` csv reads a CSV"
         ) from None
     if not shares:
         raise UserError(f"{path}: no images")
@@ -287,28 +289,28 @@ def _nested(path: Path) -> dict[str, float]:
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """Head and rows of a CSV, or of the one CSV in a zip archive."""
+    """The head and the rows of a CSV, or of the CSV in a zip archive."""
     try:
         if path.suffix == ".zip":
             with zipfile.ZipFile(path) as archive:
                 name = next((name for name in archive.namelist() if name.endswith("raw.csv")), None)
                 if name is None:
-                    raise UserError(f"{path}: holds no cifar10h-raw.csv")
+                    raise UserError(f"{path}: there is no cifar10h-raw.csv in it")
                 text = archive.read(name).decode("utf-8-sig")
         else:
             text = path.read_text(encoding="utf-8-sig")  # spreadsheets begin with a byte order mark
         rows = [row for row in csv.reader(io.StringIO(text, newline="")) if row]
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a table in UTF-8, save it so: {error}") from None
+        raise UserError(f"{path}: not a table in UTF-8 ({error}); save it in UTF-8") from None
     except (zipfile.BadZipFile, csv.Error) as error:
         raise UserError(f"{path}: not a table: {error}") from None
     if rows and len(rows[0]) == 1 and (mark := next((mark for mark in (";", "\t") if mark in rows[0][0]), None)):
-        raise UserError(f"{path}: its columns are separated by {mark!r}: save it with commas, and points in numbers")
+        raise UserError(f"{path}: its columns are separated by {mark!r}; use commas, and decimal points in numbers")
     if len(rows) < 2:
         raise UserError(f"{path}: no rows; the first line must name the columns")
     uneven = next((number for number, row in enumerate(rows, 1) if len(row) != len(rows[0])), None)
     if uneven is not None:
-        raise UserError(f"{path}: row {uneven} has {len(rows[uneven - 1])} cells, the head {len(rows[0])}")
+        raise UserError(f"{path}: row {uneven} has {len(rows[uneven - 1])} cells, but the head has {len(rows[0])}")
     return rows
 
 
@@ -324,5 +326,7 @@ def _floats(cells: Sequence[str], name: str, path: Path, cure: str = "") -> np.n
         try:
             found[row] = float(cell)
         except ValueError:
-            raise UserError(f"{path}: column '{name}' is not of numbers: '{cell}' in row {row + 2}{cure}") from None
+            raise UserError(
+                f"{path}: column '{name}' must have numbers, but has '{cell}' in row {row + 2}{cure}"
+            ) from None
     return found

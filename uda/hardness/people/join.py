@@ -1,4 +1,4 @@
-"""Scores and human frequencies of the same images, which are told by the ends of their paths."""
+"""Join scores and human frequencies of the same images. Images are matched by the ends of their paths."""
 
 import re
 from collections import Counter
@@ -16,22 +16,22 @@ from uda.data.images import SUFFIXES
 from uda.hardness.people.human import HumanFrequencies
 from uda.hardness.scoring.score_table import ScoreTable
 
-#: A correlation of fewer images says nothing.
+#: A correlation needs at least this many images.
 FEWEST = 10
 SHOWN = 5
-_LEAVE_OUT = "leave it out by `scores`"
+_LEAVE_OUT = "leave it out in `scores`"
 _WORDNET = re.compile(r"n\d{8}")
 
 
 @dataclass(frozen=True)
 class Joined:
-    """The images of a table of scores that people have seen."""
+    """Scores and human frequencies of N images."""
 
     model: str
     scores: Mapping[str, np.ndarray]
-    """By name (N,) float64."""
+    """Arrays (N,) float64 by name."""
     human: HumanFrequencies
-    """Of the same N images."""
+    """Frequencies of the same N images."""
 
 
 def join_human(
@@ -42,12 +42,12 @@ def join_human(
     reference: str,
     allow_missing: bool = False,
 ) -> Joined:
-    """The images that are in both, with the chosen scores; raises UserError for all that makes no sense of them."""
+    """The images that are in both files, with the chosen scores. Raises UserError if correlations are impossible."""
     chosen = list(table.scores) if names is None else list(names)
     for name in [*chosen, reference]:
         if name not in table.scores:
             known = [*table.scores, *table.others]
-            cure = "; compare with another one by `reference`" if name == reference else ""
+            cure = "; name another score in `reference`" if name == reference else ""
             raise UserError(f"{model} has no score '{name}'{nearest(name, known)} (has: {', '.join(known)}){cure}")
     if reference not in chosen:
         chosen.append(reference)
@@ -59,23 +59,32 @@ def join_human(
     check_classes(model, [labels[i] for i in pairs.first], seen)
     scores = {name: np.asarray(table.scores[name], dtype=float)[pairs.first] for name in chosen}
     if len(seen) < FEWEST:
-        raise UserError(f"{model}: {len(seen)} images in common with the human file, at least {FEWEST} are needed")
+        raise UserError(
+            f"{model}: {len(seen)} images are in the table and in the human file; at least {FEWEST} are needed"
+        )
     if constant(seen.frequencies):
-        raise UserError(f"{model}: the human frequency is {seen.frequencies[0]:g} of all images: no correlation")
+        raise UserError(
+            f"{model}: the human frequency is {seen.frequencies[0]:g} for all images, so there is no correlation"
+        )
     for name, values in scores.items():
         if not np.isfinite(values).all():
             row = int(pairs.first[np.flatnonzero(~np.isfinite(values))[0]])
-            raise UserError(f"{model}: '{name}' of {table.ids[row]} is {table.scores[name][row]}: not a finite number")
+            raise UserError(
+                f"{model}: '{name}' of {table.ids[row]} is {table.scores[name][row]}; it must be a finite number"
+            )
         if constant(values):
             raise UserError(
-                f"{model}: '{name}' is {values[0]:g} for all {len(values):,} images: it has no correlation with "
-                f"anything; {'compare with another one by `reference`' if name == reference else _LEAVE_OUT}"
+                f"{model}: '{name}' is {values[0]:g} for all {len(values):,} images, so it has no correlation; "
+                f"{'name another score in `reference`' if name == reference else _LEAVE_OUT}"
             )
     return Joined(model, scores, seen)
 
 
 def in_wordnet_ids(ids: Sequence[str], labels: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`v2/7/a.jpeg`, `7` become `v2/n01514668/a.jpeg`, `n01514668`: ImageNetV2's folders are the numbers of classes."""
+    """Replace class numbers, the folder names of ImageNetV2, by WordNet ids.
+
+    `v2/7/a.jpeg`, `7` become `v2/n01514668/a.jpeg`, `n01514668`.
+    """
     known = {str(number): synset for number, synset in enumerate(ImageNetInfo().label_names())}
     paths = [PurePosixPath(name.replace("\\", "/")) for name in ids]
     renamed = [
@@ -86,21 +95,24 @@ def in_wordnet_ids(ids: Sequence[str], labels: Sequence[str]) -> tuple[list[str]
 
 
 def check_classes(model: str, labels: Sequence[str], human: HumanFrequencies) -> None:
-    """Where both sides name classes in one language, they name the same: else ids match that mean other images."""
+    """Raise UserError if matched images have different classes, which means that the ids match wrong images.
+
+    Nothing is checked if the two files have no class name in common.
+    """
     if human.classes is None or not set(labels) & set(human.classes):
         return
     odd = [row for row, pair in enumerate(zip(labels, human.classes, strict=True)) if pair[0] != pair[1]]
     if odd:
         row = odd[0]
         raise UserError(
-            f"{len(odd):,} of {len(labels):,} images show another class in {model} than in the human file: "
-            f"{human.ids[row]} '{labels[row]}' and '{human.classes[row]}'"
+            f"{len(odd):,} of {len(labels):,} images have another class in {model} than in the human file: "
+            f"{human.ids[row]} has '{labels[row]}' and '{human.classes[row]}'"
         )
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Rows of two lists of ids that name the same images."""
+    """Row numbers of the same images in two lists of ids."""
 
     first: np.ndarray
     """(M,) int64, ascending."""
@@ -109,19 +121,19 @@ class Pairs:
 
 
 def join(first: Sequence[str], second: Sequence[str], names: tuple[str, str], allow_missing: bool = False) -> Pairs:
-    """Match images by their ids: `/data/cifar10/test/cat/0000.png` is `test/cat/0000.jpg`, and `cat/0000`.
+    """Match images by their ids: `/data/cifar10/test/cat/0000.png`, `test/cat/0000.jpg` and `cat/0000` are the same.
 
-    Ids are compared by the last parts of their paths, as many of them as any two ids have in common: with fewer,
-    `cat/0000` would be `dog/0000`. An id that has fewer parts matches the one that ends in it. Endings of image files
-    do not count, but where all images are paired with them. An id must match one and no more.
+    Ids are compared by the last parts of their paths. The number of parts is the largest with which any two ids match.
+    With fewer parts, `cat/0000` would match `dog/0000`. An id with fewer parts matches the id that ends in it. File
+    extensions are ignored, except if all images match with their extensions. An id must match exactly one id.
 
     Args:
-        first, second: ids, each list without repetitions.
-        names: what the lists are, for messages.
-        allow_missing: leave out images that are in one list alone.
+        first, second: two lists of ids without duplicates.
+        names: names of the lists in messages.
+        allow_missing: leave out images that are in one list only.
 
     Raises:
-        UserError: images in one list alone, ids that match several, or none that match; it names some.
+        UserError: an image is in one list only, an id matches several ids, or no ids match. The message has examples.
     """
     whole = _best_match([[_path(name).parts for name in ids] for ids in (first, second)])
     if len(whole.pairs) == len(first) == len(second):
@@ -131,7 +143,7 @@ def join(first: Sequence[str], second: Sequence[str], names: tuple[str, str], al
     if best.unclear:
         lines = [f"{len(best.unclear)} ids match several images by their last {best.depth} parts:"]
         lines += [f"  {'/'.join(key)}" for key in best.unclear[:SHOWN]]
-        lines.append(f"{_looks(first, second, names)}: name the images alike on both sides, with as many folders")
+        lines.append(f"{_looks(first, second, names)}; use the same names with the same folders in both")
         raise UserError("\n".join(lines))
     alone = [
         [ids[i] for i in sorted(set(range(len(ids))) - {pair[side] for pair in best.pairs})]
@@ -144,8 +156,8 @@ def join(first: Sequence[str], second: Sequence[str], names: tuple[str, str], al
             for ids, total, name, other in zip(alone, map(len, (first, second)), names, reversed(names), strict=True)
             if ids
         ]
-        cure = "`allow_missing` goes on with those that are in both" if best.pairs else "no image is in both"
-        raise UserError("\n".join([*lines, f"{_looks(first, second, names)}: {cure}"]))
+        cure = "`allow_missing` uses only images that are in both" if best.pairs else "no image is in both"
+        raise UserError("\n".join([*lines, f"{_looks(first, second, names)}; {cure}"]))
     rows = np.array(sorted(best.pairs), dtype=np.int64)
     return Pairs(rows[:, 0], rows[:, 1])
 
@@ -164,7 +176,7 @@ def _best_match(sides: Sequence[Sequence[tuple[str, ...]]]) -> _Match:
 
 
 def _match(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...]], depth: int) -> _Match:
-    """Images whose last `depth` parts are the same, and ends that are the same of several; nothing if no two are."""
+    """Pairs of images with the same last `depth` parts, and the ends that several images share."""
     ends = [[parts[-depth:] for parts in side] for side in (first, second)]
     counts = [Counter(side) for side in ends]
     place = {end: row for row, end in enumerate(ends[1])}
@@ -183,7 +195,7 @@ def _match(first: Sequence[tuple[str, ...]], second: Sequence[tuple[str, ...]], 
 def _ends_of_longer(
     shorter: Sequence[tuple[str, ...]], longer: Sequence[tuple[str, ...]], depth: int, matched: Set[tuple[str, ...]]
 ) -> tuple[list[tuple[int, int]], set[tuple[str, ...]]]:
-    """Ids of fewer parts than `depth` beside those that end in them, of ids that are not `matched`."""
+    """Pairs of an id with fewer parts than `depth` and a longer id that ends in it, without ids in `matched`."""
     short = {parts: row for row, parts in enumerate(shorter) if len(parts) < depth and parts not in matched}
     lengths = {len(parts) for parts in short}
     rows: dict[tuple[str, ...], list[int]] = {}
@@ -207,4 +219,4 @@ def _parts(name: str) -> tuple[str, ...]:
 
 
 def _looks(first: Sequence[str], second: Sequence[str], names: tuple[str, str]) -> str:
-    return f"ids look like '{first[0]}' in {names[0]}, like '{second[0]}' in {names[1]}"
+    return f"ids look like '{first[0]}' in {names[0]} and like '{second[0]}' in {names[1]}"

@@ -1,1 +1,1 @@
-"""The whole study in one command, and its published figures."""
+"""The whole study in one command, and the publication of its results."""

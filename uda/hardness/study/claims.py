@@ -1,9 +1,9 @@
-"""The paper's claims about visual hardness, each held against what was measured by a rule that stands here.
+"""The paper's claims about visual hardness. This module has the rules by which the results are checked.
 
 Source: Chen et al., ICML 2020, section 4 and its discoveries 1 to 5. A case is a run, or a pair of runs. A claim holds
-where every case bears it out; partly where at least half do, and more than speak against it; else it does not. A test
-of a case is two-sided at 5 % over the claim's cases together (Bonferroni); where a rule says 95 %, it is of each case.
-Tests draw images, not trainings: what another training of the same network would give, other seeds show.
+if every case agrees with it. It holds partly if at least half of the cases agree and more agree than disagree.
+Otherwise it does not hold. Tests are two-sided at 5 % over all cases of a claim (Bonferroni). If a rule says 95 %, the
+interval is that of each case. Tests resample images, not trainings. Other seeds show the effect of another training.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,17 +16,17 @@ from uda.core.statistics import p_text
 Rows = Sequence[Mapping[str, Any]]
 
 LEVEL = 0.05
-#: Runs of fewer epochs cannot show which of several curves comes to rest first.
+#: Runs with fewer epochs cannot show which curve plateaus first.
 LEAST_EPOCHS = 10
-#: Nor have runs of fewer epochs two halves of a training.
+#: Runs with fewer epochs do not have two halves of a training.
 LEAST_HALVES = 3
-#: Per cent of the way that count as near the end, in the words of a plateau's evidence.
+#: The share of a curve's change, in per cent, whose plateau epochs are in the evidence.
 NEAR = 5
 HOLDS, PARTLY, FAILS, UNTESTED = "holds", "holds partly", "does not hold", "not tested"
 
 
 def verdict(bearing: int, against: int, of: int) -> str:
-    """What so many cases of `of` say."""
+    """The verdict from the numbers of cases that agree, that disagree, and of all cases."""
     if not of:
         return UNTESTED
     if bearing == of:
@@ -47,13 +47,13 @@ def _names(rows: Rows) -> list[str]:
 
 
 def _sign(mean: float, error: float, cases: int) -> int:
-    """1 or -1 where a mean differs from 0 by a test of so many cases, else 0."""
+    """The sign of a mean that differs from 0 in a test over all `cases`, else 0."""
     reach = normal.ppf(1 - LEVEL / cases / 2) * error
     return 1 if mean > reach else -1 if mean < -reach else 0
 
 
 def stronger_than(reference: str, correlations: Rows) -> dict[str, str]:
-    """AVH's rho with people less that of `reference`; rows of `correlate`."""
+    """AVH's rho with people minus that of `reference`, from the rows of `correlate`."""
     own = _of(correlations, score="avh")
     level = LEVEL / len(own)
     sure = [row for row in own if max(row["meng_p"], row["difference_p"]) < level]
@@ -66,13 +66,13 @@ def stronger_than(reference: str, correlations: Rows) -> dict[str, str]:
         f"AVH correlates with human frequency more strongly than {reference} does",
         "A model's rho of AVH is larger by the test of Meng, Rosenthal and Rubin and by the paired bootstrap.",
         verdict(len(ahead), len(behind), len(own)),
-        f"ahead in {len(ahead)} of {len(own)} models, behind in {len(behind)}. AVH's rho (less {reference}'s): {each}",
+        f"ahead in {len(ahead)} of {len(own)} models, behind in {len(behind)}. AVH's rho (minus {reference}'s): {each}",
         "correlations_summary",
     )
 
 
 def plateaus_first(plateaus: Rows) -> dict[str, str]:
-    """Mean AVH comes to rest before mean loss and accuracy do; rows of `dynamics.plateau_rows`."""
+    """Mean AVH plateaus before mean loss and accuracy do, from the rows of `dynamics.plateau_rows`."""
     runs = [run for run in _names(plateaus) if _of(plateaus, run=run)[0]["epochs"] >= LEAST_EPOCHS]
     left_out = [run for run in _names(plateaus) if run not in runs]
     first = last = 0
@@ -92,8 +92,8 @@ def plateaus_first(plateaus: Rows) -> dict[str, str]:
         evidence += f". Left out, fewer than {LEAST_EPOCHS} epochs: {', '.join(left_out)}"
     return _claim(
         "AVH plateaus before loss and accuracy do",
-        f"The plateau epoch of mean AVH is earlier than loss's and accuracy's, whichever of {near} % of a curve's way "
-        "counts as near its end (95 %, bootstrap over images).",
+        "The plateau epoch of mean AVH is earlier than those of loss and accuracy, for each of "
+        f"{near} % of a curve's change as the distance near its end (95 %, bootstrap over images).",
         verdict(first, last, len(runs)),
         evidence,
         "plateau_epochs",
@@ -101,7 +101,7 @@ def plateaus_first(plateaus: Rows) -> dict[str, str]:
 
 
 def better_models(pairs: Rows) -> dict[str, str]:
-    """Of two models the more accurate one has the lower AVH; rows of `dynamics.pair_rows`, the better one first."""
+    """The more accurate of two models has the lower AVH, from the rows of `dynamics.pair_rows`."""
     told = [row for row in pairs if _sign(row["accuracy"], row["accuracy_error"], len(pairs)) > 0]
     signs = [_sign(row["avh"], row["avh_error"], len(pairs)) for row in told]
     agreeing, against = signs.count(-1), signs.count(1)
@@ -112,16 +112,19 @@ def better_models(pairs: Rows) -> dict[str, str]:
     )
     return _claim(
         "Better models end with better AVH",
-        "Of two runs whose accuracy differs the better one has the lower mean AVH (tests paired by image).",
+        "If the accuracy of two runs differs, the better run has the lower mean AVH (tests paired by image).",
         verdict(agreeing, against, len(told)),
-        f"in {agreeing} of {len(told)} pairs, against it {against}; pairs that are equally accurate: "
+        f"in {agreeing} of {len(told)} pairs, the opposite in {against}; pairs with equal accuracy: "
         f"{len(pairs) - len(told)}{f'. Not in: {odd}' if odd else ''}",
         "models",
     )
 
 
 def norm_is_inconsistent(norms: Rows, training: Rows) -> dict[str, str]:
-    """The norm grows to the end, and its rho with people has both signs; rows of `norm_rows`, `correlation_rows`."""
+    """The norm grows to the end, and its rho with people has both signs.
+
+    Uses the rows of `norm_rows` and `correlation_rows`.
+    """
     runs = [run for run in _names(norms) if _of(norms, run=run)[-1]["last"] >= LEAST_HALVES]
     left_out = [run for run in _names(norms) if run not in runs]
     growing = shrinking = 0
@@ -142,19 +145,19 @@ def norm_is_inconsistent(norms: Rows, training: Rows) -> dict[str, str]:
     return _claim(
         "The norm keeps growing and its correlation is inconsistent",
         "The mean norm of every run grows from the first epoch to the middle and from there to the end (paired by "
-        "image); and its rho with people is above 0 after some epochs and below 0 after others, of this run or "
-        "another (5 % over all epochs of all runs). One of the two: partly.",
+        "image). Its rho with people is above 0 after some epochs and below 0 after others, in the same run or in "
+        "different runs (5 % over all epochs of all runs). If one of the two is true: partly.",
         found,
-        f"grows in both halves in {growing} of {len(runs)} runs, shrinks in the second in {shrinking} (after the first "
-        f"epoch, in the middle, at the end: {'; '.join(parts)}); rho {low:+.3f} to {high:+.3f}, above 0 after {above} "
-        f"and below after {below} of {len(learning)} epochs of all runs"
-        + (f". Left out of growing, fewer than {LEAST_HALVES} epochs: {', '.join(left_out)}" if left_out else ""),
+        f"grows in both halves in {growing} of {len(runs)} runs, shrinks in the second half in {shrinking} (after the "
+        f"first epoch, in the middle, at the end: {'; '.join(parts)}); rho {low:+.3f} to {high:+.3f}, above 0 after "
+        f"{above} and below 0 after {below} of {len(learning)} epochs of all runs"
+        + (f". Growth left out, fewer than {LEAST_HALVES} epochs: {', '.join(left_out)}" if left_out else ""),
         "norm_by_group",
     )
 
 
 def holds_throughout(training: Rows) -> dict[str, str]:
-    """AVH's rho with people is there after every epoch of every run; rows of `dynamics.correlation_rows`."""
+    """AVH's rho with people holds after every epoch of every run, from the rows of `dynamics.correlation_rows`."""
     learning = [row for row in _of(training, score="avh") if row["epoch"]]
     runs = _names(learning)
     throughout = 0
@@ -165,7 +168,7 @@ def holds_throughout(training: Rows) -> dict[str, str]:
     low, high = (pick(row["rho"] for row in learning) for pick in (min, max))
     return _claim(
         "AVH's correlation holds across models and through training",
-        "After every epoch of a run rho is above 0 (95 %) and at least half of what it is in the end.",
+        "After every epoch of a run, rho is above 0 (95 %) and at least half of its final value.",
         verdict(throughout, absent, len(runs)),
         f"in {throughout} of {len(runs)} runs; rho {low:.3f} to {high:.3f} over all epochs of all runs",
         "correlation_in_training",

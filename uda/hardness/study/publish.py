@@ -1,4 +1,4 @@
-"""A study's results as they go into a repository: CSVs, the tables of a document made from them, and its figures."""
+"""Write a study's results for a repository: CSVs, a document's tables made from them, and the document's figures."""
 
 import re
 import shutil
@@ -21,14 +21,14 @@ def publish(results: Mapping[str, Sequence[Row]], figures: Path, folder: Path, d
     """Write the CSVs, fill the document's tables from them, and copy the figures that it shows.
 
     Args:
-        results: rows by the name of the CSV, which is that of its block in the document.
-        figures: folder with the study's figures.
-        folder: of the CSVs.
-        document: Markdown with `<!-- table NAME -->` and `<!-- end NAME -->`, and figures in a folder beside it, which
-            are copied as PNG and as SVG, whichever is shown.
+        results: rows by the name of the CSV, which is also the name of its block in the document.
+        figures: folder of the study's figures.
+        folder: folder of the CSVs.
+        document: a Markdown file with `<!-- table NAME -->` and `<!-- end NAME -->`. Each figure that it shows is
+            copied to its place as PNG and as SVG.
 
     Raises:
-        UserError: as `require_places` does; a figure that the study did not make.
+        UserError: the document shows a figure that the study did not make; also as `require_places`.
     """
     require_places(document, list(results))
     text = document.read_text(encoding="utf-8")
@@ -51,7 +51,7 @@ def publish(results: Mapping[str, Sequence[Row]], figures: Path, folder: Path, d
 
 
 def require_places(document: Path, names: Sequence[str]) -> None:
-    """Raise UserError where a document does not have just these of a study's tables, and each once."""
+    """Raise UserError if a document does not have exactly these tables of a study, each once."""
     if not document.is_file():
         raise UserError(
             f"`document`: no such file: {document}; it must have the lines <!-- table NAME --> and <!-- end NAME --> "
@@ -62,37 +62,37 @@ def require_places(document: Path, names: Sequence[str]) -> None:
         insert_markdown(text, name, "")
     for name in _MARKDOWN.keys() - set(names):
         if has_place(text, name):
-            raise UserError(f"{document}: has a place for table '{name}', which this study does not make")
+            raise UserError(f"{document}: has a block for table '{name}', which this study does not make")
 
 
 def require_own_results(folder: Path, runs: Sequence[str]) -> None:
-    """Raise UserError where a folder has the CSVs of a study that has none of these runs: they would be lost."""
+    """Raise UserError if a folder has the CSVs of a study with other runs only, because they would be lost."""
     path = folder / "hardness_training.csv"
     others = _distinct(read_csv(path), "run") if path.is_file() else []
     if others and not set(others) & set(runs):
-        raise UserError(f"`results`: {folder} has those of other runs, {', '.join(others)}; name another folder")
+        raise UserError(f"`results`: {folder} has CSVs of other runs, {', '.join(others)}; name another folder")
 
 
 def _rounded(value: Any) -> Any:
-    """Six digits: what comes after them differs from machine to machine."""
+    """A number with six digits. Further digits differ between machines."""
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 
 def figures_of(markdown: str) -> list[str]:
-    """Paths of the figures that a document shows or links to, relative to it."""
+    """Paths of the figures that a document shows or links to, relative to the document."""
     paths = re.findall(r"\]\((?!\w+:)([^)\s]+\.(?:png|svg))\)", markdown)
     return list(dict.fromkeys(paths))
 
 
 def both_forms(figures: Sequence[str]) -> list[str]:
-    """Each figure as it is named, and in the other one of the forms in which figures are kept, PNG and SVG."""
+    """The figures, each as PNG and as SVG."""
     other = {".png": ".svg", ".svg": ".png"}
     paths = [path for name in figures for path in (name, Path(name).with_suffix(other[Path(name).suffix]).as_posix())]
     return list(dict.fromkeys(paths))
 
 
 def blocks_of(folder: Path) -> dict[str, str]:
-    """The tables of those CSVs that are there, by the name of the block."""
+    """The tables of all existing CSVs, by the name of the block."""
     paths = {name: folder / f"{name}.csv" for name in _MARKDOWN}
     return {name: _MARKDOWN[name](read_csv(path)) for name, path in paths.items() if path.is_file()}
 
@@ -102,7 +102,7 @@ def _distinct(records: Sequence[Record], key: str) -> list[str]:
 
 
 def claims_markdown(records: Sequence[Record]) -> str:
-    """A row a claim, with its rule and its figure."""
+    """The table of claims, one row per claim, with its rule and its figure."""
     rows = [
         [f"{r['claim']} ([figure](figures/{r['figure']}.png))", f"**{r['verdict']}**", r["rule"], r["evidence"]]
         for r in records
@@ -111,13 +111,13 @@ def claims_markdown(records: Sequence[Record]) -> str:
 
 
 def reference_of(records: Sequence[Record]) -> str:
-    """The score that the others are compared with: the one without a difference."""
+    """The score that the others are compared with: the only score without a difference."""
     (reference,) = set(_distinct(records, "score")) - {r["score"] for r in records if r["difference"]}
     return reference
 
 
 def correlations_markdown(records: Sequence[Record]) -> str:
-    """Spearman's rho with HSF, a row a score and a column a model; below AVH how much it is ahead of the reference."""
+    """Spearman's rho with HSF, one row per score and one column per model, and AVH minus the reference."""
     models, scores = _distinct(records, "model"), _distinct(records, "score")
     found = {(r["score"], r["model"]): r for r in records}
     rows = [
@@ -127,14 +127,17 @@ def correlations_markdown(records: Sequence[Record]) -> str:
     reference = reference_of(records)
     ahead = [found["avh", model] for model in models]
     cells = [_interval(r, "difference", "difference_low", "difference_high", "+.3f") for r in ahead]
-    rows.append([f"avh less {reference}", *cells])
+    rows.append([f"avh minus {reference}", *cells])
     rows.append(["p (Meng, Rosenthal and Rubin)", *(p_text(float(r["meng_p"])) for r in ahead)])
-    text = "Spearman's rho with HSF, 95 % bootstrap interval; the sign is turned where hard images have large scores."
-    return f"{text}\n\n{markdown_table(['Score', *models], rows)}"
+    text = (
+        "Spearman's rho with HSF and its 95 % bootstrap interval. The sign of rho is reversed for scores that are large "
+        "for hard images."
+    )
+    return f"{text}\n\n{_table(['Score', *models], rows)}"
 
 
 def bins_markdown(records: Sequence[Record]) -> str:
-    """Spearman's rho within bins of HSF: a row a model and bin, a column a score that the paper speaks of."""
+    """Spearman's rho within bins of HSF: one row per model and bin, one column per score of the paper's claims."""
     scores = [name for name in _distinct(records, "score") if name in CORRELATED or name == reference_of(records)]
     found = {(r["model"], r["bin"], r["score"]): r for r in records}
     places = dict.fromkeys((r["model"], r["bin"]) for r in records)
@@ -145,18 +148,18 @@ def bins_markdown(records: Sequence[Record]) -> str:
         ahead = found[(*place, "avh")]
         p = p_text(float(ahead["meng_p"])) if ahead["meng_p"] else "-"
         rows.append([*place, own[0]["n"], *cells, p])
-    text = "Spearman's rho within a bin of HSF, 95 % bootstrap interval; p: of AVH's against the reference's (Meng)."
-    return f"{text}\n\n{markdown_table(['Model', 'HSF', 'images', *scores, 'p'], rows)}"
+    text = "Spearman's rho within a bin of HSF and its 95 % bootstrap interval. p: AVH against the reference (Meng)."
+    return f"{text}\n\n{_table(['Model', 'HSF', 'images', *scores, 'p'], rows)}"
 
 
 def training_markdown(records: Sequence[Record]) -> str:
-    """What each run came to."""
+    """The table of means after the last epoch, one row per run."""
     head = list(records[0])
     return markdown_table(head, [[r[head[0]], *(f"{float(r[key]):.3f}" for key in head[1:])] for r in records])
 
 
 def plateaus_markdown(records: Sequence[Record]) -> str:
-    """Plateau epochs, a row a run and a share of the way that counts as near."""
+    """Plateau epochs, one row per run and share of the change that counts as near."""
     names = _distinct(records, "quantity")
     found = {(r["run"], r["near, %"], r["quantity"]): r for r in records}
     places = dict.fromkeys((r["run"], r["near, %"]) for r in records)
@@ -172,7 +175,7 @@ def plateaus_markdown(records: Sequence[Record]) -> str:
 
 
 def degraded_markdown(records: Sequence[Record]) -> str:
-    """How well each score follows the levels, image by image on average, a row a model and degradation."""
+    """How well each score follows the levels of degradation, one row per model and degradation."""
     scores = _distinct(records, "score")
     found = {(r["model"], r["degradation"], r["score"]): r for r in records}
     places = dict.fromkeys((r["model"], r["degradation"]) for r in records)
@@ -181,10 +184,10 @@ def degraded_markdown(records: Sequence[Record]) -> str:
         cells = [f"{float(found[(*place, score)]['spearman']):.3f}" for score in scores]
         rows.append([*place, *cells, _interval(found[(*place, "avh")], *_LESS_CONFIDENCE, "+.3f")])
     text = (
-        "Mean over the images of the rank correlation of level and score, signed so that 1 is harder with every level; "
-        "last, how much larger AVH's is than confidence's, paired by image, with its 95 % interval."
+        "Rank correlation of level and score, mean over the images. 1 means harder with every level. Last column: "
+        "AVH's correlation minus confidence's, paired by image, with its 95 % interval."
     )
-    return f"{text}\n\n{markdown_table(['Model', 'degradation', *scores, 'avh less confidence'], rows)}"
+    return f"{text}\n\n{_table(['Model', 'degradation', *scores, 'avh minus confidence'], rows)}"
 
 
 _LESS_CONFIDENCE = ("less_confidence", "less_confidence_low", "less_confidence_high")

@@ -1,4 +1,4 @@
-"""The whole study from one config: trainings, correlations, degradation, trajectories, toy, and the paper's claims."""
+"""The whole study from one config: trainings, correlations, degradation, trajectories, toy and the paper's claims."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ from uda.hardness.study.config import StudyConfig, ToySettings
 from uda.report.findings import Findings, Row
 from uda.training.config import refuse_another_kind
 
-#: What the options of the other subcommands are called in a study's config, and in those of its runs.
+#: The settings, in a study's config and in its runs' configs, for the options of the other commands.
 STUDY_SETTINGS = HUMAN_SETTINGS | {
     "scores": "scores=[...]",
     "reference": "reference",
@@ -54,7 +54,7 @@ STUDY_SETTINGS = HUMAN_SETTINGS | {
 
 
 def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
-    """Read and validate a study's config. Raises ConfigError with every mistake, a line each."""
+    """Read and validate a study's config. Raises ConfigError with every mistake, one per line."""
     path = find_config(name)
     content, origins = read_config(path)
     changes, problems = parse_overrides(overrides, StudyConfig)
@@ -79,13 +79,13 @@ def load_study(name: str | Path, overrides: Sequence[str] = ()) -> StudyConfig:
 
 
 def _of_the_runs(error: Mapping[str, Any], origins: Mapping[str, str], file: str) -> str | None:
-    """A line on a setting of the runs that stands where those of the study do."""
+    """The message for a setting of the runs that is among the settings of the study; None for other mistakes."""
     key = str(error["loc"][0])
     if len(error["loc"]) > 1 or key in StudyConfig.model_fields or key not in SupervisedConfig.model_fields:
         return None
     names = list(dotted({key: error["input"]}))
     words = ", ".join(f"{name}=..." for name in names if not any(other.startswith(f"{name}.") for other in names))
-    return f"{origins.get(key, file)}: {key}: is the runs', not the study's; for all of them: set=[{words}]"
+    return f"{origins.get(key, file)}: {key}: is a setting of the runs, not of the study; for all runs: set=[{words}]"
 
 
 def _unfit_scores(config: StudyConfig, file: str) -> list[str]:
@@ -97,17 +97,17 @@ def _unfit_scores(config: StudyConfig, file: str) -> list[str]:
             except UserError as error:
                 problems.append(f"{file}: {key}: {error}")
     if config.reference == "avh":
-        problems.append(f"{file}: reference: 'avh' is what is compared with it; name another score")
+        problems.append(f"{file}: reference: 'avh' is compared with the reference; name another score")
     if config.scores is not None and "avh" not in config.scores:
-        problems.append(f"{file}: scores: 'avh' must be among them, the claims are about it")
+        problems.append(f"{file}: scores: must include 'avh', because the claims are about AVH")
     return problems
 
 
 def trainings(study: StudyConfig) -> list[SupervisedConfig]:
-    """The configs of all its runs.
+    """The configs of all runs of a study.
 
-    Raises ConfigError, and UserError for what would else come out after the trainings: runs of one name, different test
-    images, no human file, a model that is no run, an unknown degradation, no digits.
+    Raises ConfigError. Raises UserError for mistakes that would stop the study after the trainings: runs with the same
+    name or different test images, no human file, a model that is not a run, an unknown degradation, or no digits.
     """
     configs = [
         SupervisedConfig.load(runs.cfg, [*study.set, *runs.set, f"seed={seed}"])
@@ -119,7 +119,7 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
     first = configs[0]
     if first.human.file is None:
         raise UserError(
-            f"{study.name}: {first.name} names no human.file; the study needs what people say of the test images: "
+            f"{study.name}: {first.name} has no human.file; the study needs human labels of the test images: "
             "set=[human.file=...]"
         )
     for kind in (study.degrade.kinds or ()) if study.degrade else ():
@@ -134,12 +134,12 @@ def trainings(study: StudyConfig) -> list[SupervisedConfig]:
         for name in part.models if part else ():
             if name not in names:
                 known = ", ".join(f'"{one}"' for one in names)
-                raise UserError(f"{study.name}: {key}.models: '{name}' is no run of the study, which are {known}")
+                raise UserError(f"{study.name}: {key}.models: '{name}' is not a run of the study (known: {known})")
     return configs
 
 
 def require_classes(study: StudyConfig, classes: Sequence[str]) -> None:
-    """Raise UserError where the trajectory's classes are not among those of the runs."""
+    """Raise UserError if the trajectory's classes are not classes of the runs."""
     if study.trajectory:
         for key in ("source", "target"):
             find_class(getattr(study.trajectory, key), classes, f"{study.name}: trajectory.{key}")
@@ -147,7 +147,7 @@ def require_classes(study: StudyConfig, classes: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a study found, as rows."""
+    """The results of a study, as rows."""
 
     claims: list[Row]
     correlations: list[Row]
@@ -155,7 +155,7 @@ class Outcome:
     final: list[Row]
     plateaus: list[Row]
     degraded: list[Row]
-    """How well scores keep the order of the levels; empty without `degrade`."""
+    """How well scores keep the order of the levels of degradation; empty without `degrade`."""
 
 
 @naming(STUDY_SETTINGS)
@@ -165,11 +165,11 @@ def add_study(
     findings: Findings,
     log: Callable[[str], None] = print,
 ) -> Outcome:
-    """Put a study whose runs are finished on a page.
+    """Put the results of a study with finished runs on a page.
 
     Raises:
-        UserError: a run is not finished, runs of different test images, no human file; scores or images that a part
-            of the study can make nothing of.
+        UserError: a run is not finished, the runs have different test images, there is no human file, or a part of the
+            study cannot use the scores or the images.
     """
     names = [run_name(config, configs) for config in configs]
     first = configs[0]
@@ -177,15 +177,13 @@ def add_study(
     tables = {name: read_scores(config.folder / "scores.csv") for config, name in zip(configs, names, strict=True)}
     people = human_of(first, histories[0].ids, tables[names[0]].labels, log)
     if people is None:
-        raise UserError(f"{first.name}: human.file: the study needs what people say of the test images")
+        raise UserError(f"{first.name}: human.file: the study needs human labels of the test images")
     groups = Groups.by_frequency(people.frequency, first.human.bins)
     correlations = correlate(
         tables, people.human, first.human.bins, study.reference, findings,
         scores=study.scores, allow_missing=first.human.allow_missing, seed=study.seed,
     )  # fmt: skip
-    findings.section(
-        "Scores while networks learn", "Every run scored all test images before training and after each epoch."
-    )
+    findings.section("Scores during training", "Every run scored all test images before training and after each epoch.")
     moved = add_dynamics(histories, groups, findings)
     degraded = _add_degraded(study, configs, names, findings, log)
     _add_trajectories(study, configs, names, findings, log)
@@ -204,9 +202,9 @@ def add_study(
         "claims",
         "The paper's claims",
         found,
-        "A claim holds where every case, a run or a pair of runs, bears its rule out, partly where at least half do "
-        "and more than speak against. Tests are two-sided at 5 % over a claim's cases together (Bonferroni); where a "
-        "rule says 95 %, of each case. They draw images, not trainings.",
+        "A case is a run or a pair of runs. A claim holds if every case agrees with its rule. It holds partly if at "
+        "least half agree and more agree than disagree. Tests are two-sided at 5 % over all cases of a claim "
+        "(Bonferroni). If a rule says 95 %, the interval is that of each case. Tests resample images, not trainings.",
         first=True,
     )
     return Outcome(found, correlations.overall, correlations.by_bin, moved["final"], moved["plateaus"], degraded)
@@ -267,13 +265,13 @@ def _add_trajectories(study, configs, names, findings: Findings, log) -> None:
 
 
 def tables_of(study: StudyConfig) -> tuple[str, ...]:
-    """The names of `results_of` what the study will find."""
+    """The names of the tables that `results_of` will return for this study."""
     names = ("hardness", "hardness_bins", "hardness_claims", "hardness_training", "hardness_plateaus")
     return (*names, "hardness_degraded") if study.degrade else names
 
 
 def results_of(outcome: Outcome) -> Mapping[str, Sequence[Mapping[str, Any]]]:
-    """What is worth keeping in a repository, by the name of its CSV."""
+    """The rows to keep in a repository, by the name of their CSV."""
     return {
         "hardness": outcome.correlations,
         "hardness_bins": outcome.by_bin,
