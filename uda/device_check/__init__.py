@@ -1,6 +1,6 @@
-"""A check of one device, minutes long: what only a real GPU can show. `uda check-device` runs it.
+"""A check of a GPU, which takes some minutes. `uda check-device` runs it.
 
-Its parts run in the order in which they register: what matters most comes first, as the time may run out.
+The parts run in the order of their registration. The most important parts come first, because the time may run out.
 """
 
 from uda.device_check import training  # noqa: F401

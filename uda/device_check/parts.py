@@ -1,4 +1,4 @@
-"""What the check is made of: parts that give findings, each in a process of its own and with its own time."""
+"""The parts of the check. Each part yields findings, and runs in its own process with its own time limit."""
 
 import multiprocessing
 import os
@@ -15,7 +15,7 @@ import torch
 from uda.core.devices import synchronise
 from uda.core.registry import Registry
 
-#: A figure of a finding; None: not measured on this device.
+#: A figure of a finding. None: not measured on this device.
 Figure = float | str | None
 
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -23,39 +23,39 @@ _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods()
 
 @dataclass(frozen=True)
 class Setup:
-    """What is checked."""
+    """The device to check."""
 
     device: str
-    """A torch device. On a CPU all sizes are tiny: the check walks through its code and measures nothing."""
+    """A torch device. On a CPU, all sizes are tiny: the check only runs its code and measures nothing."""
 
     @property
     def tiny(self) -> bool:
-        """Whether this is a walk through the code."""
+        """Whether the check only runs its code, with tiny sizes."""
         return self.device == "cpu"
 
     @property
     def cuda(self) -> bool:
-        """Whether the device is a GPU of CUDA (or ROCm)."""
+        """Whether the device is a CUDA (or ROCm) GPU."""
         return self.device.startswith("cuda")
 
     def synchronise(self) -> None:
-        """Wait until the device has done its work."""
+        """Wait until the device has finished its work."""
         synchronise(torch.device(self.device))
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one piece of a part has shown."""
+    """One result of a part."""
 
     what: str
     figures: Mapping[str, Figure]
     flaw: str = ""
-    """What is wrong; empty: nothing."""
+    """What is wrong; empty if nothing is wrong."""
 
 
 @dataclass
 class Outcome:
-    """What became of a part."""
+    """How a part ended."""
 
     part: str
     status: str
@@ -63,11 +63,11 @@ class Outcome:
     seconds: float = 0.0
     findings: list[Finding] = field(default_factory=list)
     error: str = ""
-    """The traceback of a part that failed as a whole."""
+    """The traceback if the part ended with an error."""
 
     @property
     def failed(self) -> bool:
-        """Whether anything in it is wrong. A part that was cut short must have found something."""
+        """Whether anything is wrong. A part that was cut short without findings has failed."""
         cut_to_nothing = self.status == "cut short: time" and not self.findings
         return self.status == "failed" or cut_to_nothing or any(finding.flaw for finding in self.findings)
 
@@ -78,7 +78,7 @@ PARTS: Registry[Check] = Registry("part")
 
 
 def part(name: str, seconds: float) -> Callable[[Check], Check]:
-    """Register a part, and how many seconds it may take on a GPU."""
+    """Register a part with its time limit in seconds on a GPU."""
 
     def register(check: Check) -> Check:
         check.seconds = seconds
@@ -88,15 +88,15 @@ def part(name: str, seconds: float) -> Callable[[Check], Check]:
 
 
 def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], None] = lambda finding: None) -> Outcome:
-    """Run a part in a new process, for so many seconds at most.
+    """Run a part in a new process with a time limit.
 
-    An error on a GPU can spoil its whole process, and a hang cannot be interrupted: the other parts are safe from both.
+    An error on a GPU can break its whole process, and a hang cannot be interrupted. Other parts are not affected.
 
     Args:
         name: the part.
-        setup: what it checks.
-        seconds: when the process is killed; what it takes to start one does not count.
-        say: called with each finding as it comes.
+        setup: the device to check.
+        seconds: time after which the process is killed, without the time to start it.
+        say: called with each finding.
     """
     context = multiprocessing.get_context(_START)
     if _START == "forkserver":
@@ -105,7 +105,7 @@ def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], N
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(name, setup, theirs))
     process.start()
-    theirs.close()  # so that its end is noticed here
+    theirs.close()  # so that this process gets EOFError when the other one ends
     try:
         ours.recv()
         begun = time.monotonic()
@@ -131,10 +131,10 @@ def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], N
 
 
 def _serve(name: str, setup: Setup, pipe: Connection) -> None:
-    """The part's process: into the pipe goes a word that it has begun, its findings, then a traceback or ''."""
+    """Run a part in its process. Sends `begun`, the findings, and then a traceback or '' through the pipe."""
     if hasattr(os, "setsid"):
-        os.setsid()  # whoever ends this process ends its loader workers too
-    # Loaders here start their workers as they do in a user's own process.
+        os.setsid()  # so that `_end` also kills the loader workers
+    # Loaders start their workers with the default method, as in a user's process.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     pipe.send("begun")
     try:
@@ -147,11 +147,11 @@ def _serve(name: str, setup: Setup, pipe: Connection) -> None:
 
 
 def _end(process: multiprocessing.process.BaseProcess, grace: float) -> None:
-    """Wait so many seconds, then kill the process and its children."""
+    """Wait `grace` seconds, then kill the process and its children."""
     process.join(grace)
     if process.exitcode is None:
         try:
             os.killpg(process.pid, signal.SIGKILL)
-        except (AttributeError, ProcessLookupError):  # Windows, or it has not come to leading a group
+        except (AttributeError, ProcessLookupError):  # Windows, or the process does not lead a group yet
             process.kill()
         process.join()

@@ -1,4 +1,4 @@
-"""Rates: training steps and predict passes of a large network, what the loader gives, torch.compile."""
+"""Parts with rates: training steps and predict passes of a large network, the loader, torch.compile."""
 
 import collections
 import gc
@@ -31,7 +31,7 @@ NUM_CLASSES = 12
 
 
 def _config(setup: Setup, *overrides: str) -> AdaptationConfig:
-    """VisDA's recipe with random weights; on a CPU a smaller network on smaller images."""
+    """VisDA's recipe with random weights. On a CPU, the network and the images are smaller."""
     small = ["model.backbone=resnet18", "transforms.size=32", "transforms.resize=40"] if setup.tiny else []
     common = [f"runtime.device={setup.device}", "model.weights=none", *small]
     return AdaptationConfig.load("visda_avh", [*common, *overrides])
@@ -57,14 +57,14 @@ def _training_batches(config: AdaptationConfig, images: Images, batch_size: int,
 
 
 def _images_on(engine: Engine, config: AdaptationConfig, count: int) -> Tensor:
-    """A batch to predict, on the device already."""
+    """A batch for predicting, on the device."""
     images, transform = _array(count, config.transforms.resize), make_predict(config.transforms)
     (batch,) = predict_batches(images, transform, batch_size=count, workers=0)
     return batch.to(engine.device, memory_format=engine.memory_format)
 
 
 class _Steps:
-    """Training steps of a network on batches that are on the device already."""
+    """Training steps of a network on batches that are already on the device."""
 
     def __init__(self, config: AdaptationConfig, batch_size: int):
         torch.manual_seed(0)
@@ -78,7 +78,7 @@ class _Steps:
         self.batches: list[Batch] = [batch.to(self.engine.device, self.engine.memory_format) for batch in batches]
 
     def seconds(self, setup: Setup, steps: int) -> float:
-        """Seconds a step."""
+        """Seconds per step."""
         batches = itertools.islice(itertools.cycle(self.batches), steps)
         setup.synchronise()
         started = time.monotonic()
@@ -89,7 +89,7 @@ class _Steps:
 
 @part("resnet101", seconds=110)
 def resnet101(setup: Setup) -> Iterator[Finding]:
-    """ResNet-101 at 224 pixels: training steps at batch 32 and 128, predict passes, peak memory."""
+    """ResNet-101 at 224 pixels: training steps with batches of 32 and 128, predict passes, peak memory."""
     network, sizes = ("resnet18 at 32 px", (8,)) if setup.tiny else ("resnet101", (32, 128))
     for batch_size, precision in itertools.product(sizes, ("bf16",) if setup.tiny else ("fp32", "bf16", "fp16")):
         what = f"train {network}, batch {batch_size}, {precision}"
@@ -102,7 +102,7 @@ def resnet101(setup: Setup) -> Iterator[Finding]:
 
 
 def _or_memory(what: str, measure: Callable[[], Finding]) -> Finding:
-    """A card that is too small for one size may still be large enough for another."""
+    """The finding, or `out of memory`. Other sizes may still fit into the memory."""
     try:
         return measure()
     except (torch.OutOfMemoryError, UserError) as error:
@@ -169,7 +169,7 @@ def _peak(setup: Setup) -> float | None:
 
 @part("loader", seconds=70)
 def loader(setup: Setup) -> Iterator[Finding]:
-    """Images a second from files of VisDA's kinds: read alone, through a training epoch, through a predict pass."""
+    """Images per second from JPEG and PNG files: reading only, a training epoch, a predict pass."""
     with tempfile.TemporaryDirectory() as folder:
         for kind, side in (("jpg", (500, 375)), ("png", (384, 216))):
             images = _files(Path(folder), kind, side, 16 if setup.tiny else 512)
@@ -179,7 +179,7 @@ def loader(setup: Setup) -> Iterator[Finding]:
 
 
 def _files(folder: Path, kind: str, side: tuple[int, int], count: int) -> ImageFiles:
-    """Smooth images with noise, written to files."""
+    """Write smooth random images to files."""
     random = np.random.default_rng(0)
     names = [f"{i}.{kind}" for i in range(count)]
     for name in names:
@@ -189,7 +189,7 @@ def _files(folder: Path, kind: str, side: tuple[int, int], count: int) -> ImageF
 
 
 def _loading(setup: Setup, images: ImageFiles, workers: int, what: str) -> Finding:
-    """The network is next to nothing, so that the loader sets the pace."""
+    """Measure the loader. The network is very small, so the loader sets the pace."""
     config = _config(setup, "runtime.precision=fp32")
     network = Network(nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten()), 48, NUM_CLASSES)
     set_up_process(config.runtime)
@@ -219,10 +219,10 @@ def _loading(setup: Setup, images: ImageFiles, workers: int, what: str) -> Findi
 
 @part("compile", seconds=90)
 def compiled(setup: Setup) -> Iterator[Finding]:
-    """torch.compile of ResNet-50: seconds of the first steps, and what a step and a predict pass gain."""
+    """torch.compile of ResNet-50: seconds of the first step, of later steps and of the first predict pass."""
     kind = torch.device(setup.device).type
     if setup.tiny or not has_compiler(kind):
-        why = "a CPU takes minutes" if setup.tiny else "no compiler on this machine"
+        why = "takes minutes on a CPU" if setup.tiny else "no compiler on this machine"
         yield Finding(f"torch.compile ({why})", {"first step s": None})
         return
     seconds = {}
@@ -237,6 +237,6 @@ def compiled(setup: Setup) -> Iterator[Finding]:
         steps.engine.predict([batch], 32)
         setup.synchronise()
         predict = time.monotonic() - started
-        name = "compiled" if on == "true" else "as it is"
+        name = "compiled" if on == "true" else "not compiled"
         figures = {"first step s": first, "ms a step": 1e3 * seconds[on], "first predict s": predict}
         yield Finding(f"resnet50, batch 32, {name}", figures)

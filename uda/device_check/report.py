@@ -1,4 +1,4 @@
-"""The whole check: the machine, the parts one after the other within the time, a table and a JSON file."""
+"""The whole check: the machine, the parts in order within the time limit, a table and a JSON file."""
 
 import os
 import platform
@@ -18,14 +18,14 @@ from uda.training.device import processor
 from uda.training.records import plain
 from uda.training.run_folder import code_commit
 
-#: Characters of a line, and where the figures begin.
+#: Characters of a line, and the column in which figures start.
 WIDTH, COLUMN = 80, 34
-#: A part begins when at least this share of its seconds is left.
+#: A part starts only if at least this share of its time limit is left.
 FITS = 0.5
 
 
 def machine(setup: Setup) -> dict[str, object]:
-    """Card, driver, versions, processor, commit."""
+    """The card, its driver, versions, the processor and the commit."""
     card: dict[str, object] = {"device": setup.device, "card": None}
     if setup.cuda:
         properties = torch.cuda.get_device_properties(setup.device)
@@ -61,13 +61,13 @@ def _driver() -> str | None:
 def run_check(
     setup: Setup, names: Sequence[str], seconds: float, json_file: Path | None, say: Callable[[str], None] = print
 ) -> list[Outcome]:
-    """Run some parts, print each finding as it comes, and write the file after each part.
+    """Run parts, print each finding, and write the JSON file after each part.
 
     Args:
-        setup: what is checked.
-        names: the parts, in their order.
-        seconds: for all of them; those that no longer fit are left out.
-        json_file: where the findings go as well.
+        setup: the device to check.
+        names: the parts, in order.
+        seconds: time limit of all parts. Parts without enough time are left out.
+        json_file: file for the findings; None: no file.
         say: prints a line.
     """
     started, about, outcomes = time.monotonic(), machine(setup), []
@@ -75,7 +75,7 @@ def run_check(
         if value is not None:
             say(f"{key:<11}{value}")
     if setup.tiny:
-        say("a CPU: tiny sizes, to walk through the code; -: not measured")
+        say("a CPU: runs the code with tiny sizes; -: not measured")
     for name in names:
         limit = PARTS[name].seconds
         left = seconds - (time.monotonic() - started)
@@ -96,7 +96,7 @@ def run_check(
 
 
 def to_json(about: dict[str, object], outcomes: Sequence[Outcome], seconds: float) -> dict[str, object]:
-    """What the file holds. A figure that is null was not measured on this device."""
+    """The content of the JSON file. A figure that is null was not measured on this device."""
     parts = {outcome.part: {**asdict(outcome), "failed": outcome.failed} for outcome in outcomes}
     return {"machine": about, "seconds": round(seconds, 1), "parts": parts}
 

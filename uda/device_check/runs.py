@@ -1,4 +1,4 @@
-"""Whole runs: begun on a CPU and continued on the device, interrupted, two processes on one GPU."""
+"""Parts with whole runs: started on a CPU and resumed on the device, interrupted, two processes on one GPU."""
 
 import contextlib
 import io
@@ -26,12 +26,12 @@ from uda.training.device import set_up_process
 from uda.training.run_folder import RunLog
 
 CLASSES = 4
-#: Class mean of a sound run on such images, at least.
+#: The smallest class mean of a correct run on these images.
 WELL = 0.9
 
 
 class StopAfter(Interruption):
-    """Asks a run to end after so many looks at whether it should: one a training step."""
+    """Asks a run to stop after `looks` training steps. A run looks at `requested` once per step."""
 
     def __init__(self, looks: int):
         self._looks = looks
@@ -48,7 +48,7 @@ class StopAfter(Interruption):
 
 
 def write_domains(root: Path, each: int) -> None:
-    """Two folders of grey images, a bright stripe where the class says: easy, so that a sound run is right."""
+    """Write two folders of grey images. The class is the position of a bright stripe, so a correct run learns it."""
     for number, domain in enumerate(("drawn", "photos")):
         random = np.random.default_rng(number)
         for label in range(CLASSES):
@@ -61,7 +61,7 @@ def write_domains(root: Path, each: int) -> None:
 
 
 def overrides(setup: Setup, root: Path, output: str, *more: str) -> list[str]:
-    """A digits run on those images, seconds long."""
+    """Settings of a digits run on these images that takes seconds."""
     return [
         f"data={{dataset: null, source: {root}/drawn, target: {root}/photos, cache: memory}}",
         "source={epochs: 4, batch_size: 16, optim: {lr: 0.05}}",
@@ -75,7 +75,7 @@ def overrides(setup: Setup, root: Path, output: str, *more: str) -> list[str]:
 
 @part("resume", seconds=50)
 def resume(setup: Setup) -> Iterator[Finding]:
-    """A run that is stopped within a stage on the CPU and continued on the device, by SGD and AdamW."""
+    """A run that is stopped within a stage on the CPU and resumed on the device, with SGD and with AdamW."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_domains(root, 6 if setup.tiny else 16)
@@ -90,7 +90,7 @@ def _resume(setup: Setup, root: Path, name: str) -> Finding:
     try:
         set_up_process(began.runtime)
         AdaptationRun(began, RunLog(silent=True), Ranks(), StopAfter(7)).execute()
-        return Finding(name, {}, "it did not stop when it was asked to")
+        return Finding(name, {}, "the run did not stop on request")
     except Interrupted:
         pass
     going_on = AdaptationConfig.load("digits_avh", overrides(setup, root, name, *optim))
@@ -98,14 +98,14 @@ def _resume(setup: Setup, root: Path, name: str) -> Finding:
     run = AdaptationRun(going_on, RunLog(silent=True), Ranks())
     place = run.progress.describe()
     reached = run.execute()["final"]["class_mean"]
-    flaw = "" if reached >= WELL else f"a sound run reaches {WELL:.0%} of these images"
+    flaw = "" if reached >= WELL else f"a correct run reaches a class mean of {WELL:.0%}"
     figures = {"fused": str(bool(run.engine.settings.fused)), "from": place, "class mean": reached}
     return Finding(name, figures, flaw)
 
 
 @part("runs", seconds=80)
 def runs(setup: Setup) -> Iterator[Finding]:
-    """The main command, interrupted and given again; FixMatch in fp16, and a dry run."""
+    """The main command, interrupted and resumed; FixMatch in fp16; a dry run."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_domains(root, 6 if setup.tiny else 16)
@@ -121,7 +121,7 @@ def _interrupted(setup: Setup, root: Path) -> Finding:
     over = threading.Event()
 
     def interrupt() -> None:
-        """As a scheduler does, once there is something to go on from."""
+        """Send SIGTERM, as a scheduler does, when the first checkpoint is written."""
         while not over.wait(0.05):
             if any((root / "cut" / "checkpoints").glob("state-*.pt")):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -142,7 +142,7 @@ def _interrupted(setup: Setup, root: Path) -> Finding:
 
 
 def _command(what: str, words: list[str], code: int = 0) -> Finding:
-    """The main command within this process: its exit code, and what it said last if that is not as it should be."""
+    """Run the main command in this process. The flaw has the exit code and the last output if the code is wrong."""
     said, started, typed = io.StringIO(), time.monotonic(), sys.argv
     try:
         sys.argv = ["uda", "adapt", *words]
@@ -158,7 +158,7 @@ def _command(what: str, words: list[str], code: int = 0) -> Finding:
 
 @part("ranks", seconds=60)
 def ranks(setup: Setup) -> Iterator[Finding]:
-    """Two processes of torchrun on one GPU: they work, or say in words why not."""
+    """Two processes of torchrun on one GPU: they work, or end with a clear error."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_domains(root, 6)
@@ -180,7 +180,7 @@ def ranks(setup: Setup) -> Iterator[Finding]:
         except subprocess.TimeoutExpired:
             process.terminate()
             said, _ = process.communicate()
-            yield Finding("two processes, one device", {}, f"no end within 50 s: {_last_words(said)}")
+            yield Finding("two processes, one device", {}, f"did not end within 50 s: {_last_words(said)}")
             return
         errors = [line.partition("error: ")[2] for line in said.splitlines() if "error: " in line]
         if process.returncode == 0:
@@ -188,11 +188,11 @@ def ranks(setup: Setup) -> Iterator[Finding]:
         elif errors:
             yield Finding("two processes, one device", {"they": f"say: {errors[0]}"})
         else:
-            yield Finding("two processes, one device", {}, f"no error in words: {_last_words(said)}")
+            yield Finding("two processes, one device", {}, f"ended without a clear error: {_last_words(said)}")
 
 
 def _card(setup: Setup) -> str:
-    """The checked GPU's name for CUDA_VISIBLE_DEVICES, by which this process may see a part of them already."""
+    """The checked GPU's name for CUDA_VISIBLE_DEVICES. The variable may already limit what this process sees."""
     number = int(setup.device.partition(":")[2])
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     return visible.split(",")[number] if visible else str(number)

@@ -1,4 +1,4 @@
-"""Training on the device: every method in every precision, and weights that move within a step."""
+"""Parts with training: every method in every precision, and weights that change within a step."""
 
 import itertools
 import warnings
@@ -25,9 +25,9 @@ from uda.training.optimization import Optimization
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 NUM_CLASSES, DOMAINS, EACH = 10, 3, 8
-#: How far the mean loss of some steps may lie from that of the CPU in fp32, as a share of it, or of 1 if that is more.
+#: Largest difference of the mean loss from the CPU's loss in fp32, as a share of the larger of that loss and 1.
 NEAR = {"fp32": 0.02, "bf16": 0.1, "fp16": 0.05}
-#: These need dropout, whose draws differ from device to device: their losses are not compared.
+#: Methods with dropout. Its random draws differ between devices, so the losses are not compared.
 DROPOUT = ("adr",)
 
 
@@ -40,7 +40,7 @@ class Case:
     generalizes: bool
 
     def __str__(self) -> str:
-        """Its name, with the stage's number if it has several."""
+        """The method's name, with the number of the stage if the method has several."""
         stages = len(GENERALIZATION_METHODS[self.name].stages) if self.generalizes else 1
         return f"{self.name}, stage {self.stage + 1}" if stages > 1 else self.name
 
@@ -57,7 +57,7 @@ CASES = (
 
 @dataclass
 class Training:
-    """All that `Engine.fit` takes."""
+    """The arguments of `Engine.fit`."""
 
     engine: Engine
     method: Method
@@ -65,14 +65,14 @@ class Training:
     batches: Batches
 
     def fit(self, steps: int) -> dict[str, float]:
-        """So many steps from the first batch on."""
+        """Train `steps` steps from the first batch on."""
         return self.engine.fit(
             self.method, self.batches.window(0, steps), self.optimization, label="check", steps=steps
         )
 
 
 def prepare(case: Case, device: str, precision: str, *overrides: str, steps: int = 8) -> Training:
-    """A case with weights and images of a fixed seed: the same on every device."""
+    """Prepare a case. Weights and images have a fixed seed, so they are the same on every device."""
     settings = [f"method={case.name}", f"runtime.device={device}", f"runtime.precision={precision}", "model.head=16"]
     if case.name in DROPOUT:
         settings.append("model.dropout=0.5")
@@ -107,7 +107,7 @@ def prepare(case: Case, device: str, precision: str, *overrides: str, steps: int
 
 
 def _images(shift: int, count: int = 4 * EACH) -> tuple[ImageArray, np.ndarray]:
-    """Grey images with noise and a bright stripe where the class says, moved by some pixels; and their classes."""
+    """Grey images with noise, and their classes. The class is the position of a bright stripe, moved by `shift`."""
     labels = np.arange(count) % NUM_CLASSES
     pixels = np.random.default_rng(shift).integers(0, 64, (count, 1, 28, 28), dtype=np.uint8)
     for image, label in zip(pixels, labels, strict=True):
@@ -123,7 +123,7 @@ def _source_and_target(config, name: str) -> list[Part]:
         if (not is_target and not method.needs_source) or (is_target and name == "source_only"):
             continue
         strong = make_train(config.transforms, config.adaptation.strong) if is_target and method.views > 1 else None
-        known = not is_target or method.rounds or method.prepares  # of the target: pseudo-labels
+        known = not is_target or method.rounds or method.prepares  # target labels are pseudo-labels
         transform = make_train(config.transforms, augment)
         rows = np.arange(len(labels))
         parts.append(Part(images, rows, labels if known else None, transform, number, is_target, strong))
@@ -140,7 +140,7 @@ def _domains(config) -> list[Part]:
 
 
 def waits_of(work: Callable[[], object]) -> int:
-    """How often the host waits for the GPU while some work is done."""
+    """How often the host waits for the GPU during `work`."""
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
@@ -152,14 +152,14 @@ def waits_of(work: Callable[[], object]) -> int:
 
 
 def host_waits(training: Training, steps: int = 6) -> float:
-    """How often a step waits for the GPU. What `Engine.fit` waits for at its end is not counted."""
+    """How often the host waits for the GPU per step. Waits at the end of `Engine.fit` are not counted."""
     few, many = (waits_of(partial(training.fit, count)) for count in (2, 2 + steps))
     return (many - few) / steps
 
 
 @part("methods", seconds=120)
 def methods(setup: Setup) -> Iterator[Finding]:
-    """Every method in fp32, bf16 and fp16: runs, loss near the CPU's, host waits a step, scale of fp16."""
+    """Every method in fp32, bf16 and fp16: the loss compared with the CPU's, host waits per step, scale of fp16."""
     for case, precision in itertools.product(CASES, PRECISIONS):
         try:
             yield check_method(setup, case, precision)
@@ -168,7 +168,7 @@ def methods(setup: Setup) -> Iterator[Finding]:
 
 
 def check_method(setup: Setup, case: Case, precision: str) -> Finding:
-    """Some steps of a method on the device, against the same steps on the CPU in fp32."""
+    """Compare steps of a method on the device with the same steps on the CPU in fp32."""
     steps = 1 if setup.tiny else 4
     training, compared = prepare(case, setup.device, precision), case.name not in DROPOUT
     loss = training.fit(steps)["loss"]
@@ -179,7 +179,7 @@ def check_method(setup: Setup, case: Case, precision: str) -> Finding:
     if training.engine.settings.precision != precision:
         figures["trains in"] = training.engine.settings.precision
     far = compared and abs(loss - expected) > NEAR[precision] * max(1, abs(expected))
-    return Finding(f"{case}, {precision}", figures, "the loss is not the CPU's" if far else "")
+    return Finding(f"{case}, {precision}", figures, "the loss differs from the CPU's" if far else "")
 
 
 @cache
@@ -189,23 +189,23 @@ def _loss_on_cpu(case: Case, steps: int) -> float:
 
 @part("phases", seconds=20)
 def phases(setup: Setup) -> Iterator[Finding]:
-    """Whether each phase of MCD sees the weights that the phase before it has moved, as in fp32 on the CPU."""
+    """Whether each phase of MCD uses the weights of the previous phase, as in fp32 on the CPU."""
     expected = feature_changes("cpu", "fp32")
     for precision in PRECISIONS:
         found = feature_changes(setup.device, precision)
         near = np.allclose(found, expected, rtol=0.25, atol=0.02)
-        flaw = "" if near else f"on the CPU in fp32 they are {_numbers(expected)}"
+        flaw = "" if near else f"the changes on the CPU in fp32 are {_numbers(expected)}"
         yield Finding(f"mcd, {precision}", {"changes of the features": _numbers(found)}, flaw)
 
 
 def feature_changes(device: str, precision: str) -> list[float]:
-    """How much the features of a batch change from phase to phase of a step of MCD, as shares of their norm."""
+    """How much a batch's features change from phase to phase of a step of MCD, as shares of their norm."""
     training = prepare(Case("mcd", 0, False), device, precision)
     method, seen = training.method, []
     plain = {"lr": 0.3, "schedule": "constant", "momentum": 0.0, "nesterov": False}
     optim = training.optimization.settings.model_copy(update=plain)
     training.optimization = training.engine.optimization(method, optim, 300)
-    if training.optimization.scaler is not None:  # at its usual scale the first steps overflow, and nothing moves
+    if training.optimization.scaler is not None:  # with the default scale the first steps overflow and are skipped
         training.optimization.scaler = torch.amp.GradScaler(training.engine.device.type, init_scale=256.0)
     generate = method.generate
     method.generate = lambda batch: (seen.append(generate(batch)), seen[-1])[1]

@@ -130,8 +130,8 @@ def correlations_markdown(records: Sequence[Record]) -> str:
     rows.append([f"avh minus {reference}", *cells])
     rows.append(["p (Meng, Rosenthal and Rubin)", *(p_text(float(r["meng_p"])) for r in ahead)])
     text = (
-        "Spearman's rho with HSF and its 95 % bootstrap interval. The sign of rho is reversed for scores that are large "
-        "for hard images."
+        "Spearman's rho with HSF and its 95 % bootstrap interval. The sign of rho is reversed for scores that are "
+        "large for hard images."
     )
     return f"{text}\n\n{_table(['Score', *models], rows)}"
 
