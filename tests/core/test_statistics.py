@@ -108,8 +108,8 @@ def test_f_is_at_most_one():
 
 
 def test_limits_of_the_difference():
-    assert compare_dependent(0.4, 0.4, 1.0, 50) == Difference(0.0, 1.0)
-    assert compare_dependent(1.0, 0.4, 0.4, 50) == Difference(math.inf, 0.0)
+    assert compare_dependent(0.4, 0.4, 1.0, 50) == CorrelationTest(0.0, 1.0)
+    assert compare_dependent(1.0, 0.4, 0.4, 50) == CorrelationTest(math.inf, 0.0)
     with pytest.raises(ValueError, match="needs at least 4 rows"):
         compare_dependent(0.1, 0.2, 0.3, 3)
 

@@ -1,4 +1,7 @@
-"""Rank correlations, their intervals, and a test of two correlations that share a variable."""
+"""Rank correlations, paired differences, their intervals and tests.
+
+`scipy.stats` is imported when it is first used.
+"""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
@@ -11,7 +14,7 @@ import scipy
 CHUNK_ENTRIES = 2_000_000
 #: Draws of the paired bootstrap.
 DRAWS = 10_000
-#: The interval of fewer seeds would hardly be more than the least and the largest of their differences.
+#: Fewest seeds of an interval. With fewer it would be little more than the range of their differences.
 LEAST_SEEDS = 5
 
 
@@ -55,7 +58,7 @@ def fisher_interval(rho: float, count: int, level: float = 0.95) -> tuple[float,
 
 def fisher_p(rho: float, count: int) -> float:
     """Two-sided p of a true Spearman's rho of 0: 1 - the level at which `fisher_interval` ends at 0."""
-    return float(2 * norm.sf(abs(fisher_z(rho)) / _error_of_z(rho, count)))
+    return float(2 * scipy.stats.norm.sf(abs(fisher_z(rho)) / _error_of_z(rho, count)))
 
 
 def _error_of_z(rho: float, count: int) -> float:
@@ -127,7 +130,7 @@ def share_interval(hits: int, count: int) -> tuple[float, float]:
 
 def mean_interval(values: np.ndarray) -> tuple[float, float]:
     """Student's 95 % interval of the mean of (N,) values, N at least 2."""
-    reach = student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+    reach = scipy.stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
     return float(values.mean() - reach), float(values.mean() + reach)
 
 
@@ -153,7 +156,7 @@ def p_text(p: float) -> str:
 
 
 @dataclass(frozen=True)
-class Difference:
+class CorrelationTest:
     """The result of a test of two dependent correlations."""
 
     z: float
@@ -201,20 +204,20 @@ class PairedDifference:
 
     mean: float
     count: int
-    """Differences that it is the mean of."""
+    """Number of differences."""
     interval: tuple[float, float] | None
-    """95 %; None for fewer than `LEAST_SEEDS` of some domains."""
+    """95 % interval; None if some domains have fewer than `LEAST_SEEDS`."""
 
 
 def paired_bootstrap(differences: Mapping[Hashable, Sequence[float]]) -> PairedDifference | None:
     """Mean of paired differences with its percentile bootstrap interval of 95 %: 10,000 draws, seeded.
 
-    Seeds are drawn with replacement within each pair of domains, for these pairs are all that a table speaks of, and
-    seeds a sample. With five of them the interval is somewhat too narrow, as every bootstrap of so few is, and with
-    fewer none is given.
+    Seeds are drawn with replacement within each pair of domains, because the pairs are fixed and the seeds are a
+    sample. With five seeds the interval is somewhat too narrow, as for every bootstrap of few values. With fewer seeds
+    there is no interval.
 
     Args:
-        differences: of every pair of domains its differences, one a seed.
+        differences: the differences of every pair of domains, one per seed.
 
     Returns:
         None without differences.

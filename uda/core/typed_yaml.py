@@ -129,8 +129,8 @@ def declared_below(declared: Any, key: str | int) -> Any:
     return Any
 
 
-def section_at(declared: Any, place: Sequence[str]) -> type[BaseModel] | None:
-    """The section of settings at a place below another one. None if there is none."""
+def section_at(declared: Any, place: Sequence[str | int]) -> type[BaseModel] | None:
+    """The section of settings at a place (keys and numbers) below another one. None if there is none."""
     for part in place:
         declared = declared_below(declared, part)
     return next((m for m in _members(declared) if isinstance(m, type) and issubclass(m, BaseModel)), None)

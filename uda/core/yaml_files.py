@@ -20,8 +20,17 @@ class ConfigError(UserError):
     """One or more mistakes in a config, one per line."""
 
 
-def find_config(name: str | Path) -> Path:
-    """Path of a config: a file, or one of uda's own configs by name. Raises ConfigError with the nearest name."""
+def find_config(name: str | Path, folder: Path = CONFIGS, what: str = "config") -> Path:
+    """Path of a config: a file, or one of uda's own configs by name.
+
+    Args:
+        name: with or without `.yaml`.
+        folder: the folder of uda's own configs.
+        what: the word for such a file in messages.
+
+    Raises:
+        ConfigError: there is no such file. The message has the nearest name.
+    """
     path = Path(os.path.expanduser(name))
     candidates = [path, folder / path]
     candidates += [candidate.with_name(candidate.name + ".yaml") for candidate in candidates]
@@ -32,7 +41,30 @@ def find_config(name: str | Path) -> Path:
     ends = [name for name in known if name.endswith(f"_{path.stem}.yaml")]
     hint = f", did you mean {_either(ends)}?" if ends else nearest(f"{path.stem}.yaml", known)
     known_or_nearest = hint or f" (known: {', '.join(known)})"
-    raise ConfigError(f"{name}: no such config: it is neither a file nor one of uda's own configs{known_or_nearest}")
+    raise ConfigError(f"{name}: no such {what}: it is neither a file nor one of uda's own {what}s{known_or_nearest}")
+
+
+def read_yaml(path: Path, what: str = "config") -> dict[str, Any]:
+    """The content of a YAML file with keys and values, for `typed`.
+
+    Args:
+        path: the file.
+        what: the word for such a file in messages.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML or holds something else.
+    """
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8-sig"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
+    content = {} if content is None else content
+    if not isinstance(content, dict):
+        kind = type(typed(content, Any)).__name__
+        raise ConfigError(f"{path.name}: a {what} is a mapping of keys to values, but this is a {kind}")
+    return content
 
 
 def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[str, str]]:
@@ -40,16 +72,7 @@ def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     path = path.resolve()
     if path in chain:
         raise ConfigError(f"{path.name}: _base_ forms a circle: {' -> '.join(p.name for p in (*chain, path))}")
-    try:
-        content = load_yaml(path.read_text(encoding="utf-8-sig")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{path.name}: a config is a mapping of keys to values, but this is a {type(typed(content, Any)).__name__}"
-        )
+    content = read_yaml(path)
     if isinstance(content.get("plugins"), list):
         plugins = typed(content["plugins"], list[str])
         content["plugins"] = [str(path.parent / os.path.expanduser(str(plugin))) for plugin in plugins]
@@ -204,10 +227,16 @@ def mistakes(
     default: str,
     root: type[Settings] | None = None,
     at: tuple[str, ...] = (),
-) -> str:
-    """One line for one of pydantic's errors in a config of the class `config`.
+) -> list[str]:
+    """The errors that pydantic found in a config, one line each.
 
-    `root`: the section that the error is in, if it is not part of `config`. `at`: the place of that section.
+    Args:
+        error: pydantic's error.
+        config: the class of the config.
+        origins: the file or other origin of each value, by dotted key.
+        default: the origin of all other values.
+        root: the section that was validated, if it is not part of `config`.
+        at: the place of that section.
     """
     return [_explain(entry, config, origins, default, root, at) for entry in error.errors()]
 

@@ -18,11 +18,8 @@ Record = Mapping[str, str]
 #: A pair of domains, and a seed.
 Unit = tuple[tuple[str, str], str]
 
-DRAWS = 10_000
 #: Fewest points of a correlation. Fewer points have too few possible orders.
 LEAST_POINTS = 3
-#: Fewest seeds of an interval. With fewer it would be little more than the range of their differences.
-LEAST_SEEDS = 5
 
 
 def names_of(records: Sequence[Record]) -> list[str]:
@@ -57,45 +54,9 @@ def mean_over_pairs(records: Sequence[Record], row: str, key: str = "class_mean"
     return [statistics.mean(found) for found in by_seed.values() if len(found) == len(pairs)]
 
 
-@dataclass(frozen=True)
-class Difference:
-    """A mean of paired differences."""
-
-    mean: float
-    count: int
-    """Number of differences."""
-    interval: tuple[float, float] | None
-    """95 % interval; None if some domains have fewer than `LEAST_SEEDS`."""
-
-
-def paired_bootstrap(differences: Mapping[Hashable, Sequence[float]]) -> Difference | None:
-    """Mean of paired differences with its percentile bootstrap interval of 95 %: 10,000 draws, seeded.
-
-    Seeds are drawn with replacement within each pair of domains, because the pairs are fixed and the seeds are a
-    sample. With five seeds the interval is somewhat too narrow, as for every bootstrap of few values. With fewer seeds
-    there is no interval.
-
-    Args:
-        differences: the differences of every pair of domains, one per seed.
-
-    Returns:
-        None without differences.
-    """
-    strata = [np.asarray(values, dtype=np.float64) for values in differences.values() if len(values)]
-    if not strata:
-        return None
-    count, interval = sum(map(len, strata)), None
-    if min(map(len, strata)) >= LEAST_SEEDS:
-        generator = np.random.default_rng(0)
-        sums = [values[generator.integers(len(values), size=(DRAWS, len(values)))].sum(1) for values in strata]
-        low, high = np.quantile(np.sum(sums, axis=0) / count, (0.025, 0.975))
-        interval = (float(low), float(high))
-    return Difference(float(np.concatenate(strata).mean()), count, interval)
-
-
 def difference_to_reference(
     records: Sequence[Record], row: str, reference: str, measure: str = "class_mean"
-) -> Difference | None:
+) -> PairedDifference | None:
     """A row's measure minus the reference's, paired by domains and seed; None without pairs or for the reference."""
     if row == reference:
         return None
@@ -106,7 +67,7 @@ def difference_to_reference(
     return mean_difference(of_row, of_reference)
 
 
-def mean_difference(ours: Mapping[Unit, float], reference: Mapping[Unit, float]) -> Difference | None:
+def mean_difference(ours: Mapping[Unit, float], reference: Mapping[Unit, float]) -> PairedDifference | None:
     """Mean of `ours` minus `reference` with its interval, over the units (domains and seed) that both have."""
     differences: dict[tuple[str, str], list[float]] = {}
     for unit, value in ours.items():
@@ -136,7 +97,7 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def rank_correlation(scores: Sequence[float], truth: Sequence[float]) -> float | None:
     """Spearman's rho, -1 to 1; None for fewer than three points, or if one side is constant."""
-    if len(scores) < LEAST_POINTS or len(set(scores)) == 1 or len(set(truth)) == 1:
+    if len(scores) < LEAST_POINTS:
         return None
     rho = spearman(np.asarray(scores), np.asarray(truth))
     return None if math.isnan(rho) else rho

@@ -68,6 +68,12 @@ class Table(Settings):
         return self
 
 
+def csv_columns(*figures: str) -> tuple[str, ...]:
+    """Columns of a table's CSV: the run, the `figures` of that kind of run, and how the run was made."""
+    made = ("steps", "seconds", "commit", "finished", "per_class")
+    return ("row", "config", "source", "target", "seed", "digest", *figures, *made)
+
+
 #: Classes of tables, by kind.
 TABLES: Registry[type[Table]] = Registry("kind of table")
 
@@ -78,15 +84,12 @@ def name_of(pair: tuple[str, str]) -> str:
     return target if source == THE_OTHERS else f"{source} to {target}"
 
 
-def load_table(path: str | Path) -> Table:
-    """Read a table's YAML. Raises UserError if it does not exist or has errors."""
-    path = Path(os.path.expanduser(path))
-    if not path.is_file():
-        path = CONFIGS / "tables" / f"{path.stem}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in path.parent.glob("*.yaml"))
-        hint = f"{nearest(path.stem, known)} (known: {', '.join(known)})"
-        raise UserError(f"{path.name}: no such table, neither a file nor a table of uda{hint}")
+def load_table(name: str | Path) -> Table:
+    """Read a table's YAML, by path or by a name in configs/tables/. Raises ConfigError with every mistake."""
+    path = find_config(name, CONFIGS / "tables", "table")
+    content, origins = read_config(path)
+    content = {"name": path.stem, "kind": "adaptation", **content}
+    kind = typed(content["kind"], str)
     try:
         declared = TABLES[kind]
         return declared.model_validate(typed(content, declared))

@@ -43,7 +43,7 @@ def mean_and_spread(values: Sequence[float], percent: bool = True) -> str:
     return f"{statistics.mean(values):.{digits}f}{spread}"
 
 
-def difference_text(difference: Difference | None) -> str:
+def difference_text(difference: PairedDifference | None) -> str:
     """`+1.2 [+0.4, +2.0], n = 5` in percentage points; empty without a difference."""
     if difference is None:
         return ""
@@ -148,18 +148,13 @@ def differences_markdown(records: Sequence[Record], reference: str | None = None
     if reference not in rows or len(pairs) < 2:
         return ""
     unit = "domain" if measure == "overall" else "pair"
-    lines = [
-        f"Mean differences to {reference} in points over the n runs with the same {unit} and seed. {_interval(unit)}",
-        "",
-        f"| Minus {reference} | {' | '.join(map(name_of, pairs))} | all |",
-        f"|---|{'---|' * len(pairs)}---|",
-    ]
+    lines = []
     for row in rows:
         if row != reference:
             parts = [*([r for r in records if (r["source"], r["target"]) == pair] for pair in pairs), records]
             cells = [difference_text(difference_to_reference(part, row, reference, measure)) for part in parts]
             lines.append([row, *cells])
-    text = f"Mean differences to {reference} in points over the n runs of equal {unit} and seed; {_interval(unit)}."
+    text = f"Mean differences to {reference} in points over the n runs with the same {unit} and seed. {_interval(unit)}"
     return f"{text}\n\n{markdown_table([f'Minus {reference}', *map(name_of, pairs), 'all'], lines)}"
 
 
@@ -168,20 +163,14 @@ def inner_markdown(records: Sequence[Record]) -> str:
     chosen = [row for row in names_of(records) if numbers(select(records, row), "tp_rate")]
     if not chosen:
         return ""
-    lines = [
-        "Inner metrics of the selected images in the last round, mean ± standard deviation over all pairs and seeds. "
-        "The first column is that of the first round. TP rates are oracle figures.",
-        "",
-        "| Method | TP rate, first round | TP rate | AVH | AVC | confidence | norm of x |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    lines = []
     for row in chosen:
         own = select(records, row)
         cells = [mean_and_spread(numbers(own, key), percent=False) for key in ("tp_rate_round0", *INNER)]
         lines.append([row, *cells])
     text = (
-        "Inner metrics of the selected images, first column apart in the last round (TP rates are oracle figures); "
-        "mean ± standard deviation over all pairs and seeds:"
+        "Inner metrics of the selected images in the last round, mean ± standard deviation over all pairs and seeds. "
+        "The first column is that of the first round. TP rates are oracle figures."
     )
     head = ["Method", "TP rate, first round", "TP rate", "AVH", "AVC", "confidence", "norm of x"]
     return f"{text}\n\n{markdown_table(head, lines)}"
@@ -201,15 +190,13 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
     epochs = [run for run in runs if len(run) > 1]
     if not epochs and all(len(group) < LEAST_POINTS for group in groups):
         return ""
-    lines = [
+    text = (
         f"How well {scores} models: Spearman's rho with the {reached_by} (oracle). Points lost: {reached_by} of the "
         "best model (oracle) minus that of the validator's choice. Epochs: the reports of a run, mean over runs. "
         f"Methods: the last models of one {domains} and seed, mean over all of these. Only reports with a score count"
-        f"{AGREEMENT_NOTE if 'agreement' in validators else ''}.",
-        "",
-        "| Validator | rho, epochs | points lost | rho, methods | points lost |",
-        "|---|---|---|---|---|",
-    ]
+        f"{AGREEMENT_NOTE if 'agreement' in validators else ''}."
+    )
+    lines = []
     for validator in validators:
         cells = []
         for judgement in (judge(validator, epochs, measure), judge(validator, groups, measure)):
@@ -219,18 +206,13 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
         lines.append([validator, *cells])
     losses = [max(numbers(run, measure)) - float(run[-1][measure]) for run in epochs if len(run) >= LEAST_POINTS]
     if losses:
-        lines.append(f"| the last report | | {100 * statistics.mean(losses):.1f}, n = {len(losses)} | | |")
-    lines += ["", f"n/a: fewer than {LEAST_POINTS} models, or no correlation because all are equal."]
+        lines.append(["the last report", "", f"{100 * statistics.mean(losses):.1f}, n = {len(losses)}", "", ""])
+    ranked = markdown_table(["Validator", "rho, epochs", "points lost", "rho, methods", "points lost"], lines)
+    note = f"n/a: fewer than {LEAST_POINTS} models, or no correlation because all are equal."
+    ranking = f"{text}\n\n{ranked}\n{note}\n"
     if not epochs:
-        return "\n".join(lines) + "\n"
-    lines += [
-        "",
-        f"{reached_by.capitalize()} in % of the last report and of the report that each validator chooses, mean over "
-        f"{domains}s and seeds:",
-        "",
-        f"| Method | runs | last | {' | '.join(validators)} | oracle best |",
-        f"|---|---|---|{'---|' * len(validators)}---|",
-    ]
+        return ranking
+    lines = []
     for row in names_of([run[0] for run in epochs]):
         own = [run for run in epochs if run[0]["row"] == row]
         reached = [[float(run[-1][measure]) for run in own]]
@@ -241,8 +223,8 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
         cells = [f"{100 * statistics.mean(values):.1f}" if values else "n/a" for values in reached]
         lines.append([row, str(len(own)), *cells])
     text = (
-        f"{reached_by.capitalize()} in %, mean over {domains}s and seeds, of the last report and of those that are "
-        "chosen:"
+        f"{reached_by.capitalize()} in % of the last report and of the report that each validator chooses, mean over "
+        f"{domains}s and seeds:"
     )
     return f"{ranking}\n{text}\n\n{markdown_table(['Method', 'runs', 'last', *validators, 'oracle best'], lines)}"
 
@@ -256,13 +238,7 @@ def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> s
     rows = names_of(last)
     scores = {(row, validator): numbers(select(last, row), validator) for row in rows for validator in validators}
     means = {place: statistics.mean(values) for place, values in scores.items() if values}
-    lines = [
-        "Validators' scores of the last models, means over runs. The row that a validator chooses is in bold. The "
-        f"last column is the {MEASURES[measure]} in %, which the choices do not use:",
-        "",
-        f"| Row | runs | {' | '.join(validators)} | {MEASURES[measure]} (oracle) |",
-        f"|---|---|{'---|' * len(validators)}---|",
-    ]
+    lines = []
     for row in rows:
         cells = []
         for validator in validators:
@@ -273,8 +249,8 @@ def scores_markdown(reports: Sequence[Record], measure: str = "class_mean") -> s
         own = select(last, row)
         lines.append([row, str(len(own)), *cells, mean_and_spread(numbers(own, measure))])
     text = (
-        f"Validators' scores of the last models, means over runs, each one's choice of a row in bold; beside them the "
-        f"{MEASURES[measure]} in %, which has no part in these choices:"
+        "Validators' scores of the last models, means over runs. The row that a validator chooses is in bold. The "
+        f"last column is the {MEASURES[measure]} in %, which the choices do not use:"
     )
     return f"{text}\n\n{markdown_table(['Row', 'runs', *validators, f'{MEASURES[measure]} (oracle)'], lines)}"
 
@@ -283,14 +259,9 @@ def published_markdown(records: Sequence[Record]) -> str:
     """Published figures, as printed there: accuracy by class or by unseen domain, and its mean."""
     classes = published_classes(records)
     where = "; ".join(dict.fromkeys(record["published_in"] for record in records))
-    lines = [
-        f"Published, not measured here: accuracy in % and its mean, as printed in {where}.",
-        "",
-        f"| Method (published) | {' | '.join(classes)} | mean |",
-        f"|---|{'---|' * (len(classes) + 1)}",
-    ]
-    lines += [f"| {r['method']} | {' | '.join(r[key] for key in (*classes, 'mean'))} |" for r in records]
-    return "\n".join(lines) + "\n"
+    text = f"Published, not measured here: accuracy in % and its mean, as printed in {where}."
+    lines = [[r["method"], *(r[key] for key in (*classes, "mean"))] for r in records]
+    return f"{text}\n\n{markdown_table(['Method (published)', *classes, 'mean'], lines)}"
 
 
 def published_classes(records: Sequence[Record]) -> list[str]:

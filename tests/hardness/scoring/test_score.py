@@ -110,7 +110,7 @@ def test_a_table_comes_back_as_it_was_to_the_last_bit(table, tmp_path, ending):
         (",image,avh\n0,a,1\n", "column 1 has no name; remove it (pandas: index=False), or name the scores in"),
         (
             "image,avh,note\na,1,good\n",
-            "to float: 'good'); name the columns of scores in `scores`",
+            "(could not convert string to float: 'good'); name the columns of scores in `scores`",
         ),
     ],
 )
@@ -239,7 +239,10 @@ def test_names_of_a_timm_models_classes_from_a_file(tmp_path):
     (tmp_path / "classes.txt").write_text("cat\nant\nbee\n")
     found = load_classifier("resnet18", str(tmp_path / "own.pth"), tmp_path / "classes.txt")
     assert in_order_of(found, data_of("ant", "bee")).labels.tolist() == [1, 2]
-    for content, message in (("cat\nant\ncat\n", "cat is given twice"), ("cat\nant\n", "has 2 names, the model has 3")):
+    for content, message in (
+        ("cat\nant\ncat\n", "cat is given twice"),
+        ("cat\nant\n", "has 2 names, but the model has 3"),
+    ):
         (tmp_path / "classes.txt").write_text(content)
         with pytest.raises(UserError, match=message):
             load_classifier("resnet18", str(tmp_path / "own.pth"), tmp_path / "classes.txt")

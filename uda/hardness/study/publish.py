@@ -133,7 +133,7 @@ def correlations_markdown(records: Sequence[Record]) -> str:
         "Spearman's rho with HSF and its 95 % bootstrap interval. The sign of rho is reversed for scores that are "
         "large for hard images."
     )
-    return f"{text}\n\n{_table(['Score', *models], rows)}"
+    return f"{text}\n\n{markdown_table(['Score', *models], rows)}"
 
 
 def bins_markdown(records: Sequence[Record]) -> str:
@@ -149,7 +149,7 @@ def bins_markdown(records: Sequence[Record]) -> str:
         p = p_text(float(ahead["meng_p"])) if ahead["meng_p"] else "-"
         rows.append([*place, own[0]["n"], *cells, p])
     text = "Spearman's rho within a bin of HSF and its 95 % bootstrap interval. p: AVH against the reference (Meng)."
-    return f"{text}\n\n{_table(['Model', 'HSF', 'images', *scores, 'p'], rows)}"
+    return f"{text}\n\n{markdown_table(['Model', 'HSF', 'images', *scores, 'p'], rows)}"
 
 
 def training_markdown(records: Sequence[Record]) -> str:
@@ -187,7 +187,7 @@ def degraded_markdown(records: Sequence[Record]) -> str:
         "Rank correlation of level and score, mean over the images. 1 means harder with every level. Last column: "
         "AVH's correlation minus confidence's, paired by image, with its 95 % interval."
     )
-    return f"{text}\n\n{_table(['Model', 'degradation', *scores, 'avh minus confidence'], rows)}"
+    return f"{text}\n\n{markdown_table(['Model', 'degradation', *scores, 'avh minus confidence'], rows)}"
 
 
 _LESS_CONFIDENCE = ("less_confidence", "less_confidence_low", "less_confidence_high")
