@@ -20,6 +20,7 @@ import uda
 from tests.adaptation.test_resume import same_files
 from tests.data.trees import make_folders
 from tests.generalization.conftest import TINY as TINY_GENERALIZATION
+from tests.in_process import adapt
 from tests.pretend_device import pretended
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.run import AdaptationRun
@@ -112,6 +113,16 @@ def test_a_run_says_what_the_command_says_and_log_and_quiet_decide_where(tiny, i
     kept = [[line.partition("  ")[2] for line in log] for log in logs]
     assert printed.out.splitlines() == kept[0] and "\n".join(shown).splitlines() == kept[1]
     assert [lines[0].partition(",")[0] for lines in kept] == ["run      tiny"] * 3 and len(kept[2]) > 10
+
+
+def test_a_run_from_python_names_no_command_and_the_settings_that_its_method_does_not_read(tiny, in_folder, capsys):
+    """The words in sys.argv are those of pytest or of a notebook's kernel. Overrides may be read only once."""
+    words = iter(["method=source_only", "self_training.selector=softmax"])
+    run = uda.adapt(tiny, overrides=words)
+    assert json.loads((run.folder / "environment.json").read_text())["command"] is None
+    assert "note: method 'source_only' does not read self_training.selector" in capsys.readouterr().out.splitlines()
+    assert adapt(["--cfg", str(tiny), "method=source_only", "output=by_command"]) == 0
+    assert json.loads((in_folder / "by_command" / "environment.json").read_text())["command"] == sys.argv
 
 
 def test_a_finished_run_is_opened_at_once(tiny, adapted, capsys):

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uda.adaptation.checks import unread_notes
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.run import AdaptationRun
 from uda.core.distributed import Ranks, start
@@ -63,9 +64,10 @@ def adapt(
     Raises:
         UserError: a mistake in the config, the paths or the data. The message says what to change.
     """
+    overrides = overrides if isinstance(overrides, Mapping | str) else list(overrides)
     wanted = _config(config, AdaptationConfig, seed, overrides)
     with generators_restored(), start(wanted.runtime.device) as ranks:
-        return _carry_out(AdaptationRun, wanted, log, ranks)
+        return _carry_out(AdaptationRun, wanted, log, ranks, unread_notes(wanted, _changed(overrides)))
 
 
 def generalize(
@@ -208,11 +210,25 @@ def _config(config: str | Path | C, kind: type[C], seed: int | None, overrides: 
     return kind.load(config, changes, origin="overrides")
 
 
+def _changed(overrides: Overrides) -> list[str]:
+    """The dotted keys of overrides."""
+    if isinstance(overrides, Mapping):
+        return [str(key) for key in overrides]
+    words = [overrides] if isinstance(overrides, str) else overrides
+    return [word.partition("=")[0] for word in words]
+
+
 def _carry_out(
-    session_type: type[Session], config: RunConfig, log: Callable[[str], None] | None, ranks: Ranks
+    session_type: type[Session],
+    config: RunConfig,
+    log: Callable[[str], None] | None,
+    ranks: Ranks,
+    notes: Iterable[str] = (),
 ) -> TrainedRun:
-    """Carry a run out and open it."""
+    """Carry a run out and open it. `notes` are logged first."""
     run_log = RunLog(silent=not ranks.is_main, show=log)
+    for note in notes:
+        run_log(note)
     session = None
     try:
         session = session_type(config, run_log, ranks)

@@ -1,9 +1,22 @@
 """Checks of a config against its method and the number of processes, before anything is built."""
 
+from collections.abc import Iterable
+
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS, AdaptationMethod
 from uda.core.errors import UserError
 from uda.training.method import Method
+
+
+def unread_notes(config: AdaptationConfig, changed: Iterable[str]) -> list[str]:
+    """A note on each setting that a user changed and that the method does not read.
+
+    `changed`: dotted keys.
+    """
+    method = ADAPTATION_METHODS[config.method]
+    reads = {"self_training": method.rounds, "adaptation": method.adapts}
+    unread = [key for key in changed if not reads.get(key.split(".")[0], True)]
+    return [f"note: method '{config.method}' does not read {key}" for key in unread]
 
 
 def check_batches(config: AdaptationConfig, world: int) -> None:

@@ -1,6 +1,7 @@
 """Carry out several runs in order, and report how each ended: finished, with a mistake, or interrupted."""
 
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -77,6 +78,7 @@ def _carry_out(
         try:
             set_up_process(config.runtime)
             session = run(config, log, ranks, interruption)
+            session.command = sys.argv
             act(session, log)
         except RankLostError:
             with interruption.deferred():  # the signal that ended the other process may reach this one too

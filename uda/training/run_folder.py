@@ -8,7 +8,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -133,14 +133,14 @@ class RunFolder:
 
     def create(
         self,
-        command: list[str],
+        command: Sequence[str] | None,
         compute: Mapping[str, object] | None = None,
         weights: Mapping[str, object] | None = None,
     ) -> None:
         """Create an unfinished run's folder with config.yaml and environment.json, and lock it against other processes.
 
         Args:
-            command: the command, for environment.json.
+            command: the command line, for environment.json; None for a call from Python.
             compute: the settled runtime settings, for environment.json.
             weights: origin of the backbone's weights, for environment.json. An earlier start's entry is kept.
 
@@ -199,7 +199,9 @@ def _ours_at_once(name: str) -> bool:
 
 
 def environment(
-    command: list[str], compute: Mapping[str, object] | None = None, weights: Mapping[str, object] | None = None
+    command: Sequence[str] | None = None,
+    compute: Mapping[str, object] | None = None,
+    weights: Mapping[str, object] | None = None,
 ) -> dict[str, object]:
     """Versions, device and the checkout's commit. They help to explain a difference between two runs."""
     from importlib.metadata import version  # importing timm for its version takes half a second
@@ -211,7 +213,7 @@ def environment(
     return {
         "uda": __version__,
         "commit": code_commit(),
-        "command": command,
+        "command": None if command is None else list(command),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "torch": torch.__version__,

@@ -1,7 +1,6 @@
 """The session of a run: its folder, engine and checkpoints, training of a stage, and saving."""
 
 import signal
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +79,8 @@ class Session(ABC):
     engine: Engine
     checkpoints: Checkpoints
     records: Records
+    command: Sequence[str] | None = None
+    """The command line that started the run, for environment.json; None for a call from Python."""
     method: Method
     """The method that is trained. Its own networks are saved and restored."""
 
@@ -251,7 +252,7 @@ class Session(ABC):
         """Create the run folder, or open it to continue the run."""
         compute = self.engine.settings.model_dump() | {"processes": self.ranks.world}
         model = self.config.model
-        self.folder.create(sys.argv, compute, describe_weights(model.backbone, model.weights))
+        self.folder.create(self.command, compute, describe_weights(model.backbone, model.weights))
         self.log.open(self.folder.path / "log.txt")
         if self.folder.resized:
             self.log(self.folder.resized)

@@ -54,15 +54,12 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         parser.error(f"--cfg FILE is needed (or --list WHAT, or --help); {example}")
 
     def run(config: "AdaptationConfig", log: "RunLog", ranks: "Ranks", interruption: "Interruption") -> "Session":
+        from uda.adaptation.checks import unread_notes
         from uda.adaptation.dry_run import RunWithoutData, missing_data
-        from uda.adaptation.methods import ADAPTATION_METHODS
         from uda.adaptation.run import AdaptationRun
 
-        method = ADAPTATION_METHODS[config.method]
-        reads = {"self_training": method.rounds, "adaptation": method.adapts}
-        for key in (word.partition("=")[0] for word in options.overrides):
-            if not reads.get(key.split(".")[0], True):
-                log(f"note: method '{config.method}' does not read {key}")
+        for note in unread_notes(config, [word.partition("=")[0] for word in options.overrides]):
+            log(note)
         if options.dry_run and (missing := missing_data(config, ranks)):
             return RunWithoutData(config, missing, log, ranks, interruption)
         return AdaptationRun(config, log, ranks, interruption)
