@@ -9,8 +9,8 @@ import numpy as np
 class Events:
     """Event files in `folder`. Nothing is imported or written before the first figure.
 
-    Figures that need target labels are in the group `oracle`. `first_step`: events of older files from this step on are
-    purged, so that a resumed run draws nothing twice.
+    Figures that need target labels are in groups that begin with `oracle`. `first_step`: events of older files from
+    this step on are purged, so that a resumed run draws nothing twice.
     """
 
     def __init__(self, folder: Path, first_step: int):

@@ -14,7 +14,7 @@ from uda.training.records import Records, plain
 class RunReport(ABC):
     """Writes records, TensorBoard and rows in the terminal during a run, and `results.json` at the end.
 
-    Its only state are the `records`. A new report with the same records continues where the old one ended.
+    The `records` are its only state. A new report with the same records continues where the old one ended.
 
     Args:
         records: the records of the run so far.

@@ -272,7 +272,7 @@ class Engine:
         )
         optimization.optimizer.zero_grad(set_to_none=True)
         for number, part in enumerate(batch.dealt(parts), 1):
-            part = part.to(self.device, memory_format=self.memory_format)  # the images of a part are not contiguous
+            part = part.to(self.device, memory_format=self.memory_format)  # dividing a batch loses the memory format
             optimization.weight = part.weight
             if averaged_loss is None:
                 loss, scalars = method.loss(part)

@@ -190,7 +190,7 @@ class RunFolder:
             ) from None
         except OSError as error:
             if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
-                raise  # the others mean a file system without locks
+                raise  # the listed errors mean a file system without locks
 
 
 def _ours_at_once(name: str) -> bool:

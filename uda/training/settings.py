@@ -13,7 +13,7 @@ class OptimSettings(Settings):
     name: Literal["sgd", "adamw"] = "sgd"
     """Optimiser."""
     lr: float = Field(1e-4, gt=0)
-    """Learning rate of the new layers: head and classifier."""
+    """Learning rate of the new layers: head, classifier and a method's own networks."""
     backbone_lr_scale: float = Field(1.0, ge=0)
     """Learning rate of the backbone as a multiple of `lr`."""
     momentum: float = Field(0.9, ge=0, lt=1)
