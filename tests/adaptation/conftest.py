@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.report import AdaptationReport, ChoiceRecord, RoundRecord
+from uda.adaptation.pseudo_labels import RoundLabels
+from uda.adaptation.report import AdaptationReport, RoundRecord
 from uda.data.domains import TargetLabels
 from uda.data.images import ImageArray
 from uda.evaluation.accuracy import Prediction, accuracy, selection_metrics
@@ -78,10 +79,11 @@ class SyntheticRun:
         return RoundRecord(
             round=index,
             steps=50,
-            choice=ChoiceRecord(
+            choice=RoundLabels(
                 portion=portion,
                 pseudo=pseudo,
                 reference=reference,
+                labels=np.eye(len(self.classes), dtype=np.float32)[pseudo.labels],
                 metrics=selection_metrics(pseudo, before, reference, self.target_labels, self.classes),
             ),
             predicted=predictions(self.prediction(index + 1)),

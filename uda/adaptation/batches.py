@@ -60,10 +60,10 @@ class AdaptationBatches:
         """Batches of one epoch of a round: the round's share of the source, and the selected target images."""
         settings = self.config.self_training
         drawn = self.source_share(index)
-        selected = np.flatnonzero(choice.pseudo.selected)
+        selected = choice.selected
         parts = [self._source_part(drawn)]
         if len(selected):
-            parts.append(self._target_part(selected, choice.labels[selected]))
+            parts.append(self._target_part(selected, choice.labels_of(selected)))
         batch = settings.batch
         sizes = batch.mixed or [batch.source, batch.selected][: len(parts)]
         if batch.unlabelled:

@@ -31,6 +31,15 @@ class RoundLabels:
     metrics: dict
     """`selection_metrics` of the choice; empty on all ranks except 0."""
 
+    @property
+    def selected(self) -> np.ndarray:
+        """Numbers of the selected images, in ascending order."""
+        return np.flatnonzero(self.pseudo.selected)
+
+    def labels_of(self, images: np.ndarray) -> np.ndarray:
+        """Label distributions (n, K) of images by number (n,)."""
+        return self.labels[images]
+
     def state(self) -> dict[str, object]:
         """State for a checkpoint: tensors, numbers and strings only."""
         arrays = {

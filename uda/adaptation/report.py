@@ -11,6 +11,7 @@ from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.events import draw_choice, draw_model
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import named_classes
+from uda.adaptation.pseudo_labels import RoundLabels
 from uda.adaptation.results import summarise
 from uda.adaptation.terminal import OF_INTERVALS, OF_ROUNDS, part_lines, round_cells, source_cells
 from uda.data.domains import TargetLabels
@@ -21,22 +22,7 @@ from uda.report.gallery import gallery_entries, surest_by_class
 from uda.report.pseudo_labels import write_pseudo_labels
 from uda.report.run_report import RunReport
 from uda.report.terminal import class_lines, indented
-from uda.selection.thresholds import PseudoLabels
 from uda.training.records import REPORTS, SOURCE, Records
-
-
-@dataclass(frozen=True)
-class ChoiceRecord:
-    """The images that a round of self-training selected, and figures about them."""
-
-    portion: float
-    """Share of each class's images that was to be selected."""
-    pseudo: PseudoLabels
-    """The selector's choice."""
-    reference: PseudoLabels
-    """What softmax would have chosen at the same portion."""
-    metrics: dict[str, Any]
-    """`uda.evaluation.accuracy.selection_metrics` of the choice."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +43,7 @@ class RoundRecord:
     """Mean training loss of the round."""
     seconds: float
     """Duration of the round."""
-    choice: ChoiceRecord | None = None
+    choice: RoundLabels | None = None
     """What the round selected; None for a method without rounds."""
 
 

@@ -15,7 +15,7 @@ from uda.adaptation.checks import check_batches
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import missing_note, named_classes, occurring_classes
 from uda.adaptation.pseudo_labels import RoundLabels, label_target
-from uda.adaptation.report import AdaptationReport, ChoiceRecord, RoundRecord
+from uda.adaptation.report import AdaptationReport, RoundRecord
 from uda.adaptation.settings import AdaptationSettings, SelfTrainingSettings
 from uda.adaptation.terminal import summary_lines
 from uda.adaptation.work import Work, work_of
@@ -410,7 +410,7 @@ class AdaptationRun(Session):
             RoundRecord(
                 round=index,
                 steps=steps,
-                choice=ChoiceRecord(choice.portion, choice.pseudo, choice.reference, choice.metrics),
+                choice=choice,
                 predicted=predictions(prediction),
                 accuracy=self.accuracy(prediction),
                 validators=self.validate(prediction),
