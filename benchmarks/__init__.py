@@ -1,4 +1,4 @@
-"""Measurements beside the package: speed (`uda bench`, a module a subject), scaling, chaos, processes."""
+"""The benchmarks of benchmarks/run_bench.py, one module per subject."""
 
 from benchmarks import (  # noqa: F401  (they register themselves)
     averaging,

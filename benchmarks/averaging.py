@@ -1,6 +1,6 @@
-"""A training step of two processes by gloo, resnet18: how the gradients are averaged, and what it costs.
+"""A training step of two gloo processes with resnet18: the cost of averaging gradients.
 
-Each process has one thread and half of the batch. The side's process is one of the two; its memory alone is counted.
+Each process has one thread and half of the batch. The measured process is one of the two. Only its memory is counted.
 """
 
 import multiprocessing
@@ -36,13 +36,13 @@ def _batches(scale: float) -> list:
     return [batch.dealt(2)[0] for batch in training_batches(SUBJECTS["resnet18"].scaled(scale))]
 
 
-#: Ways to average gradients: functions that build a process's part of the training.
+#: Ways to average gradients: functions that build one process's part of the training.
 WAYS = {"during": _during, "after": _after, "bare": _bare}
 
 
 @BENCHMARKS.register("ddp_resnet18_2p")
 def ddp(scale: float) -> Contest:
-    """A step of two processes, resnet18: gradients sent during the backward pass, against sending them after it."""
+    """A step of two processes, resnet18: gradients sent during the backward pass, against sending after it."""
     return _contest("during", "after", scale, None)
 
 
@@ -59,9 +59,9 @@ def _contest(ours: str, floor: str, scale: float, bar: float | None) -> Contest:
     )
 
 
-@cache  # the other process prepares a way once
+@cache  # the other process prepares each way once
 def _together(way: str, scale: float) -> Callable[[], object]:
-    """A call that has both processes do their part."""
+    """A call in which both processes do their part."""
     partner = _partner()
     partner.send((way, scale))
     work = _part(0, way, scale)
@@ -76,12 +76,15 @@ def _together(way: str, scale: float) -> Callable[[], object]:
 
 @cache
 def _partner() -> Connection:
-    """The other process, which ends with this one: it prepares what it is asked for first, and does it from then on."""
+    """The other process. It prepares a way at the first request and runs it at later requests.
+
+    It ends with this process.
+    """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     store = dist.TCPStore("127.0.0.1", 0, 2, is_master=True, wait_for_workers=False)
     context.Process(target=_serve, args=(store.port, theirs), daemon=True).start()
-    theirs.close()  # so that its end is noticed here
+    theirs.close()  # so that this process notices the end of the other one
     _join(store, 0)
     return ours
 

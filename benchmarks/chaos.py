@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
-"""Kill a run again and again, and see that it comes to the same end, bit for bit.
+"""Kill a run many times, and check that its results are the same bit for bit.
 
-The run is done once undisturbed. Then it is started anew and killed (SIGKILL) at random moments, half of them while a
-file of the run is being written and every sixth while it starts, until it has died --kills times and may end. A run
-that ends before that is compared and begun again. Compared are `results.json` and every report (times aside), every
-`pseudo_labels.csv` and the final weights. With --nproc the run is a torchrun job of which a random process is killed,
-and the job must end by itself within a minute.
+First the run is carried out without interruption. Then it is started again and killed (SIGKILL) at random moments:
+half of them while a file of the run is written, and every sixth during the start. After --kills kills, the run may end.
+If it ends earlier, it is compared and started again. The comparison includes `results.json` and every report (without
+times), every `pseudo_labels.csv` and the final weights. With --nproc, the run is a torchrun job. Then a random process
+of the job is killed, and the job must end within a minute.
 
     python -m benchmarks.chaos                                   # digits, 30 kills, about ten minutes on two cores
     python -m benchmarks.chaos --kills 3 --cfg pacs_avh.yaml self_training.rounds=2
@@ -29,7 +29,7 @@ from uda.cli.command_line import CommandParser, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 
-#: A torchrun job must have ended so many seconds after one of its processes was killed.
+#: Seconds within which a torchrun job must end after one of its processes was killed.
 JOB_ENDS_WITHIN = 60
 
 
@@ -38,13 +38,13 @@ def command(options: argparse.Namespace, folder: Path) -> list[str]:
     launcher = [sys.executable]
     if options.nproc > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={options.nproc}"]
-    # A checkpoint as often as its cost allows: the run must get on between two kills.
+    # Checkpoints as often as possible, because the run must make progress between two kills.
     settings = ["runtime.threads=1", "runtime.checkpoint_minutes=0", *options.overrides, f"output={folder}"]
     return [*launcher, str(ROOT / "tools" / "self_train.py"), "--cfg", options.cfg, *settings]
 
 
 def start(options: argparse.Namespace, folder: Path, log: Path) -> subprocess.Popen:
-    """Start the run, or what is left of it, in a session of its own."""
+    """Start or resume the run in its own session."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with log.open("a") as output:
         return subprocess.Popen(
@@ -53,34 +53,37 @@ def start(options: argparse.Namespace, folder: Path, log: Path) -> subprocess.Po
 
 
 def children(pid: int) -> list[int]:
-    """Processes that a process started."""
+    """The child processes of a process."""
     with suppress(OSError):
         return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     return []
 
 
 def victim(process: subprocess.Popen, options: argparse.Namespace, chance: random.Random) -> int | None:
-    """The process to kill: the run itself, or one of the job's."""
+    """The process to kill: the run's process, or a random process of the job."""
     if options.nproc == 1:
         return process.pid
     return chance.choice(children(process.pid) or [None])
 
 
 def started_anew(folder: Path) -> int:
-    """Changes with every start that has come to its work: environment.json is written then."""
+    """A time that changes with every start: environment.json is written when the run starts its work."""
     with suppress(OSError):
         return (folder / "environment.json").stat().st_mtime_ns
     return 0
 
 
 def wait_for_work(process: subprocess.Popen, folder: Path, before: int) -> None:
-    """Wait until the start has come to its work, or has ended."""
+    """Wait until the run starts its work, or ends."""
     while process.poll() is None and started_anew(folder) == before:
         time.sleep(0.02)
 
 
 def wait_for_the_moment(process: subprocess.Popen, folder: Path, seconds: float, writing: bool) -> str | None:
-    """Wait so long, and then, if asked to, for a file under way. Returns what it is, None when the run ended first."""
+    """Wait some seconds, and with `writing` until the run writes a file.
+
+    Returns a description of the moment, or None if the run ended first.
+    """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if process.poll() is not None:
@@ -98,12 +101,12 @@ def wait_for_the_moment(process: subprocess.Popen, folder: Path, seconds: float,
 
 
 def last_line(log: Path, word: str) -> str:
-    """The last line of the log that holds a word."""
+    """The last line of the log with a word in it."""
     return next((line for line in reversed(log.read_text().splitlines()) if word in line), "from the beginning")
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
-    """Files in which two runs differ, times aside."""
+    """The files in which two runs differ, without times."""
     names = ["results.json", "checkpoints/final.safetensors", "checkpoints/label_free.safetensors"]
     names += sorted(str(path.relative_to(whole)) for path in whole.glob("rounds/**/*") if path.is_file())
     found = []
@@ -123,30 +126,30 @@ def differences(whole: Path, killed: Path) -> list[str]:
 
 
 def without_times(value: object) -> object:
-    """JSON without its `seconds`."""
+    """A JSON value without the keys `seconds`."""
     if isinstance(value, dict):
         return {key: without_times(entry) for key, entry in value.items() if key != "seconds"}
     return [without_times(entry) for entry in value] if isinstance(value, list) else value
 
 
 def finish(options: argparse.Namespace, folder: Path, log: Path) -> float:
-    """Run to the end; seconds."""
+    """Carry a run out, and return its seconds."""
     started = time.monotonic()
     process = start(options, folder, log)
     if process.wait() != 0:
-        sys.exit(f"a run that nobody disturbed ended with {process.returncode}:\n{log.read_text()[-2000:]}")
+        sys.exit(f"an uninterrupted run ended with code {process.returncode}:\n{log.read_text()[-2000:]}")
     return time.monotonic() - started
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Returns the exit code: 0 when both runs are equal, 1 when not."""
-    parser = CommandParser(prog="python -m benchmarks.chaos", description=__doc__)
+    """Run the comparison. Returns the exit code: 0 if both runs are equal, 1 if not."""
+    parser = CommandParser(prog="benchmarks/chaos.py", description=__doc__)
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
-    parser.add_argument("--kills", type=int, default=30, help="how often to kill (default: 30)")
+    parser.add_argument("--kills", type=int, default=30, help="number of kills (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")
-    parser.add_argument("--life", type=float, help="longest time at work in seconds (default: an eighth of the run)")
+    parser.add_argument("--life", type=float, help="longest time before a kill in seconds (default: 1/8 of the run)")
     parser.add_argument("--nproc", type=int, default=1, help="processes of the job, under torchrun (default: 1)")
-    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="work here, and leave both runs there")
+    parser.add_argument("--keep", metavar="FOLDER", type=Path, help="folder in which both runs are kept")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
     work = options.keep or Path(tempfile.mkdtemp(prefix="chaos-"))
@@ -174,11 +177,11 @@ def _chaos(options: argparse.Namespace, work: Path) -> int:
         target = victim(process, options, chance) if moment else None
         if target is None:
             if process.wait() != 0:
-                sys.exit(f"it ended with {process.returncode} by itself:\n{log.read_text()[-2000:]}")
+                sys.exit(f"the run ended with code {process.returncode}:\n{log.read_text()[-2000:]}")
             if (killed / "results.json").is_file():
                 if _compare(whole, killed, kills):
                     return 1
-                print("begun again", flush=True)
+                print("started again", flush=True)
                 shutil.rmtree(killed)
             continue
         with suppress(ProcessLookupError):
@@ -196,7 +199,7 @@ def _chaos(options: argparse.Namespace, work: Path) -> int:
         print(f"kill {kills:2d}: {moment}; {last_line(log, 'resuming')}", flush=True)
     finish(options, killed, log)
     if options.nproc > 1:
-        print(f"the job had ended {slowest_end:.1f} s after a kill at the latest")
+        print(f"the job ended at most {slowest_end:.1f} s after a kill")
     return 1 if _compare(whole, killed, kills) else 0
 
 

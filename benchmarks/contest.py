@@ -1,4 +1,4 @@
-"""What a benchmark is: our code and a floor, ready to run on the same inputs."""
+"""The definition of a benchmark: our code and a floor, with the same inputs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,29 +9,29 @@ from uda.core.registry import Registry
 
 @dataclass(frozen=True)
 class Contest:
-    """Our code and its floor, ready to run on the same inputs; a call returns when its work is done.
+    """Our code and its floor, ready to run on the same inputs. A call returns when its work is done.
 
-    `benchmarks.run_bench` builds one in each of two processes and calls one side in either. So building must not do
-    what only one side should feel (settings of the whole process): see `at_first_call`.
+    benchmarks/run_bench.py builds the contest in two processes, and calls one side in each. Building must not change
+    settings of the process that are for one side only. `at_first_call` delays such changes.
     """
 
     ours: Callable[[], object]
     floor: Callable[[], object]
     per_call: int = 1
-    """Units of work in a call, for example training steps; seconds are given per unit."""
+    """Units of work in a call, for example training steps. Seconds are reported per unit."""
     bar: float | None = None
-    """The ratio that is good enough; None: the row is there to be watched."""
+    """The smallest ratio that is good enough; None: no requirement."""
     limit_seconds: float | None = None
-    """What ours may take at most, where it is the time itself that counts and not its ratio to a floor."""
+    """The longest time of ours, if the time counts and not its ratio to the floor; None: no limit."""
     before_ours: Callable[[], object] = lambda: None
-    """Called before every call of ours, and not timed."""
+    """Called before every call of ours, without timing."""
 
 
-#: name -> function of `scale` (share of the full amount of work, in (0, 1]) that builds the inputs and the Contest.
+#: Functions that build the inputs and the Contest. `scale` is the share of the full amount of work, in (0, 1].
 BENCHMARKS: Registry[Callable[[float], Contest]] = Registry("benchmark")
 
 
 def at_first_call(prepare: Callable[[], Callable[[], object]]) -> Callable[[], object]:
-    """One side of a contest whose preparation waits for the first call, which is never timed."""
+    """One side of a contest that is prepared at its first call. The first call is never timed."""
     prepared = cache(prepare)
     return lambda: prepared()()

@@ -1,7 +1,7 @@
-"""What a run would cost on GPUs that we do not have: an estimate from stated assumptions, nothing of it measured there.
+"""Estimate the cost of a run on GPUs that we do not have, from stated assumptions. Nothing is measured on these GPUs.
 
-Steps and images come from the config by the rules of `uda.adaptation.work`. Speeds come from `Assumptions`. What rank 0
-does alone, and saving, come from curves measured on this machine's processor.
+The numbers of steps and images come from the config by the rules of `uda.adaptation.work`. Speeds come from
+`Assumptions`. The time of rank 0's work and of checkpoints comes from curves measured on this machine's processor.
 """
 
 import math
@@ -23,50 +23,51 @@ CONFIG = "visda_avh.yaml"
 
 
 class Assumptions(Settings):
-    """What the estimate takes for granted: a GPU of the RTX 3090's class, eight of them in a machine."""
+    """The assumptions of the estimate: GPUs of the RTX 3090's class, eight per machine."""
 
     train_images_per_second: float = Field(700, gt=0)
-    """images a second and GPU that training computes, ResNet-101 at 224 pixels, autocast, channels_last; timm's
-    published benchmark of the bare network has 748 on an RTX 3090 with batches of 256"""
+    """training images per second and GPU: ResNet-101 at 224 pixels, autocast, channels_last. timm's published
+    benchmark of the bare network has 748 on an RTX 3090 with batches of 256"""
     predict_images_per_second: float = Field(1200, gt=0)
-    """images a second and GPU that a predict pass computes, in fp32 with TF32 convolutions; ours, from timm's 2,288 in
-    half precision and 513 / 905, what fp32 is of it on an RTX 3090 in Lambda's benchmark (training ResNet-50): 1,297"""
+    """predicted images per second and GPU, in fp32 with TF32 convolutions. timm has 2,288 in half precision. Times
+    513 / 905, the ratio of fp32 to half precision in Lambda's benchmark (RTX 3090, training ResNet-50), it is 1,297"""
     least_step_seconds: float = Field(0.04, ge=0)
-    """seconds that a training step takes however few its images, since over a thousand kernels must be started"""
+    """shortest training step in seconds, because over a thousand kernels must be started"""
     hidden_share: float = Field(0.5, ge=0, le=1)
-    """share of a training step that gradients travel beside: the backward pass, two thirds of it, less its end"""
+    """share of a training step during which gradients are sent: the backward pass (two thirds of the step) without its
+    end"""
     gpus_per_machine: int = Field(8, ge=1)
-    """GPUs in a machine"""
+    """GPUs per machine"""
     bytes_per_gradient: int = Field(4, ge=1)
-    """bytes a parameter that the GPUs send each other in a step"""
+    """bytes per parameter that the GPUs exchange in a step"""
     bandwidth_within: float = Field(10, gt=0)
-    """GB a second between the GPUs of a machine (PCIe 4.0; NVLink is ten times as fast)"""
+    """GB per second between the GPUs of a machine (PCIe 4.0; NVLink is ten times as fast)"""
     bandwidth_between: float = Field(8, gt=0)
-    """GB a second between machines (a 100 Gbit/s network, two thirds of it used)"""
+    """GB per second between machines (two thirds of a 100 Gbit/s network)"""
     cores_per_gpu: int = Field(8, ge=1)
-    """processor cores, and loader processes, for each GPU"""
+    """processor cores, and loader processes, per GPU"""
     decode_seconds: float = Field(0.005, ge=0)
-    """seconds in which a core reads, decodes, crops and resizes an image"""
+    """seconds of a core to read, decode, crop and resize an image"""
     start_seconds: float = Field(120, ge=0)
-    """seconds from the command to the first step: processes, a look at all files, weights"""
+    """seconds from the command to the first step: starting processes, listing all files, loading weights"""
     pass_seconds: float = Field(3, ge=0)
-    """seconds until loader processes give a first batch, in every training stage and every predict pass"""
+    """seconds until loader processes return the first batch, in every training stage and every predict pass"""
 
 
 @dataclass(frozen=True)
 class Job:
-    """What there is to do."""
+    """The work of a run."""
 
     training: tuple[tuple[int, int], ...]
-    """Of the source stage and of what comes after it, where there is one: steps, and images in a step of all GPUs."""
+    """Pairs of steps and images per step (of all GPUs): of the source stage, and of the later stages, if any."""
     stages: int
     """Training stages, each followed by a predict pass: the source stage, and rounds or reports."""
     predicted: int
-    """Images of all predict passes."""
+    """Number of images of all predict passes."""
     num_target: int
-    """Target images."""
+    """Number of target images."""
     parameters: int
-    """Parameters of the network."""
+    """Number of parameters of the network."""
     checkpoint_minutes: float
     """Minutes between checkpoints within a stage."""
 
@@ -83,47 +84,47 @@ class Job:
 
 @dataclass(frozen=True)
 class Serial:
-    """What was measured on this machine: seconds of what GPUs do not speed up."""
+    """Seconds of work that GPUs do not speed up, measured on this machine."""
 
     choice: Callable[[float], float]
-    """Seconds of a round's choice among so many images."""
+    """Seconds of a round's choice, by the number of images."""
     alone: Callable[[float], float]
-    """Seconds of rank 0's work in a round on so many images."""
+    """Seconds of rank 0's work in a round, by the number of images."""
     save: float
     """Seconds to save a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of a whole run, by what they are spent on."""
+    """Seconds of a whole run, by kind of work."""
 
     train: float
     """Forward, backward and update."""
     gradients: float
-    """Waiting for gradients: what sending takes beyond the backward pass that it runs beside."""
+    """Waiting for gradients: the time of sending that is longer than the simultaneous backward pass."""
     predict: float
     """Predict passes."""
     loading: float
-    """Waiting for images: what loading takes beyond the computation that it runs beside."""
+    """Waiting for images: the time of loading that is longer than the simultaneous computation."""
     serial: float
     """The choice of each round, rank 0's work and checkpoints."""
     starts: float
-    """Start-up, of the job and of loader processes."""
+    """Start-up of the job and of loader processes."""
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Seconds of all kinds of work."""
         return self.train + self.gradients + self.predict + self.loading + self.serial + self.starts
 
 
 def visda_config(batch: int | None = None) -> AdaptationConfig:
-    """The recipe's config; `batch`: with so many images in the batches of all stages."""
+    """The recipe's config. `batch`: number of images in the batches of all stages; None: the recipe's."""
     changes = [] if batch is None else [f"source.batch_size={batch}", f"self_training.batch.mixed={batch}"]
     return AdaptationConfig.load(CONFIG, ["model.weights=none", *changes])
 
 
 def job_of(config: AdaptationConfig) -> Job:
-    """The work that a config asks for, on all images of its dataset's card; no data is needed."""
+    """The work of a config with all images of its card. No data is needed."""
     from uda.data.cards import load_card
 
     card = load_card(config.data.dataset)
@@ -153,16 +154,17 @@ def _parameters(model: str, num_classes: int, channels: int) -> int:
 
 
 def updates_once(config: AdaptationConfig) -> bool:
-    """Whether a step is one forward and one backward pass, which is what the estimate knows."""
+    """Whether a step is one forward and one backward pass. The estimate supports only such steps."""
     return ADAPTATION_METHODS[config.method].step is Method.step
 
 
 def estimate(job: Job, gpus: int, given: Assumptions, serial: Serial) -> Cost | None:
-    """What a job would cost on so many GPUs; None where a GPU would get fewer than the two images that BatchNorm needs.
+    """The estimated cost of a job; None if a GPU would get fewer than two images, which BatchNorm needs.
 
-    A training step takes images / speed, or the least step. Gradients go round a ring, in which every GPU sends
-    2 (W - 1) / W of their bytes over the slowest link. They travel beside a share of the step; what they take longer is
-    waited for. Images are loaded meanwhile; what that takes longer than step and gradients is waited for too.
+    A training step takes images / speed, but at least the shortest step. Gradients are sent in a ring, in which each of
+    W GPUs sends 2 (W - 1) / W of their bytes over the slowest link. They are sent during a share of the step, and the
+    step waits for the rest. Images are loaded at the same time. If loading takes longer than step and gradients, the
+    step waits for it too.
     """
     if job.batch < 2 * gpus:
         return None
@@ -179,7 +181,7 @@ def estimate(job: Job, gpus: int, given: Assumptions, serial: Serial) -> Cost | 
     predicted = job.predicted / gpus
     predict = predicted / given.predict_images_per_second
     loading += max(0.0, predicted * load - predict)
-    # Two checkpoints a stage: when it is trained, and when its report is written.
+    # Two checkpoints per stage: after the training, and after the report.
     saved = 2 * job.stages
     if job.checkpoint_minutes:
         saved += (train + gradients) / (60 * job.checkpoint_minutes)
@@ -197,18 +199,18 @@ def estimate(job: Job, gpus: int, given: Assumptions, serial: Serial) -> Cost | 
 
 @dataclass(frozen=True)
 class Gpu:
-    """A card by the speed that others have measured on it: images a second in training ResNet-50."""
+    """A card with published speeds: images per second in training ResNet-50."""
 
     name: str
     half: float
-    """In half precision (autocast)."""
+    """Images per second in half precision (autocast)."""
     full: float
-    """In fp32, with TF32 where the card has it."""
+    """Images per second in fp32, with TF32 if the card has it."""
     computes_bf16: bool = True
-    """Whether `runtime.precision=auto` is bf16 there, not fp32."""
+    """Whether `runtime.precision=auto` is bf16 on this card, not fp32."""
 
     def assumptions(self, precision: str) -> Assumptions:
-        """The estimate's, with the speeds of this card: those of the RTX 3090 in proportion."""
+        """The assumptions for this card. The speeds are those of the RTX 3090, scaled by the published speeds."""
         default = Assumptions()
         train = self.full if precision == "fp32" else self.half
         return default.model_copy(
@@ -220,9 +222,9 @@ class Gpu:
 
 
 # Lambda's PyTorch benchmark (github.com/lambdal/deeplearning-benchmark, pytorch/csv_v1_v2/pytorch-train-throughput-fp16
-# and -fp32.csv). The T4 is not in it: the V100's figures times what NVIDIA's README of ResNet-50 v1.5 for PyTorch
-# (github.com/NVIDIA/DeepLearningExamples) has in inference at batches of 256: 1,198 of 3,382 in mixed precision, 415 of
-# 1,261 in fp32.
+# and -fp32.csv). The T4 is not in this benchmark. Its figures are the V100's, scaled by the inference speeds with
+# batches of 256 in NVIDIA's README of ResNet-50 v1.5 for PyTorch (github.com/NVIDIA/DeepLearningExamples):
+# 1,198 / 3,382 in mixed precision, 415 / 1,261 in fp32.
 RTX_3090 = Gpu("RTX 3090", 905, 513)
 CARDS = (
     Gpu("T4 16 GB", 833 * 1198 / 3382, 369 * 415 / 1261, computes_bf16=False),

@@ -1,12 +1,12 @@
-"""Training batches from JPEG files against torchvision's ImageFolder with PIL transforms, with as many workers.
+"""Training batches from JPEG files, against torchvision's ImageFolder with PIL transforms and the same workers.
 
-The files are drawn here: 500 x 375 pixels, smooth random fields of colour at three scales and a little noise, saved at
-quality 90, which makes them about 60 KB each, like photos of that size. There are 64 pictures, each under many names.
-A batch holds 32 images of 224 pixels: a random resized crop, mirrored in half of all cases, normalised. Workers start
-once a call on either side; a call over a full store lasts six epochs, so that it is reading that is measured.
+This module makes the files: 500 x 375 pixels, smooth random colours at three scales with a little noise, at quality
+90. They have about 60 KB each, like photos of this size. There are 64 pictures, each under many names. A batch has 32
+images of 224 pixels: a random resized crop, mirrored with probability 1/2, normalised. Workers start once per call on
+both sides. A call with a full store takes six epochs, so that reading dominates.
 
-Every row is there for one worker and for two. On a machine of two cores two workers and the main process get into each
-other's way, and the faster side suffers more: its main process has a larger part in the work.
+Every benchmark runs with one worker and with two. On a machine with two cores, two workers and the main process
+compete. This slows the faster side more, because its main process does a larger part of the work.
 """
 
 import atexit
@@ -27,7 +27,7 @@ from uda.training.device import keep_memory
 
 
 def _register(load_size: int | None, workers: int) -> None:
-    """The rows of a size and a number of workers."""
+    """Register the benchmarks of a size and a number of workers."""
     who = f"{workers} loader process{'es' if workers > 1 else ''}"
     size = "" if load_size is None else f" with data.load_size={load_size}"
     ending = ("" if load_size is None else f"_{load_size}") + f"_{workers}w"
@@ -36,10 +36,10 @@ def _register(load_size: int | None, workers: int) -> None:
         def contest(scale: float) -> Contest:
             return make(scale, load_size, workers)
 
-        contest.__doc__ = f"An image's share of {what}{size}, against ImageFolder on the files, {who} on either side."
+        contest.__doc__ = f"Time per image of {what}{size}, against ImageFolder on the files, {who} on both sides."
         BENCHMARKS.register(f"{name}{ending}")(contest)
 
-    add("files_first_epoch", _first_epoch, "the first epoch over JPEG files (it fills the decoded store)")
+    add("files_first_epoch", _first_epoch, "the first epoch over JPEG files (which fills the decoded store)")
     add("files_from_store", _from_store, "later epochs, from the decoded store")
     if load_size is None:
         add("files_no_store", _no_store, "an epoch over JPEG files without a store")
@@ -52,11 +52,11 @@ AUGMENT = AugmentSettings(scale=(0.08, 1), flip=True)
 
 
 class _Photos:
-    """JPEG files for the length of the process, and both ways to read them."""
+    """JPEG files that exist until the process ends, and both ways to read them."""
 
     def __init__(self, scale: float, load_size: int | None, workers: int):
-        torch.set_num_threads(1)  # on both sides: the other cores are the loaders'
-        memory = Path("/dev/shm")  # where there is one: how fast a disk takes the store is not what is compared
+        torch.set_num_threads(1)  # on both sides, because the loaders use the other cores
+        memory = Path("/dev/shm")  # if it exists, so that the speed of the disk does not matter
         folder = tempfile.TemporaryDirectory(prefix="uda-bench-", dir=memory if memory.is_dir() else None)
         atexit.register(folder.cleanup)
         self.root, self.store = Path(folder.name, "images"), Path(folder.name, "store")
@@ -65,7 +65,7 @@ class _Photos:
         self.workers = workers
 
     def ours(self, epochs: int, stored: bool = True) -> None:
-        """Read by way of the store, which is opened, or made, first; or from the files alone."""
+        """Read images from the store, which is opened or made first; without `stored`, from the files."""
         from uda.data.images import ImageFiles
         from uda.data.loaders import Part, training_batches
         from uda.data.store import open_stores, take_inventory
@@ -86,7 +86,7 @@ class _Photos:
         self._look_at(batch.images for batch in batches)
 
     def floor(self, epochs: int) -> None:
-        """torchvision's ImageFolder with PIL transforms, as its examples have it."""
+        """Read images by torchvision's ImageFolder with PIL transforms, as in its examples."""
         from torchvision import transforms
         from torchvision.datasets import ImageFolder
 
@@ -134,7 +134,7 @@ def _from_store(scale: float, load_size: int | None, workers: int, epochs: int =
 
 
 def _write_photos(root: Path, count: int) -> list[str]:
-    """Relative paths of `count` files in class folders below `root`."""
+    """Write `count` files into class folders below `root`. Returns their relative paths."""
     generator = torch.Generator().manual_seed(0)
     pictures = [_photo(generator) for _ in range(min(64, count))]
     paths = [f"class_{i % CLASSES}/{i:05d}.jpg" for i in range(count)]

@@ -1,7 +1,7 @@
-"""A training step of every method of domain generalisation against one of ERM on the same images.
+"""A training step of every method of domain generalisation, against a step of ERM on the same images.
 
-EfficientNet-Lite0 at 96 pixels, a head of 256, 32 images of each of three domains with data in memory, all settings
-automatic. Of a method that trains in stages it is the mean step of a run, each stage by its share.
+EfficientNet-Lite0 at 96 pixels, a head of 256, 32 images of each of three domains, data in memory, all settings
+automatic. If a method has stages, the step is the mean over the stages, weighted by their shares.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ NUM_CLASSES, SIZE = 7, 96
 DOMAINS = ("art", "cartoon", "photo")
 EACH = 32
 STEPS = 4
-#: What a step may cost at most, in steps of ERM.
+#: The largest cost of a step, in steps of ERM.
 LIMITS = {"mldg": 3.2, "mldg_first_order": 2.2, "avh_loss": 1.05}
 
 
@@ -37,12 +37,12 @@ def _config(method: str, options: Mapping[str, Any], loss: str, each: int) -> Ge
 
 
 def stage_steps(method: str, scale: float) -> list[int]:
-    """Steps of each of a method's stages in a call, one at least."""
+    """Steps of each stage of a method in a call, at least one."""
     return [max(1, round(STEPS * scale * share)) for share in GENERALIZATION_METHODS[method].stages]
 
 
 def _training(config: GeneralizationConfig, steps: list[int]) -> Callable[[], object]:
-    """`Engine.fit` of a method on ready-made batches, stage by stage."""
+    """`Engine.fit` of a method on prepared batches, stage by stage."""
     import torch
     from torch.nn.functional import one_hot
 
@@ -62,7 +62,7 @@ def _training(config: GeneralizationConfig, steps: list[int]) -> Callable[[], ob
     )
 
     def stage(number: int) -> Callable[[], object]:
-        # A network for each: calls repeat, and a later stage may freeze or replace what an earlier one trains.
+        # Each stage has its own network, because calls repeat and a later stage may freeze or replace layers.
         torch.manual_seed(0)
         network = create_network(config.model, NUM_CLASSES, 3)
         set_up_process(config.runtime)
@@ -98,7 +98,7 @@ def _register(name: str, method: str, options: Mapping[str, Any], loss: str = "c
             bar=1 / limit if limit else None,
         )
 
-    contest.__doc__ = f"A training step of {name} against one of ERM, EfficientNet-Lite0 at {SIZE} px, 3 x {EACH}."
+    contest.__doc__ = f"A training step of {name}, against a step of ERM, EfficientNet-Lite0 at {SIZE} px, 3 x {EACH}."
     BENCHMARKS.register(f"generalize_{name}")(contest)
 
 

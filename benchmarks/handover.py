@@ -1,7 +1,7 @@
-"""Handing images from a loader process to the network's input, when reading them costs nothing.
+"""Handing images from a loader process to the network's input, without the cost of reading files.
 
-The images lie in memory, of the network's size; a batch holds 32 of 224 pixels. Ours goes by the ring as uint8 and is
-normalised where it arrives, here on the CPU.
+The images are in memory and have the size of the network's input, 224 pixels. A batch has 32 images. Our images go
+through the ring as uint8 and are normalised at the end, in this benchmark on the CPU.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,7 +20,7 @@ SETTINGS = TransformSettings(size=224, resize=224)
 
 
 class _Ready(Images):
-    """Few decoded images under many names."""
+    """A few decoded images under many names."""
 
     def __init__(self, pictures: torch.Tensor, count: int):
         self.pictures = pictures
@@ -34,7 +34,7 @@ class _Ready(Images):
 
 
 class _Normalised(Dataset):
-    """What a newcomer's dataset gives: float32, normalised where it is read."""
+    """A simple dataset that returns float32 images, normalised in the loader."""
 
     def __init__(self, images: Images):
         self.images = images
@@ -51,7 +51,7 @@ def _contest(scale: float, floor: Callable[[Images], Callable[[], object]]) -> C
     from uda.data.loaders import predict_batches
     from uda.data.transforms import make_predict
 
-    torch.set_num_threads(1)  # on both sides: the other core is the loader's
+    torch.set_num_threads(1)  # on both sides, because the loader uses the other core
     generator = torch.Generator().manual_seed(0)
     shape = (64, SETTINGS.size, SETTINGS.size, 3)
     pictures = torch.randint(256, shape, dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
@@ -71,13 +71,13 @@ def _look_at(batches: Iterable[torch.Tensor]) -> None:
 
 @BENCHMARKS.register("handover_1w")
 def handed_over(scale: float) -> Contest:
-    """An image's share of handing batches over, against a DataLoader of normalised float32, one loader process each."""
+    """Time per image of handing batches over, against a DataLoader of normalised float32, one loader process each."""
     return _contest(scale, lambda images: lambda: _look_at(DataLoader(_Normalised(images), BATCH_SIZE, num_workers=1)))
 
 
 @BENCHMARKS.register("handover_1w_vs_loop")
 def handed_over_against_a_loop(scale: float) -> Contest:
-    """An image's share of handing batches over by a loader process, against a loop that normalises without one."""
+    """Time per image of handing batches over by a loader process, against a loop that normalises without one."""
 
     def floor(images: Images) -> Callable[[], object]:
         normalised = _Normalised(images)

@@ -1,4 +1,4 @@
-"""Seconds and memory of a piece of work, measured where nothing else disturbs them."""
+"""Measure the seconds and the memory of a piece of work in a fresh process."""
 
 import argparse
 import multiprocessing
@@ -16,21 +16,20 @@ from typing import Any
 
 from uda.core.errors import UserError
 
-# A process forked from one that has imported the library and done nothing else: as clean as a new interpreter, and
-# ready in no time.
+# A fork of a process that has only imported the library is as clean as a new interpreter, and starts at once.
 _START = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 _IMPORTED = ["uda.adaptation.run"]
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
-#: Work that takes long is called no more often than fits into so many seconds.
+#: A measurement makes no further calls after this many seconds.
 MOST_SECONDS = 4.0
 
 
 def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    """The function's result, computed in a new process, which takes its memory with it when it ends.
+    """The function's result, computed in a new process. Its memory is free again when the process ends.
 
-    Raises UserError when that process was killed.
+    Raises UserError if the process was killed.
     """
     context = multiprocessing.get_context(_START)
     if _START == "forkserver":
@@ -40,29 +39,29 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool:
             raise UserError(
-                f"the process of {function.__name__}{arguments} was killed, most likely for want of memory; take a "
+                f"the process of {function.__name__}{arguments} was killed, most likely for lack of memory; use a "
                 "smaller --scale"
             ) from None
 
 
 def share(text: str) -> float:
-    """An option that says how much of the full work to do: above 0, at most 1."""
+    """The value of an option for a share of the full work: above 0, at most 1."""
     value = float(text)
     if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError("must lie above 0 and at most at 1")
+        raise argparse.ArgumentTypeError("must be above 0 and at most 1")
     return value
 
 
 def count(text: str) -> int:
-    """An option that is a number of repeats: 1 or more."""
+    """The value of an option for a number of repeats: at least 1."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
+        raise argparse.ArgumentTypeError("must be at least 1")
     return value
 
 
 def median_seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median of up to `repeats` calls, of fewer where they take long."""
+    """Median seconds of `repeats` calls, or of fewer calls if they take long."""
     seconds: list[float] = []
     while not seconds or (len(seconds) < repeats and sum(seconds) < MOST_SECONDS):
         started = time.perf_counter()
@@ -72,14 +71,14 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
 
 
 def peak_mib(work: Callable[[], object]) -> float:
-    """MiB that one call holds at its peak beyond what was held before it; work done before in this process blurs it."""
+    """Peak memory of a call in MiB, beyond the memory before it. Earlier work in this process makes it inaccurate."""
     before = _forget_peak()
     work()
     return max(0.0, _memory("VmHWM") - before)
 
 
 def _forget_peak() -> float:
-    """MiB held now; where the system can (Linux), its highest mark is set back to that."""
+    """MiB of memory now. On Linux, the peak mark is reset to this value."""
     try:
         _RESET.write_text("5")
     except OSError:
@@ -88,7 +87,7 @@ def _forget_peak() -> float:
 
 
 def _memory(field: str) -> float:
-    """MiB of a field of /proc/self/status, the highest mark so far where there is no such file."""
+    """MiB of a field of /proc/self/status; without this file, the peak so far."""
     if _STATUS.exists():
         (line,) = (line for line in _STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
         return int(line.split()[1]) / 2**10

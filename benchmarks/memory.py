@@ -1,4 +1,4 @@
-"""GPU memory of a training step and of a predict batch, counted on tensors without content: nothing is computed."""
+"""GPU memory of a training step and of a predict batch, counted on meta tensors. Nothing is computed."""
 
 import weakref
 from collections.abc import Callable
@@ -12,15 +12,15 @@ from torch.utils._pytree import tree_leaves
 from uda.adaptation.config import AdaptationConfig
 from uda.models.network import create_network
 
-#: Bytes a parameter that stay: the weight and its momentum in fp32.
+#: Permanent bytes per parameter: the weight and its momentum in fp32.
 BYTES_A_PARAMETER = 8
-#: GiB that the CUDA context, cuDNN's workspaces and gaps between blocks take besides: a guess.
+#: GiB of the CUDA context, cuDNN's workspaces and gaps between blocks: a guess.
 BESIDES_GIB = 1.0
 
 
 @dataclass(frozen=True)
 class Memory:
-    """GiB at the peak, without what CUDA itself takes."""
+    """Peak memory in GiB, without CUDA's own memory."""
 
     train: float
     """In a training step."""
@@ -29,7 +29,7 @@ class Memory:
 
 
 class Held(TorchDispatchMode):
-    """Counts the bytes of the tensors that are made and not yet freed."""
+    """Counts the bytes of tensors that were created and not yet freed."""
 
     def __init__(self):
         super().__init__()
@@ -58,7 +58,7 @@ class Held(TorchDispatchMode):
 
 
 def peak_bytes(work: Callable[[], object]) -> int:
-    """Most bytes that are held at once of what a call makes; what was there before is not counted."""
+    """Peak bytes of the tensors that a call creates. Tensors that existed before are not counted."""
     with Held() as held:
         work()
     return held.peak
@@ -70,10 +70,10 @@ def memory_of(
     """Memory of a config's network.
 
     Args:
-        config: names the network and the images' size.
+        config: a config with the network and the size of images.
         num_classes: K.
-        train_batch, predict_batch: images.
-        precision: `fp32`, or `bf16` or `fp16` for training; predicting is in fp32.
+        train_batch, predict_batch: number of images in a batch.
+        precision: precision of training, `fp32`, `bf16` or `fp16`. Predicting is in fp32.
     """
     size, channels = config.transforms.size, len(config.transforms.mean)
     with torch.device("meta"):
@@ -92,7 +92,7 @@ def memory_of(
     predicting = 4 * parameters + peak_bytes(predict)
     kept = BYTES_A_PARAMETER * parameters
     if precision != "fp32":
-        # Autocast holds a copy of the weights for the backward pass, and the gradients come in fp32 all the same.
+        # Autocast keeps a copy of the weights for the backward pass, and the gradients are still in fp32.
         kept += (2 + 2) * parameters
         network.bfloat16()
     network.train()

@@ -1,7 +1,7 @@
-"""A training step of every method against one of source-only on as many images: what adaptation costs.
+"""A training step of every adaptation method, against a step of source-only with 32 + 32 images.
 
-EfficientNet-Lite0 at 96 pixels, a head of 256, 32 source and 32 target images with data in memory, all settings
-automatic. FixMatch sees its target images twice, so its step is one of 96 images.
+EfficientNet-Lite0 at 96 pixels, a head of 256, 32 source and 32 target images, data in memory, all settings automatic.
+FixMatch uses two views of each target image, so its step has 96 images.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,12 @@ from benchmarks.contest import BENCHMARKS, Contest, at_first_call
 NUM_CLASSES = 7
 SOURCE = TARGET = 32
 STEPS = 4
-#: What a method cannot be built without.
+#: Settings that a method requires.
 NEEDED = {"adr": ["model.dropout=0.5"], "fixmatch": ["adaptation.strong={jitter: 0.5}"]}
 
 
 def _training(name: str, scale: float) -> Callable[[], object]:
-    """`Engine.fit` of a method on ready-made batches."""
+    """`Engine.fit` of a method on prepared batches."""
     import torch
     from torch.nn.functional import one_hot
 
@@ -54,10 +54,10 @@ def _register(name: str) -> None:
             per_call=max(1, round(STEPS * scale)),
         )
 
-    contest.__doc__ = f"A training step of {name} against one of source_only, EfficientNet-Lite0 at 96 px, 32 + 32."
+    contest.__doc__ = f"A training step of {name}, against a step of source_only, EfficientNet-Lite0 at 96 px, 32 + 32."
     BENCHMARKS.register(f"method_{name}")(contest)
 
 
-# By name: the registry of methods takes torch to import, which this list should not.
+# A list of names, because the registry of methods imports torch and this module should not.
 for _name in (*("mmd", "dann", "ent", "entmin", "mcd", "adr"), *("cdan", "mcc", "fixmatch", "shot", "self_training")):
     _register(_name)

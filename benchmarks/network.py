@@ -1,8 +1,9 @@
 """Training step and predict pass against bare PyTorch loops on the same batches, with data in memory.
 
-Two floors. The tuned loop (`train_<network>_<precision>_<format>`) has our settings, written out bare: the ratio is
-our overhead. The plain loop (`..._vs_plain`) is what a newcomer writes: fp32, torch's own memory format, malloc as it
-is, against ours with nothing set: the ratio is what a user gains. torch.compile is held against a tuned eager loop.
+There are two floors. The tuned loop (`train_<network>_<precision>_<format>`) has the same settings as ours, so the
+ratio is our overhead. The plain loop (`..._vs_plain`) is a simple loop: fp32, torch's default memory format and
+malloc's default settings. It runs against our default settings, so the ratio is the gain of a user. torch.compile runs
+against a tuned eager loop.
 """
 
 import itertools
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from uda.core.distributed import Ranks
     from uda.data.batch import Batch
 
-#: Our training step and predict pass may cost at most 3 % more than a bare loop.
+#: The smallest ratio of a training step and a predict pass: at most 3 % slower than a bare loop.
 LOOP_BAR = 0.97
 NUM_CLASSES = 10
-#: So much of the work is done in bf16, which CPUs without native bf16 emulate at a ninth of the speed.
+#: Share of the work in bf16, because CPUs without native bf16 emulate it at a ninth of the speed.
 BF16_SHARE = 0.2
 
 PLAIN = RuntimeSettings(device="cpu", precision="fp32", channels_last=False, fused=False, allocator="default")
@@ -37,20 +38,20 @@ AUTOMATIC = RuntimeSettings(device="cpu")
 
 @dataclass(frozen=True)
 class Subject:
-    """A network, the images that it sees, and how much work a full benchmark is."""
+    """A network, its images, and the amount of work of a full benchmark."""
 
     backbone: str
     channels: int
     size: int
     half_batch: int
-    """Source images in a training batch, and as many target images."""
+    """Number of source images, and of target images, in a training batch."""
     steps: int
     """Training steps in a call."""
     count: int
     """Images in a predict pass."""
 
     def scaled(self, scale: float) -> "Subject":
-        """The subject with a share of the work: fewer steps and images, and below a tenth smaller batches."""
+        """The subject with a share of the work: fewer steps and images, and smaller batches for a share below 0.1."""
         return Subject(
             self.backbone,
             self.channels,
@@ -92,7 +93,7 @@ def _network(config: AdaptationConfig, channels: int) -> nn.Module:
 
 
 def _training_step(subject: Subject, ours: RuntimeSettings, floor: RuntimeSettings, bar: float | None) -> Contest:
-    """`Engine.fit` of the self-training method and the same update written out, on the same ready-made batches."""
+    """`Engine.fit` of the self-training method and a bare loop with the same update, on the same prepared batches."""
     batches = training_batches(subject)
     return Contest(
         at_first_call(lambda: our_training(subject, ours, batches)),
@@ -103,7 +104,7 @@ def _training_step(subject: Subject, ours: RuntimeSettings, floor: RuntimeSettin
 
 
 def training_batches(subject: Subject) -> "list[Batch]":
-    """Ready-made batches of a call's steps."""
+    """Prepared batches for all steps of a call."""
     from uda.data.batch import Batch
 
     total, size = 2 * subject.half_batch, subject.size
@@ -128,7 +129,7 @@ def our_training(
     ranks: "Ranks | None" = None,
     during: bool = True,
 ) -> Callable[[], object]:
-    """`Engine.fit`; `during`: several processes average the gradients during the backward pass, not after it."""
+    """Our training. `during`: several processes average gradients during the backward pass, else after it."""
     from uda.adaptation.methods import ADAPTATION_METHODS
     from uda.training.device import set_up_process
     from uda.training.engine import Engine
@@ -147,7 +148,7 @@ def our_training(
 def bare_training(
     subject: Subject, runtime: RuntimeSettings, batches: "list[Batch]", parallel: bool = False
 ) -> Callable[[], object]:
-    """The same update written out; `parallel`: by this process and others of its job."""
+    """The same update as a bare loop. `parallel`: with DistributedDataParallel over all processes of the job."""
     config = subject.config(runtime)
     network, settings = _ready(config, subject.channels)
     model = nn.Sequential(network.backbone, network.head, network.classifier)
@@ -177,7 +178,7 @@ def bare_training(
 
 
 def _predict_pass(subject: Subject, ours: RuntimeSettings, floor: RuntimeSettings, bar: float | None) -> Contest:
-    """`Engine.predict` over our loader, and a bare loop over the array that keeps features and logits too."""
+    """`Engine.predict` with our loader, against a bare loop over the array that also keeps features and logits."""
     shape = (subject.count, subject.channels, subject.size, subject.size)
     pixels = torch.randint(256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return Contest(
@@ -230,7 +231,7 @@ def _bare_prediction(subject: Subject, runtime: RuntimeSettings, pixels: Tensor)
 
 
 def _ready(config: AdaptationConfig, channels: int) -> tuple[nn.Module, RuntimeSettings]:
-    """A network for a bare loop, and its settings in force."""
+    """A network for a bare loop, and its resolved settings. Sets up the process."""
     from uda.training.device import set_up_process, settle
 
     network = _network(config, channels)
@@ -242,13 +243,13 @@ def _ready(config: AdaptationConfig, channels: int) -> tuple[nn.Module, RuntimeS
 
 
 def _autocast(precision: str) -> torch.autocast:
-    """Of a bare loop on a CPU."""
+    """The autocast of a bare loop on a CPU."""
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
 
 
 WORK = {
     "train": (_training_step, "A self-training step"),
-    "predict": (_predict_pass, "An image's share of the predict pass"),
+    "predict": (_predict_pass, "Time per image of the predict pass"),
 }
 
 
@@ -275,7 +276,7 @@ def _register_against_plain(work: str, subject: str) -> None:
     def contest(scale: float) -> Contest:
         return make(SUBJECTS[subject].scaled(scale), AUTOMATIC, PLAIN, LOOP_BAR)
 
-    contest.__doc__ = f"{unit}, {subject}, all settings automatic, against the loop that a newcomer writes."
+    contest.__doc__ = f"{unit}, {subject}, all settings automatic, against a plain loop."
     BENCHMARKS.register(f"{work}_{subject}_vs_plain")(contest)
 
 
@@ -287,7 +288,7 @@ for _work, _subject in itertools.product(WORK, SUBJECTS):
 
 @BENCHMARKS.register("compile_resnet18")
 def compiled(scale: float) -> Contest:
-    """A self-training step, resnet18, with torch.compile, against a bare eager loop; compiling itself is not timed."""
+    """A self-training step, resnet18, with torch.compile, against a bare eager loop. Compilation is not timed."""
     return _training_step(
         SUBJECTS["resnet18"].scaled(scale), AUTOMATIC.model_copy(update={"compile": True}), AUTOMATIC, bar=None
     )

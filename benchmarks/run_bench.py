@@ -1,14 +1,14 @@
-"""How fast is uda beside the least that the work can cost?
+"""Compare the speed of uda with bare code that does the same work.
 
-Every benchmark is a contest: our code against a floor, a bare hand-written version of the work. Each side has a
-process of its own (malloc's settings are a whole process's), and the two are called turn about, so that a busy machine
-slows both alike; the figures are medians, and `ratio` is floor / ours (1.00: no overhead). Peak memory is what a
-side's first call takes on top of its inputs.
+Every benchmark is a contest between our code and a floor, a bare hand-written version of the work. Each side runs in
+its own process, because malloc's settings are those of a process. The sides are called alternately, so that a busy
+machine slows both. The figures are medians. `ratio` is floor / ours (1.00: no overhead). Peak memory is the memory of a
+side's first call beyond its inputs.
 
-    python -m benchmarks.run_bench                                 # all of them
-    python -m benchmarks.run_bench --only 'train_*' --repeats 7
-    python -m benchmarks.run_bench --scale 0.01                    # a hundredth of the work: does it run?
-    python -m benchmarks.run_bench --json results/bench.json --into docs/speed.md
+    python benchmarks/run_bench.py                                 # all benchmarks
+    python benchmarks/run_bench.py --only 'train_*' --repeats 7
+    python benchmarks/run_bench.py --scale 0.01                    # a hundredth of the work, as a test
+    python benchmarks/run_bench.py --json results/bench.json --into docs/speed.md
 """
 
 import argparse
@@ -37,27 +37,27 @@ from uda.report.markdown import insert_markdown, markdown_table
 
 @dataclass(frozen=True)
 class Row:
-    """One benchmark's figures."""
+    """The figures of a benchmark."""
 
     name: str
     seconds: float
-    """Ours, median, per unit of work."""
+    """Our median seconds per unit of work."""
     floor_seconds: float
-    """The floor's, likewise."""
+    """The floor's median seconds per unit of work."""
     ratio: float
     """floor_seconds / seconds."""
     bar: float | None
-    """The ratio that is good enough, if there is one."""
+    """The smallest ratio that is good enough; None: no requirement."""
     limit_seconds: float | None
-    """What ours may take at most, if that is limited."""
+    """Our longest time per unit of work; None: no limit."""
     peak_mib: float
-    """Ours: most memory held at any time beyond the inputs."""
+    """Our peak memory beyond the inputs."""
     floor_peak_mib: float
-    """The floor's, likewise."""
+    """The floor's peak memory beyond the inputs."""
 
     @property
     def verdict(self) -> str:
-        """What is not as it should be, or an empty string."""
+        """What is wrong with the figures; empty if nothing is wrong."""
         if self.bar is not None and self.ratio < self.bar:
             return "below the bar"
         if self.limit_seconds is not None and self.seconds > self.limit_seconds:
@@ -69,16 +69,20 @@ SideName = Literal["ours", "floor"]
 
 
 def _peak_mib() -> float:
-    """The largest resident set so far of this process and of the largest of its children that have ended."""
+    """The peak resident set of this process plus that of its largest ended child process."""
     amounts = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(amounts) / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def serve(name: str, scale: float, side: SideName, pipe: Connection) -> None:
-    """One side's process. The pipe's first word: build, call once, say what that took; each later one: time a call."""
+    """Run one side in its process.
+
+    At the first request, it builds the contest, makes one call and sends its peak memory. At each later request, it
+    makes a call and sends its time.
+    """
     if not pipe.recv():
         return
-    # This process was spawned; loaders in it start their workers as they do in a user's own.
+    # This process was spawned. Loaders must start their workers with the default method, as in a user's process.
     multiprocessing.set_start_method(multiprocessing.get_all_start_methods()[0], force=True)
     try:
         contest = BENCHMARKS[name](scale)
@@ -99,7 +103,7 @@ def serve(name: str, scale: float, side: SideName, pipe: Connection) -> None:
 
 
 class Side:
-    """One side of a benchmark, in a process of its own."""
+    """One side of a benchmark in its own process."""
 
     def __init__(self, name: str, scale: float, side: SideName):
         context = multiprocessing.get_context("spawn")
@@ -107,20 +111,23 @@ class Side:
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(name, scale, side, theirs))
         self._process.start()
-        theirs.close()  # so that its end is noticed here
+        theirs.close()  # so that this process notices the end of the other one
 
     def ask(self) -> Any:
-        """The first time: build, call once, and say how. Then: the seconds of a call, per unit of work.
+        """Send a request to the process and return its answer.
+
+        The first answer has the peak memory of the first call. Later answers are the seconds of a call per unit of
+        work.
 
         Raises:
-            UserError: the process could not, or ended.
+            UserError: the process failed or ended.
         """
         try:
             self._pipe.send(True)
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            killed = "was killed, most likely for want of memory; try --scale 0.1"
+            killed = "was killed, most likely for lack of memory; try --scale 0.1"
             ended = "ended with the error above"
             fate = killed if self._process.exitcode < 0 else ended
             raise UserError(f"{self.name}: its process {fate}") from None
@@ -130,7 +137,7 @@ class Side:
 
     def close(self) -> None:
         """End the process."""
-        with contextlib.suppress(OSError):  # it has ended before
+        with contextlib.suppress(OSError):  # the process has already ended
             self._pipe.send(False)
         self._process.join(5)
         self._process.kill()
@@ -143,7 +150,7 @@ def run(name: str, scale: float, repeats: int) -> Row:
     first: dict[SideName, dict[str, Any]] = {}
     try:
         sides |= {side: Side(name, scale, side) for side in ("ours", "floor")}
-        first |= {side: sides[side].ask() for side in sides}  # one after the other: peaks would add up
+        first |= {side: sides[side].ask() for side in sides}  # one after the other, so that peaks do not add up
         for repeat in range(repeats):
             for side in ("ours", "floor") if repeat % 2 else ("floor", "ours"):
                 seconds[side].append(sides[side].ask())
@@ -161,6 +168,18 @@ def run(name: str, scale: float, repeats: int) -> Row:
         first["ours"]["peak"],
         first["floor"]["peak"],
     )
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions of the measurement."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 HEADER = f"{'benchmark':<46}{'ours':>12}{'floor':>12}{'ratio':>8}{'bar':>7}{'peak':>12}{'floor peak':>13}"
@@ -190,7 +209,7 @@ def to_markdown(rows: list[Row]) -> str:
 
 
 def machines(rows: Iterable[dict[str, Any]]) -> str:
-    """On what machines rows of the file of figures were measured, a line each."""
+    """The machines on which the rows were measured, one per line."""
     texts = [", ".join(f"{key} {value}" for key, value in row.get("environment", {}).items()) for row in rows]
     counts = Counter(text for text in texts if text)
     return "".join(f"* {count} of {len(texts)} rows: {text}.\n" for text, count in counts.most_common())
@@ -203,24 +222,24 @@ def _readable(seconds: float) -> str:
 def parse_arguments(
     arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.run_bench"
 ) -> argparse.Namespace:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = CommandParser(prog=program, description=__doc__)
-    parser.add_argument("--list", action="store_true", help="print the benchmarks, a line each, and end")
+    parser.add_argument("--list", action="store_true", help="print the benchmarks, one per line, and stop")
     parser.add_argument(
         "--only",
         metavar="NAME",
         action="append",
-        help="run these only; may be given several times, and hold * as in 'train_*'",
+        help="run these benchmarks only, such as 'train_*'; may be repeated",
     )
     parser.add_argument("--repeats", type=count, default=5, help="timed calls of each side (default: 5)")
     parser.add_argument("--scale", type=share, default=1.0, help="share of the full amount of work (default: 1)")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures to this file too")
-    parser.add_argument("--into", metavar="FILE", type=Path, help="and into this document's bench block")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures to this file")
+    parser.add_argument("--into", metavar="FILE", type=Path, help="also write the figures into this document's block")
     return parser.parse_args(arguments)
 
 
 def chosen(patterns: list[str] | None) -> list[str]:
-    """The benchmarks that `--only` means, all of them without it. Raises UserError for one that means none."""
+    """The benchmarks that match `--only`; without it, all. Raises UserError if a pattern matches none."""
     names: dict[str, None] = {}
     for pattern in patterns or ["*"]:
         matching = fnmatch.filter(sorted(BENCHMARKS), pattern)
@@ -230,8 +249,8 @@ def chosen(patterns: list[str] | None) -> list[str]:
     return list(names)
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.run_bench") -> int:
-    """Run the benchmarks that the command line names. Returns the exit code. Raises UserError."""
+def main(arguments: Sequence[str] | None = None, program: str = "benchmarks/run_bench.py") -> int:
+    """Run the benchmarks of the command line. Returns the exit code. Raises UserError."""
     options = parse_arguments(arguments, program)
     if options.list:
         for name, line in BENCHMARKS.describe():
@@ -244,13 +263,13 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m bench
     for name in names:
         rows.append(run(name, options.scale, options.repeats))
         print(table_line(rows[-1]), flush=True)
-        _write(options, rows)  # after each row: the whole takes long, and what is measured should stay
+        _write(options, rows)  # after each row, because all benchmarks take long and may be interrupted
     return 0
 
 
 def _write(options: argparse.Namespace, rows: list[Row]) -> None:
-    """Write the rows, and keep those of other benchmarks that stand in the file already."""
-    how = {"scale": options.scale, "repeats": options.repeats, "environment": machine()}
+    """Write the rows, and keep the file's rows of other benchmarks."""
+    how = {"scale": options.scale, "repeats": options.repeats, "environment": environment()}
     written = {row.name: asdict(row) | how for row in rows}
     if options.json:
         earlier = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Do one process and several come to the same? Runs both for some seeds and compares them.
+"""Compare runs with one process and with several processes, for several seeds.
 
-Three runs a seed, one thread a process: one process (`alone`), one process that deals its batch out to as many parts as
-there are processes in the job (`parts`: the same arithmetic but for rounding), and the job under torchrun (`job`).
-Compared are the pseudo-labels of round 0, label and choice of every image, and the class mean of the last round. What
-is finished is not run again.
+There are three runs per seed, with one thread per process: one process (`alone`), one process that divides its batch
+into as many parts as the job has processes (`parts`: the same arithmetic except for rounding), and the job under
+torchrun (`job`). The comparison includes label and choice of every image in round 0, and the class mean of the last
+round. Finished runs are not run again.
 
     python -m benchmarks.run_processes                         # digits_avh, three seeds, ten minutes on two cores
     python -m benchmarks.run_processes --seeds 1 --cfg pacs_avh.yaml
@@ -27,7 +27,7 @@ from uda.report.markdown import insert_markdown, markdown_table
 
 
 def run(options: argparse.Namespace, kind: str, seed: int) -> Path:
-    """Run one of the three to its end; its folder."""
+    """Carry out one of the three runs, and return its folder."""
     folder = options.runs / Path(options.cfg).stem / kind / f"seed{seed}"
     launcher = [sys.executable]
     settings = ["runtime.threads=1", f"seed={seed}", f"output={folder}", *options.overrides]
@@ -49,13 +49,13 @@ def run(options: argparse.Namespace, kind: str, seed: int) -> Path:
 
 
 def choice(folder: Path) -> list[tuple[str, str, str]]:
-    """Image, label and whether it was chosen, in round 0."""
+    """Image, label and choice of every image in round 0."""
     with (folder / "rounds/00/pseudo_labels.csv").open(encoding="utf-8") as file:
         return [(row["image"], row["label"], row["selected"]) for row in csv.DictReader(file)]
 
 
 def agreement(first: Path, second: Path) -> float:
-    """Share of images that two runs label and choose alike in round 0."""
+    """Share of images with the same label and choice in round 0 of two runs."""
     pairs = list(zip(choice(first), choice(second), strict=True))
     return sum(a == b for a, b in pairs) / len(pairs)
 
@@ -89,8 +89,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default: 3)")
     parser.add_argument("--nproc", type=int, default=2, help="processes of the job (default: 2)")
-    parser.add_argument("--runs", type=Path, default=Path("runs/processes"), help="where the runs lie")
-    parser.add_argument("--into", metavar="FILE", type=Path, help="write the table into this document's block too")
+    parser.add_argument("--runs", type=Path, default=Path("runs/processes"), help="folder of the runs")
+    parser.add_argument("--into", metavar="FILE", type=Path, help="also write the table into this document's block")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
     rows = []

@@ -1,13 +1,13 @@
-"""How time and memory grow with images, classes, width, parameters and processes; and an estimate for GPUs.
+"""Measure how time and memory grow with images, classes, width, parameters and processes; and estimate costs on GPUs.
 
-Measures on this machine what docs/scaling.md shows, and estimates from it and from stated assumptions what VisDA-2017
-with ResNet-101 would cost on 1, 8 and 64 GPUs. Some minutes on two idle cores.
+The tool measures the figures of docs/scaling.md on this machine. From these figures and stated assumptions, it
+estimates the cost of VisDA-2017 with ResNet-101 on 1, 8 and 64 GPUs. It takes some minutes on two idle cores.
 
-    python -m benchmarks.run_scaling                             # print the tables
-    python -m benchmarks.run_scaling --into docs/scaling.md      # and write them and the figures
-    python -m benchmarks.run_scaling --only estimate --into docs/scaling.md  # the estimate anew, from its figures
-    python -m benchmarks.run_scaling --only visda --into docs/visda.md  # hours and memory on common GPUs, estimated
-    python -m benchmarks.run_scaling --scale 0.01 --repeats 1    # a hundredth of the images: does it run?
+    python benchmarks/run_scaling.py                             # print the tables
+    python benchmarks/run_scaling.py --into docs/scaling.md      # also write them and the figures
+    python benchmarks/run_scaling.py --only estimate --into docs/scaling.md  # the estimate only, from its figures
+    python benchmarks/run_scaling.py --only visda --into docs/visda.md  # estimated hours and memory on common GPUs
+    python benchmarks/run_scaling.py --scale 0.01 --repeats 1    # a hundredth of the images, as a test
 """
 
 import argparse
@@ -33,16 +33,16 @@ from benchmarks.world import World, run_world
 from uda.cli.command_line import CommandParser, run_command
 from uda.core.files import write_text
 
-#: More processes than this on one machine say nothing new.
+#: Largest number of processes on one machine.
 MOST_PROCESSES = 8
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line, checked."""
-    parser = CommandParser(prog="python -m benchmarks.run_scaling", description=__doc__)
+    """Parse and check the command line."""
+    parser = CommandParser(prog="benchmarks/run_scaling.py", description=__doc__)
     parser.add_argument("--into", metavar="FILE", type=Path, help="write tables and figures into this document")
     parser.add_argument(
-        "--only", choices=("estimate", "visda"), help="measure nothing: remake these tables of the document `--into`"
+        "--only", choices=("estimate", "visda"), help="measure nothing; write these tables of the document `--into`"
     )
     parser.add_argument("--scale", type=share, default=1.0, help="share of the full numbers of images (default: 1)")
     parser.add_argument("--repeats", type=count, default=3, help="timed calls of each work (default: 3)")
@@ -53,7 +53,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def measure_worlds(scale: float, repeats: int) -> list[World]:
-    """Jobs of 1, 2, 4... processes, up to the processor's cores: more would only take turns."""
+    """Measure jobs of 1, 2, 4... processes, up to the number of cores."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     worlds, processes = [], 1
     while processes <= min(cores, MOST_PROCESSES):
@@ -63,8 +63,22 @@ def measure_worlds(scale: float, repeats: int) -> list[World]:
     return worlds
 
 
+def machine(scale: float, repeats: int) -> dict[str, Any]:
+    """The machine, the versions and the settings of the measurement."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "medians of": repeats,
+        "scale": f"{scale:g}",
+    }
+
+
 def remake(what: str, path: Path) -> int:
-    """Write the tables that rest on assumptions anew. Returns the exit code."""
+    """Write the tables of estimates again. Returns the exit code."""
     check_document(path, ESTIMATED if what == "estimate" else VISDA)
     document = path.read_text(encoding="utf-8")
     found = visda_blocks() if what == "visda" else estimated_blocks(Assumptions(), *measured_curves(document))

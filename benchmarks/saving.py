@@ -1,4 +1,4 @@
-"""What checkpoints cost a run."""
+"""The cost of checkpoints in a run."""
 
 import tempfile
 
@@ -8,7 +8,7 @@ from uda.adaptation.config import AdaptationConfig
 
 @BENCHMARKS.register("checkpoints_digits")
 def checkpoints_of_digits(scale: float) -> Contest:
-    """A digits run of two rounds with its checkpoints, against the same run that saves none: at most 2 % more."""
+    """A digits run of two rounds with checkpoints, against the same run without checkpoints; at most 2 % more."""
     return Contest(lambda: _run_digits(scale, save=True), lambda: _run_digits(scale, save=False), bar=0.98)
 
 

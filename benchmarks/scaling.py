@@ -1,7 +1,7 @@
-"""How time and memory grow: the work of a round beside the network's, over images, classes, width and parameters.
+"""How time and memory of a round's work outside the network grow with images, classes, width and parameters.
 
-`measure_curves` runs each piece of work at several sizes, each size in a fresh process. The work is what a run calls,
-on made-up predictions: nothing here depends on what the numbers are, only on how many there are.
+`measure_curves` runs each piece of work at several sizes, each size in a fresh process. It calls the same functions as
+a run, with random predictions. Time and memory depend only on the sizes, not on the values.
 """
 
 import math
@@ -20,16 +20,16 @@ from uda.data.settings import DataSettings
 from uda.models.settings import ModelSettings
 from uda.selection.thresholds import PseudoLabels
 
-#: Sizes that stay what they are while another one grows: VisDA-2017's classes, the width of its network's features.
+#: Default sizes while another size grows: VisDA-2017's classes, and the width of its network's features.
 NUM_CLASSES, WIDTH = 12, 512
-#: Classes of the stream of scores, as many as street scenes have.
+#: Classes of the stream of scores, as in street scenes.
 STREAM_CLASSES = 19
 PORTION = 0.2
 _CHUNK_ROWS = 1 << 20
-#: Backbone, channels of its images and head of each checkpoint.
+#: Backbone, number of image channels and head of each checkpoint.
 NETWORKS = (("digits_cnn", 1, None), ("resnet18", 3, 512), ("resnet50", 3, 512), ("resnet101", 3, 512))
 
-#: Name of the curve of several pieces of work that are done one after another.
+#: Name of the curve of the sum of several pieces of work.
 ALL = "all of these"
 
 Works = dict[str, Callable[[], object]]
@@ -41,9 +41,9 @@ class Point:
 
     size: int
     seconds: float
-    """Median of a call."""
+    """Median seconds of a call."""
     mib: float | None
-    """What a call holds at its peak beyond its inputs; of a checkpoint, the size of the file; None: not known apart."""
+    """Peak memory of a call beyond its inputs; for a checkpoint, the size of the file; None: not measured."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,14 @@ class Curve:
         return [getattr(point, field) for point in self.points]
 
     def exponent(self, field: str) -> float | None:
-        """The a of value ~ size^a, fitted to the larger half of the points; None where that cannot be said."""
+        """The exponent a of value ~ size^a, fitted to the larger half of the points; None if it cannot be fitted."""
         return fitted_exponent(self.sizes, self.values(field))
 
     def seconds_at(self, size: float) -> float:
-        """Seconds at a size between the points, or beyond the last by the exponent; below the first those of the first.
+        """Seconds at any size.
 
-        Between two points it is the straight line of a plot with two logarithmic axes.
+        Between two points, the curve is a straight line on logarithmic axes. Beyond the last point, it grows by the
+        exponent. Below the first point, it is constant.
         """
         seconds = np.interp(math.log(size), np.log(self.sizes), np.log(self.values("seconds")))
         beyond = math.log(max(1.0, size / self.sizes[-1]))
@@ -80,9 +81,9 @@ class Curve:
 
 
 def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | None:
-    """Least-squares slope of log value over log size, of the upper half of the points (the middle one included).
+    """Least-squares slope of log value over log size, for the upper half of the points with the middle point.
 
-    None with fewer than two such points, or with a value that is not above 0.
+    None if there are fewer than two of these points, or if a value is not above 0.
     """
     first = len(sizes) // 2 if len(sizes) > 2 else 0
     x, y = sizes[first:], values[first:]
@@ -92,8 +93,8 @@ def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | 
 
 
 def choice_work(num_images: int, num_classes: int, width: int) -> Works:
-    """The choice of one round: scores of the selector and of softmax, thresholds and pseudo-labels of both."""
-    from uda.adaptation.pseudo_labels import label_target
+    """The choice of a round: scores, thresholds and pseudo-labels of the selector and of softmax."""
+    from uda.adaptation.pseudo_labels import choose
     from uda.core.distributed import Ranks
 
     prediction = _prediction(num_images, num_classes, width)
@@ -106,7 +107,7 @@ def choice_work(num_images: int, num_classes: int, width: int) -> Works:
 
 
 def evaluation_work(num_images: int, num_classes: int, width: int) -> Works:
-    """What rank 0 does alone in a round: oracle accuracy, figures of the choice, validators, `pseudo_labels.csv`."""
+    """Work of rank 0 only in a round: oracle accuracy, figures of the choice, validators, `pseudo_labels.csv`."""
     from uda.data.domains import TargetLabels
     from uda.evaluation.accuracy import accuracy, selection_metrics
     from uda.evaluation.validators import VALIDATORS
@@ -136,14 +137,14 @@ def evaluation_work(num_images: int, num_classes: int, width: int) -> Works:
     return {
         "accuracy": lambda: accuracy(prediction, labels, classes),
         "figures of the choice": lambda: selection_metrics(pseudo, prediction, softmax, labels, classes),
-        "validator snd": lambda: VALIDATORS["snd"](prediction),  # the only one that grows with N squared, up to a bound
+        "validator snd": lambda: VALIDATORS["snd"](prediction),  # the only one that grows with N squared, up to a limit
         "other validators": lambda: [v(prediction, previous) for name, v in VALIDATORS.items() if name != "snd"],
         "pseudo_labels.csv": write,
     }
 
 
 def stream_work(num_images: int) -> Works:
-    """Thresholds of a stream of scores that are made chunk by chunk, the same ones in every pass, and never kept."""
+    """Thresholds of a stream of scores. Scores are made chunk by chunk, the same in every pass, and are not kept."""
     from uda.selection.streaming_thresholds import stream_thresholds
 
     rows = min(num_images, _CHUNK_ROWS)
@@ -153,7 +154,7 @@ def stream_work(num_images: int) -> Works:
     starts = range(0, num_images, rows)
 
     def chunks():
-        # Every chunk has scores of its own: of equal ones the search would keep but the number.
+        # Chunks have different scores, because the search only counts equal scores.
         for start in starts:
             count = min(rows, num_images - start)
             yield classes[:count], best[:count] * np.float32(1 - start / (4 * num_images))
@@ -162,23 +163,23 @@ def stream_work(num_images: int) -> Works:
 
 
 def measure_works(build: Callable[..., Works], sizes: tuple, repeats: int) -> tuple[dict[str, float], float]:
-    """Seconds of each piece of work of `build(*sizes)`, and the peak in MiB of all, one after another.
+    """Seconds of each piece of work of `build(*sizes)`, and the peak in MiB of all of them in order.
 
-    For a process of its own: what earlier work leaves to the allocator would hide what later work needs.
+    Must run in a fresh process, because memory that earlier work leaves to the allocator would hide later peaks.
     """
 
     def all_of(works: Works) -> None:
         for work in works.values():
             work()
 
-    all_of(build(*(min(size, 256) for size in sizes)))  # imports and threads are neither time nor memory of the work
+    all_of(build(*(min(size, 256) for size in sizes)))  # a first call, so that imports and threads are not measured
     works = build(*sizes)
     peak = measure.peak_mib(lambda: all_of(works))
     return {name: measure.median_seconds(work, repeats) for name, work in works.items()}, peak
 
 
 def measure_checkpoint(backbone: str, channels: int, head: int | None, repeats: int) -> Point:
-    """Saving a state of network and optimiser: parameters, seconds, size of the file."""
+    """Measure the saving of a network's and an optimiser's state: parameters, seconds, size of the file."""
     from uda.models.network import create_network
     from uda.training.checkpoint import Checkpoints, Progress
     from uda.training.optimization import Optimization
@@ -197,12 +198,14 @@ def measure_checkpoint(backbone: str, channels: int, head: int | None, repeats: 
 
 
 def measure_curves(scale: float, repeats: int, log: Callable[[str], None] = print) -> dict[str, list[Curve]]:
-    """All curves, by the block of the document that shows them; of several pieces of work, their sum comes last.
+    """Measure all curves. Returns them by their block in the document.
+
+    With several pieces of work, the last curve is their sum.
 
     Args:
         scale: share of the full numbers of images, in (0, 1].
-        repeats: calls of which the median is taken.
-        log: told what is measured next.
+        repeats: number of calls for the median.
+        log: called with a line before each measurement.
     """
 
     def images(count: float) -> int:
@@ -240,7 +243,7 @@ def measure_curves(scale: float, repeats: int, log: Callable[[str], None] = prin
 
 
 def _prediction(num_images: int, num_classes: int, width: int):
-    """Features as after a ReLU, and logits of some spread: a few classes are likely, one mostly is the likeliest."""
+    """A prediction with features as after a ReLU, and logits for which only a few classes are likely."""
     from uda.models.network import Prediction
 
     generator = torch.Generator().manual_seed(0)

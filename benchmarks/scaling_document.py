@@ -1,4 +1,4 @@
-"""The measured curves and the estimate as blocks and figures of docs/scaling.md, and the tables of docs/visda.md."""
+"""Blocks and figures of docs/scaling.md from the measured curves and the estimate, and the tables of docs/visda.md."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,22 +16,22 @@ from uda.core.resources import CHECKOUT
 from uda.data.cards import load_card
 from uda.report.markdown import insert_markdown, markdown_table
 
-#: GPUs of the estimate, each with the batches that are dealt out to them: the recipe's, and so many images a GPU.
+#: Numbers of GPUs of the estimate. Besides the recipe's batch, the estimate uses batches of so many images per GPU.
 GPUS, IMAGES_A_GPU = (1, 8, 64), (2, 32)
 
-#: Blocks that a document needs, each between its two marks: all of docs/scaling.md, those that are estimated from what
-#: stands there already, and those of docs/visda.md, which are estimated too.
+#: Blocks of a document, each between its two marks: the measured and the estimated blocks of docs/scaling.md, and the
+#: estimated blocks of docs/visda.md. The estimates of docs/scaling.md use its measured blocks.
 MEASURED = ("machine", "choice", "rank0", "checkpoint", "stream", "world")
 ESTIMATED = ("estimate", "assumptions")
 VISDA = ("gpus", "configs")
 BLOCKS = (*MEASURED, *ESTIMATED)
 
-#: Images in a predict batch on a GPU, as uda/training/device.py has it.
+#: Number of images in a predict batch on a GPU, as in uda/training/device.py.
 PREDICT_BATCH = 256
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#AA3377", "#B8860B", "#56B4E9", "#2b2f36")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-# What is less is drawn here: a logarithmic axis has no place for 0.
+# Smaller values are drawn at this value, because a logarithmic axis has no 0.
 _LEAST_MIB = 0.1
 _STYLE = {"font.family": ["DejaVu Sans", "sans-serif"], "font.size": 9, "axes.spines.top": False}
 
@@ -42,10 +42,10 @@ def blocks(
     """Markdown by the name of its block in the document.
 
     Args:
-        curves: as `measure_curves` gives them.
-        worlds: one, two, ... processes.
-        machine: what the figures were measured on, for people.
-        given: what the estimate rests on.
+        curves: the result of `measure_curves`.
+        worlds: the figures of jobs with 1, 2, ... processes.
+        machine: the machine and the versions, for readers.
+        given: the assumptions of the estimate.
     """
     return {
         "machine": ", ".join(f"{key} {value}" for key, value in machine.items()) + ".\n",
@@ -59,16 +59,16 @@ def blocks(
 
 
 def estimated_blocks(given: Assumptions, choice: Curve, alone: Curve, checkpoint: Curve) -> dict[str, str]:
-    """The blocks that rest on assumptions, and on seconds of a round's choice, rank 0's work and checkpoints."""
+    """The estimated blocks, from assumptions and the measured seconds of choice, rank 0's work and checkpoints."""
     save = checkpoint.seconds_at(job_of(visda_config()).parameters)
     serial = Serial(choice=choice.seconds_at, alone=alone.seconds_at, save=save)
     return {"estimate": estimate_table(given, serial), "assumptions": assumptions_table(given)}
 
 
 def measured_curves(document: str) -> tuple[Curve, Curve, Curve]:
-    """Seconds of a round's choice, of rank 0's work and of checkpoints, as they stand in a document's tables.
+    """Read the seconds of a round's choice, of rank 0's work and of checkpoints from a document's tables.
 
-    Raises UserError for a document without them.
+    Raises UserError if the document does not have these tables.
     """
     return tuple(
         _curve_of(document, block, axis, row)
@@ -85,19 +85,19 @@ def _curve_of(document: str, block: str, axis: str, row: str) -> Curve:
     cells = {}
     for line in table.split("\n"):
         label, *values = (cell.strip() for cell in line.strip("| ").split("|"))
-        cells.setdefault(label, values[:-1])  # the last column says how they grow
+        cells.setdefault(label, values[:-1])  # the last column is the growth
     if not cells.get(axis) or not cells.get(row):
-        raise UserError(f"the document has no measured table 'scaling-{block}' yet: run the tool without --only")
+        raise UserError(f"the document has no measured table 'scaling-{block}' yet; run the tool without --only")
     sizes, seconds = ([float(cell.replace(",", "")) for cell in cells[label]] for label in (axis, row))
     return Curve(row, axis, tuple(Point(int(size), second, None) for size, second in zip(sizes, seconds, strict=True)))
 
 
 def visda_blocks() -> dict[str, str]:
-    """Hours on common cards, and what each VisDA config asks for, by the same estimate."""
+    """The tables of hours on common cards and of the VisDA configs, by the same estimate."""
     return {"gpus": gpus_table(), "configs": configs_table(sorted(CHECKOUT.glob("configs/visda_*.yaml")))}
 
 
-#: One GPU leaves little to choosing, reports and checkpoints; the dry run does not count them either.
+#: On one GPU, choice, reports and checkpoints take a small share. The dry run does not count them either.
 _NOTHING = Serial(choice=lambda count: 0.0, alone=lambda count: 0.0, save=0.0)
 
 
@@ -118,7 +118,7 @@ def gpus_table() -> str:
 
 
 def configs_table(paths: Sequence[Path]) -> str:
-    """Steps, images and memory of each config, and its hours on an RTX 3090 where a step is one backward pass."""
+    """Steps, images and memory of each config, and its hours on an RTX 3090 if a step is one backward pass."""
     given = Assumptions()
     head = ["config", "steps x images", "images predicted", "memory, bf16 or fp16", "memory, fp32", "hours, RTX 3090"]
     lines = []
@@ -138,15 +138,15 @@ def configs_table(paths: Sequence[Path]) -> str:
 
 
 def _rounded(value: float) -> str:
-    """Two digits: 1,234 is 1,200."""
+    """A number with two digits: 1,234 becomes 1,200."""
     digits = len(str(int(value))) - 2
     return f"{round(value, -digits):,.0f}"
 
 
 def curve_table(curves: Sequence[Curve], mib: str = "peak, MiB", inputs: bool = False) -> str:
-    """A row of seconds for each curve and one of MiB, the last curve's; sizes from left to right, then how they grow.
+    """A table with one row of seconds per curve and one row of MiB of the last curve. The last column is the growth.
 
-    inputs: with a row for the features and logits that the work is given, 12 classes and a width of 512.
+    inputs: adds a row for the size of the features and logits, with 12 classes and a width of 512.
     """
     axis, sizes = curves[0].axis, curves[0].sizes
     lines = []
@@ -161,7 +161,7 @@ def curve_table(curves: Sequence[Curve], mib: str = "peak, MiB", inputs: bool = 
 
 
 def world_tables(worlds: Sequence[World]) -> str:
-    """Training steps and predict pass over the number of processes, then the averaging of gradients alone."""
+    """The tables of training steps and predict passes by the number of processes, and of averaging gradients."""
     first = worlds[0]
     head = ["processes", "images a process and step", "ms a step", "steps against one"]
     head += ["predicted a second", "against one"]
@@ -189,7 +189,7 @@ def world_tables(worlds: Sequence[World]) -> str:
 
 
 def estimate_table(given: Assumptions, serial: Serial) -> str:
-    """Hours of the VisDA-2017 recipe on 1, 8 and 64 GPUs and where they go, each with the batches that make sense."""
+    """Hours of the VisDA-2017 recipe on 1, 8 and 64 GPUs with several batches, and their shares by kind of work."""
     recipe = job_of(visda_config())
     jobs: list[tuple[int, Job]] = []
     for gpus in GPUS:
@@ -211,16 +211,15 @@ def estimate_table(given: Assumptions, serial: Serial) -> str:
 
 
 def assumptions_table(given: Assumptions) -> str:
-    """Every assumption with its value."""
-    lines = [
-        [" ".join(field.description.split()), f"{getattr(given, name):,g}"]
-        for name, field in type(given).model_fields.items()
-    ]
-    return markdown_table(["assumed", "value"], lines, "lr")
+    """The table of all assumptions with their values."""
+    lines = ["| assumed | value |", "|---|---:|"]
+    for name, field in type(given).model_fields.items():
+        lines.append(f"| {' '.join(field.description.split())} | {getattr(given, name):,g} |")
+    return "\n".join(lines) + "\n"
 
 
 def number(value: float) -> str:
-    """Three digits, thousands set apart: 0.0123, 1.23, 123, 12,345."""
+    """A number with at least three digits: 0.0123, 1.23, 123, 12,345."""
     return f"{value:,.0f}" if value >= 99.95 else f"{value:.3g}"
 
 
@@ -229,7 +228,7 @@ def _row(label: str, values: Sequence[float], axis: str, exponent: float | None)
 
 
 def growth(axis: str, exponent: float | None) -> str:
-    """`N^1.02`, or a dash where it is not known; an exponent that rounds to 0 has no sign."""
+    """`N^1.02`, or a dash if the exponent is not known. An exponent that rounds to 0 has no sign."""
     return "-" if exponent is None else f"{axis}^{round(exponent, 2) + 0.0:.2f}"
 
 
@@ -239,7 +238,7 @@ def _shares(cost: Cost) -> list[str]:
 
 
 def figures(curves: Mapping[str, Sequence[Curve]]) -> dict[str, list[tuple[str, str, Sequence[Curve]]]]:
-    """Panels of each figure, by the end of its file's name: title, what the lower row shows, curves."""
+    """Panels of each figure, by the end of its file name: title, label of the lower row, curves."""
     titles = {"N": "images N", "K": "classes K", "D": "width D of the features"}
     return {
         "choice": [(f"choice over {titles[curve.axis]}", "peak, MiB", [curve]) for curve in curves["choice"]],
@@ -252,12 +251,12 @@ def figures(curves: Mapping[str, Sequence[Curve]]) -> dict[str, list[tuple[str, 
 
 
 def draw(panels: Sequence[tuple[str, str, Sequence[Curve]]], path: Path) -> None:
-    """Write a PNG: a column for each panel, seconds above, MiB below, all axes logarithmic."""
+    """Write a PNG: one column per panel, seconds above, MiB below, all axes logarithmic."""
     import matplotlib
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(_STYLE):
-        # A panel of several curves has their names at its side.
+        # Panels of several curves are wider, because the names of the curves are beside them.
         widths = [1.75 if len(curves) > 1 else 1.0 for _, _, curves in panels]
         figure = Figure(figsize=(3.3 * sum(widths), 5.2), layout="constrained")
         rows = figure.subplots(2, len(panels), squeeze=False, width_ratios=widths)
@@ -277,7 +276,7 @@ def _plot(axes, curves: Sequence[Curve], field: str, ylabel: str) -> None:
         axes.plot(curve.sizes, values, color=colour, marker=marker, markersize=4.5, linewidth=1.6)
     axes.set(xscale="log", yscale="log", xlabel=curves[0].axis, ylabel=ylabel)
     low, high = axes.get_ylim()
-    if high < 30 * low:  # a flat line looks like one
+    if high < 30 * low:  # a wide axis, so that a nearly flat line looks flat
         middle = (low * high) ** 0.5
         low, high = axes.set_ylim(middle / 6, middle * 6)
     if high < 100 * low:
@@ -305,7 +304,7 @@ def _thousands(value: float, _: int) -> str:
 
 
 def _name_lines(axes, curves: Sequence[Curve], field: str) -> None:
-    """How each line grows: a single one within its panel, several at their ends, far enough apart to be read."""
+    """Write the growth of each line: of a single line inside its panel, of several at their ends without overlap."""
     exponents = [curve.exponent(field) for curve in curves]
     texts = ["" if a is None else f"${curve.axis}^{{{a:.2f}}}$" for curve, a in zip(curves, exponents, strict=True)]
     if len(curves) == 1:
@@ -323,14 +322,14 @@ def _name_lines(axes, curves: Sequence[Curve], field: str) -> None:
 
 
 def check_document(path: Path, names: Sequence[str] = BLOCKS) -> None:
-    """Raise UserError for a document that is not there or lacks the place of a block."""
+    """Raise UserError if a document does not exist or lacks a block."""
     if not path.is_file():
-        raise UserError(f"{path}: no such document; docs/scaling.md is the one with places for the tables")
+        raise UserError(f"{path}: no such document; docs/scaling.md has the blocks for the tables")
     insert_blocks(path.read_text(encoding="utf-8"), dict.fromkeys(names, ""))
 
 
 def insert_blocks(document: str, found: Mapping[str, str]) -> str:
-    """A document with some blocks, by name, in their places. UserError where it lacks one."""
+    """Insert blocks, by name, into a document. Raises UserError if the document lacks one of them."""
     for name, markdown in found.items():
         document = insert_markdown(document, f"scaling-{name}", markdown)
     return document
@@ -343,7 +342,7 @@ def write_document(
     machine: Mapping[str, object],
     given: Assumptions | None = None,
 ) -> None:
-    """Put the blocks into a document and its figures beside it. UserError where the document lacks a block."""
+    """Write the blocks into a document, and its figures beside it. Raises UserError if the document lacks a block."""
     document = insert_blocks(path.read_text(encoding="utf-8"), blocks(curves, worlds, machine, given or Assumptions()))
     for name, panels in figures(curves).items():
         draw(panels, path.with_name(f"{path.stem}-{name}.png"))

@@ -1,4 +1,4 @@
-"""Selection (angles, thresholds, choice) against the one matrix product that it cannot do without."""
+"""Selection (angles, thresholds, choice) against the matrix product of the logits, which it needs in any case."""
 
 import torch
 
@@ -18,12 +18,12 @@ def select_imagenet_like(scale: float) -> Contest:
 
 
 def _selection(num_images: int, num_classes: int, width: int = 512) -> Contest:
-    """Selection from post-ReLU features (num_images, width), portion 0.2; the logits are there already, as in a run."""
+    """Selection from post-ReLU features (num_images, width) with portion 0.2. The logits are given, as in a run."""
     from uda.selection.selectors import SELECTORS
     from uda.selection.thresholds import class_balanced_thresholds, select
 
     generator = torch.Generator().manual_seed(0)
-    # In place: a copy made here would raise the memory mark above what is measured afterwards.
+    # In place, because the peak of a copy would hide the peak of the measured work.
     features = torch.randn(num_images, width, generator=generator).relu_()
     weight = torch.randn(num_classes, width, generator=generator)
     logits = features @ weight.T

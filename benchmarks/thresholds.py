@@ -1,4 +1,4 @@
-"""Thresholds of a stream of scores against sorting each class, and against selecting in each class, in memory."""
+"""Thresholds of a stream of scores, against torch.sort and torch.kthvalue of each class in memory."""
 
 from collections.abc import Callable
 
@@ -50,7 +50,7 @@ def hundred_million_kthvalue(scale: float) -> Contest:
 
 
 def _thresholds(num_scores: int, scale: float, kth_largest: Callable[[Tensor, int], Tensor]) -> Contest:
-    """`stream_thresholds` of chunks of a million rows, and a loop over the classes of all rows."""
+    """`stream_thresholds` with chunks of a million rows, against a loop over the classes with all rows."""
     from uda.selection.streaming_thresholds import stream_thresholds
 
     classes, best = _rows(max(NUM_CLASSES, round(num_scores * scale)))
@@ -73,10 +73,10 @@ def _thresholds(num_scores: int, scale: float, kth_largest: Callable[[Tensor, in
 
 
 def _rows(count: int) -> tuple[Tensor, Tensor]:
-    """Best class, int8, and its probability, float32, of each row: classes of unlike sizes, many scores near 1."""
+    """Best class (int8) and its probability (float32) of each row. Classes differ in size; many scores are near 1."""
     generator = torch.Generator().manual_seed(0)
     classes, best = torch.empty(count, dtype=torch.int8), torch.empty(count)
-    # By chunks and in place: a copy would raise the memory mark above what is measured afterwards.
+    # By chunks and in place, because the peak of a copy would hide the peak of the measured work.
     for part, scores in zip(classes.split(_CHUNK_ROWS), best.split(_CHUNK_ROWS), strict=True):
         part.copy_(scores.uniform_(generator=generator).square_().mul_(NUM_CLASSES))
         scores.normal_(4, 4, generator=generator).abs_().sigmoid_()

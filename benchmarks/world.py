@@ -1,8 +1,9 @@
-"""What several processes cost and bring, on this machine: one process's part of a job that torchrun starts.
+"""Measure a job of several processes on this machine. torchrun starts this module once per process.
 
     torchrun --standalone --nproc_per_node=2 -m benchmarks.world FILE
 
-A digits job's training steps and predict pass, with the recipe's batch dealt out, and the averaging of gradients alone.
+It measures training steps and a predict pass of a digits job, whose batch is divided among the processes. It also
+measures the averaging of gradients separately.
 """
 
 import argparse
@@ -31,20 +32,20 @@ NUM_CLASSES = 10
 
 @dataclass(frozen=True)
 class World:
-    """What so many processes need, the slowest of them counted."""
+    """The figures of a job with some number of processes. Times are those of the slowest process."""
 
     processes: int
     batch: int
-    """Images in a training batch of all processes."""
+    """Number of images in a training batch of all processes."""
     step_seconds: float
     predicted_per_second: float
-    """Images of the predict pass a second, of all processes."""
+    """Predicted images per second of all processes."""
     gradient_seconds: dict[str, float]
-    """Seconds to average the gradients of so many parameters."""
+    """Seconds to average gradients, by the number of parameters."""
 
 
 def run_world(processes: int, scale: float, repeats: int) -> World:
-    """Start a job of so many processes of one thread each, and wait for what it measures. UserError when it fails."""
+    """Start a job whose processes have one thread each, and return its figures. Raises UserError if it fails."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "world.json")
         launcher = ["torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
@@ -62,7 +63,7 @@ def run_world(processes: int, scale: float, repeats: int) -> World:
 
 
 def measure_world(ranks: Ranks, scale: float, repeats: int) -> World:
-    """This process's part; the figures are those of the slowest process, the same on all."""
+    """Measure in this process. The figures are those of the slowest process, the same in all processes."""
 
     def slowest(work: Callable[[], object]) -> float:
         def together() -> None:
@@ -70,7 +71,7 @@ def measure_world(ranks: Ranks, scale: float, repeats: int) -> World:
             ranks.maximum([0.0])
 
         work()
-        # A fixed number of calls: the processes must make as many as each other.
+        # A fixed number of calls, because all processes must make the same number.
         seconds = [median_seconds(together, 1) for _ in range(repeats)]
         return float(np.median([ranks.maximum([value])[0] for value in seconds]))
 
@@ -85,7 +86,7 @@ def measure_world(ranks: Ranks, scale: float, repeats: int) -> World:
 
 
 def _digits(ranks: Ranks, scale: float, seconds_of: Callable) -> tuple[int, float, float]:
-    """Images in a batch, seconds a training step, seconds an image of the predict pass."""
+    """Images in a batch, seconds per training step, seconds per predicted image."""
     from uda.adaptation.methods import ADAPTATION_METHODS
     from uda.data.images import ImageArray
     from uda.data.loaders import Part, predict_batches, training_batches
@@ -130,7 +131,7 @@ def _digits(ranks: Ranks, scale: float, seconds_of: Callable) -> tuple[int, floa
 
 
 def _gradients(ranks: Ranks, seconds_of: Callable):
-    """Pairs of a number of parameters and the seconds that averaging their gradients takes."""
+    """Pairs of a number of parameters and the seconds to average their gradients."""
     from uda.models.network import create_network
 
     for backbone, channels in NETWORKS:
@@ -143,7 +144,7 @@ def _gradients(ranks: Ranks, seconds_of: Callable):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """One process of the job; rank 0 writes the file."""
+    """Run one process of the job. Rank 0 writes the file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--scale", type=float, default=1.0)

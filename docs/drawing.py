@@ -15,7 +15,7 @@ from uda.selection.angular import angles, avc, avh  # noqa: E402
 CLASSES = ("car", "bus", "tree")
 #: Directions of the class weights and of the feature, in degrees. All weights have the length 1.
 WEIGHTS, FEATURE = (10.0, 80.0, 150.0), 35.0
-#: Lengths of the features of two images, which have one direction.
+#: Lengths of the features of two images with the same direction.
 LENGTHS = (0.8, 2.4)
 BLUE, ORANGE, GREY = "#0b6bb3", "#d95f02", "#5b6470"
 
@@ -31,7 +31,7 @@ def vectors() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def figures() -> dict[str, list[list[float]]]:
-    """Angles in degrees, softmax and AVC of both images and each class, and AVH of the first class."""
+    """Angles in degrees, softmax and AVC of both images for each class, and AVH for the first class."""
     features, weight = vectors()
     first_class = torch.zeros(len(features), dtype=torch.int64)
     return {

@@ -2,7 +2,7 @@
 """Fill docs/settings.md and docs/methods.md from the typed config, the registries and results/bench.json.
 
 python docs/reference.py            write both pages
-python docs/reference.py --check    write nothing; exit code 1 where a page is not up to date
+python docs/reference.py --check    write nothing; exit code 1 if a page is out of date
 """
 
 import argparse
@@ -46,7 +46,7 @@ KINDS: Mapping[str, type[Settings]] = {
     "Hardness dynamics": SupervisedConfig,
     "Hardness study": StudyConfig,
 }
-#: Bases whose settings stand once, under a heading of their own.
+#: Base classes. Their settings are listed once, under these headings.
 BASES: Mapping[type[Settings], str] = {
     RunConfig: "Every run",
     StorageSettings: "Every run: data",
@@ -72,7 +72,7 @@ def members(declared: Any) -> list[Any]:
 
 
 def section_of(field: FieldInfo) -> type[Settings] | None:
-    """The section that a field holds; None for a setting."""
+    """The section in a field; None for a setting."""
     return next((m for m in members(field.annotation) if isinstance(m, type) and issubclass(m, Settings)), None)
 
 
@@ -111,7 +111,7 @@ def bounds_text(field: FieldInfo) -> str:
 
 
 def default_text(field: FieldInfo) -> str:
-    """A default as a config has it."""
+    """A default in the form of a config."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
@@ -126,7 +126,7 @@ def default_text(field: FieldInfo) -> str:
 
 
 def own_fields(kind: type[Settings]) -> Iterator[tuple[str, FieldInfo]]:
-    """The fields of a section but for those that it has from a base as they are."""
+    """The fields of a section, without those that it inherits unchanged from a base."""
     base = next((b for b in BASES if kind is not b and issubclass(kind, b)), None)
     for name, field in kind.model_fields.items():
         inherited = base and name in base.model_fields and name not in kind.__annotations__
@@ -135,7 +135,7 @@ def own_fields(kind: type[Settings]) -> Iterator[tuple[str, FieldInfo]]:
 
 
 def meaning_of(kind: type[Settings], name: str) -> str:
-    """What a setting does: its own docstring, or that of the class it comes from."""
+    """The docstring of a setting, in its class or in a base class."""
     found = (base.model_fields[name].description for base in kind.__mro__ if name in getattr(base, "model_fields", {}))
     return cell(next(filter(None, found), ""))
 
@@ -154,12 +154,12 @@ def table(kind: type[Settings], rows: Sequence[tuple[str, FieldInfo]], links: Ma
 
 
 def slug(heading: str) -> str:
-    """A heading's anchor."""
+    """The anchor of a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def walk(kind: type[Settings], place: str = "") -> Iterator[tuple[type[Settings], str]]:
-    """The sections below a config or a section, each with its dotted place."""
+    """The sections below a config or a section, each with its dotted key."""
     for name, field in kind.model_fields.items():
         if section := section_of(field):
             yield section, f"{place}{name}"
@@ -187,13 +187,13 @@ def settings_page() -> str:
         text += f"{' '.join(doc.split(chr(10) * 2)[0].split())}\n\n"
         if len(found := places.get(kind, [])) > 1:
             where = ", ".join(f"`{place}`" for place in dict.fromkeys(place for _, place in found))
-            text += f"Stands at {where}.\n\n"
+            text += f"Used in {where}.\n\n"
         base = next((b for b in BASES if kind is not b and issubclass(kind, b)), None)
         rows = list(own_fields(kind))
         if rows:
             text += table(kind, rows, headings)
         if base:
-            text += f"\nThe settings under [{BASES[base]}](#{slug(BASES[base])}) belong here too.\n"
+            text += f"\nThis section also has the settings of [{BASES[base]}](#{slug(BASES[base])}).\n"
         return text + "\n"
 
     parts = [part(BASES[RunConfig], RunConfig, "##"), part(BASES[StorageSettings], StorageSettings, "###")]
@@ -209,12 +209,12 @@ def settings_page() -> str:
 def options_text(kind: type[Settings], prefix: str) -> str:
     """The options of a method or a loss."""
     if not kind.model_fields:
-        return "It has no settings of its own.\n"
+        return "It has no settings.\n"
     return table(kind, [(f"{prefix}.{name}", field) for name, field in kind.model_fields.items()], {})
 
 
 def paragraphs(doc: str | None) -> str:
-    """A docstring as Markdown paragraphs; formulas, which are indented, as code."""
+    """A docstring as Markdown paragraphs. Indented formulas become code."""
     parts = []
     for block in re.split(r"\n\s*\n", (doc or "").strip()):
         for formula, lines in itertools.groupby(block.split("\n"), key=lambda line: line.startswith(" " * 8)):
@@ -226,7 +226,7 @@ def paragraphs(doc: str | None) -> str:
 
 
 def step_costs() -> dict[str, float]:
-    """Of each method the time of a training step beside the plain one's on as many images."""
+    """The time of a training step of each method, as a multiple of the plain method's on the same number of images."""
     rows = {row["name"]: row for row in json.loads((ROOT / "results" / "bench.json").read_text(encoding="utf-8"))}
     return {
         name.partition("_")[2]: row["seconds"] / row["floor_seconds"]
@@ -241,7 +241,7 @@ def configs_of(pattern: str) -> list[str]:
 
 
 def methods_text(methods: Registry, plain: str) -> str:
-    """A part a method: its source, what it does, its settings, its configs, what its step costs."""
+    """One part per method: its source, its docstring, its configs, the cost of its step and its settings."""
     costs, text = step_costs(), "\n"
     for name in sorted(methods):
         method = methods[name]
@@ -253,19 +253,19 @@ def methods_text(methods: Registry, plain: str) -> str:
             text += "Configs: " + ", ".join(f"`{file}`" for file in files) + ".\n\n"
         if name in costs:
             share = "about as" if abs(costs[name] - 1) < 0.15 else f"{costs[name]:.1f} times as"
-            text += f"A training step takes {share} long as one of {plain} on as many images.\n\n"
+            text += f"A training step takes {share} long as a step of {plain} on the same number of images.\n\n"
         text += options_text(method.Options, "method_options") + "\n"
     return text
 
 
 def names_text(registry: Registry) -> str:
-    """A registry's names with a line each."""
-    lines = [[f"`{name}`", cell(text)] for name, text in registry.describe()]
-    return f"\n{markdown_table(['name', 'what it is'], lines)}\n"
+    """The table of a registry's names and descriptions."""
+    lines = [f"| `{name}` | {cell(text)} |" for name, text in registry.describe()]
+    return "\n| name | what it is |\n|---|---|\n" + "\n".join(lines) + "\n\n"
 
 
 def losses_text() -> str:
-    """Classification losses with their options."""
+    """One part per classification loss, with its options."""
     text = "\n"
     for name in sorted(LOSSES):
         text += f"### {name}\n\n{paragraphs(LOSSES[name].__doc__)}\n\n"
@@ -291,9 +291,9 @@ def blocks() -> dict[str, dict[str, str]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the pages, or with --check say which ones are not up to date."""
+    """Write the pages, or with --check report the pages that are out of date."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a page is out of date")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 if a page is out of date")
     options = parser.parse_args(argv)
     old = []
     for page, texts in blocks().items():
@@ -306,7 +306,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if not options.check:
                 path.write_text(after, encoding="utf-8")
     if options.check and old:
-        print(f"not up to date: {', '.join(old)}; run python docs/reference.py", file=sys.stderr)
+        print(f"out of date: {', '.join(old)}; run python docs/reference.py", file=sys.stderr)
         return 1
     return 0
 

@@ -1,4 +1,4 @@
-"""Self-training with AVC inside your own PyTorch loop: 8 x 8 digits, upright in the source and turned in the target."""
+"""Self-training with AVC in your own PyTorch loop: 8 x 8 digits, upright in the source and rotated in the target."""
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ pixels = pixels.astype(np.float32) / 16
 turned = rotate(pixels.reshape(-1, 8, 8), 25, axes=(1, 2), reshape=False, order=1).reshape(-1, 64)
 pixels, turned, labels = torch.from_numpy(pixels), torch.from_numpy(turned), torch.from_numpy(labels)
 
-# Half of the images are the labelled source. The others are turned, and their labels only measure the accuracy.
+# Half of the images are the labelled source. The others are rotated. Their labels only measure the accuracy.
 source, source_labels = pixels[:900], labels[:900]
 target, target_labels = turned[900:], labels[900:]
 
@@ -40,7 +40,7 @@ for index in range(6):
         logits = classifier(features)
     accuracy = (logits.argmax(1) == target_labels).float().mean()
 
-    # AVC says how sure the model is of each class. The surest share of every class is selected, more in each round.
+    # AVC is the confidence in each class. The best share of every class is selected, and the share grows by round.
     scores = uda.score(features, logits, classifier.weight, selector="avc")
     chosen = uda.select(scores, portion=0.3 + 0.1 * index)
     right = (chosen.labels == target_labels)[chosen.selected].float().mean()

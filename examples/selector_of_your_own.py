@@ -1,10 +1,11 @@
-"""A selector of your own, in a short run on digits next to AVC. Needs the extra `demo`; writes to runs/."""
+"""Your own selector compared with AVC in a short run on digits. Needs the extra `demo` and writes to runs/."""
 
 import uda
 from uda.selection.selectors import SELECTORS
 
 
-# A selector gives a score for each image and class, (N, K). Higher is surer; the largest score of a row is above 0.
+# A selector returns scores (N, K), one per image and class. A higher score means more confidence. The largest score of
+# a row must be above 0.
 # The first line of the docstring is its description.
 @SELECTORS.register("mine")
 def mine(features, logits, weight):
@@ -12,7 +13,7 @@ def mine(features, logits, weight):
     return logits.softmax(dim=1) * uda.avc(features, weight)
 
 
-# Small settings, so that a run takes seconds. Without them it is the run of the config digits_avh.
+# Small settings, so that a run takes seconds. Without them, it is the run of the config digits_avh.
 SMALL = {
     "data.rendered_per_class": 50,
     "source.epochs": 2,

@@ -1,4 +1,4 @@
-"""Your own two folders: draws small images into a temporary folder, adapts to them, and predicts one of them."""
+"""Use your own two folders: draw small images into a temporary folder, adapt a model, and predict an image."""
 
 import random
 import tempfile
@@ -12,7 +12,7 @@ CLASSES = ("circle", "square", "triangle")
 
 
 def draw(folder: Path, domain: str) -> None:
-    """60 images of each class: white on black, and in the photos white on a ground of any colour."""
+    """Draw 60 images of each class: white on black in the drawings, white on a random colour in the photos."""
     rng = random.Random(domain)
     for name in CLASSES:
         (folder / domain / name).mkdir(parents=True)
@@ -36,10 +36,10 @@ def main() -> None:
     draw(folder, "drawings")
     draw(folder, "photos")
     overrides = {
-        # The source has a folder for each class. The labels of the target, if there are any, only measure the accuracy.
+        # The source has one folder per class. Labels of the target, if there are any, only measure the accuracy.
         "data": {"dataset": None, "source": folder / "drawings", "target": folder / "photos", "cache": "memory"},
         "output": folder / "run",
-        # A small network and few steps, so that this takes seconds. Leave out what follows for real images.
+        # A small network and few steps, so that this takes seconds. Leave out all following settings for real images.
         "model": {"backbone": "digits_cnn", "weights": "none", "head": None},
         "transforms": {"size": 28, "resize": 32},
         "source.epochs": 6,

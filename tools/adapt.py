@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Any method from a config: `python tools/adapt.py --cfg digits_mcd.yaml [key=value ...]`. As tools/self_train.py."""
+"""Adaptation from a config, as tools/self_train.py: `python tools/adapt.py --cfg digits_mcd.yaml [key=value ...]`."""
 
 import sys
 

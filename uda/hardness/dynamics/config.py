@@ -47,7 +47,7 @@ class HumanSettings(Settings):
     file: PathText | None = None
     """Human labels or frequencies: a path, or a file in the data set's folder; null: all images are one group."""
     format: str | None = None
-    """Format of the file, as the `--format` of `uda hardness correlate`; null: recognised by its content."""
+    """Format of the file, as for `--format` of `uda hardness correlate`; null: recognised by its content."""
     id_column: str | None = None
     """Column of the images' names in a csv; null: the first."""
     frequency_column: str | None = None
