@@ -16,7 +16,7 @@ from uda.core.resources import CHECKOUT
 from uda.data.cards import load_card
 from uda.report.markdown import insert_markdown, markdown_table
 
-#: Numbers of GPUs of the estimate. Besides the recipe's batch, the estimate uses batches of so many images per GPU.
+#: Numbers of GPUs of the estimate, and numbers of images per GPU that it uses besides the recipe's batch.
 GPUS, IMAGES_A_GPU = (1, 8, 64), (2, 32)
 
 #: Blocks of a document, each between its two marks: the measured and the estimated blocks of docs/scaling.md, and the

@@ -127,7 +127,7 @@ class Selection:
     selected: Tensor | NDArray[np.bool_]
     """(N,) bool, whether this ratio is at least 1."""
     thresholds: Tensor | NDArray[np.float64]
-    """(K,) float64 (float32 on MPS), lambda. If a class gets no pseudo-labels, its threshold is infinite."""
+    """(K,) float64 (float32 on MPS), lambda. If it is infinite, no image of the class is selected."""
     scores: Tensor | NDArray[np.floating]
     """(N,), the score of each image's label."""
     ratios: Tensor | NDArray[np.float64]

@@ -252,7 +252,11 @@ def _add_degrade(parser: CommandParser) -> None:
     add_model(command, several=True)
     add_images(command)
     command.add_argument(
-        "--images", type=int, default=2000, metavar="N", help="number of images, drawn class by class (default 2000)"
+        "--images",
+        type=int,
+        default=2000,
+        metavar="N",
+        help="number of images, all classes in proportion (default 2000)",
     )
     command.add_argument("--levels", type=int, default=6, help="levels of each degradation, with level 0 (default 6)")
     command.add_argument(

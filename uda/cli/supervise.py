@@ -21,7 +21,7 @@ C = TypeVar("C", bound="RunConfig")
 
 SIGPIPE = getattr(signal, "SIGPIPE", signal.SIGTERM)  # Windows has no SIGPIPE
 
-#: Seconds between the arrival of the same signal at two processes of a job, at most.
+#: Largest delay, in seconds, between the arrivals of a signal at two processes of a job.
 LATER_BY = 0.5
 
 

@@ -50,7 +50,7 @@ def spread_figure(rows: Sequence[dict[str, Any]]):
             if any(row["images"] for row in own):
                 edges = [*(row["from"] for row in own), own[-1]["to"]]
                 total = sum(row["images"] for row in own)
-                label = f"{'correctly' if group == 'right' else 'wrongly'} classified, {total:,}"
+                label = f"{group}, {total:,} images"
                 axes.stairs([100 * row["share"] for row in own], edges, label=label, **look)
         axes.set_xlabel(f"{name}, {UNITS[name]}" if name in UNITS else name, fontsize=10)
         axes.xaxis.set_major_locator(MaxNLocator(4))
