@@ -1,4 +1,4 @@
-"""The benchmarks of benchmarks/run_bench.py, one module per subject."""
+"""Measurements beside the package: speed (`uda bench`, one module per subject), scaling, chaos, processes."""
 
 from benchmarks import (  # noqa: F401  (they register themselves)
     averaging,

@@ -143,7 +143,7 @@ def finish(options: argparse.Namespace, folder: Path, log: Path) -> float:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the comparison. Returns the exit code: 0 if both runs are equal, 1 if not."""
-    parser = CommandParser(prog="benchmarks/chaos.py", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.chaos", description=__doc__)
     parser.add_argument("--cfg", default="digits_avh.yaml", help="the config (default: digits_avh.yaml)")
     parser.add_argument("--kills", type=int, default=30, help="number of kills (default: 30)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the moments (default: 0)")

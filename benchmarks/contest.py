@@ -11,7 +11,7 @@ from uda.core.registry import Registry
 class Contest:
     """Our code and its floor, ready to run on the same inputs. A call returns when its work is done.
 
-    benchmarks/run_bench.py builds the contest in two processes, and calls one side in each. Building must not change
+    `benchmarks.run_bench` builds the contest in two processes, and calls one side in each. Building must not change
     settings of the process that are for one side only. `at_first_call` delays such changes.
     """
 

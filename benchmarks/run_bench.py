@@ -5,10 +5,10 @@ its own process, because malloc's settings are those of a process. The sides are
 machine slows both. The figures are medians. `ratio` is floor / ours (1.00: no overhead). Peak memory is the memory of a
 side's first call beyond its inputs.
 
-    python benchmarks/run_bench.py                                 # all benchmarks
-    python benchmarks/run_bench.py --only 'train_*' --repeats 7
-    python benchmarks/run_bench.py --scale 0.01                    # a hundredth of the work, as a test
-    python benchmarks/run_bench.py --json results/bench.json --into docs/speed.md
+    python -m benchmarks.run_bench                                 # all benchmarks
+    python -m benchmarks.run_bench --only 'train_*' --repeats 7
+    python -m benchmarks.run_bench --scale 0.01                    # a hundredth of the work, as a test
+    python -m benchmarks.run_bench --json results/bench.json --into docs/speed.md
 """
 
 import argparse
@@ -170,18 +170,6 @@ def run(name: str, scale: float, repeats: int) -> Row:
     )
 
 
-def environment() -> dict[str, Any]:
-    """The machine and the versions of the measurement."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-    }
-
-
 HEADER = f"{'benchmark':<46}{'ours':>12}{'floor':>12}{'ratio':>8}{'bar':>7}{'peak':>12}{'floor peak':>13}"
 
 
@@ -249,7 +237,7 @@ def chosen(patterns: list[str] | None) -> list[str]:
     return list(names)
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "benchmarks/run_bench.py") -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.run_bench") -> int:
     """Run the benchmarks of the command line. Returns the exit code. Raises UserError."""
     options = parse_arguments(arguments, program)
     if options.list:
@@ -269,7 +257,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "benchmarks/run_
 
 def _write(options: argparse.Namespace, rows: list[Row]) -> None:
     """Write the rows, and keep the file's rows of other benchmarks."""
-    how = {"scale": options.scale, "repeats": options.repeats, "environment": environment()}
+    how = {"scale": options.scale, "repeats": options.repeats, "environment": machine()}
     written = {row.name: asdict(row) | how for row in rows}
     if options.json:
         earlier = json.loads(options.json.read_text(encoding="utf-8")) if options.json.is_file() else []

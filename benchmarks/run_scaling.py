@@ -3,11 +3,11 @@
 The tool measures the figures of docs/scaling.md on this machine. From these figures and stated assumptions, it
 estimates the cost of VisDA-2017 with ResNet-101 on 1, 8 and 64 GPUs. It takes some minutes on two idle cores.
 
-    python benchmarks/run_scaling.py                             # print the tables
-    python benchmarks/run_scaling.py --into docs/scaling.md      # also write them and the figures
-    python benchmarks/run_scaling.py --only estimate --into docs/scaling.md  # the estimate only, from its figures
-    python benchmarks/run_scaling.py --only visda --into docs/visda.md  # estimated hours and memory on common GPUs
-    python benchmarks/run_scaling.py --scale 0.01 --repeats 1    # a hundredth of the images, as a test
+    python -m benchmarks.run_scaling                             # print the tables
+    python -m benchmarks.run_scaling --into docs/scaling.md      # also write them and the figures
+    python -m benchmarks.run_scaling --only estimate --into docs/scaling.md  # the estimate only, from its figures
+    python -m benchmarks.run_scaling --only visda --into docs/visda.md  # estimated hours and memory on common GPUs
+    python -m benchmarks.run_scaling --scale 0.01 --repeats 1    # a hundredth of the images, as a test
 """
 
 import argparse
@@ -39,7 +39,7 @@ MOST_PROCESSES = 8
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     """Parse and check the command line."""
-    parser = CommandParser(prog="benchmarks/run_scaling.py", description=__doc__)
+    parser = CommandParser(prog="python -m benchmarks.run_scaling", description=__doc__)
     parser.add_argument("--into", metavar="FILE", type=Path, help="write tables and figures into this document")
     parser.add_argument(
         "--only", choices=("estimate", "visda"), help="measure nothing; write these tables of the document `--into`"
@@ -61,20 +61,6 @@ def measure_worlds(scale: float, repeats: int) -> list[World]:
         worlds.append(run_world(processes, scale, repeats))
         processes *= 2
     return worlds
-
-
-def machine(scale: float, repeats: int) -> dict[str, Any]:
-    """The machine, the versions and the settings of the measurement."""
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "medians of": repeats,
-        "scale": f"{scale:g}",
-    }
 
 
 def remake(what: str, path: Path) -> int:

@@ -94,7 +94,7 @@ def fitted_exponent(sizes: Sequence[float], values: Sequence[float]) -> float | 
 
 def choice_work(num_images: int, num_classes: int, width: int) -> Works:
     """The choice of a round: scores, thresholds and pseudo-labels of the selector and of softmax."""
-    from uda.adaptation.pseudo_labels import choose
+    from uda.adaptation.pseudo_labels import label_target
     from uda.core.distributed import Ranks
 
     prediction = _prediction(num_images, num_classes, width)

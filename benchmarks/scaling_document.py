@@ -212,10 +212,11 @@ def estimate_table(given: Assumptions, serial: Serial) -> str:
 
 def assumptions_table(given: Assumptions) -> str:
     """The table of all assumptions with their values."""
-    lines = ["| assumed | value |", "|---|---:|"]
-    for name, field in type(given).model_fields.items():
-        lines.append(f"| {' '.join(field.description.split())} | {getattr(given, name):,g} |")
-    return "\n".join(lines) + "\n"
+    lines = [
+        [" ".join(field.description.split()), f"{getattr(given, name):,g}"]
+        for name, field in type(given).model_fields.items()
+    ]
+    return markdown_table(["assumed", "value"], lines, "lr")
 
 
 def number(value: float) -> str:

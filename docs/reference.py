@@ -260,8 +260,8 @@ def methods_text(methods: Registry, plain: str) -> str:
 
 def names_text(registry: Registry) -> str:
     """The table of a registry's names and descriptions."""
-    lines = [f"| `{name}` | {cell(text)} |" for name, text in registry.describe()]
-    return "\n| name | what it is |\n|---|---|\n" + "\n".join(lines) + "\n\n"
+    lines = [[f"`{name}`", cell(text)] for name, text in registry.describe()]
+    return f"\n{markdown_table(['name', 'what it is'], lines)}\n"
 
 
 def losses_text() -> str:
