@@ -3,7 +3,7 @@
 `settle` resolves the open settings of a config, and `describe` shows them in one line. Threads, malloc, TF32 and
 cuDNN's benchmark apply to the whole process. The command line sets them with `set_up_process`; a library call never
 does. The settings for CUDA and MPS follow their documentation, those for CPUs follow measurements
-(`benchmarks/run_bench.py`).
+(`uda bench`).
 """
 
 import ctypes
