@@ -1,4 +1,4 @@
-"""benchmarks/run_processes.py: the comparison of one process with several."""
+"""`python -m benchmarks.run_processes`: the comparison of one process with several."""
 
 import importlib.util
 import json
