@@ -17,8 +17,8 @@ from torch.nn.functional import cross_entropy, one_hot
 
 from benchmarks.contest import BENCHMARKS, Contest, at_first_call
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.settings import BatchSettings, SelfTrainingSettings
-from uda.data.settings import DataSettings, PairTransformSettings
+from uda.adaptation.settings import BatchSettings, PairTransformSettings, SelfTrainingSettings
+from uda.data.settings import DataSettings
 from uda.models.settings import ModelSettings
 from uda.training.settings import OptimSettings, RuntimeSettings
 

@@ -5,11 +5,17 @@ from typing import Any
 
 from pydantic import model_validator
 
-from uda.adaptation.settings import AdaptationSettings, MethodSettings, SelfTrainingSettings, SourceSettings
+from uda.adaptation.settings import (
+    AdaptationSettings,
+    MethodSettings,
+    PairTransformSettings,
+    SelfTrainingSettings,
+    SourceSettings,
+)
 from uda.core.errors import UserError
 from uda.core.registry import Registry
 from uda.data.cards import load_card
-from uda.data.settings import DataSettings, PairTransformSettings
+from uda.data.settings import DataSettings
 from uda.training.config import CONFIG_CLASSES, RunConfig
 
 

@@ -7,8 +7,17 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from uda.core.settings import PathText, Settings
-from uda.data.settings import AugmentSettings
+from uda.data.settings import AugmentSettings, TransformSettings
 from uda.training.settings import OptimSettings
+
+
+class PairTransformSettings(TransformSettings):
+    """Transforms of a source and a target domain."""
+
+    source: AugmentSettings = AugmentSettings()
+    """Augmentation of source images in training."""
+    target: AugmentSettings = AugmentSettings()
+    """Augmentation of target images in training. Predicting never augments."""
 
 
 class SourceSettings(Settings):

@@ -191,12 +191,3 @@ class TransformSettings(Settings):
     """Mean of each channel, for images in 0..1. It is subtracted."""
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     """Standard deviation of each channel, for images in 0..1. The image is divided by it."""
-
-
-class PairTransformSettings(TransformSettings):
-    """Transforms of a source and a target domain."""
-
-    source: AugmentSettings = AugmentSettings()
-    """Augmentation of source images in training."""
-    target: AugmentSettings = AugmentSettings()
-    """Augmentation of target images in training. Predicting never augments."""
