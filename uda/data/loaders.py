@@ -101,7 +101,7 @@ class _Draw:
         return _Draw(rows, seeds, sum(map(len, rows)) * world / total)
 
 
-class _Plan(Sampler):
+class _StageSampler(Sampler):
     """The draws of a stage, from step `first` on. Draw number s depends only on the seed and on s."""
 
     first = 0
@@ -127,14 +127,14 @@ class _Plan(Sampler):
         whole = _Draw(rows, tuple(np.split(seeds, np.cumsum([len(r) for r in rows])[:-1])))
         return whole.dealt(self.rank, self.world)
 
-    def starting_at(self, step: int) -> "_Plan":
-        """The same plan without its first `step` steps."""
+    def starting_at(self, step: int) -> "_StageSampler":
+        """The same sampler without its first `step` steps."""
         rest = copy.copy(self)
         rest.first = self.first + step
         return rest
 
-    def window(self, first: int, steps: int) -> "_Plan":
-        """`steps` steps of this plan, from number `first` on."""
+    def window(self, first: int, steps: int) -> "_StageSampler":
+        """`steps` steps of this sampler, from number `first` on."""
         part = copy.copy(self)
         part.first, part.steps = first, first + steps
         return part
@@ -170,7 +170,7 @@ def epoch_batches(total: int, batch_size: int, least: int) -> int:
     return max(1, total // batch_size + (total % batch_size >= least))
 
 
-class _Mixed(_Plan):
+class _Mixed(_StageSampler):
     """All parts shuffled together in each epoch. A rest of fewer than `least` images joins the batch before it."""
 
     def __init__(self, parts: Sequence[Part], batch_size: int, steps: int | None, seed: Sequence[int], least: int):
@@ -197,7 +197,7 @@ class _Mixed(_Plan):
         return tuple(chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(bounds))
 
 
-class _Fixed(_Plan):
+class _Fixed(_StageSampler):
     """Every batch has a fixed number of images of each part. Each part is an endless shuffled stream."""
 
     def __init__(self, parts: Sequence[Part], shares: Sequence[int], steps: int | None, seed: Sequence[int]):
@@ -227,19 +227,19 @@ class _Fixed(_Plan):
         )
 
 
-class _Beside(_Plan):
-    """The batches of another plan, each with `share` more images from one more part, an endless shuffled stream."""
+class _Beside(_StageSampler):
+    """The batches of another sampler, each with `share` more images from one more part, an endless shuffled stream."""
 
-    def __init__(self, plan: _Plan, part: Part, share: int):
-        super().__init__([], plan.steps, plan.seed)
-        self.plan, self.share, self.count, self.stream = plan, share, len(part), len(plan.lengths)
+    def __init__(self, sampler: _StageSampler, part: Part, share: int):
+        super().__init__([], sampler.steps, sampler.seed)
+        self.sampler, self.share, self.count, self.stream = sampler, share, len(part), len(sampler.lengths)
 
     @property
     def largest(self) -> int:
-        return self.plan.largest + self.share
+        return self.sampler.largest + self.share
 
     def _rows(self, step: int) -> tuple[np.ndarray, ...]:
-        return *self.plan._rows(step), self._stream(self.stream, step * self.share, self.share, self.count)
+        return *self.sampler._rows(step), self._stream(self.stream, step * self.share, self.share, self.count)
 
 
 class _InOrder(Sampler):
@@ -425,16 +425,16 @@ class _Worker(Dataset):
 
 
 class _Numbered(Sampler):
-    """The draws of a plan with their numbers."""
+    """The draws of a sampler with their numbers."""
 
-    def __init__(self, plan: Sampler):
-        self.plan = plan
+    def __init__(self, sampler: Sampler):
+        self.sampler = sampler
 
     def __len__(self) -> int:
-        return len(self.plan)
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[tuple[int, object]]:
-        return enumerate(self.plan)
+        return enumerate(self.sampler)
 
 
 class Batches:
@@ -448,19 +448,19 @@ class Batches:
     def __init__(
         self,
         reader: _TrainReader | _PredictReader,
-        plan: Sampler,
+        sampler: Sampler,
         workers: int,
         origin: int = 0,
         delivery: Delivery = _HERE,
     ):
         self._reader = reader
         self._origin = origin
-        self._plan = plan
+        self._sampler = sampler
         self._workers = workers
         self._delivery = delivery
 
     def __len__(self) -> int:
-        return len(self._plan)
+        return len(self._sampler)
 
     def __iter__(self) -> Iterator:
         for read in self._loaded() if self._workers else self._read_here():
@@ -470,32 +470,32 @@ class Batches:
 
     def ids(self, step: int) -> list[str]:
         """The ids of the images in batch number `step`."""
-        return self._reader.ids(self._plan.draw(self._origin + step))
+        return self._reader.ids(self._sampler.draw(self._origin + step))
 
     def on(self, device: torch.device, pinned: bool) -> "Batches":
         """The same batches, delivered to a device. `pinned`: through page-locked memory, so the host does not wait."""
-        return Batches(self._reader, self._plan, self._workers, self._origin, Delivery(device, pinned))
+        return Batches(self._reader, self._sampler, self._workers, self._origin, Delivery(device, pinned))
 
     def starting_at(self, step: int) -> "Batches":
         """The training batches without the first `step`. The others are unchanged."""
-        return Batches(self._reader, self._plan.starting_at(step), self._workers, self._origin, self._delivery)
+        return Batches(self._reader, self._sampler.starting_at(step), self._workers, self._origin, self._delivery)
 
     def window(self, first: int, steps: int) -> "Batches":
         """`steps` of the training batches, unchanged, from number `first` on. `ids` counts them from 0."""
-        return Batches(self._reader, self._plan.window(first, steps), self._workers, first, self._delivery)
+        return Batches(self._reader, self._sampler.window(first, steps), self._workers, first, self._delivery)
 
     def _read_here(self) -> Iterator:
-        return (self._reader.read(draw, late=self._delivery.late) for draw in self._plan)
+        return (self._reader.read(draw, late=self._delivery.late) for draw in self._sampler)
 
     def _loaded(self) -> Iterator:
         ring = None
         if Ring.possible():
             transform = self._reader.transform
             # One slot for each batch that is prepared ahead, and one for the batch that this process is finishing.
-            ring = Ring(_AHEAD * self._workers + 1, self._plan.largest * transform.channels * transform.size**2)
+            ring = Ring(_AHEAD * self._workers + 1, self._sampler.largest * transform.channels * transform.size**2)
         loader = DataLoader(
             _Worker(self._reader, ring, self._delivery.late),
-            batch_sampler=_Numbered(self._plan),
+            batch_sampler=_Numbered(self._sampler),
             collate_fn=_as_it_is,
             num_workers=self._workers,
             prefetch_factor=_AHEAD,
@@ -577,13 +577,13 @@ def training_batches(
         UserError: there are no images, or none of a part that every batch needs.
     """
     if isinstance(batch_size, int):
-        plan = _Mixed(parts, batch_size, steps, seed, least=2 * world * accumulate)
+        sampler = _Mixed(parts, batch_size, steps, seed, least=2 * world * accumulate)
     else:
-        plan = _Fixed(parts, batch_size, steps, seed)
+        sampler = _Fixed(parts, batch_size, steps, seed)
     if beside is not None:
-        plan, parts = _Beside(plan, *beside), [*parts, beside[0]]
-    plan.rank, plan.world = rank, world
-    return Batches(_TrainReader(parts, num_classes), plan, workers)
+        sampler, parts = _Beside(sampler, *beside), [*parts, beside[0]]
+    sampler.rank, sampler.world = rank, world
+    return Batches(_TrainReader(parts, num_classes), sampler, workers)
 
 
 def predict_batches(
@@ -595,5 +595,5 @@ def predict_batches(
     rows: slice | None = None,
 ) -> Batches:
     """Each image (of `rows`) once and in order, a sized iterable of float32 (B, C, S, S)."""
-    plan = _InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
-    return Batches(_PredictReader(images, transform), plan, workers)
+    sampler = _InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
+    return Batches(_PredictReader(images, transform), sampler, workers)
