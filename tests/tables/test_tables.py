@@ -745,7 +745,7 @@ PLAIN = "seeds: [0]\npairs: [[a, b]]\n"
         ("", r"wrong\.yaml: seeds: "),
         ("- a\n", r"wrong\.yaml: .*this is a list"),
         ("rows: [\n", r"wrong\.yaml: not valid YAML"),
-        (f"{PLAIN}seeds: [1]\nrows: [{{name: A, cfg: c}}]\n", r"wrong\.yaml: .*key 'seeds' stands twice"),
+        (f"{PLAIN}seeds: [1]\nrows: [{{name: A, cfg: c}}]\n", r"wrong\.yaml: .*key 'seeds' is given twice"),
     ],
 )
 def test_a_wrong_table_is_refused_with_file_and_key(tmp_path, text, message):
@@ -756,7 +756,7 @@ def test_a_wrong_table_is_refused_with_file_and_key(tmp_path, text, message):
 
 
 def test_an_unknown_table_names_the_known_ones():
-    with pytest.raises(UserError, match=r"digit: no such table, .*did you mean 'digits\.yaml'"):
+    with pytest.raises(UserError, match=r"digit: no such table: .*did you mean 'digits\.yaml'"):
         load_table("digit")
 
 

@@ -305,7 +305,7 @@ def test_second_derivatives_take_the_fast_path_whatever_precision_is_asked_for(n
     for precision in ("bf16", "fp16"):
         found, others, lines = operations_of_a_step(name, stage, precision)
         assert found == count and all(torch.equal(weights[key], others[key]) for key in weights)
-        assert len(lines) == 1 and f"precision fp32 in place of {precision}" in lines[0]
+        assert len(lines) == 1 and f"precision fp32 instead of {precision}" in lines[0]
 
 
 @pytest.mark.filterwarnings("ignore:torch.cuda.amp.GradScaler is enabled:UserWarning")
