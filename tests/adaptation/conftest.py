@@ -79,7 +79,7 @@ class SyntheticRun:
         return RoundRecord(
             round=index,
             steps=50,
-            choice=RoundLabels(
+            labels=RoundLabels(
                 portion=portion,
                 pseudo=pseudo,
                 reference=reference,

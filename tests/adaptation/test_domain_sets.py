@@ -175,7 +175,7 @@ class TestLabelledTarget:
             tiny, settings(listed, "output=x", "data.labelled_per_batch=4", *way, target="far")
         )
         run = AdaptationRun(config, RunLog(silent=True))
-        choice = run._choose(0, run.predict())
+        choice = run._label_target(0, run.predict())
         batches = list(run.batches.round(0, choice, 0, 5))
         assert len(batches) == 5
         for batch in batches:

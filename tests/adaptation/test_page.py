@@ -85,7 +85,7 @@ def test_the_page_shows_the_numbers_of_the_results(page, played_run):
     assert f"{100 * after:.2f} % after 3 rounds" in text
     assert f"({100 * (after - before):+.2f} points)" in text
     for index in range(3):
-        metrics = run.record(index).choice.metrics
+        metrics = run.record(index).labels.metrics
         both = metrics["overlap"]["both"]
         row = f"{metrics['selected']} {both} {metrics['tp_rate']:.3f} {metrics['avc']:.3f} {metrics['avh']:.3f}"
         assert row in text
@@ -95,7 +95,7 @@ def test_the_page_shows_the_numbers_of_the_results(page, played_run):
 
 def test_the_gallery_tells_right_from_wrong_by_more_than_colour(page, played_run):
     run = played_run
-    overlap = run.record(2).choice.metrics["overlap"]
+    overlap = run.record(2).labels.metrics["overlap"]
     text = text_of(page)
     assert f"Selected by avc, not by softmax: {overlap['only_selector']} images" in text
     assert f"Selected by softmax, not by avc: {overlap['only_softmax']} images" in text

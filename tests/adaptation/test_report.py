@@ -71,19 +71,19 @@ def test_pseudo_labels_of_every_image_to_the_last_digit(played_run):
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["image", "label", "class", "score", "ratio", "selected"]
     assert [row["image"] for row in rows] == list(run.images.ids)
-    assert [int(row["label"]) for row in rows] == record.choice.pseudo.labels.tolist()
-    assert [row["class"] for row in rows] == [run.classes[label] for label in record.choice.pseudo.labels]
-    assert [row["selected"] == "1" for row in rows] == record.choice.pseudo.selected.tolist()
+    assert [int(row["label"]) for row in rows] == record.labels.pseudo.labels.tolist()
+    assert [row["class"] for row in rows] == [run.classes[label] for label in record.labels.pseudo.labels]
+    assert [row["selected"] == "1" for row in rows] == record.labels.pseudo.selected.tolist()
     assert {row["selected"] for row in rows} == {"0", "1"}
     scores = np.array([float(row["score"]) for row in rows])
-    assert np.array_equal(scores.astype(np.float32), record.choice.pseudo.scores.astype(np.float32))
+    assert np.array_equal(scores.astype(np.float32), record.labels.pseudo.scores.astype(np.float32))
 
 
 def test_round_report_holds_what_the_run_measured(played_run):
     report = strict(played_run.folder / "rounds/00/report.json")
     record = played_run.record(0)
-    assert report["tp_rate"] == record.choice.metrics["tp_rate"]
-    assert report["overlap"] == record.choice.metrics["overlap"]
+    assert report["tp_rate"] == record.labels.metrics["tp_rate"]
+    assert report["overlap"] == record.labels.metrics["overlap"]
     assert report["accuracy"]["confusion"] == record.accuracy.confusion.tolist()
     assert report["validators"] == record.validators
     assert (report["portion"], report["loss"], report["seconds"]) == (0.2, 1.5, 12.5)
@@ -213,8 +213,8 @@ def test_a_gallery_of_one_sided_choices_takes_the_classes_in_turn(make_run):
     run.report().round(record)
     gallery = strict(run.folder / "rounds/00/report.json")["gallery"]
     for side, chooser, other in (
-        ("only_selector", record.choice.pseudo, record.choice.reference),
-        ("only_softmax", record.choice.reference, record.choice.pseudo),
+        ("only_selector", record.labels.pseudo, record.labels.reference),
+        ("only_softmax", record.labels.reference, record.labels.pseudo),
     ):
         entries = gallery[side]
         assert 0 < len(entries) <= 4

@@ -56,14 +56,14 @@ class AdaptationBatches:
         self._check_fits("self_training.batch.source", batch.source or 0, "source")
         self._check_fits("self_training.batch.unlabelled", batch.unlabelled, "target")
 
-    def round(self, index: int, choice: RoundLabels, epoch: int, steps: int | None) -> Batches:
+    def round(self, index: int, pseudo: RoundLabels, epoch: int, steps: int | None) -> Batches:
         """Batches of one epoch of a round: the round's share of the source, and the selected target images."""
         settings = self.config.self_training
         drawn = self.source_share(index)
-        selected = choice.selected
+        selected = pseudo.selected
         parts = [self._source_part(drawn)]
         if len(selected):
-            parts.append(self._target_part(selected, choice.labels_of(selected)))
+            parts.append(self._target_part(selected, pseudo.labels_of(selected)))
         batch = settings.batch
         sizes = batch.mixed or [batch.source, batch.selected][: len(parts)]
         if batch.unlabelled:

@@ -35,7 +35,7 @@ def draw_model(events: Events, step: int, record: Mapping[str, Any], classes: Se
     events.image(step, "oracle/confusion", to_rgb(confusion_figure(accuracy["confusion"], classes)), "HWC")
 
 
-def draw_choice(events: Events, step: int, record: Mapping[str, Any], images: Images, chosen: Sequence[int]) -> None:
+def draw_selection(events: Events, step: int, record: Mapping[str, Any], images: Images, chosen: Sequence[int]) -> None:
     """Figures of the images that a round selected, and a grid of the images at `chosen`."""
     names = ("portion", "selected", "avh", "avc", "confidence", "feature_norm")
     events.scalars(step, "selection", {name: record[name] for name in names})

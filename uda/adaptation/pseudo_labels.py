@@ -34,7 +34,7 @@ class RoundLabels:
     @property
     def selected(self) -> np.ndarray:
         """Numbers of the selected images, in ascending order."""
-        return np.flatnonzero(self.pseudo.selected)
+        return self.pseudo.indices
 
     def labels_of(self, images: np.ndarray) -> np.ndarray:
         """Label distributions (n, K) of images by number (n,)."""

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.events import draw_choice, draw_model
+from uda.adaptation.events import draw_model, draw_selection
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import named_classes
 from uda.adaptation.pseudo_labels import RoundLabels
@@ -18,6 +18,7 @@ from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation.accuracy import Accuracy
 from uda.evaluation.collapse import CURES, classes_without_labels, signs_of_collapse, spread
+from uda.report.events import Events
 from uda.report.gallery import gallery_entries, surest_by_class
 from uda.report.pseudo_labels import write_pseudo_labels
 from uda.report.run_report import RunReport
@@ -43,7 +44,7 @@ class RoundRecord:
     """Mean training loss of the round."""
     seconds: float
     """Duration of the round."""
-    choice: RoundLabels | None = None
+    labels: RoundLabels | None = None
     """What the round selected; None for a method without rounds."""
 
 
@@ -125,13 +126,13 @@ class AdaptationReport(RunReport):
 
     def round(self, record: RoundRecord) -> None:
         """Report a round: `report.json` and `pseudo_labels.csv` in `rounds/NN/`, TensorBoard, a row of the table."""
-        choice = record.choice
+        labels = record.labels
         chosen, gallery = {}, {}
-        if choice is not None:
-            write_pseudo_labels(self._pseudo_labels(record.round), choice.pseudo, self.images.ids, self.classes)
-            chosen = {"portion": choice.portion, **choice.metrics}
+        if labels is not None:
+            write_pseudo_labels(self._pseudo_labels(record.round), labels.pseudo, self.images.ids, self.classes)
+            chosen = {"portion": labels.portion, **labels.metrics}
             limit = self.config.report.gallery
-            gallery = {"gallery": gallery_entries(choice.pseudo, choice.reference, self.images.ids, limit)}
+            gallery = {"gallery": gallery_entries(labels.pseudo, labels.reference, self.images.ids, limit)}
         content = {
             "round": record.round,
             "steps": record.steps,
@@ -146,13 +147,17 @@ class AdaptationReport(RunReport):
         }
         # report.json comes last. If it is complete, the round is complete.
         content = self.records.write(REPORTS["rounds"].format(record.round), content)
-        stage = "adaptation" if choice is None else "self_training"
+        stage = "adaptation" if labels is None else "self_training"
         self._print(round_cells(content, self.records.get(SOURCE)), content, stage)
         step = record.round + 1
-        self.draw(lambda events: draw_model(events, step, content, self.classes))
-        if choice is not None:
-            surest = surest_by_class(choice.pseudo, choice.pseudo.selected, self.config.report.gallery)
-            self.draw(lambda events: draw_choice(events, step, content, self.images, surest))
+
+        def draw_round(events: Events) -> None:
+            draw_model(events, step, content, self.classes)
+            if labels is not None:
+                surest = surest_by_class(labels.pseudo, labels.pseudo.selected, self.config.report.gallery)
+                draw_selection(events, step, content, self.images, surest)
+
+        self.draw(draw_round)
 
     def summarise(self, seconds: float) -> dict[str, Any]:
         return summarise(self.config, self.records.get(SOURCE), self.records.reports(), seconds)
@@ -173,10 +178,10 @@ class AdaptationReport(RunReport):
         """Signs of collapse after a round, and classes without pseudo-labels in it."""
         source = self._predicted(self.records.get(SOURCE))
         found = signs_of_collapse(self.classes, record.predicted, self.source_counts, source, self.partial)
-        if record.choice is None:
+        if record.labels is None:
             return found
         chosen_from = self._predicted(self.records.reports()[record.round - 1]) if record.round else source
-        selected = np.array([record.choice.metrics["selected_per_class"][name] for name in self.classes])
+        selected = np.array([record.labels.metrics["selected_per_class"][name] for name in self.classes])
         images = len(self.images.ids)
         return found + classes_without_labels(
             self.classes, selected, self.source_counts, images, chosen_from, self.partial

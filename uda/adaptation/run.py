@@ -281,23 +281,23 @@ class AdaptationRun(Session):
         settings, index = self.config.self_training, self.progress.round
         started = time.monotonic()
         if self.saved and self.progress.begun:
-            choice = RoundLabels.from_state(self.saved[1]["choice"])
+            chosen = RoundLabels.from_state(self.saved[1]["choice"])
         else:
-            choice = self._choose(index, predicted or self._adapted_predict())
-        steps = epoch_steps(len(self.batches.round(index, choice, 0, None)), settings.epochs, settings.steps)
+            chosen = self._label_target(index, predicted or self._adapted_predict())
+        steps = epoch_steps(len(self.batches.round(index, chosen, 0, None)), settings.epochs, settings.steps)
         scalars = self.train(
             self.method,
-            lambda epoch: self.batches.round(index, choice, epoch, steps[epoch]),
+            lambda epoch: self.batches.round(index, chosen, epoch, steps[epoch]),
             settings.optim,
             label=f"round {index}",
             steps=steps,
             progress=self._progress("round"),
             freeze_batch_norm=settings.batch_norm == "eval",
-            extra=lambda: {"choice": choice.state()},
+            extra=lambda: {"choice": chosen.state()},
         )
         predicted = self._adapted_predict()
         if self.ranks.is_main:
-            self._report_round(index, choice, predicted.whole, scalars["loss"], sum(steps), started)
+            self._report_round(index, chosen, predicted.whole, scalars["loss"], sum(steps), started)
         last = index + 1 == self.rounds
         self.save(Progress("done" if last else "round", index + 1, seconds=self.seconds))
         return predicted
@@ -388,29 +388,29 @@ class AdaptationRun(Session):
         before = 0 if stage == "source" else 1 + self.progress.round
         return lambda done: (before + done) / (1 + self.rounds)
 
-    def _choose(self, index: int, predicted: Predicted) -> RoundLabels:
+    def _label_target(self, index: int, predicted: Predicted) -> RoundLabels:
         count = len(self.domains.target.images)
         target_classes = self._target_classes
         if self.config.data.partial and target_classes is None:
             target_classes = occurring_classes(predicted.mine.logits, self.ranks, self._certain)
             self.log(f"round {index}: {missing_note(target_classes, self.classes)}")
-        choice = label_target(predicted.mine, self.config, index, count, self.ranks, target_classes)
+        chosen = label_target(predicted.mine, self.config, index, count, self.ranks, target_classes)
         if self.ranks.is_main:
             labels = self.domains.target_labels
-            metrics = selection_metrics(choice.pseudo, predicted.whole, choice.reference, labels, self.classes)
-            choice = replace(choice, metrics=metrics)
-        if not choice.pseudo.count:
-            self._nothing_selected(index, choice)
-        return choice
+            metrics = selection_metrics(chosen.pseudo, predicted.whole, chosen.reference, labels, self.classes)
+            chosen = replace(chosen, metrics=metrics)
+        if not chosen.pseudo.count:
+            self._nothing_selected(index, chosen)
+        return chosen
 
     def _report_round(
-        self, index: int, choice: RoundLabels, prediction: Prediction, loss: float, steps: int, started: float
+        self, index: int, chosen: RoundLabels, prediction: Prediction, loss: float, steps: int, started: float
     ) -> None:
         self.report.round(
             RoundRecord(
                 round=index,
                 steps=steps,
-                choice=choice,
+                labels=chosen,
                 predicted=predictions(prediction),
                 accuracy=self.accuracy(prediction),
                 validators=self.validate(prediction),
@@ -426,9 +426,9 @@ class AdaptationRun(Session):
             self.adapt_batch_norm()
         return self.predict()
 
-    def _nothing_selected(self, index: int, choice: RoundLabels) -> None:
+    def _nothing_selected(self, index: int, chosen: RoundLabels) -> None:
         message = (
-            f"round {index}: portion {choice.portion:g} selects no target image of any class; "
+            f"round {index}: portion {chosen.portion:g} selects no target image of any class; "
             "raise self_training.portion.start (portion * images of a class must reach 1)"
         )
         if self.config.self_training.on_empty == "stop":

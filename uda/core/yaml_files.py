@@ -32,13 +32,14 @@ def find_config(name: str | Path, folder: Path = CONFIGS, what: str = "config") 
         ConfigError: there is no such file. The message has the nearest name.
     """
     path = Path(os.path.expanduser(name))
-    candidates = [path, folder / path]
+    # `configs/tables/digits.yaml` names uda's own table in every folder, as `digits` does.
+    candidates = [path, folder / path, CONFIGS / path, CONFIGS.parent / path]
     candidates += [candidate.with_name(candidate.name + ".yaml") for candidate in candidates]
     for candidate in candidates:
         if candidate.is_file():
             return candidate
     known = sorted(p.name for p in folder.glob("*.yaml"))
-    ends = [name for name in known if name.endswith(f"_{path.stem}.yaml")]
+    ends = [] if f"{path.stem}.yaml" in known else [name for name in known if name.endswith(f"_{path.stem}.yaml")]
     hint = f", did you mean {_either(ends)}?" if ends else nearest(f"{path.stem}.yaml", known)
     known_or_nearest = hint or f" (known: {', '.join(known)})"
     raise ConfigError(f"{name}: no such {what}: it is neither a file nor one of uda's own {what}s{known_or_nearest}")
@@ -57,13 +58,13 @@ def read_yaml(path: Path, what: str = "config") -> dict[str, Any]:
     try:
         content = load_yaml(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path.name}: not valid YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from None
     content = {} if content is None else content
     if not isinstance(content, dict):
         kind = type(typed(content, Any)).__name__
-        raise ConfigError(f"{path.name}: a {what} is a mapping of keys to values, but this is a {kind}")
+        raise ConfigError(f"{path}: a {what} is a mapping of keys to values, but this is a {kind}")
     return content
 
 
