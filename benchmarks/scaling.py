@@ -108,10 +108,10 @@ def choice_work(num_images: int, num_classes: int, width: int) -> Works:
 
 def evaluation_work(num_images: int, num_classes: int, width: int) -> Works:
     """Work of rank 0 only in a round: oracle accuracy, figures of the choice, validators, `pseudo_labels.csv`."""
+    from uda.adaptation.pseudo_labels_csv import write_pseudo_labels
     from uda.data.domains import TargetLabels
     from uda.evaluation.accuracy import accuracy, selection_metrics
     from uda.evaluation.validators import VALIDATORS
-    from uda.report.pseudo_labels import write_pseudo_labels
 
     prediction = _prediction(num_images, num_classes, width)
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""The kinds of run. A new kind needs its own package and a few lines in this module."""
+"""The kinds of run. A new kind is a package, which is named in this module, and a module in `uda/cli/commands/`."""
 
 import uda.adaptation.config
 import uda.generalization.config

@@ -8,11 +8,12 @@ import pytest
 import yaml
 
 from tests.adaptation.test_run import cut, read_results, without_times
+from tests.checkpoints import load_checkpoint
 from tests.data.trees import make_folders
 from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.run import AdaptationRun
-from uda.training.checkpoint import Checkpoints, load_checkpoint
+from uda.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")

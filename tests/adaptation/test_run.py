@@ -12,13 +12,14 @@ from safetensors.torch import load_file
 import uda.adaptation.batches
 import uda.adaptation.run
 import uda.training.session
+from tests.checkpoints import load_checkpoint
 from tests.data.trees import make_visda
 from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
 from uda.selection.selectors import SELECTORS
-from uda.training.checkpoint import Checkpoints, load_checkpoint
+from uda.training.checkpoint import Checkpoints
 from uda.training.session import epoch_steps
 
 ROUND_KEYS = {

@@ -12,10 +12,11 @@ import time
 import pytest
 
 from tests.adaptation.test_run import read_results
+from tests.checkpoints import load_checkpoint
 from tests.forked import Forked
 from tests.in_process import adapt
 from uda.core.resources import CHECKOUT
-from uda.training.checkpoint import Checkpoints, load_checkpoint
+from uda.training.checkpoint import Checkpoints
 
 spec = importlib.util.spec_from_file_location("chaos_under_test", CHECKOUT / "benchmarks" / "chaos.py")
 chaos = importlib.util.module_from_spec(spec)

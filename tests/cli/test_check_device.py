@@ -48,11 +48,11 @@ def test_a_part_that_fails_or_has_no_time_stops_no_other(tmp_path):
     seconds = PARTS["phases"].seconds
     assert seconds < device_report.FITS * PARTS["methods"].seconds
     lines = []
-    missing = Setup("cuda:63")
+    missing = Setup("cuda:63", command=main)
     outcomes = [run_part(name, missing, 60) for name in ("phases", "resume")]
     assert [outcome.status for outcome in outcomes] == ["failed"] * 2 and all(outcome.failed for outcome in outcomes)
     assert all("runtime.device: 'cuda:63'" in outcome.error for outcome in outcomes)
-    left = run_check(Setup("cpu"), ["methods", "phases"], seconds, tmp_path / "check.json", lines.append)
+    left = run_check(Setup("cpu", command=main), ["methods", "phases"], seconds, tmp_path / "check.json", lines.append)
     assert [outcome.status for outcome in left] == ["left out: time", "ok"] and not any(part.failed for part in left)
     assert "  left out: time, 0 s" in lines
 
@@ -66,7 +66,7 @@ def test_the_exit_code_says_whether_anything_is_wrong(monkeypatch, capsys, findi
 
 
 def test_a_part_is_ended_when_its_time_is_up():
-    outcome = run_part("methods", Setup("cpu"), 0.01)
+    outcome = run_part("methods", Setup("cpu", command=main), 0.01)
     assert outcome.status == "cut short: time" and not outcome.findings and outcome.failed, "nothing was found at all"
 
 

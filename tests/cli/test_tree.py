@@ -13,10 +13,11 @@ from tests.in_process import adapt
 from uda.cli import commands
 from uda.cli.command_line import CommandParser
 from uda.cli.commands import bench
-from uda.cli.lists import KINDS, WITH_CONFIGS, config_names
+from uda.cli.lists import KINDS, config_names
 from uda.cli.main import main, run_tool, tree
 from uda.core.resources import CHECKOUT
 from uda.core.version import __version__
+from uda.kinds import COMMANDS
 
 TOOLS = {
     "self_train": "adapt",
@@ -85,7 +86,7 @@ def test_a_tool_is_a_door_of_its_command_and_says_its_own_name(tool, monkeypatch
 
 def test_every_example_is_valid(in_folder):
     """Words parse, and configs are there. What an example of a command above says is one of its commands."""
-    known = {name for command in WITH_CONFIGS for name in config_names(command)}
+    known = {name for command in COMMANDS for name in config_names(command)}
     seen = 0
     for words, parser in parsers():
         text = (parser.epilog or "").replace(" \\\n", " ")
@@ -182,7 +183,7 @@ def test_list_alone_prints_the_kinds(capsys):
 
 
 def test_every_config_is_of_one_command():
-    names = [name for command in WITH_CONFIGS for name in config_names(command)]
+    names = [name for command in COMMANDS for name in config_names(command)]
     assert sorted(names) == sorted(path.name for path in (CHECKOUT / "configs").glob("*.yaml"))
 
 

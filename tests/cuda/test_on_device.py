@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.cli.main import main
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.settings import AugmentSettings, TransformSettings
@@ -45,7 +46,7 @@ ON_GPU = [pytest.param(case, "cuda:0", p, marks=pytest.mark.cuda) for case in CA
 
 @pytest.mark.parametrize(("case", "place", "precision"), ON_CPU + ON_GPU, ids=str)
 def test_every_method_has_the_loss_of_the_cpu_and_does_not_wait(case, place, precision):
-    found = check_method(Setup(place), case, precision)
+    found = check_method(Setup(place, command=main), case, precision)
     assert not found.flaw and np.isfinite(found.figures["loss"])
     if found.figures["waits a step"] is not None:
         assert found.figures["waits a step"] == 0

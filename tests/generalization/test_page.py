@@ -20,8 +20,8 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Seen, SeenAndUnseen
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.page import hardness_seen, seen_per_class
-from uda.generalization.report import GeneralizationReport, Judgement
-from uda.generalization.summary import finished_runs, runs_of, summary_file, summary_lines, write_summary
+from uda.generalization.report import DomainResult, GeneralizationReport
+from uda.generalization.summary import finished_runs, runs_lines, runs_of, summary_file, write_summary
 from uda.report import figures
 from uda.training.records import Records
 
@@ -46,7 +46,7 @@ WITH_PAGE = ("dg_plain/clay", "dg_plain/drawn", "dg_angular/clay")
 HELD_OUT = ([2, 2, 2], [8, 7, 9], [5, 5, 5])
 
 
-def judgement(name, right, mean, first_bin):
+def result(name, right, mean, first_bin):
     """Ten images a class; the wrong ones are taken for the next class. All AVH lies in two neighbouring bins."""
     confusion = np.zeros((3, 3), np.int64)
     for label, count in enumerate(right):
@@ -62,7 +62,7 @@ def judgement(name, right, mean, first_bin):
     )
     histogram = [0] * HARDNESS_BINS
     histogram[first_bin : first_bin + 2] = [20, 10]
-    return Judgement(name, reached, {"mean": mean, "histogram": histogram})
+    return DomainResult(name, reached, {"mean": mean, "histogram": histogram})
 
 
 def config_of(folder, name, target=None, **report):
@@ -91,9 +91,9 @@ def make_run(config):
     report = GeneralizationReport(Records(config.folder), config, domains, log=lambda line: None)
     for index, right in enumerate(RIGHT[config.name][config.target]):
         held = HELD_OUT[index]
-        judgements = [judgement(name, held, 0.5 + place, 10) for place, name in enumerate(others)]
-        judgements.append(judgement(config.target, right, 1.25 - index / 8, 20))
-        report.interval(index, 0, 100 * (index + 1), {"loss": 2.5 - index}, judgements, 61.0)
+        results = [result(name, held, 0.5 + place, 10) for place, name in enumerate(others)]
+        results.append(result(config.target, right, 1.25 - index / 8, 20))
+        report.interval(index, 0, 100 * (index + 1), {"loss": 2.5 - index}, results, 61.0)
     return report.finish(200.0)
 
 
@@ -295,7 +295,7 @@ def test_the_summary_leads_to_the_pages_of_the_runs(made, summary_page):
 
 def test_the_terminal_has_the_same_table(made):
     summary = json.loads((made / "dg_plain_and_angular_seed0.json").read_text())
-    lines = list(summary_lines(summary))
+    lines = list(runs_lines(summary))
     assert lines[0].endswith("(oracle):")
     rows = {TITLES[choice]: WANTED[choice] for choice in WANTED}
     for title, wanted in rows.items():

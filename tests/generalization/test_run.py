@@ -1,4 +1,4 @@
-"""Leaving one domain out: what is trained on, what is judged, how a run resumes, what it refuses."""
+"""Leaving one domain out: what is trained on, what is found, how a run resumes, what it refuses."""
 
 import json
 from dataclasses import replace
@@ -69,7 +69,7 @@ def test_the_unseen_domain_and_what_is_held_out_are_never_trained_on(tiny, tmp_p
         allowed = {seen.domain.images.ids[i] for i in seen.training}
         drawn = {name for step in range(40) for name in batches.ids(step)[4 * number : 4 * number + 4]}
         assert drawn == allowed and len(allowed) == 24
-        _, images, labels = run.batches.judging(number)
+        _, images, labels = run.batches.evaluation_images(number)
         assert not allowed & set(images.ids) and len(images) == len(labels.reveal()) == 8
     for batch in batches.window(0, 3):
         assert batch.domain.tolist() == [0] * 4 + [1] * 4 and batch.labels.sum(1).tolist() == [1.0] * 8
@@ -79,17 +79,17 @@ def test_the_unseen_domain_and_what_is_held_out_are_never_trained_on(tiny, tmp_p
 def test_what_stands_before_the_last_stage_is_no_choice(tiny, tmp_path, monkeypatch):
     """The first stage's model is better by all figures, but it is not the method's; the second stage's best is."""
     held, unseen, index = [0.9, 0.8, 0.7, 0.6], [0.9, 0.9, 0.2, 0.3], []
-    judge = GeneralizationRun.judge
+    evaluate = GeneralizationRun.evaluate
 
-    def judged(run):
+    def found(run):
         number = len(index)
         index.append(number)
         return [
             replace(found, accuracy=replace(found.accuracy, overall=values[number]))
-            for found, values in zip(judge(run), (held, held, unseen), strict=True)
+            for found, values in zip(evaluate(run), (held, held, unseen), strict=True)
         ]
 
-    monkeypatch.setattr(GeneralizationRun, "judge", judged)
+    monkeypatch.setattr(GeneralizationRun, "evaluate", found)
     words = ("method=metareg", "training={steps: 8, evaluate_every: 2, batch_size: 4}")
     run = GeneralizationRun(config_of(tiny, f"output={tmp_path / 'run'}", *words))
     saved, save = [], run.save_weights
@@ -110,10 +110,10 @@ def test_last_validation_and_oracle_stand_under_their_own_names(tiny, tmp_path):
     unseen = [entry["overall"] for entry in rounds]
     assert results["oracle_best"]["overall"] == max(unseen)
     record = json.loads((tmp_path / "run/rounds/00/report.json").read_text())
-    seen = [judged["accuracy"]["overall"] for judged in record["seen"].values()]
+    seen = [found["accuracy"]["overall"] for found in record["seen"].values()]
     assert record["validation"] == pytest.approx(sum(seen) / 2) and len(record["seen"]) == 2
     assert sum(record["hardness"]["histogram"]) == 32 and len(record["hardness"]["histogram"]) == HARDNESS_BINS
-    assert all(sum(judged["hardness"]["histogram"]) == 8 for judged in record["seen"].values())
+    assert all(sum(found["hardness"]["histogram"]) == 8 for found in record["seen"].values())
     weights = {path.name for path in (tmp_path / "run/checkpoints").glob("*.safetensors")}
     assert weights == {"final.safetensors", "validation.safetensors"}
 

@@ -10,10 +10,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.checkpoints import load_checkpoint
 from tests.forked import Forked
 from uda.core.errors import UserError
 from uda.core.files import OutputError
-from uda.training.checkpoint import VERSION, Checkpoints, Progress, load_checkpoint, parse
+from uda.training.checkpoint import VERSION, Checkpoints, Progress, parse
 
 
 def files(folder):

@@ -13,7 +13,7 @@ from uda.data.images import Images
 from uda.evaluation.collapse import CURES
 from uda.report import figures, terminal
 from uda.report.gallery import thumbnail
-from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings, template
+from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings_text, template
 
 
 def render_page(
@@ -40,7 +40,7 @@ def render_page(
         source = None
     final = rounds[-1] if rounds else source
     labelled = final is not None and final["accuracy"] is not None
-    return template("report.html").render(
+    return template("adaptation.html").render(
         config=config,
         pair=_pair(config),
         selector=results["selector"],
@@ -92,7 +92,7 @@ def _facts(
         adaptation = config.adaptation
         batch = adaptation.batch
         facts += [
-            ("Settings", method_settings(config)),
+            ("Settings", method_settings_text(config)),
             ("Steps", f"{adaptation.steps}, a report every {adaptation.interval}"),
             ("Batch", f"{batch.source} source + {batch.target} target"),
             ("Domains", f"{adaptation.forward} forward pass, BatchNorm {adaptation.batch_norm}"),

@@ -12,6 +12,7 @@ from uda.adaptation.events import draw_model, draw_selection
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import named_classes
 from uda.adaptation.pseudo_labels import RoundLabels
+from uda.adaptation.pseudo_labels_csv import write_pseudo_labels
 from uda.adaptation.results import summarise
 from uda.adaptation.terminal import OF_INTERVALS, OF_ROUNDS, part_lines, round_cells, source_cells
 from uda.data.domains import TargetLabels
@@ -20,7 +21,6 @@ from uda.evaluation.accuracy import Accuracy
 from uda.evaluation.collapse import CURES, classes_without_labels, signs_of_collapse, spread
 from uda.report.events import Events
 from uda.report.gallery import gallery_entries, surest_by_class
-from uda.report.pseudo_labels import write_pseudo_labels
 from uda.report.run_report import RunReport
 from uda.report.terminal import class_lines, indented
 from uda.training.records import REPORTS, SOURCE, Records

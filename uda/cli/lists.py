@@ -18,14 +18,18 @@ KINDS = (
     *("datasets", "backbones", "scores", "degradations", "tables"),
 )
 
-#: Commands that have configs.
-WITH_CONFIGS = ("adapt", "generalize", "hardness dynamics", "hardness all")
-
 Row = tuple[str, str]
 
 
-def listing(kind: str, commands: Sequence[str] = WITH_CONFIGS) -> str:
-    """The names of a kind, one per line. Configs and methods are listed for the given commands only."""
+def listing(kind: str, commands: Sequence[str] | None = None) -> str:
+    """The names of a kind, one per line.
+
+    `commands`: those whose configs and methods are listed; None: all.
+    """
+    if commands is None and kind in ("configs", "methods"):
+        from uda.kinds import COMMANDS
+
+        commands = list(COMMANDS)
     if kind == "configs":
         groups = {command: _configs(command) for command in commands}
     elif kind == "methods":
@@ -90,7 +94,8 @@ def _registry(kind: str) -> "Registry":
 def _methods() -> "dict[str, Registry]":
     from uda.kinds import RUN_CONFIGS
 
-    return {command: kind.methods() for command, kind in RUN_CONFIGS.items()}
+    methods = {command: kind.methods() for command, kind in RUN_CONFIGS.items()}
+    return {command: registry for command, registry in methods.items() if len(registry) > 1}  # else there is no choice
 
 
 def _configs(command: str) -> list[Row]:

@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -27,6 +27,8 @@ class Setup:
 
     device: str
     """A torch device. On a CPU, all sizes are tiny: the check only runs its code and measures nothing."""
+    command: Callable[[Sequence[str]], int] = field(kw_only=True)
+    """Runs the `uda` command with some words and returns its exit code."""
 
     @property
     def tiny(self) -> bool:
@@ -100,7 +102,7 @@ def run_part(name: str, setup: Setup, seconds: float, say: Callable[[Finding], N
     """
     context = multiprocessing.get_context(_START)
     if _START == "forkserver":
-        context.set_forkserver_preload(["uda.device_check", "uda.adaptation.run", "uda.cli.main"])
+        context.set_forkserver_preload(["uda.device_check", "uda.adaptation.run"])
     started, outcome = time.monotonic(), Outcome(name, "ok")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(name, setup, theirs))

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import runpy
 import signal
 import subprocess
 import sys
@@ -112,8 +111,10 @@ def runs(setup: Setup) -> Iterator[Finding]:
         yield _interrupted(setup, root)
         steps = "adaptation={steps: 10, batch: {source: 8, target: 8}}"
         fp16 = overrides(setup, root, "fixmatch", "runtime.precision=fp16", steps)
-        yield _command("digits_fixmatch, fp16", ["--cfg", "digits_fixmatch.yaml", *fp16])
-        yield _command("digits_avh, dry run", ["--cfg", "digits_avh.yaml", "--dry-run", *overrides(setup, root, "dry")])
+        yield _command(setup, "digits_fixmatch, fp16", ["--cfg", "digits_fixmatch.yaml", *fp16])
+        yield _command(
+            setup, "digits_avh, dry run", ["--cfg", "digits_avh.yaml", "--dry-run", *overrides(setup, root, "dry")]
+        )
 
 
 def _interrupted(setup: Setup, root: Path) -> Finding:
@@ -129,29 +130,23 @@ def _interrupted(setup: Setup, root: Path) -> Finding:
 
     watch = threading.Thread(target=interrupt, daemon=True)
     watch.start()
-    first = _command("digits_avh, interrupted", words, code=128 + signal.SIGTERM)
+    first = _command(setup, "digits_avh, interrupted", words, code=128 + signal.SIGTERM)
     over.set()
     watch.join()
     if first.flaw:
         return first
-    second = _command("digits_avh, given again", words)
+    second = _command(setup, "digits_avh, given again", words)
     if second.flaw:
         return second
     results = json.loads((root / "cut" / "results.json").read_text(encoding="utf-8"))
     return Finding(second.what, {**second.figures, "class mean": results["final"]["class_mean"]})
 
 
-def _command(what: str, words: list[str], code: int = 0) -> Finding:
+def _command(setup: Setup, what: str, words: list[str], code: int = 0) -> Finding:
     """Run the main command in this process. The flaw has the exit code and the last output if the code is wrong."""
-    said, started, typed = io.StringIO(), time.monotonic(), sys.argv
-    try:
-        sys.argv = ["uda", "adapt", *words]
-        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            runpy.run_module("uda", run_name="__main__")
-    except SystemExit as end:
-        ended = end.code
-    finally:
-        sys.argv = typed
+    said, started = io.StringIO(), time.monotonic()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+        ended = setup.command(["adapt", *words])
     flaw = "" if ended == code else f"exit code {ended}: {_last_words(said.getvalue())}"
     return Finding(what, {"seconds": time.monotonic() - started}, flaw)
 

@@ -1,4 +1,4 @@
-"""The data of a run of domain generalisation: batches of all seen domains, and the images for judging."""
+"""The data of a run of domain generalisation: batches of all seen domains, and the images to evaluate on."""
 
 from uda.core.errors import UserError
 from uda.data.domains import TargetLabels
@@ -61,8 +61,8 @@ class GeneralizationBatches:
             accumulate=self.config.runtime.accumulate,
         )
 
-    def judging(self, domain: int) -> tuple[str, Images, TargetLabels]:
-        """A domain's name, images and labels for judging: held-out images of a seen domain, or the unseen domain."""
+    def evaluation_images(self, domain: int) -> tuple[str, Images, TargetLabels]:
+        """A domain's name, images and labels to evaluate on: held-out images of a seen domain, or the unseen domain."""
         if domain == len(self.domains.seen):
             return self.domains.name, self.images[-1], self.domains.unseen_labels
         seen = self.domains.seen[domain]

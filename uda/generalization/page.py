@@ -9,7 +9,7 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import SeenAndUnseen
 from uda.models.losses import LOSSES
 from uda.report import figures
-from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings, template
+from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings_text, template
 
 #: The three figures of a run: key in `results.json`, name, and explanation.
 CHOICES = {
@@ -63,8 +63,8 @@ def render_page(
 
 
 def hardness_seen(record: Mapping[str, Any]) -> dict[str, Any]:
-    """AVH of the held-out images of all seen domains: `mean` and `histogram`, as `evaluation.hardness` returns them."""
-    of_each = [judged["hardness"] for judged in record["seen"].values()]
+    """AVH of the held-out images of all seen domains: `mean` and `histogram`, as `accuracy.hardness` gives them."""
+    of_each = [found["hardness"] for found in record["seen"].values()]
     counts = np.array([hardness["histogram"] for hardness in of_each])
     mean = np.average([hardness["mean"] for hardness in of_each], weights=counts.sum(1))
     return {"mean": float(mean), "histogram": counts.sum(0).tolist()}
@@ -72,7 +72,7 @@ def hardness_seen(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def seen_per_class(record: Mapping[str, Any]) -> dict[str, float | None]:
     """Accuracy by class on the held-out images of all seen domains; None for a class without images."""
-    confusion = np.sum([judged["accuracy"]["confusion"] for judged in record["seen"].values()], axis=0)
+    confusion = np.sum([found["accuracy"]["confusion"] for found in record["seen"].values()], axis=0)
     shares = zip(record["accuracy"]["per_class"], confusion.diagonal(), confusion.sum(1), strict=True)
     return {name: float(right / total) if total else None for name, right, total in shares}
 
@@ -94,7 +94,7 @@ def _facts(config: GeneralizationConfig, domains: SeenAndUnseen) -> list[tuple[s
         ("Model", f"{model.backbone}{' (frozen)' if training.frozen_backbone else ''}, head {model.head or 'none'}, "
                   f"input {config.transforms.size} px"),
         ("Method", config.method),
-        ("Settings", method_settings(config)),
+        ("Settings", method_settings_text(config)),
         ("Loss", loss_settings(config)),
         ("Steps", f"{training.steps} of {training.batch_size} images of each seen domain, one report every "
                   f"{training.interval}"),
@@ -187,7 +187,7 @@ def render_summary(
 
     Args:
         configs: the configs, one per row.
-        summary: the result of `uda.generalization.summary.summarise` for these configs.
+        summary: the result of `uda.generalization.summary.summarise_runs` for these configs.
         links: addresses of the runs' pages relative to this page, by the config's name and the unseen domain.
     """
     return template("generalization_summary.html").render(
@@ -202,7 +202,7 @@ def render_summary(
         ],
         links=links,
         losses=[loss_settings(config) for config in configs],
-        settings=[method_settings(config) for config in configs],
+        settings=[method_settings_text(config) for config in configs],
         panels=[
             (row["config"], _hardness_by_target(number, row))
             for number, row in enumerate(summary["rows"])

@@ -25,7 +25,7 @@ COLUMNS: Sequence[Column] = (
 
 
 @dataclass(frozen=True)
-class Judgement:
+class DomainResult:
     """How good a model is on one domain."""
 
     name: str
@@ -66,20 +66,19 @@ class GeneralizationReport(RunReport):
         stage: int,
         steps: int,
         scalars: Mapping[str, float],
-        judgements: Sequence[Judgement],
+        results: Sequence[DomainResult],
         seconds: float,
     ) -> None:
-        """Report an interval of a stage. The last of the judgements is that of the unseen domain."""
-        *seen, unseen = judgements
+        """Report an interval of a stage. The last of the results is that of the unseen domain."""
+        *seen, unseen = results
         record = {
             "round": index,
             "stage": stage,
             "steps": steps,
             **scalars,
-            "validation": sum(judgement.accuracy.overall for judgement in seen) / len(seen),
+            "validation": sum(result.accuracy.overall for result in seen) / len(seen),
             "seen": {
-                judgement.name: {"accuracy": judgement.accuracy.to_dict(), "hardness": judgement.hardness}
-                for judgement in seen
+                result.name: {"accuracy": result.accuracy.to_dict(), "hardness": result.hardness} for result in seen
             },
             "class_mean": unseen.accuracy.class_mean,
             "overall": unseen.accuracy.overall,
@@ -122,7 +121,7 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
 def _draw(events: Events, record: Mapping[str, Any]) -> None:
     """Write a report's figures for TensorBoard."""
     step = record["round"]
-    held_out = {name: judged["accuracy"]["overall"] for name, judged in record["seen"].items()}
+    held_out = {name: found["accuracy"]["overall"] for name, found in record["seen"].items()}
     events.scalars(step, "train", {"loss": record["loss"]})
     events.scalars(step, "validation", {"mean": record["validation"], **held_out})
     events.scalars(step, "oracle", {name: record[name] for name in ("overall", "class_mean")})
@@ -173,7 +172,7 @@ def summarise(config: GeneralizationConfig, rounds: Sequence[Mapping[str, Any]],
         "oracle_best": figures(best),
         "rounds": [
             {key: value for key, value in record.items() if key not in ("accuracy", "hardness", "seen")}
-            | {"seen": {name: judged["accuracy"]["overall"] for name, judged in record["seen"].items()}}
+            | {"seen": {name: found["accuracy"]["overall"] for name, found in record["seen"].items()}}
             for record in rounds
         ],
         "steps": last["steps"],

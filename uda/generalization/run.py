@@ -16,7 +16,7 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import load
 from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
-from uda.generalization.report import GeneralizationReport, Judgement, summary_lines
+from uda.generalization.report import DomainResult, GeneralizationReport, summary_lines
 from uda.generalization.stages import GENERALIZATION_STAGE
 from uda.models.network import create_network, describe_network, network_on
 from uda.training.checkpoint import Progress
@@ -157,9 +157,9 @@ class GeneralizationRun(Session):
                 with self.engine.enough_memory(name, self.smaller_step(self.method, "generalization")):
                     pace = training_pace(self.engine, self.method, optimization, batches, workers, frozen)
                 stages[name] = total, pace
-        judged = [self.batches.judging(number)[1] for number in range(len(self.domains.seen) + 1)]
-        predict, _ = predict_pace(self.engine, judged[-1], self.batches.predict_transform)
-        predicted = sum(map(len, self.stage_steps)) * sum(map(len, judged))
+        found = [self.batches.evaluation_images(number)[1] for number in range(len(self.domains.seen) + 1)]
+        predict, _ = predict_pace(self.engine, found[-1], self.batches.predict_transform)
+        predicted = sum(map(len, self.stage_steps)) * sum(map(len, found))
         return Trials(stages, predicted, predict).cost(self.engine, workers)
 
     def _begin(self, stage: int) -> None:
@@ -176,11 +176,11 @@ class GeneralizationRun(Session):
 
         def report(interval: int, scalars: dict[str, float]) -> None:
             nonlocal started
-            judgements = self.judge()
+            results = self.evaluate()
             if self.ranks.is_main:
                 so_far = steps_before + sum(steps[: interval + 1])
                 seconds = time.monotonic() - started
-                self.report.interval(before + interval, stage, so_far, scalars, judgements, seconds)
+                self.report.interval(before + interval, stage, so_far, scalars, results, seconds)
                 if self.report.is_choice(before + interval):
                     self.save_weights("validation")
             started = time.monotonic()
@@ -199,13 +199,13 @@ class GeneralizationRun(Session):
         last = stage + 1 == len(self.stage_steps)
         self.save(Progress("done" if last else "generalization", stage + 1, seconds=self.seconds))
 
-    def judge(self) -> list[Judgement]:
+    def evaluate(self) -> list[DomainResult]:
         """Judge the model on each seen domain's held-out images and on the unseen domain. Empty except on rank 0."""
         found = []
         for number in range(len(self.domains.seen) + 1):
-            name, images, labels = self.batches.judging(number)
+            name, images, labels = self.batches.evaluation_images(number)
             prediction = self.predict_images(images, self.batches.predict_transform).whole
             if self.ranks.is_main:
                 reached = accuracy(prediction, labels, self.classes)
-                found.append(Judgement(name, reached, hardness(prediction, labels)))
+                found.append(DomainResult(name, reached, hardness(prediction, labels)))
         return found

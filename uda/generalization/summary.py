@@ -80,7 +80,7 @@ def finished_runs(config: GeneralizationConfig) -> dict[str, FinishedRun]:
     return found
 
 
-def summarise(study: Sequence[tuple[GeneralizationConfig, dict[str, FinishedRun]]]) -> dict[str, Any]:
+def summarise_runs(study: Sequence[tuple[GeneralizationConfig, dict[str, FinishedRun]]]) -> dict[str, Any]:
     """The summary of several configs and their finished runs, as in its JSON file.
 
     Returns:
@@ -88,7 +88,7 @@ def summarise(study: Sequence[tuple[GeneralizationConfig, dict[str, FinishedRun]
         `seed` and `folders`. `final`, `validation_choice` and `oracle_best` have the accuracy on each unseen domain in
         `by_target`, None without a finished run, and their `average`, None if a run is missing. `per_class` has the
         final model's accuracy by target. `hardness` has, by target, AVH on `seen` (held-out) and `unseen` images, as
-        `evaluation.hardness` returns it.
+        `uda.evaluation.accuracy.hardness` returns it.
     """
     targets = names_of(study[0][0])
     return {"targets": targets, "rows": [_row(config, runs, targets) for config, runs in study]}
@@ -115,7 +115,7 @@ def _row(config: GeneralizationConfig, runs: dict[str, FinishedRun], targets: Se
     return row
 
 
-def summary_lines(summary: dict[str, Any]) -> Iterable[str]:
+def runs_lines(summary: dict[str, Any]) -> Iterable[str]:
     """The lines of the three tables, config by unseen domain, for the terminal."""
     columns, rows = [*summary["targets"], "average"], summary["rows"]
     names = max(len(row["config"]) for row in rows) + 2
@@ -168,8 +168,8 @@ def write_summary(configs: Sequence[GeneralizationConfig], log: Callable[[str], 
     study = [(config, finished_runs(config)) for config in configs]
     if sum(len(runs) for _, runs in study) < 2:
         return None
-    summary = summarise(study)
-    for line in summary_lines(summary):
+    summary = summarise_runs(study)
+    for line in runs_lines(summary):
         log(line)
     file = summary_file(configs)
     path = file.with_name(f"{file.name}.json")

@@ -37,7 +37,7 @@ def duration(seconds: float | None) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def method_settings(config: RunConfig) -> str:
+def method_settings_text(config: RunConfig) -> str:
     """The method's own settings as text, with defaults. Settings that are None are left out."""
     options = config.methods()[config.method].Options(**config.method_options)
     chosen = {name.replace("_", " "): value for name, value in options.model_dump().items() if value is not None}

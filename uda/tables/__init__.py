@@ -5,7 +5,6 @@ the same source stage as the first row start from its weights of the same pair a
 is compared.
 """
 
-from uda.report.markdown import has_place, insert_markdown
 from uda.tables.collect import blocks_of, collect, write_documents, write_published
 from uda.tables.definition import Row, Table, load_table
 from uda.tables.dry_run import dry_run
@@ -36,9 +35,7 @@ __all__ = [
     "collect",
     "differences_markdown",
     "dry_run",
-    "has_place",
     "inner_markdown",
-    "insert_markdown",
     "jobs_of",
     "load_table",
     "published_latex",

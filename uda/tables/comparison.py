@@ -104,7 +104,7 @@ def rank_correlation(scores: Sequence[float], truth: Sequence[float]) -> float |
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ValidatorQuality:
     """How well a score without target labels judges models, compared with their oracle measure."""
 
     correlations: tuple[float, ...]
@@ -141,7 +141,7 @@ def choice_of(validator: str, models: Sequence[Record]) -> Record:
     return max(models, key=lambda model: float(model[validator]))
 
 
-def judge(validator: str, groups: Sequence[Sequence[Record]], measure: str = "class_mean") -> Judgement:
+def quality_of(validator: str, groups: Sequence[Sequence[Record]], measure: str = "class_mean") -> ValidatorQuality:
     """Judge a validator on groups of models. Models without its score are left out; a group needs three models."""
     correlations, losses = [], []
     for models in groups:
@@ -153,4 +153,4 @@ def judge(validator: str, groups: Sequence[Sequence[Record]], measure: str = "cl
         if correlation is not None:
             correlations.append(correlation)
         losses.append(max(truth) - float(choice_of(validator, models)[measure]))
-    return Judgement(tuple(correlations), tuple(losses))
+    return ValidatorQuality(tuple(correlations), tuple(losses))

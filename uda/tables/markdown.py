@@ -11,12 +11,12 @@ from uda.tables.comparison import (
     by_class,
     choice_of,
     difference_to_reference,
-    judge,
     last_reports,
     mean_over_pairs,
     names_of,
     numbers,
     pairs_of,
+    quality_of,
     runs_of,
     select,
     validators_of,
@@ -199,8 +199,8 @@ def validator_markdown(reports: Sequence[Record], measure: str = "class_mean") -
     lines = []
     for validator in validators:
         cells = []
-        for judgement in (judge(validator, epochs, measure), judge(validator, groups, measure)):
-            rho, lost = judgement.correlations, judgement.losses
+        for quality in (quality_of(validator, epochs, measure), quality_of(validator, groups, measure)):
+            rho, lost = quality.correlations, quality.losses
             cells.append(f"{statistics.mean(rho):+.2f}, n = {len(rho)}" if rho else "n/a")
             cells.append(f"{100 * statistics.mean(lost):.1f}, n = {len(lost)}" if lost else "n/a")
         lines.append([validator, *cells])

@@ -8,7 +8,7 @@ from uda.tables.comparison import Record, mean_difference, names_of, numbers, pa
 from uda.tables.definition import name_of
 from uda.tables.markdown import difference_text, mean_and_spread
 
-Domains = tuple[str, str]
+Pair = tuple[str, str]
 
 
 def family_of(row: str) -> str:
@@ -16,7 +16,7 @@ def family_of(row: str) -> str:
     return row.partition(";")[0].strip()
 
 
-def chosen_by_validation(records: Sequence[Record]) -> dict[tuple[str, Domains], str]:
+def chosen_by_validation(records: Sequence[Record]) -> dict[tuple[str, Pair], str]:
     """For each family and unseen domain the row whose final models are best on the seen domains' held-out images.
 
     Means are over the seeds that all rows of the family have for this domain. The first of several equal rows is
@@ -66,8 +66,8 @@ def variants_markdown(records: Sequence[Record], reference: str | None = None, m
 
 
 def _by_run(
-    records: Sequence[Record], chosen: Mapping[tuple[str, Domains], str], family: str, measure: str
-) -> dict[tuple[Domains, str], float]:
+    records: Sequence[Record], chosen: Mapping[tuple[str, Pair], str], family: str, measure: str
+) -> dict[tuple[Pair, str], float]:
     """The measure of a family's chosen rows, by unseen domain and seed."""
     return {
         (pair, record["seed"]): float(record[measure])
@@ -77,7 +77,7 @@ def _by_run(
     }
 
 
-def _averages(reached: Mapping[tuple[Domains, str], float], pairs: Sequence[Domains]) -> list[float]:
+def _averages(reached: Mapping[tuple[Pair, str], float], pairs: Sequence[Pair]) -> list[float]:
     """Mean over all unseen domains, for each seed that has them all."""
     by_seed: dict[str, list[float]] = {}
     for (_, seed), value in reached.items():

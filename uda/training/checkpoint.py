@@ -170,11 +170,5 @@ def parse(content: bytes, name: str = "checkpoint") -> tuple[Progress, dict[str,
     return Progress(**progress), state
 
 
-def load_checkpoint(folder: Path) -> tuple[Progress, dict[str, object]] | None:
-    """The newest complete checkpoint of a folder; None if there is none. Raises UserError as `read` and `parse` do."""
-    content = Checkpoints(folder).read()
-    return None if content is None else parse(content, str(folder))
-
-
 def _digest(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()[:16]

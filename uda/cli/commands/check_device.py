@@ -38,12 +38,13 @@ def _parts(kind: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from uda.cli.main import main
     from uda.device_check import PARTS, Setup, run_check
 
     for name in options.only or ():
         PARTS[name]
     outcomes = run_check(
-        Setup(_named(options.device)),
+        Setup(_named(options.device), command=main),
         [name for name in PARTS if name in (options.only or PARTS)],
         60 * options.minutes,
         options.json,
