@@ -28,7 +28,7 @@ from uda.training.records import read_results
 from uda.training.stages import INITIAL_WEIGHTS
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ImagePredictions:
     """The predictions of a run's network for N images, one row per image."""
 
@@ -49,6 +49,9 @@ class ImagePredictions:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def __repr__(self) -> str:
+        return f"ImagePredictions({len(self)} images, {len(self.classes)} classes)"
 
     @property
     def class_names(self) -> list[str]:

@@ -394,6 +394,7 @@ def _add_all(parser: CommandParser) -> None:
 
 
 def _all(options: argparse.Namespace) -> int:
+    import uda.kinds  # noqa: F401  (a config of another command is told by its kind)
     from uda.hardness.study.study import load_study, require_classes, tables_of, trainings
 
     study = load_study(options.cfg, options.overrides)

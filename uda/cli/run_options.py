@@ -1,10 +1,20 @@
 """Options that the commands share which carry out runs."""
 
+import argparse
 from collections.abc import Sequence
 from functools import partial
 
 from uda.cli.command_line import CommandParser
 from uda.cli.lists import config_names, listing
+
+
+class Once(argparse.Action):
+    """A flag that may be given only once. argparse would take the last value without a word."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        if getattr(namespace, self.dest) is not None:
+            parser.error(f"{option_string}: give it only once; each config needs a command of its own")
+        setattr(namespace, self.dest, values)
 
 
 def add_config(parser: CommandParser, command: str, several: str = "", **options) -> None:
@@ -20,7 +30,7 @@ def add_config(parser: CommandParser, command: str, several: str = "", **options
     parser.add_argument(
         "--cfg",
         metavar="FILE",
-        action="append" if several else "store",
+        action="append" if several else Once,
         offers=lambda: config_names(command),
         help=f"a config: a path, or a name in configs/{repeated}",
         **options,

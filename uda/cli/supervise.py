@@ -44,8 +44,10 @@ def supervise(
     """
     with Interruption() as interruption:
         try:
-            wanted = configs()
+            import uda.kinds  # noqa: F401  (a config of another command is told by its kind)
             from uda.core.distributed import start
+
+            wanted = configs()
 
             with start(wanted[0].runtime.device) as ranks:
                 code = 0
