@@ -139,7 +139,8 @@ class CommandParser(argparse.ArgumentParser):
         if unknown:
             flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
             example = unknown[1].lstrip("-") if "=" in unknown[1] else f"{unknown[2]}=..."
-            message += nearest(unknown[1], flags) or f"; a setting has no dashes: {example}" * settings
+            is_setting = settings and unknown[2] not in ("cfg", "list", "dry-run")
+            message += nearest(unknown[1], flags) or f"; a setting has no dashes: {example}" * is_setting
         elif re.match(r"unrecognized arguments: \S+=", message) and not settings:
             message += f"; {self.prog} takes no key=value words"
         super().error(message)

@@ -14,7 +14,7 @@ import scipy
 CHUNK_ENTRIES = 2_000_000
 #: Draws of the paired bootstrap.
 DRAWS = 10_000
-#: Fewest seeds of an interval. With fewer it would be little more than the range of their differences.
+#: Fewest values of a stratum for an interval. With fewer it would be little more than the range of the values.
 LEAST_SEEDS = 5
 
 
@@ -206,18 +206,18 @@ class PairedDifference:
     count: int
     """Number of differences."""
     interval: tuple[float, float] | None
-    """95 % interval; None if some domains have fewer than `LEAST_SEEDS`."""
+    """95 % interval; None if a stratum has fewer than `LEAST_SEEDS` values."""
 
 
 def paired_bootstrap(differences: Mapping[Hashable, Sequence[float]]) -> PairedDifference | None:
     """Mean of paired differences with its percentile bootstrap interval of 95 %: 10,000 draws, seeded.
 
-    Seeds are drawn with replacement within each pair of domains, because the pairs are fixed and the seeds are a
-    sample. With five seeds the interval is somewhat too narrow, as for every bootstrap of few values. With fewer seeds
-    there is no interval.
+    Values are drawn with replacement within each stratum, because the strata are fixed and their values are a sample.
+    In a table of runs a stratum is a pair of domains, with a value for each seed. With five values the interval is
+    somewhat too narrow, as for every bootstrap of few values. With fewer there is no interval.
 
     Args:
-        differences: the differences of every pair of domains, one per seed.
+        differences: the differences of each stratum.
 
     Returns:
         None without differences.

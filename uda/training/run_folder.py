@@ -21,6 +21,8 @@ from uda.core.resources import DISTRIBUTION, PACKAGE
 from uda.core.version import __version__
 from uda.training.config import RunConfig, differing_keys
 
+#: A message names at most this many keys.
+MOST_DIFFERENCES = 8
 #: Git hooks set these variables. They make git use another repository than that of the folder.
 ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
@@ -124,8 +126,12 @@ class RunFolder:
             if differences:
                 longer = all(difference.startswith(self.config.totals) for difference in differences)
                 why = ", and its length cannot change, because schedules depend on it" * longer
+                shown = "; ".join(differences[:MOST_DIFFERENCES])
+                if len(differences) > MOST_DIFFERENCES:
+                    shown += f"; and {len(differences) - MOST_DIFFERENCES} more"
                 raise UserError(
-                    f"{self.path} was made by another config ({'; '.join(differences)}){why}; "
+                    f"{self.path} holds a run of another config, {content.get('name')} with method "
+                    f"{content.get('method')}. It differs in (there -> here) {shown}{why}; "
                     "choose another output=..., or delete that folder"
                 )
         elif self.path.is_dir() and not all(_ours_at_once(path.name) for path in self.path.iterdir()):
