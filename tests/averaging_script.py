@@ -1,7 +1,7 @@
 """What both processes of a job do for tests/training/test_averaging.py; not a test module by itself.
 
 Most checks train twice from the same weights: with the gradients averaged by DistributedDataParallel while the
-backward pass goes on, and by `Ranks.average_gradients` after it. Halves are exact: two processes get the same bits.
+backward pass runs, and by `Ranks.average_gradients` after it. Halves are exact: two processes get the same bits.
 """
 
 import copy
@@ -199,7 +199,7 @@ def stages(ranks: Ranks) -> None:
 
 
 def resumed(ranks: Ranks) -> None:
-    """A stage that pauses after a step goes on to the same bits with a wrapper of its own."""
+    """A stage that pauses after a step resumes to the same bits with a new wrapper."""
     ends = []
     for pause in (False, True):
         method = make("dann")

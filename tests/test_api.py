@@ -142,8 +142,8 @@ def ctrl_c():
 
 
 @pytest.mark.usefixtures("ctrl_c")
-def test_after_an_interruption_the_same_call_goes_on(tiny, by_session, tmp_path):
-    """Ctrl-C as Python itself takes it, in the second round; another process could go on as well."""
+def test_after_an_interruption_the_same_call_resumes(tiny, by_session, tmp_path):
+    """Ctrl-C as Python itself takes it, in the second round; another process could resume as well."""
     fcntl = pytest.importorskip("fcntl")
     overrides = {"output": tmp_path / "run"}
     lines = []

@@ -37,7 +37,7 @@ class SyntheticRun:
         self.results: dict = {}
 
     def report(self) -> AdaptationReport:
-        """A report that goes on with the records so far."""
+        """A report that resumes with the records so far."""
         source = np.full(len(self.classes), 100)
         return AdaptationReport(
             self.records, self.config, self.classes, source, self.images, self.target_labels, log=self.lines.append

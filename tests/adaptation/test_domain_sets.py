@@ -334,7 +334,7 @@ class TestOtherClasses:
         with pytest.raises(UserError, match=r"classes of the source domain that are not in odd: cat, dog"):
             load_domains(config.data, 0)
 
-    def test_a_partial_run_goes_on_with_the_classes_that_it_began_with(self, tiny, odd, monkeypatch):
+    def test_a_partial_run_resumes_with_the_classes_that_it_began_with(self, tiny, odd, monkeypatch):
         """The classes that validators look at are estimated once; a resume must not estimate them anew."""
         words = ["data.label_sets=partial", "self_training.rounds=2"]
         whole = results_of(tiny, *words, source="one", target="few")

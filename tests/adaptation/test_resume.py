@@ -1,4 +1,4 @@
-"""What a run goes on with: lost records, more rounds, changed data; and what a finished one says."""
+"""What a run resumes with: lost records, more rounds, changed data; and what a finished one says."""
 
 import html
 import json
@@ -104,14 +104,14 @@ def test_results_of_another_run_are_not_taken(start, long, finished, tmp_path, c
 
 @pytest.mark.parametrize("words", [["self_training.rounds=4"], ["self_training.rounds=5"]])
 def test_without_a_checkpoint_results_are_not_thrown_away(start, finished, capsys, words):
-    """Broken ones cannot be made anew, and more rounds have nothing to go on from."""
+    """Broken results cannot be written again, and more rounds have nothing to resume from."""
     if words == ["self_training.rounds=4"]:
         (finished / "rounds/02/report.json").unlink()
     shutil.rmtree(finished / "checkpoints")
     before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
     assert start(finished, *words) == 2
     error = capsys.readouterr().err
-    assert "there is no checkpoint to continue from" in error and error.count("\n") == 1
+    assert "there is no checkpoint to resume from" in error and error.count("\n") == 1
     assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()} == before
 
 
@@ -260,7 +260,7 @@ def test_checkpoints_of_an_older_format_are_refused_in_words(start, tmp_path, mo
     progress, state = load_checkpoint(tmp_path / "checkpoints")
     Checkpoints(tmp_path / "checkpoints").save(progress, {**state, "version": 3})
     assert start(tmp_path) == 2
-    assert "was written by an older version of uda (format 3); continue with that version" in capsys.readouterr().err
+    assert "was written by an older version of uda (format 3); resume with that version" in capsys.readouterr().err
 
 
 # Collapse

@@ -160,7 +160,7 @@ def same_end(folder, finished):
 
 
 @pytest.mark.parametrize("saves", [1, 2, 3, 4, 5, 6])
-def test_a_run_cut_after_any_checkpoint_goes_on_to_the_same_end(run, finished, tmp_path, monkeypatch, saves):
+def test_a_run_cut_after_any_checkpoint_resumes_to_the_same_end(run, finished, tmp_path, monkeypatch, saves):
     """Checkpoints: source epoch, source evaluated, then epoch and end of each of the two rounds."""
     folder = tmp_path / "cut"
     cut(monkeypatch, lambda: run(f"output={folder}"), saves)
@@ -263,7 +263,7 @@ def test_every_selector_runs_a_round(run, tmp_path, selector):
     assert results["rounds"][0]["selected"] > 0 and results["selector"] == selector
 
 
-def test_a_portion_that_selects_nothing_stops_or_goes_on(run, tmp_path):
+def test_a_portion_that_selects_nothing_stops_or_continues(run, tmp_path):
     nothing = ["self_training.portion.start=0.01", "self_training.portion.max=0.01"]
     with pytest.raises(UserError, match=r"round 0: portion 0\.01 selects no target image of any class"):
         run(f"output={tmp_path / 'stop'}", *nothing)
@@ -384,7 +384,7 @@ def test_source_share_is_drawn_anew_each_round(tiny, tmp_path):
     assert len(draws[0]) == 16 and draws[0] != draws[1] and draws[0] == draws[2]
 
 
-def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
+def test_a_run_resumes_with_its_own_images_only(tiny, tmp_path, monkeypatch):
     """Stopped in round 0; then an image of the target has another name, and so all pseudo-labels another place."""
     folder, save = tmp_path / "cut", Checkpoints.save
 
@@ -419,7 +419,7 @@ def test_a_run_goes_on_with_its_own_images_alone(tiny, tmp_path, monkeypatch):
     ],
 )
 def test_batches_too_small_to_be_dealt_out_are_found_at_the_start(tiny, tmp_path, overrides, key):
-    """4 and 4 + 3 images; and the 4 source images alone, where a round may go on without selected ones."""
+    """4 and 4 + 3 images; and the 4 source images only, if a round may train without selected ones."""
     with pytest.raises(UserError, match=rf"{key}: a batch of \d images is too small for \d parts"):
         AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
     assert not (tmp_path / "run").exists()

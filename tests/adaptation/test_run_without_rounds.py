@@ -142,7 +142,7 @@ def test_shot_has_labels_from_the_interval_on_that_is_named(execute, tmp_path, m
 
 
 def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_path, monkeypatch, tiny):
-    """The stream of images goes on over the reports: 32 target images, 4 batches of 8, each image once."""
+    """The stream of images continues over the reports: 32 target images, 4 batches of 8, each image once."""
     drawn = []
     batches = AdaptationBatches.adaptation
 

@@ -74,7 +74,7 @@ def test_a_signal_saves_and_leaves_within_five_seconds(tiny, tmp_path, number):
     assert time.monotonic() - asked < 5
     assert process.returncode == 128 + number, error
     assert f"interrupted by {signal.Signals(number).name}: saved at round 0" in error
-    assert "the same command goes on from there" in error and "Traceback" not in error
+    assert "the same command resumes from there" in error and "Traceback" not in error
     progress, _ = load_checkpoint(folder / "checkpoints")
     assert progress.stage == "round" and progress.begun
 
@@ -103,7 +103,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_the_last_checkpoint_intact(tiny,
 
 
 def test_a_damaged_checkpoint_costs_some_steps_and_a_warning(tiny, tmp_path, capsys):
-    """The newest file is cut in half: the run goes on from the one before it to the same end."""
+    """The newest file is cut in half: the run resumes from the one before it and ends the same."""
     arguments = ["--cfg", str(tiny), f"output={tmp_path / 'run'}"]
     assert adapt(arguments) == 0
     whole = read_results(tmp_path / "run")

@@ -73,7 +73,7 @@ def test_list_prints_what_the_registry_holds_with_a_line_each(what, capsys):
 
 
 def test_the_list_of_configs_has_the_whole_first_sentence_of_each(capsys):
-    """SHOT's goes on in the second line of its comment, entropy minimisation's ends within the first."""
+    """SHOT's continues in the second line of its comment, entropy minimisation's ends within the first."""
     adapt(["--list", "configs"])
     text = " ".join(capsys.readouterr().out.split())
     assert "(Table 5) with the defaults of image_source.py and image_target.py. visda_source.yaml" in text

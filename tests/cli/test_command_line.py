@@ -47,12 +47,12 @@ def pipes(monkeypatch):
 
 
 def test_a_training_that_nobody_reads_saves_and_ends_quietly(tiny, in_folder, pipes):
-    """As by an interruption, but without a word on stderr, and with a SIGPIPE's code. The same command goes on."""
+    """As by an interruption, but without a word on stderr, and with a SIGPIPE's code. The same command resumes."""
     _, errors = pipes(leaves_before="% by class", encoding="utf-8")
     assert adapt(["--cfg", str(tiny)]) == OUTPUT_CLOSED
     log = (in_folder / "runs/tiny/seed0/log.txt").read_text()
     assert (
-        log.splitlines()[-1].endswith("the same command goes on from there") and "interrupted by SIGPIPE: saved" in log
+        log.splitlines()[-1].endswith("the same command resumes from there") and "interrupted by SIGPIPE: saved" in log
     )
     assert errors.read_all() == b""
     pipes(leaves_before="never", encoding="utf-8")
@@ -89,7 +89,7 @@ def test_another_broken_pipe_is_not_the_output_s(pipes):
 
 
 def test_lines_that_cannot_be_written_do_no_harm(monkeypatch):
-    """A full disk under `> log`, or a terminal that is gone: the run goes on, its log.txt has all."""
+    """A full disk under `> log`, or a terminal that is gone: the run continues, and its log.txt has all lines."""
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         for _ in range(2):

@@ -154,7 +154,7 @@ def test_an_interruption_ends_with_its_code(monkeypatch, capsys):
     parser.add_command("wait", "Wait").set_defaults(run=wait)
     monkeypatch.setattr("uda.cli.main.tree", lambda program: parser)
     assert main(["wait"]) == 130
-    assert capsys.readouterr().err.strip() == "interrupted by SIGINT: nothing is left to go on from"
+    assert capsys.readouterr().err.strip() == "interrupted by SIGINT: there is nothing to resume"
 
 
 def test_the_benchmarks_are_those_of_a_checkout(monkeypatch, capsys):

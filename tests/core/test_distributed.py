@@ -170,7 +170,7 @@ LONG = ("self_training.rounds=40", "self_training.portion.step=0", "runtime.chec
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs /proc to find the ranks")
-def test_a_killed_rank_ends_the_job_which_goes_on_with_another_number_of_processes(tiny, tmp_path):
+def test_a_killed_rank_ends_the_job_which_resumes_with_another_number_of_processes(tiny, tmp_path):
     folder = tmp_path / "run"
     job = torchrun(2, TOOL, "--cfg", tiny, f"output={folder}", *LONG)
     wait_for(folder / "rounds/00/report.json", job)

@@ -90,7 +90,7 @@ def stuck(grace, signals, stuck_in=PYTHON, between=0.3):
 
 def test_a_process_that_cannot_stop_ends_when_its_time_is_up():
     seconds, code, error = stuck(1.0, [signal.SIGTERM])
-    assert code == 143 and "no place to stop within 1 s" in error and "same command goes on" in error
+    assert code == 143 and "no place to stop within 1 s" in error and "the same command resumes from there" in error
     assert 0.9 < seconds < 3
 
 

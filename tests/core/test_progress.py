@@ -25,7 +25,7 @@ def no_terminal(monkeypatch):
 
 @pytest.fixture
 def set_clock(monkeypatch):
-    """Give the module a clock that goes on by so many seconds each time it is read."""
+    """Give the module a clock that advances by this many seconds each time it is read."""
 
     def install(step):
         readings = iter(range(0, 1000 * step, step))

@@ -61,7 +61,7 @@ def test_each_phase_of_mcd_sees_the_weights_that_the_one_before_moved(device):
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_training_begun_on_the_cpu_goes_on_fused_on_the_device(device, name):
+def test_training_begun_on_the_cpu_resumes_fused_on_the_device(device, name):
     """Four steps on the CPU, and two there and two on the device, by way of a checkpoint's bytes."""
     inputs, settings = torch.randn(8, 5), OptimSettings(name=name, lr=0.05)
 

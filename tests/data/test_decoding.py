@@ -118,7 +118,7 @@ def hostile(in_folder):
     return in_folder
 
 
-def test_a_run_on_a_folder_of_such_files_leaves_out_the_unreadable_and_goes_on_without_them(hostile, capfd):
+def test_a_run_on_a_folder_of_such_files_leaves_out_the_unreadable_and_continues_without_them(hostile, capfd):
     unreadable = {name for name, (_, size) in FILES.items() if size is None}
     assert adapt(["--cfg", "own.yaml", "output=o"]) == 0
     first = capfd.readouterr()

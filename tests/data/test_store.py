@@ -117,7 +117,7 @@ def test_what_is_read_belongs_to_the_reader(tree, tmp_path):
     assert_equal_to_files(images)
 
 
-def test_writing_goes_on_beside_reading_and_is_waited_for_where_it_must_be(tree, tmp_path, monkeypatch):
+def test_writing_continues_beside_reading_and_is_waited_for_where_it_must_be(tree, tmp_path, monkeypatch):
     """A disk that takes nothing until it may: two images are under way, a third waits; `holds` waits for its own."""
     may, threads, write = threading.Event(), set(), os.pwrite
     images = stored(*tree, tmp_path / "store")
@@ -387,7 +387,7 @@ def test_every_part_of_the_fingerprint_counts(tree, monkeypatch):
     assert take_inventory(root.with_name("moved"), paths, ReadingSettings()).fingerprint in seen
 
 
-def test_a_file_that_changes_while_the_run_goes_on_is_not_stored(tree, tmp_path):
+def test_a_file_that_changes_during_the_run_is_not_stored(tree, tmp_path):
     root, paths = tree
     images = stored(root, paths, tmp_path / "store")
     write_image(root / paths[0], 7, np.random.default_rng(9))  # same shape
@@ -466,7 +466,7 @@ def test_a_store_above_the_limit_is_refused_with_the_cure(tree, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["no folder", "no right", "no room"])
-def test_without_a_place_for_a_store_there_is_a_warning_and_reading_goes_on(tree, tmp_path, monkeypatch, way):
+def test_without_a_place_for_a_store_there_is_a_warning_and_reading_continues(tree, tmp_path, monkeypatch, way):
     root, paths = tree
     folder = tmp_path / "file" / "store" if way == "no folder" else tmp_path / "store"
     (tmp_path / "file").touch()
@@ -504,7 +504,7 @@ def test_without_a_place_for_a_store_there_is_a_warning_and_reading_goes_on(tree
     assert_equal_to_files(domains.source.images, 20)
 
 
-def test_a_full_disk_is_told_once_and_reading_goes_on(tree, tmp_path, monkeypatch):
+def test_a_full_disk_is_told_once_and_reading_continues(tree, tmp_path, monkeypatch):
     """The third image finds the disk full, with a part of it written; two forked readers meet it too."""
     root, paths = tree
     told = tmp_path / "told"

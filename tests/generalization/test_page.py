@@ -442,7 +442,7 @@ def test_mistakes_in_all_configs_are_said_once_each(capsys):
 def test_lists(what, capsys):
     assert generalize(["--list", what]) == 0
     lines = capsys.readouterr().out.splitlines()
-    names = [line.split()[0] for line in lines if not line.startswith(" ")]  # a long line goes on further in
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]  # a long line continues on an indented line
     if what == "methods":
         assert names == [name for name, _ in GENERALIZATION_METHODS.describe()]
     if what == "configs":

@@ -82,7 +82,7 @@ def test_arcface_widens_the_angle_of_the_true_class_alone(drawn):
     assert found == pytest.approx(F.cross_entropy(by_hand, labels).item(), rel=1e-4)
 
 
-def test_arcface_goes_on_falling_beyond_pi():
+def test_arcface_keeps_falling_beyond_pi():
     """The true class's logit falls with its angle all the way, where cos(angle + margin) would rise again."""
     theta = torch.linspace(0.01, math.pi - 0.01, 200)
     loss = ArcFace(scale=1, margin=0.5)

@@ -14,7 +14,7 @@ SAVES_AND_LEAVES = ["sh", "-c", 'trap "exit 7" INT TERM; echo ready; while :; do
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_goes_on_to_every_run_and_nothing_starts_after_it(number, tmp_path):
+def test_a_signal_is_passed_to_every_run_and_nothing_starts_after_it(number, tmp_path):
     outputs = [tmp_path / f"{i}.out" for i in range(2)]
     before = signal.getsignal(number)
 

@@ -334,7 +334,7 @@ def test_a_signal_stops_the_runs_under_way_and_starts_no_other(table, tmp_path, 
         run_jobs(found, 1, log=lines.append)
     assert len(started) == 1
     (stopped,) = lines[1:]
-    assert re.fullmatch(r"Source, .* seed 0: stopped and can be continued, see .*seed0\.out", stopped)
+    assert re.fullmatch(r"Source, .* seed 0: stopped and can be resumed, see .*seed0\.out", stopped)
 
 
 def test_without_run_folders_the_csvs_stay_as_they_are_and_nothing_is_run(table, ran, tmp_path):

@@ -1,4 +1,4 @@
-"""Gradients averaged over processes: while the backward pass goes on, and by our own averaging after it."""
+"""Gradients averaged over processes: while the backward pass runs, and by our own averaging after it."""
 
 from types import SimpleNamespace
 

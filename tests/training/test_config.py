@@ -201,7 +201,7 @@ def test_plugin_registers_a_selector_beside_its_config(tmp_path):
 
 
 def test_a_method_s_setting_written_out_at_its_default_is_no_difference():
-    """In a folder that is gone on with, as in a table's recipe; what holds for another value is said."""
+    """In a folder whose run is resumed, as in a table's recipe; what holds for another value is said."""
     before, written = (
         AdaptationConfig.load("pacs_mmd"),
         AdaptationConfig.load("pacs_mmd", ["method_options={exponents: [-3, -2, -1, 0, 1]}"]),

@@ -59,7 +59,7 @@ def test_devices():
 
 
 def test_a_device_that_is_missing_is_told_in_a_sentence(monkeypatch):
-    """torch's own message on MPS goes on for a thousand characters."""
+    """torch's own message on MPS has a thousand characters."""
 
     def refuse(*size, device):
         raise NotImplementedError("Could not run 'aten::empty' on MPS. This could be for many reasons.\nMPS: ...")

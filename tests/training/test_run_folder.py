@@ -114,7 +114,7 @@ def test_a_git_hook_does_not_name_its_own_repository(tmp_path, git, monkeypatch)
     assert code_commit(package) == head
 
 
-def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone(tmp_path):
+def test_a_run_of_an_older_version_resumes_where_the_new_settings_are_left_alone(tmp_path):
     """A setting that is not in its config.yaml has today's default; the run is refused where the config changes it."""
     config = AdaptationConfig.load("digits_avh", [f"output={tmp_path}"])
     saved = config.model_dump(mode="json")
@@ -133,7 +133,7 @@ def test_a_run_of_an_older_version_goes_on_where_the_new_settings_are_left_alone
 
 
 def test_the_first_weights_are_those_that_the_run_began_with(tmp_path):
-    """Another version of timm may have another default tag by the time the run goes on."""
+    """Another version of timm may have another default tag by the time the run is resumed."""
     config = AdaptationConfig.load("digits_avh.yaml", [f"output={tmp_path / 'run'}"])
     for tag in ("a1_in1k", "b2_in1k"):
         RunFolder(config).create(["command"], {}, {"from": "hub", "tag": tag})

@@ -37,7 +37,7 @@ from uda.training.stages import INITIAL_WEIGHTS
 
 
 class AdaptationRun(Session):
-    """A run from a source to a target domain. It continues from the state of its run folder."""
+    """A run from a source to a target domain. It resumes from the state of its run folder."""
 
     def prepare(self) -> None:
         config = self.config

@@ -215,7 +215,7 @@ def _answer(main: Callable[[], int]) -> int:
     except UserError as error:
         return tell_mistake(error)
     except KeyboardInterrupt as interrupt:
-        return tell_interrupted(interrupt, "nothing is left to go on from")[0]
+        return tell_interrupted(interrupt, "there is nothing to resume")[0]
 
 
 def _unread() -> bool:

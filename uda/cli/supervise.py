@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from uda.cli.command_line import say, tell_interrupted, tell_mistake
 from uda.core.errors import UserError
-from uda.core.interruption import HOW_TO_GO_ON, Interruption
+from uda.core.interruption import HOW_TO_RESUME, Interruption
 
 if TYPE_CHECKING:
     from uda.core.distributed import Ranks
@@ -91,10 +91,10 @@ def _carry_out(
         return _mistake(error, ranks)
     except KeyboardInterrupt as interrupt:
         if session is not None and not session.finished and session.checkpoints.newest is not None:
-            left = f"saved at {session.progress.describe()}; {HOW_TO_GO_ON}"
+            left = f"saved at {session.progress.describe()}; {HOW_TO_RESUME}"
         else:  # no checkpoint has been read or written
             earlier = any((config.folder / "checkpoints").glob("state-*.pt"))
-            left = f"there is a checkpoint of an earlier start; {HOW_TO_GO_ON}" if earlier else "nothing was saved yet"
+            left = f"there is a checkpoint of an earlier start; {HOW_TO_RESUME}" if earlier else "nothing was saved yet"
         code, message = tell_interrupted(interrupt, left, silent=log.silent)
         log.note(message)
         return code

@@ -272,7 +272,7 @@ def _told(error: Exception) -> Exception:
         return error
     fate = "does not answer" if "time" in lost[0].lower() else "has ended or was killed"
     return RankLostError(
-        f"another process of this job {fate} ({_reason(text)}); what was saved is kept, and the same command goes on "
+        f"another process of this job {fate} ({_reason(text)}); what was saved is kept, and the same command resumes "
         "from there"
     )
 

@@ -18,7 +18,7 @@ GRACE = 4.0
 #: A second signal within this many seconds is the same signal, sent to the whole group and passed on by torchrun.
 ECHO = 1.0
 
-HOW_TO_GO_ON = "the same command goes on from there"
+HOW_TO_RESUME = "the same command resumes from there"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -110,7 +110,7 @@ class Interruption:
         why = "a second signal" if second is not None else f"no place to stop within {self.grace:g} s"
         with suppress(OSError):
             print(
-                f"\ninterrupted: {why}; the run ends now, and its last checkpoint is kept: {HOW_TO_GO_ON}",
+                f"\ninterrupted: {why}; the run ends now, and its last checkpoint is kept: {HOW_TO_RESUME}",
                 file=sys.stderr,
                 flush=True,
             )

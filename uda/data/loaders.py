@@ -528,7 +528,7 @@ def _unless_killed(batches: Iterator) -> Iterator:
             raise
         raise UserError(
             "a loader process was killed, probably because memory ran out: lower runtime.workers or the batch size; "
-            "what was saved is kept, and the same command goes on from there"
+            "what was saved is kept, and the same command resumes from there"
         ) from None
 
 

@@ -174,7 +174,7 @@ def run_jobs(
                 return
             results, asked = job.results(), processes.stopped is not None
             if results is None and asked and (code < 0 or code > 128):  # ended by a signal
-                log(f"{job.title}: stopped and can be continued, see {output}")
+                log(f"{job.title}: stopped and can be resumed, see {output}")
                 return
             if results is None or (code and not asked):
                 fail(f"{job.title}: exit code {code}, see {output}")

@@ -121,7 +121,7 @@ class Checkpoints:
                 continue
             if _digest(content) == digest:
                 for problem in problems:
-                    self.warn(f"warning: {problem}; continuing from the one before it, {path.name}")
+                    self.warn(f"warning: {problem}; the run resumes from the one before it, {path.name}")
                 self.newest = path
                 return content
             problems.append(f"{path.name} is damaged (its content does not match the checksum in its name)")
@@ -164,7 +164,7 @@ def parse(content: bytes, name: str = "checkpoint") -> tuple[Progress, dict[str,
         )
     if version < VERSION:
         raise UserError(
-            f"{name} was written by an older version of uda (format {version}); continue with that version, or choose "
+            f"{name} was written by an older version of uda (format {version}); resume with that version, or choose "
             "another output=..."
         )
     return Progress(**progress), state

@@ -1,4 +1,4 @@
-"""The inputs of a run besides its config: images, labels and classes. A run continues only with the same ones."""
+"""The inputs of a run besides its config: images, labels and classes. A run resumes only with the same ones."""
 
 import hashlib
 import zlib

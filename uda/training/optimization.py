@@ -153,7 +153,7 @@ class Optimization:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Continue from a saved state, of this machine or of another one."""
+        """Resume from a saved state, of this machine or of another one."""
         saved = state["optimizer"]
         groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
         # Use the `fused` of this machine: torch decides by it on which device it loads AdamW's step count.

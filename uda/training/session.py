@@ -64,7 +64,7 @@ class Report(Protocol):
 
 
 class Session(ABC):
-    """Base of all kinds of run. It continues a run from its checkpoint to its end. A subclass defines the stages.
+    """Base of all kinds of run. It resumes a run from its checkpoint. A subclass defines the stages.
 
     Args:
         config: the validated config.
@@ -118,7 +118,7 @@ class Session(ABC):
     @property
     @abstractmethod
     def inputs(self) -> Inputs:
-        """The run's images, labels and classes. A run continues only with the same ones."""
+        """The run's images, labels and classes. A run resumes only with the same ones."""
 
     @property
     @abstractmethod
@@ -236,7 +236,7 @@ class Session(ABC):
             if self.ranks.is_main and self.folder.results.is_file():
                 why = self._flaw or f"{self.folder.results} has another number of rounds ({self.folder.resized})"
                 raise UserError(
-                    f"{why}, and there is no checkpoint to continue from; choose another output=..., or delete "
+                    f"{why}, and there is no checkpoint to resume from; choose another output=..., or delete "
                     f"{self.folder.path} to run again"
                 )
             return
@@ -249,7 +249,7 @@ class Session(ABC):
             self.log(f"warning: {self._flaw}; the results are written again from the checkpoint")
 
     def open_folder(self) -> None:
-        """Create the run folder, or open it to continue the run."""
+        """Create the run folder, or open it to resume the run."""
         compute = self.engine.settings.model_dump() | {"processes": self.ranks.world}
         model = self.config.model
         self.folder.create(self.command, compute, describe_weights(model.backbone, model.weights))

@@ -141,7 +141,7 @@ class TestEveryMethod:
         assert torch.isfinite(torch.tensor(list(scalars.values()))).all()
 
     def test_half_precision_computes_with_the_weights_of_the_moment(self, name):
-        """Updates within a step count: autocast must not go on with copies of the weights of before them."""
+        """Updates within a step count: autocast must not keep copies of the weights from before these updates."""
         network, method = build(name, "runtime.precision=bf16", "runtime.device=cpu", *LARGE_STEPS)
         engine = Engine(network, method.config.runtime, log=None)
         engine.attach(method)

@@ -131,6 +131,6 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         if failed:
             raise UserError(failed)
     except KeyboardInterrupt as interrupt:
-        code, _ = tell_interrupted(interrupt, "the same command goes on with the missing runs")
+        code, _ = tell_interrupted(interrupt, "the same command resumes with the missing runs")
         return OUTPUT_CLOSED if unread.is_set() else code
     return 0
