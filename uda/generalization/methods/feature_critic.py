@@ -57,7 +57,7 @@ class FeatureCritic(GeneralizationMethod):
         inner_lr: float = Field(0.01, gt=0)
         """Length alpha of the steps that are compared."""
         weight: float = Field(1.0, gt=0)
-        """Of the critic's loss beside the classification's."""
+        """Weight of the critic's loss. The classification loss has weight 1."""
         hidden: int = Field(512, ge=1)
         """Width of the critic's hidden layer."""
 
