@@ -126,19 +126,19 @@ def _headline(
     what = "report" if rounds and "portion" not in rounds[-1] else "round"
     cards = [{"title": "Source only", "value": before, "note": "before adaptation"}] if has_source else []
     cards.append(
-        {"title": "Final", "value": results["final"]["class_mean"], "note": f"the last {what}, not picked by a score"}
+        {"title": "Final", "value": results["final"]["class_mean"], "note": f"the last {what}, not chosen by a score"}
     )
     if results["rounds"]:
         cards += [
             {
                 "title": "Label-free choice",
                 "value": choice["class_mean"],
-                "note": f"{what} {choice['round']}, picked by the validator '{choice['validator']}'",
+                "note": f"{what} {choice['round']}, chosen by the validator '{choice['validator']}'",
             },
             {
                 "title": "Oracle best",
                 "value": best["class_mean"],
-                "note": f"{what} {best['round']}, picked by target labels: a bound, not a result",
+                "note": f"{what} {best['round']}, best by target labels: a bound, not a result",
             },
         ]
     for card in cards:

@@ -91,7 +91,7 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
             (
                 "oracle best",
                 best["class_mean"],
-                f"{what} {best['round']}, picked by target labels: a bound, not a result",
+                f"{what} {best['round']}, best by target labels: a bound, not a result",
             ),
         ]
     told = result_lines(lines)

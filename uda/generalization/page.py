@@ -20,7 +20,7 @@ CHOICES = {
     ),
     "oracle_best": (
         "Oracle best",
-        "the report of the last stage that is best by the unseen domain's labels: a bound, not a result",
+        "the report of the last stage that is best by target labels: a bound, not a result",
     ),
 }
 SEEN, UNSEEN = "seen, held out", "unseen (oracle)"
