@@ -23,9 +23,9 @@ class Memory:
     """Peak memory in GiB, without CUDA's own memory."""
 
     train: float
-    """In a training step."""
+    """The peak in a training step."""
     predict: float
-    """In a predict pass."""
+    """The peak in a predict pass."""
 
 
 class Held(TorchDispatchMode):

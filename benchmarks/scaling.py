@@ -54,7 +54,7 @@ class Curve:
     axis: str
     """What grows: N, K, D or P (parameters)."""
     points: tuple[Point, ...]
-    """In ascending order of size."""
+    """The points, in ascending order of size."""
 
     @property
     def sizes(self) -> list[int]:

@@ -1,4 +1,4 @@
-"""An open finished run: its results, its network, and predictions on other images."""
+"""A finished run, opened: its results, its network, and predictions on other images."""
 
 import math
 import os

@@ -73,13 +73,13 @@ class JobStatus:
     """The state of some runs before any of them is run."""
 
     recorded: list[Job] = field(default_factory=list)
-    """Recorded with their current recipe."""
+    """Runs that are recorded with their current recipe."""
     finished: list[Job] = field(default_factory=list)
-    """Finished in their folder, but not recorded."""
+    """Runs that are finished in their folder, but not recorded."""
     missing: list[Job] = field(default_factory=list)
-    """To be run."""
+    """Runs that are to be run."""
     models: list[Job] = field(default_factory=list)
-    """To be run, although they are recorded or not requested, because a missing run starts from their model."""
+    """Runs that are recorded or not requested, and are still to be run: a missing run starts from their model."""
     failures: list[str] = field(default_factory=list)
     """Runs with an error: title and message of each."""
 

@@ -413,7 +413,8 @@ class Engine:
 
         Args:
             batches: image batches (B, C, S, S) in random order: each should look like the whole domain. With several
-                processes: this process's share of the batches, which may be empty. The averages are averaged.
+                processes: this process's share of the batches, which may be empty. The processes' averages
+                are averaged.
         """
         layers = batch_norms(self.network)
         if not layers:

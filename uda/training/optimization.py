@@ -62,7 +62,7 @@ class Optimization:
         """Set the momentum of every parameter of a fused SGD to 0, if it has none yet.
 
         torch's kernel needs a momentum for all parameters with a gradient, or for none. Otherwise a parameter that gets
-        its first gradient in a later step is an error. And if the scaler skips the first step, the momenta hold
+        its first gradient in a later step raises an error. And if the scaler skips the first step, the momenta hold
         uninitialised memory.
         """
         for group in self.optimizer.param_groups:
