@@ -39,7 +39,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
             return pool.submit(function, *arguments).result()
         except BrokenProcessPool:
             raise UserError(
-                f"the process of {function.__name__}{arguments} was killed, most likely for lack of memory; use a "
+                f"the process of {function.__name__}{arguments} was killed, probably because memory ran out; use a "
                 "smaller --scale"
             ) from None
 

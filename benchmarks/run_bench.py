@@ -127,7 +127,7 @@ class Side:
             answer = self._pipe.recv()
         except (EOFError, OSError):
             self._process.join()
-            killed = "was killed, most likely for lack of memory; try --scale 0.1"
+            killed = "was killed, probably because memory ran out; try --scale 0.1"
             ended = "ended with the error above"
             fate = killed if self._process.exitcode < 0 else ended
             raise UserError(f"{self.name}: its process {fate}") from None

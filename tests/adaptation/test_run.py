@@ -418,7 +418,7 @@ def test_a_run_resumes_with_its_own_images_only(tiny, tmp_path, monkeypatch):
         (["self_training.on_empty=continue", "runtime.accumulate=3"], "self_training.batch"),
     ],
 )
-def test_batches_too_small_to_be_dealt_out_are_found_at_the_start(tiny, tmp_path, overrides, key):
+def test_batches_too_small_to_be_divided_are_found_at_the_start(tiny, tmp_path, overrides, key):
     """4 and 4 + 3 images; and the 4 source images only, if a round may train without selected ones."""
     with pytest.raises(UserError, match=rf"{key}: a batch of \d images is too small for \d parts"):
         AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))

@@ -94,22 +94,22 @@ def test_target_labels_cannot_reach_a_method(execute, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(ADAPTATION_METHODS))
 def test_no_target_label_has_a_part_in_what_is_learnt(execute, tiny, tmp_path, monkeypatch, name):
-    """With the target's labels dealt out at random the same networks come out, bit for bit, and are chosen alike."""
+    """With shuffled target labels the networks are the same bit for bit, and the same ones are chosen."""
     stage = [] if ADAPTATION_METHODS[name].adapts else ["source.epochs=1"]
     execute(tmp_path / "true", name, *stage)
     load = run_module.load_domains
 
-    def dealt_out(*arguments):
+    def shuffled(*arguments):
         domains = load(*arguments)
         true = domains.target_labels.reveal()
         labels = np.random.default_rng(0).permutation(true)
         assert (labels != true).mean() > 0.5
         return dataclasses.replace(domains, target_labels=TargetLabels(labels))
 
-    monkeypatch.setattr(run_module, "load_domains", dealt_out)
-    execute(tmp_path / "dealt", name, *stage)
+    monkeypatch.setattr(run_module, "load_domains", shuffled)
+    execute(tmp_path / "shuffled", name, *stage)
     for file in ("final", "label_free"):
-        paths = [tmp_path / end / "checkpoints" / f"{file}.safetensors" for end in ("true", "dealt")]
+        paths = [tmp_path / end / "checkpoints" / f"{file}.safetensors" for end in ("true", "shuffled")]
         if file == "final" or name != "source_only":  # whose one model is no choice
             assert paths[0].read_bytes() == paths[1].read_bytes()
 

@@ -219,7 +219,7 @@ def test_the_tables_of_the_first_run_are_what_the_configs_and_assumptions_give(m
 def test_a_fresh_process_is_another_one_and_its_death_is_an_error(monkeypatch):
     monkeypatch.setattr(measure, "_IMPORTED", [])
     assert measure.in_fresh_process(os.getpid) != os.getpid()
-    with pytest.raises(UserError, match="was killed, most likely for lack of memory"):
+    with pytest.raises(UserError, match="was killed, probably because memory ran out"):
         measure.in_fresh_process(os._exit, 1)
 
 

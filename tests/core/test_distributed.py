@@ -85,7 +85,7 @@ def two_processes(tiny, tmp_path_factory):
 
 
 def test_two_processes_choose_what_one_does_with_the_same_batches(tiny, tmp_path, two_processes):
-    """One process that deals its batch out to two parts computes what two processes do, up to rounding."""
+    """One process that divides its batch into two parts computes what two processes do, up to rounding."""
     folder, code, output = two_processes
     assert code == 0, output
     assert output.count("oracle best") == 1, "one process speaks"

@@ -218,13 +218,13 @@ def test_an_image_in_two_views_comes_twice_first_all_in_the_plain_one(workers):
     assert batches([part(5), two], [2, 3], steps=4).ids(0)[2:5] == batches([part(5), two], [2, 3], steps=4).ids(0)[5:]
 
 
-def test_two_views_stay_together_when_a_batch_is_dealt_out():
+def test_two_views_stay_together_when_a_batch_is_divided():
     two = dataclasses.replace(part(8, labels=None, is_target=True), strong=make_predict(PLAIN))
     (batch,) = batches([two], [4], steps=1)
     for dealt in batch.dealt(2):
         assert numbers(dealt)[:2] == numbers(dealt)[2:] and dealt.view.tolist() == [0, 0, 1, 1]
     (batch,) = batches([two], [3], steps=1)
-    with pytest.raises(UserError, match="3 images in two views cannot be dealt out evenly to 2 parts"):
+    with pytest.raises(UserError, match="3 images in two views cannot be divided evenly among 2 parts"):
         batch.dealt(2)
 
 

@@ -207,7 +207,7 @@ def test_cached_features_are_known_by_the_pixels_of_generated_images(tmp_path):
     assert len(list(tmp_path.glob("features-*"))) == 2
 
 
-def test_rotated_digits_are_dealt_out_and_turned():
+def test_rotated_digits_are_divided_and_turned():
     """Six domains without a digit in common; 0 degrees are the digits themselves, 30 a quarter of 120."""
     domains = {angle: rotated(angle) for angle in ANGLES}
     names = [name.partition("/")[2] for images, _ in domains.values() for name in images.ids]

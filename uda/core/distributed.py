@@ -1,6 +1,6 @@
 """The processes of a job that torchrun starts: their shares of the work, and what they exchange.
 
-Every process holds the whole network. Its number is its rank. A training batch is dealt out image by image, and a
+Every process holds the whole network. Its number is its rank. A training batch is divided image by image, and a
 predict pass is divided into contiguous rows. Gradients are averaged over all processes. If a step is one backward pass,
 they are sent during that pass (`Ranks.averaged_loss`, torch's DistributedDataParallel). If a method has several phases,
 they are sent before each update (`Ranks.average_gradients`). A run without torchrun is a job of one process and sends

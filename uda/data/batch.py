@@ -186,7 +186,7 @@ class Batch:
         return Batch(*(tensor.pin_memory() for tensor in (self.images, *self._rest)), self.weight)
 
     def dealt(self, parts: int) -> list["Batch"]:
-        """The batch, dealt out image by image to `parts` parts, as to the processes of a job.
+        """The batch, divided image by image among `parts` parts, as among the processes of a job.
 
         Raises UserError if a part would have fewer than two images, because BatchNorm cannot take one image. Raises it
         too if the two views of an image would be in different parts.
@@ -195,10 +195,10 @@ class Batch:
             return [self]
         if len(self) < 2 * parts:
             raise UserError(
-                f"a batch of {len(self)} images cannot be dealt out to {parts} parts: each needs at least two images"
+                f"a batch of {len(self)} images cannot be divided among {parts} parts: each needs at least two images"
             )
         if (strong := len(self.strong_rows)) % parts:
-            raise UserError(f"{strong} images in two views cannot be dealt out evenly to {parts} parts")
+            raise UserError(f"{strong} images in two views cannot be divided evenly among {parts} parts")
         return [self._dealt(slice(part, None, parts), parts) for part in range(parts)]
 
     def _dealt(self, rows: slice, parts: int) -> "Batch":

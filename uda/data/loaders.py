@@ -90,7 +90,7 @@ class _Draw:
         total = len(self)
         if total < 2 * world:
             raise UserError(
-                f"a batch of {total} images cannot be dealt out to {world} processes: each needs at least two images; "
+                f"a batch of {total} images cannot be divided among {world} processes: each needs at least two images; "
                 "enlarge the batch, or start fewer processes"
             )
         firsts = [(rank - start) % world for start in np.cumsum([0, *map(len, self.rows[:-1])]).tolist()]
