@@ -104,7 +104,7 @@ _NOTHING = Serial(choice=lambda count: 0.0, alone=lambda count: 0.0, save=0.0)
 def gpus_table() -> str:
     """Seconds and hours of the self-training recipe on one GPU of each kind."""
     job = job_of(visda_config())
-    head = ["GPU", "training in", f"s a step of {job.batch} images", "images predicted a second"]
+    head = ["GPU", "training in", f"s per step of {job.batch} images", "images predicted per second"]
     head += ["training, h", "predicting, h", "all, h"]
     lines = []
     for card in CARDS:
@@ -163,8 +163,8 @@ def curve_table(curves: Sequence[Curve], mib: str = "peak, MiB", inputs: bool = 
 def world_tables(worlds: Sequence[World]) -> str:
     """The tables of training steps and predict passes by the number of processes, and of averaging gradients."""
     first = worlds[0]
-    head = ["processes", "images a process and step", "ms a step", "steps against one"]
-    head += ["predicted a second", "against one"]
+    head = ["processes", "images per process and step", "ms per step", "steps against one"]
+    head += ["predicted per second", "against one"]
     lines = [
         [
             str(world.processes),
@@ -195,7 +195,7 @@ def estimate_table(given: Assumptions, serial: Serial) -> str:
     for gpus in GPUS:
         batches = {recipe.batch, *(gpus * images for images in IMAGES_A_GPU if gpus * images > recipe.batch)}
         jobs += [(gpus, job_of(visda_config(batch))) for batch in sorted(batches)]
-    head = ["GPUs", "batch (a GPU)", "steps", "hours, estimated", "training", "gradients", "predict"]
+    head = ["GPUs", "batch (per GPU)", "steps", "hours, estimated", "training", "gradients", "predict"]
     head += ["waiting for images", "choice, rank 0, checkpoints", "starting"]
     lines = []
     for gpus, job in jobs:

@@ -80,7 +80,7 @@ class Forked:
 
 
 def forked_job(world: int, *command: object, timeout: float = 120) -> tuple[list[int], str]:
-    """Exit codes and output of a job: the command once a rank, in the environment that torchrun gives each."""
+    """Exit codes and output of a job: the command once per rank, in the environment that torchrun gives each."""
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     job = {"WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world, "MASTER_ADDR": store.host, "MASTER_PORT": store.port}
     job |= {"TORCHELASTIC_USE_AGENT_STORE": True, "TORCHELASTIC_RESTART_COUNT": 0}

@@ -27,7 +27,7 @@ COMPARING = sorted(name for name, method in ADAPTATION_METHODS.items() if method
 
 @pytest.fixture
 def places(in_folder):
-    """Folders `one`, `two` (sources) and `far`, `near` (targets), eight images a class in each."""
+    """Folders `one`, `two` (sources) and `far`, `near` (targets), eight images per class in each."""
     for seed, name in enumerate(("one", "two", "far", "near")):
         make_folders(in_folder / name, CLASSES, per_class=8, seed=seed)
     return in_folder
@@ -257,7 +257,7 @@ class TestOtherClasses:
         assert "8 of 16 target images with labels have classes that data.target_classes does not name" in told
 
     def test_a_labelled_image_says_that_its_class_occurs(self, tiny, odd):
-        """A network whose last layer is all but certain of ant and bee would leave cat and dog out."""
+        """A network whose last layer is almost certain of ant and bee would leave cat and dog out."""
         lines = [f"far/{name}/{name}_0.jpg {name}\n" for name in CLASSES[:3]]
         (odd / "some.txt").write_text("".join(lines))
         words = ["data.label_sets=partial", "data.target_labelled=some.txt", "output=x"]

@@ -82,9 +82,9 @@ def test_weights_from_the_hub_are_told_with_their_size(toys, monkeypatch, capsys
 
 def test_a_card_without_addresses_says_where_its_data_are(toys, monkeypatch, capsys):
     monkeypatch.setattr(AdaptationRun, "trials", lambda run: Trials({}, 0, Pace(1, 1, 1)))
-    assert adapt(toys(files=[], notes="One folder a domain.")) == 0
+    assert adapt(toys(files=[], notes="One folder per domain.")) == 0
     assert "download Toys from https://example.org/toys, to " in (out := capsys.readouterr().out)
-    assert "One folder a domain." in out
+    assert "One folder per domain." in out
 
 
 def test_parts_that_are_missing_are_named_and_whole_data_are_used(toys, in_folder, capsys):

@@ -84,7 +84,7 @@ class TestSelection:
 
     @pytest.mark.parametrize("selector", ["softmax", "margin", "avc"])
     def test_what_was_sure_of_a_missing_class_lowers_no_threshold(self, selector):
-        """Ten sure ants, and ten bees that the model takes for cats, which the target lacks, with all but certainty.
+        """Ten sure ants, and ten bees that the model takes for cats, which the target lacks, with near certainty.
 
         Among ant and bee the latter are bees by exp(2). A threshold of bee by the probability among all three,
         exp(-40), would call every ant a bee.

@@ -41,7 +41,7 @@ def records_of(folder):
 
 
 def same_files(folder, other):
-    """Records, results and weights are equal but for times, pseudo-labels and config too."""
+    """Records, results and weights are equal except for times. Pseudo-labels and config are equal too."""
     assert read_results(folder) == read_results(other)
     assert without_times(records_of(folder)) == without_times(records_of(other))
     for name in ("final", "label_free", "source"):

@@ -198,7 +198,7 @@ def test_the_stage_goes_through_the_target_evenly_over_its_reports(execute, tmp_
             "mixed: with .*separate BatchNorm needs two images of a domain, but a batch drawn at random may hold only",
         ),
         ("self_training", ["self_training.unlabelled_loss=mcc"], "unlabelled_loss: 'mcc' needs images"),
-        ("mcd", ["runtime.accumulate=2"], "method 'mcd' updates several times a batch"),
+        ("mcd", ["runtime.accumulate=2"], "method 'mcd' updates several times per batch"),
         ("adr", ["model.dropout=0"], "'adr' compares two dropout passes"),
         ("fixmatch", ["adaptation.strong=null"], "'fixmatch' compares two views"),
         ("fixmatch", ["method_options={threshold: 0.9, portion: 0.5}"], "a threshold or a portion, not both"),

@@ -35,16 +35,16 @@ def set_clock(monkeypatch):
 
 
 def test_lines_without_a_terminal(no_terminal, set_clock, monkeypatch):
-    """Two seconds an item: 1 of 3 after 2 s is 0.5 a second and leaves 4 s; 2 of 3 leaves 2 s; the end says nothing."""
+    """2 s per item: 1 of 3 after 2 s is 0.5 per second and leaves 4 s; 2 of 3 leaves 2 s. No line at the end."""
     monkeypatch.setattr(uda.core.progress, "SECONDS_BETWEEN_LINES", 0)
     set_clock(2)
     lines = []
     assert list(progress("abc", "round 4", 3, lines.append)) == ["a", "b", "c"]
-    assert lines == ["round 4: 1/3, 0.5 a second, 4 s left", "round 4: 2/3, 0.5 a second, 2 s left"]
+    assert lines == ["round 4: 1/3, 0.5 per second, 4 s left", "round 4: 2/3, 0.5 per second, 2 s left"]
 
 
 def test_a_line_every_so_many_seconds_only(no_terminal, set_clock):
-    """Ten seconds an item and a line every thirty: after items 3 and 6 of 8."""
+    """Ten seconds per item and a line every thirty: after items 3 and 6 of 8."""
     set_clock(10)
     lines = []
     list(progress(range(8), "predict", 8, lines.append))

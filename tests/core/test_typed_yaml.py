@@ -110,7 +110,7 @@ def test_brackets_are_several_domains_and_a_folder_of_such_a_name_has_a_way():
     ],
 )
 def test_words_by_the_declared_type(declared, text, value):
-    """What is not a text is YAML, but without comments, dates, octal numbers and numbers to base 60."""
+    """What is not a text is YAML without comments, dates, octal numbers and numbers to base 60."""
     assert typed(read_word(text, declared), declared) == value
 
 

@@ -68,7 +68,7 @@ def tiff(values, sample_format=1):
 
 
 def bomb(width, height):
-    """A PNG of one bit a pixel, all black: megapixels in a kilobyte."""
+    """A PNG of one bit per pixel, all black: megapixels in a kilobyte."""
     row = bytes(1 + -(-width // 8))
     packer = zlib.compressobj(9)
     stream = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
@@ -109,7 +109,7 @@ def gallery():
         "deep.png": saved(grey.astype(np.uint16) * 257, "PNG"),
         "deep_colour.png": deep_png(sound.astype(np.uint16) * 257),
         "deep_clear.png": deep_png(np.dstack([sound, grey]).astype(np.uint16) * 257, 6),
-        "half_its_rows.png": png(width, height, rows[: len(rows) // 2]),  # sound but for that: the rest is black
+        "half_its_rows.png": png(width, height, rows[: len(rows) // 2]),  # otherwise sound: the rest is black
         "text_in_png.png": png(width, height, rows, before=[(b"tEXt", b"Software\0" + bytes(range(1, 256)))]),
         "plain.bmp": saved(sound, "BMP"),
         "plain.gif": saved(palette, "GIF"),

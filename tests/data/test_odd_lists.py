@@ -227,7 +227,7 @@ DIALECTS = {
     "label first, with a comma": (lambda path, k: f"{k},{path}", "has the label first"),
     "three columns": (lambda path, k: f"{path} {k} 0.98", "label '0 0.98': the line has more than two columns"),
     "three columns, with tabs": (lambda path, k: f"{path}\t{PETS[k]}\tx", "more than two columns"),
-    "two images a line": (lambda path, k: f"{path} b/cat/0.png x.png", "it is an image too; write one image per line"),
+    "two on one line": (lambda path, k: f"{path} b/cat/0.png x.png", "it is an image too; write one image per line"),
     "minus two": (
         lambda path, k: f"{path} {-2 if k == 2 else k}",
         "line 5: label '-2': .*whole number counted from 0",

@@ -50,7 +50,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def links(text: str) -> list[str]:
-    """Targets of links and pictures, but for those to other places of the web."""
+    """Targets of links and pictures, except those to other places of the web."""
     text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     return [link for link in re.findall(r"\]\(([^)\s]+)[^)]*\)", text) if not re.match(r"\w+:", link)]
 

@@ -32,7 +32,7 @@ def snippet(marker, language):
 
 @pytest.fixture
 def forget_mine():
-    """Take the selector and the method of the snippets out of the registries: a plugin is registered once a process."""
+    """Remove the selector and the method of the snippets from the registries: a plugin registers once per process."""
     yield
     SELECTORS._entries.pop("mine", None)
     ADAPTATION_METHODS._entries.pop("nuclear", None)

@@ -28,7 +28,7 @@ from uda.training.records import Records
 CLASSES = ("ape", "b<e", "cat")
 DOMAINS = ("clay", "drawn", "photo")
 
-#: Right ones of ten images a class on the unseen domain, by config and unseen domain, at each of three reports.
+#: Right ones of ten images per class on the unseen domain, by config and unseen domain, at each of three reports.
 RIGHT = {
     "dg_plain": {
         "clay": ([1, 1, 1], [9, 6, 6], [6, 3, 3]),
@@ -46,8 +46,8 @@ WITH_PAGE = ("dg_plain/clay", "dg_plain/drawn", "dg_angular/clay")
 HELD_OUT = ([2, 2, 2], [8, 7, 9], [5, 5, 5])
 
 
-def result(name, right, mean, first_bin):
-    """Ten images a class; the wrong ones are taken for the next class. All AVH lies in two neighbouring bins."""
+def judgement(name, right, mean, first_bin):
+    """Ten images per class; the wrong ones are taken for the next class. All AVH lies in two neighbouring bins."""
     confusion = np.zeros((3, 3), np.int64)
     for label, count in enumerate(right):
         confusion[label, label], confusion[label, (label + 1) % 3] = count, 10 - count

@@ -13,7 +13,7 @@ from uda.selection.angular import angles
 from uda.selection.selectors import SELECTORS
 from uda.selection.thresholds import class_balanced_thresholds, select
 
-# Softmax of these logits is (0.5, 0.3, 0.2) in every row but for the shift.
+# Softmax of these logits is (0.5, 0.3, 0.2) in every row except for the shift.
 LOGITS = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).log()[None] + torch.tensor([[0.0], [3.0]])
 FEATURES = torch.tensor([[1.0, 1.0], [2.0, 0.0]])
 WEIGHT = torch.tensor([[1.0, 0.0], [0.0, 5.0], [-2.0, 0.0]])

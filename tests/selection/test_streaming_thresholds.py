@@ -16,7 +16,7 @@ from uda.selection.streaming_thresholds import ThresholdSearch, stream_threshold
 from uda.selection.thresholds import class_balanced_thresholds
 
 portions = st.integers(0, 100).map(lambda percent: percent / 100)
-# From one bit a pass and room for no score, over many passes, to everything in one.
+# From one bit per pass and room for no score, over many passes, to everything in one.
 memories = st.sampled_from([0, 400, 4_000, 100_000, 32 << 20])
 
 

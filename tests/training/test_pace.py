@@ -179,7 +179,7 @@ def test_the_cost_of_a_run_by_hand(tiny, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "changes", "expected"),
     [
-        # 32 images: 4 steps of 8, 2 rounds of 3 steps of 4 + 4; the source's prediction and one a round
+        # 32 images: 4 steps of 8, 2 rounds of 3 steps of 4 + 4; the source's prediction and one per round
         ("self_training", [], (4, 8, 6, 8, 2, 3 * 32)),
         # AdaBN in the rounds: the first choice takes a prediction of its own; 30 images give statistics, 3 times
         ("self_training", ["self_training={adapt_batch_norm: true, adapt_images: 30}"], (4, 8, 6, 8, 2, 4 * 32 + 90)),

@@ -29,7 +29,7 @@ def check_batches(config: AdaptationConfig, world: int) -> None:
     method = ADAPTATION_METHODS[config.method]
     _check_make_up(method, config.method, config)
     if config.runtime.accumulate > 1 and method.step is not Method.step:
-        raise UserError(f"runtime.accumulate: method '{config.method}' updates several times a batch; set it to 1")
+        raise UserError(f"runtime.accumulate: method '{config.method}' updates several times per batch; set it to 1")
     if method.adapts:
         domains = config.adaptation.batch
         sizes["adaptation.batch"] = domains.source + domains.target

@@ -35,4 +35,4 @@ def progress(
         if now - last >= SECONDS_BETWEEN_LINES and done < total:
             last = now
             rate = (done - already) / (now - start)
-            log(f"{label}: {done}/{total}, {rate:.1f} a second, {(total - done) / rate:.0f} s left")
+            log(f"{label}: {done}/{total}, {rate:.1f} per second, {(total - done) / rate:.0f} s left")

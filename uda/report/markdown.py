@@ -12,8 +12,8 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]], align: st
 
     Args:
         head: titles of the columns.
-        rows: cells, as many a row as there are titles.
-        align: a letter a column, `l` for left or `r` for right; empty: all left.
+        rows: cells. Each row has as many as there are titles.
+        align: one letter per column, `l` for left or `r` for right. Empty: all left.
     """
     rules = [_RULES[side] for side in align or "l" * len(head)]
     lines = [f"| {' | '.join(head)} |", f"|{'|'.join(rules)}|"]

@@ -92,7 +92,7 @@ OF_PHASES = sorted(name for name, method in ADAPTATION_METHODS.items() if method
 
 @pytest.mark.parametrize("name", OF_PHASES)
 def test_half_precision_follows_the_phases(name):
-    """Features change from phase to phase as they do in fp32, but for rounding."""
+    """Features change from phase to phase as they do in fp32, except for rounding."""
     exact, half = (changes_from_phase_to_phase(name, precision) for precision in ("fp32", "bf16"))
     assert len(exact) > 3 and min(exact) > 0.1
     assert half == pytest.approx(exact, rel=0.1)

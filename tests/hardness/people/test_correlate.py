@@ -102,7 +102,7 @@ def test_rows_by_hand():
 
 
 def test_differences_are_paired():
-    """Two scores alike but for a little: each one's rho varies far more than their difference, which is not sure."""
+    """Two almost equal scores: each one's rho varies far more than their difference, which is not sure."""
     generator = np.random.default_rng(1)
     frequencies = generator.random(300)
     near = frequencies + generator.normal(0, 0.5, 300)
