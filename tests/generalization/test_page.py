@@ -46,7 +46,7 @@ WITH_PAGE = ("dg_plain/clay", "dg_plain/drawn", "dg_angular/clay")
 HELD_OUT = ([2, 2, 2], [8, 7, 9], [5, 5, 5])
 
 
-def judgement(name, right, mean, first_bin):
+def result(name, right, mean, first_bin):
     """Ten images per class; the wrong ones are taken for the next class. All AVH lies in two neighbouring bins."""
     confusion = np.zeros((3, 3), np.int64)
     for label, count in enumerate(right):
