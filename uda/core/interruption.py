@@ -110,7 +110,7 @@ class Interruption:
         why = "a second signal" if second is not None else f"no place to stop within {self.grace:g} s"
         with suppress(OSError):
             print(
-                f"\ninterrupted: {why}; the run ends now, and its last checkpoint is kept: {HOW_TO_RESUME}",
+                f"\ninterrupted: {why}; the run ends now. If there is a checkpoint, {HOW_TO_RESUME}",
                 file=sys.stderr,
                 flush=True,
             )
