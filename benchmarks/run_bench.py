@@ -4,11 +4,6 @@ Every benchmark is a contest between our code and a floor, a bare hand-written v
 its own process, because malloc's settings are those of a process. The sides are called alternately, so that a busy
 machine slows both. The figures are medians. `ratio` is floor / ours (1.00: no overhead). Peak memory is the memory of a
 side's first call beyond its inputs.
-
-    python -m benchmarks.run_bench                                 # all benchmarks
-    python -m benchmarks.run_bench --only 'train_*' --repeats 7
-    python -m benchmarks.run_bench --scale 0.01                    # a hundredth of the work, as a test
-    python -m benchmarks.run_bench --json results/bench.json --into docs/speed.md
 """
 
 import argparse
@@ -170,6 +165,13 @@ def run(name: str, scale: float, repeats: int) -> Row:
     )
 
 
+EXAMPLES = (
+    ("run all benchmarks", ""),
+    ("run a part of them", "--only 'train_*' --repeats 7"),
+    ("test them with a hundredth of the work", "--scale 0.01"),
+    ("write the committed figures", "--json results/bench.json --into docs/speed.md"),
+)
+
 HEADER = f"{'benchmark':<46}{'ours':>12}{'floor':>12}{'ratio':>8}{'bar':>7}{'peak':>12}{'floor peak':>13}"
 
 
@@ -211,7 +213,8 @@ def parse_arguments(
     arguments: Sequence[str] | None = None, program: str = "python -m benchmarks.run_bench"
 ) -> argparse.Namespace:
     """Parse and check the command line."""
-    parser = CommandParser(prog=program, description=__doc__)
+    parser = CommandParser(prog=program)
+    parser.explain(__doc__, EXAMPLES)
     parser.add_argument("--list", action="store_true", help="print the benchmarks, one per line, and stop")
     parser.add_argument(
         "--only",

@@ -25,7 +25,10 @@ EXAMPLES = (
     ("the default task, no download", "--cfg digits_avh.yaml"),
     ("VisDA-2017 in datasets/ or $UDA_DATA", "--cfg visda_avh.yaml"),
     ("check everything, print plan and cost", "--cfg visda_avh.yaml --dry-run"),
-    ("another selector and another seed", "--cfg visda_avh.yaml self_training.selector=softmax seed=1 output=runs/softmax"),
+    (
+        "another selector and another seed",
+        "--cfg visda_avh.yaml self_training.selector=softmax seed=1 output=runs/softmax",
+    ),
     ("other domains", "--cfg pacs_avh.yaml data.source=photo data.target=sketch"),
     ("another method on the same data", "--cfg digits_mcd.yaml"),
     ("print the selectors", "--list selectors"),
