@@ -131,7 +131,7 @@ class Session(ABC):
 
     @abstractmethod
     def new_report(self) -> Report:
-        """The report, which continues from `records`. Only rank 0 has one."""
+        """The report, which resumes from `records`. Only rank 0 has one."""
 
     @abstractmethod
     def train_stages(self) -> None:
