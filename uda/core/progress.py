@@ -34,5 +34,6 @@ def progress(
         now = time.monotonic()
         if now - last >= SECONDS_BETWEEN_LINES and done < total:
             last = now
-            rate = (done - already) / (now - start)
-            log(f"{label}: {done}/{total}, {rate:.1f} per second, {(total - done) / rate:.0f} s left")
+            each = (now - start) / (done - already)
+            pace = f"{1 / each:.1f} per second" if each <= 2 else f"{each:.0f} s each"
+            log(f"{label}: {done}/{total}, {pace}, {(total - done) * each:.0f} s left")
