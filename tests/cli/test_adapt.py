@@ -39,19 +39,11 @@ def run_python(*arguments):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=environment)
 
 
-@pytest.mark.parametrize(
-    ("command", "config", "right"),
-    [
-        ("adapt", "rotated_digits_erm", "generalize"),
-        ("generalize", "digits_avh", "adapt"),
-        ("hardness all", "cifar10_resnet", "hardness dynamics"),
-    ],
-)
-def test_a_config_of_another_command_is_told_in_one_line(command, config, right):
+def test_a_config_of_another_command_is_told_in_one_line():
     """In a process of its own, which has imported nothing of the other kinds of run."""
-    ended = run_python("-m", "uda", *command.split(), "--cfg", config, "--dry-run")
+    ended = run_python("-m", "uda", "adapt", "--cfg", "rotated_digits_erm", "--dry-run")
     assert ended.returncode == 2 and ended.stderr.count("\n") == 1
-    assert f"{config}.yaml: this config is for `uda {right}`; run it with that command" in ended.stderr
+    assert "rotated_digits_erm.yaml: this config is for `uda generalize`; run it with that command" in ended.stderr
 
 
 def test_one_config_a_run(capsys):
