@@ -19,7 +19,6 @@ from uda.adaptation.table import COLUMNS
 from uda.core.errors import UserError
 from uda.core.interruption import Interrupted
 from uda.core.resources import CHECKOUT
-from uda.report.markdown import insert_markdown
 from uda.tables import (
     INNER,
     Ledger,
@@ -700,30 +699,6 @@ def test_an_override_that_decides_results_is_refused(table, tmp_path):
         jobs_of(table, tmp_path, ["runtime.device=cpu", "source.epochs=1"])
     with pytest.raises(UserError, match=r"runtime\.accumulate: changes the results"):
         jobs_of(table, tmp_path, ["runtime.accumulate=2"])
-
-
-def test_markdown_goes_between_the_markers_and_nowhere_else():
-    before = "# Title\n\n<!-- table other -->\nleft\n<!-- end other -->\ntext <!-- comment -->\n"
-    after = "\n\nmore | text\n<!-- table last -->\n<!-- end last -->\n"
-    document = f"{before}<!-- table mine -->\nold\n\nolder\n<!-- end mine -->{after}"
-    expected = f"{before}<!-- table mine -->\n| new |\n<!-- end mine -->{after}"
-    assert insert_markdown(document, "mine", "| new |\n") == expected
-    assert insert_markdown(expected, "mine", "| new |\n") == expected
-
-
-@pytest.mark.parametrize(
-    "document",
-    [
-        "nothing here",
-        "<!-- table mine -->\n",
-        "<!-- end mine -->\n",
-        "<!-- table other -->\n<!-- end other -->\n",
-        "<!-- end mine -->\n<!-- table mine -->\nall that follows\n",
-    ],
-)
-def test_missing_or_crossed_markers_are_named(document):
-    with pytest.raises(UserError, match=re.escape("<!-- table mine --> and <!-- end mine -->")):
-        insert_markdown(document, "mine", "| new |\n")
 
 
 PLAIN = "seeds: [0]\npairs: [[a, b]]\n"
