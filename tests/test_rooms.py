@@ -28,7 +28,7 @@ FLOORS = (
     {"uda.hardness.probes"},
     {"uda.hardness.study"},
     {"uda.kinds"},
-    {"uda.trained_run"},
+    {"uda.trained_run", "uda.run_pages"},
     {"uda.api"},
     {"uda"},
     {"uda.device_check"},

@@ -16,6 +16,12 @@ RUN_CONFIGS: dict[str, type[RunConfig]] = {
 }
 
 
+def kind_of(settings: object) -> type[RunConfig] | None:
+    """The config class of the content of a run's `config.yaml`; None if it is of no known kind."""
+    keys = settings.keys() if isinstance(settings, dict) and settings else {None}
+    return next((kind for kind in RUN_CONFIGS.values() if keys <= kind.model_fields.keys()), None)
+
+
 def register_tables() -> None:
     """Register the kinds of table, so that `uda.tables.load_table` knows them."""
     import uda.adaptation.table

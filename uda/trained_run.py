@@ -17,7 +17,7 @@ from uda.core.errors import UserError
 from uda.data.given_images import GivenImages, given_images
 from uda.data.transforms import make_predict
 from uda.generalization.config import GeneralizationConfig
-from uda.kinds import RUN_CONFIGS
+from uda.kinds import kind_of
 from uda.models.backbones import create_backbone
 from uda.models.network import Network, create_network, network_on
 from uda.models.weights import load_network, read_description
@@ -171,8 +171,7 @@ def load_run(folder: str | Path, *, device: str | None = None) -> TrainedRun:
         raise UserError(f"{folder} is not a run folder: there is no {file.name}") from None
     except (OSError, yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{file} cannot be read") from None
-    keys = content.keys() if isinstance(content, dict) else {None}
-    kind = next((kind for kind in RUN_CONFIGS.values() if keys <= kind.model_fields.keys()), None)
+    kind = kind_of(content)
     if kind is None:
         raise UserError(f"{file} is not the config of a run, or is from another version of uda")
     run = TrainedRun(folder, kind.load(file), device)

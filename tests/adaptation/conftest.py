@@ -13,7 +13,6 @@ from uda.adaptation.report import AdaptationReport, RoundRecord
 from uda.data.domains import TargetLabels
 from uda.data.images import ImageArray
 from uda.evaluation.accuracy import Prediction, accuracy, selection_metrics
-from uda.evaluation.collapse import predictions
 from uda.evaluation.validators import VALIDATORS
 from uda.selection.selectors import SELECTORS
 from uda.selection.thresholds import class_balanced_thresholds, select
@@ -86,7 +85,7 @@ class SyntheticRun:
                 labels=np.eye(len(self.classes), dtype=np.float32)[pseudo.labels],
                 metrics=selection_metrics(pseudo, before, reference, self.target_labels, self.classes),
             ),
-            predicted=predictions(self.prediction(index + 1)),
+            prediction=self.prediction(index + 1),
             accuracy=self.accuracy(index + 1),
             validators=self.validators(index + 1),
             loss=1.5 / (index + 1),
@@ -99,7 +98,7 @@ class SyntheticRun:
 
     def source(self, report: AdaptationReport, seconds: float = 1.0) -> None:
         """Report the source model."""
-        report.source(predictions(self.prediction(0)), self.accuracy(0), self.validators(0), seconds)
+        report.source(self.prediction(0), self.accuracy(0), self.validators(0), seconds)
 
     def begin(self, rounds: int) -> AdaptationReport:
         """A run up to its last round."""

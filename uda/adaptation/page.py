@@ -1,77 +1,471 @@
-"""`report.html` of an adaptation: one file that needs no others."""
+"""The page of an adaptation: what it says beyond what all pages of runs show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.adaptation.results import best_round
 from uda.adaptation.terminal import SEPARATION
-from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
-from uda.data.images import Images
+from uda.data.class_names import NO_LABEL
 from uda.evaluation.collapse import CURES
-from uda.report import figures, terminal
-from uda.report.gallery import thumbnail
-from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings_text, template
+from uda.report.html import duration, method_settings_text
+from uda.report.page import NOTABLE_LOSS, Column, Curve, RunPage, heat_map
+from uda.report.run_record import RunRecord
+from uda.report.terminal import difference, fraction, percent
+
+Report = Mapping[str, Any]
+
+LEGEND = (
+    ("oracle", "needs target labels. Training, selection and the label-free choice never see them."),
+    ("class mean", "mean of the accuracies of the classes; the main figure."),
+    ("overall", "share of right predictions."),
+    ("ECE", "expected calibration error: how far confidence is from accuracy, 0 is best."),
+    ("portion", "share of each class that a round was to select."),
+    ("selected", "number of target images that the round trained on."),
+    ("softmax too", "how many of these softmax would have selected at the same portion."),
+    ("TP rate", "share of the selected pseudo-labels that are right."),
+    ("AVC", "angular visual confidence (Chen et al., ICML 2020) of the pseudo-label, mean of the selected images."),
+    ("AVH", "angular visual hardness of the pseudo-label, mean of the selected images; high is hard."),
+    ("confidence", "largest softmax probability, mean of the selected images."),
+    ("norm", "length of the feature, mean of the selected images."),
+    ("lambda", "threshold of a class. Images whose score reaches it are selected."),
+)
 
 
-def render_page(
-    config: AdaptationConfig,
-    classes: Sequence[str],
-    images: Images,
-    truth: np.ndarray | None,
-    source: Mapping[str, Any] | None,
-    rounds: Sequence[Mapping[str, Any]],
-    results: Mapping[str, Any],
-) -> str:
-    """The page of a run.
-
-    Args:
-        config: the run's config.
-        classes: K class names.
-        images: the target images, for the galleries.
-        truth: (N,) target labels, -1 if unknown. None: the page says that oracle figures are missing.
-        source: record of the source model, or None.
-        rounds: records of the rounds, in order.
-        results: content of `results.json`.
-    """
-    if source is not None and not source["validators"]:  # there was no source model
-        source = None
-    final = rounds[-1] if rounds else source
-    labelled = final is not None and final["accuracy"] is not None
-    return template("adaptation.html").render(
-        config=config,
-        pair=_pair(config),
-        selector=results["selector"],
-        facts=_facts(config, classes, images, truth),
-        labelled=labelled,
-        headline=_headline(results, rounds, source is not None),
-        notices=_notices(rounds, results, labelled),
-        source=source,
-        rounds=rounds,
-        results=results,
-        chooses=any("portion" in record for record in rounds),
-        curves=_curves(rounds, source, results["selector"], config.validator) if rounds else [],
-        bars=_bars(source, final, classes) if labelled else None,
-        domain_rows=_domain_rows(source, final),
-        separation=SEPARATION,
-        class_rows=_class_rows(classes, source, final, rounds),
-        confusion=_confusion(final, classes) if labelled else None,
-        galleries=_galleries(rounds, classes, images, truth, results["selector"]),
-        yaml=config.to_yaml(),
+def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPage:
+    """The page of a run, finished or not. `config` is None if this version of uda cannot read it."""
+    source = record.source if record.source and record.source.get("validators") else None  # else there was no model
+    chooses = any("portion" in report for report in record.reports) or bool(
+        config and ADAPTATION_METHODS[config.method].rounds
     )
+    classes = _classes(record)
+    training = record.settings.get("self_training") or {}
+    selector = str(training.get("selector")) if chooses and isinstance(training, Mapping) else None
+    page = RunPage(
+        record=record,
+        config=config,
+        classes=classes,
+        unit="round" if chooses or not record.reports else "report",
+        heading=f"{record.settings.get('name', record.folder.name)}",
+        subtitle=_subtitle(record, config, selector),
+        selector=selector,
+        main_curve="accuracy",
+        facts=_facts(record, config, classes),
+        legend=[entry for entry in LEGEND if chooses or entry[0] in ("oracle", "class mean", "overall", "ECE")],
+    )
+    if not page.labelled:
+        page.main_curve = "validator"
+    _headline(page, source)
+    page.notices = _notices(page, source)
+    page.columns, page.rows = _rounds_table(page, source)
+    page.curves = _curves(page, source)
+    page.class_columns, page.class_rows = _class_table(page, source)
+    page.heat = _heat(page)
+    page.shares, page.shares_text = _shares(page, source)
+    last = record.reports[-1] if record.reports else source
+    page.confusion = ((last or {}).get("accuracy") or {}).get("confusion")
+    page.extra = _domains(page, source, last) + _unknown(last)
+    return page
 
 
-def _facts(
-    config: AdaptationConfig, classes: Sequence[str], images: Images, truth: np.ndarray | None
-) -> list[tuple[str, str]]:
+def _classes(record: RunRecord) -> tuple[str, ...]:
+    if record.last_table is not None:
+        return record.last_table.classes
+    for report in (*record.reports, record.source):
+        if report and report.get("predicted_per_class"):
+            return tuple(report["predicted_per_class"])
+        if report and report.get("accuracy"):
+            return tuple(report["accuracy"]["per_class"])
+    return ()
+
+
+def _subtitle(record: RunRecord, config: AdaptationConfig | None, selector: str | None) -> str:
+    settings = record.settings
+    seed = f"seed {settings['seed']}" if "seed" in settings else ""
+    if config is None:
+        return " · ".join(filter(None, [seed, str(settings.get("method", ""))]))
+    pair = f"{' + '.join(config.data.sources)} to {' + '.join(config.data.targets)}"
+    chosen = f"selector {selector}, regulariser {config.self_training.regularizer}" if selector else ""
+    return " · ".join(filter(None, [seed, pair, config.method, chosen, config.model.backbone]))
+
+
+# At the top
+
+
+def _headline(page: RunPage, source: Report | None) -> None:
+    """The sentence and the cards at the top."""
+    record = page.record
+    if not record.trusted:
+        page.lead = ("There is no headline, because the records of this run contradict one another.", "", "")
+        return
+    if not record.reports and source is None:
+        page.lead = ("There are no figures yet.", "", "")
+        return
+    last = record.reports[-1] if record.reports else source
+    validator = str(record.settings.get("validator", "im"))
+    choice = best_round(record.reports, [report["validators"].get(validator) for report in record.reports])
+    if page.labelled:
+        best = best_round(record.reports, [report["class_mean"] for report in record.reports])
+        _labelled_headline(page, source, last, choice, best, validator)
+    else:
+        _label_free_headline(page, source, last, choice, validator)
+
+
+def _labelled_headline(
+    page: RunPage, source: Report | None, last: Report, choice: Report, best: Report, validator: str
+) -> None:
+    reports, unit, final = page.record.reports, page.unit, last["class_mean"]
+    before = source["class_mean"] if source else None
+    if reports and before is not None:
+        done = f"{len(reports)} {unit}{'' if len(reports) == 1 else 's'}"
+        done = done if unit == "round" else f"{last['steps']:,} steps"
+        page.lead = (
+            f"The class mean on the target went from {percent(before)} % with the source model to",
+            f"{percent(final)}\u00a0%",
+            f"after {done} ({difference(final, before)} points).",
+        )
+    else:
+        page.lead = ("The class mean on the target is", f"{percent(final)}\u00a0%", "")
+    told = "the last" if page.record.finished else "the newest"
+    cards = [("Source only", before, "before adaptation")] if source else []
+    if reports or not source:
+        cards.append(("Final" if page.record.finished else "Now", final, f"{told} {unit}, not chosen by a score"))
+    if reports and choice["round"] is not None:
+        note = f"{unit} {choice['round']}, where the validator '{validator}' is highest"
+        cards.append(("Label-free choice", choice["class_mean"], note))
+    if reports and best["round"] is not None:
+        note = f"{unit} {best['round']}, best by target labels: a bound, not a result"
+        cards.append(("Oracle best", best["class_mean"], note))
+    page.cards = [
+        {
+            "title": title, "value": f"{percent(value)} %", "note": f"class mean, {note}", "oracle": True,
+            "main": title in ("Final", "Now"),
+            "change": difference(value, before) if source and title != "Source only" else "",
+        }
+        for title, value, note in cards
+    ]  # fmt: skip
+
+
+def _label_free_headline(page: RunPage, source: Report | None, last: Report, choice: Report, validator: str) -> None:
+    """A target without labels: which weights to take, and why."""
+    record, unit = page.record, page.unit
+    if not record.reports:
+        page.lead = ("The target has no labels. Only the source model is trained so far.", "", "")
+        return
+    number = choice["round"]
+    weights = "label_free" if number is not None and number != record.reports[-1]["round"] else "final"
+    number = record.reports[-1]["round"] if number is None else number
+    page.lead = (
+        "The target has no labels, so accuracy is unknown. Recommended:",
+        f"{unit} {number}",
+        f"(weights checkpoints/{weights}.safetensors), where the label-free score '{validator}' is highest.",
+    )
+    scores = [report["validators"].get(validator) for report in record.reports]
+    known = [score for score in scores if score is not None]
+    page.cards = [
+        {
+            "title": "Recommended",
+            "value": f"{unit} {number}",
+            "note": f"checkpoints/{weights}.safetensors",
+            "main": True,
+        }
+    ]
+    if known:
+        page.cards.append(
+            {"title": f"Score '{validator}'", "value": f"{max(known):.3f}", "note": f"last {unit}: {known[-1]:.3f}"}
+        )
+    table, first = record.last_table, record.source_table
+    if table is not None and first is not None:
+        same = float((table.get("prediction") == first.get("prediction")).mean())
+        note = "of the images keep the source model's class"
+        page.cards.append({"title": "Agreement", "value": f"{100 * same:.1f} %", "note": note})
+    if "effective_classes" in last:
+        note = f"of {len(page.classes)}, by the shares of the predictions"
+        page.cards.append({"title": "Classes in use", "value": f"{last['effective_classes']:.1f}", "note": note})
+
+
+def _notices(page: RunPage, source: Report | None) -> list[str]:
+    """Warnings that a reader should not overlook."""
+    reports, unit, notices = page.record.reports, page.unit, []
+    empty = [str(report["round"]) for report in reports if report.get("selected") == 0]
+    if empty:
+        notices.append(f"No image was selected in round {', '.join(empty)}.")
+    notices += _collapse(page, source)
+    if page.labelled and reports and page.record.trusted:
+        final = reports[-1]["class_mean"]
+        best = best_round(reports, [report["class_mean"] for report in reports])
+        before = source["class_mean"] if source else None
+        if before is not None and final is not None and final < before:
+            notices.append("Adaptation made the class mean lower than the source model's (oracle).")
+        if final is not None and best["class_mean"] is not None and best["class_mean"] - final >= NOTABLE_LOSS:
+            lost = 100 * (best["class_mean"] - final)
+            notices.append(f"The class mean fell by {lost:.1f} points after {unit} {best['round']} (oracle).")
+    return notices
+
+
+def _collapse(page: RunPage, source: Report | None) -> list[str]:
+    """Warnings of the last model, the earlier reports with warnings, and what may help."""
+    reports, unit = page.record.reports, page.unit
+    if reports:
+        stage = "self_training" if page.selector else "adaptation"
+        notices = [f"After the last {unit}: {warning}." for warning in reports[-1].get("warnings", [])]
+        earlier = [str(report["round"]) for report in reports[:-1] if report.get("warnings")]
+        if earlier:
+            names = f"{unit} {earlier[0]}" if len(earlier) == 1 else f"{len(earlier)} earlier {unit}s"
+            notices.append(f"Warnings of lost classes in {names}: see `warnings` in results.json.")
+    else:
+        stage, notices = "source", [f"Source model: {warning}." for warning in (source or {}).get("warnings", [])]
+    if notices:
+        notices.append(f"{CURES[stage][0].upper()}{CURES[stage][1:]}.")
+    return notices
+
+
+# Tables
+
+
+def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], list[list[str]]]:
+    """The rounds, with the source model first. Columns without any figure are left out."""
+    labelled, chooses = page.labelled, page.selector is not None
+    before = source["class_mean"] if source else None
+    columns: list[tuple[Column, Callable[[Report], str]]] = []
+
+    def add(title: str, value: Callable[[Report], str], oracle: bool = False) -> None:
+        columns.append((Column(title, dict(LEGEND).get(title, ""), oracle), value))
+
+    if labelled:
+        add("class mean", lambda report: percent(report["class_mean"]), True)
+        if source:
+            add("gain", lambda report: difference(report["class_mean"], before) if "round" in report else "", True)
+        add("overall", lambda report: percent(report["overall"]), True)
+        add("ECE", lambda report: fraction((report["accuracy"] or {}).get("ece")), True)
+    else:
+        validator = str(page.record.settings.get("validator", "im"))
+        add(validator, lambda report: fraction(report["validators"].get(validator)))
+        add(
+            "classes in use",
+            lambda report: f"{report['effective_classes']:.1f}" if "effective_classes" in report else "",
+        )
+
+    def of_choice(value: Callable[[Report], str]) -> Callable[[Report], str]:
+        return lambda report: value(report) if "portion" in report else ""
+
+    if chooses:
+        add("portion", of_choice(lambda report: f"{report['portion']:.3g}"))
+        add("selected", of_choice(lambda report: f"{report['selected']:,}"))
+        if page.selector != "softmax":
+            add("softmax too", of_choice(lambda report: f"{report['overlap']['both']:,}"))
+        if labelled:
+            add("TP rate", of_choice(lambda report: percent(report["tp_rate"])), True)
+        for key, digits in (("avc", 3), ("avh", 3), ("confidence", 3), ("feature_norm", 2)):
+            title = {"avc": "AVC", "avh": "AVH", "feature_norm": "norm"}.get(key, key)
+            add(title, of_choice(lambda report, key=key, digits=digits: fraction(report[key], digits)))
+    elif page.record.reports:
+        add("steps", lambda report: f"{report['steps']:,}" if "round" in report else "")
+        add("loss", lambda report: fraction(report.get("loss")) if "round" in report else "")
+    add("time", lambda report: duration(report["seconds"]))
+    rows = [["source", *(value(source) for _, value in columns)]] if source else []
+    rows += [[str(report["round"]), *(value(report) for _, value in columns)] for report in page.record.reports]
+    return [Column(page.unit), *(column for column, _ in columns)], rows
+
+
+def _class_table(
+    page: RunPage, source: Report | None
+) -> tuple[list[Column], dict[str, list[tuple[str, float | None]]]]:
+    """For each class: accuracy before and after, what the last round chose of it, and how often it is predicted."""
+    reports = page.record.reports
+    last = reports[-1] if reports else source
+    if last is None:
+        return [], {}
+    chosen = next((report for report in reversed(reports) if "lambda" in report), None)
+    before, after = (((report or {}).get("accuracy") or {}).get("per_class") or {} for report in (source, last))
+    columns, cells = [Column("class")], []
+    if page.labelled:
+        if source and reports:
+            columns += [Column("source, %", oracle=True), Column("now, %", oracle=True), Column("change", oracle=True)]
+            cells += [
+                lambda name: (percent(before.get(name)), before.get(name)),
+                lambda name: (percent(after.get(name)), after.get(name)),
+                lambda name: (difference(after.get(name), before.get(name)), _minus(after.get(name), before.get(name))),
+            ]
+        else:
+            columns.append(Column("accuracy, %", oracle=True))
+            cells.append(lambda name: (percent(after.get(name)), after.get(name)))
+    counts = last.get("predicted_per_class") or {}
+    columns.append(Column("predicted", "number of target images that the newest model predicts as the class"))
+    cells.append(lambda name: (f"{counts[name]:,}" if name in counts else "", counts.get(name)))
+    if chosen:
+        columns += [
+            Column("selected", "images of the last round with this pseudo-label"),
+            Column("lambda", "threshold of the last round"),
+        ]
+        selected, thresholds, rates = chosen["selected_per_class"], chosen["lambda"], chosen["tp_rate_per_class"]
+        cells += [
+            lambda name: (f"{selected[name]:,}", selected[name]),
+            lambda name: (fraction(thresholds[name], 4), thresholds[name]),
+        ]
+        if page.labelled:
+            columns.append(Column("TP rate, %", "right pseudo-labels among the selected", oracle=True))
+            cells.append(lambda name: (percent(rates[name]), rates[name]))
+        for key, title in (("avc", "AVC"), ("avh", "AVH")):
+            values = chosen.get(f"{key}_per_class")
+            if values:
+                columns.append(Column(title, dict(LEGEND)[title]))
+                cells.append(lambda name, values=values: (fraction(values[name]), values[name]))
+    return columns, {name: [cell(name) for cell in cells] for name in page.classes}
+
+
+def _minus(first: float | None, second: float | None) -> float | None:
+    return None if first is None or second is None else first - second
+
+
+def _heat(page: RunPage) -> list[dict[str, Any]]:
+    """Class by round: accuracy, TP rate and number chosen."""
+    reports, found = page.record.reports, []
+    if not reports:
+        return []
+    if page.labelled:
+        values = lambda report: (report["accuracy"] or {}).get("per_class")  # noqa: E731
+        found.append(heat_map("accuracy", "Accuracy, % (oracle)", reports, values, _whole, 1.0))
+    chosen = [report for report in reports if "lambda" in report]
+    if chosen and page.labelled:
+        found.append(
+            heat_map("tp-rate", "TP rate, % (oracle)", chosen, lambda report: report["tp_rate_per_class"], _whole, 1.0)
+        )
+    if chosen:
+        text = lambda value: "" if value is None else f"{value:,}"  # noqa: E731
+        found.append(
+            heat_map("selected", "Images selected", chosen, lambda report: report["selected_per_class"], text, None)
+        )
+    elif not page.labelled:
+        text = lambda value: "" if value is None else f"{value:,}"  # noqa: E731
+        found.append(
+            heat_map(
+                "predicted", "Images predicted", reports, lambda report: report.get("predicted_per_class"), text, None
+            )
+        )
+    return found
+
+
+def _whole(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}"
+
+
+def _shares(page: RunPage, source: Report | None) -> tuple[dict[str, dict[str, float | None]], str]:
+    """Shares of the classes in the predictions of both models, and in what the last round chose."""
+    reports = page.record.reports
+    last = reports[-1] if reports else source
+    found = {}
+    if source and reports and source.get("predicted_per_class"):
+        found["source model"] = source["predicted_per_class"]
+    if last and last.get("predicted_per_class"):
+        found["newest model"] = last["predicted_per_class"]
+    chosen = next((report for report in reversed(reports) if "lambda" in report), None)
+    if chosen:
+        found["selected"] = chosen["selected_per_class"]
+    shares = {
+        title: {name: count / max(1, sum(counts.values())) for name, count in counts.items()}
+        for title, counts in found.items()
+    }
+    text = "Shares of the classes in the predictions of the source model and of the newest model"
+    return shares, f"{text}{', and among the images that the last round selected' if chosen else ''}."
+
+
+def _domains(page: RunPage, source: Report | None, last: Report | None) -> list[dict[str, Any]]:
+    """Class mean before and after for each of several target domains."""
+    before, after = (((report or {}).get("accuracy") or {}).get("domains") or {} for report in (source, last))
+    if not after:
+        return []
+    columns = [Column("domain"), Column("class mean, %", oracle=True)]
+    rows = [[name, percent(figures["class_mean"])] for name, figures in after.items()]
+    if source and page.record.reports:
+        columns[1:1] = [Column("source, %", oracle=True)]
+        columns.append(Column("change", oracle=True))
+        rows = [
+            [name, percent(then), percent(figures["class_mean"]), difference(figures["class_mean"], then)]
+            for name, figures in after.items()
+            for then in [before.get(name, {}).get("class_mean")]
+        ]
+    return [{"title": "By target domain", "columns": columns, "rows": rows}]
+
+
+def _unknown(last: Report | None) -> list[dict[str, Any]]:
+    unknown = ((last or {}).get("accuracy") or {}).get("unknown")
+    if not unknown:
+        return []
+    told = ", ".join(f"{title} {fraction(unknown[key])}" for key, title in SEPARATION.items())
+    text = (
+        f"{unknown['images']:,} target images have classes that the source lacks. The figures above do not count them. "
+        f"AUROC with which a score separates them from the other images (0.5 is chance, 1 is best): {told}."
+    )
+    return [{"title": "Unknown classes (oracle)", "text": text}]
+
+
+# Figures
+
+
+def _curves(page: RunPage, source: Report | None) -> list[Curve]:
+    """The figures over the rounds."""
+    reports, unit = page.record.reports, page.unit
+    if not reports:
+        return []
+    numbers = [report["round"] for report in reports]
+
+    def values(name: str, scale: float = 1) -> list[float | None]:
+        return [None if report.get(name) is None else scale * report[name] for report in reports]
+
+    before = None if source is None or source["class_mean"] is None else ("source", 100 * source["class_mean"])
+    accuracy = {"class mean": values("class_mean", 100), "overall": values("overall", 100)}
+    title = f"Accuracy after each {unit} (oracle)"
+    curves = [Curve("accuracy", title, numbers, accuracy, "% right (oracle)", unit, before)]
+    if page.selector:
+        curves += _choice_curves(reports, numbers, page.selector, values)
+    validator = str(page.record.settings.get("validator", "im"))
+    names = [validator, *(name for name in reports[0]["validators"] if name != validator)]
+    for name in names if not page.labelled else names[:1]:
+        scores = [report["validators"].get(name) for report in reports]
+        which = "validator" if name == validator else f"validator-{name}"
+        title = f"Label-free score '{name}' after the {unit}"
+        curves.append(Curve(which, title, numbers, {name: scores}, "higher is better", unit))
+    curves.append(Curve("loss", "Training loss", numbers, {"loss": values("loss")}, "mean training loss", unit))
+    return curves
+
+
+def _choice_curves(
+    reports: Sequence[Report], numbers: Sequence[int], selector: str, values: Callable[..., list[float | None]]
+) -> list[Curve]:
+    """What the rounds chose."""
+    overlap = {name: [report["overlap"][name] for report in reports] for name in reports[0]["overlap"]}
+    rates = {"all selected": values("tp_rate", 100)}
+    counts = {"selected": values("selected")}
+    if selector != "softmax":
+        for name, key in ((f"{selector} only", "only_selector"), ("softmax only", "only_softmax")):
+            rates[name] = [None if rate is None else 100 * rate for rate in overlap[f"tp_rate_{key}"]]
+        counts |= {"softmax too": overlap["both"], f"{selector} only": overlap["only_selector"]}
+    angles = {"AVC": values("avc"), "AVH": values("avh")}
+    return [
+        Curve("tp-rate", "Right pseudo-labels, TP rate (oracle)", numbers, rates, "% right (oracle)", "round"),
+        Curve("counts", "Selected images", numbers, counts, "images", "round"),
+        Curve("angles", "AVC and AVH of the selected images", numbers, angles, "mean of the selected", "round"),
+        Curve("confidence", "Confidence of the selected images", numbers, {"confidence": values("confidence")},
+              "mean largest softmax", "round"),
+        Curve("norm", "Feature norm of the selected images", numbers, {"norm": values("feature_norm")}, "mean |x|",
+              "round"),
+    ]  # fmt: skip
+
+
+def _facts(record: RunRecord, config: AdaptationConfig | None, classes: Sequence[str]) -> list[tuple[str, str]]:
     """The config in words for a reader."""
-    known = 0 if truth is None else int((truth != NO_LABEL).sum())
-    labels = "none known" if known == 0 else "all known" if known == len(truth) else f"known for {known}"
-    facts = [
-        ("Data", f"{config.data.dataset or 'own images'}: {_pair(config)}"),
-        ("Target", f"{len(images.ids)} images, {len(classes)} classes, labels {labels}"),
+    if config is None:
+        return []
+    facts = [("Data", f"{config.data.dataset or 'own images'}: {' + '.join(config.data.sources)} to "
+                      f"{' + '.join(config.data.targets)}")]  # fmt: skip
+    if record.last_table is not None:
+        truth, count = record.truth, len(record.last_table)
+        known = 0 if truth is None else int((truth != NO_LABEL).sum())
+        labels = "none known" if known == 0 else "all known" if known == count else f"known for {known:,}"
+        facts.append(("Target", f"{count:,} images, {len(classes)} classes, labels {labels}"))
+    facts += [
         ("Model", f"{config.model.backbone}, head {config.model.head or 'none'}, input {config.transforms.size} px"),
         ("Method", config.method),
     ]
@@ -87,6 +481,7 @@ def _facts(
             ("Source share", _schedule(training.source_share)),
             ("Batch", f"{batch.mixed} mixed" if batch.mixed else f"{batch.source} source + {batch.selected} selected"),
             ("Domains", f"{training.forward} forward pass, BatchNorm {training.batch_norm}"),
+            ("Optimiser", _optimizer(training.optim)),
         ]
     if ADAPTATION_METHODS[config.method].adapts:
         adaptation = config.adaptation
@@ -96,247 +491,14 @@ def _facts(
             ("Steps", f"{adaptation.steps}, a report every {adaptation.interval}"),
             ("Batch", f"{batch.source} source + {batch.target} target"),
             ("Domains", f"{adaptation.forward} forward pass, BatchNorm {adaptation.batch_norm}"),
+            ("Optimiser", _optimizer(adaptation.optim)),
         ]
     return [*((name, value) for name, value in facts if value), ("Seed", str(config.seed))]
 
 
-def _pair(config: AdaptationConfig) -> str:
-    return f"{' + '.join(config.data.sources)} to {' + '.join(config.data.targets)}"
-
-
-def _domain_rows(source: Mapping[str, Any] | None, final: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Class mean before and after for each target domain; empty if there is only one."""
-    before, after = (((record or {}).get("accuracy") or {}).get("domains") or {} for record in (source, final))
-    return [
-        {"name": name, "source": before.get(name, {}).get("class_mean"), "final": figures["class_mean"]}
-        for name, figures in after.items()
-    ]
+def _optimizer(optim) -> str:
+    return f"{optim.name}, learning rate {optim.lr:g} (backbone x {optim.backbone_lr_scale:g})"
 
 
 def _schedule(schedule) -> str:
     return f"{schedule.start:g}, + {schedule.step:g} per round, at most {schedule.max:g}"
-
-
-def _headline(
-    results: Mapping[str, Any], rounds: Sequence[Mapping[str, Any]], has_source: bool
-) -> list[dict[str, Any]]:
-    """The figures at the top. All need target labels."""
-    before = results["source_only"]["class_mean"]
-    choice, best = results["label_free_choice"], results["oracle_best"]
-    what = "report" if rounds and "portion" not in rounds[-1] else "round"
-    cards = [{"title": "Source only", "value": before, "note": "before adaptation"}] if has_source else []
-    cards.append(
-        {"title": "Final", "value": results["final"]["class_mean"], "note": f"the last {what}, not chosen by a score"}
-    )
-    if results["rounds"]:
-        cards += [
-            {
-                "title": "Label-free choice",
-                "value": choice["class_mean"],
-                "note": f"{what} {choice['round']}, chosen by the validator '{choice['validator']}'",
-            },
-            {
-                "title": "Oracle best",
-                "value": best["class_mean"],
-                "note": f"{what} {best['round']}, best by target labels: a bound, not a result",
-            },
-        ]
-    for card in cards:
-        told = has_source and card["title"] != "Source only"
-        card["change"] = terminal.difference(card["value"], before) if told else ""
-    return cards
-
-
-def _notices(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any], labelled: bool) -> list[str]:
-    """Notices that a reader should not overlook."""
-    notices = []
-    if not labelled:
-        notices.append("The target has no labels: accuracy and the other oracle figures are missing.")
-    empty = [str(record["round"]) for record in rounds if record.get("selected") == 0]
-    if empty:
-        notices.append(f"No image was selected in round {', '.join(empty)}.")
-    notices += _collapse(rounds, results)
-    if labelled and rounds:
-        final, best = results["final"]["class_mean"], results["oracle_best"]
-        before = results["source_only"]["class_mean"]
-        if before is not None and final < before:
-            notices.append("Adaptation made the class mean lower than the source model's (oracle).")
-        if best["class_mean"] - final >= NOTABLE_LOSS:
-            lost = 100 * (best["class_mean"] - final)
-            what = "round" if "portion" in rounds[-1] else "report"
-            notices.append(f"The class mean fell by {lost:.1f} points after {what} {best['round']} (oracle).")
-    return notices
-
-
-def _collapse(rounds: Sequence[Mapping[str, Any]], results: Mapping[str, Any]) -> list[str]:
-    """Warnings of the final model, the earlier reports with warnings, and what may help."""
-    if rounds:
-        stage, what = ("self_training", "round") if "portion" in rounds[-1] else ("adaptation", "report")
-        notices = [f"After the last {what}: {warning}." for warning in rounds[-1]["warnings"]]
-        earlier = [str(record["round"]) for record in rounds[:-1] if record["warnings"]]
-        if earlier:
-            names = f"{what} {earlier[0]}" if len(earlier) == 1 else f"{len(earlier)} earlier {what}s"
-            notices.append(f"Warnings of lost classes in {names}: see `warnings` in results.json.")
-    else:
-        stage, notices = "source", [f"The {warning}." for warning in results["warnings"]]
-    if notices:
-        notices.append(f"{CURES[stage][0].upper()}{CURES[stage][1:]}.")
-    return notices
-
-
-def _curves(
-    rounds: Sequence[Mapping[str, Any]], source: Mapping[str, Any] | None, selector: str, validator: str
-) -> list[dict[str, Any]]:
-    """The figures over the rounds, each with a title and a description for screen readers."""
-    numbers = [record["round"] for record in rounds]
-    chooses = "portion" in rounds[0]
-    what = "round" if chooses else "report"
-
-    def values(name: str, scale: float = 1) -> list[float | None]:
-        return [None if record[name] is None else scale * record[name] for record in rounds]
-
-    panels = []
-
-    def add(name: str, title: str, figure, description: str) -> None:
-        svg = figures.to_svg(figure, name, description)
-        panels.append({"title": title, "svg": svg, "description": description})
-
-    def range_of(name: str, scale: float = 1, digits: int = 3) -> str:
-        known = [value for value in values(name, scale) if value is not None]
-        return f"from {known[0]:.{digits}f} to {known[-1]:.{digits}f}" if known else "unknown"
-
-    if any(value is not None for value in values("class_mean")):
-        before = None if source is None or source["class_mean"] is None else 100 * source["class_mean"]
-        series = {"class mean": values("class_mean", 100), "overall": values("overall", 100)}
-        figure = figures.curves_figure(numbers, series, "% right (oracle)", before, xlabel=what)
-        add("accuracy", f"Accuracy after each {what} (oracle)", figure,
-            f"Class mean by {what}, {range_of('class_mean', 100, 1)} per cent.")  # fmt: skip
-    if chooses:
-        overlap = {name: [record["overlap"][name] for record in rounds] for name in rounds[0]["overlap"]}
-        own = selector != "softmax"
-    if chooses and any(value is not None for value in values("tp_rate")):
-        series = {"all selected": values("tp_rate", 100)}
-        if own:
-            for name, key in ((f"{selector} only", "only_selector"), ("softmax only", "only_softmax")):
-                rates = overlap[f"tp_rate_{key}"]
-                series[name] = [None if rate is None else 100 * rate for rate in rates]
-        figure = figures.curves_figure(numbers, series, "% right (oracle)")
-        add("tp-rate", "Right pseudo-labels, TP rate (oracle)", figure,
-            f"Share of right pseudo-labels by round, {range_of('tp_rate', 100, 1)} per cent.")  # fmt: skip
-    if chooses:
-        only = overlap["only_selector"]
-        figure = figures.counts_figure(numbers, overlap["both"], only, selector)
-        add("counts", "Selected images", figure, f"Number of selected images by round, {range_of('selected', 1, 0)}.")
-        series = {"AVC": values("avc"), "AVH": values("avh")}
-        figure = figures.curves_figure(numbers, series, "mean over selected images")
-        add("angles", "AVC and AVH of the selected images", figure, f"Mean AVC by round, {range_of('avc')}.")
-        figure = figures.curves_figure(numbers, {"confidence": values("confidence")}, "mean largest softmax")
-        add("confidence", "Confidence of the selected images", figure, f"Mean confidence, {range_of('confidence')}.")
-        figure = figures.curves_figure(numbers, {"norm": values("feature_norm")}, "mean |x|")
-        description = f"Mean feature norm, {range_of('feature_norm', 1, 2)}."
-        add("norm", "Feature norm of the selected images", figure, description)
-    scores = [record["validators"].get(validator) for record in rounds]
-    if any(score is not None for score in scores):
-        figure = figures.curves_figure(numbers, {validator: scores}, f"{validator}, higher = better", xlabel=what)
-        add("validator", f"Label-free score after the {what}", figure,
-            f"Score of the validator {validator} by {what}. It picks the label-free choice.")  # fmt: skip
-    figure = figures.curves_figure(numbers, {"loss": values("loss")}, "mean training loss", xlabel=what)
-    add("loss", "Training loss", figure, f"Mean training loss by {what}, {range_of('loss')}.")
-    return panels
-
-
-def _bars(source: Mapping[str, Any] | None, final: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
-    """Accuracy by class before and after. With many classes only those that changed most are shown."""
-    before = source["accuracy"]["per_class"] if source and source["accuracy"] else {}
-    after = final["accuracy"]["per_class"]
-    names = list(classes)
-    note = ""
-    if len(names) > MOST_BARS:
-        change = {name: abs((after[name] or 0) - (before.get(name) or 0)) for name in names}
-        kept = set(sorted(names, key=change.get, reverse=True)[:MOST_BARS])
-        names = [name for name in names if name in kept]
-        note = f"The {MOST_BARS} of {len(classes)} classes that changed most. The table has all classes."
-    description = "Accuracy by class of the source model and of the final model. The table below has the numbers."
-    shown = {"source only": before, "final": after} if source else {"final": after}
-    svg = figures.to_svg(figures.classes_figure(shown, names), "classes", description)
-    return {"svg": svg, "note": note}
-
-
-def _confusion(final: Mapping[str, Any], classes: Sequence[str]) -> str:
-    description = "Confusion matrix of the final model in per cent of each true class."
-    figure = figures.confusion_figure(final["accuracy"]["confusion"], classes)
-    return figures.to_svg(figure, "confusion", description)
-
-
-def _class_rows(
-    classes: Sequence[str],
-    source: Mapping[str, Any] | None,
-    final: Mapping[str, Any] | None,
-    rounds: Sequence[Mapping[str, Any]],
-) -> list[dict[str, Any]]:
-    """For each class: accuracy before and after, and figures of the last round's selected images."""
-
-    def accuracy_of(record: Mapping[str, Any] | None, name: str) -> float | None:
-        return record["accuracy"]["per_class"][name] if record and record["accuracy"] else None
-
-    last = rounds[-1] if rounds else {}
-    return [
-        {
-            "name": name,
-            "source": accuracy_of(source, name),
-            "final": accuracy_of(final, name),
-            "selected": last["selected_per_class"][name] if "lambda" in last else None,
-            "threshold": last["lambda"][name] if "lambda" in last else None,
-            "tp_rate": last["tp_rate_per_class"][name] if "lambda" in last else None,
-        }
-        for name in classes
-    ]
-
-
-def _galleries(
-    rounds: Sequence[Mapping[str, Any]],
-    classes: Sequence[str],
-    images: Images,
-    truth: np.ndarray | None,
-    selector: str | None,
-) -> list[dict[str, Any]]:
-    """The galleries of the last round and of the first, which selects by the source model."""
-    if selector is None or selector == "softmax":
-        return []
-    shown = {record["round"]: record for record in (*rounds[-1:], *rounds[:1])}
-    return [
-        {
-            "round": record["round"],
-            "overlap": record["overlap"],
-            "sides": [
-                {
-                    "chooser": chooser,
-                    "other": other,
-                    "count": record["overlap"][name],
-                    "tp_rate": record["overlap"][f"tp_rate_{name}"],
-                    "pictures": [_picture(entry, classes, images, truth) for entry in record["gallery"][name]],
-                }
-                for name, chooser, other in (
-                    ("only_selector", selector, "softmax"),
-                    ("only_softmax", "softmax", selector),
-                )
-            ],
-        }
-        for record in shown.values()
-    ]
-
-
-def _picture(
-    entry: Mapping[str, Any], classes: Sequence[str], images: Images, truth: np.ndarray | None
-) -> dict[str, Any]:
-    true_label = NO_LABEL if truth is None else int(truth[entry["index"]])
-    verdict = "unknown" if true_label == NO_LABEL else "right" if true_label == entry["label"] else "wrong"
-    names = {NO_LABEL: None, UNKNOWN_CLASS: "not a class of the source"}
-    return {
-        **entry,
-        "label": classes[entry["label"]],
-        "other_label": classes[entry["other_label"]],
-        "truth": names[true_label] if true_label < 0 else classes[true_label],
-        "verdict": verdict,
-        "data": thumbnail(images, entry["index"]),
-    }

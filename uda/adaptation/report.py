@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.special import softmax
 
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.events import draw_model, draw_selection
@@ -15,15 +16,24 @@ from uda.adaptation.pseudo_labels import RoundLabels
 from uda.adaptation.pseudo_labels_csv import write_pseudo_labels
 from uda.adaptation.results import summarise
 from uda.adaptation.terminal import OF_INTERVALS, OF_ROUNDS, part_lines, round_cells, source_cells
+from uda.data.class_names import NO_LABEL
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation.accuracy import Accuracy
-from uda.evaluation.collapse import CURES, classes_without_labels, signs_of_collapse, spread
+from uda.evaluation.collapse import CURES, classes_without_labels, predictions, signs_of_collapse, spread
+from uda.evaluation.per_image import per_image
+from uda.models.network import Prediction
 from uda.report.events import Events
-from uda.report.gallery import gallery_entries, surest_by_class
+from uda.report.feature_map import places
+from uda.report.image_table import ImageTable
+from uda.report.pictures import in_turns
+from uda.report.run_record import MAP, SOURCE_IMAGES, RunRecord, images_of
 from uda.report.run_report import RunReport
 from uda.report.terminal import class_lines, indented
 from uda.training.records import REPORTS, SOURCE, Records
+
+#: Images in TensorBoard's grid of a round.
+SUREST = 24
 
 
 @dataclass(frozen=True)
@@ -34,8 +44,8 @@ class RoundRecord:
     """Number of the round, from 0."""
     steps: int
     """Training steps since the stage began. A round is a stage, an interval is a part of one."""
-    predicted: np.ndarray
-    """(K,) numbers of target images that the model predicts as each class after the round."""
+    prediction: Prediction
+    """The model's prediction of the target after the round."""
     accuracy: Accuracy | None
     """Oracle accuracy after the round; None without target labels."""
     validators: dict[str, float]
@@ -46,6 +56,22 @@ class RoundRecord:
     """Duration of the round."""
     labels: RoundLabels | None = None
     """What the round selected; None for a method without rounds."""
+
+
+@dataclass(frozen=True)
+class MapPart:
+    """Images of one domain on the map of features."""
+
+    rows: np.ndarray
+    """(n,) their numbers in the domain."""
+    prediction: Prediction
+    """Their prediction by the final model."""
+    paths: Sequence[str] = ()
+    """Their names, for source images."""
+    labels: np.ndarray | None = None
+    """(n,) their classes, for source images."""
+    domain: np.ndarray | None = None
+    """(n,) place of their domain in `data.source`, for source images."""
 
 
 class AdaptationReport(RunReport):
@@ -59,6 +85,7 @@ class AdaptationReport(RunReport):
         images: the target images.
         target_labels: target labels for the oracle figures of the page; None if there are none.
         log: prints one line.
+        target_domain: (N,) place of each target image's domain in `data.target`; None: there is one domain.
     """
 
     def __init__(
@@ -70,14 +97,16 @@ class AdaptationReport(RunReport):
         images: Images,
         target_labels: TargetLabels | None,
         log: Callable[[str], None] = print,
+        target_domain: np.ndarray | None = None,
     ):
         # Step 0 is the source model, step r + 1 is round r. Events of an interrupted round are purged.
-        super().__init__(records, config, log, len(records.reports()) + 1 if records.get(SOURCE) else 0)
+        super().__init__(records, config, log, len(records.reports()) + 1 if records.get(SOURCE) else 0, images)
         self.classes = tuple(classes)
         named = named_classes(config, self.classes)
         self.source_counts = source if named is None else source * named
         self.images = images
         self.target_labels = target_labels
+        self.target_domain = np.zeros(len(images.ids), np.int64) if target_domain is None else target_domain
         if named is not None and target_labels is not None:
             truth = target_labels.reveal()[target_labels.reveal() >= 0]
             if left_out := int((~named[truth]).sum()):
@@ -99,15 +128,16 @@ class AdaptationReport(RunReport):
 
     def source(
         self,
-        predicted: np.ndarray | None,
+        prediction: Prediction | None,
         accuracy: Accuracy | None,
         validators: dict[str, float],
         seconds: float,
         steps: int = 0,
     ) -> None:
-        """Report the source model, trained for `steps`: `rounds/source.json`, TensorBoard, the table's first row.
+        """Report the source model, trained for `steps`: `source.json` and `source/images.parquet` in `rounds/`,
+        TensorBoard, the table's first row.
 
-        `predicted`: (K,) numbers of target images that it predicts as each class; None if there is no source model.
+        `prediction`: its prediction of the target; None if there is no source model.
         """
         record = {
             "steps": steps,
@@ -116,23 +146,26 @@ class AdaptationReport(RunReport):
             "seconds": seconds,
             "warnings": [],
         }
-        if predicted is not None:
+        if prediction is not None:
+            self._write_images(SOURCE_IMAGES, prediction)
+            predicted = predictions(prediction)
             record |= spread(predicted, self.classes)
             record["warnings"] = signs_of_collapse(self.classes, predicted, self.source_counts, partial=self.partial)
         record = self.records.write(SOURCE, record)
         if validators:  # without a source model there is nothing to print
             self._print(source_cells(record), record, "source")
         self.draw(lambda events: draw_model(events, 0, record, self.classes))
+        self.write_page()
 
     def round(self, record: RoundRecord) -> None:
-        """Report a round: `report.json` and `pseudo_labels.csv` in `rounds/NN/`, TensorBoard, a row of the table."""
+        """Report a round: `report.json`, `images.parquet`, `pseudo_labels.csv` in `rounds/NN/`, TensorBoard, a row."""
         labels = record.labels
-        chosen, gallery = {}, {}
+        self._write_images(images_of(record.round), record.prediction, labels)
+        predicted = predictions(record.prediction)
+        chosen = {}
         if labels is not None:
             write_pseudo_labels(self._pseudo_labels(record.round), labels.pseudo, self.images.ids, self.classes)
             chosen = {"portion": labels.portion, **labels.metrics}
-            limit = self.config.report.gallery
-            gallery = {"gallery": gallery_entries(labels.pseudo, labels.reference, self.images.ids, limit)}
         content = {
             "round": record.round,
             "steps": record.steps,
@@ -140,10 +173,9 @@ class AdaptationReport(RunReport):
             "loss": record.loss,
             **_accuracy_fields(record.accuracy),
             "validators": record.validators,
-            **spread(record.predicted, self.classes),
-            "warnings": self._warnings(record),
+            **spread(predicted, self.classes),
+            "warnings": self._warnings(record, predicted),
             "seconds": record.seconds,
-            **gallery,
         }
         # report.json comes last. If it is complete, the round is complete.
         content = self.records.write(REPORTS["rounds"].format(record.round), content)
@@ -154,30 +186,70 @@ class AdaptationReport(RunReport):
         def draw_round(events: Events) -> None:
             draw_model(events, step, content, self.classes)
             if labels is not None:
-                surest = surest_by_class(labels.pseudo, labels.pseudo.selected, self.config.report.gallery)
+                groups = np.where(labels.pseudo.selected, labels.pseudo.labels, -1)
+                surest = in_turns(-labels.pseudo.ratios, groups)[: min(SUREST, self.config.report.gallery)]
                 draw_selection(events, step, content, self.images, surest)
 
         self.draw(draw_round)
+        self.write_page()
 
     def summarise(self, seconds: float) -> dict[str, Any]:
         return summarise(self.config, self.records.get(SOURCE), self.records.reports(), seconds)
 
-    def page(self, results: Mapping[str, Any]) -> str:
-        from uda.adaptation.page import render_page
+    def page(self, record: RunRecord) -> str:
+        from uda.adaptation.page import adaptation_page
 
-        truth = None if self.target_labels is None else np.asarray(self.target_labels.reveal())
-        records = self.records
-        return render_page(
-            self.config, self.classes, self.images, truth, records.get(SOURCE), records.reports(), results
-        )
+        return adaptation_page(record, self.config).render()
+
+    def write_map(self, source: MapPart, target: MapPart) -> None:
+        """Write `map.parquet`: images of both domains on a plane, by their features in the final model."""
+        count = len(source.rows)
+        row = np.r_[np.full(count, -1), target.rows]
+        truth = np.full(len(self.images.ids), NO_LABEL)
+        if self.target_labels is not None:
+            truth = np.asarray(self.target_labels.reveal())
+        both = np.concatenate([source.prediction.features, target.prediction.features])
+        columns = {
+            "label": np.r_[source.labels, truth[target.rows]],
+            "prediction": np.r_[source.prediction.logits.argmax(1), target.prediction.logits.argmax(1)],
+            "row": row,
+        }
+        columns["x"], columns["y"] = places(both, self.config.report.map).T
+        last = self._tables.get(images_of(len(self.records.reports()) - 1))
+        if last is not None and last.get("selected") is not None:
+            columns["selected"] = np.r_[np.zeros(count, bool), last.get("selected")[target.rows]]
+        names = (*self.config.data.sources, *self.config.data.targets)
+        domain = np.r_[source.domain, len(self.config.data.sources) + self.target_domain[target.rows]]
+        paths = [*source.paths, *(self.images.ids[place] for place in target.rows)]
+        about = {"projection": self.config.report.map}
+        ImageTable(self.classes, paths, domain, names, columns, about).write(self.folder / MAP)
+
+    def _write_images(self, name: str, prediction: Prediction, labels: RoundLabels | None = None) -> None:
+        """Write `images.parquet`: each image's prediction after the report, and what the round chose before it."""
+        columns = {}
+        if self.target_labels is not None:
+            columns["label"] = np.asarray(self.target_labels.reveal())
+        if labels is not None:
+            pseudo, reference = labels.pseudo, labels.reference
+            columns |= {"pseudo_label": pseudo.labels, "score": pseudo.scores, "ratio": pseudo.ratios}
+            columns |= {"selected": pseudo.selected, "softmax_label": reference.labels}
+            columns["softmax_selected"] = reference.selected
+        columns |= per_image(prediction)
+        columns["x"], columns["y"] = places(prediction.features).T
+        if self.config.report.features:
+            columns |= {"features": prediction.features, "probabilities": softmax(prediction.logits, axis=1)}
+        about = {"selector": self.config.self_training.selector if labels is not None else None}
+        domains = tuple(self.config.data.targets)
+        table = ImageTable(self.classes, self.images.ids, self.target_domain, domains, columns, about)
+        self.write_images(name, table)
 
     def _pseudo_labels(self, round_index: int) -> Path:
         return (self.folder / REPORTS["rounds"].format(round_index)).with_name("pseudo_labels.csv")
 
-    def _warnings(self, record: RoundRecord) -> list[str]:
+    def _warnings(self, record: RoundRecord, predicted: np.ndarray) -> list[str]:
         """Signs of collapse after a round, and classes without pseudo-labels in it."""
         source = self._predicted(self.records.get(SOURCE))
-        found = signs_of_collapse(self.classes, record.predicted, self.source_counts, source, self.partial)
+        found = signs_of_collapse(self.classes, predicted, self.source_counts, source, self.partial)
         if record.labels is None:
             return found
         chosen_from = self._predicted(self.records.reports()[record.round - 1]) if record.round else source

@@ -6,6 +6,8 @@ from typing import Any
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
 
+#: Figures that only the records of the rounds have.
+_LEFT_OUT = ("accuracy", "gallery", *(f"{name}_per_class" for name in ("avh", "avc", "confidence", "feature_norm")))
 _ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll", "domains", "unknown")
 
 
@@ -21,8 +23,8 @@ def summarise(
     """
     training = config.self_training
     last = rounds[-1] if rounds else source
-    choice = _best(rounds, [record["validators"].get(config.validator) for record in rounds])
-    best = _best(rounds, [record["class_mean"] for record in rounds])
+    choice = best_round(rounds, [record["validators"].get(config.validator) for record in rounds])
+    best = best_round(rounds, [record["class_mean"] for record in rounds])
     what = "round" if ADAPTATION_METHODS[config.method].rounds else "report"
     told = [("source model", source or {"warnings": []}), *((f"{what} {record['round']}", record) for record in rounds)]
     return {
@@ -37,11 +39,12 @@ def summarise(
         "oracle_best": best,
         "warnings": [f"{name}: {warning}" for name, record in told for warning in record["warnings"]],
         "rounds": [
-            {key: value for key, value in record.items() if key not in ("accuracy", "gallery")} | _accuracy(record)
+            {key: value for key, value in record.items() if key not in _LEFT_OUT} | _accuracy(record)
             for record in rounds
         ],
         "steps": _steps(config, source, rounds),
         "seconds": seconds,
+        "problems": [],
     }
 
 
@@ -60,7 +63,7 @@ def _steps(
     return None if None in stages else sum(stages)
 
 
-def _best(rounds: Sequence[Mapping[str, Any]], scores: Sequence[float | None]) -> dict[str, Any]:
+def best_round(rounds: Sequence[Mapping[str, Any]], scores: Sequence[float | None]) -> dict[str, Any]:
     """The round with the highest score; the first one if several are equal."""
     known = [index for index, score in enumerate(scores) if score is not None]
     if not known:

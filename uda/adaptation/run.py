@@ -15,7 +15,7 @@ from uda.adaptation.checks import check_batches
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import missing_note, named_classes, occurring_classes
 from uda.adaptation.pseudo_labels import RoundLabels, label_target
-from uda.adaptation.report import AdaptationReport, RoundRecord
+from uda.adaptation.report import AdaptationReport, MapPart, RoundRecord
 from uda.adaptation.settings import AdaptationSettings, SelfTrainingSettings
 from uda.adaptation.terminal import summary_lines
 from uda.adaptation.work import Work, work_of
@@ -23,9 +23,9 @@ from uda.core.errors import UserError
 from uda.data.domains import Domains, load_domains
 from uda.data.loaders import Batches
 from uda.evaluation.accuracy import Accuracy, accuracy, selection_metrics
-from uda.evaluation.collapse import predictions
 from uda.evaluation.validators import VALIDATORS
 from uda.models.network import Prediction, create_network, describe_network
+from uda.report.feature_map import MOST_POINTS, sample_rows, shares_of
 from uda.selection.selectors import target_scores
 from uda.selection.thresholds import portion_schedule
 from uda.training.checkpoint import Progress
@@ -148,14 +148,18 @@ class AdaptationRun(Session):
     def new_report(self) -> AdaptationReport:
         source = np.bincount(self.domains.source.labels, minlength=len(self.classes))
         images, labels = self.domains.target.images, self.domains.target_labels
-        return AdaptationReport(self.records, self.config, self.classes, source, images, labels, self.log)
+        domain = self.domains.target.domain - len(self.config.data.sources)
+        domain = np.broadcast_to(np.asarray(domain, np.int64), len(images))
+        return AdaptationReport(self.records, self.config, self.classes, source, images, labels, self.log, domain)
 
     def train_stages(self) -> None:
         predicted = self._source_stage() if self.progress.stage == "source" else None
         while self.progress.stage == "round":
             predicted = self._round(predicted)
         if self.progress.stage == "adaptation":
-            self._adaptation(predicted)
+            predicted = self._adaptation(predicted)
+        if self.config.report.page and self.config.report.map != "none":
+            self._map(predicted)
         self.log(f"writing checkpoints took {self.checkpoints.seconds_spent:.1f} s since the last start")
 
     def plan(self) -> str:
@@ -272,7 +276,7 @@ class AdaptationRun(Session):
         predicted = self.predict()
         if self.ranks.is_main:
             whole, seconds = predicted.whole, time.monotonic() - started
-            self.report.source(predictions(whole), self.accuracy(whole), self.validate(whole), seconds, sum(steps))
+            self.report.source(whole, self.accuracy(whole), self.validate(whole), seconds, sum(steps))
         self.save(Progress(following, seconds=self.seconds))
         return None if self._stage_settings.adapt_batch_norm else predicted
 
@@ -302,8 +306,8 @@ class AdaptationRun(Session):
         self.save(Progress("done" if last else "round", index + 1, seconds=self.seconds))
         return predicted
 
-    def _adaptation(self, predicted: Predicted | None) -> None:
-        """Run the adaptation stage, with a report at the end of every interval."""
+    def _adaptation(self, predicted: Predicted | None) -> Predicted | None:
+        """Run the adaptation stage, with a report at the end of every interval. Returns the last prediction."""
         settings = self.config.adaptation
         steps = epoch_steps(settings.interval, 0, settings.steps)
         started = time.monotonic()
@@ -328,7 +332,7 @@ class AdaptationRun(Session):
                     RoundRecord(
                         round=interval,
                         steps=sum(steps[: interval + 1]),
-                        predicted=predictions(whole),
+                        prediction=whole,
                         accuracy=self.accuracy(whole),
                         validators=self.validate(whole),
                         loss=scalars["loss"],
@@ -351,6 +355,26 @@ class AdaptationRun(Session):
             after=report,
         )
         self.save(Progress("done", len(steps), seconds=self.seconds))
+        return predicted
+
+    def _map(self, predicted: Predicted | None) -> None:
+        """Predict a sample of the source, and write the map of features. `predicted`: the target's last prediction."""
+        source, target = self.domains.source, self.domains.target
+        counts = [len(source.images), len(target.images)]
+        shares = shares_of(counts, MOST_POINTS)
+        rows, others = (sample_rows(count, share) for count, share in zip(counts, shares, strict=True))
+        transform = self.batches.transforms["predict"]
+        of_source = self.predict_images(source.images.take(rows), transform)
+        if predicted is None:  # the run was resumed after its last stage
+            of_target = self.predict_images(target.images.take(others), transform).whole
+        elif self.ranks.is_main:
+            whole = predicted.whole
+            of_target = Prediction(whole.features[others], whole.logits[others], whole.weight)
+        if self.ranks.is_main:
+            domain = np.broadcast_to(np.asarray(source.domain, np.int64), counts[0])[rows]
+            paths = [source.images.ids[row] for row in rows]
+            part = MapPart(rows, of_source.whole, paths, source.labels[rows], domain)
+            self.report.write_map(part, MapPart(others, of_target))
 
     @property
     def _stage_settings(self) -> SelfTrainingSettings | AdaptationSettings:
@@ -411,7 +435,7 @@ class AdaptationRun(Session):
                 round=index,
                 steps=steps,
                 labels=chosen,
-                predicted=predictions(prediction),
+                prediction=prediction,
                 accuracy=self.accuracy(prediction),
                 validators=self.validate(prediction),
                 loss=loss,

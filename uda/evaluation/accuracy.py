@@ -178,7 +178,7 @@ def selection_metrics(
         - `selected`, `selected_per_class`: numbers of selected images.
         - `lambda` by class; None if the class gets no pseudo-labels.
         - Means over the selected images: `avh` and `avc` (of the pseudo-label), `confidence` (largest softmax),
-          `feature_norm` (|x|_2). None if no image is selected.
+          `feature_norm` (|x|_2). None if no image is selected. `avh_per_class` etc. are the same by pseudo-label.
         - Oracle: `tp_rate` (share of selected pseudo-labels that are right), `tp_rate_per_class` (by pseudo-label).
         - `overlap`: numbers of images `both`, `both_other_label` (in both, with different labels), `only_selector`,
           `only_softmax`; `jaccard`; oracle `tp_rate_only_selector`, `tp_rate_only_softmax`.
@@ -201,7 +201,7 @@ def selection_metrics(
             name: _hit_rate(pseudo.labels, truth, chosen[pseudo.labels[chosen] == index])
             for index, name in enumerate(classes)
         },
-        **_inner_metrics(prediction, pseudo.labels, chosen),
+        **_inner_metrics(prediction, pseudo.labels, chosen, classes),
         "overlap": _overlap(pseudo, reference, truth),
     }
 
@@ -231,22 +231,39 @@ def _hit_rate(labels: np.ndarray, truth: np.ndarray | None, indices: np.ndarray)
     return float(np.mean(labels[indices] == truth[indices])) if len(indices) else None
 
 
-def _inner_metrics(prediction: Prediction, labels: np.ndarray, chosen: np.ndarray) -> dict[str, float | None]:
-    if len(chosen) == 0:
-        return {"avh": None, "avc": None, "confidence": None, "feature_norm": None}
-    totals = dict.fromkeys(("avh", "avc", "confidence", "feature_norm"), 0.0)
+def _inner_metrics(
+    prediction: Prediction, labels: np.ndarray, chosen: np.ndarray, classes: Sequence[str]
+) -> dict[str, Any]:
+    """Means over the chosen images, of all and by pseudo-label; None if there is no image."""
+    names = ("avh", "avc", "confidence", "feature_norm")
+    totals = {name: np.zeros(len(classes)) for name in names}
+    counts = np.bincount(labels[chosen], minlength=len(classes))
     weight = torch.from_numpy(np.asarray(prediction.weight))
     step = max(1, CHUNK_ENTRIES // max(prediction.logits.shape[1], prediction.features.shape[1]))
     for start in range(0, len(chosen), step):
         indices = chosen[start : start + step]
         features = torch.from_numpy(prediction.features[indices])
         own = torch.from_numpy(np.asarray(labels[indices], dtype=np.int64))
-        totals["avh"] += float(avh(features, weight, own).double().sum())
-        totals["avc"] += float(avc(features, weight).gather(1, own[:, None]).double().sum())
-        totals["feature_norm"] += float(features.double().norm(dim=1).sum())
-        for _, log_p in log_softmax(prediction.logits[indices]):
-            totals["confidence"] += float(np.exp(log_p.max(1)).sum())
-    return {name: total / len(chosen) for name, total in totals.items()}
+        confidence = np.empty(len(indices))
+        for rows, log_p in log_softmax(prediction.logits[indices]):
+            confidence[rows] = np.exp(log_p.max(1))
+        found = {
+            "avh": avh(features, weight, own).double().numpy(),
+            "avc": avc(features, weight).gather(1, own[:, None])[:, 0].double().numpy(),
+            "confidence": confidence,
+            "feature_norm": features.double().norm(dim=1).numpy(),
+        }
+        for name, values in found.items():
+            totals[name] += np.bincount(labels[indices], values, len(classes))
+    of_all = {name: float(total.sum() / len(chosen)) if len(chosen) else None for name, total in totals.items()}
+    of_classes = {
+        f"{name}_per_class": {
+            known: float(value / count) if count else None
+            for known, value, count in zip(classes, total, counts, strict=True)
+        }
+        for name, total in totals.items()
+    }
+    return of_all | of_classes
 
 
 def _overlap(pseudo: PseudoLabels, reference: PseudoLabels, truth: np.ndarray | None) -> dict[str, Any]:

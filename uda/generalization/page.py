@@ -9,7 +9,10 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import SeenAndUnseen
 from uda.models.losses import LOSSES
 from uda.report import figures
-from uda.report.html import MOST_BARS, NOTABLE_LOSS, method_settings_text, template
+from uda.report.html import method_settings_text, template
+from uda.report.page import NOTABLE_LOSS
+
+MOST_BARS = 40
 
 #: The three figures of a run: key in `results.json`, name, and explanation.
 CHOICES = {

@@ -9,6 +9,7 @@ from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import SeenAndUnseen
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.report.events import Events
+from uda.report.run_record import RunRecord
 from uda.report.run_report import RunReport
 from uda.report.terminal import Column, class_lines, fraction, percent, result_lines
 from uda.training.records import REPORTS, Records
@@ -99,10 +100,11 @@ class GeneralizationReport(RunReport):
     def summarise(self, seconds: float) -> dict[str, Any]:
         return summarise(self.config, self.records.reports(), seconds)
 
-    def page(self, results: Mapping[str, Any]) -> str:
+    def page(self, record: RunRecord) -> str:
         from uda.generalization.page import render_page
 
-        return render_page(self.config, self.domains, self.records.reports(), results)
+        results = summarise(self.config, record.reports, record.seconds)
+        return render_page(self.config, self.domains, record.reports, results)
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:

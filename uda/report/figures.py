@@ -69,6 +69,15 @@ def new_axes(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained").subplots()
 
 
+def quick_axes(width: float, height: float):
+    """New axes with margins for labels of usual length. They are drawn faster than `new_axes`, which measures them."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height))
+    figure.subplots_adjust(0.66 / width, 0.52 / height, 1 - 0.12 / width, 1 - 0.34 / height)
+    return figure.subplots()
+
+
 @styled
 def curves_figure(
     rounds: Sequence[int],
@@ -78,7 +87,9 @@ def curves_figure(
     xlabel: str = "round",
 ):
     """One line per series over the rounds. `baseline`: value of the source model, drawn as a horizontal line."""
-    axes = new_axes(5, 3.1)
+    # Fixed margins save most of the time of drawing. They have room for one row of short names.
+    fits = len(series) <= 3 and sum(map(len, series)) <= 30
+    axes = quick_axes(5, 3.1) if fits else new_axes(5, 3.1)
     for index, (name, values) in enumerate(series.items()):
         heights = [np.nan if value is None else value for value in values]
         axes.plot(rounds, heights, label=legend_name(name), markersize=5, linewidth=1.8, **look_of(index))
@@ -89,17 +100,6 @@ def curves_figure(
             ha="right", va="bottom", color=COLOURS[0],
         )  # fmt: skip
     finish(axes, ylabel, legend=len(series) > 1, xlabel=xlabel)
-    return axes.figure
-
-
-@styled
-def counts_figure(rounds: Sequence[int], both: Sequence[int], only_selector: Sequence[int], selector: str):
-    """Stacked bars of the selected images: those that softmax selects too, and those that it does not."""
-    axes = new_axes(5, 3.1)
-    axes.bar(rounds, both, 0.7, color=COLOURS[0], label="softmax too")
-    axes.bar(rounds, only_selector, 0.7, bottom=both, color=COLOURS[1], hatch="///", label=f"{selector} only")
-    axes.set_ylim(0, 1.05 * max([1, *(a + b for a, b in zip(both, only_selector, strict=True))]))
-    finish(axes, "selected images", legend=True)
     return axes.figure
 
 
@@ -124,6 +124,86 @@ def classes_figure(
     axes.grid(axis="x", color=FAINT, linewidth=0.8)
     axes.figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10)
     return axes.figure
+
+
+@styled
+def bars_figure(models: Mapping[str, Mapping[str, float | None]], names: Sequence[str], xlabel: str):
+    """Horizontal bars of shares in per cent: for each name one bar per series. Unknown shares have no bar."""
+    height = 0.9 / len(models)
+    axes = new_axes(6, 0.9 + (0.16 + 0.13 * len(models)) * len(names))
+    positions, largest = np.arange(len(names)), 1.0
+    for place, (title, values) in enumerate(models.items()):
+        shares = [100 * (values.get(name) or 0) for name in names]
+        offset = (place - (len(models) - 1) / 2) * height
+        colour = "#9aa5b1" if place == 0 and len(models) > 1 else COLOURS[max(place - 1, 0)]
+        hatch = (None, None, "///")[place] if len(models) < 4 else None
+        bars = axes.barh(positions + offset, shares, 0.85 * height, color=colour, hatch=hatch, label=title)
+        labels = ["" if values.get(name) is None else f"{100 * values[name]:.1f}" for name in names]
+        axes.bar_label(bars, labels, padding=3, fontsize=8)
+        largest = max(largest, *shares)
+    axes.set_yticks(positions, names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(0, 1.12 * largest)
+    axes.set_xlabel(xlabel)
+    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    axes.figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=10)
+    return axes.figure
+
+
+@styled
+def reliability_figure(models: Mapping[str, Sequence[tuple[float, float, int]]]):
+    """Reliability diagram: accuracy against mean confidence, one line per model.
+
+    Args:
+        models: for each model its bins with images: mean confidence, accuracy (both 0..1), number of images.
+    """
+    axes = quick_axes(5, 3.1)
+    axes.plot([0, 100], [0, 100], color="#8a9099", linewidth=1, linestyle=(0, (2, 3)))
+    for place, (title, bins) in enumerate(models.items()):
+        confidence, right, count = (np.array(values, float) for values in zip(*bins, strict=True))
+        look = look_of(place)
+        axes.plot(100 * confidence, 100 * right, label=legend_name(title), linewidth=1.5, **(look | {"marker": ""}))
+        axes.scatter(
+            100 * confidence, 100 * right, 12 + 120 * count / count.sum(), color=look["color"], marker=look["marker"]
+        )
+    axes.set_xlim(0, 101)
+    axes.set_ylim(0, 103)
+    finish(axes, "% right (oracle)", legend=True, xlabel="mean confidence, %")
+    return axes.figure
+
+
+@styled
+def risk_figure(series: Mapping[str, tuple[np.ndarray, np.ndarray]]):
+    """Risk-coverage curves: share of wrong predictions among the surest images, by their share of all images."""
+    axes = quick_axes(5, 3.1)
+    for place, (title, (coverage, risk)) in enumerate(series.items()):
+        look = look_of(place) | {"marker": ""}
+        axes.plot(100 * coverage, 100 * risk, label=legend_name(title), linewidth=1.8, **look)
+    axes.set_xlim(0, 101)
+    axes.set_ylim(bottom=0)
+    finish(axes, "% wrong (oracle)", legend=True, xlabel="% of the images, surest first")
+    return axes.figure
+
+
+@styled
+def map_figure(groups: Mapping[str, np.ndarray]):
+    """Points (N, 2) of each group on a plane, without axes. The first group has rings."""
+    axes = quick_axes(6, 4)
+    for place, (title, points) in enumerate(groups.items()):
+        look = {"facecolors": "none", "edgecolors": "#8a9099"} if place == 0 else {"color": COLOURS[place - 1]}
+        axes.scatter(points[:, 0], points[:, 1], 5, label=title, linewidths=0.6, alpha=0.6, **look)
+    axes.set_axis_off()
+    axes.figure.subplots_adjust(0, 0, 1, 0.92)
+    axes.figure.legend(loc="upper left", ncols=3, frameon=False, fontsize=10, labelcolor="#8a9099")
+    return axes.figure
+
+
+@styled
+def to_png(figure, dpi: int = 90) -> bytes:
+    """The figure as a PNG with a transparent ground, so that it suits light and dark pages."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi, transparent=True, metadata={"Software": None})
+    return buffer.getvalue()
 
 
 @styled
@@ -183,6 +263,13 @@ def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
     return figure
 
 
+#: Colours of figures, and the variables of the page that stand for them in light and dark.
+_VARIABLES = {
+    INK: "--ink", FAINT: "--line", "#8a9099": "--edge", "#9aa5b1": "--edge", "#c3cad2": "--edge",
+    **{colour: f"--series-{number}" for number, colour in enumerate(COLOURS, 1)},
+}  # fmt: skip
+
+
 @styled
 def to_svg(figure, name: str, description: str) -> str:
     """The figure as an `<svg>` element for HTML, without external references. Its ids begin with `name`."""
@@ -198,6 +285,8 @@ def to_svg(figure, name: str, description: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour.lower(), f"var({variable})")
     box = re.search(r'viewBox="[^"]*"', text)[0]
     title = escape(description)
     return re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{title}">', text, count=1)
@@ -223,4 +312,6 @@ def finish(axes, ylabel: str, legend: bool, xlabel: str = "round") -> None:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     if legend:
-        axes.figure.legend(loc="outside upper left", ncols=3, frameon=False, fontsize=10)
+        constrained = axes.figure.get_layout_engine() is not None
+        place = {"loc": "outside upper left"} if constrained else {"loc": "upper left", "bbox_to_anchor": (0.1, 1.02)}
+        axes.figure.legend(**place, ncols=3, frameon=False, fontsize=10)

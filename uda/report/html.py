@@ -1,14 +1,15 @@
 """The templates of pages, and text that all pages share."""
 
+import unicodedata
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 
 from uda.report import terminal
 from uda.training.config import RunConfig
-
-MOST_BARS = 40
-NOTABLE_LOSS = 0.02
 
 
 def template(name: str) -> Template:
@@ -21,8 +22,37 @@ def template(name: str) -> Template:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": terminal.percent, "fraction": terminal.fraction, "duration": duration}
-    environment.globals["difference"] = terminal.difference
+    environment.filters |= {"clean": clean_name, "provenance": provenance}
+    environment.globals |= {"difference": terminal.difference, "asset": asset}
     return environment.get_template(name)
+
+
+@cache
+def asset(name: str) -> str:
+    """The text of a file of `page/`, to put into a page."""
+    return (Path(__file__).with_name("page") / name).read_text(encoding="utf-8")
+
+
+def clean_name(name: str) -> str:
+    """A name without control characters, which neither HTML nor SVG can hold."""
+    return "".join(" " if unicodedata.category(letter) in ("Cc", "Cs") else letter for letter in str(name))
+
+
+def provenance(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The content of `environment.json` in words. What is unknown is left out."""
+    compute, weights = (environment.get(name) or {} for name in ("compute", "weights"))
+    versions = {name: environment.get(name) for name in ("uda", "torch", "torchvision", "timm", "numpy", "python")}
+    command = environment.get("command")
+    facts = {
+        "Command": " ".join(map(str, command)) if command else "a call from Python" if environment else None,
+        "Commit": environment.get("commit"),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
+        "Device": environment.get("cuda") or compute.get("device"),
+        "Computed with": ", ".join(f"{name} {value}" for name, value in compute.items() if value not in (None, False)),
+        "Weights to begin with": ", ".join(f"{name} {value}" for name, value in weights.items() if value is not None),
+        "Platform": environment.get("platform"),
+    }
+    return [(name, str(value)) for name, value in facts.items() if value]
 
 
 def duration(seconds: float | None) -> str:

@@ -2,13 +2,20 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from uda.core.errors import UserError
 from uda.core.files import OutputError, write_json, write_text
+from uda.data.images import Images
 from uda.report import terminal
 from uda.report.events import Events
+from uda.report.image_table import ImageTable
+from uda.report.page import choose_pictures
+from uda.report.pictures import PICTURES, Pictures, write_pictures
+from uda.report.run_record import PAGE_COLUMNS, RunRecord, read_tables
 from uda.training.config import RunConfig
-from uda.training.records import Records, plain
+from uda.training.records import SOURCE, Records, plain, read_record
 
 
 class RunReport(ABC):
@@ -21,23 +28,74 @@ class RunReport(ABC):
         config: the run's config.
         log: prints one line.
         first_step: TensorBoard events from this step on are purged, so that nothing is drawn twice.
+        images: the target images, for the pictures of the page.
     """
 
-    def __init__(self, records: Records, config: RunConfig, log: Callable[[str], None], first_step: int):
+    def __init__(
+        self,
+        records: Records,
+        config: RunConfig,
+        log: Callable[[str], None],
+        first_step: int,
+        images: Images | None = None,
+    ):
         self.records = records
         self.folder = records.folder
         self.config = config
         self.log = log
         self._rows = 0
+        self._tables: dict[str, ImageTable] = {}
+        self._pictures = Pictures(images)
         self._events = Events(self.folder / "tb", first_step) if config.report.tensorboard else None
 
     @abstractmethod
     def summarise(self, seconds: float) -> dict[str, Any]:
         """The content of `results.json` from the records of the whole run."""
 
-    def page(self, results: Mapping[str, Any]) -> str | None:
+    def page(self, record: RunRecord) -> str | None:
         """The content of `report.html`; None if this kind of run has no page."""
         return None
+
+    def write_images(self, name: str, table: ImageTable) -> None:
+        """Write a table of images, and keep what the page needs of it."""
+        table.write(self.folder / name)
+        if self.config.report.page:
+            shown = {column: values for column, values in table.columns.items() if column in PAGE_COLUMNS}
+            self._tables[name] = replace(table, columns=shown)
+
+    def write_page(self, seconds: float | None = None, finished: bool = False) -> None:
+        """Write `report.html` from the records so far, if the config asks for it.
+
+        Args:
+            seconds: duration of the run so far.
+            finished: whether the run has ended.
+        """
+        if not self.config.report.page:
+            return
+        record = RunRecord(
+            self.folder,
+            self.config.model_dump(mode="json"),
+            environment=self._environment(),
+            source=self.records.get(SOURCE),
+            reports=self.records.reports(),
+            finished=finished,
+            running=not finished,
+            seconds=seconds,
+        )
+        if seconds is None:
+            record.seconds = sum(report["seconds"] for report in (record.source, *record.reports) if report)
+        read_tables(record, self._tables)
+        if self.config.report.gallery and record.last_table is not None:
+            record.pictures = self._pictures.of(choose_pictures(record, self.config.report.gallery))
+            write_pictures(self.folder / PICTURES, record.pictures, record.last_table.paths)
+        if (page := self.page(record)) is not None:
+            write_text(self.folder / "report.html", page)
+
+    def _environment(self) -> dict[str, Any]:
+        try:
+            return read_record(self.folder / "environment.json")
+        except UserError:  # a report without a run folder of its own
+            return {}
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write `report.html` and `results.json`. Returns the results.
@@ -46,8 +104,7 @@ class RunReport(ABC):
             seconds: duration of the run.
         """
         results = plain(self.summarise(seconds))
-        if self.config.report.page and (page := self.page(results)) is not None:
-            write_text(self.folder / "report.html", page)
+        self.write_page(seconds, finished=True)
         write_json(self.folder / "results.json", results)
         self.draw(Events.close)
         return results

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,19 +109,37 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     if not isinstance(final, dict) or len(lists) != 1:
         raise UserError(f"{path} is broken")
     ((key, entries),) = lists.items()
-    names = [REPORTS[key].format(number) for number in range(len(entries))]
-    records = [read_record(path.parent / name) for name in names]
-    told = dict(zip(names, zip(entries, records, strict=True), strict=True))
-    if isinstance(source, dict):
-        told[SOURCE] = source, read_record(path.parent / SOURCE)
-    for name, (entry, record) in told.items():
-        if not _agree(entry, record):
-            raise UserError(f"{path} and {path.parent / name} belong to different runs")
+    records = [read_record(path.parent / REPORTS[key].format(number)) for number in range(len(entries))]
+    found = read_record(path.parent / SOURCE) if isinstance(source, dict) else None
+    if wrong := disagreements(results, found, records):
+        name, why = wrong[0]
+        raise UserError(f"{path} and {path.parent / name} belong to different runs ({why})")
     return results, records
 
 
-def _agree(entry: Any, record: Mapping[str, Any]) -> bool:
-    """Whether an entry of `results.json` and a record agree in the figures that they share."""
-    return isinstance(entry, dict) and all(
-        value == record[key] for key, value in entry.items() if key in record and not isinstance(value, (dict, list))
-    )
+def disagreements(
+    results: Mapping[str, Any], source: Mapping[str, Any] | None, records: Sequence[Mapping[str, Any]]
+) -> list[tuple[str, str]]:
+    """Where `results.json` contradicts the records of the reports: pairs of a record's file and what differs."""
+    key = next((key for key in REPORTS if isinstance(results.get(key), list)), "rounds")
+    entries = results.get(key)
+    if not isinstance(entries, list) or len(entries) != len(records):
+        count = len(entries) if isinstance(entries, list) else "no"
+        return [(REPORTS[key].format(len(records)), f"{count} {key} there, {len(records)} here")]
+    told = [(REPORTS[key].format(number), entry, records[number]) for number, entry in enumerate(entries)]
+    if isinstance(results.get("source_only"), dict) and source is not None:
+        told.insert(0, (SOURCE, results["source_only"], source))
+    if records:
+        told.append((told[-1][0], results.get("final"), records[-1]))
+    return [(name, why) for name, entry, record in told for why in _differing(entry, record)]
+
+
+def _differing(entry: Any, record: Mapping[str, Any]) -> list[str]:
+    """Figures of an entry of `results.json` that a record has too, with another value."""
+    if not isinstance(entry, dict):
+        return ["it is broken"]
+    return [
+        f"{key} {value} there, {record[key]} here"
+        for key, value in entry.items()
+        if key in record and not isinstance(value, (dict, list)) and value != record[key]
+    ]

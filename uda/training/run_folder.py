@@ -199,6 +199,20 @@ class RunFolder:
                 raise  # the listed errors mean a file system without locks
 
 
+def is_locked(folder: Path) -> bool:
+    """Whether another process works in a run folder. A process must not ask about the run that it works on itself."""
+    try:
+        import fcntl
+
+        with open(folder / ".lock", "r+", encoding="utf-8") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return True
+    except (ImportError, OSError):  # Windows, no such file, or a file system without locks
+        return False
+    return False
+
+
 def _ours_at_once(name: str) -> bool:
     """Whether a run that was killed at its start can have left this file."""
     return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))

@@ -96,6 +96,10 @@ class ReportSettings(Settings):
     tensorboard: bool = True
     """Write TensorBoard event files."""
     page: bool = True
-    """Write report.html at the end."""
-    gallery: int = Field(24, ge=0)
-    """Number of images in each gallery of report.html."""
+    """Write report.html after every round and at the end."""
+    gallery: int = Field(400, ge=0)
+    """Number of images in report.html at most; 0: none."""
+    map: Literal["pca", "tsne", "umap", "none"] = "pca"
+    """Projection of the features for the map of images in report.html. `umap` needs the package umap-learn."""
+    features: bool = False
+    """Write features and probabilities of all images to images.parquet too. They need much space."""

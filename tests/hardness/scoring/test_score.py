@@ -84,8 +84,6 @@ def table():
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_table_comes_back_as_it_was_to_the_last_bit(table, tmp_path, ending):
-    if ending == "parquet":
-        pytest.importorskip("pyarrow")
     path = tmp_path / f"scores.{ending}"
     write_scores(table, path)
     found = read_scores(path)

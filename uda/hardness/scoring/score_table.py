@@ -41,7 +41,7 @@ class ScoreTable:
 def write_scores(table: ScoreTable, path: Path) -> None:
     """Write a table as CSV, or as Parquet if the path ends in .parquet.
 
-    The columns are image, label, predicted and one per score. Raises UserError for Parquet without pyarrow.
+    The columns are image, label, predicted and one per score.
     """
     columns = {"image": table.ids, "label": table.labels, "predicted": table.predicted, **table.scores}
     if path.suffix == ".parquet":
@@ -156,9 +156,7 @@ def _numbers(values: Sequence[object], name: str, path: Path) -> np.ndarray:
 
 
 def _parquet():
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise UserError('Parquet needs pyarrow; pip install "uda-toolkit[parquet]", or name a .csv file') from None
+    import pyarrow
+    import pyarrow.parquet
+
     return pyarrow, pyarrow.parquet

@@ -1,0 +1,56 @@
+"""Places of features on a plane: PCA, or t-SNE and UMAP."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from uda.core.errors import UserError
+
+Projection = Literal["pca", "tsne", "umap"]
+TITLES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
+#: Images that a projection is fitted to at most.
+MOST_POINTS = 20_000
+
+
+def places(features: np.ndarray, projection: Projection = "pca") -> np.ndarray:
+    """Features (N, D) on a plane: (N, 2) float32. The same features give the same places.
+
+    PCA is fitted to a random sample of at most 20,000 rows. t-SNE and UMAP need all rows at once.
+
+    Raises:
+        UserError: UMAP is not installed.
+    """
+    if len(features) < 3 or features.shape[1] < 2:
+        return np.zeros((len(features), 2), np.float32)
+    if projection == "tsne":
+        from sklearn.manifold import TSNE
+
+        model = TSNE(perplexity=min(30.0, (len(features) - 1) / 3), init="pca", random_state=0)
+        return model.fit_transform(features).astype(np.float32)
+    if projection == "umap":
+        try:
+            from umap import UMAP
+        except ImportError:
+            raise UserError("report.map: 'umap' needs the package umap-learn; pip install umap-learn") from None
+        return UMAP(random_state=0).fit_transform(features).astype(np.float32)
+    from sklearn.decomposition import PCA
+
+    sample = features[sample_rows(len(features), MOST_POINTS)]
+    return PCA(2, svd_solver="covariance_eigh").fit(sample).transform(features).astype(np.float32)
+
+
+def sample_rows(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` rows, in ascending order: the same random ones each time."""
+    if count <= most:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+
+
+def shares_of(counts: Sequence[int], most: int) -> list[int]:
+    """How many rows of each domain to take, so that there are at most `most` and small domains are whole."""
+    left, shares = most, [0] * len(counts)
+    for place, domain in enumerate(np.argsort(counts, kind="stable")):
+        shares[domain] = min(counts[domain], left // (len(counts) - place))
+        left -= shares[domain]
+    return shares
