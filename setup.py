@@ -9,7 +9,7 @@ setup(
     packages=[*find_packages(include=["uda", "uda.*"]), "uda.configs", "uda.datasets"],
     package_dir={"uda.configs": "configs", "uda.datasets": "datasets"},
     package_data={
-        "": ["templates/*"],
+        "": ["templates/*", "page/*"],
         "uda": ["py.typed"],
         "uda.configs": ["*.yaml", "*/*.yaml"],
         "uda.datasets": ["*.yaml"],

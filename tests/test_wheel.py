@@ -86,13 +86,13 @@ def files_of_package(wheel):
         return {name for name in archive.namelist() if ".dist-info/" not in name}
 
 
-def test_the_wheel_holds_package_configs_cards_and_templates_and_nothing_else(built):
+def test_the_wheel_holds_package_configs_cards_templates_and_pages_and_nothing_else(built):
     (wheel,) = built.glob("*.whl")
     assert wheel.name.startswith("uda_toolkit-")
     ours = [
         path
         for path in (CHECKOUT / "uda").rglob("*")
-        if path.suffix in (".py", ".typed") or path.parent.name == "templates"
+        if path.suffix in (".py", ".typed") or path.parent.name in ("templates", "page")
     ]
     expected = {path.relative_to(CHECKOUT).as_posix() for path in ours if path.is_file()}
     cards = (CHECKOUT / "datasets").glob("*.yaml")

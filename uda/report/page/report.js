@@ -1,0 +1,1396 @@
+/* The interactive parts of a run's page.
+
+The page reads without this script. Each part has a place, `[data-part]`, with a static `.fallback` in it. A part is
+built beside its fallback, which is hidden once the part stands. A part that fails leaves its fallback.
+
+Names of classes and paths come from the user's data and may hold anything. They enter the page as text nodes and
+attributes, never as HTML. */
+(function () {
+  "use strict";
+
+  const PICTURES_AT_ONCE = 24;
+  const CLASSES_AT_ONCE = 12;
+  const ANY = "any";
+
+  const root = document.documentElement;
+  root.classList.replace("no-script", "script");
+
+  /* What parts offer each other: the gallery shows what the confusion matrix and the map ask for. */
+  const parts = {};
+  const redraws = [];
+  const kept = {};
+
+  // ---------------------------------------------------------------------------------------------- elements and text
+
+  function setAttributes(node, attributes) {
+    for (const [name, value] of Object.entries(attributes)) {
+      if (value === null || value === undefined || value === false) continue;
+      node.setAttribute(name, value === true ? "" : value);
+    }
+    return node;
+  }
+
+  /* A new element. Children that are strings become text nodes. */
+  function element(tag, attributes = {}, ...children) {
+    const node = setAttributes(document.createElement(tag), attributes);
+    node.append(...children.filter((child) => child !== null));
+    return node;
+  }
+
+  function drawing(tag, attributes = {}, ...children) {
+    const node = setAttributes(document.createElementNS("http://www.w3.org/2000/svg", tag), attributes);
+    node.append(...children);
+    return node;
+  }
+
+  /* A name from the data, in its own writing direction. The style sheet cuts off a long one; the title has all of it. */
+  function nameOf(text) {
+    return element("bdi", { class: "name", title: text }, text);
+  }
+
+  function shortened(text, most = 40) {
+    const letters = Array.from(text);
+    return letters.length > most ? letters.slice(0, most - 1).join("") + "…" : text;
+  }
+
+  function fraction(value, digits = 3) {
+    return value === null || value === undefined ? "–" : value.toFixed(digits);
+  }
+
+  function plural(count, singular, several = singular + "s") {
+    return `${count} ${count === 1 ? singular : several}`;
+  }
+
+  function oracle() {
+    return element("abbr", { class: "oracle", title: "needs target labels, which training never sees" }, "oracle");
+  }
+
+  function colour(variable) {
+    return getComputedStyle(root).getPropertyValue(`--${variable}`).trim();
+  }
+
+  function labelled(text, control) {
+    return element("label", { class: "control" }, element("span", {}, text), control);
+  }
+
+  /* A <select> of [value, text] pairs, with its label. */
+  function selectOf(title, options, chosen, changed) {
+    const select = element("select");
+    for (const [value, text] of options) {
+      select.append(element("option", { value, title: text.length > 24 ? text : null }, shortened(text)));
+    }
+    select.value = chosen;
+    select.addEventListener("change", changed);
+    return { select, control: labelled(title, select) };
+  }
+
+  function searchField(title, changed) {
+    const input = element("input", { type: "search", autocomplete: "off", spellcheck: "false" });
+    input.addEventListener("input", changed);
+    return { input, control: labelled(title, input) };
+  }
+
+  /* A group of radio buttons that looks like one control. `changed` is called with the chosen value. */
+  let groups = 0;
+  function radioGroup(title, options, chosen, changed) {
+    const name = `choice-${(groups += 1)}`;
+    const choices = element("span", { class: "choices" });
+    for (const [value, text] of options) {
+      const input = element("input", { type: "radio", name, value });
+      input.checked = value === chosen;
+      input.addEventListener("change", () => changed(value));
+      choices.append(element("label", {}, input, element("span", {}, text)));
+    }
+    return element("fieldset", { class: "segmented" }, element("legend", {}, title), choices);
+  }
+
+  function matches(text, query) {
+    return text.toLocaleLowerCase().includes(query.trim().toLocaleLowerCase());
+  }
+
+  function scrollTo(node) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    node.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- data
+
+  function readData() {
+    const holder = document.getElementById("page-data");
+    return holder ? JSON.parse(holder.textContent) : {};
+  }
+
+  function bytesOf(base64) {
+    return Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  }
+
+  /* Browsers run on little-endian machines alone, which is the order of the data. */
+  function numbersOf(Numbers, base64) {
+    return base64 === null ? null : new Numbers(bytesOf(base64).buffer);
+  }
+
+  /* Index of the state that the confusion matrix and the map show. */
+  function finalState(data) {
+    return data.confusion ? data.confusion.state : data.states.length - 1;
+  }
+
+  // --------------------------------------------------------------------------------------------------------- curves
+
+  const SERIES = 7;
+  const DASHES = [[], [9, 4], [2, 3], [11, 4, 2, 4], [16, 4], [5, 2], [11, 2, 2, 2, 2, 2]];
+
+  /* Colour and dash of a series. The first 49 all look different. */
+  function lookOf(index) {
+    return { variable: `series-${(index % SERIES) + 1}`, dash: DASHES[(index + Math.floor(index / SERIES)) % SERIES] };
+  }
+
+  function digitsFor(values) {
+    const known = values.filter((value) => value !== null);
+    if (known.every(Number.isInteger)) return 0;
+    return Math.max(...known.map(Math.abs)) >= 10 ? 1 : 3;
+  }
+
+  function lineSample(look) {
+    const line = drawing("line", {
+      x1: 0, x2: 30, y1: 5, y2: 5, stroke: `var(--${look.variable})`, "stroke-width": 2.5, "stroke-dasharray": look.dash.join(" "),
+    });
+    return drawing("svg", { viewBox: "0 0 30 10", "aria-hidden": "true" }, line);
+  }
+
+  function lastOf(values) {
+    for (let index = values.length - 1; index >= 0; index -= 1) if (values[index] !== null) return index;
+    return null;
+  }
+
+  function curveInWords(curve, lines, shown) {
+    const told = lines.map(({ name, values, level }) => {
+      const first = values.findIndex((value) => value !== null);
+      if (first < 0) return `${name}: no value`;
+      if (level) return `${name}: ${shown(values[first])}`;
+      const last = lastOf(values);
+      return `${name}: ${shown(values[first])} at ${curve.xlabel} ${curve.x[first]}, ${shown(values[last])} at ${curve.xlabel} ${curve.x[last]}`;
+    });
+    return `${curve.title}. ${told.join("; ")}.`;
+  }
+
+  /* The legend tells the values under the pointer, or the last ones. Its buttons show and hide the lines. */
+  function curveLegend(curve, lines, shown, toggle) {
+    const at = element("li", { class: "at" });
+    const list = element("ul", { class: "legend curve-legend" }, at);
+    const cells = lines.map(({ name, look }, index) => {
+      const value = element("span", { class: "value" });
+      const button = element("button", { type: "button", "aria-pressed": "true" }, lineSample(look), nameOf(name), value);
+      button.addEventListener("click", () => {
+        const visible = button.getAttribute("aria-pressed") !== "true";
+        button.setAttribute("aria-pressed", String(visible));
+        toggle(index, visible);
+      });
+      list.append(element("li", {}, button));
+      return value;
+    });
+    function read(position) {
+      at.textContent = position === null ? "last" : `${curve.xlabel} ${curve.x[position]}`;
+      cells.forEach((cell, index) => {
+        const { values } = lines[index];
+        const place = position === null ? lastOf(values) : position;
+        cell.textContent = place === null || values[place] === null ? "–" : shown(values[place]);
+      });
+    }
+    read(null);
+    return { list, read };
+  }
+
+  function curveAxis(format) {
+    return {
+      stroke: () => colour("soft"),
+      font: "12px system-ui, sans-serif",
+      grid: { stroke: () => colour("faint"), width: 1 },
+      ticks: { show: false },
+      ...format,
+    };
+  }
+
+  function drawCurve(figure, curve) {
+    const lines = curve.series.map((series, index) => ({ ...series, look: lookOf(index) }));
+    if (curve.baseline) {
+      const values = curve.x.map(() => curve.baseline.value);
+      lines.push({ name: curve.baseline.name, values, look: { variable: "soft", dash: [3, 4] }, level: true });
+    }
+    const digits = digitsFor(lines.flatMap(({ values }) => values));
+    const shown = (value) => value.toFixed(digits);
+    const host = element("div", { class: "curve", role: "img", "aria-label": curveInWords(curve, lines, shown), "data-live": "" });
+    const legend = curveLegend(curve, lines, shown, (index, show) => plot.setSeries(index + 1, { show }));
+    const unit = element("div", { class: "unit", "data-live": "" }, curve.ylabel);
+    legend.list.setAttribute("data-live", "");
+    figure.append(unit, host, legend.list);
+
+    const options = {
+      width: Math.max(host.clientWidth, 240),
+      height: 224,
+      legend: { show: false },
+      // All curves tell the same round, wherever the pointer is.
+      cursor: { sync: { key: "curves", setSeries: false }, drag: { x: false, y: false }, y: false },
+      scales: { x: { time: false } },
+      axes: [
+        curveAxis({ incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000, 1000000], size: 28, gap: 4 }),
+        curveAxis({ size: (self, ticks) => 14 + 7 * Math.max(2, ...(ticks || []).map((tick) => tick.length)), gap: 4 }),
+      ],
+      series: [
+        {},
+        ...lines.map(({ name, look, level }) => ({
+          label: name,
+          stroke: () => colour(look.variable),
+          width: level ? 1.25 : 2,
+          dash: look.dash,
+          points: { show: !level && curve.x.length <= 40, size: 6, fill: () => colour(look.variable) },
+        })),
+      ],
+      hooks: { setCursor: [(self) => legend.read(self.cursor.idx === undefined ? null : self.cursor.idx)] },
+    };
+    const plot = new uPlot(options, [curve.x, ...lines.map(({ values }) => values)], host);
+    redraws.push(() => plot.redraw());
+    new ResizeObserver(() => {
+      if (host.clientWidth > 0 && host.clientWidth !== plot.width) plot.setSize({ width: host.clientWidth, height: 224 });
+    }).observe(host);
+  }
+
+  function buildCurves(host, data) {
+    const drawn = [];
+    for (const curve of data.curves || []) {
+      const figure = [...host.querySelectorAll("[data-curve]")].find((each) => each.dataset.curve === curve.id);
+      if (!figure) continue;
+      drawCurve(figure, curve);
+      drawn.push(...figure.querySelectorAll(".fallback"));
+    }
+    return drawn;
+  }
+
+  // ------------------------------------------------------------------------------------------------------ selection
+
+  const PLOT = { width: 240, height: 60 };
+
+  /* The hatching of wrong pseudo-labels, for all histograms of the page. */
+  function hatching() {
+    const ground = drawing("rect", { class: "hatch-ground", width: 5, height: 5 });
+    const line = drawing("line", { class: "hatch-line", x1: 0, y1: 0, x2: 0, y2: 5, "stroke-width": 3 });
+    const pattern = drawing(
+      "pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, ground, line
+    );
+    const holder = drawing("svg", { width: 0, height: 0, "aria-hidden": "true", style: "position: absolute" }, pattern);
+    return holder;
+  }
+
+  const sum = (counts) => counts.reduce((total, count) => total + count, 0);
+
+  function layersOf(figures) {
+    return [figures.right, figures.wrong, figures.unknown].map((counts) => counts || []);
+  }
+
+  function tallestBin(figures, bins) {
+    const layers = layersOf(figures);
+    let most = 0;
+    for (let bin = 0; bin < bins; bin += 1) most = Math.max(most, sum(layers.map((counts) => counts[bin] || 0)));
+    return most;
+  }
+
+  /* The outlines of the stacked bars, one path per layer. */
+  function stackedBars(figures, bins, most) {
+    const width = PLOT.width / bins;
+    const floor = new Array(bins).fill(PLOT.height);
+    return layersOf(figures).map((counts) => {
+      let path = "";
+      counts.forEach((count, bin) => {
+        if (!count) return;
+        const height = (PLOT.height * count) / most;
+        path += `M${bin * width + 0.5} ${floor[bin]}v${-height}h${width - 1}v${height}z`;
+        floor[bin] -= height;
+      });
+      return path;
+    });
+  }
+
+  /* One class: its histogram and its figures. `show` fills in those of a round. */
+  function classCard(data, number) {
+    const { rounds, bins } = data.selection;
+    const most = Math.max(1, ...rounds.map((round) => tallestBin(round.classes[number], bins)));
+    const [low, high] = rounds[0].range;
+    const bars = ["right", "wrong", "unknown"].map((layer) => drawing("path", { class: `bars-${layer}` }));
+    const below = drawing("rect", { class: "below", x: 0, y: 0, height: PLOT.height });
+    const line = drawing("line", { class: "threshold-line", y1: 0, y2: PLOT.height, "vector-effect": "non-scaling-stroke" });
+    const histogram = drawing(
+      "svg", { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", role: "img" }, ...bars, below, line
+    );
+    const threshold = element("span", { class: "threshold" });
+    const images = element("span");
+    const titles = [["selected"], ...(data.labelled ? [["TP rate", oracle()]] : []), ["AVC"], ["AVH"], ["confidence"], ["norm"]];
+    const values = titles.map(() => element("dd"));
+    const figures = element("dl", { class: "figures" });
+    titles.forEach((title, index) => {
+      const term = element("dt", {});
+      title.forEach((piece, place) => term.append(...(place ? [" ", piece] : [piece])));
+      figures.append(element("div", {}, term, values[index]));
+    });
+    const card = element(
+      "li", {},
+      element("div", { class: "title" }, nameOf(data.classes[number]), images),
+      element("div", { class: "histogram" }, threshold, histogram),
+      element("div", { class: "ends" }, element("span", {}, fraction(low)), element("span", {}, fraction(high))),
+      figures
+    );
+
+    function showThreshold(lambda) {
+      const known = lambda !== null;
+      line.style.display = below.style.display = known ? "" : "none";
+      threshold.textContent = known ? `λ ${fraction(lambda)}` : "";
+      if (!known) return;
+      const share = Math.min(Math.max((lambda - low) / (high - low || 1), 0), 1);
+      threshold.style.setProperty("--at", (100 * share).toFixed(2));
+      below.setAttribute("width", PLOT.width * share);
+      line.setAttribute("x1", PLOT.width * share);
+      line.setAttribute("x2", PLOT.width * share);
+    }
+
+    function show(round) {
+      const of = round.classes[number];
+      stackedBars(of, bins, most).forEach((path, layer) => bars[layer].setAttribute("d", path));
+      showThreshold(of.lambda);
+      images.textContent = plural(of.images, "image");
+      const told = [`${of.selected} of ${of.images}`];
+      if (data.labelled) told.push(fraction(of.tp_rate));
+      told.push(fraction(of.avc), fraction(of.avh), fraction(of.confidence), fraction(of.norm, 2));
+      told.forEach((text, index) => (values[index].textContent = text));
+      const limit = of.lambda === null ? "no threshold" : `threshold ${fraction(of.lambda)}`;
+      histogram.setAttribute(
+        "aria-label",
+        `Scores of the images with pseudo-label ${data.classes[number]}: ${of.selected} of ${of.images} selected, ${limit}`
+      );
+    }
+    return { card, show };
+  }
+
+  function histogramLegend(data) {
+    const sample = (kind) =>
+      drawing("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, drawing("rect", { class: `bars-${kind}`, width: 16, height: 16 }));
+    const unknown = data.selection.rounds.some((round) => round.classes.some((figures) => figures.unknown && sum(figures.unknown)));
+    const entries = data.labelled ? [["right", "right"], ["wrong", "wrong"], ...(unknown ? [["unknown", "not labelled"]] : [])] : [];
+    const list = element("ul", { class: "legend" });
+    for (const [kind, text] of entries) list.append(element("li", {}, sample(kind), text));
+    if (data.labelled) list.append(element("li", {}, oracle()));
+    list.append(element("li", { class: "soft" }, "pale: below the threshold λ, not selected"));
+    return list;
+  }
+
+  const missingLast = (value, missing) => (value === null ? missing : value);
+  const CLASS_ORDERS = {
+    name: { text: "name", value: null },
+    selected: { text: "fewest selected", value: (of) => of.selected },
+    tp_rate: { text: "lowest TP rate (oracle)", value: (of) => missingLast(of.tp_rate, Infinity), oracle: true },
+    images: { text: "most images", value: (of) => -of.images },
+  };
+
+  function classesInOrder(data, round, order, query) {
+    const found = [...data.classes.keys()].filter((number) => matches(data.classes[number], query));
+    const { value } = CLASS_ORDERS[order];
+    const byName = (a, b) => data.classes[a].localeCompare(data.classes[b], undefined, { numeric: true });
+    if (!value) return found.sort(byName);
+    const key = new Map(found.map((number) => [number, value(round.classes[number])]));
+    // Infinity - Infinity is no number.
+    return found.sort((a, b) => (key.get(a) === key.get(b) ? byName(a, b) : key.get(a) - key.get(b)));
+  }
+
+  function buildSelection(host, data) {
+    if (!data.selection || !data.selection.rounds.length) return null;
+    const { rounds } = data.selection;
+    const last = rounds.length - 1;
+    const range = element("input", { type: "range", min: 0, max: last, step: 1, id: "selection-round" });
+    range.value = last;
+    const output = element("output", { for: "selection-round" });
+    const orders = Object.entries(CLASS_ORDERS).filter(([, order]) => data.labelled || !order.oracle);
+    const order = selectOf("Order", orders.map(([value, { text }]) => [value, text]), "name", show);
+    const search = searchField("Search classes", show);
+    const count = element("p", { class: "count", role: "status" });
+    const list = element("ul", { class: "classes" });
+    const cards = new Map();
+
+    function cardOf(number) {
+      if (!cards.has(number)) cards.set(number, classCard(data, number));
+      return cards.get(number);
+    }
+    function show() {
+      const round = rounds[range.value];
+      const text = `${data.unit} ${round.round}`;
+      output.textContent = text;
+      range.setAttribute("aria-valuetext", `${text} of ${rounds[0].round} to ${rounds[last].round}`);
+      const found = classesInOrder(data, round, order.select.value, search.input.value);
+      const shown = found.slice(0, CLASSES_AT_ONCE).map(cardOf);
+      shown.forEach((card) => card.show(round));
+      const wanted = shown.map(({ card }) => card);
+      if (wanted.length !== list.children.length || wanted.some((card, place) => list.children[place] !== card)) {
+        list.replaceChildren(...wanted);
+      }
+      const told = `${shown.length} of ${data.classes.length} shown`;
+      if (count.textContent !== told) count.textContent = told;
+    }
+    range.addEventListener("input", show);
+    show();
+
+    const slider = element("div", { class: "slider" }, element("label", { for: "selection-round" }, data.unit === "round" ? "Round" : "Report"), range, output);
+    host.append(
+      element(
+        "div", { "data-live": "" },
+        hatching(), slider, element("div", { class: "controls" }, search.control, order.control), histogramLegend(data), count, list
+      )
+    );
+    kept.selection = {
+      save: () => ({ at: Number(range.value) === last ? null : rounds[range.value].round, order: order.select.value, query: search.input.value }),
+      restore(was) {
+        const place = rounds.findIndex((round) => round.round === was.at);
+        range.value = place < 0 ? last : place;
+        order.select.value = was.order;
+        search.input.value = was.query;
+        show();
+      },
+    };
+    return null;
+  }
+
+  // --------------------------------------------------------------------------------------------------------- tables
+
+  function valueOf(row, column) {
+    const cell = row.cells[column];
+    if (!cell) return null;
+    if (cell.dataset.value !== undefined) return cell.dataset.value === "" ? null : Number(cell.dataset.value);
+    const text = cell.textContent.trim();
+    return text === "" || text === "-" || text === "–" ? null : text;
+  }
+
+  /* Empty cells come last in both directions. */
+  function inOrder(rows, column, direction) {
+    const sign = direction === "ascending" ? 1 : -1;
+    const keyed = rows.map((row) => [row, valueOf(row, column)]);
+    keyed.sort(([, a], [, b]) => {
+      if (a === null || b === null) return (a === null) - (b === null);
+      if (typeof a === "number" && typeof b === "number") return sign * (a - b);
+      return sign * String(a).localeCompare(String(b), undefined, { numeric: true });
+    });
+    return keyed.map(([row]) => row);
+  }
+
+  function sortable(table) {
+    const body = table.tBodies[0];
+    const head = table.tHead && table.tHead.rows[table.tHead.rows.length - 1];
+    if (!head || !body) return null;
+    const sorted = { column: null, direction: null };
+
+    function sort(column, direction) {
+      for (const cell of head.cells) cell.removeAttribute("aria-sort");
+      head.cells[column].setAttribute("aria-sort", direction);
+      body.append(...inOrder([...body.rows], column, direction));
+      Object.assign(sorted, { column, direction });
+    }
+    [...head.cells].forEach((cell, column) => {
+      if (cell.colSpan > 1 || !cell.textContent.trim()) return;
+      const button = element("button", { type: "button", class: "sort" }, ...cell.childNodes);
+      cell.append(button);
+      button.addEventListener("click", () => {
+        const numbers = [...body.rows].some((row) => typeof valueOf(row, column) === "number");
+        const first = numbers ? "descending" : "ascending";
+        const other = numbers ? "ascending" : "descending";
+        sort(column, sorted.column === column && sorted.direction === first ? other : first);
+      });
+    });
+    return { sorted, sort };
+  }
+
+  function filterable(table) {
+    const rows = [...table.tBodies[0].rows];
+    const search = searchField(table.dataset.filter, show);
+    const count = element("span", { class: "count", role: "status" });
+    function show() {
+      let shown = 0;
+      for (const row of rows) {
+        row.hidden = !matches(row.cells[0].textContent, search.input.value);
+        shown += !row.hidden;
+      }
+      count.textContent = `${shown} of ${rows.length} shown`;
+    }
+    show();
+    const place = table.closest(".scroll") || table;
+    place.before(element("div", { class: "controls", "data-live": "" }, search.control, count));
+    return { input: search.input, show };
+  }
+
+  function enhanceTable(table, number) {
+    const sorting = sortable(table);
+    const filter = table.dataset.filter ? filterable(table) : null;
+    kept[`table ${number}`] = {
+      save: () => ({ ...(sorting && sorting.sorted), query: filter ? filter.input.value : "" }),
+      restore(was) {
+        if (sorting && was.direction) sorting.sort(was.column, was.direction);
+        if (!filter) return;
+        filter.input.value = was.query;
+        filter.show();
+      },
+    };
+  }
+
+  function buildHeat(host) {
+    const measures = [...host.querySelectorAll("[data-measure]")];
+    if (measures.length < 2) return null;
+    const show = (name) => measures.forEach((measure) => (measure.hidden = measure.dataset.measure !== name));
+    const options = measures.map((measure) => [measure.dataset.measure, measure.dataset.title]);
+    const choice = radioGroup("Show", options, options[0][0], show);
+    host.prepend(element("div", { class: "controls", "data-live": "" }, choice));
+    show(options[0][0]);
+    kept.heat = {
+      save: () => choice.querySelector("input:checked").value,
+      restore(was) {
+        const input = [...choice.querySelectorAll("input")].find((each) => each.value === was);
+        if (input) input.click();
+      },
+    };
+    return null;
+  }
+
+  // ------------------------------------------------------------------------------------------------------ confusion
+
+  /* The cells are one stop of the tab key. Arrow keys move among them, Enter opens the gallery. */
+  function buildConfusion(host, data) {
+    const table = host.querySelector("table");
+    if (!data.confusion || !parts.gallery || !table) return null;
+    const rows = [...table.rows].map((row) => [...row.querySelectorAll("[data-truth][data-label]")]).filter((row) => row.length);
+    if (!rows.length) return null;
+    table.setAttribute("role", "grid");
+    for (const cell of rows.flat()) {
+      const truth = Number(cell.dataset.truth);
+      const label = Number(cell.dataset.label);
+      const count = data.confusion.counts[truth][label];
+      cell.title = `${plural(count, "image")} of ${data.classes[truth]}, labelled ${data.classes[label]}`;
+      cell.setAttribute("aria-label", cell.title);
+      cell.tabIndex = -1;
+    }
+    let current = rows[0][0];
+    current.tabIndex = 0;
+
+    function goTo(cell) {
+      current.tabIndex = -1;
+      current = cell;
+      current.tabIndex = 0;
+      current.focus();
+    }
+    function open(cell) {
+      parts.gallery.show({ state: finalState(data), truth: cell.dataset.truth, label: cell.dataset.label });
+    }
+    table.addEventListener("click", (event) => {
+      const cell = event.target.closest("[data-truth][data-label]");
+      if (!cell) return;
+      goTo(cell);
+      open(cell);
+    });
+    table.addEventListener("keydown", (event) => {
+      const row = rows.findIndex((cells) => cells.includes(event.target));
+      if (row < 0) return;
+      const column = rows[row].indexOf(event.target);
+      const steps = {
+        ArrowUp: [row - 1, column], ArrowDown: [row + 1, column], ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1],
+        Home: [row, 0], End: [row, rows[row].length - 1],
+      };
+      if (event.key === "Enter" || event.key === " ") open(event.target);
+      else if (!steps[event.key]) return;
+      else {
+        const [to, along] = steps[event.key];
+        if (rows[to] && rows[to][along]) goTo(rows[to][along]);
+      }
+      event.preventDefault();
+    });
+    return null;
+  }
+
+  // -------------------------------------------------------------------------------------------------------- gallery
+
+  const CHOSEN = { nobody: 0, softmax: 1, selector: 2, both: 3 };
+
+  /* What the truth of an image says about a label: "right", "wrong" or null where the truth is not known.
+     `truth` is an index into the truths, or, where there are too many classes for that, a class number. */
+  function verdictOf(data, truth, label) {
+    if (!data.labelled || truth === -1) return null;
+    if (data.truth_is_class && truth === data.truths.length - 1) return null;
+    return truth === label ? "right" : "wrong";
+  }
+
+  function truthName(data, truth) {
+    if (data.truth_is_class) return data.truths[truth];
+    return { [-1]: "not labelled", [-2]: "other class" }[truth] || data.classes[truth];
+  }
+
+  function chosenMatches(chosen, wanted) {
+    if (wanted === "chosen") return chosen >= CHOSEN.selector;
+    if (wanted === "not") return chosen < CHOSEN.selector;
+    return wanted === ANY || chosen === CHOSEN[wanted];
+  }
+
+  /* All target images of a state that pass the filters, with a picture or without. */
+  function countInCube(data, filters) {
+    const { cube } = data.states[filters.state];
+    const width = data.truths.length;
+    const verdicts = data.truth_is_class ? null : ["right", "wrong", null];
+    let total = 0;
+    for (let place = 0; place < cube.length; place += 2) {
+      const key = cube[place];
+      const truth = Math.floor(key / 8) % width;
+      const label = Math.floor(key / 8 / width);
+      const verdict = !data.labelled ? null : verdicts ? verdicts[truth] : verdictOf(data, truth, label);
+      const image = { label, truth, verdict, chosen: (key >> 1) & 3, flipped: key & 1 };
+      if (passes(filters, image)) total += cube[place + 1];
+    }
+    return total;
+  }
+
+  function passes(filters, image) {
+    return (
+      (filters.label === ANY || image.label === Number(filters.label)) &&
+      (filters.truth === ANY || image.truth === Number(filters.truth)) &&
+      (filters.verdict === ANY || image.verdict === filters.verdict) &&
+      chosenMatches(image.chosen, filters.chosen) &&
+      (!filters.flipped || image.flipped === 1)
+    );
+  }
+
+  /* The image with a picture number `number`, in one state. */
+  function pictured(data, state, number) {
+    const of = data.pictures.states[state];
+    const label = of.label[number];
+    const truth = data.pictures.truth[number];
+    return {
+      number, label, truth, verdict: verdictOf(data, truth, label), chosen: of.chosen[number], flipped: of.flipped[number],
+      score: of.score[number], avh: of.avh[number], ratio: of.threshold_ratio ? of.threshold_ratio[number] : null,
+      path: data.pictures.paths[number], row: data.pictures.rows[number],
+    };
+  }
+
+  const PICTURE_ORDERS = {
+    surest: { text: "surest first", key: (image) => image.score, sign: -1 },
+    hardest: { text: "hardest first (AVH)", key: (image) => image.avh, sign: -1 },
+    unsure: { text: "least sure first", key: (image) => image.score, sign: 1 },
+  };
+
+  function chosenInWords(data, chosen) {
+    if (data.selector === "softmax") return chosen ? "chosen" : "not chosen";
+    return ["not chosen", "chosen only by softmax", `chosen only by ${data.selector}`, `chosen by ${data.selector} and softmax`][chosen];
+  }
+
+  function pictureSource(data, number) {
+    return `data:image/jpeg;base64,${data.pictures.jpegs[number]}`;
+  }
+
+  function pictureCard(data, state, image) {
+    const label = data.classes[image.label];
+    const truth = data.labelled ? truthName(data, image.truth) : null;
+    const words = [`Image ${image.path}, ${state.chooses ? "pseudo-label" : "label"} ${label}`];
+    if (image.verdict) words.push(`true class ${truth}: ${image.verdict}`);
+    const picture = element("img", {
+      src: pictureSource(data, image.number), alt: words.join(", "), loading: "lazy", decoding: "async", title: image.path,
+    });
+    const card = element("li", { class: image.verdict, "data-picture": image.number }, picture);
+    card.append(element("div", { class: "path", title: image.path }, element("bdi", {}, image.path)));
+    const line = element("div", {}, "label ", element("strong", {}, nameOf(label)));
+    if (image.verdict) line.append(" ", element("span", { class: "verdict" }, image.verdict === "right" ? "✓ right" : "✗ wrong"));
+    card.append(line);
+    if (truth !== null) card.append(element("div", {}, image.verdict ? "is " : "", nameOf(truth), image.verdict ? " " : "", image.verdict ? oracle() : ""));
+    const score = image.ratio === null ? fraction(image.score) : `${fraction(image.score)} = ${fraction(image.ratio, 2)} λ`;
+    card.append(element("div", { class: "soft" }, `score ${score}`));
+    if (image.avh !== null) card.append(element("div", { class: "soft" }, `AVH ${fraction(image.avh)}`));
+    if (state.chooses) card.append(element("div", { class: "soft" }, chosenInWords(data, image.chosen)));
+    if (image.flipped) card.append(element("div", { class: "soft" }, "label has changed"));
+    return card;
+  }
+
+  function galleryControls(data, changed) {
+    const named = (names) => names.map((name, number) => [String(number), name]);
+    const selects = {};
+    const add = (key, title, options, chosen = ANY) => (selects[key] = selectOf(title, options, chosen, changed));
+    const any = (text, options) => [[ANY, text], ...options];
+    add("state", data.unit === "round" ? "Round" : "Report", named(data.states.map(({ name }) => name)), String(data.states.length - 1));
+    add("label", "Label", any("any class", named(data.classes)));
+    if (data.labelled && data.truth_is_class) add("truth", "True class (oracle)", any("any class", named(data.truths)));
+    if (data.labelled) add("verdict", "Label is (oracle)", [[ANY, "right or wrong"], ["right", "right"], ["wrong", "wrong"]]);
+    if (data.states.some(({ chooses }) => chooses)) {
+      const apart = data.selector && data.selector !== "softmax";
+      add("chosen", "Chosen", [
+        [ANY, "chosen or not"], ["chosen", `chosen by ${data.selector || "the run"}`],
+        ...(apart ? [["selector", `only by ${data.selector}`], ["softmax", "only by softmax"], ["both", "by both"]] : []),
+        ["not", `not by ${data.selector || "the run"}`],
+      ]);
+    }
+    add("order", "Order", Object.entries(PICTURE_ORDERS).map(([value, { text }]) => [value, text]), "surest");
+    const flipped = element("input", { type: "checkbox" });
+    flipped.addEventListener("change", changed);
+    const check = element("label", { class: "control check" }, flipped, element("span", {}, `label changed since the ${data.unit} before`));
+    return { selects, flipped, check };
+  }
+
+  function buildGallery(host, data) {
+    if (!data.pictures || !data.pictures.paths.length) return null;
+    const { selects, flipped, check } = galleryControls(data, () => changed());
+    const chip = element("button", { type: "button", class: "chip", hidden: true });
+    const clear = element("button", { type: "button", class: "button", hidden: true }, "Clear filters");
+    const count = element("p", { class: "count", role: "status" });
+    const list = element("ul", { class: "gallery" });
+    const more = element("button", { type: "button", class: "button script-only" }, "Show more pictures");
+    const form = element("form", { class: "controls gallery-filters" }, ...Object.values(selects).map(({ control }) => control), check, clear, chip);
+    form.addEventListener("submit", (event) => event.preventDefault());
+    let marked = null; // { rows: Set of target rows, total: filters -> number of marked images that pass }
+    let most = PICTURES_AT_ONCE;
+
+    function filters() {
+      const value = (key) => (selects[key] ? selects[key].select.value : ANY);
+      const state = Number(value("state"));
+      return {
+        state, label: value("label"), truth: value("truth"), verdict: value("verdict"), flipped: flipped.checked,
+        chosen: data.states[state].chooses ? value("chosen") : ANY,
+      };
+    }
+    function found(wanted) {
+      const all = data.pictures.paths.map((path, number) => pictured(data, wanted.state, number));
+      const { key, sign } = PICTURE_ORDERS[selects.order.select.value];
+      const rank = (image) => missingLast(key(image), -sign * -Infinity);
+      return all
+        .filter((image) => passes(wanted, image) && (!marked || marked.rows.has(image.row)))
+        .sort((a, b) => (rank(a) === rank(b) ? a.number - b.number : sign * (rank(a) - rank(b))));
+    }
+    function tell(shown, pictures, wanted) {
+      const total = marked ? marked.total(wanted) : countInCube(data, wanted);
+      if (total === null) return `${shown} shown, of ${plural(marked.rows.size, "image")} marked in the map`;
+      const rest = shown === pictures && pictures < total ? ` The page has ${pictures ? `only these pictures` : "no picture"} of them.` : "";
+      return `${shown} of ${total} shown.${rest}`;
+    }
+    function show() {
+      const wanted = filters();
+      const images = found(wanted);
+      const shown = images.slice(0, most);
+      list.replaceChildren(...shown.map((image) => pictureCard(data, data.states[wanted.state], image)));
+      count.textContent = tell(shown.length, images.length, wanted);
+      more.hidden = images.length <= most;
+      if (selects.chosen) selects.chosen.control.hidden = !data.states[wanted.state].chooses;
+      check.hidden = wanted.state === 0;
+      clear.hidden = !["label", "truth", "verdict", "chosen"].some((key) => wanted[key] !== ANY) && !wanted.flipped;
+      for (const { select } of Object.values(selects)) select.title = select.selectedOptions[0].title;
+    }
+    function changed() {
+      most = PICTURES_AT_ONCE;
+      if (Number(selects.state.select.value) === 0) flipped.checked = false;
+      show();
+    }
+    function reset() {
+      for (const key of ["label", "truth", "verdict", "chosen"]) if (selects[key]) selects[key].select.value = ANY;
+      flipped.checked = false;
+    }
+    function set(values) {
+      for (const [key, value] of Object.entries(values)) if (selects[key]) selects[key].select.value = String(value);
+    }
+    function unmark() {
+      marked = null;
+      chip.hidden = true;
+      changed();
+    }
+    clear.addEventListener("click", () => {
+      reset();
+      changed();
+      selects.label.select.focus();
+    });
+    more.addEventListener("click", () => {
+      most += PICTURES_AT_ONCE;
+      const next = list.children.length;
+      show();
+      list.children[next].setAttribute("tabindex", "-1");
+      list.children[next].focus({ preventScroll: true });
+    });
+    chip.addEventListener("click", () => {
+      unmark();
+      parts.map.clear();
+      selects.label.select.focus();
+    });
+    show();
+    host.append(element("div", { "data-live": "" }, form, count, list, more));
+    host.setAttribute("tabindex", "-1");
+
+    const goTo = () => {
+      scrollTo(host);
+      host.focus({ preventScroll: true });
+    };
+    parts.gallery = {
+      goTo,
+      show(values) {
+        reset();
+        if (marked) parts.map.clear();
+        marked = null;
+        chip.hidden = true;
+        set(values);
+        changed();
+        goTo();
+      },
+      mark(rows, total) {
+        reset();
+        set({ state: finalState(data) });
+        marked = { rows, total };
+        chip.hidden = false;
+        chip.replaceChildren("images marked in the map ", element("span", { "aria-hidden": "true" }, "✕"));
+        chip.setAttribute("aria-label", "Remove the filter: images marked in the map");
+        changed();
+      },
+      unmark() {
+        if (marked) unmark();
+      },
+    };
+    kept.gallery = {
+      save: () => ({
+        state: data.states[selects.state.select.value].name, flipped: flipped.checked, most,
+        values: Object.fromEntries(Object.entries(selects).map(([key, { select }]) => [key, select.value])),
+      }),
+      restore(was) {
+        const state = data.states.findIndex(({ name }) => name === was.state);
+        set({ ...was.values, state: state < 0 ? data.states.length - 1 : state });
+        flipped.checked = was.flipped;
+        most = was.most;
+        show();
+      },
+    };
+    return null;
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ map
+
+  const MAP = { full: 65535, unknown: 65535, other: 65534, margin: 12, hitRadius: 9, legend: 24 };
+
+  function readMap(map) {
+    return {
+      x: numbersOf(Uint16Array, map.x), y: numbersOf(Uint16Array, map.y), label: numbersOf(Uint16Array, map.label),
+      truth: numbersOf(Uint16Array, map.truth), domain: bytesOf(map.domain),
+      chosen: map.chosen === null ? null : bytesOf(map.chosen), row: numbersOf(Int32Array, map.row),
+    };
+  }
+
+  /* A colour per class. Beyond seven classes they are hues in a circle, of three shades. */
+  function classColour(number, classes) {
+    if (classes <= SERIES) return colour(`series-${number + 1}`);
+    const dark = matchMedia("screen and (prefers-color-scheme: dark)").matches;
+    const shade = (dark ? [70, 58, 80] : [42, 54, 32])[number % 3];
+    return `hsl(${Math.round((number * 360) / classes)} 65% ${shade}%)`;
+  }
+
+  /* The ways to colour the map: entries of the legend, and for each point the index of its entry. */
+  function mapColourings(data, points) {
+    const { domains } = data.map;
+    const isTarget = (point) => domains[points.domain[point]].target;
+    const ways = {
+      class: {
+        text: "class",
+        entries: data.classes.map((name, number) => ({ name, paint: () => classColour(number, data.classes.length) })),
+        entryOf: (point) => points.label[point],
+      },
+    };
+    if (domains.length > 1) {
+      ways.domain = {
+        text: "domain",
+        entries: domains.map(({ name, target }, number) => ({
+          name, paint: () => colour(`series-${(number % SERIES) + 1}`), shape: target ? "dot" : "ring",
+        })),
+        entryOf: (point) => points.domain[point],
+      };
+    }
+    if (points.chosen) {
+      ways.chosen = {
+        text: "chosen",
+        entries: [
+          { name: "target, not chosen", paint: () => colour("edge"), shape: "dot" },
+          { name: "target, chosen in the last round", paint: () => colour("accent"), shape: "dot" },
+          { name: "source", paint: () => colour("line"), shape: "ring" },
+        ],
+        entryOf: (point) => points.chosen[point],
+      };
+    }
+    if (data.labelled && points.truth) {
+      ways.right = {
+        text: "right or wrong (oracle)",
+        entries: [
+          { name: "right", paint: () => colour("right"), shape: "dot" },
+          { name: "wrong", paint: () => colour("wrong"), shape: "cross" },
+          { name: "not labelled", paint: () => colour("edge"), shape: "dot" },
+          { name: "source", paint: () => colour("line"), shape: "ring" },
+        ],
+        entryOf: (point) => {
+          if (!isTarget(point)) return 3;
+          if (points.truth[point] === MAP.unknown) return 2;
+          return points.truth[point] === points.label[point] ? 0 : 1;
+        },
+      };
+    }
+    return ways;
+  }
+
+  function drawShape(context, shape, middle, radius) {
+    context.beginPath();
+    if (shape === "cross") {
+      const arm = radius * 0.9;
+      context.moveTo(middle - arm, middle - arm);
+      context.lineTo(middle + arm, middle + arm);
+      context.moveTo(middle + arm, middle - arm);
+      context.lineTo(middle - arm, middle + arm);
+    } else context.arc(middle, middle, radius, 0, 2 * Math.PI);
+    if (shape === "dot") context.fill();
+    else context.stroke();
+  }
+
+  /* A point's picture, drawn once and then stamped: thousands of arcs would be slow. */
+  function stamp(shape, paint, radius, scale) {
+    const size = Math.ceil((2 * radius + 2) * scale);
+    const canvas = element("canvas", { width: size, height: size });
+    const context = canvas.getContext("2d");
+    context.fillStyle = context.strokeStyle = paint;
+    context.lineWidth = 1.4 * scale;
+    drawShape(context, shape, size / 2, radius * scale);
+    return canvas;
+  }
+
+  function shapeSample(shape, paint) {
+    const mark = {
+      dot: () => drawing("circle", { cx: 8, cy: 8, r: 5, fill: paint }),
+      ring: () => drawing("circle", { cx: 8, cy: 8, r: 5, fill: "none", stroke: paint, "stroke-width": 2 }),
+      cross: () => drawing("path", { d: "M3 3L13 13M13 3L3 13", stroke: paint, "stroke-width": 2.5 }),
+    }[shape]();
+    return drawing("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, mark);
+  }
+
+  function inside(polygon, x, y) {
+    let within = false;
+    for (let a = 0, b = polygon.length - 1; a < polygon.length; b = a, a += 1) {
+      const [ax, ay] = polygon[a];
+      const [bx, by] = polygon[b];
+      if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) within = !within;
+    }
+    return within;
+  }
+
+  function corners(x0, y0, x1, y1) {
+    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
+  }
+
+  /* The points on their canvas: where they lie, how they look, which are near. */
+  function scatter(canvas, data, points) {
+    const { count, domains } = data.map;
+    const x = new Float32Array(count);
+    const y = new Float32Array(count);
+    const size = { width: 0, height: 0, scale: 1 };
+
+    function place() {
+      size.width = canvas.clientWidth;
+      size.height = canvas.clientHeight;
+      size.scale = Math.min(window.devicePixelRatio || 1, 2);
+      canvas.width = Math.round(size.width * size.scale);
+      canvas.height = Math.round(size.height * size.scale);
+      for (let point = 0; point < count; point += 1) {
+        x[point] = MAP.margin + (points.x[point] / MAP.full) * (size.width - 2 * MAP.margin);
+        y[point] = size.height - MAP.margin - (points.y[point] / MAP.full) * (size.height - 2 * MAP.margin);
+      }
+    }
+    /* Points of one look follow each other, those in the background first. */
+    function buckets(way, isBright) {
+      const found = new Map();
+      for (let point = 0; point < count; point += 1) {
+        const entry = way.entryOf(point);
+        const target = domains[points.domain[point]].target;
+        const key = ((isBright(point) ? 2 : 0) + (target ? 1 : 0)) * (way.entries.length + 1) + entry;
+        if (!found.has(key)) found.set(key, []);
+        found.get(key).push(point);
+      }
+      return [...found].sort(([a], [b]) => a - b).map(([, members]) => members);
+    }
+    function draw(way, isBright) {
+      const context = canvas.getContext("2d");
+      const { scale } = size;
+      const radius = count > 4000 ? 2 : count > 1000 ? 2.6 : 3.4;
+      context.clearRect(0, 0, canvas.width, canvas.height);
+      for (const members of buckets(way, isBright)) {
+        const first = members[0];
+        const entry = way.entries[way.entryOf(first)];
+        const shape = (entry && entry.shape) || (domains[points.domain[first]].target ? "dot" : "ring");
+        const bright = isBright(first);
+        const picture = stamp(shape, bright && entry ? entry.paint() : colour("edge"), radius, scale);
+        const half = picture.width / 2;
+        context.globalAlpha = bright ? 0.85 : 0.16;
+        for (const point of members) context.drawImage(picture, x[point] * scale - half, y[point] * scale - half);
+      }
+    }
+    function within(polygon) {
+      const xs = polygon.map(([px]) => px);
+      const ys = polygon.map(([, py]) => py);
+      const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
+      const found = [];
+      for (let point = 0; point < count; point += 1) {
+        if (x[point] < left || x[point] > right || y[point] < top || y[point] > bottom) continue;
+        if (inside(polygon, x[point], y[point])) found.push(point);
+      }
+      return found;
+    }
+    function nearest(px, py) {
+      let best = null;
+      let least = MAP.hitRadius ** 2;
+      for (let point = 0; point < count; point += 1) {
+        const distance = (x[point] - px) ** 2 + (y[point] - py) ** 2;
+        if (distance < least) [best, least] = [point, distance];
+      }
+      return best;
+    }
+    return { x, y, size, place, draw, within, nearest };
+  }
+
+  function mapLegend(data, way) {
+    const list = element("ul", { class: "legend" });
+    if (way.entries.length <= MAP.legend) {
+      for (const entry of way.entries) {
+        list.append(element("li", {}, shapeSample(entry.shape || "dot", entry.paint()), nameOf(entry.name)));
+      }
+    } else list.append(element("li", { class: "soft" }, `${way.entries.length} classes. Choose one to see where it lies.`));
+    if (!way.entries.some(({ shape }) => shape) && data.map.domains.some(({ target }) => !target)) {
+      const paint = "var(--soft)";
+      list.append(element("li", { class: "soft" }, shapeSample("ring", paint), "source"), element("li", { class: "soft" }, shapeSample("dot", paint), "target"));
+    }
+    return list;
+  }
+
+  /* What is known of a point, beside it. */
+  function mapTooltip(data, points, pictureOf) {
+    const box = element("div", { class: "tooltip", hidden: true });
+    function fill(point) {
+      const domain = data.map.domains[points.domain[point]];
+      const picture = pictureOf.get(points.row[point]);
+      const label = element("div", {}, domain.target ? "label " : "class ", element("strong", {}, nameOf(data.classes[points.label[point]])));
+      const pieces = [label];
+      if (domain.target && data.labelled && points.truth && points.truth[point] !== MAP.unknown) {
+        const truth = points.truth[point] === MAP.other ? "other class" : data.classes[points.truth[point]];
+        const right = points.truth[point] === points.label[point];
+        pieces.push(element("div", {}, right ? "✓ right" : "✗ wrong: is ", ...(right ? [] : [nameOf(truth)])));
+      }
+      pieces.push(element("div", {}, nameOf(domain.name), domain.target ? " (target)" : " (source)"));
+      if (picture !== undefined) {
+        pieces.unshift(element("img", { src: pictureSource(data, picture), alt: "" }));
+        pieces.push(element("div", { class: "path" }, data.pictures.paths[picture]));
+      }
+      box.replaceChildren(...pieces);
+    }
+    return {
+      box,
+      show(point, x, y, size) {
+        fill(point);
+        box.hidden = false;
+        const left = x > size.width / 2 ? x - box.offsetWidth - 14 : x + 14;
+        const top = y > size.height / 2 ? y - box.offsetHeight - 10 : y + 10;
+        box.style.left = `${Math.max(4, Math.min(left, size.width - box.offsetWidth - 4))}px`;
+        box.style.top = `${Math.max(4, Math.min(top, size.height - box.offsetHeight - 4))}px`;
+      },
+      hide() {
+        box.hidden = true;
+      },
+    };
+  }
+
+  function buildMap(host, data) {
+    if (!data.map || !data.map.count) return null;
+    const points = readMap(data.map);
+    const ways = mapColourings(data, points);
+    const { domains, count } = data.map;
+    const isTarget = (point) => domains[points.domain[point]].target;
+    const rows = data.pictures ? data.pictures.rows : [];
+    const tooltip = mapTooltip(data, points, new Map(rows.map((row, number) => [row, number])));
+    const base = element("canvas", { "aria-hidden": "true" });
+    const above = element("canvas", { "aria-hidden": "true" });
+    const plot = element("div", {
+      class: "map-plot", tabindex: 0, role: "application", "aria-roledescription": "map of images",
+      "aria-label": `Map of ${plural(count, "image")} by ${data.map.method}. Arrow keys move a box, plus and minus change its size, Enter marks the images in it, Escape clears.`,
+    }, base, above, tooltip.box);
+    const status = element("p", { class: "count", role: "status" });
+    const clearing = element("button", { type: "button", class: "button", hidden: true }, "Clear marks");
+    const opening = element("button", { type: "button", class: "button", hidden: true }, "See them in the gallery");
+    const legendPlace = element("div");
+    const cloud = scatter(base, data, points);
+    let colouring = "class";
+    let highlighted = ANY;
+    let marked = null; // Uint8Array: 1 for the marked points
+    let outline = null; // corners of the box or lasso being drawn
+    let cursor = null; // the keyboard's box
+    let tool = matchMedia("(pointer: coarse)").matches ? "look" : "box";
+
+    const isBright = (point) => (!marked || marked[point] === 1) && (highlighted === ANY || points.label[point] === Number(highlighted));
+    const draw = () => cloud.draw(ways[colouring], isBright);
+
+    function drawOutline() {
+      const { width, height, scale } = cloud.size;
+      above.width = Math.round(width * scale);
+      above.height = Math.round(height * scale);
+      const shape = outline || (cursor && corners(...cursorBox()));
+      if (!shape) return;
+      const context = above.getContext("2d");
+      context.scale(scale, scale);
+      context.beginPath();
+      shape.forEach(([x, y], index) => (index ? context.lineTo(x, y) : context.moveTo(x, y)));
+      context.closePath();
+      context.strokeStyle = context.fillStyle = colour("accent");
+      context.lineWidth = 1.5;
+      context.setLineDash([6, 4]);
+      context.stroke();
+      context.globalAlpha = 0.08;
+      context.fill();
+    }
+    function resize() {
+      if (!plot.clientWidth) return;
+      cloud.place();
+      draw();
+      drawOutline();
+    }
+    function showLegend() {
+      legendPlace.replaceChildren(mapLegend(data, ways[colouring]));
+    }
+    /* How many marked target images pass the gallery's filters, or null where the map does not know: it has the
+       labels of the final model alone. */
+    function countMarked(members, filters) {
+      if (filters.state !== finalState(data) || filters.flipped) return null;
+      const known = data.truth_is_class ? data.classes.length : 0;
+      return members.filter((point) => {
+        const label = points.label[point];
+        const raw = points.truth ? points.truth[point] : MAP.unknown;
+        const verdict = raw === MAP.unknown ? null : raw === label ? "right" : "wrong";
+        const truth = raw === MAP.unknown ? known + 1 : raw === MAP.other ? known : raw;
+        return passes({ ...filters, chosen: ANY }, { label, truth, verdict });
+      }).length;
+    }
+    function mark(members) {
+      const targets = members.filter(isTarget);
+      if (!members.length) return clear();
+      marked = new Uint8Array(count);
+      for (const point of members) marked[point] = 1;
+      draw();
+      const sources = members.length - targets.length;
+      status.textContent = `${plural(targets.length, "target image")}${sources ? ` and ${plural(sources, "source image")}` : ""} marked.`;
+      clearing.hidden = false;
+      opening.hidden = !parts.gallery || !targets.length;
+      if (!parts.gallery) return null;
+      if (targets.length) parts.gallery.mark(new Set(targets.map((point) => points.row[point])), (filters) => countMarked(targets, filters));
+      else parts.gallery.unmark();
+      return null;
+    }
+    function clear() {
+      marked = outline = cursor = null;
+      status.textContent = "";
+      clearing.hidden = opening.hidden = true;
+      draw();
+      drawOutline();
+    }
+    function clearAll() {
+      clear();
+      if (parts.gallery) parts.gallery.unmark();
+    }
+
+    // The pointer: it draws a box or a lasso, or only looks.
+    function position(event) {
+      const bounds = plot.getBoundingClientRect();
+      return [event.clientX - bounds.left - plot.clientLeft, event.clientY - bounds.top - plot.clientTop];
+    }
+    function hover([x, y]) {
+      const point = cloud.nearest(x, y);
+      if (point === null) tooltip.hide();
+      else tooltip.show(point, cloud.x[point], cloud.y[point], cloud.size);
+    }
+    let path = null;
+    plot.addEventListener("pointerdown", (event) => {
+      hover(position(event));
+      if (tool === "look" || event.button !== 0) return;
+      tooltip.hide();
+      path = [position(event)];
+      plot.setPointerCapture(event.pointerId);
+    });
+    plot.addEventListener("pointermove", (event) => {
+      const at = position(event);
+      if (!path) return hover(at);
+      path.push(at);
+      outline = tool === "box" ? corners(...path[0], ...at) : path;
+      cursor = null;
+      drawOutline();
+    });
+    plot.addEventListener("pointerup", () => {
+      if (!path) return;
+      const drawn = outline;
+      path = outline = null;
+      drawOutline();
+      if (drawn) mark(cloud.within(drawn));
+      else clearAll();
+    });
+    plot.addEventListener("pointercancel", () => {
+      path = outline = null;
+      drawOutline();
+    });
+    plot.addEventListener("pointerleave", () => tooltip.hide());
+
+    // The keyboard: it moves a box.
+    function cursorBox() {
+      const { x, y, half } = cursor;
+      return [x - half, y - half, x + half, y + half];
+    }
+    function keyCursor(key) {
+      const { width, height } = cloud.size;
+      if (!cursor) return (cursor = { x: width / 2, y: height / 2, half: Math.min(width, height) / 8 });
+      const step = Math.max(8, cursor.half / 3);
+      const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] || [0, 0];
+      cursor.x = Math.min(Math.max(cursor.x + dx * step, 0), width);
+      cursor.y = Math.min(Math.max(cursor.y + dy * step, 0), height);
+      const factor = key === "+" || key === "=" ? 1.25 : key === "-" ? 0.8 : 1;
+      cursor.half = Math.min(Math.max(cursor.half * factor, 6), Math.max(width, height));
+      return cursor;
+    }
+    plot.addEventListener("keydown", (event) => {
+      if (event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "Escape") clearAll();
+      else if (event.key === "Enter" && cursor) mark(cloud.within(corners(...cursorBox())));
+      else if (/^(Arrow(Left|Right|Up|Down)|[-+=]|Enter)$/.test(event.key)) {
+        keyCursor(event.key);
+        drawOutline();
+      } else return;
+      event.preventDefault();
+    });
+
+    const tools = radioGroup("Pointer", [["look", "look"], ["box", "box"], ["lasso", "lasso"]], tool, (value) => {
+      tool = plot.dataset.tool = value;
+    });
+    plot.dataset.tool = tool;
+    const colourings = radioGroup("Colour", Object.entries(ways).map(([value, { text }]) => [value, text]), colouring, (value) => {
+      colouring = value;
+      showLegend();
+      draw();
+    });
+    const names = data.classes.map((name, number) => [String(number), name]);
+    const highlight = selectOf("Class", [[ANY, "all classes"], ...names], ANY, () => {
+      highlighted = highlight.select.value;
+      draw();
+    });
+    clearing.addEventListener("click", () => {
+      clearAll();
+      plot.focus();
+    });
+    if (parts.gallery) opening.addEventListener("click", parts.gallery.goTo);
+    showLegend();
+    host.append(
+      element(
+        "div", { "data-live": "" },
+        element("div", { class: "controls" }, Object.keys(ways).length > 1 ? colourings : null, highlight.control, tools),
+        plot, legendPlace, element("div", { class: "controls" }, status, opening, clearing)
+      )
+    );
+    resize();
+    new ResizeObserver(resize).observe(plot);
+    redraws.push(() => {
+      showLegend();
+      resize();
+    });
+    parts.map = { clear, isMarked: () => marked !== null };
+    return null;
+  }
+
+  // --------------------------------------------------------------------------------------------- reload while it runs
+
+  /* file:// may forbid the storage, and what it holds may be of another version: then the page starts afresh. */
+  const STORE = `uda page ${location.pathname}`;
+
+  function savePage() {
+    try {
+      const saved = Object.fromEntries(Object.entries(kept).map(([name, { save }]) => [name, save()]));
+      const open = [...document.querySelectorAll("details")].map((details) => details.open);
+      sessionStorage.setItem(STORE, JSON.stringify({ saved, open, scroll: window.scrollY }));
+    } catch {
+      // Nothing is kept.
+    }
+  }
+
+  function restorePage() {
+    try {
+      const was = JSON.parse(sessionStorage.getItem(STORE));
+      sessionStorage.removeItem(STORE);
+      if (!was) return;
+      document.querySelectorAll("details").forEach((details, number) => {
+        if (number in was.open) details.open = was.open[number];
+      });
+      for (const [name, part] of Object.entries(kept)) if (name in was.saved) part.restore(was.saved[name]);
+      history.scrollRestoration = "manual";
+      window.scrollTo(0, was.scroll);
+    } catch {
+      // The page starts afresh.
+    }
+  }
+
+  /* Nobody wants to lose what they mark, read in a dialog or type. */
+  function readerIsBusy() {
+    const text = window.getSelection();
+    const focus = document.activeElement;
+    return (
+      (text && !text.isCollapsed) ||
+      (parts.map && parts.map.isMarked()) ||
+      document.querySelector("dialog[open]") !== null ||
+      (focus !== null && focus.matches("input, select, textarea"))
+    );
+  }
+
+  function reloadLater(seconds) {
+    setTimeout(() => {
+      if (readerIsBusy()) return reloadLater(1);
+      savePage();
+      location.reload();
+      return null;
+    }, 1000 * seconds);
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- mounting
+
+  /* Build a part. A builder returns the fallbacks that it replaces, or null for those of the whole part. */
+  function mount(host, build, data) {
+    try {
+      const replaced = build(host, data);
+      if (replaced === null && !host.querySelector("[data-live]")) return;
+      for (const fallback of replaced || host.querySelectorAll(".fallback")) fallback.hidden = true;
+    } catch (error) {
+      for (const live of host.querySelectorAll("[data-live]")) live.remove();
+      for (const fallback of host.querySelectorAll(".fallback")) fallback.hidden = false;
+      console.error(`The part "${host.dataset.part}" of this page failed.`, error);
+    }
+  }
+
+  /* Canvases do not follow the style sheet by themselves. On paper the colours are the light ones, too. */
+  function followColourScheme() {
+    matchMedia("screen and (prefers-color-scheme: dark)").addEventListener("change", () => redraws.forEach((redraw) => redraw()));
+  }
+
+  const BUILDERS = [
+    ["curves", buildCurves],
+    ["selection", buildSelection],
+    ["heat", buildHeat],
+    ["gallery", buildGallery],
+    ["confusion", buildConfusion],
+    ["map", buildMap],
+  ];
+
+  function start() {
+    let data = {};
+    try {
+      data = readData();
+    } catch (error) {
+      console.error("The data of this page cannot be read.", error);
+    }
+    document.querySelectorAll("table[data-sortable]").forEach(enhanceTable);
+    for (const [name, build] of BUILDERS) {
+      for (const host of document.querySelectorAll(`[data-part="${name}"]`)) mount(host, build, data);
+    }
+    followColourScheme();
+    restorePage();
+    if (data.running) reloadLater(data.running.reload_seconds);
+    root.dataset.ready = "true";
+  }
+
+  start();
+})();
