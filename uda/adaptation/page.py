@@ -213,7 +213,7 @@ def _collapse(page: RunPage, source: Report | None) -> list[str]:
         earlier = [str(report["round"]) for report in reports[:-1] if report.get("warnings")]
         if earlier:
             names = f"{unit} {earlier[0]}" if len(earlier) == 1 else f"{len(earlier)} earlier {unit}s"
-            notices.append(f"Warnings of lost classes in {names}: see `warnings` in results.json.")
+            notices.append(f"There were warnings in {names} too: see `warnings` in results.json.")
     else:
         stage, notices = "source", [f"Source model: {warning}." for warning in (source or {}).get("warnings", [])]
     if notices:
@@ -321,30 +321,26 @@ def _minus(first: float | None, second: float | None) -> float | None:
 
 def _heat(page: RunPage) -> list[dict[str, Any]]:
     """Class by round: accuracy, TP rate and number chosen."""
-    reports, found = page.record.reports, []
-    if not reports:
-        return []
-    if page.labelled:
-        values = lambda report: (report["accuracy"] or {}).get("per_class")  # noqa: E731
-        found.append(heat_map("accuracy", "Accuracy, % (oracle)", reports, values, _whole, 1.0))
+    reports = page.record.reports
     chosen = [report for report in reports if "lambda" in report]
-    if chosen and page.labelled:
-        found.append(
-            heat_map("tp-rate", "TP rate, % (oracle)", chosen, lambda report: report["tp_rate_per_class"], _whole, 1.0)
-        )
+    found = []
+    if page.labelled and reports:
+        by_class = [(report["accuracy"] or {}).get("per_class") for report in reports]
+        found.append(heat_map("accuracy", "Accuracy, % (oracle)", reports, by_class, _whole))
+    if page.labelled and chosen:
+        by_class = [report["tp_rate_per_class"] for report in chosen]
+        found.append(heat_map("tp-rate", "TP rate, % (oracle)", chosen, by_class, _whole))
     if chosen:
-        text = lambda value: "" if value is None else f"{value:,}"  # noqa: E731
-        found.append(
-            heat_map("selected", "Images selected", chosen, lambda report: report["selected_per_class"], text, None)
-        )
-    elif not page.labelled:
-        text = lambda value: "" if value is None else f"{value:,}"  # noqa: E731
-        found.append(
-            heat_map(
-                "predicted", "Images predicted", reports, lambda report: report.get("predicted_per_class"), text, None
-            )
-        )
+        by_class = [report["selected_per_class"] for report in chosen]
+        found.append(heat_map("selected", "Images selected", chosen, by_class, _count))
+    elif reports and not page.labelled:
+        by_class = [report.get("predicted_per_class") for report in reports]
+        found.append(heat_map("predicted", "Images predicted", reports, by_class, _count))
     return found
+
+
+def _count(number: float | None) -> str:
+    return "" if number is None else f"{number:,}"
 
 
 def _whole(share: float | None) -> str:

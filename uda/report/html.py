@@ -40,7 +40,7 @@ def clean_name(name: str) -> str:
 
 def provenance(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The content of `environment.json` in words. What is unknown is left out."""
-    compute, weights = (environment.get(name) or {} for name in ("compute", "weights"))
+    compute = environment.get("compute") or {}
     versions = {name: environment.get(name) for name in ("uda", "torch", "torchvision", "timm", "numpy", "python")}
     command = environment.get("command")
     facts = {
@@ -48,11 +48,17 @@ def provenance(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
         "Commit": environment.get("commit"),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "Device": environment.get("cuda") or compute.get("device"),
-        "Computed with": ", ".join(f"{name} {value}" for name, value in compute.items() if value not in (None, False)),
-        "Weights to begin with": ", ".join(f"{name} {value}" for name, value in weights.items() if value is not None),
+        "Computed with": ", ".join(f"{name} {value}" for name, value in compute.items() if value is not None),
+        "Weights to begin with": _weights_text(environment.get("weights") or {}),
         "Platform": environment.get("platform"),
     }
     return [(name, str(value)) for name, value in facts.items() if value]
+
+
+def _weights_text(weights: Mapping[str, Any]) -> str:
+    if weights.get("from") == "none":
+        return "random"
+    return ", ".join(f"{name} {value}" for name, value in weights.items() if value is not None)
 
 
 def duration(seconds: float | None) -> str:

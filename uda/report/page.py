@@ -2,7 +2,7 @@
 
 import base64
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -137,7 +137,11 @@ class RunPage:
         return any(report.get("accuracy") for report in (self.record.source, *self.record.reports) if report)
 
     def render(self) -> str:
-        """The page: one HTML file that needs no others."""
+        """The page: one HTML file that needs no others.
+
+        While the run goes on, only the first curve is drawn for readers without a script, because drawing takes time
+        that the training needs.
+        """
         record = self.record
         states = page_data.states_of(record.source_table, record.tables, self.unit)
         truth = record.truth if self.labelled else None
@@ -262,7 +266,7 @@ class RunPage:
 
     def _shares_figure(self) -> dict[str, str] | None:
         """Bars of the shares of the classes. With many classes those whose shares differ most."""
-        if not self.shares:
+        if not self.shares or self.record.running:
             return None
         names = _unique(self.classes)
         series = {
@@ -379,7 +383,7 @@ class RunPage:
         models = {"source": first} if first is not None and first is not last else {}
         models["final" if record.finished else "newest"] = last
         known = last.get("label") is not None and (last.get("label") >= 0).any()
-        if known:
+        if known and not record.running:
             bins = {name: _reliability(table) for name, table in models.items()}
             figure = figures.reliability_figure(bins)
             text = "; ".join(f"{name}: {_reading(points)}" for name, points in bins.items())
@@ -430,7 +434,11 @@ def choose_pictures(record: RunRecord, most: int) -> list[int]:
 
 
 def heat_map(
-    measure: str, title: str, reports: Sequence[Mapping[str, Any]], values, text, scale: float | None
+    measure: str,
+    title: str,
+    reports: Sequence[Mapping[str, Any]],
+    by_class: Sequence[Mapping[str, float | None] | None],
+    text: Callable[[float | None], str],
 ) -> dict[str, Any]:
     """A table of classes by rounds.
 
@@ -438,17 +446,20 @@ def heat_map(
         measure: short name.
         title: title for readers.
         reports: records of the rounds.
-        values: function of a record that gives the values by class.
-        text: function that formats a value.
-        scale: the value of the deepest colour; None: the largest value.
+        by_class: the values by class of each round; None if a round has none.
+        text: formats a value.
     """
-    columns = [values(report) or {} for report in reports]
+    columns = [values or {} for values in by_class]
     known = [value for column in columns for value in column.values() if value is not None]
     return {
-        "measure": measure, "title": title, "text": text, "columns": columns,
+        "measure": measure,
+        "title": title,
+        "text": text,
+        "columns": columns,
         "heads": [str(report["round"]) for report in reports],
-        "scale": scale or max(known, default=1) or 1,
-    }  # fmt: skip
+        "low": min(known, default=0),
+        "high": max(known, default=1),
+    }
 
 
 def _readable(measure: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]:
@@ -477,7 +488,7 @@ def _readable(measure: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]
                         "text": measure["text"](column.get(name)),
                         "value": "" if column.get(name) is None else f"{column[name]:.5g}",
                         "share": None if column.get(name) is None
-                        else round(min(1.0, column[name] / measure["scale"]), 3),
+                        else _depth(column[name], measure["low"], measure["high"]),
                     }
                     for column in columns
                 ],
@@ -485,6 +496,11 @@ def _readable(measure: dict[str, Any], classes: Sequence[str]) -> dict[str, Any]
             for name in names
         ],
     }  # fmt: skip
+
+
+def _depth(value: float, low: float, high: float) -> float:
+    """Depth of a cell's colour, 0.08 to 1."""
+    return round(0.08 + 0.92 * min(1.0, max(0.0, (value - low) / ((high - low) or 1))), 3)
 
 
 def _drawn_histograms(selection: Mapping[str, Any] | None, classes: Sequence[str]) -> list[dict[str, Any]]:

@@ -7,9 +7,7 @@ from pathlib import Path
 
 from uda.cli.command_line import CommandParser
 
-EXAMPLES = (
-    ("build the page of a run again, finished or not", "runs/digits_avh/seed0"),
-)
+EXAMPLES = (("build the page of a run again, finished or not", "runs/digits_avh/seed0"),)
 
 
 def add_to(parser: CommandParser) -> None:
