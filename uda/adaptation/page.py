@@ -10,7 +10,7 @@ from uda.adaptation.terminal import SEPARATION
 from uda.data.class_names import NO_LABEL
 from uda.evaluation.collapse import CURES
 from uda.report.html import duration, method_settings_text
-from uda.report.page import NOTABLE_LOSS, Column, Curve, RunPage, heat_map
+from uda.report.page import NOTABLE_LOSS, Card, Column, Curve, RunPage, heat_map
 from uda.report.run_record import RunRecord
 from uda.report.terminal import difference, fraction, percent
 
@@ -138,13 +138,16 @@ def _labelled_headline(
         note = f"{unit} {best['round']}, best by target labels: a bound, not a result"
         cards.append(("Oracle best", best["class_mean"], note))
     page.cards = [
-        {
-            "title": title, "value": f"{percent(value)} %", "note": f"class mean, {note}", "oracle": True,
-            "main": title in ("Final", "Now"),
-            "change": difference(value, before) if source and title != "Source only" else "",
-        }
+        Card(
+            title,
+            f"{percent(value)} %",
+            f"class mean, {note}",
+            change=difference(value, before) if source and title != "Source only" else "",
+            oracle=True,
+            main=title in ("Final", "Now"),
+        )
         for title, value, note in cards
-    ]  # fmt: skip
+    ]
 
 
 def _label_free_headline(page: RunPage, source: Report | None, last: Report, choice: Report, validator: str) -> None:
@@ -163,26 +166,17 @@ def _label_free_headline(page: RunPage, source: Report | None, last: Report, cho
     )
     scores = [report["validators"].get(validator) for report in record.reports]
     known = [score for score in scores if score is not None]
-    page.cards = [
-        {
-            "title": "Recommended",
-            "value": f"{unit} {number}",
-            "note": f"checkpoints/{weights}.safetensors",
-            "main": True,
-        }
-    ]
+    page.cards = [Card("Recommended", f"{unit} {number}", f"checkpoints/{weights}.safetensors", main=True)]
     if known:
-        page.cards.append(
-            {"title": f"Score '{validator}'", "value": f"{max(known):.3f}", "note": f"last {unit}: {known[-1]:.3f}"}
-        )
+        page.cards.append(Card(f"Score '{validator}'", f"{max(known):.3f}", f"last {unit}: {known[-1]:.3f}"))
     table, first = record.last_table, record.source_table
     if table is not None and first is not None:
         same = float((table.get("prediction") == first.get("prediction")).mean())
         note = "of the images keep the source model's class"
-        page.cards.append({"title": "Agreement", "value": f"{100 * same:.1f} %", "note": note})
+        page.cards.append(Card("Agreement", f"{100 * same:.1f} %", note))
     if "effective_classes" in last:
         note = f"of {len(page.classes)}, by the shares of the predictions"
-        page.cards.append({"title": "Classes in use", "value": f"{last['effective_classes']:.1f}", "note": note})
+        page.cards.append(Card("Classes in use", f"{last['effective_classes']:.1f}", note))
 
 
 def _notices(page: RunPage, source: Report | None) -> list[str]:

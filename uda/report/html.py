@@ -14,6 +14,11 @@ from uda.training.config import RunConfig
 
 def template(name: str) -> Template:
     """A template from `templates/`, with filters that format figures for readers."""
+    return _environment().get_template(name)
+
+
+@cache
+def _environment() -> Environment:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).with_name("templates")),
         autoescape=True,
@@ -24,7 +29,7 @@ def template(name: str) -> Template:
     environment.filters |= {"percent": terminal.percent, "fraction": terminal.fraction, "duration": duration}
     environment.filters |= {"clean": clean_name, "provenance": provenance}
     environment.globals |= {"difference": terminal.difference, "asset": asset}
-    return environment.get_template(name)
+    return environment
 
 
 @cache

@@ -43,6 +43,20 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Card:
+    """A figure at the top of a page."""
+
+    title: str
+    value: str
+    note: str
+    change: str = ""
+    """Difference to the source model."""
+    oracle: bool = False
+    main: bool = False
+    """Whether it is the figure that stands for the run."""
+
+
+@dataclass(frozen=True)
 class Curve:
     """A figure over the rounds: drawn for readers without a script, and its data for the script."""
 
@@ -105,8 +119,7 @@ class RunPage:
     selector: str | None = None
     lead: tuple[str, str, str] = ("", "", "")
     """A sentence, the figure in it that stands out, and the rest of the sentence."""
-    cards: list[dict[str, Any]] = field(default_factory=list)
-    """`title`, `value` (text), `note`, and optionally `change`, `oracle`, `main`."""
+    cards: list[Card] = field(default_factory=list)
     notices: list[str] = field(default_factory=list)
     columns: list[Column] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
