@@ -94,9 +94,10 @@ def _truths(names, labelled):
 
 
 def _state(rng, truth, classes, number, rounds):
-    wrong = rng.random(len(truth)) < 0.45 * (1 - number / (rounds + 1))
+    wrong = rng.random(len(truth)) < 0.5 - 0.35 * number / rounds + 0.08 * np.sin(3 * truth)
     label = np.where(wrong | (truth < 0), rng.integers(classes, size=len(truth)), truth)
-    score = np.clip(rng.normal(0.13 - 0.015 * wrong, 0.012), 0.06, 0.19)
+    easy = 0.006 * np.cos(label)  # classes differ
+    score = np.clip(rng.normal(0.124 + 0.008 * number / rounds + easy - 0.018 * wrong, 0.012), 0.06, 0.19)
     chosen = (score > 0.135 - 0.01 * number / rounds) * 2
     chosen = chosen + (rng.random(len(truth)) < 0.3)
     return {"label": label, "score": score, "avh": 1 - score + rng.normal(0, 0.01, len(truth)), "chosen": chosen}
@@ -123,26 +124,27 @@ def _cube(state, truth, truths):
 
 def _curves(rng, rounds):
     x = list(range(rounds))
-    rise = lambda top: [
-        round(float(v), 1) for v in top - 30 * np.exp(-np.arange(rounds) / 4) + rng.normal(0, 1, rounds)
-    ]  # noqa: E731
+
+    def rise(top):
+        return [round(float(v), 1) for v in top - 30 * np.exp(-np.arange(rounds) / 4) + rng.normal(0, 1, rounds)]
+
+    def shares():
+        return [round(float(v), 4) for v in rng.random(rounds)]
+
+    def curve(name, title, ylabel, series, baseline=None):
+        lines = [{"name": line, "values": values} for line, values in series.items()]
+        words = {"id": name, "title": title, "ylabel": ylabel, "xlabel": "round"}
+        return words | {"x": x, "series": lines, "baseline": baseline}
+
     mean = rise(92)
     if rounds > 2:
         mean[1] = None
-    lines = [{"name": "class mean", "values": mean}, {"name": "overall", "values": rise(94)}]
-    shares = [
-        {"name": name, "values": [round(float(v), 4) for v in rng.random(rounds)]}
-        for name in ("avc", "softmax", "norm")
-    ]
-    counts = [
-        {"name": "softmax too", "values": [100 * n + 40 for n in x]},
-        {"name": "avc only", "values": [7 * n for n in x]},
-    ]
-    source = {"name": "source", "value": 61.3}
     return [
-        {"id": "class-mean", "title": "Accuracy (oracle)", "ylabel": "%", "xlabel": "round", "x": x, "series": lines, "baseline": source},
-        {"id": "tp", "title": "TP rate (oracle)", "ylabel": "share", "xlabel": "round", "x": x, "series": shares, "baseline": None},
-        {"id": "selected", "title": "Selected", "ylabel": "images", "xlabel": "round", "x": x, "series": counts, "baseline": None},
+        curve("class-mean", "Accuracy (oracle)", "%", {"class mean": mean, "overall": rise(94)},
+              {"name": "source", "value": 61.3}),
+        curve("tp", "TP rate (oracle)", "share", {name: shares() for name in ("avc", "softmax", "norm")}),
+        curve("selected", "Selected", "images",
+              {"softmax too": [100 * n + 40 for n in x], "avc only": [7 * n for n in x]}),
     ]  # fmt: skip
 
 
@@ -310,7 +312,7 @@ def _confusion_table(data):
 def _fallback_gallery(data):
     pictures, state = data["pictures"], data["pictures"]["states"][-1]
     items = [
-        f'<li><img src="data:image/jpeg;base64,{pictures["jpegs"][n]}" loading="lazy" alt="Image {escape(pictures["paths"][n])}">'
+        f'<li><img src="data:image/jpeg;base64,{pictures["jpegs"][n]}" alt="Image {escape(pictures["paths"][n])}">'
         f"<div>label <strong>{escape(data['classes'][state['label'][n]])}</strong></div></li>"
         for n in range(min(24, len(pictures["paths"])))
     ]
@@ -318,18 +320,23 @@ def _fallback_gallery(data):
 
 
 PICTURE = (
-    '<svg viewBox="0 0 100 50" role="img" aria-label="A drawing"><path d="M5 45L95 5" stroke="#2b2f36" stroke-width="2"/>'
+    '<svg viewBox="0 0 100 50" role="img" aria-label="A drawing"><path d="M5 45L95 5" stroke="#2b2f36"/>'
     '<text x="10" y="20" style="font: 8px sans-serif; fill: #2b2f36">static</text></svg>'
 )
 
 
+def as_json(data: dict) -> str:
+    """The data as text for a script element, which `<` could end."""
+    return json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+
+
 def page_html(data: dict) -> str:
     """The page as one text of HTML."""
-    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     part = {name: (PAGE / name).read_text(encoding="utf-8") for name in ("uPlot.min.css", "report.css", "report.js")}
     uplot = (PAGE / "uPlot.iife.min.js").read_text(encoding="utf-8")
     curves = "".join(
-        f'<figure class="panel" data-curve="{curve["id"]}"><h3>{curve["title"]}</h3><div class="fallback">{PICTURE}</div></figure>'
+        f'<figure class="panel" data-curve="{curve["id"]}"><h3>{curve["title"]}</h3>'
+        f'<div class="fallback">{PICTURE}</div></figure>'
         for curve in data["curves"]
     )
     return f"""<!DOCTYPE html>
@@ -357,7 +364,7 @@ def page_html(data: dict) -> str:
 <div data-part="map"><div class="fallback panel narrow">{PICTURE}</div></div>
 </main>
 <footer><p>The end.</p></footer>
-<script type="application/json" id="page-data">{text}</script>
+<script type="application/json" id="page-data">{as_json(data)}</script>
 <script>{uplot}</script>
 <script>{part["report.js"]}</script>
 </body>

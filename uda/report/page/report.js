@@ -22,6 +22,10 @@ attributes, never as HTML. */
 
   // ---------------------------------------------------------------------------------------------- elements and text
 
+  function fallbacksOf(host) {
+    return host.querySelectorAll(".fallback");
+  }
+
   function setAttributes(node, attributes) {
     for (const [name, value] of Object.entries(attributes)) {
       if (value === null || value === undefined || value === false) continue;
@@ -48,6 +52,12 @@ attributes, never as HTML. */
     return element("bdi", { class: "name", title: text }, text);
   }
 
+  /* A path, which may break after its slashes. */
+  function pathOf(text) {
+    const pieces = text.split("/").flatMap((piece, place) => (place ? ["/", element("wbr"), piece] : [piece]));
+    return element("bdi", {}, ...pieces);
+  }
+
   function shortened(text, most = 40) {
     const letters = Array.from(text);
     return letters.length > most ? letters.slice(0, most - 1).join("") + "…" : text;
@@ -69,8 +79,10 @@ attributes, never as HTML. */
     return getComputedStyle(root).getPropertyValue(`--${variable}`).trim();
   }
 
+  let controls = 0;
   function labelled(text, control) {
-    return element("label", { class: "control" }, element("span", {}, text), control);
+    control.id = `control-${(controls += 1)}`;
+    return element("div", { class: "control" }, element("label", { for: control.id }, text), control);
   }
 
   /* A <select> of [value, text] pairs, with its label. */
@@ -152,7 +164,13 @@ attributes, never as HTML. */
 
   function lineSample(look) {
     const line = drawing("line", {
-      x1: 0, x2: 30, y1: 5, y2: 5, stroke: `var(--${look.variable})`, "stroke-width": 2.5, "stroke-dasharray": look.dash.join(" "),
+      x1: 0,
+      x2: 30,
+      y1: 5,
+      y2: 5,
+      stroke: `var(--${look.variable})`,
+      "stroke-width": 2.5,
+      "stroke-dasharray": look.dash.join(" "),
     });
     return drawing("svg", { viewBox: "0 0 30 10", "aria-hidden": "true" }, line);
   }
@@ -179,7 +197,13 @@ attributes, never as HTML. */
     const list = element("ul", { class: "legend curve-legend" }, at);
     const cells = lines.map(({ name, look }, index) => {
       const value = element("span", { class: "value" });
-      const button = element("button", { type: "button", "aria-pressed": "true" }, lineSample(look), nameOf(name), value);
+      const button = element(
+        "button",
+        { type: "button", "aria-pressed": "true" },
+        lineSample(look),
+        nameOf(name),
+        value,
+      );
       button.addEventListener("click", () => {
         const visible = button.getAttribute("aria-pressed") !== "true";
         button.setAttribute("aria-pressed", String(visible));
@@ -189,7 +213,7 @@ attributes, never as HTML. */
       return value;
     });
     function read(position) {
-      at.textContent = position === null ? "last" : `${curve.xlabel} ${curve.x[position]}`;
+      at.textContent = `${curve.xlabel} ${position === null ? curve.x[curve.x.length - 1] : curve.x[position]}`;
       cells.forEach((cell, index) => {
         const { values } = lines[index];
         const place = position === null ? lastOf(values) : position;
@@ -218,7 +242,12 @@ attributes, never as HTML. */
     }
     const digits = digitsFor(lines.flatMap(({ values }) => values));
     const shown = (value) => value.toFixed(digits);
-    const host = element("div", { class: "curve", role: "img", "aria-label": curveInWords(curve, lines, shown), "data-live": "" });
+    const host = element("div", {
+      class: "curve",
+      role: "img",
+      "aria-label": curveInWords(curve, lines, shown),
+      "data-live": "",
+    });
     const legend = curveLegend(curve, lines, shown, (index, show) => plot.setSeries(index + 1, { show }));
     const unit = element("div", { class: "unit", "data-live": "" }, curve.ylabel);
     legend.list.setAttribute("data-live", "");
@@ -232,7 +261,11 @@ attributes, never as HTML. */
       cursor: { sync: { key: "curves", setSeries: false }, drag: { x: false, y: false }, y: false },
       scales: { x: { time: false } },
       axes: [
-        curveAxis({ incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000, 1000000], size: 28, gap: 4 }),
+        curveAxis({
+          incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000, 1000000],
+          size: 28,
+          gap: 4,
+        }),
         curveAxis({ size: (self, ticks) => 14 + 7 * Math.max(2, ...(ticks || []).map((tick) => tick.length)), gap: 4 }),
       ],
       series: [
@@ -250,7 +283,8 @@ attributes, never as HTML. */
     const plot = new uPlot(options, [curve.x, ...lines.map(({ values }) => values)], host);
     redraws.push(() => plot.redraw());
     new ResizeObserver(() => {
-      if (host.clientWidth > 0 && host.clientWidth !== plot.width) plot.setSize({ width: host.clientWidth, height: 224 });
+      if (host.clientWidth > 0 && host.clientWidth !== plot.width)
+        plot.setSize({ width: host.clientWidth, height: 224 });
     }).observe(host);
   }
 
@@ -260,7 +294,7 @@ attributes, never as HTML. */
       const figure = [...host.querySelectorAll("[data-curve]")].find((each) => each.dataset.curve === curve.id);
       if (!figure) continue;
       drawCurve(figure, curve);
-      drawn.push(...figure.querySelectorAll(".fallback"));
+      drawn.push(...fallbacksOf(figure));
     }
     return drawn;
   }
@@ -274,7 +308,10 @@ attributes, never as HTML. */
     const ground = drawing("rect", { class: "hatch-ground", width: 5, height: 5 });
     const line = drawing("line", { class: "hatch-line", x1: 0, y1: 0, x2: 0, y2: 5, "stroke-width": 3 });
     const pattern = drawing(
-      "pattern", { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, ground, line
+      "pattern",
+      { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+      ground,
+      line,
     );
     const holder = drawing("svg", { width: 0, height: 0, "aria-hidden": "true", style: "position: absolute" }, pattern);
     return holder;
@@ -316,26 +353,36 @@ attributes, never as HTML. */
     const [low, high] = rounds[0].range;
     const bars = ["right", "wrong", "unknown"].map((layer) => drawing("path", { class: `bars-${layer}` }));
     const below = drawing("rect", { class: "below", x: 0, y: 0, height: PLOT.height });
-    const line = drawing("line", { class: "threshold-line", y1: 0, y2: PLOT.height, "vector-effect": "non-scaling-stroke" });
+    const line = drawing("line", {
+      class: "threshold-line",
+      y1: 0,
+      y2: PLOT.height,
+      "vector-effect": "non-scaling-stroke",
+    });
     const histogram = drawing(
-      "svg", { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", role: "img" }, ...bars, below, line
+      "svg",
+      { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", role: "img" },
+      ...bars,
+      below,
+      line,
     );
     const threshold = element("span", { class: "threshold" });
     const images = element("span");
-    const titles = [["selected"], ...(data.labelled ? [["TP rate", oracle()]] : []), ["AVC"], ["AVH"], ["confidence"], ["norm"]];
+    const titles = ["AVC", "AVH", "confidence", "norm"];
+    if (data.labelled) titles.unshift("TP rate");
     const values = titles.map(() => element("dd"));
     const figures = element("dl", { class: "figures" });
     titles.forEach((title, index) => {
-      const term = element("dt", {});
-      title.forEach((piece, place) => term.append(...(place ? [" ", piece] : [piece])));
+      const term = element("dt", {}, title, ...(title === "TP rate" ? [" ", oracle()] : []));
       figures.append(element("div", {}, term, values[index]));
     });
     const card = element(
-      "li", {},
+      "li",
+      {},
       element("div", { class: "title" }, nameOf(data.classes[number]), images),
       element("div", { class: "histogram" }, threshold, histogram),
       element("div", { class: "ends" }, element("span", {}, fraction(low)), element("span", {}, fraction(high))),
-      figures
+      figures,
     );
 
     function showThreshold(lambda) {
@@ -354,15 +401,14 @@ attributes, never as HTML. */
       const of = round.classes[number];
       stackedBars(of, bins, most).forEach((path, layer) => bars[layer].setAttribute("d", path));
       showThreshold(of.lambda);
-      images.textContent = plural(of.images, "image");
-      const told = [`${of.selected} of ${of.images}`];
-      if (data.labelled) told.push(fraction(of.tp_rate));
-      told.push(fraction(of.avc), fraction(of.avh), fraction(of.confidence), fraction(of.norm, 2));
+      images.textContent = `${of.selected} of ${of.images} selected`;
+      const told = [fraction(of.avc), fraction(of.avh), fraction(of.confidence), fraction(of.norm, 2)];
+      if (data.labelled) told.unshift(fraction(of.tp_rate));
       told.forEach((text, index) => (values[index].textContent = text));
       const limit = of.lambda === null ? "no threshold" : `threshold ${fraction(of.lambda)}`;
       histogram.setAttribute(
         "aria-label",
-        `Scores of the images with pseudo-label ${data.classes[number]}: ${of.selected} of ${of.images} selected, ${limit}`
+        `Scores of the images with pseudo-label ${data.classes[number]}: ${of.selected} of ${of.images} selected, ${limit}`,
       );
     }
     return { card, show };
@@ -370,9 +416,17 @@ attributes, never as HTML. */
 
   function histogramLegend(data) {
     const sample = (kind) =>
-      drawing("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, drawing("rect", { class: `bars-${kind}`, width: 16, height: 16 }));
-    const unknown = data.selection.rounds.some((round) => round.classes.some((figures) => figures.unknown && sum(figures.unknown)));
-    const entries = data.labelled ? [["right", "right"], ["wrong", "wrong"], ...(unknown ? [["unknown", "not labelled"]] : [])] : [];
+      drawing(
+        "svg",
+        { viewBox: "0 0 16 16", "aria-hidden": "true" },
+        drawing("rect", { class: `bars-${kind}`, width: 16, height: 16 }),
+      );
+    const unknown = data.selection.rounds.some((round) =>
+      round.classes.some((figures) => figures.unknown && sum(figures.unknown)),
+    );
+    const entries = data.labelled
+      ? [["right", "right"], ["wrong", "wrong"], ...(unknown ? [["unknown", "not labelled"]] : [])]
+      : [];
     const list = element("ul", { class: "legend" });
     for (const [kind, text] of entries) list.append(element("li", {}, sample(kind), text));
     if (data.labelled) list.append(element("li", {}, oracle()));
@@ -399,14 +453,19 @@ attributes, never as HTML. */
   }
 
   function buildSelection(host, data) {
-    if (!data.selection || !data.selection.rounds.length) return null;
+    if (!data.selection || !data.selection.rounds.length) return [];
     const { rounds } = data.selection;
     const last = rounds.length - 1;
     const range = element("input", { type: "range", min: 0, max: last, step: 1, id: "selection-round" });
     range.value = last;
-    const output = element("output", { for: "selection-round" });
+    const output = element("span", { class: "value", "aria-hidden": "true" });
     const orders = Object.entries(CLASS_ORDERS).filter(([, order]) => data.labelled || !order.oracle);
-    const order = selectOf("Order", orders.map(([value, { text }]) => [value, text]), "name", show);
+    const order = selectOf(
+      "Order",
+      orders.map(([value, { text }]) => [value, text]),
+      "name",
+      show,
+    );
     const search = searchField("Search classes", show);
     const count = element("p", { class: "count", role: "status" });
     const list = element("ul", { class: "classes" });
@@ -434,15 +493,31 @@ attributes, never as HTML. */
     range.addEventListener("input", show);
     show();
 
-    const slider = element("div", { class: "slider" }, element("label", { for: "selection-round" }, data.unit === "round" ? "Round" : "Report"), range, output);
+    const slider = element(
+      "div",
+      { class: "slider" },
+      element("label", { for: "selection-round" }, data.unit === "round" ? "Round" : "Report"),
+      range,
+      output,
+    );
     host.append(
       element(
-        "div", { "data-live": "" },
-        hatching(), slider, element("div", { class: "controls" }, search.control, order.control), histogramLegend(data), count, list
-      )
+        "div",
+        { "data-live": "" },
+        hatching(),
+        slider,
+        element("div", { class: "controls" }, search.control, order.control),
+        histogramLegend(data),
+        count,
+        list,
+      ),
     );
     kept.selection = {
-      save: () => ({ at: Number(range.value) === last ? null : rounds[range.value].round, order: order.select.value, query: search.input.value }),
+      save: () => ({
+        at: Number(range.value) === last ? null : rounds[range.value].round,
+        order: order.select.value,
+        query: search.input.value,
+      }),
       restore(was) {
         const place = rounds.findIndex((round) => round.round === was.at);
         range.value = place < 0 ? last : place;
@@ -451,7 +526,7 @@ attributes, never as HTML. */
         show();
       },
     };
-    return null;
+    return fallbacksOf(host);
   }
 
   // --------------------------------------------------------------------------------------------------------- tables
@@ -536,7 +611,7 @@ attributes, never as HTML. */
 
   function buildHeat(host) {
     const measures = [...host.querySelectorAll("[data-measure]")];
-    if (measures.length < 2) return null;
+    if (measures.length < 2) return [];
     const show = (name) => measures.forEach((measure) => (measure.hidden = measure.dataset.measure !== name));
     const options = measures.map((measure) => [measure.dataset.measure, measure.dataset.title]);
     const choice = radioGroup("Show", options, options[0][0], show);
@@ -549,7 +624,7 @@ attributes, never as HTML. */
         if (input) input.click();
       },
     };
-    return null;
+    return [];
   }
 
   // ------------------------------------------------------------------------------------------------------ confusion
@@ -557,9 +632,11 @@ attributes, never as HTML. */
   /* The cells are one stop of the tab key. Arrow keys move among them, Enter opens the gallery. */
   function buildConfusion(host, data) {
     const table = host.querySelector("table");
-    if (!data.confusion || !parts.gallery || !table) return null;
-    const rows = [...table.rows].map((row) => [...row.querySelectorAll("[data-truth][data-label]")]).filter((row) => row.length);
-    if (!rows.length) return null;
+    if (!data.confusion || !parts.gallery || !table) return [];
+    const rows = [...table.rows]
+      .map((row) => [...row.querySelectorAll("[data-truth][data-label]")])
+      .filter((row) => row.length);
+    if (!rows.length) return [];
     table.setAttribute("role", "grid");
     for (const cell of rows.flat()) {
       const truth = Number(cell.dataset.truth);
@@ -592,8 +669,12 @@ attributes, never as HTML. */
       if (row < 0) return;
       const column = rows[row].indexOf(event.target);
       const steps = {
-        ArrowUp: [row - 1, column], ArrowDown: [row + 1, column], ArrowLeft: [row, column - 1], ArrowRight: [row, column + 1],
-        Home: [row, 0], End: [row, rows[row].length - 1],
+        ArrowUp: [row - 1, column],
+        ArrowDown: [row + 1, column],
+        ArrowLeft: [row, column - 1],
+        ArrowRight: [row, column + 1],
+        Home: [row, 0],
+        End: [row, rows[row].length - 1],
       };
       if (event.key === "Enter" || event.key === " ") open(event.target);
       else if (!steps[event.key]) return;
@@ -603,7 +684,7 @@ attributes, never as HTML. */
       }
       event.preventDefault();
     });
-    return null;
+    return [];
   }
 
   // -------------------------------------------------------------------------------------------------------- gallery
@@ -662,9 +743,17 @@ attributes, never as HTML. */
     const label = of.label[number];
     const truth = data.pictures.truth[number];
     return {
-      number, label, truth, verdict: verdictOf(data, truth, label), chosen: of.chosen[number], flipped: of.flipped[number],
-      score: of.score[number], avh: of.avh[number], ratio: of.threshold_ratio ? of.threshold_ratio[number] : null,
-      path: data.pictures.paths[number], row: data.pictures.rows[number],
+      number,
+      label,
+      truth,
+      verdict: verdictOf(data, truth, label),
+      chosen: of.chosen[number],
+      flipped: of.flipped[number],
+      score: of.score[number],
+      avh: of.avh[number],
+      ratio: of.threshold_ratio ? of.threshold_ratio[number] : null,
+      path: data.pictures.paths[number],
+      row: data.pictures.rows[number],
     };
   }
 
@@ -676,7 +765,12 @@ attributes, never as HTML. */
 
   function chosenInWords(data, chosen) {
     if (data.selector === "softmax") return chosen ? "chosen" : "not chosen";
-    return ["not chosen", "chosen only by softmax", `chosen only by ${data.selector}`, `chosen by ${data.selector} and softmax`][chosen];
+    return [
+      "not chosen",
+      "chosen only by softmax",
+      `chosen only by ${data.selector}`,
+      `chosen by ${data.selector} and softmax`,
+    ][chosen];
   }
 
   function pictureSource(data, number) {
@@ -689,15 +783,31 @@ attributes, never as HTML. */
     const words = [`Image ${image.path}, ${state.chooses ? "pseudo-label" : "label"} ${label}`];
     if (image.verdict) words.push(`true class ${truth}: ${image.verdict}`);
     const picture = element("img", {
-      src: pictureSource(data, image.number), alt: words.join(", "), loading: "lazy", decoding: "async", title: image.path,
+      src: pictureSource(data, image.number),
+      alt: words.join(", "),
+      loading: "lazy",
+      decoding: "async",
+      title: image.path,
     });
     const card = element("li", { class: image.verdict, "data-picture": image.number }, picture);
-    card.append(element("div", { class: "path", title: image.path }, element("bdi", {}, image.path)));
+    card.append(element("div", { class: "path", title: image.path }, pathOf(image.path)));
     const line = element("div", {}, "label ", element("strong", {}, nameOf(label)));
-    if (image.verdict) line.append(" ", element("span", { class: "verdict" }, image.verdict === "right" ? "✓ right" : "✗ wrong"));
+    if (image.verdict)
+      line.append(" ", element("span", { class: "verdict" }, image.verdict === "right" ? "✓ right" : "✗ wrong"));
     card.append(line);
-    if (truth !== null) card.append(element("div", {}, image.verdict ? "is " : "", nameOf(truth), image.verdict ? " " : "", image.verdict ? oracle() : ""));
-    const score = image.ratio === null ? fraction(image.score) : `${fraction(image.score)} = ${fraction(image.ratio, 2)} λ`;
+    if (truth !== null)
+      card.append(
+        element(
+          "div",
+          {},
+          image.verdict ? "is " : "",
+          nameOf(truth),
+          image.verdict ? " " : "",
+          image.verdict ? oracle() : "",
+        ),
+      );
+    const score =
+      image.ratio === null ? fraction(image.score) : `${fraction(image.score)} = ${fraction(image.ratio, 2)} λ`;
     card.append(element("div", { class: "soft" }, `score ${score}`));
     if (image.avh !== null) card.append(element("div", { class: "soft" }, `AVH ${fraction(image.avh)}`));
     if (state.chooses) card.append(element("div", { class: "soft" }, chosenInWords(data, image.chosen)));
@@ -710,34 +820,68 @@ attributes, never as HTML. */
     const selects = {};
     const add = (key, title, options, chosen = ANY) => (selects[key] = selectOf(title, options, chosen, changed));
     const any = (text, options) => [[ANY, text], ...options];
-    add("state", data.unit === "round" ? "Round" : "Report", named(data.states.map(({ name }) => name)), String(data.states.length - 1));
+    add(
+      "state",
+      data.unit === "round" ? "Round" : "Report",
+      named(data.states.map(({ name }) => name)),
+      String(data.states.length - 1),
+    );
     add("label", "Label", any("any class", named(data.classes)));
     if (data.labelled && data.truth_is_class) add("truth", "True class (oracle)", any("any class", named(data.truths)));
-    if (data.labelled) add("verdict", "Label is (oracle)", [[ANY, "right or wrong"], ["right", "right"], ["wrong", "wrong"]]);
+    if (data.labelled)
+      add("verdict", "Label is (oracle)", [
+        [ANY, "right or wrong"],
+        ["right", "right"],
+        ["wrong", "wrong"],
+      ]);
     if (data.states.some(({ chooses }) => chooses)) {
       const apart = data.selector && data.selector !== "softmax";
       add("chosen", "Chosen", [
-        [ANY, "chosen or not"], ["chosen", `chosen by ${data.selector || "the run"}`],
-        ...(apart ? [["selector", `only by ${data.selector}`], ["softmax", "only by softmax"], ["both", "by both"]] : []),
+        [ANY, "chosen or not"],
+        ["chosen", `chosen by ${data.selector || "the run"}`],
+        ...(apart
+          ? [
+              ["selector", `only by ${data.selector}`],
+              ["softmax", "only by softmax"],
+              ["both", "by both"],
+            ]
+          : []),
         ["not", `not by ${data.selector || "the run"}`],
       ]);
     }
-    add("order", "Order", Object.entries(PICTURE_ORDERS).map(([value, { text }]) => [value, text]), "surest");
+    add(
+      "order",
+      "Order",
+      Object.entries(PICTURE_ORDERS).map(([value, { text }]) => [value, text]),
+      "surest",
+    );
     const flipped = element("input", { type: "checkbox" });
     flipped.addEventListener("change", changed);
-    const check = element("label", { class: "control check" }, flipped, element("span", {}, `label changed since the ${data.unit} before`));
+    const check = element(
+      "label",
+      { class: "control check" },
+      flipped,
+      element("span", {}, `label changed since the ${data.unit} before`),
+    );
     return { selects, flipped, check };
   }
 
   function buildGallery(host, data) {
-    if (!data.pictures || !data.pictures.paths.length) return null;
+    if (!data.pictures || !data.pictures.paths.length) return [];
     const { selects, flipped, check } = galleryControls(data, () => changed());
     const chip = element("button", { type: "button", class: "chip", hidden: true });
     const clear = element("button", { type: "button", class: "button", hidden: true }, "Clear filters");
     const count = element("p", { class: "count", role: "status" });
     const list = element("ul", { class: "gallery" });
     const more = element("button", { type: "button", class: "button script-only" }, "Show more pictures");
-    const form = element("form", { class: "controls gallery-filters" }, ...Object.values(selects).map(({ control }) => control), check, clear, chip);
+    const form = element(
+      "form",
+      { class: "controls gallery-filters" },
+      ...Object.values(selects).map(({ control }) => control),
+      check,
+      clear,
+      chip,
+    );
     form.addEventListener("submit", (event) => event.preventDefault());
     let marked = null; // { rows: Set of target rows, total: filters -> number of marked images that pass }
     let most = PICTURES_AT_ONCE;
@@ -746,7 +890,11 @@ attributes, never as HTML. */
       const value = (key) => (selects[key] ? selects[key].select.value : ANY);
       const state = Number(value("state"));
       return {
-        state, label: value("label"), truth: value("truth"), verdict: value("verdict"), flipped: flipped.checked,
+        state,
+        label: value("label"),
+        truth: value("truth"),
+        verdict: value("verdict"),
+        flipped: flipped.checked,
         chosen: data.states[state].chooses ? value("chosen") : ANY,
       };
     }
@@ -761,7 +909,10 @@ attributes, never as HTML. */
     function tell(shown, pictures, wanted) {
       const total = marked ? marked.total(wanted) : countInCube(data, wanted);
       if (total === null) return `${shown} shown, of ${plural(marked.rows.size, "image")} marked in the map`;
-      const rest = shown === pictures && pictures < total ? ` The page has ${pictures ? `only these pictures` : "no picture"} of them.` : "";
+      const rest =
+        shown === pictures && pictures < total
+          ? ` The page has ${pictures ? `only these pictures` : "no picture"} of them.`
+          : "";
       return `${shown} of ${total} shown.${rest}`;
     }
     function show() {
@@ -844,7 +995,9 @@ attributes, never as HTML. */
     };
     kept.gallery = {
       save: () => ({
-        state: data.states[selects.state.select.value].name, flipped: flipped.checked, most,
+        state: data.states[selects.state.select.value].name,
+        flipped: flipped.checked,
+        most,
         values: Object.fromEntries(Object.entries(selects).map(([key, { select }]) => [key, select.value])),
       }),
       restore(was) {
@@ -855,7 +1008,7 @@ attributes, never as HTML. */
         show();
       },
     };
-    return null;
+    return fallbacksOf(host);
   }
 
   // ------------------------------------------------------------------------------------------------------------ map
@@ -864,9 +1017,13 @@ attributes, never as HTML. */
 
   function readMap(map) {
     return {
-      x: numbersOf(Uint16Array, map.x), y: numbersOf(Uint16Array, map.y), label: numbersOf(Uint16Array, map.label),
-      truth: numbersOf(Uint16Array, map.truth), domain: bytesOf(map.domain),
-      chosen: map.chosen === null ? null : bytesOf(map.chosen), row: numbersOf(Int32Array, map.row),
+      x: numbersOf(Uint16Array, map.x),
+      y: numbersOf(Uint16Array, map.y),
+      label: numbersOf(Uint16Array, map.label),
+      truth: numbersOf(Uint16Array, map.truth),
+      domain: bytesOf(map.domain),
+      chosen: map.chosen === null ? null : bytesOf(map.chosen),
+      row: numbersOf(Int32Array, map.row),
     };
   }
 
@@ -893,7 +1050,9 @@ attributes, never as HTML. */
       ways.domain = {
         text: "domain",
         entries: domains.map(({ name, target }, number) => ({
-          name, paint: () => colour(`series-${(number % SERIES) + 1}`), shape: target ? "dot" : "ring",
+          name,
+          paint: () => colour(`series-${(number % SERIES) + 1}`),
+          shape: target ? "dot" : "ring",
         })),
         entryOf: (point) => points.domain[point],
       };
@@ -941,15 +1100,37 @@ attributes, never as HTML. */
     else context.stroke();
   }
 
-  /* A point's picture, drawn once and then stamped: thousands of arcs would be slow. */
-  function stamp(shape, paint, radius, scale) {
-    const size = Math.ceil((2 * radius + 2) * scale);
-    const canvas = element("canvas", { width: size, height: size });
-    const context = canvas.getContext("2d");
+  /* The picture of a point, drawn once: its colour, and the places and shares of its pixels in an image `width` wide.
+     Placing these pixels by hand is several times as fast as the canvas's own drawing. */
+  function stampOf(shape, paint, radius, scale, opacity, width) {
+    const size = 2 * Math.ceil((radius + 1) * scale) + 1;
+    const context = element("canvas", { width: size, height: size }).getContext("2d", { willReadFrequently: true });
     context.fillStyle = context.strokeStyle = paint;
     context.lineWidth = 1.4 * scale;
     drawShape(context, shape, size / 2, radius * scale);
-    return canvas;
+    const { data } = context.getImageData(0, 0, size, size);
+    const middle = (size - 1) / 2;
+    const stamp = { colour: [0, 0, 0], places: [], shares: [] };
+    let most = 0;
+    for (let pixel = 0; pixel < size * size; pixel += 1) {
+      const alpha = data[4 * pixel + 3];
+      if (!alpha) continue;
+      stamp.places.push(4 * ((Math.floor(pixel / size) - middle) * width + (pixel % size) - middle));
+      stamp.shares.push((alpha / 255) * opacity);
+      if (alpha > most) [most, stamp.colour] = [alpha, [...data.slice(4 * pixel, 4 * pixel + 3)]];
+    }
+    return stamp;
+  }
+
+  /* Blend a stamp into opaque pixels. `at` is the index of its middle. No point is so near the edge that it leaves them. */
+  function press(pixels, { colour: [red, green, blue], places, shares }, at) {
+    for (let index = 0; index < places.length; index += 1) {
+      const to = at + places[index];
+      const share = shares[index];
+      pixels[to] += share * (red - pixels[to]);
+      pixels[to + 1] += share * (green - pixels[to + 1]);
+      pixels[to + 2] += share * (blue - pixels[to + 2]);
+    }
   }
 
   function shapeSample(shape, paint) {
@@ -972,12 +1153,18 @@ attributes, never as HTML. */
   }
 
   function corners(x0, y0, x1, y1) {
-    return [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
+    return [
+      [x0, y0],
+      [x1, y0],
+      [x1, y1],
+      [x0, y1],
+    ];
   }
 
   /* The points on their canvas: where they lie, how they look, which are near. */
   function scatter(canvas, data, points) {
     const { count, domains } = data.map;
+    const isTarget = Uint8Array.from(points.domain, (number) => (domains[number].target ? 1 : 0));
     const x = new Float32Array(count);
     const y = new Float32Array(count);
     const size = { width: 0, height: 0, scale: 1 };
@@ -995,31 +1182,40 @@ attributes, never as HTML. */
     }
     /* Points of one look follow each other, those in the background first. */
     function buckets(way, isBright) {
-      const found = new Map();
+      const found = [];
       for (let point = 0; point < count; point += 1) {
-        const entry = way.entryOf(point);
-        const target = domains[points.domain[point]].target;
-        const key = ((isBright(point) ? 2 : 0) + (target ? 1 : 0)) * (way.entries.length + 1) + entry;
-        if (!found.has(key)) found.set(key, []);
-        found.get(key).push(point);
+        const layer = (isBright(point) ? 2 : 0) + (isTarget[point] ? 1 : 0);
+        const key = layer * way.entries.length + way.entryOf(point);
+        if (found[key]) found[key].push(point);
+        else found[key] = [point];
       }
-      return [...found].sort(([a], [b]) => a - b).map(([, members]) => members);
+      return found.filter(Boolean);
     }
     function draw(way, isBright) {
+      if (!size.width) return;
       const context = canvas.getContext("2d");
       const { scale } = size;
       const radius = count > 4000 ? 2 : count > 1000 ? 2.6 : 3.4;
-      context.clearRect(0, 0, canvas.width, canvas.height);
+      const image = context.createImageData(canvas.width, canvas.height);
+      const [red, green, blue] = stampOf("dot", colour("paper"), 2, 1, 1, 1).colour;
+      for (let to = 0; to < image.data.length; to += 4) {
+        image.data[to] = red;
+        image.data[to + 1] = green;
+        image.data[to + 2] = blue;
+        image.data[to + 3] = 255;
+      }
       for (const members of buckets(way, isBright)) {
         const first = members[0];
         const entry = way.entries[way.entryOf(first)];
-        const shape = (entry && entry.shape) || (domains[points.domain[first]].target ? "dot" : "ring");
+        const shape = entry.shape || (isTarget[first] ? "dot" : "ring");
         const bright = isBright(first);
-        const picture = stamp(shape, bright && entry ? entry.paint() : colour("edge"), radius, scale);
-        const half = picture.width / 2;
-        context.globalAlpha = bright ? 0.85 : 0.16;
-        for (const point of members) context.drawImage(picture, x[point] * scale - half, y[point] * scale - half);
+        const paint = bright ? entry.paint() : colour("edge");
+        const stamp = stampOf(shape, paint, radius, scale, bright ? 0.85 : 0.16, image.width);
+        for (const point of members) {
+          press(image.data, stamp, 4 * (Math.round(y[point] * scale) * image.width + Math.round(x[point] * scale)));
+        }
       }
+      context.putImageData(image, 0, 0);
     }
     function within(polygon) {
       const xs = polygon.map(([px]) => px);
@@ -1050,10 +1246,14 @@ attributes, never as HTML. */
       for (const entry of way.entries) {
         list.append(element("li", {}, shapeSample(entry.shape || "dot", entry.paint()), nameOf(entry.name)));
       }
-    } else list.append(element("li", { class: "soft" }, `${way.entries.length} classes. Choose one to see where it lies.`));
+    } else
+      list.append(element("li", { class: "soft" }, `${way.entries.length} classes. Choose one to see where it lies.`));
     if (!way.entries.some(({ shape }) => shape) && data.map.domains.some(({ target }) => !target)) {
       const paint = "var(--soft)";
-      list.append(element("li", { class: "soft" }, shapeSample("ring", paint), "source"), element("li", { class: "soft" }, shapeSample("dot", paint), "target"));
+      list.append(
+        element("li", { class: "soft" }, shapeSample("ring", paint), "source"),
+        element("li", { class: "soft" }, shapeSample("dot", paint), "target"),
+      );
     }
     return list;
   }
@@ -1064,7 +1264,12 @@ attributes, never as HTML. */
     function fill(point) {
       const domain = data.map.domains[points.domain[point]];
       const picture = pictureOf.get(points.row[point]);
-      const label = element("div", {}, domain.target ? "label " : "class ", element("strong", {}, nameOf(data.classes[points.label[point]])));
+      const label = element(
+        "div",
+        {},
+        domain.target ? "label " : "class ",
+        element("strong", {}, nameOf(data.classes[points.label[point]])),
+      );
       const pieces = [label];
       if (domain.target && data.labelled && points.truth && points.truth[point] !== MAP.unknown) {
         const truth = points.truth[point] === MAP.other ? "other class" : data.classes[points.truth[point]];
@@ -1074,7 +1279,7 @@ attributes, never as HTML. */
       pieces.push(element("div", {}, nameOf(domain.name), domain.target ? " (target)" : " (source)"));
       if (picture !== undefined) {
         pieces.unshift(element("img", { src: pictureSource(data, picture), alt: "" }));
-        pieces.push(element("div", { class: "path" }, data.pictures.paths[picture]));
+        pieces.push(element("div", { class: "path" }, pathOf(data.pictures.paths[picture])));
       }
       box.replaceChildren(...pieces);
     }
@@ -1095,7 +1300,7 @@ attributes, never as HTML. */
   }
 
   function buildMap(host, data) {
-    if (!data.map || !data.map.count) return null;
+    if (!data.map || !data.map.count) return [];
     const points = readMap(data.map);
     const ways = mapColourings(data, points);
     const { domains, count } = data.map;
@@ -1104,10 +1309,19 @@ attributes, never as HTML. */
     const tooltip = mapTooltip(data, points, new Map(rows.map((row, number) => [row, number])));
     const base = element("canvas", { "aria-hidden": "true" });
     const above = element("canvas", { "aria-hidden": "true" });
-    const plot = element("div", {
-      class: "map-plot", tabindex: 0, role: "application", "aria-roledescription": "map of images",
-      "aria-label": `Map of ${plural(count, "image")} by ${data.map.method}. Arrow keys move a box, plus and minus change its size, Enter marks the images in it, Escape clears.`,
-    }, base, above, tooltip.box);
+    const plot = element(
+      "div",
+      {
+        class: "map-plot",
+        tabindex: 0,
+        role: "application",
+        "aria-roledescription": "map of images",
+        "aria-label": `Map of ${plural(count, "image")} by ${data.map.method}. Arrow keys move a box, plus and minus change its size, Enter marks the images in it, Escape clears.`,
+      },
+      base,
+      above,
+      tooltip.box,
+    );
     const status = element("p", { class: "count", role: "status" });
     const clearing = element("button", { type: "button", class: "button", hidden: true }, "Clear marks");
     const opening = element("button", { type: "button", class: "button", hidden: true }, "See them in the gallery");
@@ -1120,7 +1334,8 @@ attributes, never as HTML. */
     let cursor = null; // the keyboard's box
     let tool = matchMedia("(pointer: coarse)").matches ? "look" : "box";
 
-    const isBright = (point) => (!marked || marked[point] === 1) && (highlighted === ANY || points.label[point] === Number(highlighted));
+    const isBright = (point) =>
+      (!marked || marked[point] === 1) && (highlighted === ANY || points.label[point] === Number(highlighted));
     const draw = () => cloud.draw(ways[colouring], isBright);
 
     function drawOutline() {
@@ -1173,10 +1388,10 @@ attributes, never as HTML. */
       status.textContent = `${plural(targets.length, "target image")}${sources ? ` and ${plural(sources, "source image")}` : ""} marked.`;
       clearing.hidden = false;
       opening.hidden = !parts.gallery || !targets.length;
-      if (!parts.gallery) return null;
-      if (targets.length) parts.gallery.mark(new Set(targets.map((point) => points.row[point])), (filters) => countMarked(targets, filters));
-      else parts.gallery.unmark();
-      return null;
+      if (!parts.gallery) return;
+      if (!targets.length) return parts.gallery.unmark();
+      const marks = new Set(targets.map((point) => points.row[point]));
+      parts.gallery.mark(marks, (filters) => countMarked(targets, filters));
     }
     function clear() {
       marked = outline = cursor = null;
@@ -1257,17 +1472,31 @@ attributes, never as HTML. */
       event.preventDefault();
     });
 
-    const tools = radioGroup("Pointer", [["look", "look"], ["box", "box"], ["lasso", "lasso"]], tool, (value) => {
-      tool = plot.dataset.tool = value;
-    });
+    const tools = radioGroup(
+      "Pointer",
+      [
+        ["look", "look"],
+        ["box", "box"],
+        ["lasso", "lasso"],
+      ],
+      tool,
+      (value) => {
+        tool = plot.dataset.tool = value;
+      },
+    );
     plot.dataset.tool = tool;
-    const colourings = radioGroup("Colour", Object.entries(ways).map(([value, { text }]) => [value, text]), colouring, (value) => {
-      colouring = value;
-      showLegend();
-      draw();
-    });
+    const colourings = radioGroup(
+      "Colour",
+      Object.entries(ways).map(([value, { text }]) => [value, text]),
+      colouring,
+      (value) => {
+        colouring = value;
+        showLegend();
+        draw();
+      },
+    );
     const names = data.classes.map((name, number) => [String(number), name]);
-    const highlight = selectOf("Class", [[ANY, "all classes"], ...names], ANY, () => {
+    const highlight = selectOf("Highlight", [[ANY, "all classes"], ...names], ANY, () => {
       highlighted = highlight.select.value;
       draw();
     });
@@ -1279,10 +1508,19 @@ attributes, never as HTML. */
     showLegend();
     host.append(
       element(
-        "div", { "data-live": "" },
-        element("div", { class: "controls" }, Object.keys(ways).length > 1 ? colourings : null, highlight.control, tools),
-        plot, legendPlace, element("div", { class: "controls" }, status, opening, clearing)
-      )
+        "div",
+        { "data-live": "" },
+        element(
+          "div",
+          { class: "controls" },
+          Object.keys(ways).length > 1 ? colourings : null,
+          highlight.control,
+          tools,
+        ),
+        plot,
+        legendPlace,
+        element("div", { class: "controls" }, status, opening, clearing),
+      ),
     );
     resize();
     new ResizeObserver(resize).observe(plot);
@@ -1291,7 +1529,7 @@ attributes, never as HTML. */
       resize();
     });
     parts.map = { clear, isMarked: () => marked !== null };
-    return null;
+    return fallbacksOf(host);
   }
 
   // --------------------------------------------------------------------------------------------- reload while it runs
@@ -1342,28 +1580,37 @@ attributes, never as HTML. */
       if (readerIsBusy()) return reloadLater(1);
       savePage();
       location.reload();
-      return null;
     }, 1000 * seconds);
   }
 
   // ---------------------------------------------------------------------------------------------------------- mounting
 
-  /* Build a part. A builder returns the fallbacks that it replaces, or null for those of the whole part. */
-  function mount(host, build, data) {
+  /* One failure is one line in the console, and the rest of the page stands. */
+  function attempt(name, work, undo = () => {}) {
     try {
-      const replaced = build(host, data);
-      if (replaced === null && !host.querySelector("[data-live]")) return;
-      for (const fallback of replaced || host.querySelectorAll(".fallback")) fallback.hidden = true;
+      return work();
     } catch (error) {
-      for (const live of host.querySelectorAll("[data-live]")) live.remove();
-      for (const fallback of host.querySelectorAll(".fallback")) fallback.hidden = false;
-      console.error(`The part "${host.dataset.part}" of this page failed.`, error);
+      undo();
+      console.error(`${name} of this page failed:`, error);
+      return null;
     }
+  }
+
+  /* Build a part. A builder returns the fallbacks that it replaces: none where the data has nothing for it. */
+  function mount(host, build, data) {
+    const replaced = attempt(
+      `The part "${host.dataset.part}"`,
+      () => build(host, data),
+      () => host.querySelectorAll("[data-live]").forEach((live) => live.remove()),
+    );
+    for (const fallback of replaced || []) fallback.hidden = true;
   }
 
   /* Canvases do not follow the style sheet by themselves. On paper the colours are the light ones, too. */
   function followColourScheme() {
-    matchMedia("screen and (prefers-color-scheme: dark)").addEventListener("change", () => redraws.forEach((redraw) => redraw()));
+    matchMedia("screen and (prefers-color-scheme: dark)").addEventListener("change", () =>
+      redraws.forEach((redraw) => redraw()),
+    );
   }
 
   const BUILDERS = [
@@ -1376,13 +1623,10 @@ attributes, never as HTML. */
   ];
 
   function start() {
-    let data = {};
-    try {
-      data = readData();
-    } catch (error) {
-      console.error("The data of this page cannot be read.", error);
-    }
-    document.querySelectorAll("table[data-sortable]").forEach(enhanceTable);
+    const data = attempt("The data", readData) || {};
+    document.querySelectorAll("table[data-sortable]").forEach((table, number) => {
+      attempt(`table ${number}`, () => enhanceTable(table, number));
+    });
     for (const [name, build] of BUILDERS) {
       for (const host of document.querySelectorAll(`[data-part="${name}"]`)) mount(host, build, data);
     }
