@@ -55,6 +55,7 @@ def opener(browser):
             color_scheme=scheme,
             java_script_enabled=script,
             has_touch=touch,
+            is_mobile=touch,
             offline=True,
         )
         contexts.append(context)

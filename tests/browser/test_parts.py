@@ -384,16 +384,29 @@ def test_the_tooltip_names_a_point(page, data):
     assert re.search(r"(label|class)\s+class \d", text) and ("rendered" in text or "mnist" in text)
 
 
-def test_a_finger_marks_too_and_scrolls_until_it_is_told_to_mark(open_page, file):
-    page = open_page(file, width=390, touch=True, before="window.matchMedia = ((was) => (query) => "
-                     "query.includes('coarse') ? { matches: true } : was(query))(window.matchMedia)")  # fmt: skip
-    plot = part(page, "map").locator(".map-plot")
+def swipe(page, places):
+    """Drag a finger over the map. Places are shares of its width and height."""
+    at = box(page)
+    session = page.context.new_cdp_session(page)
+    for number, (x, y) in enumerate(places):
+        point = {"x": at["x"] + x * at["width"], "y": at["y"] + y * at["height"]}
+        kind = "touchMove" if number else "touchStart"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [point]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+
+def test_a_finger_scrolls_over_the_map_until_it_is_told_to_mark(open_page, file):
+    page = open_page(file, width=390, touch=True)
+    diagonal = [(0.05 + step / 10, 0.05 + step / 10) for step in range(10)]
     assert part(page, "map").get_by_role("radio", name="look").is_checked()
-    assert plot.evaluate("plot => getComputedStyle(plot).touchAction") == "pan-y"
-    part(page, "map").get_by_role("radio", name="box").check(force=True)
-    assert plot.evaluate("plot => getComputedStyle(plot).touchAction") == "none"
-    drag(page, [(0.05, 0.05), (0.95, 0.95)])
+    swipe(page, diagonal)
+    assert marked(page) == []
+    part(page, "map").get_by_role("radio", name="lasso").check(force=True)
+    swipe(page, [(0.05, 0.05), (0.95, 0.05), (0.95, 0.95), (0.05, 0.95)])
     assert marked(page)[0] > 300
+    part(page, "map").get_by_role("radio", name="box").check(force=True)
+    swipe(page, [(0.6, 0.3), (0.8, 0.5), (0.95, 0.7)])
+    assert 20 < marked(page)[0] < 150 and page.said == []
 
 
 # A run that is not finished

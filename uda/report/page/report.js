@@ -47,7 +47,7 @@ attributes, never as HTML. */
     return node;
   }
 
-  /* A name from the data, in its own writing direction. The style sheet cuts off a long one; the title has all of it. */
+  /* A name from the data, in its own writing direction. The style sheet cuts off a long one; the title has it all. */
   function nameOf(text) {
     return element("bdi", { class: "name", title: text }, text);
   }
@@ -186,7 +186,8 @@ attributes, never as HTML. */
       if (first < 0) return `${name}: no value`;
       if (level) return `${name}: ${shown(values[first])}`;
       const last = lastOf(values);
-      return `${name}: ${shown(values[first])} at ${curve.xlabel} ${curve.x[first]}, ${shown(values[last])} at ${curve.xlabel} ${curve.x[last]}`;
+      const [from, to] = [first, last].map((index) => `${shown(values[index])} at ${curve.xlabel} ${curve.x[index]}`);
+      return `${name}: ${from}, ${to}`;
     });
     return `${curve.title}. ${told.join("; ")}.`;
   }
@@ -406,10 +407,8 @@ attributes, never as HTML. */
       if (data.labelled) told.unshift(fraction(of.tp_rate));
       told.forEach((text, index) => (values[index].textContent = text));
       const limit = of.lambda === null ? "no threshold" : `threshold ${fraction(of.lambda)}`;
-      histogram.setAttribute(
-        "aria-label",
-        `Scores of the images with pseudo-label ${data.classes[number]}: ${of.selected} of ${of.images} selected, ${limit}`,
-      );
+      const words = `Scores of the images with pseudo-label ${data.classes[number]}`;
+      histogram.setAttribute("aria-label", `${words}: ${of.selected} of ${of.images} selected, ${limit}`);
     }
     return { card, show };
   }
@@ -1013,6 +1012,8 @@ attributes, never as HTML. */
 
   // ------------------------------------------------------------------------------------------------------------ map
 
+  const MAP_KEYS =
+    "Arrow keys move a box, plus and minus change its size, Enter marks the images in it, Escape clears.";
   const MAP = { full: 65535, unknown: 65535, other: 65534, margin: 12, hitRadius: 9, legend: 24 };
 
   function readMap(map) {
@@ -1031,7 +1032,7 @@ attributes, never as HTML. */
   function classColour(number, classes) {
     if (classes <= SERIES) return colour(`series-${number + 1}`);
     const dark = matchMedia("screen and (prefers-color-scheme: dark)").matches;
-    const shade = (dark ? [70, 58, 80] : [42, 54, 32])[number % 3];
+    const shade = (dark ? [70, 58, 80] : [34, 44, 26])[number % 3];
     return `hsl(${Math.round((number * 360) / classes)} 65% ${shade}%)`;
   }
 
@@ -1063,7 +1064,7 @@ attributes, never as HTML. */
         entries: [
           { name: "target, not chosen", paint: () => colour("edge"), shape: "dot" },
           { name: "target, chosen in the last round", paint: () => colour("accent"), shape: "dot" },
-          { name: "source", paint: () => colour("line"), shape: "ring" },
+          { name: "source", paint: () => colour("edge"), shape: "ring" },
         ],
         entryOf: (point) => points.chosen[point],
       };
@@ -1075,7 +1076,7 @@ attributes, never as HTML. */
           { name: "right", paint: () => colour("right"), shape: "dot" },
           { name: "wrong", paint: () => colour("wrong"), shape: "cross" },
           { name: "not labelled", paint: () => colour("edge"), shape: "dot" },
-          { name: "source", paint: () => colour("line"), shape: "ring" },
+          { name: "source", paint: () => colour("edge"), shape: "ring" },
         ],
         entryOf: (point) => {
           if (!isTarget(point)) return 3;
@@ -1122,7 +1123,7 @@ attributes, never as HTML. */
     return stamp;
   }
 
-  /* Blend a stamp into opaque pixels. `at` is the index of its middle. No point is so near the edge that it leaves them. */
+  /* Blend a stamp into opaque pixels. `at` is the index of its middle. No point is so near the edge that it is cut. */
   function press(pixels, { colour: [red, green, blue], places, shares }, at) {
     for (let index = 0; index < places.length; index += 1) {
       const to = at + places[index];
@@ -1316,7 +1317,7 @@ attributes, never as HTML. */
         tabindex: 0,
         role: "application",
         "aria-roledescription": "map of images",
-        "aria-label": `Map of ${plural(count, "image")} by ${data.map.method}. Arrow keys move a box, plus and minus change its size, Enter marks the images in it, Escape clears.`,
+        "aria-label": `Map of ${plural(count, "image")} by ${data.map.method}. ${MAP_KEYS}`,
       },
       base,
       above,
@@ -1385,7 +1386,8 @@ attributes, never as HTML. */
       for (const point of members) marked[point] = 1;
       draw();
       const sources = members.length - targets.length;
-      status.textContent = `${plural(targets.length, "target image")}${sources ? ` and ${plural(sources, "source image")}` : ""} marked.`;
+      const others = sources ? ` and ${plural(sources, "source image")}` : "";
+      status.textContent = `${plural(targets.length, "target image")}${others} marked.`;
       clearing.hidden = false;
       opening.hidden = !parts.gallery || !targets.length;
       if (!parts.gallery) return;
@@ -1542,6 +1544,7 @@ attributes, never as HTML. */
       const saved = Object.fromEntries(Object.entries(kept).map(([name, { save }]) => [name, save()]));
       const open = [...document.querySelectorAll("details")].map((details) => details.open);
       sessionStorage.setItem(STORE, JSON.stringify({ saved, open, scroll: window.scrollY }));
+      history.scrollRestoration = "manual";
     } catch {
       // Nothing is kept.
     }
@@ -1556,8 +1559,8 @@ attributes, never as HTML. */
         if (number in was.open) details.open = was.open[number];
       });
       for (const [name, part] of Object.entries(kept)) if (name in was.saved) part.restore(was.saved[name]);
-      history.scrollRestoration = "manual";
       window.scrollTo(0, was.scroll);
+      history.scrollRestoration = "auto";
     } catch {
       // The page starts afresh.
     }
