@@ -2,10 +2,11 @@
 
 import copy
 import itertools
+import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -404,6 +405,39 @@ class _PredictReader:
         return self.transform.normalise(delivery.bring(pixels))
 
 
+class ReadImages(NamedTuple):
+    """A batch of images, some of which may be unreadable."""
+
+    images: torch.Tensor
+    """float32 (B, C, S, S). An unreadable image is black."""
+    problems: Mapping[int, str]
+    """Why an image could not be read or transformed, by its row."""
+
+
+class _LenientReader(_PredictReader):
+    """Reads and transforms images one by one. An image that fails is replaced by a black one."""
+
+    def read(
+        self, indices: np.ndarray, memory: torch.Tensor | None = None, late: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pixels before they are normalised, and the problems as JSON in uint8, because a worker sends tensors only."""
+        size, channels = self.transform.size, self.transform.channels
+        if memory is None:
+            memory = torch.empty(len(indices), size, size, channels, dtype=torch.uint8).permute(0, 3, 1, 2)
+        problems: dict[int, str] = {}
+        for row, number in enumerate(indices.tolist()):
+            try:
+                memory[row].copy_(self.transform.pixels([self.images.read(number)], [0])[0])
+            except UserError as error:
+                memory[row].zero_()
+                problems[row] = str(error)
+        return memory, torch.from_numpy(np.frombuffer(json.dumps(problems).encode(), np.uint8).copy())
+
+    def finish(self, delivery: Delivery, pixels: torch.Tensor, problems: torch.Tensor) -> ReadImages:
+        told = json.loads(problems.numpy().tobytes())
+        return ReadImages(super().finish(delivery, pixels), {int(row): problem for row, problem in told.items()})
+
+
 class _Worker(Dataset):
     """A reader in a loader process. Pixels go through the ring if there is one, and all other data as plain bytes."""
 
@@ -593,7 +627,12 @@ def predict_batches(
     batch_size: int,
     workers: int,
     rows: slice | None = None,
+    lenient: bool = False,
 ) -> Batches:
-    """Each image (of `rows`) once and in order, a sized iterable of float32 (B, C, S, S)."""
+    """Each image (of `rows`) once and in order, a sized iterable of float32 (B, C, S, S).
+
+    With `lenient`, batches are `ReadImages`. An image that cannot be read then raises no error.
+    """
     sampler = _InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
-    return Batches(_PredictReader(images, transform), sampler, workers)
+    reader = _LenientReader if lenient else _PredictReader
+    return Batches(reader(images, transform), sampler, workers)

@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from uda.training.settings import OptimSettings, RuntimeSettings
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Log = Callable[[str], None]
+T = TypeVar("T")
 
 
 CURE = (
@@ -364,49 +365,87 @@ class Engine:
         Raises:
             UserError: memory runs out.
         """
-        cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now) or transforms.size"
-        if count <= 2:
-            cure = "use a smaller model.backbone or transforms.size"
-        self.network.eval()
-        weight = self.network.weight.detach().float().cpu().numpy().copy()
+        weight = self._weight()
         features = np.empty((count, weight.shape[1]), np.float32)
         logits = np.empty((count, weight.shape[0]), np.float32)
         done = 0
-        under_way: list[Callable[[], None]] = []
         total = math.ceil(count / self.predict_batch_size)
+        pairs = ((images, None) for images in show_progress(self.delivered(batches), label, total, self.log))
+        with self._predicting(label, count):
+            for part, _ in self._outputs(pairs, weight):
+                rows = slice(done, done + len(part.logits))
+                features[rows], logits[rows] = part.features, part.logits
+                done += len(part.logits)
+        if done != count:
+            raise RuntimeError(f"{label}: the loader gave {done} images, not {count}")
+        return Prediction(features, logits, weight)
+
+    def predict_each(
+        self, batches: Iterable[tuple[Tensor, T]], count: int, *, label: str = "predict"
+    ) -> Iterator[tuple[Prediction, T]]:
+        """The prediction of each batch as it comes, so that memory does not grow with the number of images.
+
+        Args:
+            batches: pairs of images (B, C, S, S) and anything that belongs to them.
+            count: number of batches.
+            label: text of the progress bar.
+
+        Raises:
+            UserError: memory runs out.
+        """
+        outputs = self._outputs(show_progress(self.delivered(batches), label, count, self.log), self._weight())
+        while True:
+            # The contexts belong to the thread. They must not hold while the caller has the prediction.
+            with self._predicting(label, count * self.predict_batch_size):
+                found = next(outputs, None)
+            if found is None:
+                return
+            yield found
+
+    @contextmanager
+    def _predicting(self, label: str, count: int) -> Iterator[None]:
+        """Context of forward passes for a prediction of `count` images."""
+        cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now) or transforms.size"
+        if count <= 2:
+            cure = "use a smaller model.backbone or transforms.size"
         with (
             self.enough_memory(label, cure),
             torch.inference_mode(),
             self.autocast(self.settings.predict_precision),
         ):
-            for images in show_progress(self.delivered(batches), label, total, self.log):
-                output = self.network(self._move(images))
-                rows = slice(done, done + len(images))
-                under_way.append(self._fetch((output.features, features[rows]), (output.logits, logits[rows])))
-                if len(under_way) > 1:  # wait for the batch before while the device computes this one
-                    under_way.pop(0)()
-                done += len(images)
-            for keep in under_way:
-                keep()
-        if done != count:
-            raise RuntimeError(f"{label}: the loader gave {done} images, not {count}")
-        return Prediction(features, logits, weight)
+            yield
 
-    def _fetch(self, *pairs: tuple[Tensor, np.ndarray]) -> Callable[[], None]:
-        """Start to copy tensors to the host. The returned function waits until they are in their arrays."""
+    def _outputs(self, batches: Iterable[tuple[Tensor, T]], weight: np.ndarray) -> Iterator[tuple[Prediction, T]]:
+        """The prediction of each batch, with what belongs to it. The caller sets the contexts."""
+        under_way: list[tuple[Callable[[], list[np.ndarray]], T]] = []
+        for images, kept in batches:
+            output = self.network(self._move(images))
+            under_way.append((self._fetch(output.features, output.logits), kept))
+            if len(under_way) > 1:  # wait for the batch before while the device computes this one
+                fetched, before = under_way.pop(0)
+                yield Prediction(*fetched(), weight), before
+        for fetched, kept in under_way:
+            yield Prediction(*fetched(), weight), kept
+
+    def _weight(self) -> np.ndarray:
+        """The classifier's weight, of a network in eval mode."""
+        self.network.eval()
+        return self.network.weight.detach().float().cpu().numpy().copy()
+
+    def _fetch(self, *tensors: Tensor) -> Callable[[], list[np.ndarray]]:
+        """Start to copy tensors to the host. The returned function waits for them and returns them as arrays."""
         cuda = self.device.type == "cuda"
-        on_host = [(tensor.float().to("cpu", non_blocking=cuda), array) for tensor, array in pairs]
+        on_host = [tensor.float().to("cpu", non_blocking=cuda) for tensor in tensors]
         arrived = torch.cuda.Event() if cuda else None
         if cuda:
             arrived.record(torch.cuda.current_stream(self.device))
 
-        def keep() -> None:
+        def fetched() -> list[np.ndarray]:
             if cuda:
                 arrived.synchronize()
-            for tensor, array in on_host:
-                array[:] = tensor.numpy()
+            return [tensor.numpy() for tensor in on_host]
 
-        return keep
+        return fetched
 
     def adapt_batch_norm(self, batches: Collection[Tensor]) -> None:
         """Replace BatchNorm's running statistics by the averages over `batches` (AdaBN, Li et al. 2016).

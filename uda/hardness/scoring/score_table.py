@@ -12,6 +12,7 @@ import yaml
 
 from uda.core.errors import UserError
 from uda.core.files import write_bytes, write_text
+from uda.core.parquet import parquet_modules
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,11 @@ class ScoreTable:
 def write_scores(table: ScoreTable, path: Path) -> None:
     """Write a table as CSV, or as Parquet if the path ends in .parquet.
 
-    The columns are image, label, predicted and one per score.
+    The columns are image, label, predicted and one per score. Raises UserError for Parquet without pyarrow.
     """
     columns = {"image": table.ids, "label": table.labels, "predicted": table.predicted, **table.scores}
     if path.suffix == ".parquet":
-        arrow, parquet = _parquet()
+        arrow, parquet = parquet_modules()
         sink = arrow.BufferOutputStream()
         parquet.write_table(arrow.table({name: list(values) for name, values in columns.items()}), sink)
         write_bytes(path, sink.getvalue().to_pybytes())
@@ -71,7 +72,7 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
     if not path.is_file():
         raise UserError(f"`tables`: no such file: {path}")
     if path.suffix == ".parquet":
-        arrow, parquet = _parquet()
+        arrow, parquet = parquet_modules()
         try:
             columns = {name: list(values) for name, values in parquet.read_table(path).to_pydict().items()}
         except arrow.ArrowInvalid as error:
@@ -153,10 +154,3 @@ def _numbers(values: Sequence[object], name: str, path: Path) -> np.ndarray:
         row = int(np.flatnonzero(~np.isfinite(found))[0])
         raise UserError(f"{path}: column '{name}' has {found[row]} in row {row + 1}; a score must be a finite number")
     return found
-
-
-def _parquet():
-    import pyarrow
-    import pyarrow.parquet
-
-    return pyarrow, pyarrow.parquet
