@@ -1,7 +1,9 @@
-"""A finished run, opened: its results, its network, and predictions on other images."""
+"""A run, opened: its results, its network, and predictions on other images."""
 
+import json
 import math
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +15,28 @@ import yaml
 from numpy.typing import NDArray
 from torch import nn
 
+from uda.core.distributed import Ranks
 from uda.core.errors import UserError
+from uda.core.progress import progress as show_progress
+from uda.core.registry import nearest
 from uda.data.given_images import GivenImages, given_images
+from uda.data.images import Images
+from uda.data.loaders import predict_batches
 from uda.data.transforms import make_predict
+from uda.evaluation.prediction_table import Row, prediction_rows, write_predictions
 from uda.generalization.config import GeneralizationConfig
 from uda.kinds import kind_of
 from uda.models.backbones import create_backbone
-from uda.models.network import Network, create_network, network_on
+from uda.models.network import Network, Prediction, create_network, network_on
 from uda.models.weights import load_network, read_description
 from uda.selection.selectors import target_scores
 from uda.training.config import RunConfig
 from uda.training.engine import Engine, generators_restored, seed_everything
 from uda.training.records import read_results
 from uda.training.stages import INITIAL_WEIGHTS
+
+#: Names of weights that runs keep in `checkpoints/`, in the order in which messages list them.
+WEIGHTS = ("final", "label_free", "validation", "source")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,20 +69,27 @@ class ImagePredictions:
         """The predicted class names, one per image."""
         return [self.classes[label] for label in self.labels]
 
+    def write(self, out: str | Path) -> None:
+        """Write the table that `uda predict` writes, as .csv or .parquet. Raises UserError, as `OutputError` does."""
+        prediction = Prediction(self.features, self.logits, self.weight)
+        write_predictions(Path(os.path.expanduser(out)), self.ids, prediction, self.classes)
+
 
 class TrainedRun:
-    """A finished run.
+    """A finished run, or weights that an unfinished run has saved.
 
     Args:
         folder: the run's folder.
         config: the run's config.
         device: device of the network; None: `config.runtime.device`.
+        weights: name of the weights in `checkpoints/`: one of `WEIGHTS`.
     """
 
-    def __init__(self, folder: str | Path, config: RunConfig, device: str | None = None):
+    def __init__(self, folder: str | Path, config: RunConfig, device: str | None = None, weights: str = "final"):
         self.folder = Path(folder).absolute()
         self.config = config
         self.device = device
+        self.weights = weights
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self.folder)!r})"
@@ -85,7 +103,7 @@ class TrainedRun:
         """
         path = self.folder / "results.json"
         if not path.is_file():
-            raise UserError(f"{self.folder} is not a finished run: there is no {path.name}")
+            raise UserError(f"{self.folder} is not a finished run: there is no {path.name}{self._others()}")
         return read_results(path)[0]
 
     @property
@@ -95,13 +113,13 @@ class TrainedRun:
 
     @property
     def network(self) -> Network:
-        """The network with the run's final weights, on its device and in eval mode.
+        """The network with the run's weights, on its device and in eval mode.
 
         The network takes normalised images (B, C, S, S) and returns `features` (B, D) and `logits` (B, K). `predict`
         uses the same network. If you change the network, the predictions change.
 
         Raises:
-            UserError: the final weights are missing or do not fit, or the device is not available.
+            UserError: the weights are missing or do not fit, or the device is not available.
         """
         return self._engine.network
 
@@ -134,12 +152,78 @@ class TrainedRun:
             weight=found.weight,
         )
 
+    def predict_rows(
+        self,
+        images: Images,
+        *,
+        batch_size: int | None = None,
+        ranks: Ranks | None = None,
+        log: Callable[[str], None] | None = None,
+    ) -> Iterator[list[Row]]:
+        """The rows of the table of predictions, in the images' order, some images at a time.
+
+        An image that cannot be read, or that the run's transform cannot take, has a row with an error. Memory does not
+        grow with the number of images.
+
+        Args:
+            images: the images.
+            batch_size: images per batch; None: as in the run's predictions.
+            ranks: the processes of a job. Process r predicts each batch whose number is r modulo their number. So the
+                batches are those of a single process. Rank 0 gets all rows, and the others get none.
+            log: gets lines of progress; None: nothing is shown.
+
+        Raises:
+            UserError: memory runs out.
+        """
+        engine, ranks = self._engine, ranks or Ranks()
+        size, count = batch_size or engine.predict_batch_size, len(images)
+        batches = math.ceil(count / size)
+        numbers = np.arange(count)
+        if ranks.world > 1:
+            numbers = numbers[numbers // size % ranks.world == ranks.rank]
+            images = images.take(numbers)
+        own = math.ceil(len(numbers) / size)
+        read = predict_batches(
+            images,
+            make_predict(self.config.transforms),
+            batch_size=size,
+            workers=max(0, min(engine.workers(images.in_memory), own - 1)),
+            lenient=True,
+        )
+        predicted = engine.predict_each(read, cure=f"lower `batch_size` ({size} now)")
+        steps = math.ceil(batches / ranks.world)
+        for batch in show_progress(range(steps), "predict", steps, log):
+            rows = []
+            if batch < own:
+                ids = images.ids[batch * size : (batch + 1) * size]
+                prediction, problems = next(predicted)
+                rows = prediction_rows(ids, prediction, self.classes, problems)
+            if ranks.world == 1:
+                yield rows
+                continue
+            for text in ranks.gather_texts(json.dumps(rows)):
+                if ranks.is_main:
+                    yield [tuple(row) for row in json.loads(text)]
+
     @property
     def _weights(self) -> Path:
-        path = self.folder / "checkpoints" / "final.safetensors"
-        if not path.is_file():
-            raise UserError(f"{self.folder} is not a finished run: there is no checkpoints/{path.name}")
-        return path
+        file = f"checkpoints/{self.weights}.safetensors"
+        if self.weights in self._saved():
+            return self.folder / file
+        if self.weights == "final":
+            raise UserError(f"{self.folder} is not a finished run: there is no {file}{self._others()}")
+        near, known = nearest(self.weights, self._saved()), ", ".join(self._saved()) or "none yet"
+        raise UserError(f"`weights`: {self.folder} has no weights '{self.weights}'{near} (it has {known})")
+
+    def _saved(self) -> list[str]:
+        """The names of the weights that the run has saved."""
+        found = {file.stem for file in (self.folder / "checkpoints").glob("*.safetensors")}
+        return [*(name for name in WEIGHTS if name in found), *sorted(found - {*WEIGHTS})]
+
+    def _others(self) -> str:
+        """What a user may open in an unfinished run, for the end of a message."""
+        others = [name for name in self._saved() if name != "final"]
+        return f"; `weights` may be {' or '.join(others)}" if others else ""
 
     @cached_property
     def _engine(self) -> Engine:
@@ -153,15 +237,19 @@ class TrainedRun:
         return engine
 
 
-def load_run(folder: str | Path, *, device: str | None = None) -> TrainedRun:
-    """Open a finished run by its folder.
+def load_run(folder: str | Path, *, device: str | None = None, weights: str = "final") -> TrainedRun:
+    """Open a run by its folder.
 
     Args:
         folder: the run folder of any kind of run.
         device: device of the network, such as `cpu` or `cuda:1`; None: the config's `runtime.device`.
+        weights: `final`, the weights of a finished run; `label_free`, its label-free choice; `source`, the source
+            model; `validation`, the choice of a run of domain generalisation. All except `final` may be of an
+            unfinished run.
 
     Raises:
-        UserError: the folder does not hold a finished run, or its config is from another version of uda.
+        UserError: the folder does not hold a finished run, it does not have these weights, or its config is from
+            another version of uda.
     """
     folder = Path(os.path.expanduser(folder))
     file = folder / "config.yaml"
@@ -174,8 +262,10 @@ def load_run(folder: str | Path, *, device: str | None = None) -> TrainedRun:
     kind = kind_of(content)
     if kind is None:
         raise UserError(f"{file} is not the config of a run, or is from another version of uda")
-    run = TrainedRun(folder, kind.load(file), device)
-    _ = run.results, run._weights  # an unfinished run raises here
+    run = TrainedRun(folder, kind.load(file), device, weights)
+    if weights == "final":
+        _ = run.results  # an unfinished run raises here
+    _ = run._weights
     return run
 
 

@@ -41,11 +41,11 @@ def records_of(folder):
 
 
 def same_files(folder, other):
-    """Records, results and weights are equal except for times. Pseudo-labels and config are equal too."""
+    """Records, results, weights and predictions are equal except for times. Pseudo-labels are equal too."""
     assert read_results(folder) == read_results(other)
     assert without_times(records_of(folder)) == without_times(records_of(other))
-    for name in ("final", "label_free", "source"):
-        name = f"checkpoints/{name}.safetensors"
+    weights = (f"checkpoints/{name}.safetensors" for name in ("final", "label_free", "source"))
+    for name in (*weights, "predictions.csv"):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     for path in other.glob("rounds/*/pseudo_labels.csv"):
         assert (folder / path.relative_to(other)).read_bytes() == path.read_bytes()

@@ -149,12 +149,12 @@ def cut_after_every_save(monkeypatch, folder, start):
 
 
 def same_end(folder, finished):
-    """Results without times, every pseudo-label and the last weights are those of the undisturbed run."""
+    """Results without times, pseudo-labels, the last weights and predictions are those of the undisturbed run."""
     assert read_results(folder) == read_results(finished)
     for theirs in finished.glob("rounds/*/pseudo_labels.csv"):
         assert (folder / theirs.relative_to(finished)).read_bytes() == theirs.read_bytes()
-    name = "checkpoints/final.safetensors"
-    assert (folder / name).read_bytes() == (finished / name).read_bytes()
+    for name in ("checkpoints/final.safetensors", "predictions.csv"):
+        assert (folder / name).read_bytes() == (finished / name).read_bytes(), name
     assert (folder / "checkpoints/label_free.safetensors").is_file()
     return True
 

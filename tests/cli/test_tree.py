@@ -45,7 +45,8 @@ def run_python(*arguments, **environment):
 
 def test_the_commands_are_the_modules():
     assert list(tree().commands) == [
-        "adapt", "bench", "check-data", "check-device", "completion", "generalize", "hardness", "list", "table"
+        "adapt", "bench", "check-data", "check-device", "completion", "export", "generalize", "hardness", "list",
+        "predict", "table",
     ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Leaving one domain out: what is trained on, what is found, how a run resumes, what it refuses."""
 
+import csv
 import json
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from uda.generalization.features import extract
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.run import GeneralizationRun
 from uda.models.backbones import create_backbone
+from uda.trained_run import load_run
 from uda.training.engine import Engine
 
 
@@ -124,8 +126,28 @@ def test_a_run_that_dies_after_every_step_comes_to_the_same_end(tiny, tmp_path, 
     folder = tmp_path / "cut"
     assert cut_after_every_save(monkeypatch, folder, lambda: execute(tiny, folder, *extra)) > 7
     assert read(folder) == read(tmp_path / "whole")
-    weights = [(tmp_path / end / "checkpoints/final.safetensors").read_bytes() for end in ("whole", "cut")]
-    assert weights[0] == weights[1]
+    for name in ("checkpoints/final.safetensors", "predictions.csv"):
+        assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("extra", [[], ["training.frozen_backbone=true"], ["model.loss=avh"]], ids=" ".join)
+def test_a_finished_run_has_its_predictions_of_the_unseen_domain(tiny, tmp_path, monkeypatch, extra):
+    """Their accuracy is that of the last report. A run that was cut after the last one predicts once more."""
+    results = execute(tiny, tmp_path / "run", *extra)
+    with (tmp_path / "run" / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 32 and rows[0]["path"] == "ant/ant_0.jpg"
+    right = [row["prediction"] == row["path"].split("/")[0] for row in rows]
+    assert sum(right) / 32 == results["final"]["overall"]
+    found = load_run(tmp_path / "run").predict(f"{tiny.parent}/clay")
+    assert [row["path"] for row in rows] == found.ids
+    assert [row["prediction"] for row in rows] == found.class_names
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneralizationRun, "save_weights", lambda self, name: 1 / (name != "final"))
+        with pytest.raises(ZeroDivisionError):
+            execute(tiny, tmp_path / "cut", *extra)
+    execute(tiny, tmp_path / "cut", *extra)
+    assert (tmp_path / "cut/predictions.csv").read_bytes() == (tmp_path / "run/predictions.csv").read_bytes()
 
 
 @pytest.mark.parametrize("file", ["rounds/01/report.json", "rounds/02/report.json", "results.json"])

@@ -21,6 +21,7 @@ from uda.adaptation.terminal import summary_lines
 from uda.adaptation.work import Work, work_of
 from uda.core.errors import UserError
 from uda.data.domains import Domains, load_domains
+from uda.data.images import Images
 from uda.data.loaders import Batches
 from uda.evaluation.accuracy import Accuracy, accuracy, selection_metrics
 from uda.evaluation.validators import VALIDATORS
@@ -38,6 +39,8 @@ from uda.training.stages import INITIAL_WEIGHTS
 
 class AdaptationRun(Session):
     """A run from a source to a target domain. It resumes from the state of its run folder."""
+
+    _latest: Predicted | None = None
 
     def prepare(self) -> None:
         config = self.config
@@ -463,7 +466,13 @@ class AdaptationRun(Session):
 
     def predict(self) -> Predicted:
         """Predict all target images."""
-        return self.predict_images(self.domains.target.images, self.batches.transforms["predict"])
+        self._latest = None  # frees its memory
+        self._latest = self.predict_images(self.domains.target.images, self.batches.transforms["predict"])
+        return self._latest
+
+    def final_prediction(self) -> tuple[Images, Prediction]:
+        # A run that resumes after its last stage has not predicted yet.
+        return self.domains.target.images, (self._latest or self.predict()).whole
 
     def adapt_batch_norm(self) -> None:
         """Compute BatchNorm statistics from random target images."""

@@ -1,4 +1,4 @@
-"""Options that the commands share which carry out runs."""
+"""Options that the commands share which carry out runs or open them."""
 
 import argparse
 from collections.abc import Sequence
@@ -45,3 +45,17 @@ def add_run(parser: CommandParser, command: str, lists: Sequence[str], change: s
     add_config(parser, command, several)
     parser.add_list(lists, partial(listing, commands=[command]))
     parser.add_overrides(change)
+
+
+def add_saved_run(parser: CommandParser) -> None:
+    """Add the folder of a run, `run_folder`, and `--weights`."""
+    parser.add_argument(
+        "run_folder", metavar="RUN", help="a run folder, such as runs/digits_avh/seed0; any kind of run will do"
+    )
+    parser.add_argument(
+        "--weights",
+        default="final",
+        offers=lambda: ("final", "label_free", "validation", "source"),
+        help="final, label_free (the choice without target labels), source (before adaptation), or validation (the "
+        "choice of domain generalisation); of an unfinished run, any that it has saved (default: final)",
+    )

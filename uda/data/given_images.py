@@ -1,8 +1,8 @@
-"""Images that a caller passes: a folder, files, PIL images, an array or a tensor."""
+"""Images that a caller passes: folders, lists, files, PIL images, an array or a tensor."""
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,10 @@ from PIL import Image, ImageOps
 from uda.core.errors import UserError
 from uda.data.decoding import decode_content
 from uda.data.folders import look_below
-from uda.data.images import ImageArray, ImageFiles, Images
+from uda.data.images import SUFFIXES, ImageArray, ImageFiles, Images
+from uda.data.listing import Listing, list_file, list_unlabelled
 from uda.data.settings import ReadingSettings
+from uda.data.text import printable
 
 #: Modes of PIL that a PNG can store without conversion.
 _PNG_MODES = frozenset({"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"})
@@ -88,6 +90,70 @@ def given_images(given: GivenImages, reading: ReadingSettings) -> Images:
         where = f" in {given}" if isinstance(given, str | os.PathLike) else ""
         raise UserError(f"images: there are none{where}")
     return images
+
+
+def named_images(
+    places: Sequence[str | Path],
+    reading: ReadingSettings,
+    root: Path | None = None,
+    log: Callable[[str], None] | None = None,
+) -> ImageFiles:
+    """The image files of folders and lists. They are not opened.
+
+    Args:
+        places: folders (all image files below them, in sorted order), .txt lists (labels are ignored) or image files.
+        reading: the rules by which files become pixels.
+        root: folder that the paths of lists are relative to. None: the folder of each list.
+        log: gets a line about what is passed over in a folder.
+
+    Returns:
+        The images. The `ids` are paths from the current folder: they begin with the place, or with the root, as it is
+        given. An image that is named twice has its first place.
+
+    Raises:
+        UserError: a place does not exist, is of another kind or holds no images, a listed image is missing, or a path
+            is not UTF-8.
+    """
+    paths: dict[str, None] = {}
+    if root is not None and not root.is_dir():
+        raise UserError(f"`root`: no such folder: {root}")
+    for place in places:
+        path = Path(os.path.expanduser(place))
+        _check_text(path)
+        if path.is_file() and path.suffix.lower() in SUFFIXES:
+            paths[str(path)] = None
+            continue
+        listing = _listing(path, root)
+        for line in listing.notes if log else ():
+            log(line)
+        start = "" if listing.root == Path() else listing.root
+        paths.update(dict.fromkeys(os.path.join(start, name) for name in listing.paths))
+    if not paths:
+        raise UserError("images: there are none; name a folder, a .txt list or an image file")
+    return ImageFiles(Path(), list(paths), reading=reading)
+
+
+def _listing(path: Path, root: Path | None) -> Listing:
+    if path.is_dir():
+        return list_unlabelled(path)
+    if not path.is_file():
+        raise UserError(f"images: no such file or folder: {path}")
+    if path.suffix.lower() != ".txt":
+        raise UserError(
+            f"images: {path} is neither an image nor a list; a list ends in .txt, images in "
+            f"{', '.join(sorted(SUFFIXES))}"
+        )
+    try:
+        return list_file(path, root, labels=False)
+    except UserError as error:
+        raise UserError(str(error).replace("data.root", "`root`")) from None
+
+
+def _check_text(path: Path) -> None:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"images: a path is not UTF-8, rename it: {printable(repr(os.fsencode(path)))}") from None
 
 
 def _files(path: Path, reading: ReadingSettings) -> ImageFiles:

@@ -157,7 +157,7 @@ class ImageFiles(Images):
         image = self._store.read(place) if self._store is not None else None
         if image is not None:
             return image
-        path = os.path.join(self.root, name)
+        path = self.root / name
         try:
             with open_file(path) as file:
                 content, stamp = read_content(file), file_stamp(os.fstat(file.fileno()))

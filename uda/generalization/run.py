@@ -10,6 +10,7 @@ import numpy as np
 from torch import nn
 
 from uda.core.errors import UserError
+from uda.data.images import Images
 from uda.evaluation.accuracy import accuracy, hardness
 from uda.generalization.batches import GeneralizationBatches
 from uda.generalization.config import GeneralizationConfig
@@ -18,7 +19,7 @@ from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.report import DomainResult, GeneralizationReport, summary_lines
 from uda.generalization.stages import GENERALIZATION_STAGE
-from uda.models.network import create_network, describe_network, network_on
+from uda.models.network import Prediction, create_network, describe_network, network_on
 from uda.training.checkpoint import Progress
 from uda.training.engine import seed_everything
 from uda.training.inputs import InputImages, Inputs
@@ -32,6 +33,7 @@ class GeneralizationRun(Session):
 
     config: GeneralizationConfig
     method: GeneralizationMethod
+    _unseen: Prediction | None = None
 
     def prepare(self) -> None:
         config = self.config
@@ -208,4 +210,12 @@ class GeneralizationRun(Session):
             if self.ranks.is_main:
                 reached = accuracy(prediction, labels, self.classes)
                 found.append(DomainResult(name, reached, hardness(prediction, labels)))
+        self._unseen = prediction  # the unseen domain comes last
         return found
+
+    def final_prediction(self) -> tuple[Images, Prediction]:
+        images = self.domains.unseen.images
+        if self._unseen is None:  # a run that resumes after its last stage has not predicted yet
+            _, inputs, _ = self.batches.evaluation_images(len(self.domains.seen))
+            self._unseen = self.predict_images(inputs, self.batches.predict_transform).whole
+        return images, self._unseen

@@ -365,13 +365,16 @@ class Engine:
         Raises:
             UserError: memory runs out.
         """
+        cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now) or transforms.size"
+        if count <= 2:
+            cure = "use a smaller model.backbone or transforms.size"
         weight = self._weight()
         features = np.empty((count, weight.shape[1]), np.float32)
         logits = np.empty((count, weight.shape[0]), np.float32)
         done = 0
         total = math.ceil(count / self.predict_batch_size)
         pairs = ((images, None) for images in show_progress(self.delivered(batches), label, total, self.log))
-        with self._predicting(label, count):
+        with self._predicting(label, cure):
             for part, _ in self._outputs(pairs, weight):
                 rows = slice(done, done + len(part.logits))
                 features[rows], logits[rows] = part.features, part.logits
@@ -380,34 +383,28 @@ class Engine:
             raise RuntimeError(f"{label}: the loader gave {done} images, not {count}")
         return Prediction(features, logits, weight)
 
-    def predict_each(
-        self, batches: Iterable[tuple[Tensor, T]], count: int, *, label: str = "predict"
-    ) -> Iterator[tuple[Prediction, T]]:
+    def predict_each(self, batches: Iterable[tuple[Tensor, T]], cure: str) -> Iterator[tuple[Prediction, T]]:
         """The prediction of each batch as it comes, so that memory does not grow with the number of images.
 
         Args:
             batches: pairs of images (B, C, S, S) and anything that belongs to them.
-            count: number of batches.
-            label: text of the progress bar.
+            cure: advice for the case that memory runs out.
 
         Raises:
             UserError: memory runs out.
         """
-        outputs = self._outputs(show_progress(self.delivered(batches), label, count, self.log), self._weight())
+        outputs = self._outputs(self.delivered(batches), self._weight())
         while True:
             # The contexts belong to the thread. They must not hold while the caller has the prediction.
-            with self._predicting(label, count * self.predict_batch_size):
+            with self._predicting("predict", cure):
                 found = next(outputs, None)
             if found is None:
                 return
             yield found
 
     @contextmanager
-    def _predicting(self, label: str, count: int) -> Iterator[None]:
-        """Context of forward passes for a prediction of `count` images."""
-        cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now) or transforms.size"
-        if count <= 2:
-            cure = "use a smaller model.backbone or transforms.size"
+    def _predicting(self, label: str, cure: str) -> Iterator[None]:
+        """Context of forward passes for a prediction. `cure`: as in `enough_memory`."""
         with (
             self.enough_memory(label, cure),
             torch.inference_mode(),

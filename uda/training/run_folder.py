@@ -19,6 +19,7 @@ from uda.core.errors import UserError
 from uda.core.files import remove_temporaries, write_json, write_text
 from uda.core.resources import DISTRIBUTION, PACKAGE
 from uda.core.version import __version__
+from uda.evaluation.prediction_table import PREDICTIONS
 from uda.training.config import RunConfig, differing_keys
 
 #: A message names at most this many keys.
@@ -156,7 +157,8 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
-            for file in (self.results, self.path / "report.html"):  # broken, or of a shorter run
+            of_the_end = (self.results, self.path / "report.html", self.path / PREDICTIONS)
+            for file in of_the_end:  # broken, or of a shorter run
                 file.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"output: {self.path} cannot be written: {error.strerror}") from None

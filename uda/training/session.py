@@ -16,6 +16,7 @@ from uda.core.errors import UserError
 from uda.core.interruption import Interrupted, Interruption
 from uda.data.images import Images
 from uda.data.transforms import Transform
+from uda.evaluation.prediction_table import PREDICTIONS, write_predictions
 from uda.models.backbones import describe_weights
 from uda.models.network import Network, Prediction
 from uda.models.weights import load_network, save_network
@@ -141,6 +142,13 @@ class Session(ABC):
     def summary(self, results: Mapping[str, Any]) -> list[str]:
         """Lines with the result of a finished run."""
 
+    def final_prediction(self) -> tuple[Images, Prediction] | None:
+        """The images that a finished run leaves a table of predictions for, and the final model's prediction of them.
+
+        All processes call it. Only rank 0 gets the rows. None: this kind of run leaves no such table.
+        """
+        return None
+
     def state(self) -> dict[str, object]:
         """State that a checkpoint holds besides the networks: tensors, numbers and strings."""
         return {}
@@ -180,9 +188,13 @@ class Session(ABC):
         else:
             self.log(self.plan())
         self.train_stages()
+        final = self.final_prediction()
         if not self.ranks.is_main:
             return None
         self.save_weights("final")
+        if final is not None:
+            images, prediction = final
+            write_predictions(self.folder.path / PREDICTIONS, images.ids, prediction, self.inputs.classes)
         results = self.report.finish(self.progress.seconds)
         self.say(results)
         return results
