@@ -29,6 +29,7 @@ FLOORS = (
     {"uda.hardness.study"},
     {"uda.kinds"},
     {"uda.trained_run", "uda.run_pages"},
+    {"uda.exported_run"},
     {"uda.api"},
     {"uda"},
     {"uda.device_check"},

@@ -339,6 +339,25 @@ def load_labelled(
     return [Source(images, labels) for images, labels in parts], classes
 
 
+def load_unlabelled(settings: StorageSettings, names: Sequence[str], seed: int) -> Images:
+    """The images of some domains without their labels. They are not opened, so some may be unreadable.
+
+    The ids are those of `load_domains`. Raises UserError if the data is not there.
+    """
+    card = load_card(settings.dataset) if settings.dataset is not None else None
+    if card is not None and card.layout == "generated":
+        parts = [images for images, _ in _generated(card, [("data.target", name) for name in names], settings, seed)]
+    else:
+        root, parts = _find_root(card, settings), []
+        for name in names:
+            if card is not None:
+                listing = list_card_domain(card, name, root, labels=False)
+            else:
+                listing = _list_own(name, "data.target", root, labels=False)
+            parts.append(ImageFiles(listing.root, listing.paths, reading=settings.reading))
+    return parts[0] if len(parts) == 1 else JoinedImages(parts, names)
+
+
 def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None = None, labels: bool = True) -> Listing:
     """A user's own domain: a folder or a .txt list. Only `data.target` may be without labels."""
     is_target = key == "data.target"

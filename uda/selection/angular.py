@@ -25,6 +25,9 @@ _LARGEST_COSINE = 1.0 - 1e-14
 # Number of entries that are converted to double precision at a time if no gradient is needed: 32 MB.
 _CHUNK_ENTRIES = 1 << 22
 
+#: Whether torch.export traces the code. Older versions of torch cannot tell.
+_is_exporting = getattr(torch.compiler, "is_exporting", lambda: False)
+
 
 def angles(features: Tensor, weight: Tensor) -> Tensor:
     """Angle between each feature and each class weight: (N, D), (K, D) -> (N, K), radians in [0, pi].
@@ -113,6 +116,9 @@ def _score_rows(score: Callable[..., Tensor], features: Tensor, weight: Tensor, 
     """`score(angles, *per_row)` of all rows. It is computed in chunks if no gradient is needed."""
     _check_shapes(features, weight)
     dtype = torch.float64 if torch.float64 in (features.dtype, weight.dtype) else torch.float32
+    if _is_exporting():  # a graph for any number of rows has no chunks
+        directions, lengths = _rows_and_lengths(weight)
+        return score(_angles_to(directions / lengths, features, None), *per_row).to(dtype)
     wants_gradient = torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad)
     # Long chunks, because each multi-threaded call may have to wait for other processes on the same cores.
     rows = len(features) if wants_gradient else _CHUNK_ENTRIES // max(weight.shape)
