@@ -7,7 +7,7 @@ import pytest
 
 from uda.adaptation.terminal import summary_lines
 from uda.core.files import OutputError
-from uda.report import terminal
+from uda.core.plain_text import WIDTH
 
 
 def strict(path):
@@ -180,7 +180,7 @@ def test_terminal_table_is_aligned_and_says_oracle(played_run):
     oracle, titles, rule, source, *_ = run.lines
     assert rule == "-" * len(titles)
     assert len(source) <= len(titles)
-    for title, labelled in (("TP rate", True), ("class mean", True), ("overall", True), ("confidence", False)):
+    for title, labelled in (("TP rate", True), ("class mean", True), ("overall", True), ("AVC", False)):
         end = titles.index(title) + len(title)
         assert (oracle[end - 6 : end] == "oracle") == labelled
     row = next(line for line in run.lines if line.split()[:1] == ["2"])
@@ -192,11 +192,11 @@ def test_terminal_table_is_aligned_and_says_oracle(played_run):
 
 
 @pytest.mark.parametrize("count", [2, 12, 60])
-def test_terminal_lines_fit_into_100_columns(make_run, count):
+def test_terminal_lines_fit_into_80_columns(make_run, count):
     run = make_run(classes=[f"class with a long name {index}" for index in range(count)], images=600)
     run.begin(4)
     assert len(run.lines) > 12
-    assert max(len(line) for line in run.lines) <= terminal.WIDTH
+    assert max(len(line) for line in run.lines) <= WIDTH
 
 
 def test_the_header_comes_again_after_some_rows(make_run):
@@ -258,6 +258,6 @@ def test_no_event_files_when_switched_off(make_run):
 
 def test_the_closing_lines_fit_too(played_run):
     lines = summary_lines(played_run.results)
-    assert max(map(len, lines)) <= terminal.WIDTH
+    assert max(map(len, lines)) <= WIDTH
     assert lines[0].endswith("(oracle):")
     assert f"{100 * played_run.results['final']['class_mean']:.2f}  the last round" in lines[2]

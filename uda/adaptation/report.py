@@ -107,6 +107,7 @@ class AdaptationReport(RunReport):
         self.images = images
         self.target_labels = target_labels
         self.target_domain = np.zeros(len(images.ids), np.int64) if target_domain is None else target_domain
+        self.labelled = target_labels is not None
         if named is not None and target_labels is not None:
             truth = target_labels.reveal()[target_labels.reveal() >= 0]
             if left_out := int((~named[truth]).sum()):
@@ -267,15 +268,17 @@ class AdaptationReport(RunReport):
     def _print(self, cells: Mapping[str, str], record: dict[str, Any], stage: str) -> None:
         """Print a row, and below it the classes and warnings."""
         self.print_row(self.columns, cells)
-        if record["accuracy"]:
-            for line in class_lines(record["accuracy"]["per_class"]) + part_lines(record["accuracy"]):
-                self.log(line)
         warnings = [f"warning: {warning}" for warning in record["warnings"]]
         if warnings and stage not in self._cures_said:
             self._cures_said.add(stage)
             warnings.append(CURES[stage])
-        for line in indented(warnings):
-            self.log(line)
+
+        def below(width: int) -> list[str]:
+            accuracy = record["accuracy"]
+            figures = class_lines(accuracy["per_class"], width) + part_lines(accuracy, width) if accuracy else []
+            return figures + indented(warnings, width)
+
+        self.tell(below)
 
 
 def _accuracy_fields(accuracy: Accuracy | None) -> dict[str, Any]:

@@ -1,32 +1,40 @@
 """The terminal's table of an adaptation, one row per round, and the lines of the result."""
 
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uda.report.terminal import WIDTH, Column, difference, fraction, indented, percent, result_lines
+from uda.core.plain_text import short_name
+from uda.report.terminal import MOST_OF_NAME, Column, difference, fraction, indented, percent, result_lines
 
+#: In 80 columns: all of rank 0 and AVC.
 OF_ROUNDS: Sequence[Column] = (
-    ("round", 6, False),
-    ("portion", 8, False),
-    ("selected", 10, False),
-    ("TP rate", 9, True),
-    ("AVC", 7, False),
-    ("confidence", 12, False),
-    ("class mean", 12, True),
-    ("overall", 9, True),
-    ("gain", 11, True),
-    ("seconds", 9, False),
+    Column("round", 6),
+    Column("portion", 8),
+    Column("selected", 9),
+    Column("TP rate", 8, oracle=True),
+    Column("AVC", 6, rank=1),
+    Column("AVH", 6, rank=4),
+    Column("confidence", 11, rank=2),
+    Column("norm", 7, rank=5),
+    Column("loss", 7, rank=6),
+    Column("classes", 8, rank=3),
+    Column("class mean", 11, oracle=True),
+    Column("overall", 8, oracle=True),
+    Column("gain", 8, oracle=True),
+    Column("seconds", 8),
+    Column("left", 8),
 )
 #: For methods without rounds. They report after a fixed number of steps.
 OF_INTERVALS: Sequence[Column] = (
-    ("report", 8, False),
-    ("steps", 9, False),
-    ("loss", 9, False),
-    ("class mean", 12, True),
-    ("overall", 9, True),
-    ("gain", 11, True),
-    ("seconds", 9, False),
+    Column("report", 8),
+    Column("steps", 9),
+    Column("loss", 8),
+    Column("classes", 9, rank=1),
+    Column("class mean", 12, oracle=True),
+    Column("overall", 9, oracle=True),
+    Column("gain", 8, oracle=True),
+    Column("seconds", 9),
+    Column("left", 8),
 )
 #: Scores that separate images of known classes from those of unknown ones, and their names for readers.
 SEPARATION = {"auroc_confidence": "confidence", "auroc_avc": "AVC"}
@@ -49,7 +57,10 @@ def round_cells(record: Mapping[str, Any], source: Mapping[str, Any] | None) -> 
         "selected": f"{record['selected']}",
         "TP rate": fraction(record["tp_rate"]),
         "AVC": fraction(record["avc"]),
+        "AVH": fraction(record["avh"]),
         "confidence": fraction(record["confidence"]),
+        "norm": fraction(record["feature_norm"], 1),
+        "loss": fraction(record["loss"]),
         **reached,
     }
 
@@ -57,6 +68,7 @@ def round_cells(record: Mapping[str, Any], source: Mapping[str, Any] | None) -> 
 def _reached(record: Mapping[str, Any], before: float | None) -> dict[str, str]:
     """The cells that all rows have in common."""
     return {
+        "classes": fraction(record.get("effective_classes"), 1),
         "class mean": percent(record["class_mean"]),
         "overall": percent(record["overall"]),
         "gain": "" if before is None and "round" not in record else difference(record["class_mean"], before),
@@ -64,16 +76,18 @@ def _reached(record: Mapping[str, Any], before: float | None) -> dict[str, str]:
     }
 
 
-def part_lines(accuracy: Mapping[str, Any]) -> list[str]:
+def part_lines(accuracy: Mapping[str, Any], width: int) -> list[str]:
     """Lines with the class mean of each of several target domains, in per cent, and with figures of unknown classes."""
     lines = []
     if domains := accuracy.get("domains"):
-        shown = ", ".join(f"{name}: {percent(figures['class_mean'])}" for name, figures in domains.items())
+        shown = ", ".join(
+            f"{short_name(name, MOST_OF_NAME)}: {percent(figures['class_mean'])}" for name, figures in domains.items()
+        )
         lines.append(f"class mean, %, by target domain (oracle) {shown}")
     if unknown := accuracy.get("unknown"):
         told = ", ".join(f"{title} {fraction(unknown[key])}" for key, title in SEPARATION.items())
         lines.append(f"{unknown['images']} images of unknown classes (oracle), AUROC against the others: {told}")
-    return [" " * 8 + line for text in lines for line in textwrap.wrap(text, WIDTH - 8, subsequent_indent="  ")]
+    return indented(lines, width)
 
 
 def summary_lines(results: Mapping[str, Any]) -> list[str]:
@@ -81,17 +95,18 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     choice, best = results["label_free_choice"], results["oracle_best"]
     what = "report" if results["rounds"] and "portion" not in results["rounds"][-1] else "round"
     before = results["source_only"]["class_mean"]
+    chosen = f"best by {choice['validator']}, a score without labels"
     lines = [
         *([("source only", before, "")] if before is not None else []),
         ("final", results["final"]["class_mean"], f"the last {what}"),
     ]
     if results["rounds"]:
         lines += [
-            ("label-free choice", choice["class_mean"], f"{what} {choice['round']}, by {choice['validator']}"),
+            ("label-free choice", choice["class_mean"], f"{what} {choice['round']}, {chosen}"),
             (
                 "oracle best",
                 best["class_mean"],
-                f"{what} {best['round']}, best by target labels: a bound, not a result",
+                f"{what} {best['round']}, best by labels: a bound, not a result",
             ),
         ]
     told = result_lines(lines)

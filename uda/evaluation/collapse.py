@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from uda.core.plain_text import short_name
 from uda.models.network import Prediction
 
 #: Predictions fall onto few classes if their effective number minus 1 is below this share of the source's. For runs in
@@ -17,7 +18,7 @@ FEW = 0.25
 #: A class is expected in the target if the source's shares predict at least this many images of it. The probability of
 #: none is then exp(-5), less than one per cent.
 EXPECTED = 5
-MOST_NAMES = 8
+MOST_NAMES, MOST_OF_NAME = 8, 40
 
 #: Advice by the section of the config that trained the model.
 CURES = {
@@ -76,7 +77,7 @@ def signs_of_collapse(
         largest = int(predicted.argmax())
         found.append(
             f"the predictions fall onto few classes: {100 * predicted[largest] / total:.0f} % of the target images are "
-            f"predicted as {classes[largest]} (effective number of classes {effective:.1f}; {whose} "
+            f"predicted as {_short(classes[largest])} (effective number of classes {effective:.1f}; {whose} "
             f"{effective_classes(reference):.1f})"
         )
     without = np.flatnonzero((predicted == 0) & _expected(source, total))
@@ -118,6 +119,11 @@ def _expected(source: np.ndarray, images: int) -> np.ndarray:
 
 def _names(which: np.ndarray, classes: Sequence[str], counts: np.ndarray | None, of: str) -> str:
     """Names of the first classes in `which`, with their counts if above 0."""
-    told = [classes[k] + (f" ({of} {counts[k]})" if counts is not None and counts[k] else "") for k in which]
-    more = len(told) - MOST_NAMES
-    return ", ".join(told[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
+    first = which[:MOST_NAMES]
+    told = [_short(classes[k]) + (f" ({of} {counts[k]})" if counts is not None and counts[k] else "") for k in first]
+    more = len(which) - len(first)
+    return ", ".join(told) + (f" and {more} more" if more else "")
+
+
+def _short(name: str) -> str:
+    return short_name(name, MOST_OF_NAME)

@@ -15,13 +15,14 @@ from uda.report.terminal import Column, class_lines, fraction, percent, result_l
 from uda.training.records import REPORTS, Records
 
 COLUMNS: Sequence[Column] = (
-    ("report", 8, False),
-    ("steps", 9, False),
-    ("loss", 9, False),
-    ("held out", 11, False),
-    ("unseen", 9, True),
-    ("class mean", 12, True),
-    ("seconds", 9, False),
+    Column("report", 8),
+    Column("steps", 9),
+    Column("loss", 9),
+    Column("held out", 11),
+    Column("unseen", 9, oracle=True),
+    Column("class mean", 12, oracle=True),
+    Column("seconds", 9),
+    Column("left", 9),
 )
 
 
@@ -135,7 +136,7 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     rows = (
         ("final", results["final"]["overall"], "the last report"),
         ("validation choice", choice["overall"], f"report {choice['round']}, best on the held-out images"),
-        ("oracle best", best["overall"], f"report {best['round']}, best by target labels: a bound, not a result"),
+        ("oracle best", best["overall"], f"report {best['round']}, best by labels: a bound, not a result"),
     )
     return [
         f"accuracy on the unseen domain {results['target']}, % (oracle):",

@@ -1,12 +1,13 @@
 """Base of the reports of all kinds of run."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from uda.core.errors import UserError
 from uda.core.files import OutputError, write_json, write_text
+from uda.core.plain_text import WIDTH
 from uda.data.images import Images
 from uda.report import terminal
 from uda.report.events import Events
@@ -16,6 +17,7 @@ from uda.report.pictures import PICTURES, Pictures, write_pictures
 from uda.report.run_record import PAGE_COLUMNS, RunRecord, read_tables
 from uda.training.config import RunConfig
 from uda.training.records import SOURCE, Records, plain, read_record
+from uda.training.run_folder import RunLog
 
 
 class RunReport(ABC):
@@ -30,6 +32,9 @@ class RunReport(ABC):
         first_step: TensorBoard events from this step on are purged, so that nothing is drawn twice.
         images: the target images, for the pictures of the page.
     """
+
+    labelled = True
+    """Whether there are labels for oracle figures."""
 
     def __init__(
         self,
@@ -124,8 +129,19 @@ class RunReport(ABC):
 
     def print_row(self, columns: Sequence[terminal.Column], cells: Mapping[str, str]) -> None:
         """Print a row of the terminal's table, and the table's head before every tenth row."""
-        if self._rows % terminal.HEADER_EVERY == 0:
-            for line in terminal.header(columns):
-                self.log(line)
+        begins = self._rows % terminal.HEADER_EVERY == 0
         self._rows += 1
-        self.log(terminal.row(columns, cells))
+
+        def lines(width: int) -> list[str]:
+            fitting = terminal.fitting(columns, width, self.labelled)
+            return [*(terminal.header(fitting) if begins else []), terminal.row(fitting, cells)]
+
+        self.tell(lines)
+
+    def tell(self, lines: Callable[[int], Iterable[str]]) -> None:
+        """Log lines that depend on the width in columns."""
+        if isinstance(self.log, RunLog):
+            self.log.table(lines)
+        else:
+            for line in lines(WIDTH):
+                self.log(line)

@@ -5,10 +5,11 @@ import errno
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -17,6 +18,7 @@ from pydantic import ValidationError
 
 from uda.core.errors import UserError
 from uda.core.files import remove_temporaries, write_json, write_text
+from uda.core.plain_text import WIDTH, harmless
 from uda.core.resources import DISTRIBUTION, PACKAGE
 from uda.core.version import __version__
 from uda.evaluation.prediction_table import PREDICTIONS
@@ -24,6 +26,8 @@ from uda.training.config import RunConfig, differing_keys
 
 #: A message names at most this many keys.
 MOST_DIFFERENCES = 8
+#: Widest and narrowest lines in a terminal. Longer lines of text are hard to read.
+WIDEST, NARROWEST = 140, 40
 #: Git hooks set these variables. They make git use another repository than that of the folder.
 ANOTHER_REPOSITORY = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY")
 
@@ -50,9 +54,27 @@ class RunLog:
 
     def __call__(self, message: str) -> None:
         if not self.silent:
+            message = harmless(message, keep="\n")
             self.note(message)
             if self._show is not None:
                 self._show(message)
+
+    def table(self, lines: Callable[[int], Iterable[str]]) -> None:
+        """Log lines that depend on the width in columns: that of the terminal, and 80 in log.txt."""
+        if self.silent:
+            return
+        for line in lines(WIDTH):
+            self.note(harmless(line))
+        if self._show is not None:
+            for line in lines(self.width):
+                self._show(harmless(line))
+
+    @property
+    def width(self) -> int:
+        """Columns of lines that are shown: those of the terminal; 80 if stdout is none."""
+        if sys.stdout is None or not sys.stdout.isatty():
+            return WIDTH
+        return min(WIDEST, max(NARROWEST, shutil.get_terminal_size((WIDTH, 24)).columns))
 
     @property
     def quiet(self) -> bool:
