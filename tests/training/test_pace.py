@@ -227,3 +227,35 @@ def test_a_dry_run_on_a_device(tiny, in_folder, capsys, kind):
     out = capsys.readouterr().out
     assert re.search(rf"^cost     11 training steps, 128 images predicted: about \d+ s on {kind}", out, re.MULTILINE)
     assert ("\nmemory   peak 1.0 GiB of the " in out) == (kind == "cuda")
+
+
+@pytest.mark.parametrize(
+    ("done", "todo", "left"),
+    [
+        ([], [5, 5], None),
+        ([], [], 0),
+        ([(4, 8)], [], 0),
+        ([(4, 8)], [2, 6], 16),  # 2 s a step
+        ([(4, 8), (4, 12)], [6], 15),  # the mean, 2.5 s a step
+        ([(10, 13), (20, 23)], [30, 40], 33 + 43),  # 3 s and 1 s a step
+        ([(10, 10), (20, 22)], [30], 10 * 30 * (1 + 2 * 2.2) / (10 + 40)),  # OLS has -2 + 1.2 w: (0, 1.08)
+        ([(10, 30), (20, 20)], [30], 25),  # later ones were faster: their mean
+        ([(1, 900), *[(10, 20)] * 5], [10], 20),  # only the last five count
+        ([(0, 9)], [5], None),  # a round without a step
+    ],
+)
+def test_seconds_left_by_hand(done, todo, left):
+    found = pace.seconds_left(done, todo)
+    assert found == left if left is None else found == pytest.approx(left)
+
+
+def test_seconds_left_by_a_reference():
+    """Least squares with a, b >= 0 as scipy finds it, on parts of random cost."""
+    from scipy.optimize import nnls
+
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        work, seconds = rng.uniform(1, 100, 5), rng.uniform(0, 50, 5)
+        (a, b), _ = nnls(np.stack([np.ones(5), work], 1), seconds)
+        found = pace.seconds_left(list(zip(work, seconds, strict=True)), [7.0, 200.0])
+        assert found == pytest.approx(2 * a + 207 * b)

@@ -16,6 +16,7 @@ from uda.adaptation.pseudo_labels import RoundLabels
 from uda.adaptation.pseudo_labels_csv import write_pseudo_labels
 from uda.adaptation.results import summarise
 from uda.adaptation.terminal import OF_INTERVALS, OF_ROUNDS, part_lines, round_cells, source_cells
+from uda.adaptation.work import steps_of_rounds, work_of
 from uda.data.class_names import NO_LABEL
 from uda.data.domains import TargetLabels
 from uda.data.images import Images
@@ -31,6 +32,7 @@ from uda.report.run_record import MAP, SOURCE_IMAGES, RunRecord, images_of
 from uda.report.run_report import RunReport
 from uda.report.terminal import class_lines, indented
 from uda.training.records import REPORTS, SOURCE, Records
+from uda.training.session import epoch_steps
 
 #: Images in TensorBoard's grid of a round.
 SUREST = 24
@@ -103,6 +105,7 @@ class AdaptationReport(RunReport):
         super().__init__(records, config, log, len(records.reports()) + 1 if records.get(SOURCE) else 0, images)
         self.classes = tuple(classes)
         named = named_classes(config, self.classes)
+        self.num_source = int(source.sum())
         self.source_counts = source if named is None else source * named
         self.images = images
         self.target_labels = target_labels
@@ -193,6 +196,27 @@ class AdaptationReport(RunReport):
 
         self.draw(draw_round)
         self.write_page()
+
+    def parts(self) -> tuple[list[tuple[float, float]], list[float]]:
+        """The rounds, or the intervals of the adaptation, by their steps.
+
+        Before the first of them, the source stage is the only one done. It is compared by images, of which one in a
+        step costs as much as three in a predict pass.
+        """
+        config, target = self.config, len(self.images.ids)
+        source, reports = self.records.get(SOURCE), self.records.reports()
+        if ADAPTATION_METHODS[config.method].adapts:
+            steps = epoch_steps(config.adaptation.interval, 0, config.adaptation.steps)
+        elif ADAPTATION_METHODS[config.method].rounds:
+            steps = steps_of_rounds(config, self.num_source, target)
+        else:
+            steps = []
+        if reports or source is None or not source["steps"]:
+            done = [(part, record["seconds"]) for part, record in zip(steps, reports, strict=False)]
+            return done, steps[len(reports) :]
+        work = work_of(config, self.num_source, target)
+        done = [(3 * work.source_images * source["steps"] + target, source["seconds"])]
+        return done, [3 * work.later_images * part + target for part in steps]
 
     def summarise(self, seconds: float) -> dict[str, Any]:
         return summarise(self.config, self.records.get(SOURCE), self.records.reports(), seconds)

@@ -1,7 +1,6 @@
 """An adaptation run: source training, then rounds of predict -> select -> fit -> report, or one stage of adaptation."""
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -254,7 +253,7 @@ class AdaptationRun(Session):
     def _source_stage(self) -> Predicted | None:
         """Train and report the source model. Returns its prediction, or None if round 0 needs another one."""
         settings = self.config.source
-        started = time.monotonic()
+        self.begin_part()
         following = "round" if self.rounds else "adaptation" if self.method.adapts else "done"
         if not (self.config.trains_source or settings.checkpoint):  # no source model to save or evaluate
             if self.ranks.is_main:
@@ -278,7 +277,7 @@ class AdaptationRun(Session):
             self.adapt_batch_norm()
         predicted = self.predict()
         if self.ranks.is_main:
-            whole, seconds = predicted.whole, time.monotonic() - started
+            whole, seconds = predicted.whole, self.part_seconds
             self.report.source(whole, self.accuracy(whole), self.validate(whole), seconds, sum(steps))
         self.save(Progress(following, seconds=self.seconds))
         return None if self._stage_settings.adapt_batch_norm else predicted
@@ -286,7 +285,7 @@ class AdaptationRun(Session):
     def _round(self, predicted: Predicted | None) -> Predicted:
         """Run one round. `predicted` is the prediction of the round before, None after a start of the program."""
         settings, index = self.config.self_training, self.progress.round
-        started = time.monotonic()
+        self.begin_part()
         if self.saved and self.progress.begun:
             chosen = RoundLabels.from_state(self.saved[1]["choice"])
         else:
@@ -304,7 +303,7 @@ class AdaptationRun(Session):
         )
         predicted = self._adapted_predict()
         if self.ranks.is_main:
-            self._report_round(index, chosen, predicted.whole, scalars["loss"], sum(steps), started)
+            self._report_round(index, chosen, predicted.whole, scalars["loss"], sum(steps))
         last = index + 1 == self.rounds
         self.save(Progress("done" if last else "round", index + 1, seconds=self.seconds))
         return predicted
@@ -313,7 +312,7 @@ class AdaptationRun(Session):
         """Run the adaptation stage, with a report at the end of every interval. Returns the last prediction."""
         settings = self.config.adaptation
         steps = epoch_steps(settings.interval, 0, settings.steps)
-        started = time.monotonic()
+        self.begin_part()
         if self.saved and self.progress.begun:
             self.method.prepared = {name: array.numpy() for name, array in self.saved[1]["prepared"].items()}
 
@@ -327,7 +326,7 @@ class AdaptationRun(Session):
             return self._adaptation_batches().window(settings.interval * interval, steps[interval])
 
         def report(interval: int, scalars: dict[str, float]) -> None:
-            nonlocal predicted, started
+            nonlocal predicted
             predicted = self._adapted_predict()
             if self.ranks.is_main:
                 whole = predicted.whole
@@ -339,12 +338,12 @@ class AdaptationRun(Session):
                         accuracy=self.accuracy(whole),
                         validators=self.validate(whole),
                         loss=scalars["loss"],
-                        seconds=time.monotonic() - started,
+                        seconds=self.part_seconds,
                     )
                 )
                 if self.report.label_free_round() == interval:
                     self.save_weights("label_free")
-            started = time.monotonic()
+            self.begin_part()
 
         self.train(
             self.method,
@@ -430,9 +429,7 @@ class AdaptationRun(Session):
             self._nothing_selected(index, chosen)
         return chosen
 
-    def _report_round(
-        self, index: int, chosen: RoundLabels, prediction: Prediction, loss: float, steps: int, started: float
-    ) -> None:
+    def _report_round(self, index: int, chosen: RoundLabels, prediction: Prediction, loss: float, steps: int) -> None:
         self.report.round(
             RoundRecord(
                 round=index,
@@ -442,7 +439,7 @@ class AdaptationRun(Session):
                 accuracy=self.accuracy(prediction),
                 validators=self.validate(prediction),
                 loss=loss,
-                seconds=time.monotonic() - started,
+                seconds=self.part_seconds,
             )
         )
         if self.report.label_free_round() == index:

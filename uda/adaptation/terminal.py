@@ -6,34 +6,34 @@ from typing import Any
 from uda.core.plain_text import short_name
 from uda.report.terminal import MOST_OF_NAME, Column, difference, fraction, indented, percent, result_lines
 
-#: In 80 columns: all of rank 0 and AVC.
+#: In 80 columns: AVC and all of a lower rank.
 OF_ROUNDS: Sequence[Column] = (
     Column("round", 6),
-    Column("portion", 8),
-    Column("selected", 9),
-    Column("TP rate", 8, oracle=True),
-    Column("AVC", 6, rank=1),
-    Column("AVH", 6, rank=4),
-    Column("confidence", 11, rank=2),
-    Column("norm", 7, rank=5),
-    Column("loss", 7, rank=6),
-    Column("classes", 8, rank=3),
+    Column("portion", 8, rank=5),
+    Column("selected", 9, rank=1),
+    Column("TP rate", 8, oracle=True, rank=3),
+    Column("AVC", 6, rank=7),
+    Column("AVH", 6, rank=10),
+    Column("confidence", 11, rank=8),
+    Column("norm", 7, rank=11),
+    Column("loss", 7, rank=12),
+    Column("classes", 8, rank=9),
     Column("class mean", 11, oracle=True),
-    Column("overall", 8, oracle=True),
-    Column("gain", 8, oracle=True),
-    Column("seconds", 8),
+    Column("overall", 8, oracle=True, rank=4),
+    Column("gain", 8, oracle=True, rank=2),
+    Column("seconds", 8, rank=6),
     Column("left", 8),
 )
 #: For methods without rounds. They report after a fixed number of steps.
 OF_INTERVALS: Sequence[Column] = (
     Column("report", 8),
-    Column("steps", 9),
-    Column("loss", 8),
-    Column("classes", 9, rank=1),
+    Column("steps", 9, rank=1),
+    Column("loss", 8, rank=4),
+    Column("classes", 9, rank=6),
     Column("class mean", 12, oracle=True),
-    Column("overall", 9, oracle=True),
-    Column("gain", 8, oracle=True),
-    Column("seconds", 9),
+    Column("overall", 9, oracle=True, rank=3),
+    Column("gain", 8, oracle=True, rank=2),
+    Column("seconds", 9, rank=5),
     Column("left", 8),
 )
 #: Scores that separate images of known classes from those of unknown ones, and their names for readers.

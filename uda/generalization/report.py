@@ -13,15 +13,16 @@ from uda.report.run_record import RunRecord
 from uda.report.run_report import RunReport
 from uda.report.terminal import Column, class_lines, fraction, percent, result_lines
 from uda.training.records import REPORTS, Records
+from uda.training.session import epoch_steps
 
 COLUMNS: Sequence[Column] = (
     Column("report", 8),
-    Column("steps", 9),
-    Column("loss", 9),
+    Column("steps", 9, rank=1),
+    Column("loss", 9, rank=2),
     Column("held out", 11),
     Column("unseen", 9, oracle=True),
-    Column("class mean", 12, oracle=True),
-    Column("seconds", 9),
+    Column("class mean", 12, oracle=True, rank=3),
+    Column("seconds", 9, rank=4),
     Column("left", 9),
 )
 
@@ -91,6 +92,15 @@ class GeneralizationReport(RunReport):
         self.records.write(REPORTS["rounds"].format(index), record)
         self.print_row(COLUMNS, _cells(record))
         self.draw(lambda events: _draw(events, record))
+
+    def parts(self) -> tuple[list[tuple[float, float]], list[float]]:
+        """The intervals by their steps."""
+        done, steps = [], 0
+        for record in self.records.reports():
+            done.append((record["steps"] - steps, record["seconds"]))
+            steps = record["steps"]
+        training = self.config.training
+        return done, epoch_steps(training.interval, 0, training.steps - steps)
 
     def is_choice(self, index: int) -> bool:
         """Whether the report is better on the held-out images than all earlier reports of the last stage."""

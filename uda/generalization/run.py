@@ -1,6 +1,5 @@
 """A run of domain generalisation: train on the seen domains, test on held-out images and on the unseen domain."""
 
-import time
 from collections.abc import Mapping
 from functools import cached_property
 from itertools import pairwise
@@ -174,18 +173,16 @@ class GeneralizationRun(Session):
             self._begin(stage)
         before = sum(map(len, self.stage_steps[:stage]))
         steps_before = sum(map(sum, self.stage_steps[:stage]))
-        started = time.monotonic()
+        self.begin_part()
 
         def report(interval: int, scalars: dict[str, float]) -> None:
-            nonlocal started
             results = self.evaluate()
             if self.ranks.is_main:
                 so_far = steps_before + sum(steps[: interval + 1])
-                seconds = time.monotonic() - started
-                self.report.interval(before + interval, stage, so_far, scalars, results, seconds)
+                self.report.interval(before + interval, stage, so_far, scalars, results, self.part_seconds)
                 if self.report.is_choice(before + interval):
                     self.save_weights("validation")
-            started = time.monotonic()
+            self.begin_part()
 
         batches = self.batches.training(stage, sum(steps))
         self.train(

@@ -16,6 +16,7 @@ from uda.report.page import choose_pictures
 from uda.report.pictures import PICTURES, Pictures, write_pictures
 from uda.report.run_record import PAGE_COLUMNS, RunRecord, read_tables
 from uda.training.config import RunConfig
+from uda.training.pace import rough_duration, seconds_left
 from uda.training.records import SOURCE, Records, plain, read_record
 from uda.training.run_folder import RunLog
 
@@ -52,6 +53,16 @@ class RunReport(ABC):
         self._tables: dict[str, ImageTable] = {}
         self._pictures = Pictures(images)
         self._events = Events(self.folder / "tb", first_step) if config.report.tensorboard else None
+
+    def parts(self) -> tuple[Sequence[tuple[float, float]], Sequence[float]] | None:
+        """Work and seconds of the parts that are reported, and the work of those to come; None if they are unknown."""
+        return None
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds from the last report to the end of the run, by the run's own pace; None if unknown."""
+        parts = self.parts()
+        return None if parts is None else seconds_left(*parts)
 
     @abstractmethod
     def summarise(self, seconds: float) -> dict[str, Any]:
@@ -131,6 +142,8 @@ class RunReport(ABC):
         """Print a row of the terminal's table, and the table's head before every tenth row."""
         begins = self._rows % terminal.HEADER_EVERY == 0
         self._rows += 1
+        left = self.seconds_left
+        cells = {**cells, "left": "" if left is None else rough_duration(left)}
 
         def lines(width: int) -> list[str]:
             fitting = terminal.fitting(columns, width, self.labelled)

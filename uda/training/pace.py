@@ -1,7 +1,7 @@
 """The time of a training step and of a predict pass on this machine, measured on a few real batches."""
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -233,6 +233,37 @@ class Trials:
         if memory := peak_memory(engine.device):
             lines.append(f"memory   {memory}")
         return "\n".join(lines)
+
+
+#: The pace of a run is that of its last parts.
+LAST_PARTS = 5
+
+
+def seconds_left(done: Sequence[tuple[float, float]], todo: Sequence[float]) -> float | None:
+    """Seconds that the parts of a run to come will take, by the pace of its last parts; None if none is done.
+
+    A part is taken to cost a + b * work seconds, with a and b >= 0 by least squares: the passes over all images take
+    the same time in every round, and the steps grow with the portion. If all parts had the same work, a is 0.
+
+    Args:
+        done: work, such as the number of steps, and seconds of each part that is done.
+        todo: work of each part to come.
+    """
+    if not todo:
+        return 0.0
+    done = [(work, seconds) for work, seconds in done if work > 0][-LAST_PARTS:]
+    if not done:
+        return None
+    work, seconds = np.array(done, dtype=float).T
+    constant, each = 0.0, float(seconds.sum() / work.sum())
+    if (spread := work - work.mean()).any():
+        each = float(spread @ seconds / (spread @ spread))
+        constant = float(seconds.mean() - each * work.mean())
+        if each < 0:
+            constant, each = float(seconds.mean()), 0.0
+        elif constant < 0:
+            constant, each = 0.0, float(work @ seconds / (work @ work))
+    return sum(constant + each * part for part in todo)
 
 
 def rough_duration(seconds: float) -> str:

@@ -27,6 +27,7 @@ from uda.training.device import describe
 from uda.training.engine import Engine, EpochState
 from uda.training.inputs import Inputs
 from uda.training.method import Method
+from uda.training.pace import rough_duration
 from uda.training.records import Records, read_results
 from uda.training.run_folder import RunFolder, RunLog
 from uda.training.settings import OptimSettings
@@ -59,6 +60,10 @@ class Predicted:
 
 class Report(Protocol):
     """The report of a run, as a session uses it."""
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimated seconds from the last report to the end of the run; None if unknown."""
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Write the files of a finished run. Returns its results."""
@@ -101,7 +106,7 @@ class Session(ABC):
         self._flaw: str | None = None
         self.finished = bool(self.ranks.maximum([self.ranks.is_main and self._has_results()])[0])
         self.progress = Progress()
-        self._started = time.monotonic()
+        self._started = self._part_started = time.monotonic()
         if not self.finished:
             self.prepare()
 
@@ -183,7 +188,7 @@ class Session(ABC):
             self.report = self.new_report()
         if self.saved:
             self.load(self.saved[1])
-            self.log(f"resuming {self.folder.path} from {self.progress.describe()}")
+            self.log(f"resuming {self.folder.path} from {self.progress.describe()}{self._left()}")
             self.log(self.compute_line)
         else:
             self.log(self.plan())
@@ -275,6 +280,25 @@ class Session(ABC):
         """Time spent on this run, over all its starts."""
         return self.progress.seconds + time.monotonic() - self._started
 
+    def begin_part(self) -> None:
+        """Start the clock of a part of the run, such as a round. After a resume within the part, the clock goes on."""
+        self._part_started = time.monotonic() - self._spent_on_part
+
+    @property
+    def part_seconds(self) -> float:
+        """Time spent on the current part of the run, over all its starts."""
+        return time.monotonic() - self._part_started
+
+    @property
+    def _spent_on_part(self) -> float:
+        """Time that earlier starts spent on the part that the checkpoint is within."""
+        return self.saved[1].get("part_seconds", 0.0) if self.saved and self.progress.begun else 0.0
+
+    def _left(self) -> str:
+        """For the log of a resumed run: how long it will take."""
+        left = self.report.seconds_left if self.ranks.is_main else None
+        return "" if not left else f", about {rough_duration(max(0.0, left - self._spent_on_part))} left"
+
     def train(
         self,
         method: Method,
@@ -321,6 +345,7 @@ class Session(ABC):
             kept = {
                 "optimization": optimization.state_dict(),
                 "scalars": scalars,
+                "part_seconds": self.part_seconds,
                 "sums": {name: self._of_every_rank(value.reshape(1)) for name, value in state.sums.items()},
             }
             self.save(progress, {**kept, **extra()})

@@ -14,6 +14,7 @@ from uda.hardness.scoring.score_table import ScoreTable, write_scores
 from uda.report.events import Events
 from uda.report.run_report import RunReport
 from uda.report.terminal import percent
+from uda.training.pace import rough_duration
 from uda.training.records import REPORTS, Records
 
 
@@ -30,6 +31,8 @@ class EpochReport(RunReport):
 
     def __init__(self, records: Records, config: SupervisedConfig, log: Callable[[str], None]):
         super().__init__(records, config, log, len(records.reports()))
+        self._reported: float | None = None
+        self._seconds: list[float] = []
 
     def epoch(
         self, epoch: int, steps: int, loss: float | None, table: ScoreTable, reached: Accuracy, started: float
@@ -62,11 +65,22 @@ class EpochReport(RunReport):
         if epoch == self.config.training.epochs:
             write_scores(table, self.folder / "scores.csv")
         self.draw(lambda events: _draw(events, record))
+        now = time.monotonic()
+        if self._reported is not None:
+            self._seconds.append(now - self._reported)
+        self._reported = now
+        left = self.seconds_left
+        told_left = "" if left is None else f", about {rough_duration(left)} left"
         told = "" if loss is None else f"training loss {loss:.3f}, "
         self.log(
             f"epoch {epoch:>3}  {told}test accuracy {percent(reached.overall)} %, AVH {means['avh']:.4f}, confidence "
-            f"{means['confidence']:.3f}, norm {means['norm']:.2f}  (scored in {time.monotonic() - started:.0f} s)"
+            f"{means['confidence']:.3f}, norm {means['norm']:.2f}  (scored in {now - started:.0f} s{told_left})"
         )
+
+    def parts(self) -> tuple[list[tuple[float, float]], list[float]]:
+        """The epochs after the first one in this start. An epoch's record has no seconds."""
+        epochs = len(self.records.reports()) - 1
+        return [(1, seconds) for seconds in self._seconds], [1] * (self.config.training.epochs - epochs)
 
     def summarise(self, seconds: float) -> dict[str, Any]:
         epochs = self.records.reports()
