@@ -189,6 +189,16 @@ def say(message: str, closed: Callable[[], None] = lambda: None) -> None:
         _hush(sys.stdout)
 
 
+def say_at_once(message: str) -> None:
+    """Print a command's first line. If its reader is gone already, the command ends as by SIGPIPE."""
+    try:
+        print(message, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError:
+        _hush(sys.stdout)
+
+
 def run_command(main: Callable[[], int]) -> int:
     """Run a command's `main` and return its exit code.
 

@@ -1,7 +1,7 @@
 """The commands of `uda hardness`: their arguments, and the functions that carry them out."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -186,10 +186,10 @@ def _add_dynamics(parser: CommandParser) -> None:
 
 
 def _dynamics(options: argparse.Namespace) -> int:
-    from uda.hardness.dynamics.config import SupervisedConfig
-    from uda.hardness.dynamics.dynamics import require_comparable
-
     def configs() -> "list[SupervisedConfig]":
+        from uda.hardness.dynamics.config import SupervisedConfig
+        from uda.hardness.dynamics.dynamics import require_comparable
+
         seeds = [f"seed={seed}" for seed in listed(options.seeds)] if options.seeds else [None]
         words = [[*options.overrides, *([seed] if seed else [])] for seed in seeds]
         found = [SupervisedConfig.load(file, own) for file in options.cfg for own in words]
@@ -201,7 +201,7 @@ def _dynamics(options: argparse.Namespace) -> int:
 
         print(f"page: {report_dynamics(found, options.out)}")
 
-    return _train(configs, report, options.dry_run)
+    return _train(configs, report, options.dry_run, files=options.cfg)
 
 
 def _train(
@@ -209,6 +209,7 @@ def _train(
     report: Callable,
     dry_run: bool,
     check: Callable = lambda session: None,
+    files: Sequence[str] = (),
 ) -> int:
     """Carry trainings out and report on them, or print their plans. Returns the exit code.
 
@@ -237,7 +238,7 @@ def _train(
         if ranks.is_main and not dry_run:
             report(wanted)
 
-    return supervise(read, run, act, after)
+    return supervise(read, run, act, after, files)
 
 
 def _add_degrade(parser: CommandParser) -> None:

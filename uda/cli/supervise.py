@@ -1,5 +1,6 @@
 """Carry out several runs in order, and report how each ended: finished, with a mistake, or interrupted."""
 
+import os
 import signal
 import sys
 import time
@@ -7,9 +8,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from uda.cli.command_line import say, tell_interrupted, tell_mistake
+from uda.cli.command_line import say, say_at_once, tell_interrupted, tell_mistake
 from uda.core.errors import UserError
 from uda.core.interruption import HOW_TO_RESUME, Interruption
+from uda.core.version import __version__
+from uda.core.yaml_files import find_config
 
 if TYPE_CHECKING:
     from uda.core.distributed import Ranks
@@ -30,6 +33,7 @@ def supervise(
     run: "Callable[[C, RunLog, Ranks, Interruption], Session]",
     act: "Callable[[Session, RunLog], None]",
     after: "Callable[[Ranks], None]" = lambda ranks: None,
+    files: Sequence[str] = (),
 ) -> int:
     """Carry out runs in order, and print how they ended.
 
@@ -38,10 +42,13 @@ def supervise(
         run: makes the run of a config.
         act: carries a run out.
         after: called when all runs are done.
+        files: names of the configs, for the first line. It is printed at once, because importing torch takes seconds.
 
     Returns:
         The exit code: 0 done, 2 a user's mistake, 128 + signal interrupted.
     """
+    if os.environ.get("RANK", "0") == "0" and _all_found(files):  # torchrun numbers its processes by RANK
+        say_at_once(f"uda {__version__}: {', '.join(files)}; loading PyTorch ...")
     with Interruption() as interruption:
         try:
             import uda.kinds  # noqa: F401  (a config of another command is told by its kind)
@@ -61,6 +68,14 @@ def supervise(
             return tell_mistake(error)
         except KeyboardInterrupt as interrupt:
             return tell_interrupted(interrupt, "no run was started")[0]
+
+
+def _all_found(files: Sequence[str]) -> bool:
+    """Whether there are configs and none is missing. A missing one is told at once, and nothing else."""
+    try:
+        return bool([find_config(file) for file in files])
+    except UserError:
+        return False
 
 
 def _carry_out(

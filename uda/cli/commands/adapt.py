@@ -49,12 +49,15 @@ def add_to(parser: CommandParser) -> None:
 
 
 def _run(parser: CommandParser, options: argparse.Namespace) -> int:
-    from uda.adaptation.config import AdaptationConfig
-
     if not options.cfg:
         given = next((word for word in options.overrides if word.endswith((".yaml", ".yml")) and "=" not in word), None)
         example = f"did you mean --cfg {given}?" if given else "for a first run: --cfg digits_avh.yaml"
         parser.error(f"--cfg FILE is needed (or --list WHAT, or --help); {example}")
+
+    def read() -> "list[AdaptationConfig]":
+        from uda.adaptation.config import AdaptationConfig
+
+        return [AdaptationConfig.load(options.cfg, options.overrides)]
 
     def run(config: "AdaptationConfig", log: "RunLog", ranks: "Ranks", interruption: "Interruption") -> "Session":
         from uda.adaptation.checks import unread_notes
@@ -77,4 +80,4 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
         else:
             session.execute()
 
-    return supervise(lambda: [AdaptationConfig.load(options.cfg, options.overrides)], run, act)
+    return supervise(read, run, act, files=[options.cfg])

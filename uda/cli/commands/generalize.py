@@ -75,7 +75,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
 
             write_summary(configs)
 
-    return supervise(runs, run, act, after)
+    return supervise(runs, run, act, after, files=options.cfg)
 
 
 def _load(files: Sequence[str], overrides: Iterable[str]) -> "list[GeneralizationConfig]":
