@@ -24,7 +24,7 @@ def _run_digits(scale: float, save: bool) -> None:
             "source.epochs=1",
             "self_training.rounds=2",
             f"self_training.steps={max(2, round(50 * scale))}",
-            "report.tensorboard=false",
+            "report.loggers=[]",
             "report.page=false",
         ]
         config = AdaptationConfig.load("digits_avh", overrides)

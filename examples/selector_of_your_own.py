@@ -20,7 +20,7 @@ SMALL = {
     "source.batch_size": 32,
     "self_training.rounds": 2,
     "self_training.steps": 20,
-    "report.tensorboard": False,
+    "report.loggers": [],
 }
 
 

@@ -53,7 +53,7 @@ self_training:
   batch: {{source: 4, selected: 4}}
   optim: {{lr: 0.05}}
 runtime: {{device: cpu}}
-report: {{tensorboard: false, page: false, gallery: 2}}
+report: {{loggers: [], page: false, gallery: 2}}
 """
 
 

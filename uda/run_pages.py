@@ -39,7 +39,7 @@ def config_of(record: RunRecord) -> RunConfig | None:
         record.problems.append("config.yaml is not of a kind of run that this version of uda knows.")
         return None
     try:
-        return kind.load(record.folder / "config.yaml")
+        return kind.load(record.folder / "config.yaml", saved=True)
     except UserError as error:
         first = str(error).split("\n")[0]
         record.problems.append(f"This version of uda cannot read the config ({first}), so less is told about the run.")

@@ -262,7 +262,7 @@ def load_run(folder: str | Path, *, device: str | None = None, weights: str = "f
     kind = kind_of(content)
     if kind is None:
         raise UserError(f"{file} is not the config of a run, or is from another version of uda")
-    run = TrainedRun(folder, kind.load(file), device, weights)
+    run = TrainedRun(folder, kind.load(file, saved=True), device, weights)
     if weights == "final":
         _ = run.results  # an unfinished run raises here
     _ = run._weights

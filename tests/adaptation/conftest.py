@@ -133,7 +133,7 @@ def run_maker(folder: Path):
                     "method": method,
                     "data": {"source": "drawn", "target": "written"},
                     "self_training": {"selector": selector},
-                    "report": {"tensorboard": False, "gallery": 6, **report},
+                    "report": {"loggers": [], "gallery": 6, **report},
                 }
             ),
             classes=tuple(classes),

@@ -26,7 +26,7 @@ def start(tiny):
 def long(tmp_path_factory, start):
     """A finished run of four rounds with page and events."""
     folder = tmp_path_factory.mktemp("long") / "run"
-    assert start(folder, "self_training.rounds=4", "report.page=true", "report.tensorboard=true") == 0
+    assert start(folder, "self_training.rounds=4", "report.page=true", "report.loggers=[tensorboard]") == 0
     return folder
 
 
@@ -134,7 +134,7 @@ def test_a_finished_run_says_its_result_and_where_its_page_is(start, long, capsy
     assert f"final              {100 * results['final']['class_mean']:6.2f}  the last round" in out
     assert {path: path.read_bytes() for path in long.rglob("*") if path.is_file()} == before
     log = (long / "log.txt").read_text()
-    for line in out.splitlines()[1:]:
+    for line in out.splitlines()[2:]:
         assert line in log, "the same lines as at its end"
 
 
@@ -158,11 +158,11 @@ def test_event_files_of_a_longer_run_have_every_round_once(start, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for rounds in (2, 4):
-        assert start(tmp_path / "run", f"self_training.rounds={rounds}", "report.tensorboard=true") == 0
+        assert start(tmp_path / "run", f"self_training.rounds={rounds}", "report.loggers=[tensorboard]") == 0
     events = EventAccumulator(str(tmp_path / "run" / "tb"))
     events.Reload()
-    assert [event.step for event in events.Scalars("oracle/class_mean")] == [0, 1, 2, 3, 4]
-    assert [event.step for event in events.Scalars("selection/avc")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Scalars("z_oracle/class_mean")] == [-1, 0, 1, 2, 3]
+    assert [event.step for event in events.Scalars("selection/avc")] == [0, 1, 2, 3]
 
 
 def test_a_longer_run_that_is_cut_has_no_results_meanwhile(start, long, tmp_path, monkeypatch):
@@ -281,7 +281,7 @@ def alike(tmp_path):
 def test_a_collapse_is_named_in_log_results_events_and_page(own, alike, tmp_path, capsys):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    assert own(alike, "report.page=true", "report.tensorboard=true") == 0
+    assert own(alike, "report.page=true", "report.loggers=[tensorboard]") == 0
     out = capsys.readouterr().out
     results = json.loads((tmp_path / "o/results.json").read_text())
     last = results["rounds"][-1]

@@ -63,7 +63,7 @@ def run(tiny):
 def finished(tmp_path_factory, run):
     """One undisturbed tiny run, with its page and event files."""
     folder = tmp_path_factory.mktemp("run") / "whole"
-    run(f"output={folder}", "report.page=true", "report.tensorboard=true")
+    run(f"output={folder}", "report.page=true", "report.loggers=[tensorboard]")
     return folder
 
 

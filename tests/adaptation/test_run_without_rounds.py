@@ -67,7 +67,7 @@ def test_every_method_that_dies_after_every_step_comes_to_the_same_end(execute, 
 
 
 def test_a_run_leaves_a_page_and_events_without_a_word_of_choices(execute, tmp_path):
-    execute(tmp_path / "run", "dann", "report.page=true", "report.tensorboard=true", "method_options.weight=0.5")
+    execute(tmp_path / "run", "dann", "report.page=true", "report.loggers=[tensorboard]", "method_options.weight=0.5")
     page = (tmp_path / "run" / "report.html").read_text()
     assert "· dann · weight 0.5 ·" in page and "Accuracy after each report" in page
     assert "Reports" in page and "Source only" not in page and "gain on" not in page, "there is no source model"

@@ -101,7 +101,7 @@ source: {epochs: 1, batch_size: 8, optim: {lr: 0.02}}
 self_training:
   {rounds: 1, steps: 2, portion: {start: 0.3, max: 0.5}, source_share: {start: 1.0, max: 1.0},
    batch: {source: 8, selected: 8}, optim: {lr: 0.01}}
-report: {tensorboard: false, page: true}
+report: {loggers: [], page: true}
 runtime: {workers: 0, threads: 1, device: cpu}
 """
 

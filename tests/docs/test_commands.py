@@ -50,9 +50,9 @@ NOT_RUN = ("bench", "check-device", "hardness fetch", "hardness correlate", "har
 SMALL = {
     "adapt": (
         *("data.rendered_per_class=20", "source.epochs=1", "self_training.rounds=1", "self_training.steps=2"),
-        *("adaptation.steps=2", "report.gallery=2", "report.tensorboard=false", "runtime.threads=1"),
+        *("adaptation.steps=2", "report.gallery=2", "report.loggers=[]", "runtime.threads=1"),
     ),
-    "generalize": ("training.steps=2", "report.gallery=2", "report.tensorboard=false", "runtime.threads=1"),
+    "generalize": ("training.steps=2", "report.gallery=2", "report.loggers=[]", "runtime.threads=1"),
     "hardness toy": ("--epochs", "1"),
 }
 #: What a command needs, and the command that makes it.

@@ -13,7 +13,7 @@ augment: {{scale: [0.8, 1.0], flip: true}}
 model: {{backbone: digits_cnn, weights: none, head: 16}}
 training: {{steps: 7, evaluate_every: 3, batch_size: 4, holdout: 0.25, optim: {{lr: 0.05}}}}
 runtime: {{device: cpu}}
-report: {{tensorboard: false, page: false}}
+report: {{loggers: [], page: false}}
 """
 
 

@@ -73,7 +73,7 @@ def config_of(folder, name, target=None, **report):
             "output": f"{folder}/{{name}}/{{target}}",
             "data": {"domains": list(DOMAINS)},
             "model": {"loss": "avh", "loss_options": {"scale": 12.5}} if name == "dg_angular" else {},
-            "report": {"tensorboard": False, **report},
+            "report": {"loggers": [], **report},
         }
     )
 
@@ -384,7 +384,7 @@ def played(tmp_path_factory):
     """Two configs on two angles by the command line: the exit code, what it printed, the folder, the command."""
     folder = tmp_path_factory.mktemp("played")
     words = ["--cfg", "rotated_digits_erm.yaml", "data.domains=[m0,m30]", "--cfg", "rotated_digits_avh_loss"]
-    words += ["training.steps=4", "training.evaluate_every=2", "training.batch_size=4", "report.tensorboard=false"]
+    words += ["training.steps=4", "training.evaluate_every=2", "training.batch_size=4", "report.loggers=[]"]
     words += [f"output={folder}/{{name}}/{{target}}", "runtime.device=cpu"]
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):

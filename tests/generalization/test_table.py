@@ -34,7 +34,7 @@ TARGETS, SEEDS = ("m0", "m60"), (0, 1)
 BROKEN = "One domain"
 TINY = [
     "training={steps: 4, evaluate_every: 2, batch_size: 16, optim: {name: adamw, lr: 0.003}}",
-    *("report={tensorboard: false, page: false}", "runtime.device=cpu"),
+    *("report={loggers: [], page: false}", "runtime.device=cpu"),
 ]
 CONTENT = {
     "kind": "generalization",

@@ -17,7 +17,7 @@ model: {{backbone: digits_cnn, weights: none, head: null}}
 training: {{epochs: 3, batch_size: 8, optim: {{lr: 0.05, schedule: one_cycle}}}}
 human: {{file: {root}/human.csv, format: csv, bins: [0, 0.5, 1]}}
 runtime: {{device: cpu}}
-report: {{tensorboard: false}}
+report: {{loggers: []}}
 """
 
 

@@ -48,12 +48,14 @@ class AdaptationConfig(RunConfig):
     def registries(cls) -> Mapping[str, Registry]:
         from uda.adaptation.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
         from uda.evaluation.validators import VALIDATORS
+        from uda.report.loggers import LOGGERS
         from uda.selection.regularizers import REGULARIZERS
         from uda.selection.selectors import SELECTORS
 
         return {
             **super().registries(),
             "method": ADAPTATION_METHODS,
+            "report.loggers": LOGGERS,
             "self_training.selector": SELECTORS,
             "self_training.regularizer": REGULARIZERS,
             "self_training.unlabelled_loss": UNLABELLED_LOSSES,

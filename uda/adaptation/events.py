@@ -1,20 +1,26 @@
-"""TensorBoard events of an adaptation, one step per round: scalars, confusion matrix, a grid of selected images."""
+"""What an adaptation tells its loggers: scalars, distributions, a confusion matrix, images, features."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from uda.data.images import Images
-from uda.report.events import Events
+from uda.models.network import Prediction
+from uda.report.loggers import Loggers
+from uda.selection.angular import avh
+from uda.selection.thresholds import PseudoLabels
 
 MOST_CLASSES = 40
-GRID_SIDE = 96
+GRID_SIDE, SPRITE_SIDE = 96, 32
+#: Most images of the distribution of AVH, and most images and numbers of each in the embedding.
+MOST_MEASURED, MOST_EMBEDDED, MOST_COMPONENTS = 20_000, 400, 50
 
 
-def draw_model(events: Events, step: int, record: Mapping[str, Any], classes: Sequence[str]) -> None:
-    """Figures of the model after source training (step 0) or a round (step round + 1)."""
+def draw_model(events: Loggers, step: int, record: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Figures of the model after source training (step -1) or a round (its number)."""
     events.scalars(step, "validator", record["validators"])
     events.scalars(step, "time", {"seconds": record["seconds"]})
     events.scalars(step, "train", {"loss": record.get("loss")})
@@ -30,15 +36,70 @@ def draw_model(events: Events, step: int, record: Mapping[str, Any], classes: Se
     events.scalars(step, "oracle_unknown", accuracy.get("unknown") or {})
     if len(classes) <= MOST_CLASSES:
         events.scalars(step, "oracle_class", accuracy["per_class"])
-    from uda.report.figures import confusion_figure, to_rgb
+    if events.take("image"):
+        from uda.report.figures import confusion_figure, to_rgb
 
-    events.image(step, "oracle/confusion", to_rgb(confusion_figure(accuracy["confusion"], classes)), "HWC")
+        events.image(step, "oracle/confusion", to_rgb(confusion_figure(accuracy["confusion"], classes)))
 
 
-def draw_selection(events: Events, step: int, record: Mapping[str, Any], images: Images, chosen: Sequence[int]) -> None:
+def draw_target(events: Loggers, step: int, prediction: Prediction) -> None:
+    """The distribution of AVH, of the predicted class, over the target images."""
+    if events.take("histogram"):
+        rows = spread_over(len(prediction.logits), MOST_MEASURED)
+        features, logits, weight = prediction.features[rows], prediction.logits[rows], prediction.weight
+        hardness = avh(torch.from_numpy(features), torch.from_numpy(weight), torch.from_numpy(logits.argmax(1)))
+        events.histogram(step, "target/avh", hardness.numpy())
+
+
+def draw_embedding(
+    events: Loggers,
+    step: int,
+    prediction: Prediction,
+    images: Images,
+    classes: Sequence[str],
+    truth: np.ndarray | None,
+) -> None:
+    """Features of some target images, with their predicted classes, names and, if known, true classes (oracle)."""
+    if not events.take("embedding"):
+        return
+    rows = spread_over(len(images), MOST_EMBEDDED)
+    columns = {
+        "predicted": [classes[k] for k in prediction.logits[rows].argmax(1)],
+        "image": [images.ids[row] for row in rows],
+    }
+    if truth is not None:
+        columns["true class (oracle)"] = [classes[k] if k >= 0 else "unknown" for k in truth[rows]]
+    features = main_components(prediction.features[rows], MOST_COMPONENTS)
+    pictures = torch.stack([_square(images, row, SPRITE_SIDE) for row in rows])
+    events.embedding(step, "target", features, columns, pictures.permute(0, 2, 3, 1).numpy())
+
+
+def spread_over(count: int, most: int) -> np.ndarray:
+    """At most `most` of `count` rows, evenly spread. Nothing is drawn, so no generator changes."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
+
+
+def main_components(features: np.ndarray, most: int) -> np.ndarray:
+    """The first principal components of features: (N, D) -> (N, at most `most`)."""
+    centred = features.astype(np.float64) - features.mean(0, dtype=np.float64)
+    if centred.shape[1] <= most:
+        return centred
+    left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
+    return left[:, :most] * lengths[:most]
+
+
+def draw_selection(
+    events: Loggers,
+    step: int,
+    record: Mapping[str, Any],
+    pseudo: PseudoLabels,
+    images: Images,
+    chosen: Sequence[int],
+) -> None:
     """Figures of the images that a round selected, and a grid of the images at `chosen`."""
     names = ("portion", "selected", "avh", "avc", "confidence", "feature_norm")
     events.scalars(step, "selection", {name: record[name] for name in names})
+    events.histogram(step, "selection/scores", pseudo.scores[pseudo.selected])
     overlap = record["overlap"]
     events.scalars(step, "selection", {"jaccard_with_softmax": overlap["jaccard"]})
     oracle = {name: overlap[name] for name in ("tp_rate_only_selector", "tp_rate_only_softmax")}
@@ -46,15 +107,20 @@ def draw_selection(events: Events, step: int, record: Mapping[str, Any], images:
     if len(record["lambda"]) <= MOST_CLASSES:
         events.scalars(step, "lambda", record["lambda"])
         events.scalars(step, "selected", record["selected_per_class"])
-    if chosen:
-        events.image(step, "selection/surest_of_each_class", _grid(images, chosen).numpy())
+    if chosen and events.take("image"):
+        events.image(step, "selection/surest_of_each_class", _grid(images, chosen).permute(1, 2, 0).numpy())
 
 
 def _grid(images: Images, indices: Sequence[int]) -> Tensor:
     """Grid of images, scaled to one size, eight per row: uint8 (3, H, W)."""
-    from torchvision.transforms.v2 import functional
     from torchvision.utils import make_grid
 
-    pictures = [functional.resize(images.read(index), [GRID_SIDE, GRID_SIDE], antialias=True) for index in indices]
-    pictures = [picture.expand(3, -1, -1) if len(picture) == 1 else picture for picture in pictures]
-    return make_grid(torch.stack(pictures), nrow=8, pad_value=255)
+    return make_grid(torch.stack([_square(images, index, GRID_SIDE) for index in indices]), nrow=8, pad_value=255)
+
+
+def _square(images: Images, index: int, side: int) -> Tensor:
+    """An image in colour, scaled to a square: uint8 (3, side, side)."""
+    from torchvision.transforms.v2 import functional
+
+    picture = functional.resize(images.read(int(index)), [side, side], antialias=True)
+    return picture.expand(3, -1, -1) if len(picture) == 1 else picture

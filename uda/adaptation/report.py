@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import softmax
 
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.events import draw_model, draw_selection
+from uda.adaptation.events import draw_embedding, draw_model, draw_selection, draw_target
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import named_classes
 from uda.adaptation.pseudo_labels import RoundLabels
@@ -24,9 +24,9 @@ from uda.evaluation.accuracy import Accuracy
 from uda.evaluation.collapse import CURES, classes_without_labels, predictions, signs_of_collapse, spread
 from uda.evaluation.per_image import per_image
 from uda.models.network import Prediction
-from uda.report.events import Events
 from uda.report.feature_map import places
 from uda.report.image_table import ImageTable
+from uda.report.loggers import SOURCE_STEP, Loggers
 from uda.report.pictures import in_turns
 from uda.report.run_record import MAP, SOURCE_IMAGES, RunRecord, images_of
 from uda.report.run_report import RunReport
@@ -101,8 +101,8 @@ class AdaptationReport(RunReport):
         log: Callable[[str], None] = print,
         target_domain: np.ndarray | None = None,
     ):
-        # Step 0 is the source model, step r + 1 is round r. Events of an interrupted round are purged.
-        super().__init__(records, config, log, len(records.reports()) + 1 if records.get(SOURCE) else 0, images)
+        first = len(records.reports()) if records.get(SOURCE) else SOURCE_STEP
+        super().__init__(records, config, log, first, images)
         self.classes = tuple(classes)
         named = named_classes(config, self.classes)
         self.num_source = int(source.sum())
@@ -158,7 +158,7 @@ class AdaptationReport(RunReport):
         record = self.records.write(SOURCE, record)
         if validators:  # without a source model there is nothing to print
             self._print(source_cells(record), record, "source")
-        self.draw(lambda events: draw_model(events, 0, record, self.classes))
+        self.draw(lambda events: draw_model(events, SOURCE_STEP, record, self.classes))
         self.write_page()
 
     def round(self, record: RoundRecord) -> None:
@@ -185,17 +185,35 @@ class AdaptationReport(RunReport):
         content = self.records.write(REPORTS["rounds"].format(record.round), content)
         stage = "adaptation" if labels is None else "self_training"
         self._print(round_cells(content, self.records.get(SOURCE)), content, stage)
-        step = record.round + 1
 
-        def draw_round(events: Events) -> None:
-            draw_model(events, step, content, self.classes)
+        def draw_round(events: Loggers) -> None:
+            draw_model(events, record.round, content, self.classes)
             if labels is not None:
                 groups = np.where(labels.pseudo.selected, labels.pseudo.labels, -1)
                 surest = in_turns(-labels.pseudo.ratios, groups)[: min(SUREST, self.config.report.gallery)]
-                draw_selection(events, step, content, self.images, surest)
+                draw_selection(events, record.round, content, labels.pseudo, self.images, surest)
 
         self.draw(draw_round)
         self.write_page()
+
+    def target(self, prediction: Prediction) -> None:
+        """Log the target images by the model of the last report: AVH, and at the end of the run their features."""
+        step = len(self.records.reports()) - 1 if self.records.reports() else SOURCE_STEP
+        truth = None if self.target_labels is None else self.target_labels.reveal()
+
+        def draw(events: Loggers) -> None:
+            draw_target(events, step, prediction)
+            if not self.parts()[1]:
+                draw_embedding(events, step, prediction, self.images, self.classes, truth)
+
+        self.draw(draw)
+
+    def figures(self, results: Mapping[str, Any]) -> dict[str, float | None]:
+        last = (self.records.reports() or [self.records.get(SOURCE)])[-1] or {}
+        names = ("loss", "effective_classes", "largest_share", "selected", "avc", "confidence")
+        found = {name: last.get(name) for name in names} | last.get("validators", {})
+        oracle = {f"oracle/{key}": results[key]["class_mean"] for key in ("source_only", "final", "label_free_choice")}
+        return {f"final/{name}": value for name, value in found.items()} | oracle
 
     def parts(self) -> tuple[list[tuple[float, float]], list[float]]:
         """The rounds, or the intervals of the adaptation, by their steps.

@@ -32,6 +32,7 @@ from uda.training.checkpoint import Progress
 from uda.training.engine import seed_everything
 from uda.training.inputs import InputImages, Inputs
 from uda.training.pace import Trials, as_if_of, predict_pace, training_pace
+from uda.training.records import SOURCE
 from uda.training.session import Predicted, Session, epoch_steps
 from uda.training.stages import INITIAL_WEIGHTS
 
@@ -208,6 +209,16 @@ class AdaptationRun(Session):
         return "\n".join(lines)
 
     @property
+    def steps_before(self) -> int:
+        source, reports = self.records.get(SOURCE), self.records.reports()
+        if self.progress.stage == "source" or source is None:
+            return 0
+        later = [record["steps"] for record in reports]
+        if self.method.adapts:
+            later = later[-1:] if self.progress.stage == "done" else []
+        return source["steps"] + sum(later)
+
+    @property
     def work(self) -> Work:
         """The work of the run on its images."""
         parts = self.ranks.world * self.config.runtime.accumulate
@@ -279,6 +290,7 @@ class AdaptationRun(Session):
         if self.ranks.is_main:
             whole, seconds = predicted.whole, self.part_seconds
             self.report.source(whole, self.accuracy(whole), self.validate(whole), seconds, sum(steps))
+            self.report.target(whole)
         self.save(Progress(following, seconds=self.seconds))
         return None if self._stage_settings.adapt_batch_norm else predicted
 
@@ -341,6 +353,7 @@ class AdaptationRun(Session):
                         seconds=self.part_seconds,
                     )
                 )
+                self.report.target(whole)
                 if self.report.label_free_round() == interval:
                     self.save_weights("label_free")
             self.begin_part()
@@ -442,6 +455,7 @@ class AdaptationRun(Session):
                 seconds=self.part_seconds,
             )
         )
+        self.report.target(prediction)
         if self.report.label_free_round() == index:
             self.save_weights("label_free")
 

@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -18,5 +18,8 @@ def environment_folder(variable: str) -> Path | None:
 
 class Settings(BaseModel):
     """Base of every section. It is frozen, refuses unknown keys and uses docstrings as field descriptions."""
+
+    gone: ClassVar[dict[str, str]] = {}
+    """Keys that the section no longer has, each with what to write instead."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)

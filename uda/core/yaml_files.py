@@ -255,6 +255,8 @@ def _explain(
     where = f"{origin_of(key, origins, default)}: {key}" if key else default
     if error["type"] == "extra_forbidden":
         section = root or section_at(config, [*at, *error["loc"]][:-1])
+        if section and location[-1] in section.gone:
+            return f"{where}: {section.gone[location[-1]]}"
         known = sorted(section.model_fields) if section else []
         elsewhere = [] if root else _places_of(location[-1], config)
         beside = nearest(location[-1], known, cutoff=0.85 if elsewhere else 0.6)

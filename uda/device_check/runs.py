@@ -65,7 +65,7 @@ def overrides(setup: Setup, root: Path, output: str, *more: str) -> list[str]:
         f"data={{dataset: null, source: {root}/drawn, target: {root}/photos, cache: memory}}",
         "source={epochs: 4, batch_size: 16, optim: {lr: 0.05}}",
         "self_training={rounds: 2, steps: 6, batch: {source: 8, selected: 8}, optim: {lr: 0.02}}",
-        "report={tensorboard: false, page: false, gallery: 0}",
+        "report={loggers: [], page: false, gallery: 0}",
         f"runtime.device={setup.device}",
         f"output={root / output}",
         *more,

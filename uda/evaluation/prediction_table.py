@@ -17,7 +17,6 @@ import torch
 
 from uda.core.errors import UserError
 from uda.core.files import atomic_path
-from uda.core.parquet import parquet_modules
 from uda.models.network import Prediction
 from uda.selection import angular
 from uda.selection.selectors import target_scores

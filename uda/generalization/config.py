@@ -71,8 +71,9 @@ class GeneralizationConfig(RunConfig):
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
         from uda.generalization.methods import GENERALIZATION_METHODS
+        from uda.report.loggers import LOGGERS
 
-        return {**super().registries(), "method": GENERALIZATION_METHODS}
+        return {**super().registries(), "method": GENERALIZATION_METHODS, "report.loggers": LOGGERS}
 
     @property
     def method_settings(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from uda.evaluation.accuracy import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import SeenAndUnseen
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.report.events import Events
+from uda.report.loggers import Loggers
 from uda.report.run_record import RunRecord
 from uda.report.run_report import RunReport
 from uda.report.terminal import Column, class_lines, fraction, percent, result_lines
@@ -111,6 +111,15 @@ class GeneralizationReport(RunReport):
     def summarise(self, seconds: float) -> dict[str, Any]:
         return summarise(self.config, self.records.reports(), seconds)
 
+    def figures(self, results: Mapping[str, Any]) -> dict[str, float | None]:
+        last = self.records.reports()[-1]
+        names = ("final", "validation_choice")
+        return {
+            "final/loss": last["loss"],
+            **{f"{name}/validation": results[name]["validation"] for name in names},
+            **{f"oracle/{name}": results[name]["overall"] for name in names},
+        }
+
     def page(self, record: RunRecord) -> str:
         from uda.generalization.page import render_page
 
@@ -131,8 +140,8 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _draw(events: Events, record: Mapping[str, Any]) -> None:
-    """Write a report's figures for TensorBoard."""
+def _draw(events: Loggers, record: Mapping[str, Any]) -> None:
+    """Log a report's figures."""
     step = record["round"]
     held_out = {name: found["accuracy"]["overall"] for name, found in record["seen"].items()}
     events.scalars(step, "train", {"loss": record["loss"]})

@@ -109,6 +109,10 @@ class GeneralizationRun(Session):
     def new_report(self) -> GeneralizationReport:
         return GeneralizationReport(self.records, self.config, self.domains, self.log)
 
+    @property
+    def steps_before(self) -> int:
+        return sum(map(sum, self.stage_steps[: self.progress.round]))
+
     def load(self, state: Mapping[str, object]) -> None:
         if self.progress.stage == "generalization":  # every started stage may have added networks to the method
             for stage in range(self.progress.round + self.progress.begun):

@@ -6,23 +6,23 @@ from dataclasses import replace
 from typing import Any
 
 from uda.core.errors import UserError
-from uda.core.files import OutputError, write_json, write_text
+from uda.core.files import write_json, write_text
 from uda.core.plain_text import WIDTH
 from uda.data.images import Images
 from uda.report import terminal
-from uda.report.events import Events
 from uda.report.image_table import ImageTable
+from uda.report.loggers import Loggers
 from uda.report.page import choose_pictures
 from uda.report.pictures import PICTURES, Pictures, write_pictures
 from uda.report.run_record import PAGE_COLUMNS, RunRecord, read_tables
-from uda.training.config import RunConfig
+from uda.training.config import RunConfig, flatten
 from uda.training.pace import rough_duration, seconds_left
 from uda.training.records import SOURCE, Records, plain, read_record
 from uda.training.run_folder import RunLog
 
 
 class RunReport(ABC):
-    """Writes records, TensorBoard and rows in the terminal during a run, and `results.json` at the end.
+    """Writes records, figures for loggers and rows in the terminal during a run, and `results.json` at the end.
 
     The `records` are its only state. A new report with the same records continues where the old one ended.
 
@@ -30,7 +30,7 @@ class RunReport(ABC):
         records: the records of the run so far.
         config: the run's config.
         log: prints one line.
-        first_step: TensorBoard events from this step on are purged, so that nothing is drawn twice.
+        first_report: the first report to come. Loggers drop what an interrupted start has logged of it.
         images: the target images, for the pictures of the page.
     """
 
@@ -42,7 +42,7 @@ class RunReport(ABC):
         records: Records,
         config: RunConfig,
         log: Callable[[str], None],
-        first_step: int,
+        first_report: int,
         images: Images | None = None,
     ):
         self.records = records
@@ -52,7 +52,8 @@ class RunReport(ABC):
         self._rows = 0
         self._tables: dict[str, ImageTable] = {}
         self._pictures = Pictures(images)
-        self._events = Events(self.folder / "tb", first_step) if config.report.tensorboard else None
+        self._first_report, self._first_step = first_report, 1
+        self._loggers: Loggers | None = None
 
     def parts(self) -> tuple[Sequence[tuple[float, float]], Sequence[float]] | None:
         """Work and seconds of the parts that are reported, and the work of those to come; None if they are unknown."""
@@ -97,6 +98,7 @@ class RunReport(ABC):
             finished=finished,
             running=not finished,
             seconds=seconds,
+            seconds_left=None if finished else self.seconds_left,
         )
         if seconds is None:
             record.seconds = sum(report["seconds"] for report in (record.source, *record.reports) if report)
@@ -122,21 +124,45 @@ class RunReport(ABC):
         results = plain(self.summarise(seconds))
         self.write_page(seconds, finished=True)
         write_json(self.folder / "results.json", results)
-        self.draw(Events.close)
+        self._end_logging(results)
         return results
 
-    def draw(self, figures: Callable[[Events], None]) -> None:
-        """Write figures for TensorBoard, if the config asks for them.
+    def start(self, first_step: int) -> None:
+        """Begin to log, with the training step `first_step` to come, counted from 1. A new run logs its config."""
+        self._first_step = first_step
+        if self._first_report <= 0 and not self.records.state():
+            config = f"```yaml\n{self.config.to_yaml()}```"
+            self.draw(lambda loggers: loggers.text(self._first_report, "config", config))
 
-        TensorBoard writes in a thread, so a full disk raises OutputError in one of the next calls.
-        """
-        if self._events is None:
-            return
-        try:
-            figures(self._events)
-            self._events.flush()
-        except OSError as error:
-            raise OutputError(self._events.folder, error) from error
+    def training(self, step: int, values: Mapping[str, float]) -> None:
+        """Log figures of the training up to a step of the run."""
+        self._all_loggers().training(step, values)
+
+    @property
+    def logs(self) -> bool:
+        """Whether there is a logger."""
+        return bool(self._all_loggers())
+
+    def figures(self, results: Mapping[str, Any]) -> dict[str, float | None]:
+        """The final figures for loggers, by name. Those that need target labels begin with `oracle/`."""
+        return {}
+
+    def draw(self, figures: Callable[[Loggers], None]) -> None:
+        """Log figures, if the config names a logger."""
+        if self.logs:
+            figures(self._all_loggers())
+            self._all_loggers().flush()
+
+    def _all_loggers(self) -> Loggers:
+        if self._loggers is None:
+            given = self.folder, self.config, self._first_report, self._first_step
+            self._loggers = Loggers(self.config.report.loggers, self.log, *given)
+        return self._loggers
+
+    def _end_logging(self, results: Mapping[str, Any]) -> None:
+        after_the_last = len(self.records.reports())
+        self.draw(lambda loggers: loggers.hparams(after_the_last, settings_of(self.config), self.figures(results)))
+        self._all_loggers().close()
 
     def print_row(self, columns: Sequence[terminal.Column], cells: Mapping[str, str]) -> None:
         """Print a row of the terminal's table, and the table's head before every tenth row."""
@@ -158,3 +184,10 @@ class RunReport(ABC):
         else:
             for line in lines(WIDTH):
                 self.log(line)
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """The settings that define a run, by dotted key, for a table of runs."""
+    skipped = tuple(f"{key}." for key in (*config.not_identity, "plugin_code") if key != "name")
+    found = flatten(config.model_dump(mode="json"))
+    return {key: value for key, value in found.items() if not f"{key}.".startswith(skipped)}

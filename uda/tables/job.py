@@ -20,7 +20,7 @@ from uda.core.resources import DISTRIBUTION
 from uda.tables.definition import TOGETHER, Row, Table, name_of
 from uda.tables.ledger import RUN, Run
 from uda.tables.recipe import digest
-from uda.training.config import RunConfig, differing_keys
+from uda.training.config import RunConfig, differing_keys, of_this_version
 from uda.training.records import read_record
 
 
@@ -145,7 +145,7 @@ class Job(ABC):
         if not saved.is_file():
             return None
         try:
-            made_by = self.kind.model_validate(yaml.safe_load(saved.read_text(encoding="utf-8")))
+            made_by = self.kind.model_validate(of_this_version(yaml.safe_load(saved.read_text(encoding="utf-8"))))
         except (ValidationError, yaml.YAMLError, UnicodeDecodeError):
             raise UserError(f"{self.folder} was made by another version or is damaged; delete it") from None
         made_by = self.by_itself(made_by)

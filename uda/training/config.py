@@ -79,7 +79,11 @@ class RunConfig(Settings, ABC):
 
     @classmethod
     def load(
-        cls, name: "str | Path | Self", overrides: Iterable[str] | Mapping[str, Any] = (), origin: str = "command line"
+        cls,
+        name: "str | Path | Self",
+        overrides: Iterable[str] | Mapping[str, Any] = (),
+        origin: str = "command line",
+        saved: bool = False,
     ) -> Self:
         """Read, merge and validate a config, and import its plugins.
 
@@ -87,6 +91,7 @@ class RunConfig(Settings, ABC):
             name: path of a YAML file, the name of one in configs/, or a config that overrides are to change.
             overrides: `key=value` words, as `uda.core.typed_yaml.read_word` reads them, or values by dotted key.
             origin: where the overrides come from, for messages.
+            saved: whether the file is the config.yaml of a run folder, which may be of an older version.
 
         Raises:
             ConfigError: all mistakes, one line each: file, key, what is wrong, the nearest known name.
@@ -96,6 +101,8 @@ class RunConfig(Settings, ABC):
         else:
             path = find_config(name)
             content, origins = read_config(path)
+            if saved:
+                content = of_this_version(content)
         changes, problems = parse_overrides(overrides, cls, origin)
         origins |= dict.fromkeys(dotted(changes), origin)
         content.setdefault("name", path.stem)
@@ -129,7 +136,7 @@ class RunConfig(Settings, ABC):
 
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
-        """Dotted keys that hold a name of a registry."""
+        """Dotted keys that hold a name of a registry, or a list of such names."""
         from uda.models.losses import LOSSES
 
         return {"model.loss": LOSSES}
@@ -230,11 +237,12 @@ def _check_names(
         value: Any = content
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str) and value not in registry:
-            try:
-                registry[value]
-            except UserError as error:
-                problems.append(f"{origin_of(key, origins, default)}: {key}: {error}")
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str) and name not in registry:
+                try:
+                    registry[name]
+                except UserError as error:
+                    problems.append(f"{origin_of(key, origins, default)}: {key}: {error}")
     problems += [f"{origin_of(key, origins, default)}: {key}: {error}" for key, error in kind.wrong_names(content)]
     return problems + _check_options(kind, content, origins, default)
 
@@ -271,6 +279,15 @@ def _check_options(
         except UserError as error:  # an unknown name in a registry
             problems.append(f"{origin_of(place, origins, default)}: {place}: {error}")
     return problems
+
+
+def of_this_version(saved: Any) -> Any:
+    """The content of a run folder's config.yaml, in which keys of older versions have become today's."""
+    report = saved.get("report") if isinstance(saved, Mapping) else None
+    if not isinstance(report, Mapping) or "tensorboard" not in report:
+        return saved
+    kept = {key: value for key, value in report.items() if key != "tensorboard"}
+    return {**saved, "report": {"loggers": ["tensorboard"] * bool(report["tensorboard"]), **kept}}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

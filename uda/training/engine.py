@@ -2,7 +2,8 @@
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
@@ -82,6 +83,55 @@ class EpochState:
     """Number of finished steps."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Sum over the finished steps of every scalar that the method reports."""
+    window: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Sum and number of every scalar since the last point of the curves of training."""
+
+
+#: Receives the figures of training: the number of the stage's steps that are done, and the figures by name.
+Curves = Callable[[int, dict[str, float]], None]
+
+#: Steps between two looks at a GPU's losses, and at least so many between two points of the curves.
+CHECK_EVERY = 20
+#: A stage has about so many points at most, besides one at the end of each epoch.
+MOST_POINTS = 1000
+
+
+class Window:
+    """Means over the steps since the last point of the curves of training.
+
+    Args:
+        sums: sum and number of every scalar so far, of an earlier start.
+    """
+
+    def __init__(self, sums: Mapping[str, tuple[float, int]]):
+        self.sums = dict(sums)
+        self._steps, self._seconds, self._since = 0, 0.0, time.monotonic()
+
+    def add(self, steps: Iterable[Mapping[str, float]]) -> None:
+        """Add the scalars of steps. They are added one by one, so that an interruption changes no bit of a mean."""
+        for scalars in steps:
+            self._steps += 1
+            for name, value in scalars.items():
+                total, number = self.sums.get(name, (0.0, 0))
+                self.sums[name] = total + value, number + 1
+
+    def rest(self) -> None:
+        """Stop the clock until `resume`."""
+        self._seconds += time.monotonic() - self._since
+
+    def resume(self) -> None:
+        """Let the clock go on."""
+        self._since = time.monotonic()
+
+    def take(self) -> dict[str, float]:
+        """The means, and the seconds per step of this start. A new window begins."""
+        self.rest()
+        found = {f"training/{name}": total / number for name, (total, number) in self.sums.items()}
+        if self._steps:
+            found["time/seconds_per_step"] = self._seconds / self._steps
+        self.sums, self._steps, self._seconds = {}, 0, 0.0
+        self.resume()
+        return found
 
 
 class Pauses(Protocol):
@@ -194,6 +244,7 @@ class Engine:
         seed: Sequence[int] = (0,),
         begin: EpochState | None = None,
         pauses: Pauses | None = None,
+        curves: Curves | None = None,
     ) -> dict[str, float]:
         """Train on `batches`, one step each.
 
@@ -209,6 +260,8 @@ class Engine:
                 not depend on earlier steps.
             begin: the point where an earlier start paused.
             pauses: decides when to pause, and saves.
+            curves: receives figures of training now and then: means of every scalar of this process, learning rates,
+                seconds per step.
 
         Returns:
             The mean of every scalar that the method reports, over steps and processes.
@@ -218,9 +271,11 @@ class Engine:
         """
         state = begin or EpochState()
         sums = state.sums
-        pending: list[Tensor] = []
+        pending: list[Mapping[str, Tensor]] = []
         # Reading a loss makes the host wait for a GPU. On a CPU it costs nothing.
-        check_every = 1 if self.device.type == "cpu" else 20
+        check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
+        point_every = CHECK_EVERY * max(1, math.ceil(optimization.total_steps / CHECK_EVERY / MOST_POINTS))
+        window = Window(state.window)
         self._train_mode(freeze_batch_norm)
         delivered = self.delivered(batches)
         for step, batch in enumerate(show_progress(delivered, label, steps, self.log, state.step), state.step):
@@ -235,16 +290,24 @@ class Engine:
             for name, value in scalars.items():
                 value = value * batch.weight if batch.weight != 1 else value
                 sums[name] = sums[name] + value if name in sums else value
-            pending.append(scalars["loss"])
+            pending.append(scalars if curves else {"loss": scalars["loss"]})
             last = step + 1 == steps
             pause = not last and pauses is not None and pauses.due(step + 1)
-            if len(pending) == check_every or last or pause:
-                self._check_finite(pending, step, steps, label, batches)
+            point = curves is not None and (last or (step + 1) % point_every == 0)
+            if len(pending) == check_every or last or pause or point:
+                on_host = self._on_host(pending)
+                self._check_finite([scalars["loss"] for scalars in on_host], step, steps, label, batches)
                 pending.clear()
+                if curves:
+                    window.add(on_host)
             if last or pause:
                 self._check_network(label, batch.images[:2])
+            if point:
+                curves(optimization.steps_done, {**window.take(), **optimization.learning_rates})
             if pause:
-                pauses.save(EpochState(step + 1, sums))
+                window.rest()
+                pauses.save(EpochState(step + 1, sums, window.sums))
+                window.resume()
                 self._train_mode(freeze_batch_norm)
         self._average_batch_norm()
         means = {name: float(value) / max(steps, 1) for name, value in sums.items()}
@@ -315,15 +378,25 @@ class Engine:
         if not torch.isfinite(self.network(images).logits).all():
             raise TrainingDivergedError(f"{label}: the network is not finite after the last update; {CURE}")
 
-    def _check_finite(self, losses: list[Tensor], step: int, steps: int, label: str, batches: Iterable[Batch]) -> None:
-        finite = torch.isfinite(torch.stack(losses)).tolist()
+    def _on_host(self, steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
+        """The scalars of steps as numbers. The host waits once for all of them."""
+        values = [
+            torch.as_tensor(value, dtype=torch.float32, device=self.device).detach().reshape(())
+            for scalars in steps
+            for value in scalars.values()
+        ]
+        numbers = iter(torch.stack(values).tolist())
+        return [{name: next(numbers) for name in scalars} for scalars in steps]
+
+    def _check_finite(self, losses: list[float], step: int, steps: int, label: str, batches: Iterable[Batch]) -> None:
+        finite = [math.isfinite(loss) for loss in losses]
         if all(finite):
             return
         bad = step - len(losses) + 1 + finite.index(False)
         ids = batches.ids(bad) if hasattr(batches, "ids") else []
         named = f" (batch: {', '.join(ids[:4])}{', ...' if len(ids) > 4 else ''})" if ids else ""
         raise TrainingDivergedError(
-            f"{label}: the loss is {float(losses[finite.index(False)])} at step {bad + 1} of {steps}{named}; {CURE}"
+            f"{label}: the loss is {losses[finite.index(False)]} at step {bad + 1} of {steps}{named}; {CURE}"
         )
 
     def predict_images(

@@ -98,6 +98,11 @@ class Optimization:
             group["lr"] = group["base_lr"] * factor
         self.steps_done += 1
 
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rate of every parameter group, by a name for curves."""
+        return {f"learning_rate/{group['role']}": group["lr"] for group in self.optimizer.param_groups}
+
     def descend(self, loss: Tensor, only: str | None = None) -> None:
         """Take one gradient step on `loss`, with all parameters or those of the group `only`.
 

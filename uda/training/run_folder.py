@@ -22,7 +22,7 @@ from uda.core.plain_text import WIDTH, harmless
 from uda.core.resources import DISTRIBUTION, PACKAGE
 from uda.core.version import __version__
 from uda.evaluation.prediction_table import PREDICTIONS
-from uda.training.config import RunConfig, differing_keys
+from uda.training.config import RunConfig, differing_keys, of_this_version
 
 #: A message names at most this many keys.
 MOST_DIFFERENCES = 8
@@ -139,7 +139,7 @@ class RunFolder:
         if saved.is_file():
             try:
                 content = yaml.safe_load(saved.read_text(encoding="utf-8"))
-                content = _with_new_settings(content, type(self.config))
+                content = _with_new_settings(of_this_version(content), type(self.config))
                 unread = tuple(f"{section}." for section in self.config.unread)
                 length = (key for key in self.config.length if not key.startswith(unread))
                 differences = differing_keys(self.config, content, skip=(*self.config.not_identity, *length))

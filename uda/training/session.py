@@ -62,6 +62,16 @@ class Report(Protocol):
     """The report of a run, as a session uses it."""
 
     @property
+    def logs(self) -> bool:
+        """Whether figures of the training are wanted."""
+
+    def start(self, first_step: int) -> None:
+        """Begin to log, with the training step `first_step` to come, counted from 1."""
+
+    def training(self, step: int, values: Mapping[str, float]) -> None:
+        """Log figures of the training up to a step of the run."""
+
+    @property
     def seconds_left(self) -> float | None:
         """Estimated seconds from the last report to the end of the run; None if unknown."""
 
@@ -186,6 +196,8 @@ class Session(ABC):
         if self.ranks.is_main:
             self.open_folder()
             self.report = self.new_report()
+            within = self.saved[1]["optimization"]["steps_done"] if self.saved and self.progress.begun else 0
+            self.report.start(self.steps_before + within + 1)
         if self.saved:
             self.load(self.saved[1])
             self.log(f"resuming {self.folder.path} from {self.progress.describe()}{self._left()}")
@@ -280,6 +292,11 @@ class Session(ABC):
         """Time spent on this run, over all its starts."""
         return self.progress.seconds + time.monotonic() - self._started
 
+    @property
+    def steps_before(self) -> int:
+        """Training steps of the run before its current stage. Only rank 0 knows them."""
+        return 0
+
     def begin_part(self) -> None:
         """Start the clock of a part of the run, such as a round. After a resume within the part, the clock goes on."""
         self._part_started = time.monotonic() - self._spent_on_part
@@ -335,8 +352,15 @@ class Session(ABC):
             saved = self.saved[1]
             optimization.load_state_dict(saved["optimization"])
             sums = {name: self._own(values) for name, values in saved["sums"].items()}
-            scalars, begin = saved["scalars"], EpochState(self.progress.step, sums)
+            window = {name: tuple(entry) for name, entry in saved.get("window", {}).items()}
+            scalars, begin = saved["scalars"], EpochState(self.progress.step, sums, window)
         self.saved = None
+        curves, before = None, self.steps_before
+        if self.ranks.is_main and self.report.logs:
+
+            def curves(step: int, values: dict[str, float]) -> None:
+                self.report.training(before + step, values)
+
         stage = STAGES[self.progress.stage].number
         smaller = self.smaller_step(method, self.progress.stage)
 
@@ -346,6 +370,7 @@ class Session(ABC):
                 "optimization": optimization.state_dict(),
                 "scalars": scalars,
                 "part_seconds": self.part_seconds,
+                "window": state.window,
                 "sums": {name: self._of_every_rank(value.reshape(1)) for name, value in state.sums.items()},
             }
             self.save(progress, {**kept, **extra()})
@@ -364,6 +389,7 @@ class Session(ABC):
                     seed=(stage, self.config.seed, self.progress.round, epoch),
                     begin=begin,
                     pauses=pauses,
+                    curves=curves,
                 )
                 if after is not None:
                     if self.progress.step < steps[epoch]:  # `after` may take longer than the time after a signal

@@ -1,6 +1,6 @@
 """Settings of training: the optimiser, how a run is computed, and its reports."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -93,8 +93,12 @@ class RuntimeSettings(Settings):
 class ReportSettings(Settings):
     """The reports of a run for people."""
 
-    tensorboard: bool = True
-    """Write TensorBoard event files."""
+    gone: ClassVar[dict[str, str]] = {
+        "tensorboard": "this key is gone; name loggers instead, report.loggers=[tensorboard], or [] for none"
+    }
+
+    loggers: tuple[str, ...] = ("tensorboard",)
+    """Where figures go during the run: `tensorboard`, or loggers of your own plugins; []: nowhere."""
     page: bool = True
     """Write report.html after every round and at the end."""
     gallery: int = Field(400, ge=0)

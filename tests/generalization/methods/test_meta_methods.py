@@ -368,7 +368,7 @@ def execute(tmp_path_factory):
             "model={backbone: digits_cnn, weights: none, head: 8}",
             "training={steps: 5, evaluate_every: 2, batch_size: 4, optim: {lr: 0.05}}",
             "runtime={device: cpu}",
-            "report={tensorboard: false, page: false}",
+            "report={loggers: [], page: false}",
         ]
         return GeneralizationRun(GeneralizationConfig.load("rotated_digits_erm", [*fixed, *overrides])).execute()
 

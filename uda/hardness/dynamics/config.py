@@ -84,8 +84,9 @@ class SupervisedConfig(RunConfig):
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
         from uda.hardness.dynamics.method import SUPERVISED_METHODS
+        from uda.report.loggers import LOGGERS
 
-        return {**super().registries(), "method": SUPERVISED_METHODS}
+        return {**super().registries(), "method": SUPERVISED_METHODS, "report.loggers": LOGGERS}
 
     @property
     def domains(self) -> Mapping[str, str]:

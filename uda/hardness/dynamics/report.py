@@ -11,7 +11,7 @@ from uda.core.files import write_bytes
 from uda.evaluation.accuracy import Accuracy
 from uda.hardness.dynamics.config import SupervisedConfig
 from uda.hardness.scoring.score_table import ScoreTable, write_scores
-from uda.report.events import Events
+from uda.report.loggers import Loggers
 from uda.report.run_report import RunReport
 from uda.report.terminal import percent
 from uda.training.pace import rough_duration
@@ -82,6 +82,10 @@ class EpochReport(RunReport):
         epochs = len(self.records.reports()) - 1
         return [(1, seconds) for seconds in self._seconds], [1] * (self.config.training.epochs - epochs)
 
+    def figures(self, results: Mapping[str, Any]) -> dict[str, float | None]:
+        last = self.records.reports()[-1]
+        return {"final/loss": last["train_loss"], "final/accuracy": last["overall"], "final/ece": last["ece"]}
+
     def summarise(self, seconds: float) -> dict[str, Any]:
         epochs = self.records.reports()
         last = epochs[-1]
@@ -96,8 +100,8 @@ class EpochReport(RunReport):
         }
 
 
-def _draw(events: Events, record: Mapping[str, Any]) -> None:
-    """Write an epoch's figures for TensorBoard."""
+def _draw(events: Loggers, record: Mapping[str, Any]) -> None:
+    """Log an epoch's figures."""
     step = record["epoch"]
     events.scalars(step, "train", {"loss": record["train_loss"]})
     events.scalars(step, "test", {"accuracy": record["overall"], **record["scores"]})

@@ -70,6 +70,10 @@ class SupervisedRun(Session):
     def new_report(self) -> EpochReport:
         return EpochReport(self.records, self.config, self.log)
 
+    @property
+    def steps_before(self) -> int:
+        return self.config.training.epochs * self.steps if self.progress.stage == "done" else 0
+
     def train_stages(self) -> None:
         if self.saved is None:
             self._record(0, {})

@@ -12,7 +12,6 @@ import yaml
 
 from uda.core.errors import UserError
 from uda.core.files import write_bytes, write_text
-from uda.core.parquet import parquet_modules
 
 
 @dataclass(frozen=True)
