@@ -81,11 +81,9 @@ def write_predictions(path: Path, ids: Sequence[str], prediction: Prediction, cl
 
 
 def check_table_name(path: Path) -> None:
-    """Raise UserError unless the path ends in .csv or .parquet, or if it needs pyarrow, which is not installed."""
+    """Raise UserError unless the path ends in .csv or .parquet."""
     if path.suffix.lower() not in (".csv", ".parquet") or path.is_dir():
         raise UserError(f"`out`: {path}: name a file that ends in .csv or .parquet")
-    if path.suffix.lower() == ".parquet":
-        parquet_modules()
 
 
 @contextmanager
@@ -137,16 +135,18 @@ def _cell(value: str | float | None) -> str:
 
 @contextmanager
 def _parquet_writer(path: Path, columns: Sequence[str]) -> Iterator[Write]:
-    arrow, parquet = parquet_modules()
+    import pyarrow
+    from pyarrow import parquet
+
     numbers = ("probability", "avc", "avh")
-    types = [arrow.float64() if name.startswith(numbers) else arrow.string() for name in columns]
-    schema = arrow.schema(list(zip(columns, types, strict=True)))
+    types = [pyarrow.float64() if name.startswith(numbers) else pyarrow.string() for name in columns]
+    schema = pyarrow.schema(list(zip(columns, types, strict=True)))
     held: list[Row] = []
     with parquet.ParquetWriter(path, schema) as writer:
 
         def write_group(rows: Sequence[Row]) -> None:
-            arrays = [arrow.array(values, kind) for values, kind in zip(zip(*rows, strict=True), types, strict=True)]
-            writer.write_table(arrow.Table.from_arrays(arrays, schema=schema))
+            arrays = [pyarrow.array(values, kind) for values, kind in zip(zip(*rows, strict=True), types, strict=True)]
+            writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
         def write(rows: Sequence[Row]) -> None:
             held.extend(rows)

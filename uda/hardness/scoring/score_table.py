@@ -41,13 +41,15 @@ class ScoreTable:
 def write_scores(table: ScoreTable, path: Path) -> None:
     """Write a table as CSV, or as Parquet if the path ends in .parquet.
 
-    The columns are image, label, predicted and one per score. Raises UserError for Parquet without pyarrow.
+    The columns are image, label, predicted and one per score.
     """
     columns = {"image": table.ids, "label": table.labels, "predicted": table.predicted, **table.scores}
     if path.suffix == ".parquet":
-        arrow, parquet = parquet_modules()
-        sink = arrow.BufferOutputStream()
-        parquet.write_table(arrow.table({name: list(values) for name, values in columns.items()}), sink)
+        import pyarrow
+        from pyarrow import parquet
+
+        sink = pyarrow.BufferOutputStream()
+        parquet.write_table(pyarrow.table({name: list(values) for name, values in columns.items()}), sink)
         write_bytes(path, sink.getvalue().to_pybytes())
         return
     text = io.StringIO()
@@ -71,10 +73,12 @@ def read_scores(path: Path, names: Sequence[str] | None = None) -> ScoreTable:
     if not path.is_file():
         raise UserError(f"`tables`: no such file: {path}")
     if path.suffix == ".parquet":
-        arrow, parquet = parquet_modules()
+        import pyarrow
+        from pyarrow import parquet
+
         try:
             columns = {name: list(values) for name, values in parquet.read_table(path).to_pydict().items()}
-        except arrow.ArrowInvalid as error:
+        except pyarrow.ArrowInvalid as error:
             raise UserError(f"{path}: not a Parquet file: {error}") from None
     else:
         try:
