@@ -96,6 +96,11 @@ attributes, never as HTML. */
     return { select, control: labelled(title, select) };
   }
 
+  /* Choose an option by its value, if there is one. */
+  function pick(select, value) {
+    if ([...select.options].some((option) => option.value === String(value))) select.value = value;
+  }
+
   function searchField(title, changed) {
     const input = element("input", { type: "search", autocomplete: "off", spellcheck: "false" });
     input.addEventListener("input", changed);
@@ -520,7 +525,7 @@ attributes, never as HTML. */
       restore(was) {
         const place = rounds.findIndex((round) => round.round === was.at);
         range.value = place < 0 ? last : place;
-        order.select.value = was.order;
+        pick(order.select, was.order);
         search.input.value = was.query;
         show();
       },
@@ -688,7 +693,8 @@ attributes, never as HTML. */
 
   // -------------------------------------------------------------------------------------------------------- gallery
 
-  const CHOSEN = { nobody: 0, softmax: 1, selector: 2, both: 3 };
+  /* Who chose an image. 0: nobody. */
+  const CHOSEN = { softmax: 1, selector: 2, both: 3 };
 
   /* What the truth of an image says about a label: "right", "wrong" or null where the truth is not known.
      `truth` is an index into the truths, or, where there are too many classes for that, a class number. */
@@ -791,77 +797,51 @@ attributes, never as HTML. */
     const card = element("li", { class: image.verdict, "data-picture": image.number }, picture);
     card.append(element("div", { class: "path", title: image.path }, pathOf(image.path)));
     const line = element("div", {}, "label ", element("strong", {}, nameOf(label)));
-    if (image.verdict)
-      line.append(" ", element("span", { class: "verdict" }, image.verdict === "right" ? "✓ right" : "✗ wrong"));
     card.append(line);
-    if (truth !== null)
-      card.append(
-        element(
-          "div",
-          {},
-          image.verdict ? "is " : "",
-          nameOf(truth),
-          image.verdict ? " " : "",
-          image.verdict ? oracle() : "",
-        ),
-      );
-    const score =
-      image.ratio === null ? fraction(image.score) : `${fraction(image.score)} = ${fraction(image.ratio, 2)} λ`;
-    card.append(element("div", { class: "soft" }, `score ${score}`));
-    if (image.avh !== null) card.append(element("div", { class: "soft" }, `AVH ${fraction(image.avh)}`));
-    if (state.chooses) card.append(element("div", { class: "soft" }, chosenInWords(data, image.chosen)));
-    if (image.flipped) card.append(element("div", { class: "soft" }, "label has changed"));
+    if (image.verdict) {
+      line.append(" ", element("span", { class: "verdict" }, image.verdict === "right" ? "✓ right" : "✗ wrong"));
+      card.append(element("div", {}, "is ", nameOf(truth), " ", oracle()));
+    } else if (truth !== null) card.append(element("div", {}, nameOf(truth)));
+    const ratio = image.ratio === null ? "" : ` = ${fraction(image.ratio, 2)} λ`;
+    const notes = [`score ${fraction(image.score)}${ratio}`];
+    if (image.avh !== null) notes.push(`AVH ${fraction(image.avh)}`);
+    if (state.chooses) notes.push(chosenInWords(data, image.chosen));
+    if (image.flipped) notes.push("label has changed");
+    for (const note of notes) card.append(element("div", { class: "soft" }, note));
     return card;
+  }
+
+  const VERDICT_OPTIONS = Object.entries({ [ANY]: "right or wrong", right: "right", wrong: "wrong" });
+
+  function chosenOptions(selector) {
+    const by = selector || "the run";
+    const apart = { selector: `only by ${by}`, softmax: "only by softmax", both: "by both" };
+    const options = {
+      [ANY]: "chosen or not",
+      chosen: `chosen by ${by}`,
+      ...(by === "softmax" ? {} : apart),
+      not: `not by ${by}`,
+    };
+    return Object.entries(options);
   }
 
   function galleryControls(data, changed) {
     const named = (names) => names.map((name, number) => [String(number), name]);
     const selects = {};
     const add = (key, title, options, chosen = ANY) => (selects[key] = selectOf(title, options, chosen, changed));
-    const any = (text, options) => [[ANY, text], ...options];
-    add(
-      "state",
-      data.unit === "round" ? "Round" : "Report",
-      named(data.states.map(({ name }) => name)),
-      String(data.states.length - 1),
-    );
-    add("label", "Label", any("any class", named(data.classes)));
-    if (data.labelled && data.truth_is_class) add("truth", "True class (oracle)", any("any class", named(data.truths)));
-    if (data.labelled)
-      add("verdict", "Label is (oracle)", [
-        [ANY, "right or wrong"],
-        ["right", "right"],
-        ["wrong", "wrong"],
-      ]);
-    if (data.states.some(({ chooses }) => chooses)) {
-      const apart = data.selector && data.selector !== "softmax";
-      add("chosen", "Chosen", [
-        [ANY, "chosen or not"],
-        ["chosen", `chosen by ${data.selector || "the run"}`],
-        ...(apart
-          ? [
-              ["selector", `only by ${data.selector}`],
-              ["softmax", "only by softmax"],
-              ["both", "by both"],
-            ]
-          : []),
-        ["not", `not by ${data.selector || "the run"}`],
-      ]);
-    }
-    add(
-      "order",
-      "Order",
-      Object.entries(PICTURE_ORDERS).map(([value, { text }]) => [value, text]),
-      "surest",
-    );
+    const anyClass = [ANY, "any class"];
+    const last = String(data.states.length - 1);
+    add("state", data.unit === "round" ? "Round" : "Report", named(data.states.map(({ name }) => name)), last);
+    add("label", "Label", [anyClass, ...named(data.classes)]);
+    if (data.labelled && data.truth_is_class) add("truth", "True class (oracle)", [anyClass, ...named(data.truths)]);
+    if (data.labelled) add("verdict", "Label is (oracle)", VERDICT_OPTIONS);
+    if (data.states.some(({ chooses }) => chooses)) add("chosen", "Chosen", chosenOptions(data.selector));
+    const orders = Object.entries(PICTURE_ORDERS).map(([value, { text }]) => [value, text]);
+    add("order", "Order", orders, "surest");
     const flipped = element("input", { type: "checkbox" });
     flipped.addEventListener("change", changed);
-    const check = element(
-      "label",
-      { class: "control check" },
-      flipped,
-      element("span", {}, `label changed since the ${data.unit} before`),
-    );
+    const text = element("span", {}, `label changed since the ${data.unit} before`);
+    const check = element("label", { class: "control check" }, flipped, text);
     return { selects, flipped, check };
   }
 
@@ -873,14 +853,8 @@ attributes, never as HTML. */
     const count = element("p", { class: "count", role: "status" });
     const list = element("ul", { class: "gallery" });
     const more = element("button", { type: "button", class: "button script-only" }, "Show more pictures");
-    const form = element(
-      "form",
-      { class: "controls gallery-filters" },
-      ...Object.values(selects).map(({ control }) => control),
-      check,
-      clear,
-      chip,
-    );
+    const form = element("form", { class: "controls gallery-filters" });
+    form.append(...Object.values(selects).map(({ control }) => control), check, clear, chip);
     form.addEventListener("submit", (event) => event.preventDefault());
     let marked = null; // { rows: Set of target rows, total: filters -> number of marked images that pass }
     let most = PICTURES_AT_ONCE;
@@ -900,7 +874,7 @@ attributes, never as HTML. */
     function found(wanted) {
       const all = data.pictures.paths.map((path, number) => pictured(data, wanted.state, number));
       const { key, sign } = PICTURE_ORDERS[selects.order.select.value];
-      const rank = (image) => missingLast(key(image), -sign * -Infinity);
+      const rank = (image) => missingLast(key(image), sign * Infinity);
       return all
         .filter((image) => passes(wanted, image) && (!marked || marked.rows.has(image.row)))
         .sort((a, b) => (rank(a) === rank(b) ? a.number - b.number : sign * (rank(a) - rank(b))));
@@ -908,11 +882,8 @@ attributes, never as HTML. */
     function tell(shown, pictures, wanted) {
       const total = marked ? marked.total(wanted) : countInCube(data, wanted);
       if (total === null) return `${shown} shown, of ${plural(marked.rows.size, "image")} marked in the map`;
-      const rest =
-        shown === pictures && pictures < total
-          ? ` The page has ${pictures ? `only these pictures` : "no picture"} of them.`
-          : "";
-      return `${shown} of ${total} shown.${rest}`;
+      const all = shown === pictures && pictures < total;
+      return `${shown} of ${total} shown.${all ? ` The page has ${shown ? "no other" : "no"} picture of them.` : ""}`;
     }
     function show() {
       const wanted = filters();
@@ -936,7 +907,7 @@ attributes, never as HTML. */
       flipped.checked = false;
     }
     function set(values) {
-      for (const [key, value] of Object.entries(values)) if (selects[key]) selects[key].select.value = String(value);
+      for (const [key, value] of Object.entries(values)) if (selects[key]) pick(selects[key].select, value);
     }
     function unmark() {
       marked = null;
@@ -1300,92 +1271,181 @@ attributes, never as HTML. */
     };
   }
 
+  /* How many marked target images pass the gallery's filters, or null where the map does not know: it has the labels of
+     the final model alone. */
+  function countMarked(data, points, members, filters) {
+    if (filters.state !== finalState(data) || filters.flipped || filters.chosen !== ANY) return null;
+    const known = data.classes.length;
+    return members.filter((point) => {
+      const label = points.label[point];
+      const told = points.truth ? points.truth[point] : MAP.unknown;
+      const verdict = told === MAP.unknown ? null : told === label ? "right" : "wrong";
+      const truth = told === MAP.unknown ? known + 1 : told === MAP.other ? known : told;
+      return passes(filters, { label, truth, verdict });
+    }).length;
+  }
+
+  function drawOutline(canvas, { width, height, scale }, shape) {
+    canvas.width = Math.round(width * scale);
+    canvas.height = Math.round(height * scale);
+    if (!shape) return;
+    const context = canvas.getContext("2d");
+    context.scale(scale, scale);
+    context.beginPath();
+    shape.forEach(([x, y], index) => (index ? context.lineTo(x, y) : context.moveTo(x, y)));
+    context.closePath();
+    context.strokeStyle = context.fillStyle = colour("accent");
+    context.lineWidth = 1.5;
+    context.setLineDash([6, 4]);
+    context.stroke();
+    context.globalAlpha = 0.08;
+    context.fill();
+  }
+
+  /* The pointer draws a box or a lasso, by `plot.dataset.tool`, or only looks. `outlined` is told each shape on the way,
+     `drawn` the last one: null for a click. */
+  function drawByPointer(plot, cloud, tooltip, outlined, drawn) {
+    let path = null;
+
+    function position(event) {
+      const bounds = plot.getBoundingClientRect();
+      return [event.clientX - bounds.left - plot.clientLeft, event.clientY - bounds.top - plot.clientTop];
+    }
+    function look([x, y]) {
+      const point = cloud.nearest(x, y);
+      if (point === null) tooltip.hide();
+      else tooltip.show(point, cloud.x[point], cloud.y[point], cloud.size);
+    }
+    function shape() {
+      if (path.length < 2) return null;
+      return plot.dataset.tool === "box" ? corners(...path[0], ...path[path.length - 1]) : path;
+    }
+    function end(finish) {
+      if (!path) return;
+      const last = shape();
+      path = null;
+      outlined(null);
+      if (finish) drawn(last);
+    }
+    plot.addEventListener("pointerdown", (event) => {
+      look(position(event));
+      if (plot.dataset.tool === "look" || event.button !== 0) return;
+      tooltip.hide();
+      path = [position(event)];
+      plot.setPointerCapture(event.pointerId);
+    });
+    plot.addEventListener("pointermove", (event) => {
+      if (!path) return look(position(event));
+      path.push(position(event));
+      outlined(shape());
+    });
+    plot.addEventListener("pointerup", () => end(true));
+    plot.addEventListener("pointercancel", () => end(false));
+    plot.addEventListener("pointerleave", () => tooltip.hide());
+  }
+
+  const MAP_STEPS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+  const MAP_GROWTH = { "+": 1.25, "=": 1.25, "-": 0.8 };
+
+  /* The keyboard moves a box, which the first key puts in the middle. */
+  function drawByKeys(plot, cloud, outlined, drawn) {
+    let cursor = null;
+
+    function box() {
+      const { x, y, half } = cursor;
+      return corners(x - half, y - half, x + half, y + half);
+    }
+    function move(key) {
+      const { width, height } = cloud.size;
+      const [dx, dy] = MAP_STEPS[key] || [0, 0];
+      const step = Math.max(8, cursor.half / 3);
+      cursor.x = Math.min(Math.max(cursor.x + dx * step, 0), width);
+      cursor.y = Math.min(Math.max(cursor.y + dy * step, 0), height);
+      cursor.half = Math.min(Math.max(cursor.half * (MAP_GROWTH[key] || 1), 6), Math.max(width, height));
+    }
+    plot.addEventListener("keydown", (event) => {
+      const { key } = event;
+      const known = key === "Enter" || key === "Escape" || key in MAP_STEPS || key in MAP_GROWTH;
+      if (!known || event.ctrlKey || event.metaKey || event.altKey) return;
+      event.preventDefault();
+      if (key === "Escape") {
+        cursor = null;
+        drawn(null);
+      } else if (!cursor) {
+        const { width, height } = cloud.size;
+        cursor = { x: width / 2, y: height / 2, half: Math.min(width, height) / 8 };
+        outlined(box());
+      } else if (key === "Enter") {
+        drawn(box());
+        outlined(box());
+      } else {
+        move(key);
+        outlined(box());
+      }
+    });
+  }
+
   function buildMap(host, data) {
     if (!data.map || !data.map.count) return [];
+    const { domains, count, method } = data.map;
     const points = readMap(data.map);
     const ways = mapColourings(data, points);
-    const { domains, count } = data.map;
-    const isTarget = (point) => domains[points.domain[point]].target;
     const rows = data.pictures ? data.pictures.rows : [];
     const tooltip = mapTooltip(data, points, new Map(rows.map((row, number) => [row, number])));
     const base = element("canvas", { "aria-hidden": "true" });
     const above = element("canvas", { "aria-hidden": "true" });
-    const plot = element(
-      "div",
-      {
-        class: "map-plot",
-        tabindex: 0,
-        role: "application",
-        "aria-roledescription": "map of images",
-        "aria-label": `Map of ${plural(count, "image")} by ${data.map.method}. ${MAP_KEYS}`,
-      },
-      base,
-      above,
-      tooltip.box,
-    );
+    const plot = element("div", { class: "map-plot", tabindex: 0, role: "application" }, base, above, tooltip.box);
+    plot.setAttribute("aria-roledescription", "map of images");
+    plot.setAttribute("aria-label", `Map of ${plural(count, "image")} by ${method}. ${MAP_KEYS}`);
+    plot.dataset.tool = matchMedia("(pointer: coarse)").matches ? "look" : "box";
     const status = element("p", { class: "count", role: "status" });
     const clearing = element("button", { type: "button", class: "button", hidden: true }, "Clear marks");
     const opening = element("button", { type: "button", class: "button", hidden: true }, "See them in the gallery");
-    const legendPlace = element("div");
+    const legend = element("div");
     const cloud = scatter(base, data, points);
     let colouring = "class";
     let highlighted = ANY;
     let marked = null; // Uint8Array: 1 for the marked points
-    let outline = null; // corners of the box or lasso being drawn
-    let cursor = null; // the keyboard's box
-    let tool = matchMedia("(pointer: coarse)").matches ? "look" : "box";
+    let outline = null;
 
     const isBright = (point) =>
       (!marked || marked[point] === 1) && (highlighted === ANY || points.label[point] === Number(highlighted));
-    const draw = () => cloud.draw(ways[colouring], isBright);
 
-    function drawOutline() {
-      const { width, height, scale } = cloud.size;
-      above.width = Math.round(width * scale);
-      above.height = Math.round(height * scale);
-      const shape = outline || (cursor && corners(...cursorBox()));
-      if (!shape) return;
-      const context = above.getContext("2d");
-      context.scale(scale, scale);
-      context.beginPath();
-      shape.forEach(([x, y], index) => (index ? context.lineTo(x, y) : context.moveTo(x, y)));
-      context.closePath();
-      context.strokeStyle = context.fillStyle = colour("accent");
-      context.lineWidth = 1.5;
-      context.setLineDash([6, 4]);
-      context.stroke();
-      context.globalAlpha = 0.08;
-      context.fill();
+    function draw() {
+      cloud.draw(ways[colouring], isBright);
+    }
+    function showLegend() {
+      legend.replaceChildren(mapLegend(data, ways[colouring]));
+    }
+    function outlined(shape) {
+      outline = shape;
+      drawOutline(above, cloud.size, outline);
     }
     function resize() {
       if (!plot.clientWidth) return;
       cloud.place();
       draw();
-      drawOutline();
+      outlined(outline);
     }
-    function showLegend() {
-      legendPlace.replaceChildren(mapLegend(data, ways[colouring]));
+    function clear() {
+      marked = null;
+      status.textContent = "";
+      clearing.hidden = opening.hidden = true;
+      draw();
+      outlined(null);
     }
-    /* How many marked target images pass the gallery's filters, or null where the map does not know: it has the
-       labels of the final model alone. */
-    function countMarked(members, filters) {
-      if (filters.state !== finalState(data) || filters.flipped) return null;
-      const known = data.truth_is_class ? data.classes.length : 0;
-      return members.filter((point) => {
-        const label = points.label[point];
-        const raw = points.truth ? points.truth[point] : MAP.unknown;
-        const verdict = raw === MAP.unknown ? null : raw === label ? "right" : "wrong";
-        const truth = raw === MAP.unknown ? known + 1 : raw === MAP.other ? known : raw;
-        return passes({ ...filters, chosen: ANY }, { label, truth, verdict });
-      }).length;
+    function drawn(shape) {
+      const members = shape ? cloud.within(shape) : [];
+      if (members.length) return mark(members);
+      clear();
+      if (parts.gallery) parts.gallery.unmark();
     }
     function mark(members) {
-      const targets = members.filter(isTarget);
-      if (!members.length) return clear();
+      const targets = members.filter((point) => domains[points.domain[point]].target);
+      const sources = members.length - targets.length;
       marked = new Uint8Array(count);
       for (const point of members) marked[point] = 1;
       draw();
-      const sources = members.length - targets.length;
       const others = sources ? ` and ${plural(sources, "source image")}` : "";
       status.textContent = `${plural(targets.length, "target image")}${others} marked.`;
       clearing.hidden = false;
@@ -1393,137 +1453,35 @@ attributes, never as HTML. */
       if (!parts.gallery) return;
       if (!targets.length) return parts.gallery.unmark();
       const marks = new Set(targets.map((point) => points.row[point]));
-      parts.gallery.mark(marks, (filters) => countMarked(targets, filters));
-    }
-    function clear() {
-      marked = outline = cursor = null;
-      status.textContent = "";
-      clearing.hidden = opening.hidden = true;
-      draw();
-      drawOutline();
-    }
-    function clearAll() {
-      clear();
-      if (parts.gallery) parts.gallery.unmark();
+      parts.gallery.mark(marks, (filters) => countMarked(data, points, targets, filters));
     }
 
-    // The pointer: it draws a box or a lasso, or only looks.
-    function position(event) {
-      const bounds = plot.getBoundingClientRect();
-      return [event.clientX - bounds.left - plot.clientLeft, event.clientY - bounds.top - plot.clientTop];
-    }
-    function hover([x, y]) {
-      const point = cloud.nearest(x, y);
-      if (point === null) tooltip.hide();
-      else tooltip.show(point, cloud.x[point], cloud.y[point], cloud.size);
-    }
-    let path = null;
-    plot.addEventListener("pointerdown", (event) => {
-      hover(position(event));
-      if (tool === "look" || event.button !== 0) return;
-      tooltip.hide();
-      path = [position(event)];
-      plot.setPointerCapture(event.pointerId);
-    });
-    plot.addEventListener("pointermove", (event) => {
-      const at = position(event);
-      if (!path) return hover(at);
-      path.push(at);
-      outline = tool === "box" ? corners(...path[0], ...at) : path;
-      cursor = null;
-      drawOutline();
-    });
-    plot.addEventListener("pointerup", () => {
-      if (!path) return;
-      const drawn = outline;
-      path = outline = null;
-      drawOutline();
-      if (drawn) mark(cloud.within(drawn));
-      else clearAll();
-    });
-    plot.addEventListener("pointercancel", () => {
-      path = outline = null;
-      drawOutline();
-    });
-    plot.addEventListener("pointerleave", () => tooltip.hide());
-
-    // The keyboard: it moves a box.
-    function cursorBox() {
-      const { x, y, half } = cursor;
-      return [x - half, y - half, x + half, y + half];
-    }
-    function keyCursor(key) {
-      const { width, height } = cloud.size;
-      if (!cursor) return (cursor = { x: width / 2, y: height / 2, half: Math.min(width, height) / 8 });
-      const step = Math.max(8, cursor.half / 3);
-      const [dx, dy] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[key] || [0, 0];
-      cursor.x = Math.min(Math.max(cursor.x + dx * step, 0), width);
-      cursor.y = Math.min(Math.max(cursor.y + dy * step, 0), height);
-      const factor = key === "+" || key === "=" ? 1.25 : key === "-" ? 0.8 : 1;
-      cursor.half = Math.min(Math.max(cursor.half * factor, 6), Math.max(width, height));
-      return cursor;
-    }
-    plot.addEventListener("keydown", (event) => {
-      if (event.ctrlKey || event.metaKey || event.altKey) return;
-      if (event.key === "Escape") clearAll();
-      else if (event.key === "Enter" && cursor) mark(cloud.within(corners(...cursorBox())));
-      else if (/^(Arrow(Left|Right|Up|Down)|[-+=]|Enter)$/.test(event.key)) {
-        keyCursor(event.key);
-        drawOutline();
-      } else return;
-      event.preventDefault();
-    });
-
-    const tools = radioGroup(
-      "Pointer",
-      [
-        ["look", "look"],
-        ["box", "box"],
-        ["lasso", "lasso"],
-      ],
-      tool,
-      (value) => {
-        tool = plot.dataset.tool = value;
-      },
-    );
-    plot.dataset.tool = tool;
-    const colourings = radioGroup(
-      "Colour",
-      Object.entries(ways).map(([value, { text }]) => [value, text]),
-      colouring,
-      (value) => {
-        colouring = value;
-        showLegend();
-        draw();
-      },
-    );
-    const names = data.classes.map((name, number) => [String(number), name]);
-    const highlight = selectOf("Highlight", [[ANY, "all classes"], ...names], ANY, () => {
-      highlighted = highlight.select.value;
-      draw();
-    });
+    drawByPointer(plot, cloud, tooltip, outlined, drawn);
+    drawByKeys(plot, cloud, outlined, drawn);
     clearing.addEventListener("click", () => {
-      clearAll();
+      drawn(null);
       plot.focus();
     });
     if (parts.gallery) opening.addEventListener("click", parts.gallery.goTo);
+
+    const wayNames = Object.entries(ways).map(([value, { text }]) => [value, text]);
+    const colourings = radioGroup("Colour", wayNames, colouring, (value) => {
+      colouring = value;
+      showLegend();
+      draw();
+    });
+    const classes = [[ANY, "all classes"], ...data.classes.map((name, number) => [String(number), name])];
+    const highlight = selectOf("Highlight", classes, ANY, () => {
+      highlighted = highlight.select.value;
+      draw();
+    });
+    const toolNames = ["look", "box", "lasso"].map((name) => [name, name]);
+    const tools = radioGroup("Pointer", toolNames, plot.dataset.tool, (value) => (plot.dataset.tool = value));
+    const choices = element("div", { class: "controls" }, wayNames.length > 1 ? colourings : null);
+    choices.append(highlight.control, tools);
+    const marks = element("div", { class: "controls" }, status, opening, clearing);
     showLegend();
-    host.append(
-      element(
-        "div",
-        { "data-live": "" },
-        element(
-          "div",
-          { class: "controls" },
-          Object.keys(ways).length > 1 ? colourings : null,
-          highlight.control,
-          tools,
-        ),
-        plot,
-        legendPlace,
-        element("div", { class: "controls" }, status, opening, clearing),
-      ),
-    );
+    host.append(element("div", { "data-live": "" }, choices, plot, legend, marks));
     resize();
     new ResizeObserver(resize).observe(plot);
     redraws.push(() => {
