@@ -7,9 +7,11 @@ import runpy
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from tests.data.trees import write_image
 from tests.docs.documents import TEXTS, commands, marked
 from tests.forked import forked_job
 from tests.in_process import adapt
@@ -100,6 +102,8 @@ def folder(tmp_path_factory):
         block = next(block for text in TEXTS.values() for block in marked(text, marker, language))
         (folder / name).write_text(block, encoding="utf-8")
     (folder / "my.yaml").write_text("_base_: digits_avh.yaml\n", encoding="utf-8")
+    for number in range(3):
+        write_image(folder / "photos" / f"{number}.png", number, np.random.default_rng(0), size=(28, 28))
     yield folder
     SELECTORS._entries.pop("mine", None)
     ADAPTATION_METHODS._entries.pop("nuclear", None)

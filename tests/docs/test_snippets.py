@@ -6,12 +6,15 @@ import re
 import runpy
 from configparser import ConfigParser
 
+import numpy as np
 import pytest
 
-from tests.data.trees import make_folders
+import uda
+from tests.data.trees import make_folders, write_image
 from tests.docs.documents import TEXTS, fenced, marked
 from tests.in_process import adapt
 from uda.adaptation.methods import ADAPTATION_METHODS
+from uda.cli.main import main
 from uda.core.resources import CHECKOUT
 from uda.kinds import register_tables
 from uda.selection.selectors import SELECTORS
@@ -141,6 +144,22 @@ def test_the_python_api_runs_as_readme_has_it(tiny, in_folder, capsys):
     results = json.loads((in_folder / "runs" / "tiny" / "seed1" / "results.json").read_text())
     assert [entry["round"] for entry in results["rounds"]] == [0, 1, 2]
     assert "runs/tiny/seed1" in capsys.readouterr().out
+
+
+def test_an_exported_model_predicts_as_its_page_has_it(tiny, in_folder, capsys):
+    """Both snippets give the class and about the probability of the run itself."""
+    assert adapt(["--cfg", str(tiny), "output=run"]) == 0
+    for kind in ("onnx", "torch-export"):
+        assert main(["export", "run", "--format", kind]) == 0
+    write_image(in_folder / "photos" / "a.jpg", 2, np.random.default_rng(0), size=(61, 40))
+    capsys.readouterr()
+    (in_folder / "snippet.py").write_text("\n".join(snippet(kind, "python") for kind in ("onnx", "torch-export")))
+    made = runpy.run_path(str(in_folder / "snippet.py"))
+    name, probability = capsys.readouterr().out.split()
+    found = uda.load_run("run").predict("photos/a.jpg")
+    assert name == found.class_names[0] and made["images"].shape == (1, 3, 24, 24)
+    assert float(probability) == pytest.approx(found.probabilities.max(), abs=0.02)
+    assert made["probabilities"].max().item() == pytest.approx(float(probability), abs=1e-4)
 
 
 def test_the_table_of_rounds_is_what_a_run_prints(tiny, in_folder, capsys):

@@ -14,6 +14,7 @@ EXAMPLES = (
     ("adapt a model to unlabelled images; needs no download", "adapt --cfg digits_avh.yaml"),
     ("check everything, print the plan and its cost", "adapt --cfg visda_avh.yaml --dry-run"),
     ("leave each domain out in turn", "generalize --cfg rotated_digits_erm.yaml"),
+    ("predict other images with a finished run", "predict runs/digits_avh/seed0 photos"),
     ("print what can be listed", "list"),
     ("shell completion, here for bash", "completion bash > ~/.local/share/bash-completion/completions/uda"),
 )
