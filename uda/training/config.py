@@ -287,7 +287,8 @@ def of_this_version(saved: Any) -> Any:
     if not isinstance(report, Mapping) or "tensorboard" not in report:
         return saved
     kept = {key: value for key, value in report.items() if key != "tensorboard"}
-    return {**saved, "report": {"loggers": ["tensorboard"] * bool(report["tensorboard"]), **kept}}
+    wanted = typed(report["tensorboard"], bool) is not False
+    return {**saved, "report": {"loggers": ["tensorboard"] if wanted else [], **kept}}
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from uda.core.settings import Settings
 
@@ -99,6 +99,15 @@ class ReportSettings(Settings):
 
     loggers: tuple[str, ...] = ("tensorboard",)
     """Where figures go during the run: `tensorboard`, or loggers of your own plugins; []: nowhere."""
+
+    @field_validator("loggers")
+    @classmethod
+    def each_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for place, name in enumerate(names):
+            if name in names[:place]:
+                raise ValueError(f"'{name}' is named twice")
+        return names
+
     page: bool = True
     """Write report.html after every round and at the end."""
     gallery: int = Field(400, ge=0)
