@@ -1,13 +1,13 @@
 """What a run tells its loggers: exact after interruptions, and without an effect on the run."""
 
-import contextlib
 import json
 
 import numpy as np
 import pytest
 
 from tests.adaptation.test_run import cut_after_every_save, read_results
-from tests.adaptation.test_run_without_rounds import NEEDED
+from tests.adaptation.test_run_without_rounds import NEEDED, SMALL
+from tests.data.trees import make_folders
 from tests.in_process import adapt
 from tests.report.test_loggers import read, series
 from uda.adaptation.events import main_components, spread_over
@@ -17,7 +17,7 @@ LOGGED = ["report.loggers=[tensorboard]", "self_training.steps=5", "runtime.chec
 METHODS = {
     "rounds": [],
     "two epochs a round": ["self_training.steps=null", "self_training.epochs=2"],
-    "intervals": ["method=fixmatch", *NEEDED["fixmatch"], "adaptation.steps=7", "adaptation.interval=3"],
+    "intervals": ["method=fixmatch", *SMALL, *NEEDED["fixmatch"]],
     "source only": ["method=source_only"],
 }
 
@@ -41,10 +41,8 @@ def others(folder):
         for tag in tags["histograms"]
     }
     images = {tag: [(e.step, e.encoded_image_string) for e in events.Images(tag)] for tag in tags["images"]}
-    texts = {
-        tag: [(e.step, e.tensor_proto.SerializeToString()) for e in events.Tensors(tag)] for tag in tags["tensors"]
-    }
-    texts = {tag: found for tag, found in texts.items() if not tag.startswith(("_hparams_", "config"))}
+    names = [tag for tag in tags["tensors"] if not tag.startswith(("_hparams_", "config"))]
+    texts = {tag: [(e.step, e.tensor_proto.SerializeToString()) for e in events.Tensors(tag)] for tag in names}
     return histograms, images, texts
 
 
@@ -75,10 +73,9 @@ def test_the_axes_are_those_of_the_page_and_of_the_whole_run(tiny, tmp_path):
     steps = [2, 4, 6, 8, 9, 11, 13, 14]
     assert [step for step, _ in curves["training/loss"]] == steps
     assert {tag.split("/")[0] for tag in curves} == {"training", "learning_rate", "time"}
-    assert {f"learning_rate/{role}" for role in ("backbone", "head", "classifier")} <= curves.keys()
+    assert {f"learning_rate/{role}" for role in ("backbone", "new")} <= curves.keys()
     assert [step for step, _ in curves["time/seconds_per_step"]] == steps
     assert all(seconds > 0 for _, seconds in curves["time/seconds_per_step"])
-    parts = [tag for tag in curves if tag.startswith("training/") and tag != "training/loss"]
     rounds = json.loads((tmp_path / "run" / "results.json").read_text())["rounds"]
     # Two windows of two steps and one of the last step make the round's mean loss.
     (_, a), (_, b), (_, c) = curves["training/loss"][-3:]
@@ -91,7 +88,6 @@ def test_the_axes_are_those_of_the_page_and_of_the_whole_run(tiny, tmp_path):
     assert [event.step for event in events.Histograms("target/avh")] == [-1, 0, 1]
     assert [event.step for event in events.Histograms("selection/scores")] == [0, 1]
     assert [event.step for event in events.Tensors("config/text_summary")] == [-1]
-    assert isinstance(parts, list)
 
 
 def test_loggers_change_nothing_in_a_run(tiny, tmp_path):
@@ -112,19 +108,10 @@ def test_a_longer_run_has_one_set_of_final_figures(tiny, tmp_path):
     found = series(tmp_path / "run" / "tb")
     assert [step for step, _ in found["final/im"]] == [2]
     assert [step for step, _ in found["validator/im"]] == [-1, 0, 1]
-    events = read(tmp_path / "run" / "tb")
-    assert (
-        len(events.Tensors("_hparams_/session_end_info")) <= 1
-        if "_hparams_/session_end_info" in events.Tags()
-        else True
-    )
 
 
 def test_an_unlabelled_target_has_no_oracle_figures(tiny, tmp_path):
-    from tests.data.trees import make_folders
-
-    with contextlib.suppress(FileExistsError):
-        make_folders(tmp_path / "source", ["ant", "bee"], per_class=8)
+    make_folders(tmp_path / "source", ["ant", "bee"], per_class=8)
     flat = tmp_path / "flat"
     flat.mkdir()
     for number, path in enumerate(sorted((tmp_path / "source").rglob("*.jpg"))):
