@@ -110,7 +110,10 @@ class SyntheticRun:
 
 
 def run_maker(folder: Path):
-    """`make(selector=..., labelled=..., classes=..., **report settings)` gives a SyntheticRun in `folder`."""
+    """`make(selector=..., labelled=..., classes=..., **report settings)` gives a SyntheticRun in `folder`.
+
+    Runs draw no page unless it is asked for, because it takes a second per report.
+    """
 
     def make(
         selector="avc",
@@ -133,7 +136,7 @@ def run_maker(folder: Path):
                     "method": method,
                     "data": {"source": "drawn", "target": "written"},
                     "self_training": {"selector": selector},
-                    "report": {"loggers": [], "gallery": 6, **report},
+                    "report": {"loggers": [], "page": False, "gallery": 6, **report},
                 }
             ),
             classes=tuple(classes),
@@ -154,6 +157,6 @@ def make_run(tmp_path):
 @pytest.fixture(scope="session")
 def played_run(tmp_path_factory):
     """A finished run of three rounds for tests that only look."""
-    run = run_maker(tmp_path_factory.mktemp("played") / "run")(gallery=24)
+    run = run_maker(tmp_path_factory.mktemp("played") / "run")(gallery=24, page=True)
     run.results = run.play(3)
     return run

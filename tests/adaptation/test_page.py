@@ -1,4 +1,8 @@
+"""The page of a run as it is written, without a script: what it says, marks and leaves out."""
+
+import functools
 import html
+import json
 import re
 from html.parser import HTMLParser
 
@@ -6,8 +10,18 @@ import matplotlib
 import numpy as np
 import pytest
 
-from uda.report import figures
+from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.page import adaptation_page
+from uda.report import figures, page_data
 from uda.report.html import duration
+from uda.report.image_table import ImageTable
+from uda.report.pictures import notable_rows
+from uda.report.run_record import RunRecord
+
+#: What a script would need to ask a server for something, or to run text as code.
+NETWORK_OR_EVAL = (
+    r"\b(fetch|eval|import|importScripts)\s*\(|XMLHttpRequest|WebSocket|EventSource|sendBeacon|new Function"
+)
 
 
 class Document(HTMLParser):
@@ -36,6 +50,12 @@ class Document(HTMLParser):
         return [attributes for tag, attributes in self.tags if tag == name]
 
 
+@pytest.fixture
+def make_run(make_run):
+    """Runs of these tests write their page."""
+    return functools.partial(make_run, page=True)
+
+
 def page_of(run, rounds=3):
     run.play(rounds)
     return (run.folder / "report.html").read_text(encoding="utf-8")
@@ -46,28 +66,61 @@ def page(played_run):
     return (played_run.folder / "report.html").read_text(encoding="utf-8")
 
 
+def markup_of(page):
+    """The page without styles and scripts."""
+    return re.sub(r"<(style|script).*?</\1>", " ", page, flags=re.DOTALL)
+
+
 def text_of(page):
-    shown = re.sub(r"<(style|svg).*?</\1>", " ", page, flags=re.DOTALL)
+    shown = re.sub(r"<svg.*?</svg>", " ", markup_of(page), flags=re.DOTALL)
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", shown)).split())
+
+
+def data_of(page):
+    """What the page's script gets."""
+    return json.loads(re.search(r'<script type="application/json" id="page-data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def table_of(page, label):
+    """The rows of a table by the label of its region: lists of texts, the head first."""
+    region = page.partition(f'aria-label="{label}"')[2].partition("</table>")[0]
+    rows = re.findall(r"<tr>(.*?)</tr>", region, re.DOTALL)
+    return [[text_of(cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.DOTALL)] for row in rows]
+
+
+# Form
 
 
 def test_the_page_is_well_formed_and_asks_nothing_of_the_network(page):
     document = Document(page)
     assert document.open == []
-    assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", page))
-    assert not document.all("script")
-    assert not document.all("link")
+    assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", markup_of(page)))
+    assert [script for script in document.all("script") if "src" in script] == []
+    assert not document.all("link") and not document.all("iframe")
     for image in document.all("img"):
         assert image["src"].startswith("data:image/jpeg;base64,")
     for _, attributes in document.tags:
         assert attributes.get("xlink:href", "#").startswith(("#", "data:"))
+    styles = "".join(re.findall(r"<style>.*?</style>", page, re.DOTALL))
+    assert len(styles) > 1000 and not re.search(r"@import|url\((?!#)", styles)
+
+
+def test_its_scripts_ask_nothing_of_the_network_and_run_no_text(page):
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert len(scripts) == 2 and all(len(script) > 1000 for script in scripts)
+    for script in scripts:
+        assert not re.search(NETWORK_OR_EVAL, script)
+        assert set(re.findall(r"https?:[^\s\"')]+", script)) <= {
+            "http://www.w3.org/2000/svg",
+            "https://github.com/leeoniya/uPlot",
+        }
 
 
 def test_ids_are_unique_and_references_find_them(page):
     ids = [attributes["id"] for _, attributes in Document(page).tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
-    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", markup_of(page))) <= set(ids)
+    assert set(re.findall(r'href="#([^"]+)"', markup_of(page))) <= set(ids)
 
 
 def test_every_picture_has_an_alternative_text(page):
@@ -78,67 +131,199 @@ def test_every_picture_has_an_alternative_text(page):
     assert all(drawing["role"] == "img" and drawing["aria-label"] for drawing in drawings)
 
 
+# Figures
+
+
 def test_the_page_shows_the_numbers_of_the_results(page, played_run):
     run, text = played_run, text_of(page)
     before, after = run.accuracy(0).class_mean, run.accuracy(3).class_mean
-    assert f"went from {100 * before:.2f} %" in text
-    assert f"{100 * after:.2f} % after 3 rounds" in text
-    assert f"({100 * (after - before):+.2f} points)" in text
-    for index in range(3):
-        metrics = run.record(index).labels.metrics
-        both = metrics["overlap"]["both"]
-        row = f"{metrics['selected']} {both} {metrics['tp_rate']:.3f} {metrics['avc']:.3f} {metrics['avh']:.3f}"
-        assert row in text
-    for name, share in run.accuracy(3).per_class.items():
-        assert re.search(rf"{name} [\d.]+ {100 * share:.2f} ", text)
+    change = f"{100 * (after - before):+.2f}"
+    assert f"from {100 * before:.2f} % with the source model to {100 * after:.2f} % after 3 rounds ({change} po" in text
+    assert f"<title>toy: {100 * after:.2f}" in page
+    head, source, *rounds = table_of(page, "Table of the rounds")
+    columns = {title.removesuffix(" oracle"): place for place, title in enumerate(head)}
+    assert source[: columns["gain"]] == ["source", f"{100 * before:.2f}"]
+    for index, row in enumerate(rounds):
+        metrics, accuracy = run.record(index).labels.metrics, run.accuracy(index + 1)
+        assert {name: row[columns[name]] for name in columns} == {
+            "round": str(index),
+            "class mean": f"{100 * accuracy.class_mean:.2f}",
+            "gain": f"{100 * (accuracy.class_mean - before):+.2f}",
+            "overall": f"{100 * accuracy.overall:.2f}",
+            "ECE": f"{accuracy.ece:.3f}",
+            "portion": f"{0.2 + 0.05 * index:.3g}",
+            "selected": str(metrics["selected"]),
+            "softmax too": str(metrics["overlap"]["both"]),
+            "TP rate": f"{100 * metrics['tp_rate']:.2f}",
+            "AVC": f"{metrics['avc']:.3f}",
+            "AVH": f"{metrics['avh']:.3f}",
+            "confidence": f"{metrics['confidence']:.3f}",
+            "norm": f"{metrics['feature_norm']:.2f}",
+            "time": "12 s",
+        }
+
+
+def test_the_table_of_classes_shows_the_last_round(page, played_run):
+    run = played_run
+    head, *rows = table_of(page, "Table of the classes")
+    titles = [title.removesuffix(" oracle") for title in head]
+    metrics, last = run.record(2).labels.metrics, run.prediction(3)
+    counts = np.bincount(last.logits.argmax(1), minlength=4)
+    assert [row[0] for row in rows] == list(run.classes)
+    for number, (name, row) in enumerate(zip(run.classes, rows, strict=True)):
+        cells = dict(zip(titles, row, strict=True))
+        before, after = (run.accuracy(step).per_class[name] for step in (0, 3))
+        assert cells["source, %"] == f"{100 * before:.2f}" and cells["now, %"] == f"{100 * after:.2f}"
+        assert cells["change"] == f"{100 * (after - before):+.2f}"
+        assert cells["predicted"] == str(counts[number])
+        assert cells["selected"] == str(metrics["selected_per_class"][name])
+        rate, threshold = metrics["tp_rate_per_class"][name], metrics["lambda"][name]
+        assert cells["TP rate, %"] == ("-" if rate is None else f"{100 * rate:.2f}")
+        assert cells["lambda"] == ("-" if threshold is None else f"{threshold:.4f}")
+
+
+def test_cells_are_sorted_by_their_numbers_and_not_by_their_texts(page, played_run):
+    rows = re.findall(
+        r"<tr>(.*?)</tr>", page.partition('aria-label="Table of the classes"')[2].partition("</table>")[0]
+    )
+    shares = [float(re.search(r'data-value="([^"]+)"', row)[1]) for row in rows]
+    assert shares == [played_run.accuracy(0).per_class[name] for name in played_run.classes]
+
+
+def test_the_confusion_matrix_is_in_per_cent_of_the_true_class(page, played_run):
+    confusion = played_run.accuracy(3).confusion
+    cells = re.findall(r'<td data-truth="(\d+)" data-label="(\d+)"([^>]*)>([^<]*)</td>', page)
+    assert len(cells) == 16
+    for row, column, attributes, text in cells:
+        count = confusion[int(row), int(column)]
+        share = 100 * count / confusion[int(row)].sum()
+        assert text == ("" if count == 0 else f"{share:.0f}" if share >= 9.5 else f"{share:.1f}")
+        assert (f'title="{count} images"' in attributes) == (count > 0)
+        assert ('class="wrong"' in attributes) == (count > 0 and row != column)
+
+
+def test_heat_maps_have_a_number_for_each_class_and_round(page, played_run):
+    for label, value in (
+        ("Accuracy, % (oracle)", lambda index, name: played_run.accuracy(index + 1).per_class[name]),
+        ("TP rate, % (oracle)", lambda index, name: played_run.record(index).labels.metrics["tp_rate_per_class"][name]),
+    ):
+        head, *rows = table_of(page, f"{label} by class and round")
+        assert head == ["class", "0", "1", "2"]
+        for name, *cells in rows:
+            known = [value(index, name) for index in range(3)]
+            assert cells == ["" if share is None else f"{100 * share:.0f}" for share in known]
+
+
+def test_the_script_gets_the_counts_of_what_the_last_round_chose(page, played_run):
+    """Those who choose and the images that only one of them chose, from the cube; and a state per round."""
+    data, overlap = data_of(page), played_run.record(2).labels.metrics["overlap"]
+    assert [state["name"] for state in data["states"]] == ["round 0", "round 1", "round 2", "final"]
+    assert [state["chooses"] for state in data["states"]] == [True, True, True, False]
+    cube = np.array(data["states"][2]["cube"]).reshape(-1, 2)
+    chosen = np.bincount(cube[:, 0] // 2 % 4, cube[:, 1], 4)
+    assert chosen[1:].tolist() == [overlap["only_softmax"], overlap["only_selector"], overlap["both"]]
+    assert chosen.sum() == len(played_run.labels)
+    assert data["confusion"] == {"state": 3, "counts": played_run.accuracy(3).confusion.tolist()}
+    assert data["running"] is None and data["labelled"] is True and data["selector"] == "avc"
+
+
+# Images
 
 
 def test_the_gallery_tells_right_from_wrong_by_more_than_colour(page, played_run):
-    run = played_run
-    overlap = run.record(2).labels.metrics["overlap"]
-    text = text_of(page)
-    assert f"Selected by avc, not by softmax: {overlap['only_selector']} images" in text
-    assert f"Selected by softmax, not by avc: {overlap['only_softmax']} images" in text
+    run, final = played_run, played_run.prediction(3).logits.argmax(1)
     items = re.findall(r'<li class="(right|wrong|unknown)">(.*?)</li>', page, re.DOTALL)
-    verdicts = {verdict for verdict, _ in items}
-    assert verdicts == {"right", "wrong"}
+    assert {verdict for verdict, _ in items} == {"right", "wrong"} and len(items) == 24
     for verdict, item in items:
-        label = re.search(r"label <strong>(\w+)</strong>", item)[1]
-        truth = re.search(r"<div>is (\w+)", item)[1]
+        label = re.search(r"label <strong><bdi>(\w+)</bdi></strong>", item)[1]
+        truth = re.search(r"<div>is <bdi>(\w+)", item)[1]
         assert (label == truth) == (verdict == "right")
-        assert ("✓ right" if verdict == "right" else "✗ wrong") in item
-        index = int(re.search(r'title="img/(\d+)\.png"', item)[1])
-        assert run.classes[run.labels[index]] == truth
-    assert "dashed" in page
+        assert ("✓ right" if verdict == "right" else "✗ wrong") in text_of(item)
+        index = int(re.search(r'<div class="path"><bdi>img/(\d+)\.png', item)[1])
+        assert (run.classes[run.labels[index]], run.classes[final[index]]) == (truth, label)
+        assert f'alt="Image predicted as {label}: {verdict}"' in item
+    assert "24 of 240 images shown" in text_of(page)
+    assert re.search(r"\.gallery \.wrong img {[^}]*dashed", page)
+
+
+def test_the_pictures_are_the_notable_ones_and_the_script_gets_them_all(make_run):
+    run = make_run(gallery=40)
+    page = page_of(run, 2)
+    tables = [ImageTable.read(path) for path in sorted(run.folder.glob("rounds/*/images.parquet"))]
+    tables = [tables[-1], *tables[:-1]]  # "source" comes last by name
+    pictures = data_of(page)["pictures"]
+    assert pictures["rows"] == notable_rows(tables, 40) and len(pictures["jpegs"]) == 40
+    assert pictures["paths"] == [run.images.ids[row] for row in pictures["rows"]]
+    assert pictures["truth"] == run.labels[pictures["rows"]].tolist()
+    assert len(re.findall("<li class=.(?:right|wrong)", page)) == 24, "without a script there are fewer"
+
+
+def test_gallery_of_none_is_said(make_run):
+    page = page_of(make_run(gallery=0), 1)
+    assert "This page has no pictures, because report.gallery is 0" in text_of(page)
+    assert "<img" not in markup_of(page) and data_of(page)["pictures"]["jpegs"] == []
+
+
+# Labels of the target
 
 
 def test_figures_that_need_labels_are_marked(page):
-    titles = ["TP rate", "mean, %", "overall, %", "source", "ECE", "source, %", "final, %", "Oracle best", "Final"]
-    for title in titles:
+    marked = ["TP rate", "class mean", "gain", "overall", "ECE", "source, %", "now, %", "change", "TP rate, %"]
+    marked += ["Source only", "Final", "Label-free choice", "Oracle best", "Confusion"]
+    for title in marked:
         assert re.search(rf'{re.escape(title)} <abbr class="oracle"', page), title
+    for title in ("selected", "softmax too", "AVC", "AVH", "confidence", "norm", "portion", "predicted", "lambda"):
+        assert not re.search(rf'>{re.escape(title)} <abbr class="oracle"', page), title
+    titles = re.findall(r"<h3>(.*?)</h3>", page)
+    of_truth = [title for title in titles if re.search("Accuracy|TP rate|Reliability|Risk", title)]
+    assert len(of_truth) == 4 and all("(oracle)" in title for title in of_truth)
 
 
 def test_without_labels_the_page_says_so_and_judges_no_image(make_run):
-    page = page_of(make_run(labelled=False))
-    text = text_of(page)
-    assert "The target has no labels" in text
-    assert "✓" not in text
+    run = make_run(labelled=False)
+    page = page_of(run)
+    text, data = text_of(page), data_of(page)
+    best = max(range(3), key=lambda index: run.validators(index + 1)["im"])
+    assert f"The target has no labels, so accuracy is unknown. Recommended: round {best}" in text
+    assert "✓" not in text and "✗" not in text
     assert "went from" not in text
-    assert 'class="unknown"' in page
+    for word in ("oracle", "class mean", "TP rate", "Confusion", "Reliability"):
+        assert word not in text, word
+    assert 'class="oracle"' not in markup_of(page)
     assert Document(page).open == []
+    assert data["labelled"] is False and data["truths"] == ["not labelled"] and data["confusion"] is None
+    classes = [one for entry in data["selection"]["rounds"] for one in entry["classes"]]
+    assert {one[name] for one in classes for name in ("right", "wrong", "tp_rate")} == {None}
+    assert sum(sum(one["unknown"]) for one in classes) == 3 * len(run.labels)
+    assert table_of(page, "Table of the rounds")[0][:3] == ["round", "im", "classes in use"]
+
+
+def test_a_cut_off_run_says_how_far_it_is(make_run):
+    """The page of a run that goes on; only the first figure is drawn, the others are told in words."""
+    run = make_run()
+    run.begin(2)
+    page = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"This run goes on: round 2 of 20 done(, about [^.]+ left)?\.", text_of(page))
+    assert data_of(page)["running"] == {"reload_seconds": 20}
+    assert page.count('role="img"') < 8 and "TP rate (oracle) by round: all selected from" in text_of(page)
+    assert "Now" in [text_of(title) for title in re.findall(r"<div>(\w+) <abbr", page)]
+
+
+# Kinds of run and sizes
 
 
 def test_softmax_beside_softmax_coincide(make_run):
-    text = text_of(page_of(make_run(selector="softmax")))
-    assert "The selector of this run is softmax, so there is no difference to show" in text
-    assert "not by avc" not in text
+    page = page_of(make_run(selector="softmax"), 2)
+    assert "softmax too" not in text_of(page) and "softmax only" not in markup_of(page)
+    cube = np.array(data_of(page)["states"][0]["cube"])[::2]
+    assert set(cube // 2 % 4) == {0, 3}
 
 
 def test_a_source_model_alone_has_a_page(make_run):
     run = make_run(method="source_only")
     page = page_of(run, 0)
-    assert f"is {100 * run.accuracy(0).class_mean:.2f} %" in text_of(page)
-    assert "Over the rounds" not in page
+    assert f"The class mean on the target is {100 * run.accuracy(0).class_mean:.2f} %" in text_of(page)
+    assert "Over the" not in text_of(page) and "What each round selects" not in page
     assert Document(page).open == []
 
 
@@ -146,22 +331,103 @@ def test_a_source_model_alone_has_a_page(make_run):
 def test_few_and_many_classes(make_run, count):
     run = make_run(classes=[f"name{index}" for index in range(count)], images=900)
     page = page_of(run, 1)
-    rows = re.search(r'aria-label="Table of the classes".*?</table>', page, re.DOTALL)[0]
-    assert len(re.findall(r"<th scope=.row.>name\d+</th>", rows)) == count
-    assert ("classes that changed most" in page) == (count == 60)
-
-
-def test_names_are_escaped(make_run):
-    page = page_of(make_run(classes=("a<b>", 'say "hi"', "c&d")), 1)
-    assert "<b>" not in page
-    assert "a&lt;b&gt;" in page
+    assert [row[0] for row in table_of(page, "Table of the classes")[1:]] == list(run.classes)
+    many = count == 60
+    assert ("The 40 of 60 classes that vary most." in page) == many
+    assert ("The 20 of 60 classes whose shares differ most." in page) == many
+    assert ('data-part="confusion"' in markup_of(page)) != many and ("Most confused classes" in page) == many
+    assert data_of(page)["truth_is_class"] != many
     assert Document(page).open == []
 
 
-def test_gallery_of_none_is_said(make_run):
-    page = page_of(make_run(gallery=0), 1)
-    assert "Galleries are switched off" in page
-    assert "<img" not in page
+HOSTILE = (
+    "a<b>",
+    'say "hi"',
+    "c&d",
+    "</script><img src=x onerror=alert(1)>",
+    "é" * 200,
+    "\u202eright to left",
+    "$x$ \x07",
+    "{{ page }}",
+)
+
+
+def test_names_are_escaped(make_run):
+    page = page_of(make_run(classes=HOSTILE, images=400), 1)
+    markup = markup_of(page)
+    assert "<b>" not in markup and "a&lt;b&gt;" in markup
+    assert "<img src=x" not in page and "\x07" not in page
+    assert Document(page).open == []
+    assert data_of(page)["classes"] == [name.replace("\x07", " ") for name in HOSTILE]
+    shown = [html.unescape(name) for name in re.findall(r'<tr><th scope="row" title="([^"]*)"><bdi>', page)]
+    assert shown[: len(HOSTILE)] == data_of(page)["classes"]
+
+
+def big_record(folder, classes, images, rounds, path="img/{:06d}.png"):
+    """The record of a run of many classes and images, from random numbers: a model that is right half of the time."""
+    rng = np.random.default_rng(0)
+    names = tuple(f"class {number}" for number in range(classes))
+    truth = rng.integers(classes, size=images)
+    paths = [path.format(row) for row in range(images)]
+    share = {name: round(float(rng.random()), 4) for name in names}
+
+    def table(chooses):
+        prediction = np.where(rng.random(images) < 0.5, truth, rng.integers(classes, size=images))
+        columns = {"label": truth, "prediction": prediction}
+        columns |= {name: rng.random(images, np.float32) for name in ("probability", "avc", "avh")}
+        if chooses:
+            columns |= {"pseudo_label": prediction, "softmax_label": prediction}
+            columns |= {name: rng.random(images) < 0.5 for name in ("selected", "softmax_selected")}
+            columns |= {name: rng.random(images, np.float32) for name in ("score", "ratio")}
+        return ImageTable(names, paths, np.zeros(images, int), ("photos",), columns)
+
+    def report(number):
+        confusion = rng.integers(3, size=(classes, classes)).tolist()
+        accuracy = {"per_class": share, "confusion": confusion, "ece": 0.1, "domains": {}, "unknown": None}
+        of_round = {
+            "round": number, "portion": 0.2, "selected": images // 2, "tp_rate": 0.5, "avc": 0.1, "avh": 0.1,
+            "confidence": 0.9, "feature_norm": 3.0, "loss": 1.0, "steps": 10, "lambda": share,
+            "selected_per_class": dict.fromkeys(names, 80), "tp_rate_per_class": share, "avc_per_class": share,
+            "overlap": {"both": 10, "only_selector": 5, "only_softmax": 5, "both_other_label": 0, "jaccard": 0.5,
+                        "tp_rate_only_selector": 0.5, "tp_rate_only_softmax": 0.5},
+        }  # fmt: skip
+        common = {"class_mean": 0.5, "overall": 0.5, "accuracy": accuracy, "validators": {"im": 1.0}, "seconds": 9.0}
+        common |= {"predicted_per_class": dict.fromkeys(names, 1), "effective_classes": 9.0, "warnings": []}
+        return common if number is None else common | of_round
+
+    config = AdaptationConfig.model_validate({"name": "big", "data": {"source": "drawn", "target": "photos"}})
+    record = RunRecord(folder, config.model_dump(mode="json"), source=report(None), finished=True)
+    record.reports = [report(number) for number in range(rounds)]
+    record.source_table = table(False)
+    record.tables = {number: table(True) for number in range(rounds)}
+    record.pictures = dict.fromkeys(range(400), b"\xff" * 3000)
+    return record, config
+
+
+def test_345_classes_and_55_000_images_make_a_page_below_5_mb_with_bounded_lists(tmp_path):
+    """As many classes as DomainNet has, as many images as VisDA-2017's target, and 20 rounds."""
+    record, config = big_record(tmp_path, 345, 55_000, 20)
+    page = adaptation_page(record, config).render()
+    assert len(page.encode()) < 5_000_000
+    data = data_of(page)
+    assert len(data["states"]) <= page_data.MOST_STATES
+    numbers = [len(one[name]) for entry in data["selection"]["rounds"] for one in entry["classes"] for name in one
+               if isinstance(one[name], list)]  # fmt: skip
+    assert sum(numbers) <= 2 * page_data.MOST_NUMBERS
+    for state in data["states"]:
+        assert sum(state["cube"][1::2]) == 55_000
+    text = text_of(page)
+    assert "The 40 of 345 classes that vary most." in text
+    pairs = table_of(page, "Most confused pairs of classes")
+    assert len(pairs) == 21
+    assert len(table_of(page, "Table of the classes")) == 346
+    for item in re.findall(
+        r"<li>(.*?)</li>", page.partition("Look at this first")[2].partition("</div>")[0], re.DOTALL
+    ):
+        assert len(text_of(item)) < 300
+
+
+# Parts
 
 
 def test_figures_leave_matplotlib_as_it_was():
@@ -179,7 +445,7 @@ def test_a_figure_as_pixels_is_not_blank():
 
 
 def test_the_same_figure_gives_the_same_svg():
-    draw = lambda: figures.to_svg(figures.counts_figure([0, 1], [5, 7], [1, 0], "avc"), "counts", "counts")  # noqa: E731
+    draw = lambda: figures.to_svg(figures.bars_figure({"now": {"a": 0.5}}, ["a"], "share"), "shares", "shares")  # noqa: E731
     assert draw() == draw()
 
 

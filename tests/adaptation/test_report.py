@@ -90,7 +90,7 @@ def test_round_report_holds_what_the_run_measured(played_run):
 
 
 def test_a_portion_that_chooses_nothing_gives_null_not_nan(make_run):
-    run = make_run()
+    run = make_run(page=True)
     report = run.report()
     run.source(report)
     report.round(run.record(0, portion=0.001))
@@ -129,14 +129,14 @@ def test_without_target_labels_oracle_figures_are_null(make_run):
 
 
 def test_a_resumed_report_equals_an_uninterrupted_one(make_run):
-    run = make_run()
-    whole = run.play(4)
+    run = make_run(page=True)
+    whole = run.play(3)
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     for name in ("results.json", "report.html"):
         (run.folder / name).unlink()
-    run.cut(2)
+    run.cut(1)
     resumed = run.report()
-    for index in (2, 3):
+    for index in (1, 2):
         resumed.round(run.record(index))
     assert resumed.finish(123.4) == whole
     assert (run.folder / "report.html").read_text(encoding="utf-8") == page
@@ -158,7 +158,8 @@ def test_an_interrupted_write_leaves_the_old_round(make_run, monkeypatch):
         with pytest.raises(OutputError, match="no power"):
             report.round(run.record(0, portion=0.9))
     assert (run.folder / "rounds/00/report.json").read_bytes() == before
-    assert sorted(path.name for path in (run.folder / "rounds/00").iterdir()) == ["pseudo_labels.csv", "report.json"]
+    names = ["images.parquet", "pseudo_labels.csv", "report.json"]
+    assert sorted(path.name for path in (run.folder / "rounds/00").iterdir()) == names
 
 
 def test_the_round_is_whole_only_after_its_pseudo_labels(make_run, monkeypatch):
@@ -207,26 +208,36 @@ def test_the_header_comes_again_after_some_rows(make_run):
     assert sum("class mean" in line and "portion" in line for line in run.lines) == 2
 
 
-def test_a_gallery_of_one_sided_choices_takes_the_classes_in_turn(make_run):
-    run = make_run(gallery=4)
-    record = run.record(0)
-    run.report().round(record)
-    gallery = strict(run.folder / "rounds/00/report.json")["gallery"]
-    for side, chooser, other in (
-        ("only_selector", record.labels.pseudo, record.labels.reference),
-        ("only_softmax", record.labels.reference, record.labels.pseudo),
-    ):
-        entries = gallery[side]
-        assert 0 < len(entries) <= 4
-        for entry in entries:
-            index = entry["index"]
-            assert chooser.selected[index]
-            assert not other.selected[index]
-            assert entry["image"] == run.images.ids[index]
-            assert entry["label"] == chooser.labels[index]
-        one_sided = np.unique(chooser.labels[chooser.selected & ~other.selected])
-        first_turn = [entry["label"] for entry in entries[: len(one_sided)]]
-        assert first_turn == one_sided.tolist()[:4]
+def test_images_of_a_round_have_what_it_chose_and_what_its_model_predicts(played_run):
+    """images.parquet, as its readers get it: the choice before the round, the prediction and its angles after it."""
+    import pyarrow.parquet
+
+    run, record = played_run, played_run.record(1)
+    table = pyarrow.parquet.read_table(run.folder / "rounds/01/images.parquet").to_pydict()
+    names = np.array(run.classes)
+    assert table["path"] == run.images.ids and set(table["domain"]) == {"written"}
+    assert table["label"] == names[run.labels].tolist()
+    pseudo, reference, after = record.labels.pseudo, record.labels.reference, run.prediction(2)
+    assert table["pseudo_label"] == names[pseudo.labels].tolist()
+    assert table["softmax_label"] == names[reference.labels].tolist()
+    assert table["selected"] == pseudo.selected.tolist() and table["softmax_selected"] == reference.selected.tolist()
+    assert table["score"] == pytest.approx(pseudo.scores) and table["ratio"] == pytest.approx(pseudo.ratios)
+    assert table["prediction"] == names[after.logits.argmax(1)].tolist()
+    share = np.exp(after.logits) / np.exp(after.logits).sum(1, keepdims=True)
+    assert table["probability"] == pytest.approx(share.max(1), rel=1e-4)
+    assert table["norm"] == pytest.approx(np.linalg.norm(after.features, axis=1), rel=1e-4)
+    assert "features" not in table
+    source = pyarrow.parquet.read_table(run.folder / "rounds/source/images.parquet").to_pydict()
+    assert source["prediction"] == names[run.prediction(0).logits.argmax(1)].tolist() and "selected" not in source
+
+
+def test_without_labels_images_have_no_column_of_them(make_run):
+    import pyarrow.parquet
+
+    run = make_run(labelled=False)
+    run.begin(1)
+    for name in ("source", "00"):
+        assert "label" not in pyarrow.parquet.read_schema(run.folder / f"rounds/{name}/images.parquet").names
 
 
 def test_tensorboard_holds_scalars_confusion_and_images_once_a_round(make_run):

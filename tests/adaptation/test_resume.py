@@ -98,7 +98,7 @@ def test_results_of_another_run_are_not_taken(start, long, finished, tmp_path, c
     (finished / "report.html").write_text("another page")
     assert start(finished, "self_training.rounds=4", "report.page=true") == 0
     assert "belong to different runs" in capsys.readouterr().out
-    assert "<h2>Rounds" in (finished / "report.html").read_text(), "the page is made anew too"
+    assert ">Rounds</h2>" in (finished / "report.html").read_text(), "the page is made anew too"
     assert same_files(finished, long)
 
 
@@ -299,7 +299,7 @@ def test_a_collapse_is_named_in_log_results_events_and_page(own, alike, tmp_path
     assert few[:40] in (tmp_path / "o/log.txt").read_text()
     page = (tmp_path / "o/report.html").read_text()
     assert f"After the last round: {few}." in html.unescape(page)
-    assert page.index("fall onto few classes") < page.index("<h2>Rounds"), "near the top"
+    assert page.index("fall onto few classes") < page.index(">Rounds</h2>"), "near the top"
     events = EventAccumulator(str(tmp_path / "o/tb"))
     events.Reload()
     assert [event.value for event in events.Scalars("predicted/effective_classes")] == [1, 1, 1]

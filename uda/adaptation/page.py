@@ -31,6 +31,8 @@ LEGEND = (
     ("norm", "length of the feature, mean of the selected images."),
     ("lambda", "threshold of a class. Images whose score reaches it are selected."),
 )
+#: Terms of the legend that need target labels, but no choice of pseudo-labels.
+OF_ACCURACY = ("oracle", "class mean", "overall", "ECE")
 
 
 def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPage:
@@ -52,8 +54,8 @@ def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPa
         selector=selector,
         main_curve="accuracy",
         facts=_facts(record, config, classes),
-        legend=[entry for entry in LEGEND if chooses or entry[0] in ("oracle", "class mean", "overall", "ECE")],
     )
+    page.legend = _legend(page)
     if not page.labelled:
         page.main_curve = "validator"
     _headline(page, source)
@@ -67,6 +69,16 @@ def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPa
     page.confusion = ((last or {}).get("accuracy") or {}).get("confusion")
     page.extra = _domains(page, source, last) + _unknown(last)
     return page
+
+
+def _legend(page: RunPage) -> list[tuple[str, str]]:
+    """The terms that the page uses."""
+    left_out: set[str] = set()
+    if not page.labelled:
+        left_out |= {*OF_ACCURACY, "TP rate"}
+    if page.selector == "softmax":
+        left_out.add("softmax too")
+    return [entry for entry in LEGEND if entry[0] not in left_out and (page.selector or entry[0] in OF_ACCURACY)]
 
 
 def _classes(record: RunRecord) -> tuple[str, ...]:
