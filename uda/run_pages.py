@@ -1,15 +1,21 @@
-"""Pages built again from run folders, for any kind of run."""
+"""Pages from run folders, for any kind of run: the page of a run, built again, and a page that compares several."""
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from uda.adaptation.config import AdaptationConfig
 from uda.core.errors import UserError
 from uda.core.files import write_json, write_text
 from uda.generalization.config import GeneralizationConfig
 from uda.kinds import kind_of
+from uda.report.comparison import ComparedRun
+from uda.report.comparison_page import comparison_page
 from uda.report.page import RunPage
 from uda.report.run_record import RunRecord, read_run_record
-from uda.training.config import RunConfig
+from uda.tables.recipe import below
+from uda.training.config import RunConfig, flatten, option_defaults
 from uda.training.records import plain
 
 
@@ -30,6 +36,92 @@ def rebuild(folder: Path) -> RunRecord:
     return record
 
 
+def compare(folders: Sequence[Path], path: Path) -> list[RunRecord]:
+    """Write one page that compares runs, finished or not. Nothing in the run folders is changed.
+
+    Args:
+        folders: two or more run folders. Differences are to the first one and the runs that differ from it only in
+            the seed.
+        path: the file to write.
+
+    Returns:
+        The records of the runs, with what is wrong with their folders.
+
+    Raises:
+        UserError: a folder is not a run folder, fewer than two different folders are given, or the file cannot be
+            written.
+    """
+    different = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+    if len(different) < 2:
+        raise UserError("a comparison needs two different run folders")
+    records = [read_run_record(folder, only_last=True) for folder in different]
+    links = {
+        str(record.folder): os.path.relpath(record.folder / "report.html", path.resolve().parent)
+        for record in records if (record.folder / "report.html").is_file()
+    }  # fmt: skip
+    write_text(path, comparison_page([compared(record) for record in records], links))
+    return records
+
+
+def compared(record: RunRecord) -> ComparedRun:
+    """A run for a comparison."""
+    config = config_of(record)
+    settings = option_defaults(config) | flatten(config.model_dump(mode="json")) if config else flatten(record.settings)
+    skipped = ("seed", *(config or RunConfig).not_identity, *(config.unread if config else ()))
+    compute = record.environment.get("compute")
+    circumstances = {key: value for key, value in settings.items() if below(key, ("runtime",))}
+    circumstances |= {f"{name} (version)": record.environment.get(name) for name in ("uda", "commit", "torch")}
+    circumstances["device"] = compute.get("device") if isinstance(compute, Mapping) else None
+    found = ComparedRun(
+        record=record,
+        kind="",
+        identity={key: value for key, value in settings.items() if not below(key, skipped)},
+        circumstances=circumstances,
+        target="",
+        measure="class_mean",
+        unit="report",
+        score="",
+    )
+    if _generalises(record, config):
+        _describe_generalization(found, config)
+    elif config is None or isinstance(config, AdaptationConfig):
+        _describe_adaptation(found, config)
+    return found
+
+
+def _describe_generalization(run: ComparedRun, config: GeneralizationConfig | None) -> None:
+    from uda.generalization.report import choice_of
+
+    data = run.record.settings.get("data")
+    run.kind, run.measure, run.score = "domain generalisation", "overall", "held-out images"
+    run.target = _target(data, str(config.target if config else run.record.settings["target"]))
+    run.scores = [report.get("validation") for report in run.reports]
+    run.choice = choice_of(run.reports) if run.reports else None
+
+
+def _describe_adaptation(run: ComparedRun, config: AdaptationConfig | None) -> None:
+    from uda.adaptation.results import best_round
+
+    settings = run.record.settings
+    data, validator = settings.get("data"), str(settings.get("validator", "im"))
+    names = data.get("target") if isinstance(data, Mapping) else None
+    run.kind, run.score = "adaptation", f"validator '{validator}'"
+    run.target = _target(data, " + ".join(config.data.targets) if config else str(names or ""))
+    run.unit = "round" if any("portion" in report for report in run.reports) else "report"
+    run.scores = [(report.get("validators") or {}).get(validator) for report in run.reports]
+    number = best_round(run.reports, run.scores)["round"]
+    run.choice = next((report for report in run.reports if report["round"] == number), None)
+
+
+def _target(data: Any, name: str) -> str:
+    card = data.get("dataset") if isinstance(data, Mapping) else None
+    return f"{name} of {card}" if card and name else name
+
+
+def _generalises(record: RunRecord, config: RunConfig | None) -> bool:
+    return isinstance(config, GeneralizationConfig) or (config is None and bool(record.settings.get("target")))
+
+
 def config_of(record: RunRecord) -> RunConfig | None:
     """The config of a run; None if this version of uda cannot read it, which becomes a problem of the record."""
     kind = kind_of(record.settings)
@@ -48,7 +140,7 @@ def config_of(record: RunRecord) -> RunConfig | None:
 
 def _page(record: RunRecord, config: RunConfig | None) -> tuple[RunPage, dict | None]:
     """The page of a run, and what `results.json` must hold; None if it cannot be computed."""
-    if isinstance(config, GeneralizationConfig) or (config is None and record.settings.get("target")):
+    if _generalises(record, config):
         from uda.generalization.page import generalization_page
         from uda.generalization.report import summarise
 

@@ -104,6 +104,53 @@ def curves_figure(
 
 
 @styled
+def compared_figure(
+    x: Sequence[float],
+    lines: Mapping[str, tuple[Sequence[float | None], Sequence[Sequence[float | None]]]],
+    ylabel: str,
+    xlabel: str,
+    joined: bool = False,
+):
+    """Curves over one another: for each name its mean, and the single runs that it is the mean of, which are pale.
+
+    `joined`: lines go on over places without a value, as where runs report after different numbers of steps.
+    """
+    axes = new_axes(5, 3.4)
+
+    def points(values: Sequence[float | None]) -> tuple[np.ndarray, np.ndarray]:
+        heights = np.array([np.nan if value is None else value for value in values], float)
+        kept = ~np.isnan(heights) if joined else np.ones(len(heights), bool)
+        return np.asarray(x, float)[kept], heights[kept]
+
+    for index, (name, (mean, runs)) in enumerate(lines.items()):
+        look = look_of(index)
+        for values in runs:
+            axes.plot(*points(values), color=look["color"], linewidth=0.9, alpha=0.35)
+        axes.plot(*points(mean), label=legend_name(name), markersize=5, linewidth=1.8, **look)
+    finish(axes, ylabel, legend=True, xlabel=xlabel)
+    return axes.figure
+
+
+@styled
+def estimates_figure(rows: Mapping[str, tuple[float, tuple[float, float] | None, Sequence[float]]], xlabel: str):
+    """A line per name, from top to bottom: mean, interval, and the single values below it."""
+    axes = new_axes(6, 0.9 + 0.42 * len(rows))
+    for place, (mean, interval, values) in enumerate(rows.values()):
+        colour = look_of(place)["color"]
+        if interval is not None:
+            axes.plot(interval, (place, place), color=colour, linewidth=2.2, solid_capstyle="butt")
+        if len(values) > 1:
+            axes.scatter(values, [place + 0.22] * len(values), 12, facecolors="none", edgecolors=colour, linewidths=0.9)
+        axes.plot(mean, place, color=colour, markersize=8, marker=look_of(place)["marker"])
+    axes.set_yticks(range(len(rows)), list(rows))
+    axes.set_ylim(len(rows) - 0.45, -0.55)
+    axes.margins(x=0.06)
+    axes.set_xlabel(xlabel)
+    axes.grid(axis="x", color=FAINT, linewidth=0.8)
+    return axes.figure
+
+
+@styled
 def classes_figure(
     models: Mapping[str, Mapping[str, float | None]], names: Sequence[str], xlabel: str = "accuracy, % (oracle)"
 ):

@@ -75,11 +75,15 @@ class RunRecord:
         return None if table is None else table.get("label")
 
 
-def read_run_record(folder: Path) -> RunRecord:
+def read_run_record(folder: Path, only_last: bool = False) -> RunRecord:
     """Read a run folder. Flaws become `problems`.
 
     The checkpoint holds the records of all reports. It decides where a file differs. Without a checkpoint, files that
     contradict one another make the figures untrusted.
+
+    Args:
+        folder: the run folder.
+        only_last: whether to read the newest of the tables of images alone, which takes a fraction of the time.
 
     Raises:
         UserError: the folder is not a run folder.
@@ -97,7 +101,7 @@ def read_run_record(folder: Path) -> RunRecord:
         _from_files(record)
     else:
         _from_checkpoint(record, Records(folder, kept), progress)
-    read_tables(record)
+    read_tables(record, only_last=only_last)
     return record
 
 
@@ -221,16 +225,23 @@ def _numbered(numbers: Sequence[int]) -> str:
     return f"{'Report' if len(numbers) == 1 else 'Reports'} {', '.join(map(str, numbers))}"
 
 
-def read_tables(record: RunRecord, kept: Mapping[str, ImageTable] | None = None) -> None:
+def read_tables(record: RunRecord, kept: Mapping[str, ImageTable] | None = None, only_last: bool = False) -> None:
     """Read the tables of images, the map and the thumbnails. What is missing becomes a problem.
 
-    `kept`: tables by file that need not be read.
+    Args:
+        record: the record, which gets the tables.
+        kept: tables by file that need not be read.
+        only_last: whether to read the newest table and the thumbnails alone. The other files must only be there.
     """
     folder, missing = record.folder, []
+    numbers = [report["round"] for report in record.reports if "round" in report]
+    newest = images_of(numbers[-1]) if numbers else SOURCE_IMAGES
 
     def table(name: str, columns: Sequence[str] | None = PAGE_COLUMNS) -> ImageTable | None:
         if kept and name in kept:
             return kept[name]
+        if only_last and name != newest and (folder / name).is_file():
+            return None
         try:
             return ImageTable.read(folder / name, columns)
         except UserError as error:
@@ -243,7 +254,8 @@ def read_tables(record: RunRecord, kept: Mapping[str, ImageTable] | None = None)
         if "round" in report and (found := table(images_of(report["round"]))) is not None:
             record.tables[report["round"]] = found
     has_images = record.tables or record.source_table
-    if missing and not has_images:
+    wanted = len(numbers) + bool(record.source and record.source.get("predicted_per_class"))
+    if missing and len(missing) == wanted:
         record.problems.append(
             "No images.parquet can be read (older versions of uda wrote none), so histograms, gallery, map and "
             "calibration are missing."

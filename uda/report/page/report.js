@@ -240,7 +240,13 @@ attributes, never as HTML. */
     };
   }
 
+  /* The single runs that a line is the mean of. The legend shows and hides them with their line. */
+  function paleRuns(curve) {
+    return curve.series.flatMap(({ runs }, owner) => (runs || []).map((values) => ({ owner, values })));
+  }
+
   function drawCurve(figure, curve) {
+    const pale = paleRuns(curve);
     const lines = curve.series.map((series, index) => ({ ...series, look: lookOf(index) }));
     if (curve.baseline) {
       const values = curve.x.map(() => curve.baseline.value);
@@ -254,7 +260,10 @@ attributes, never as HTML. */
       "aria-label": curveInWords(curve, lines, shown),
       "data-live": "",
     });
-    const legend = curveLegend(curve, lines, shown, (index, show) => plot.setSeries(index + 1, { show }));
+    const legend = curveLegend(curve, lines, shown, (index, show) => {
+      plot.setSeries(index + 1, { show });
+      pale.forEach(({ owner }, place) => owner === index && plot.setSeries(lines.length + place + 1, { show }));
+    });
     const unit = element("div", { class: "unit", "data-live": "" }, curve.ylabel);
     legend.list.setAttribute("data-live", "");
     figure.append(unit, host, legend.list);
@@ -281,12 +290,20 @@ attributes, never as HTML. */
           stroke: () => colour(look.variable),
           width: level ? 1.25 : 2,
           dash: look.dash,
+          spanGaps: Boolean(curve.joined),
           points: { show: !level && curve.x.length <= 40, size: 6, fill: () => colour(look.variable) },
+        })),
+        ...pale.map(({ owner }) => ({
+          stroke: () => colour(lines[owner].look.variable),
+          width: 1,
+          alpha: 0.35,
+          spanGaps: Boolean(curve.joined),
+          points: { show: false },
         })),
       ],
       hooks: { setCursor: [(self) => legend.read(self.cursor.idx === undefined ? null : self.cursor.idx)] },
     };
-    const plot = new uPlot(options, [curve.x, ...lines.map(({ values }) => values)], host);
+    const plot = new uPlot(options, [curve.x, ...[...lines, ...pale].map(({ values }) => values)], host);
     redraws.push(() => plot.redraw());
     new ResizeObserver(() => {
       if (host.clientWidth > 0 && host.clientWidth !== plot.width)
