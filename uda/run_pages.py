@@ -142,7 +142,7 @@ def _page(record: RunRecord, config: RunConfig | None) -> tuple[RunPage, dict | 
     """The page of a run, and what `results.json` must hold; None if it cannot be computed."""
     if _generalises(record, config):
         from uda.generalization.page import generalization_page
-        from uda.generalization.report import summarise
+        from uda.generalization.results import summarise
 
         results = summarise(config, record.reports, record.seconds) if config and record.reports else None
         return generalization_page(record, config), results

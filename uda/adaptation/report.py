@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.special import softmax
 
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.events import draw_embedding, draw_model, draw_selection, draw_target
@@ -22,9 +21,8 @@ from uda.data.domains import TargetLabels
 from uda.data.images import Images
 from uda.evaluation.accuracy import Accuracy
 from uda.evaluation.collapse import CURES, classes_without_labels, predictions, signs_of_collapse, spread
-from uda.evaluation.per_image import per_image
 from uda.models.network import Prediction
-from uda.report.feature_map import places
+from uda.report.feature_map import MapPart, map_table
 from uda.report.image_table import ImageTable
 from uda.report.loggers import SOURCE_STEP, Loggers
 from uda.report.pictures import in_turns
@@ -58,22 +56,6 @@ class RoundRecord:
     """Duration of the round."""
     labels: RoundLabels | None = None
     """What the round selected; None for a method without rounds."""
-
-
-@dataclass(frozen=True)
-class MapPart:
-    """Images of one domain on the map of features."""
-
-    rows: np.ndarray
-    """(n,) their numbers in the domain."""
-    prediction: Prediction
-    """Their prediction by the final model."""
-    paths: Sequence[str] = ()
-    """Their names, for source images."""
-    labels: np.ndarray | None = None
-    """(n,) their classes, for source images."""
-    domain: np.ndarray | None = None
-    """(n,) place of their domain in `data.source`, for source images."""
 
 
 class AdaptationReport(RunReport):
@@ -244,28 +226,25 @@ class AdaptationReport(RunReport):
 
         return adaptation_page(record, self.config).render()
 
-    def write_map(self, source: MapPart, target: MapPart) -> None:
-        """Write `map.parquet`: images of both domains on a plane, by their features in the final model."""
-        count = len(source.rows)
-        row = np.r_[np.full(count, -1), target.rows]
+    def write_map(self, source: MapPart, rows: np.ndarray, target: Prediction) -> None:
+        """Write `map.parquet`.
+
+        Args:
+            source: source images.
+            rows: (n,) numbers of target images.
+            target: their prediction by the final model.
+        """
         truth = np.full(len(self.images.ids), NO_LABEL)
         if self.target_labels is not None:
             truth = np.asarray(self.target_labels.reveal())
-        both = np.concatenate([source.prediction.features, target.prediction.features])
-        columns = {
-            "label": np.r_[source.labels, truth[target.rows]],
-            "prediction": np.r_[source.prediction.logits.argmax(1), target.prediction.logits.argmax(1)],
-            "row": row,
-        }
-        columns["x"], columns["y"] = places(both, self.config.report.map).T
+        sources, targets = self.config.data.sources, self.config.data.targets
+        paths = [self.images.ids[row] for row in rows]
+        part = MapPart(target, paths, truth[rows], len(sources) + self.target_domain[rows], rows)
         last = self._tables.get(images_of(len(self.records.reports()) - 1))
-        if last is not None and last.get("selected") is not None:
-            columns["selected"] = np.r_[np.zeros(count, bool), last.get("selected")[target.rows]]
-        names = (*self.config.data.sources, *self.config.data.targets)
-        domain = np.r_[source.domain, len(self.config.data.sources) + self.target_domain[target.rows]]
-        paths = [*source.paths, *(self.images.ids[place] for place in target.rows)]
-        about = {"projection": self.config.report.map}
-        ImageTable(self.classes, paths, domain, names, columns, about).write(self.folder / MAP)
+        chosen = None if last is None else last.get("selected")
+        columns = {} if chosen is None else {"selected": np.r_[np.zeros(len(source.paths), bool), chosen[rows]]}
+        table = map_table(self.classes, [*sources, *targets], [source, part], self.config.report.map, columns)
+        table.write(self.folder / MAP)
 
     def _write_images(self, name: str, prediction: Prediction, labels: RoundLabels | None = None) -> None:
         """Write `images.parquet`: each image's prediction after the report, and what the round chose before it."""
@@ -277,10 +256,7 @@ class AdaptationReport(RunReport):
             columns |= {"pseudo_label": pseudo.labels, "score": pseudo.scores, "ratio": pseudo.ratios}
             columns |= {"selected": pseudo.selected, "softmax_label": reference.labels}
             columns["softmax_selected"] = reference.selected
-        columns |= per_image(prediction)
-        columns["x"], columns["y"] = places(prediction.features).T
-        if self.config.report.features:
-            columns |= {"features": prediction.features, "probabilities": softmax(prediction.logits, axis=1)}
+        columns |= self.predicted_columns(prediction)
         about = {"selector": self.config.self_training.selector if labels is not None else None}
         domains = tuple(self.config.data.targets)
         table = ImageTable(self.classes, self.images.ids, self.target_domain, domains, columns, about)

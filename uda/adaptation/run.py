@@ -14,7 +14,7 @@ from uda.adaptation.checks import check_batches
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.partial import missing_note, named_classes, occurring_classes
 from uda.adaptation.pseudo_labels import RoundLabels, label_target
-from uda.adaptation.report import AdaptationReport, MapPart, RoundRecord
+from uda.adaptation.report import AdaptationReport, RoundRecord
 from uda.adaptation.settings import AdaptationSettings, SelfTrainingSettings
 from uda.adaptation.terminal import summary_lines
 from uda.adaptation.work import Work, work_of
@@ -25,7 +25,7 @@ from uda.data.loaders import Batches
 from uda.evaluation.accuracy import Accuracy, accuracy, selection_metrics
 from uda.evaluation.validators import VALIDATORS
 from uda.models.network import Prediction, create_network, describe_network
-from uda.report.feature_map import MOST_POINTS, sample_rows, shares_of
+from uda.report.feature_map import MOST_POINTS, MapPart, sample_rows, shares_of
 from uda.selection.selectors import target_scores
 from uda.selection.thresholds import portion_schedule
 from uda.training.checkpoint import Progress
@@ -388,8 +388,8 @@ class AdaptationRun(Session):
         if self.ranks.is_main:
             domain = np.broadcast_to(np.asarray(source.domain, np.int64), counts[0])[rows]
             paths = [source.images.ids[row] for row in rows]
-            part = MapPart(rows, of_source.whole, paths, source.labels[rows], domain)
-            self.report.write_map(part, MapPart(others, of_target))
+            part = MapPart(of_source.whole, paths, source.labels[rows], domain)
+            self.report.write_map(part, others, of_target)
 
     @property
     def _stage_settings(self) -> SelfTrainingSettings | AdaptationSettings:

@@ -1,83 +1,89 @@
-"""`report.html` of a run of domain generalisation, a single file without links to others, and the summary page."""
+"""The page of a run of domain generalisation: what it says beyond what all pages of runs show."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
-import numpy as np
-
+from uda.core.errors import UserError
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.domains import SeenAndUnseen
+from uda.generalization.domains import names_of
+from uda.generalization.results import CHOICES, choice_of, hardness_seen, of_the_last_stage, seen_per_class
+from uda.generalization.stages import stage_steps
 from uda.models.losses import LOSSES
 from uda.report import figures
-from uda.report.html import method_settings_text, template
-from uda.report.page import NOTABLE_LOSS
+from uda.report.html import duration, method_settings_text
+from uda.report.page import NOTABLE_LOSS, Column, Curve, RunPage, Words, heat_map, short_name
+from uda.report.run_record import RunRecord
+from uda.report.terminal import difference, fraction, percent
 
-MOST_BARS = 40
+Report = Mapping[str, Any]
 
-#: The three figures of a run: key in `results.json`, name, and explanation.
-CHOICES = {
-    "final": ("Final", "the last report; nothing is chosen"),
-    "validation_choice": (
-        "Validation choice",
-        "the report of the last stage that is best on the seen domains' held-out images",
-    ),
-    "oracle_best": (
-        "Oracle best",
-        "the report of the last stage that is best by target labels: a bound, not a result",
-    ),
-}
 SEEN, UNSEEN = "seen, held out", "unseen (oracle)"
+#: Classes whose accuracy differs most between seen and unseen images are named at the top.
+MOST_GAPS = 3
+
+LEGEND = (
+    ("oracle", "needs labels of the unseen domain. Training and the validation choice never see them."),
+    ("seen", "a domain that the run trains on."),
+    ("held out", "images of a seen domain that the run does not train on; the mean over the seen domains."),
+    ("unseen", "the domain that the run never trains on: share of right predictions."),
+    ("class mean", "mean of the accuracies of the classes on the unseen domain."),
+    ("ECE", "expected calibration error on the unseen domain: how far confidence is from accuracy, 0 is best."),
+    ("AVH", "angular visual hardness (Chen et al., ICML 2020) of the true label, mean of the images; high is hard. It "
+            "is in units of 1 / K for K classes: an image at equal angles to all classes has 1."),
+    ("validation choice", "the report of the last stage with the highest mean accuracy on held-out images."),
+    ("loss", "mean training loss since the report before."),
+)  # fmt: skip
 
 
-def render_page(
-    config: GeneralizationConfig,
-    domains: SeenAndUnseen,
-    rounds: Sequence[Mapping[str, Any]],
-    results: Mapping[str, Any],
-) -> str:
-    """The page of a run.
-
-    Args:
-        config: the run's config, with its target.
-        domains: the seen domains and the unseen domain.
-        rounds: records of the reports, in order; at least one.
-        results: content of `results.json`.
-    """
-    final = rounds[-1]
-    return template("generalization.html").render(
+def generalization_page(record: RunRecord, config: GeneralizationConfig | None) -> RunPage:
+    """The page of a run, finished or not. `config` is None if this version of uda cannot read it."""
+    reports = record.reports
+    target = str(record.settings.get("target") or "the unseen domain")
+    seen = _seen(record, config)
+    names = short_domains([*seen, target])
+    page = RunPage(
+        record=record,
         config=config,
-        seen_names=[seen.name for seen in domains.seen],
-        facts=_facts(config, domains),
-        cards=_cards(results),
-        notices=_notices(results),
-        rounds=[{**record, "hardness_seen": hardness_seen(record)["mean"]} for record in rounds],
-        results=results,
-        curves=_curves(rounds),
-        bars=_bars(final, domains.classes),
-        class_rows=[(name, held, final["accuracy"]["per_class"][name]) for name, held in seen_per_class(final).items()],
-        confusion=figures.to_svg(
-            figures.confusion_figure(final["accuracy"]["confusion"], domains.classes),
-            "confusion",
-            "Confusion matrix of the unseen domain, final model, in per cent of each true class.",
+        classes=_classes(record),
+        unit="report",
+        heading=f"{record.settings.get('name', record.folder.name)}",
+        subtitle=_subtitle(record, config, names),
+        main_curve="accuracy",
+        facts=_facts(record, config, target),
+        legend=list(LEGEND),
+        words=Words(
+            "unseen domain",
+            "seen domains",
+            "unseen",
+            "need labels of the unseen domain. Training and the validation choice never see them.",
         ),
-        hardness=_hardness(final),
-        yaml=config.to_yaml(),
+        compared={} if record.held_out is None else {SEEN: record.held_out},
+        expected=None if config is None else sum(map(len, stage_steps(config))),
     )
-
-
-def hardness_seen(record: Mapping[str, Any]) -> dict[str, Any]:
-    """AVH of the held-out images of all seen domains: `mean` and `histogram`, as `accuracy.hardness` gives them."""
-    of_each = [found["hardness"] for found in record["seen"].values()]
-    counts = np.array([hardness["histogram"] for hardness in of_each])
-    mean = np.average([hardness["mean"] for hardness in of_each], weights=counts.sum(1))
-    return {"mean": float(mean), "histogram": counts.sum(0).tolist()}
-
-
-def seen_per_class(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """Accuracy by class on the held-out images of all seen domains; None for a class without images."""
-    confusion = np.sum([found["accuracy"]["confusion"] for found in record["seen"].values()], axis=0)
-    shares = zip(record["accuracy"]["per_class"], confusion.diagonal(), confusion.sum(1), strict=True)
-    return {name: float(right / total) if total else None for name, right, total in shares}
+    if not reports:
+        page.lead = ("There are no figures yet.", "", "")
+        return page
+    _headline(page, names[target])
+    page.notices = _notices(page)
+    chosen = choice_of(reports)
+    before = {} if chosen is reports[-1] else chosen["accuracy"]["per_class"]
+    page.reference = (f"at report {chosen['round']}, the validation choice,", before)
+    page.columns, page.rows = _reports_table(reports)
+    page.rows_text = (
+        "Held out: images of each seen domain that are not used for training. The report with the highest mean over "
+        "the domains is the validation choice."
+    )
+    page.curves = _curves(reports, names)
+    page.class_columns, page.class_rows = _class_table(page)
+    page.heat = [
+        heat_map("unseen", "Unseen domain, % (oracle)", reports,
+                 [report["accuracy"]["per_class"] for report in reports], _whole),
+        heat_map("held-out", "Held-out images, %", reports, [seen_per_class(report) for report in reports], _whole),
+    ]  # fmt: skip
+    page.confusion = reports[-1]["accuracy"]["confusion"]
+    page.extra = [_hardness(page, names[target]), _by_domain(reports, names)]
+    return page
 
 
 def loss_settings(config: GeneralizationConfig) -> str:
@@ -86,143 +92,267 @@ def loss_settings(config: GeneralizationConfig) -> str:
     return ", ".join([config.model.loss, *(f"{name.replace('_', ' ')} {value}" for name, value in options)])
 
 
-def _facts(config: GeneralizationConfig, domains: SeenAndUnseen) -> list[tuple[str, str]]:
-    """The config as pairs of a name and a value for a reader."""
+def short_domains(names: Sequence[str]) -> dict[str, str]:
+    """A name for readers of each domain. Of a path only the last part is shown, unless two would be called the same."""
+    parts = {name: short_name(PurePath(name).name or name) for name in names}
+    return {name: part if list(parts.values()).count(part) == 1 else name for name, part in parts.items()}
+
+
+def _seen(record: RunRecord, config: GeneralizationConfig | None) -> list[str]:
+    """The seen domains, by the reports or by the config."""
+    if record.reports:
+        return list(record.reports[-1]["seen"])
+    if config is None:
+        return []
+    try:
+        return [name for name in names_of(config) if name != config.target]
+    except UserError:  # the card is not on this machine
+        return []
+
+
+def _classes(record: RunRecord) -> tuple[str, ...]:
+    if record.last_table is not None:
+        return record.last_table.classes
+    return tuple(record.reports[-1]["accuracy"]["per_class"]) if record.reports else ()
+
+
+def _subtitle(record: RunRecord, config: GeneralizationConfig | None, names: Mapping[str, str]) -> str:
+    *seen, target = names.values()
+    settings = record.settings
+    seed = f"seed {settings['seed']}" if "seed" in settings else ""
+    pair = f"{', '.join(seen)} → {target}" if seen else f"to {target}"
+    if config is None:
+        return " · ".join(filter(None, [seed, pair, str(settings.get("method", ""))]))
+    return " · ".join([seed, pair, config.method, f"loss {config.model.loss}", config.model.backbone])
+
+
+# At the top
+
+
+def _headline(page: RunPage, target: str) -> None:
+    """The sentence and the cards at the top."""
+    record, reports = page.record, page.record.reports
+    if not record.trusted:
+        page.lead = ("There is no headline, because the records of this run contradict one another.", "", "")
+        return
+    last = reports[-1]
+    page.lead = (
+        f"The accuracy on the unseen domain {target} is",
+        f"{percent(last['overall'])}\u00a0%",
+        f"after {last['steps']:,} steps. On the held-out images of the seen domains it is "
+        f"{percent(last['validation'])} %, as the mean of {len(last['seen'])} domain"
+        f"{'' if len(last['seen']) == 1 else 's'}.",
+    )
+    found = {"final": last, "validation_choice": choice_of(reports), "oracle_best": _best(reports)}
+    for key, (title, note) in CHOICES.items():
+        report = found[key]
+        if key == "final" and not record.finished:
+            title, note = "Now", "the newest report; nothing is chosen"
+        numbered = note if key == "final" else note.replace("the report", f"report {report['round']}", 1)
+        page.cards.append(
+            {
+                "title": title,
+                "value": f"{percent(report['overall'])} %",
+                "note": f"accuracy on {target}, {numbered}; class mean {percent(report['class_mean'])}",
+                "oracle": True,
+                "main": key == "final",
+                "change": difference(report["overall"], last["overall"]) if report is not last else "",
+            }
+        )
+
+
+def _best(reports: Sequence[Report]) -> Report:
+    return max(of_the_last_stage(reports), key=lambda report: report["overall"])
+
+
+def _notices(page: RunPage) -> list[str]:
+    """What a reader should not overlook: a fall after the best report, and where seen and unseen images differ most."""
+    if not page.record.trusted:
+        return []
+    reports, notices = page.record.reports, []
+    last, best = reports[-1], _best(reports)
+    if best["overall"] - last["overall"] >= NOTABLE_LOSS:
+        lost = 100 * (best["overall"] - last["overall"])
+        notices.append(
+            f"After report {best['round']}, accuracy on the unseen domain fell by {lost:.1f} points (oracle)."
+        )
+    held_out, unseen = seen_per_class(last), last["accuracy"]["per_class"]
+    gaps = [
+        (share - unseen[name], name)
+        for name, share in held_out.items()
+        if share is not None and unseen[name] is not None and share - unseen[name] >= NOTABLE_LOSS
+    ]
+    gaps.sort(key=lambda gap: -gap[0])
+    for gap, name in gaps[:MOST_GAPS]:
+        notices.append(
+            f"{short_name(name)}: {100 * held_out[name]:.1f} % of the held-out images are right, and "
+            f"{100 * unseen[name]:.1f} % of the unseen ones, {100 * gap:.1f} points less (oracle)."
+        )
+    if len(gaps) > MOST_GAPS:
+        notices.append(
+            f"{len(gaps) - MOST_GAPS} more classes are worse by {100 * NOTABLE_LOSS:.0f} points or more on unseen "
+            "images (oracle)."
+        )
+    return notices
+
+
+# Tables
+
+
+def _reports_table(reports: Sequence[Report]) -> tuple[list[Column], list[list[str]]]:
+    """The reports, with the one that each choice picks."""
+    explained = dict(LEGEND)
+    chosen, best = choice_of(reports), _best(reports)
+
+    def chosen_by(report: Report) -> str:
+        by = {"validation": report is chosen, "oracle": report is best}
+        return ", ".join(name for name, picks in by.items() if picks)
+
+    columns: list[tuple[Column, Callable[[Report], str]]] = [
+        (Column("steps"), lambda report: f"{report['steps']:,}"),
+        (Column("loss", explained["loss"]), lambda report: fraction(report["loss"])),
+        (Column("held out, %", explained["held out"]), lambda report: percent(report["validation"])),
+        (Column("unseen, %", explained["unseen"], True), lambda report: percent(report["overall"])),
+        (Column("class mean, %", explained["class mean"], True), lambda report: percent(report["class_mean"])),
+        (Column("ECE", explained["ECE"], True), lambda report: fraction(report["accuracy"]["ece"])),
+        (Column("AVH, held out", explained["AVH"]), lambda report: fraction(hardness_seen(report)["mean"])),
+        (Column("AVH, unseen", explained["AVH"], True), lambda report: fraction(report["hardness"]["mean"])),
+        (Column("chosen by", "Final models are not chosen. These two choices are told beside them."), chosen_by),
+        (Column("time"), lambda report: duration(report["seconds"])),
+    ]
+    if any("stage" in report and report["stage"] for report in reports):
+        columns.insert(0, (Column("stage", "stage of the method, from 0"), lambda report: str(report["stage"])))
+    rows = [[str(report["round"]), *(value(report) for _, value in columns)] for report in reports]
+    return [Column("report"), *(column for column, _ in columns)], rows
+
+
+def _class_table(page: RunPage) -> tuple[list[Column], dict[str, list[tuple[str, float | None]]]]:
+    """For each class: accuracy on seen and unseen images, their difference, and how often it is predicted."""
+    last, table = page.record.reports[-1], page.record.last_table
+    held_out, unseen = seen_per_class(last), last["accuracy"]["per_class"]
+    columns = [
+        Column("class"),
+        Column("seen, held out, %", "accuracy on the held-out images of all seen domains"),
+        Column("unseen, %", "accuracy on the unseen domain", True),
+        Column("difference", "points by which the unseen domain is better", True),
+    ]
+    rows: dict[str, list[tuple[str, float | None]]] = {}
+    for name in page.classes:
+        own, other = unseen.get(name), held_out.get(name)
+        gap = None if own is None or other is None else own - other
+        rows[name] = [(percent(other), other), (percent(own), own), (difference(own, other), gap)]
+    if table is not None:
+        columns += [
+            Column("images", "number of images of the class in the unseen domain", True),
+            Column("predicted", "number of images of the unseen domain that the newest model predicts as the class"),
+        ]
+        for number, name in enumerate(page.classes):
+            for column in ("label", "prediction"):
+                count = int((table.get(column) == number).sum())
+                rows[name].append((f"{count:,}", count))
+    return columns, rows
+
+
+def _whole(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.0f}"
+
+
+def _by_domain(reports: Sequence[Report], names: Mapping[str, str]) -> dict[str, Any]:
+    """Accuracy on each seen domain's held-out images at each report."""
+    domains = list(reports[-1]["seen"])
+    rows = [
+        [
+            str(report["round"]),
+            *(percent(report["seen"][name]["accuracy"]["overall"]) for name in domains),
+            percent(report["validation"]),
+        ]
+        for report in reports
+    ]
+    heads = [*(f"{names[name]}, %" for name in domains), "mean, %"]
+    return {
+        "title": "Held-out images by domain",
+        "text": "",
+        "columns": [Column("report"), *(Column(head) for head in heads)],
+        "rows": rows,
+    }
+
+
+# Figures
+
+
+def _curves(reports: Sequence[Report], names: Mapping[str, str]) -> list[Curve]:
+    """The figures over the steps."""
+    steps = [report["steps"] for report in reports]
+
+    def values(name: str, scale: float = 1) -> list[float | None]:
+        return [None if report.get(name) is None else scale * report[name] for report in reports]
+
+    held_out = {
+        names[name]: [100 * report["seen"][name]["accuracy"]["overall"] for report in reports]
+        for name in reports[-1]["seen"]
+    }
+    panels = (
+        ("accuracy", "Accuracy on seen and unseen images", {SEEN: values("validation", 100),
+         UNSEEN: values("overall", 100)}, "% right"),
+        ("held-out", "Held-out images of each seen domain", held_out, "% right"),
+        ("unseen", "The unseen domain (oracle)", {"accuracy": values("overall", 100),
+         "class mean": values("class_mean", 100)}, "% right (oracle)"),
+        ("avh", "Mean AVH", {SEEN: [hardness_seen(report)["mean"] for report in reports],
+         UNSEEN: [report["hardness"]["mean"] for report in reports]}, "AVH, in units of 1 / K"),
+        ("ece", "Calibration error (oracle)", {"ECE": [report["accuracy"]["ece"] for report in reports]},
+         "ECE (oracle)"),
+        ("loss", "Training loss", {"loss": values("loss")}, "mean training loss"),
+    )  # fmt: skip
+    return [Curve(name, title, steps, series, ylabel, "steps") for name, title, series, ylabel in panels]
+
+
+def _hardness(page: RunPage, target: str) -> dict[str, Any]:
+    """Histograms of AVH on seen and unseen images."""
+    last = page.record.reports[-1]
+    seen, unseen = hardness_seen(last), last["hardness"]
+    section: dict[str, Any] = {
+        "title": "Hardness of seen and unseen images",
+        "text": "AVH with the true label, in units of 1 / K. An image at equal angles to all classes has 1; lower is "
+        f"easier. The mean is {fraction(seen['mean'])} on held-out images of the seen domains and "
+        f"{fraction(unseen['mean'])} on {target} (oracle).",
+    }
+    if not page.record.running:  # drawing takes time that the training needs
+        figure = figures.hardness_figure({"": {SEEN: seen["histogram"], UNSEEN: unseen["histogram"]}})
+        text = (
+            f"Histograms of AVH: mean {fraction(seen['mean'])} on held-out images, {fraction(unseen['mean'])} on the "
+        )
+        section["figures"] = [("", figures.to_svg(figure, "hardness", f"{text}unseen domain."))]
+    return section
+
+
+# Below
+
+
+def _facts(record: RunRecord, config: GeneralizationConfig | None, target: str) -> list[tuple[str, str]]:
+    """The config in words for a reader."""
+    if config is None:
+        return []
+    last, classes = record.reports[-1] if record.reports else None, len(_classes(record))
     training, model = config.training, config.model
-    seen = ", ".join(f"{seen.name} ({len(seen.training)} + {len(seen.validation)})" for seen in domains.seen)
-    facts = [
-        ("Data", f"{config.data.dataset or 'own images'}, {len(domains.classes)} classes"),
-        ("Unseen", f"{domains.name}, {len(domains.unseen.images)} images, used for measuring only"),
-        ("Seen", f"{seen} images for training + held out"),
+    facts = [("Data", f"{config.data.dataset or 'own images'}{f', {classes} classes' if classes else ''}")]
+    if last is not None:
+        count = sum(map(sum, last["accuracy"]["confusion"]))
+        facts.append(("Unseen", f"{target}, {count:,} images, used for measuring only"))
+        counts = {name: (found.get("training"), found.get("held_out")) for name, found in last["seen"].items()}
+        told = ", ".join(
+            name if None in (trained, held) else f"{name} ({trained:,} + {held:,})"
+            for name, (trained, held) in counts.items()
+        )
+        facts.append(("Seen", f"{told} images for training + held out"))
+    facts += [
         ("Model", f"{model.backbone}{' (frozen)' if training.frozen_backbone else ''}, head {model.head or 'none'}, "
                   f"input {config.transforms.size} px"),
         ("Method", config.method),
         ("Settings", method_settings_text(config)),
         ("Loss", loss_settings(config)),
-        ("Steps", f"{training.steps} of {training.batch_size} images of each seen domain, one report every "
-                  f"{training.interval}"),
+        ("Steps", f"{training.steps:,} of {training.batch_size} images of each seen domain, one report every "
+                  f"{training.interval:,}"),
         ("BatchNorm", "batch statistics" if training.batch_norm == "train" else "frozen running statistics"),
         ("Seed", str(config.seed)),
     ]  # fmt: skip
     return [(name, value) for name, value in facts if value]
-
-
-def _cards(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The figures at the top of the page."""
-    cards = []
-    for key, (title, note) in CHOICES.items():
-        found = results[key]
-        numbered = note if key == "final" else note.replace("the report", f"report {found['round']}", 1)
-        cards.append({"title": title, "value": found["overall"], "class_mean": found["class_mean"], "note": numbered})
-    return cards
-
-
-def _notices(results: Mapping[str, Any]) -> list[str]:
-    """Warnings at the top of the page."""
-    final, best = results["final"]["overall"], results["oracle_best"]
-    if best["overall"] - final < NOTABLE_LOSS:
-        return []
-    lost = 100 * (best["overall"] - final)
-    return [f"After report {best['round']}, accuracy on the unseen domain fell by {lost:.1f} points (oracle)."]
-
-
-def _curves(rounds: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """The figures over the steps, each with a title. Each SVG has a description for readers who cannot see it."""
-    steps = [record["steps"] for record in rounds]
-    held_out = {
-        name: [100 * record["seen"][name]["accuracy"]["overall"] for record in rounds] for name in rounds[0]["seen"]
-    }
-    unseen = {
-        "accuracy": [100 * record["overall"] for record in rounds],
-        "class mean": [100 * record["class_mean"] for record in rounds],
-    }
-    angles = {
-        SEEN: [hardness_seen(record)["mean"] for record in rounds],
-        UNSEEN: [record["hardness"]["mean"] for record in rounds],
-    }
-    losses = {"loss": [record["loss"] for record in rounds]}
-    panels = (
-        ("held-out", "Held-out images of each seen domain", held_out, "% right"),
-        ("unseen", "The unseen domain (oracle)", unseen, "% right (oracle)"),
-        ("avh", "Mean AVH", angles, "AVH, in units of 1 / K"),
-        ("loss", "Training loss", losses, "mean training loss"),
-    )
-    drawn = []
-    for name, title, series, ylabel in panels:
-        ends = "; ".join(f"{key} from {values[0]:.3g} to {values[-1]:.3g}" for key, values in series.items())
-        figure = figures.curves_figure(steps, series, ylabel, xlabel="steps")
-        drawn.append({"title": title, "svg": figures.to_svg(figure, name, f"{title} by step: {ends}.")})
-    return drawn
-
-
-def _bars(final: Mapping[str, Any], classes: Sequence[str]) -> dict[str, str]:
-    """Accuracy by class on held-out images and on the unseen domain.
-
-    If there are many classes, only those with the lowest accuracy on the unseen domain are drawn.
-    """
-    held_out, unseen = seen_per_class(final), final["accuracy"]["per_class"]
-    names, note = list(classes), ""
-    if len(names) > MOST_BARS:
-        kept = set(sorted(names, key=lambda name: (unseen[name] is None, unseen[name] or 0))[:MOST_BARS])
-        names = [name for name in names if name in kept]
-        note = (
-            f"The figure shows {MOST_BARS} of {len(classes)} classes: those with the lowest accuracy on the unseen "
-            "domain. The table has all classes."
-        )
-    figure = figures.classes_figure({SEEN: held_out, UNSEEN: unseen}, names, "accuracy of the final model, %")
-    description = "Accuracy by class on held-out images of the seen domains and on the unseen domain, as in the table."
-    return {"svg": figures.to_svg(figure, "classes", description), "note": note}
-
-
-def _hardness(final: Mapping[str, Any]) -> dict[str, Any]:
-    seen, unseen = hardness_seen(final), final["hardness"]
-    figure = figures.hardness_figure({"": {SEEN: seen["histogram"], UNSEEN: unseen["histogram"]}})
-    description = (
-        f"Histograms of AVH: mean {seen['mean']:.3f} on held-out images, {unseen['mean']:.3f} on the unseen domain."
-    )
-    return {"svg": figures.to_svg(figure, "hardness", description), "seen": seen["mean"], "unseen": unseen["mean"]}
-
-
-def render_summary(
-    configs: Sequence[GeneralizationConfig], summary: Mapping[str, Any], links: Mapping[str, Mapping[str, str]]
-) -> str:
-    """The summary page of several configs.
-
-    Args:
-        configs: the configs, one per row.
-        summary: the result of `uda.generalization.summary.summarise_runs` for these configs.
-        links: addresses of the runs' pages relative to this page, by the config's name and the unseen domain.
-    """
-    return template("generalization_summary.html").render(
-        configs=configs,
-        choices=CHOICES,
-        targets=summary["targets"],
-        rows=summary["rows"],
-        missing=[
-            f"{row['config']} has no finished run yet for: {', '.join(without)}. Its average needs these runs."
-            for row in summary["rows"]
-            if (without := [name for name in summary["targets"] if name not in row["folders"]])
-        ],
-        links=links,
-        losses=[loss_settings(config) for config in configs],
-        settings=[method_settings_text(config) for config in configs],
-        panels=[
-            (row["config"], _hardness_by_target(number, row))
-            for number, row in enumerate(summary["rows"])
-            if row["hardness"]
-        ],
-    )
-
-
-def _hardness_by_target(number: int, row: Mapping[str, Any]) -> str:
-    """The AVH histograms of a config's runs, one panel per unseen domain."""
-    panels = {
-        name: {SEEN: groups["seen"]["histogram"], UNSEEN: groups["unseen"]["histogram"]}
-        for name, groups in row["hardness"].items()
-    }
-    means = "; ".join(
-        f"{name} {groups['seen']['mean']:.3f} and {groups['unseen']['mean']:.3f}"
-        for name, groups in row["hardness"].items()
-    )
-    description = f"Histograms of AVH by unseen domain; means of held-out images and of the unseen domain: {means}."
-    return figures.to_svg(figures.hardness_figure(panels), f"hardness-{number}", description)

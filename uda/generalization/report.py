@@ -1,15 +1,21 @@
-"""The reports of a run of domain generalisation during training, and its results."""
+"""The reports of a run of domain generalisation during training."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from uda.evaluation.accuracy import Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import SeenAndUnseen
 from uda.generalization.methods import GENERALIZATION_METHODS
+from uda.generalization.results import choice_of, summarise
+from uda.models.network import Prediction
+from uda.report.feature_map import MOST_POINTS, MapPart, map_table, sample_rows, shares_of
+from uda.report.image_table import ImageTable
 from uda.report.loggers import Loggers
-from uda.report.run_record import RunRecord
+from uda.report.run_record import MAP, RunRecord, held_out_of, images_of
 from uda.report.run_report import RunReport
 from uda.report.terminal import Column, class_lines, fraction, percent, result_lines
 from uda.training.records import REPORTS, Records
@@ -37,10 +43,15 @@ class DomainResult:
     """Accuracy on a seen domain's held-out images, or on all images of the unseen domain (oracle)."""
     hardness: Mapping[str, Any]
     """`uda.evaluation.accuracy.hardness` of the same images."""
+    prediction: Prediction
+    """The model's prediction of the same images."""
 
 
 class GeneralizationReport(RunReport):
-    """Writes a run's `rounds/NN/report.json`, `tb/`, `report.html` and `results.json`, and prints a row per interval.
+    """Writes a run's `rounds/NN/`, `tb/`, `report.html` and `results.json`, and prints a row per interval.
+
+    `rounds/NN/` has `report.json`, `images.parquet` with the images of the unseen domain, and `held_out.parquet` with
+    the held-out images of the seen domains.
 
     `validation_choice` is the report with the best accuracy on the seen domains' held-out images. Only reports of the
     method's last stage count, because models of earlier stages are not final models of the method. All figures of the
@@ -60,7 +71,7 @@ class GeneralizationReport(RunReport):
         domains: SeenAndUnseen,
         log: Callable[[str], None] = print,
     ):
-        super().__init__(records, config, log, len(records.reports()))
+        super().__init__(records, config, log, len(records.reports()), domains.unseen.images)
         self.domains = domains
 
     def interval(
@@ -74,6 +85,7 @@ class GeneralizationReport(RunReport):
     ) -> None:
         """Report an interval of a stage. The last of the results is that of the unseen domain."""
         *seen, unseen = results
+        self._write_tables(index, results)
         record = {
             "round": index,
             "stage": stage,
@@ -81,7 +93,13 @@ class GeneralizationReport(RunReport):
             **scalars,
             "validation": sum(result.accuracy.overall for result in seen) / len(seen),
             "seen": {
-                result.name: {"accuracy": result.accuracy.to_dict(), "hardness": result.hardness} for result in seen
+                result.name: {
+                    "accuracy": result.accuracy.to_dict(),
+                    "hardness": result.hardness,
+                    "training": len(domain.training),
+                    "held_out": len(domain.validation),
+                }
+                for result, domain in zip(seen, self.domains.seen, strict=True)
             },
             "class_mean": unseen.accuracy.class_mean,
             "overall": unseen.accuracy.overall,
@@ -89,9 +107,11 @@ class GeneralizationReport(RunReport):
             "hardness": unseen.hardness,
             "seconds": seconds,
         }
+        # report.json comes last. If it is complete, the report is complete.
         self.records.write(REPORTS["rounds"].format(index), record)
         self.print_row(COLUMNS, _cells(record))
         self.draw(lambda events: _draw(events, record))
+        self.write_page()
 
     def parts(self) -> tuple[list[tuple[float, float]], list[float]]:
         """The intervals by their steps."""
@@ -121,10 +141,54 @@ class GeneralizationReport(RunReport):
         }
 
     def page(self, record: RunRecord) -> str:
-        from uda.generalization.page import render_page
+        from uda.generalization.page import generalization_page
 
-        results = summarise(self.config, record.reports, record.seconds)
-        return render_page(self.config, self.domains, record.reports, results)
+        return generalization_page(record, self.config).render()
+
+    def write_map(self, results: Sequence[DomainResult]) -> None:
+        """Write `map.parquet`: held-out images of the seen domains and images of the unseen domain, the last one."""
+        counts = [len(result.prediction.logits) for result in results]
+        parts = []
+        for place, share in enumerate(shares_of(counts, MOST_POINTS)):
+            rows, found = sample_rows(counts[place], share), results[place].prediction
+            paths, labels = self._images(place)
+            part = Prediction(found.features[rows], found.logits[rows], found.weight)
+            unseen = rows if place == len(results) - 1 else None
+            parts.append(MapPart(part, [paths[row] for row in rows], labels[rows], np.full(len(rows), place), unseen))
+        table = map_table(self.domains.classes, self._names, parts, self.config.report.map)
+        table.write(self.folder / MAP)
+
+    @property
+    def _names(self) -> list[str]:
+        """Names of the seen domains and of the unseen domain."""
+        return [*(seen.name for seen in self.domains.seen), self.domains.name]
+
+    def _images(self, place: int) -> tuple[Sequence[str], np.ndarray]:
+        """Paths and labels of a seen domain's held-out images, or of the unseen domain's images."""
+        if place == len(self.domains.seen):
+            return self.domains.unseen.images.ids, np.asarray(self.domains.unseen_labels.reveal())
+        seen = self.domains.seen[place]
+        return [seen.domain.images.ids[row] for row in seen.validation], seen.domain.labels[seen.validation]
+
+    def _write_tables(self, index: int, results: Sequence[DomainResult]) -> None:
+        """Write the tables of a report: the unseen domain's images, and the seen domains' held-out images."""
+        *seen, unseen = results
+        paths, labels = self._images(len(seen))
+        columns = {"label": labels, **self.predicted_columns(unseen.prediction)}
+        domain = np.zeros(len(paths), np.int64)
+        table = ImageTable(self.domains.classes, paths, domain, (unseen.name,), columns)
+        self.write_images(images_of(index), table)
+
+        found = [
+            {"label": self._images(place)[1], **self.predicted_columns(one.prediction, on_a_plane=False)}
+            for place, one in enumerate(seen)
+        ]
+        columns = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        paths = [path for place in range(len(seen)) for path in self._images(place)[0]]
+        domain = np.repeat(np.arange(len(seen)), [len(one["label"]) for one in found])
+        self.write_images(
+            held_out_of(index), ImageTable(self.domains.classes, paths, domain, self._names[:-1], columns)
+        )
 
 
 def _cells(record: Mapping[str, Any]) -> dict[str, str]:
@@ -162,41 +226,3 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
         *result_lines(rows),
         *class_lines(results["final"]["per_class"]),
     ]
-
-
-def of_the_last_stage(rounds: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The reports of the same stage as the last report."""
-    return [record for record in rounds if record["stage"] == rounds[-1]["stage"]]
-
-
-def choice_of(rounds: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """The report of the last stage that is best on the held-out images. Among equals, the first one."""
-    return max(of_the_last_stage(rounds), key=lambda record: record["validation"])
-
-
-def summarise(config: GeneralizationConfig, rounds: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
-    """The content of `results.json`: figures of the last report, the validation choice and the oracle best."""
-
-    def figures(record: Mapping[str, Any]) -> dict[str, Any]:
-        return {"round": record["round"], "overall": record["overall"], "class_mean": record["class_mean"]}
-
-    last, chosen = rounds[-1], choice_of(rounds)
-    best = max(of_the_last_stage(rounds), key=lambda record: record["overall"])
-    return {
-        "config": config.name,
-        "method": config.method,
-        "loss": config.model.loss,
-        "loss_options": config.model.loss_options,
-        "seed": config.seed,
-        "target": config.target,
-        "final": {**figures(last), "per_class": last["accuracy"]["per_class"], "validation": last["validation"]},
-        "validation_choice": {**figures(chosen), "validation": chosen["validation"]},
-        "oracle_best": figures(best),
-        "rounds": [
-            {key: value for key, value in record.items() if key not in ("accuracy", "hardness", "seen")}
-            | {"seen": {name: found["accuracy"]["overall"] for name, found in record["seen"].items()}}
-            for record in rounds
-        ],
-        "steps": last["steps"],
-        "seconds": seconds,
-    }

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 from functools import cached_property
-from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from torch import nn
 
 from uda.core.errors import UserError
@@ -17,13 +15,13 @@ from uda.generalization.domains import load
 from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.report import DomainResult, GeneralizationReport, summary_lines
-from uda.generalization.stages import GENERALIZATION_STAGE
+from uda.generalization.stages import GENERALIZATION_STAGE, stage_steps
 from uda.models.network import Prediction, create_network, describe_network, network_on
 from uda.training.checkpoint import Progress
 from uda.training.engine import seed_everything
 from uda.training.inputs import InputImages, Inputs
 from uda.training.pace import Trials, predict_pace, training_pace
-from uda.training.session import Session, epoch_steps
+from uda.training.session import Session
 from uda.training.stages import INITIAL_WEIGHTS
 
 
@@ -78,15 +76,14 @@ class GeneralizationRun(Session):
             network = create_network(config.model, len(self.classes), len(config.transforms.mean))
         self.build(network, lambda network: method(network, seen, **config.method_settings))
         self.batches = GeneralizationBatches(config, self.domains, images, self.engine, transform)
-        shares = np.cumsum([0, *self.method.stages])
-        bounds = [round(float(share) * config.training.steps) for share in shares]
-        #: For each stage, the number of steps in each interval between reports.
-        self.stage_steps = [epoch_steps(config.training.interval, 0, end - start) for start, end in pairwise(bounds)]
+        self.stage_steps = stage_steps(config)
         if not self.stage_steps[-1]:
             raise UserError(
                 f"training.steps: with {config.training.steps}, the last stage of '{config.method}' has no steps; "
                 "increase it"
             )
+        #: What the model of the last report reaches; None before the first report after a start of the program.
+        self._evaluated: list[DomainResult] | None = None
         for stage, steps in enumerate(self.stage_steps):
             self.batches.training(stage, sum(steps))  # raises before the training if a domain is too small
 
@@ -124,6 +121,11 @@ class GeneralizationRun(Session):
             self.save(Progress("generalization", seconds=self.seconds))
         while self.progress.stage == "generalization":
             self._stage(self.progress.round)
+        if self.config.report.page and self.config.report.map != "none":
+            if self._evaluated is None:  # the run was resumed after its last report
+                self._evaluated = self.evaluate()
+            if self.ranks.is_main:
+                self.report.write_map(self._evaluated)
 
     def summary(self, results: Mapping[str, Any]) -> list[str]:
         return summary_lines(results)
@@ -180,7 +182,7 @@ class GeneralizationRun(Session):
         self.begin_part()
 
         def report(interval: int, scalars: dict[str, float]) -> None:
-            results = self.evaluate()
+            results = self._evaluated = self.evaluate()
             if self.ranks.is_main:
                 so_far = steps_before + sum(steps[: interval + 1])
                 self.report.interval(before + interval, stage, so_far, scalars, results, self.part_seconds)
@@ -210,7 +212,7 @@ class GeneralizationRun(Session):
             prediction = self.predict_images(images, self.batches.predict_transform).whole
             if self.ranks.is_main:
                 reached = accuracy(prediction, labels, self.classes)
-                found.append(DomainResult(name, reached, hardness(prediction, labels)))
+                found.append(DomainResult(name, reached, hardness(prediction, labels), prediction))
         self._unseen = prediction  # the unseen domain comes last
         return found
 

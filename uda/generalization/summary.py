@@ -13,7 +13,8 @@ from uda.core.errors import UserError
 from uda.core.files import write_json, write_text
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
-from uda.generalization.page import CHOICES, hardness_seen, render_summary
+from uda.generalization.results import CHOICES, hardness_seen
+from uda.generalization.summary_page import render_summary
 from uda.report.terminal import percent
 from uda.training.records import read_results
 from uda.training.run_folder import RunFolder

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.report import of_the_last_stage
+from uda.generalization.results import of_the_last_stage
 from uda.tables.definition import TABLES, THE_OTHERS, Table, csv_columns
 from uda.tables.job import JOBS, Job, in_paths
 

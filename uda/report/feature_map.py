@@ -1,11 +1,14 @@
-"""Places of features on a plane: PCA, or t-SNE and UMAP."""
+"""Places of features on a plane: PCA, or t-SNE and UMAP. The map of a finished run's images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from uda.core.errors import UserError
+from uda.models.network import Prediction
+from uda.report.image_table import ImageTable
 
 Projection = Literal["pca", "tsne", "umap"]
 TITLES = {"pca": "PCA", "tsne": "t-SNE", "umap": "UMAP"}
@@ -54,3 +57,43 @@ def shares_of(counts: Sequence[int], most: int) -> list[int]:
         shares[domain] = min(counts[domain], left // (len(counts) - place))
         left -= shares[domain]
     return shares
+
+
+@dataclass(frozen=True)
+class MapPart:
+    """n images on the map."""
+
+    prediction: Prediction
+    """Their prediction by the final model."""
+    paths: Sequence[str]
+    """Their names."""
+    labels: np.ndarray
+    """(n,) their classes. Those of target images may be unknown."""
+    domain: np.ndarray
+    """(n,) place of their domain in the map's list of domains."""
+    rows: np.ndarray | None = None
+    """(n,) their rows in the tables of the target; None if they are not of the target."""
+
+
+def map_table(
+    classes: Sequence[str],
+    domains: Sequence[str],
+    parts: Sequence[MapPart],
+    projection: Projection,
+    columns: Mapping[str, np.ndarray] | None = None,
+) -> ImageTable:
+    """The content of `map.parquet`: images on a plane, by their features in the final model.
+
+    `columns`: further columns, with a value for every image of all parts.
+    """
+    found = {
+        "label": np.concatenate([part.labels for part in parts]),
+        "prediction": np.concatenate([part.prediction.logits.argmax(1) for part in parts]),
+        "row": np.concatenate([np.full(len(part.paths), -1) if part.rows is None else part.rows for part in parts]),
+        **(columns or {}),
+    }
+    features = np.concatenate([part.prediction.features for part in parts])
+    found["x"], found["y"] = places(features, projection).T
+    paths = [path for part in parts for path in part.paths]
+    domain = np.concatenate([part.domain for part in parts])
+    return ImageTable(tuple(classes), paths, domain, tuple(domains), found, {"projection": projection})

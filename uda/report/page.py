@@ -11,6 +11,7 @@ import numpy as np
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
 from uda.report import figures, page_data
 from uda.report.html import clean_name, duration, template
+from uda.report.image_table import ImageTable
 from uda.report.page_data import State
 from uda.report.pictures import data_uri, notable_rows
 from uda.report.run_record import RunRecord
@@ -104,6 +105,22 @@ class Curve:
         }
 
 
+@dataclass(frozen=True)
+class Words:
+    """What a kind of run calls what its page tells of."""
+
+    target: str = "target"
+    """The images that the run is measured on."""
+    source: str = "source"
+    """The images that the map shows beside them."""
+    final: str = "final"
+    """The figures of the last model, in the legends of calibration."""
+    why_marked: str | None = "need target labels. Training and the label-free choice never see them."
+    """Why figures are marked as oracle; None if no figure is."""
+    mark: str = " (oracle)"
+    """Mark of such a figure in a sentence or a title."""
+
+
 @dataclass
 class RunPage:
     """What a kind of run says about itself. `render` adds what all kinds share."""
@@ -124,6 +141,8 @@ class RunPage:
     columns: list[Column] = field(default_factory=list)
     rows: list[list[str]] = field(default_factory=list)
     """The table of the rounds. The first cell of a row is its head."""
+    rows_text: str = ""
+    """What a reader should know of this table."""
     curves: list[Curve] = field(default_factory=list)
     main_curve: str = ""
     """Id of the curve at the top."""
@@ -140,6 +159,14 @@ class RunPage:
     facts: list[tuple[str, str]] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
     """Terms of the page and what they mean."""
+    words: Words = Words()
+    reference: tuple[str, Mapping[str, float | None]] | None = None
+    """When a model had the accuracies by class that the newest ones are compared with, and these accuracies. None:
+    those of the source model or of the first report."""
+    compared: Mapping[str, ImageTable] = field(default_factory=dict)
+    """Tables whose calibration is drawn beside that of the newest model; none: that of the source model."""
+    expected: int | None = None
+    """Number of rounds or reports of the whole run; None: by the settings of self-training."""
 
     @property
     def labelled(self) -> bool:
@@ -201,6 +228,8 @@ class RunPage:
         return f"This run is not finished: {done}. The command that started it resumes it."
 
     def _total(self) -> int | None:
+        if self.expected is not None:
+            return self.expected
         training = self.record.settings.get("self_training")
         if self.selector and isinstance(training, dict) and isinstance(training.get("rounds"), int):
             return training["rounds"]
@@ -210,7 +239,7 @@ class RunPage:
 
     def attention(self) -> list[str]:
         """What got worse, and what was never chosen."""
-        found = []
+        found, mark = [], self.words.mark
         reports, source = self.record.reports, self.record.source
         last = reports[-1] if reports else None
         before = (source or {}).get("accuracy") or {}
@@ -218,6 +247,8 @@ class RunPage:
         whose = "with the source model"
         if not before and len(reports) > 1:
             before, whose = reports[0].get("accuracy") or {}, f"at {self.unit} {reports[0]['round']}"
+        if self.reference is not None:
+            whose, before = self.reference[0], {"per_class": self.reference[1]}
         fallen = []
         for name, now in (after.get("per_class") or {}).items():
             then = (before.get("per_class") or {}).get(name)
@@ -225,10 +256,10 @@ class RunPage:
                 fallen.append((then - now, name, then, now))
         fallen.sort(reverse=True)
         for _, name, then, now in fallen[:MOST_NAMED]:
-            found.append(f"{short_name(name)} fell from {100 * then:.1f} % {whose} to {100 * now:.1f} % (oracle).")
+            found.append(f"{short_name(name)} fell from {100 * then:.1f} % {whose} to {100 * now:.1f} %{mark}.")
         if len(fallen) > MOST_NAMED:
             found.append(
-                f"{len(fallen) - MOST_NAMED} more classes fell by {100 * NOTABLE_LOSS:.0f} points or more (oracle)."
+                f"{len(fallen) - MOST_NAMED} more classes fell by {100 * NOTABLE_LOSS:.0f} points or more{mark}."
             )
         chosen = [report["selected_per_class"] for report in reports if report.get("selected_per_class")]
         if chosen:
@@ -239,7 +270,7 @@ class RunPage:
         if tables and len(tables) == len(chosen):
             left = int((~np.logical_or.reduce(tables)).sum())
             if left:
-                found.append(f"{left:,} of {len(tables[0]):,} target images were not chosen in any round.")
+                found.append(f"{left:,} of {len(tables[0]):,} {self.words.target} images were not chosen in any round.")
         return found
 
     # Parts
@@ -378,36 +409,38 @@ class RunPage:
         if table is None or len(table) == 0:
             return None
         points, target = np.stack([table.get("x"), table.get("y")], 1), table.get("row") >= 0
-        groups = {"source": points[~target], "target": points[target]}
+        groups = {self.words.source: points[~target], self.words.target: points[target]}
         png = figures.to_png(figures.map_figure({name: group for name, group in groups.items() if len(group)}))
         return {
             "png": base64.b64encode(png).decode("ascii"),
             "text": f"{page_data.TITLES[table.about['projection']]} of the features of {len(table):,} images by the "
-            f"final model: {int((~target).sum()):,} of the source, {int(target.sum()):,} of the target.",
+            f"final model: {int((~target).sum()):,} of the {self.words.source}, "
+            f"{int(target.sum()):,} of the {self.words.target}.",
         }
 
     def _calibration(self) -> dict[str, Any]:
         """Reliability and risk-coverage of the first and the last model, agreement and flips by round."""
         record = self.record
         found: dict[str, Any] = {"figures": [], "curves": [], "text": ""}
-        first, last = record.source_table, record.last_table
+        first, last, mark = record.source_table, record.last_table, self.words.mark
         if last is None:
             return found
         models = {"source": first} if first is not None and first is not last else {}
-        models["final" if record.finished else "newest"] = last
+        models = dict(self.compared) or models
+        models[self.words.final if record.finished or self.compared else "newest"] = last
         known = last.get("label") is not None and (last.get("label") >= 0).any()
         if known and not record.running:
             bins = {name: _reliability(table) for name, table in models.items()}
             figure = figures.reliability_figure(bins)
             text = "; ".join(f"{name}: {_reading(points)}" for name, points in bins.items())
             found["figures"].append(
-                ("Reliability (oracle)", figures.to_svg(figure, "reliability", f"Reliability. {text}."))
+                (f"Reliability{mark}", figures.to_svg(figure, "reliability", f"Reliability. {text}."))
             )
             risks = {name: _risk(table, "probability") for name, table in models.items()}
             risks["by AVC"] = _risk(last, "avc")
             figure = figures.risk_figure(risks)
             text = "; ".join(f"{name} {100 * risk[-1]:.1f} % wrong of all" for name, (_, risk) in risks.items())
-            found["figures"].append(("Risk and coverage (oracle)", figures.to_svg(figure, "risk", f"Risk: {text}.")))
+            found["figures"].append((f"Risk and coverage{mark}", figures.to_svg(figure, "risk", f"Risk: {text}.")))
         numbers = sorted(record.tables)
         predicted = {number: record.tables[number].get("prediction") for number in numbers}
         series: dict[str, list[float | None]] = {}

@@ -18,6 +18,7 @@ from uda.training.run_folder import is_locked
 
 IMAGES = "images.parquet"
 SOURCE_IMAGES = f"rounds/source/{IMAGES}"
+HELD_OUT = "held_out.parquet"
 MAP = "map.parquet"
 #: Columns of `images.parquet` that the page reads.
 PAGE_COLUMNS = (
@@ -29,6 +30,11 @@ PAGE_COLUMNS = (
 def images_of(number: int) -> str:
     """Path of a report's `images.parquet` below the run folder."""
     return str(Path(REPORTS["rounds"].format(number)).with_name(IMAGES))
+
+
+def held_out_of(number: int) -> str:
+    """Path of a report's `held_out.parquet` below the run folder."""
+    return str(Path(REPORTS["rounds"].format(number)).with_name(HELD_OUT))
 
 
 @dataclass
@@ -47,6 +53,8 @@ class RunRecord:
     tables: dict[int, ImageTable] = field(default_factory=dict)
     """`images.parquet` by number of report."""
     source_table: ImageTable | None = None
+    held_out: ImageTable | None = None
+    """`held_out.parquet` of the newest report: images of the seen domains that training did not see."""
     map: ImageTable | None = None
     pictures: dict[int, bytes] = field(default_factory=dict)
     """Thumbnails (JPEG) by row of the target."""
@@ -261,6 +269,8 @@ def read_tables(record: RunRecord, kept: Mapping[str, ImageTable] | None = None,
             "calibration are missing."
         )
         return
+    if record.tables and "seen" in record.reports[-1]:
+        record.held_out = table(held_out_of(record.reports[-1]["round"]))
     if record.finished and has_images and (folder / MAP).exists():
         record.map = table(MAP, None)
     if (folder / PICTURES).exists():
@@ -272,4 +282,5 @@ def read_tables(record: RunRecord, kept: Mapping[str, ImageTable] | None = None,
     if len(rows) > 1:
         missing.append("the tables of images have different numbers of rows, so they are of different runs")
         record.tables, record.source_table, record.map, record.pictures = {}, None, None, {}
+        record.held_out = None
     record.problems += [f"{text[0].upper()}{text[1:]}. What the page shows of it is left out." for text in missing]

@@ -5,11 +5,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+from scipy.special import softmax
+
 from uda.core.errors import UserError
 from uda.core.files import write_json, write_text
 from uda.core.plain_text import WIDTH
 from uda.data.images import Images
+from uda.evaluation.per_image import per_image
+from uda.models.network import Prediction
 from uda.report import terminal
+from uda.report.feature_map import places
 from uda.report.image_table import ImageTable
 from uda.report.loggers import Loggers
 from uda.report.page import choose_pictures
@@ -72,6 +78,15 @@ class RunReport(ABC):
     def page(self, record: RunRecord) -> str | None:
         """The content of `report.html`; None if this kind of run has no page."""
         return None
+
+    def predicted_columns(self, prediction: Prediction, on_a_plane: bool = True) -> dict[str, np.ndarray]:
+        """What tables of images tell of a prediction. `on_a_plane`: with the images' places by their features."""
+        columns = dict(per_image(prediction))
+        if on_a_plane:
+            columns["x"], columns["y"] = places(prediction.features).T
+        if self.config.report.features:
+            columns |= {"features": prediction.features, "probabilities": softmax(prediction.logits, axis=1)}
+        return columns
 
     def write_images(self, name: str, table: ImageTable) -> None:
         """Write a table of images, and keep what the page needs of it."""
