@@ -5,11 +5,13 @@ import html
 import io
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tests.adaptation.test_page import Document, text_of
+from tests.adaptation.test_page import Document
 from tests.in_process import generalize
 from uda.cli.commands.generalize import LISTS
 from uda.core.errors import UserError
@@ -19,10 +21,14 @@ from uda.evaluation.accuracy import HARDNESS_BINS, Accuracy
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import Seen, SeenAndUnseen
 from uda.generalization.methods import GENERALIZATION_METHODS
-from uda.generalization.page import hardness_seen, seen_per_class
+from uda.generalization.page import short_domains
 from uda.generalization.report import DomainResult, GeneralizationReport
+from uda.generalization.results import hardness_seen, seen_per_class
 from uda.generalization.summary import finished_runs, runs_lines, runs_of, summary_file, write_summary
+from uda.models.network import Prediction
 from uda.report import figures
+from uda.report.image_table import ImageTable
+from uda.run_pages import rebuild
 from uda.training.records import Records
 
 CLASSES = ("ape", "b<e", "cat")
@@ -46,23 +52,27 @@ WITH_PAGE = ("dg_plain/clay", "dg_plain/drawn", "dg_angular/clay")
 HELD_OUT = ([2, 2, 2], [8, 7, 9], [5, 5, 5])
 
 
-def result(name, right, mean, first_bin):
+def result(name, right, mean, first_bin, classes=CLASSES):
     """Ten images per class; the wrong ones are taken for the next class. All AVH lies in two neighbouring bins."""
-    confusion = np.zeros((3, 3), np.int64)
-    for label, count in enumerate(right):
-        confusion[label, label], confusion[label, (label + 1) % 3] = count, 10 - count
-    shares = [count / 10 for count in right]
+    count = len(classes)
+    predicted = np.concatenate([np.where(np.arange(10) < right[k], k, (k + 1) % count) for k in range(count)])
+    confusion = np.zeros((count, count), np.int64)
+    np.add.at(confusion, (np.repeat(np.arange(count), 10), predicted), 1)
+    shares = [number / 10 for number in right]
     reached = Accuracy(
         class_mean=float(np.mean(shares)) + 0.001,  # to be told from overall
-        overall=sum(right) / 30,
-        per_class=dict(zip(CLASSES, shares, strict=True)),
+        overall=sum(right) / (10 * count),
+        per_class=dict(zip(classes, shares, strict=True)),
         confusion=confusion,
         ece=0.05,
         nll=1.0,
     )
     histogram = [0] * HARDNESS_BINS
     histogram[first_bin : first_bin + 2] = [20, 10]
-    return DomainResult(name, reached, {"mean": mean, "histogram": histogram})
+    rng = np.random.default_rng(len(name))
+    logits = (3 * np.eye(count)[predicted] + rng.random((len(predicted), count))).astype(np.float32)
+    features, weight = (rng.normal(size=(rows, 5)).astype(np.float32) for rows in (len(predicted), count))
+    return DomainResult(name, reached, {"mean": mean, "histogram": histogram}, Prediction(features, logits, weight))
 
 
 def config_of(folder, name, target=None, **report):
@@ -78,22 +88,40 @@ def config_of(folder, name, target=None, **report):
     )
 
 
-def make_run(config):
-    """A run's folder from reports with numbers known by hand; returns the results."""
-    images = ImageArray(np.zeros((30, 1, 4, 4), np.uint8), [f"{index}.png" for index in range(30)])
-    labels = np.repeat(np.arange(3), 10)
-    rows = np.arange(30)
+def make_run(config, reports=3, classes=CLASSES, finish=True):
+    """A run's folder from reports with numbers known by hand; returns the results.
+
+    Of each seen domain, 30 images are for training and 30 are held out.
+    """
+    labels = np.repeat(np.arange(len(classes)), 10)
+    count = len(labels)
+    pixels = np.random.default_rng(0).integers(0, 255, (2 * count, 1, 4, 4), np.uint8)
     others = [name for name in DOMAINS if name != config.target]
-    seen = tuple(Seen(name, Source(images, labels), rows[:24], rows[24:]) for name in others)
-    domains = SeenAndUnseen(seen, config.target, Target(images), TargetLabels(labels), CLASSES)
+    seen = tuple(
+        Seen(
+            name,
+            Source(ImageArray(pixels, [f"{name}/{index}.png" for index in range(2 * count)]), np.tile(labels, 2)),
+            np.arange(count),
+            np.arange(count, 2 * count),
+        )
+        for name in others
+    )
+    unseen = ImageArray(pixels[:count], [f"{config.target}/{index}.png" for index in range(count)])
+    domains = SeenAndUnseen(seen, config.target, Target(unseen), TargetLabels(labels), tuple(classes))
     config.folder.mkdir(parents=True)
     (config.folder / "config.yaml").write_text(config.to_yaml())
+    (config.folder / "environment.json").write_text("{}")
     report = GeneralizationReport(Records(config.folder), config, domains, log=lambda line: None)
-    for index, right in enumerate(RIGHT[config.name][config.target]):
-        held = HELD_OUT[index]
-        results = [result(name, held, 0.5 + place, 10) for place, name in enumerate(others)]
-        results.append(result(config.target, right, 1.25 - index / 8, 20))
+    for index in range(reports):
+        right = RIGHT[config.name][config.target][index] if len(classes) == 3 else [index % 10] * len(classes)
+        held = HELD_OUT[index] if len(classes) == 3 else [9] * len(classes)
+        results = [result(name, held, 0.5 + place, 10, classes) for place, name in enumerate(others)]
+        results.append(result(config.target, right, 1.25 - index / 8, 20, classes))
         report.interval(index, 0, 100 * (index + 1), {"loss": 2.5 - index}, results, 61.0)
+    if not finish:
+        return None
+    if config.report.page:
+        report.write_map(results)
     return report.finish(200.0)
 
 
@@ -126,18 +154,50 @@ def table_of(page, label):
     return [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in cells]
 
 
+def text_of(page):
+    """What a reader without a script sees."""
+    shown = re.sub(r"<(style|svg|script).*?</\1>", " ", page, flags=re.DOTALL)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", shown)).split())
+
+
+def data_of(page):
+    """The data of the page's script."""
+    return json.loads(re.search(r'id="page-data">(.*?)</script>', page, re.DOTALL)[1])
+
+
+def assert_whole(page):
+    """The page is well-formed, asks nothing of the network, and tells in words what it draws."""
+    document = Document(page)
+    assert document.open == []
+    for tag, attributes in document.tags:
+        assert tag not in ("link", "base", "iframe", "object", "embed"), tag
+        for name in ("src", "srcset", "href", "xlink:href", "action", "poster", "data"):
+            value = attributes.get(name) or ""
+            assert not re.match(r"\s*(\w+:)?//", value) and not value.startswith(("http", "ftp")), (tag, value)
+    assert not re.search(r"url\(\s*[\"']?(https?:|//)|@import|\bfetch\(|XMLHttpRequest|WebSocket|sendBeacon", page)
+    ids = [attributes["id"] for _, attributes in document.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r"url\(#([\w-]+)\)", re.sub(r"<(style|script).*?</\1>", "", page, flags=re.DOTALL))) <= set(
+        ids
+    )
+    assert all(drawing["aria-label"] for drawing in document.all("svg"))
+    assert all(picture["alt"] and picture["src"].startswith("data:image/") for picture in document.all("img"))
+
+
 @pytest.mark.parametrize("name", ["page", "summary_page"])
 def test_pages_are_well_formed_and_hold_all_they_show(name, request):
     page = request.getfixturevalue(name)
-    document = Document(page)
-    assert document.open == []
-    assert not re.search(r"https?:|//[a-z]", re.sub(r"base64,[A-Za-z0-9+/=\s]+", "", page))
-    assert not document.all("script") and not document.all("link") and not document.all("img")
-    ids = [attributes["id"] for _, attributes in document.tags if "id" in attributes]
-    assert len(ids) == len(set(ids))
-    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
-    assert all(drawing["aria-label"] for drawing in document.all("svg"))
-    assert "b<e" not in page and "b&lt;e" in page, "names are escaped"
+    assert_whole(page)
+    shown = re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+    assert "b<e" not in shown and "b&lt;e" in shown, "names are escaped"
+
+
+def cards_of(page):
+    """Value and note of each card by its title."""
+    cards = re.findall(
+        r'<div class="card.*?<div>(.*?)</div>\n<div class="value">(.*?) %</div>\n(.*?)</div>', page, re.DOTALL
+    )
+    return {title.split(" <abbr")[0]: (value, note) for title, value, note in cards}
 
 
 def test_the_cards_are_the_three_figures_under_their_own_names(page):
@@ -145,10 +205,7 @@ def test_the_cards_are_the_three_figures_under_their_own_names(page):
     text = text_of(page)
     assert "on the unseen domain clay is 40.00 % after 300 steps" in text
     assert "On the held-out images of the seen domains it is 50.00 %, as the mean of 2 domains" in text
-    cards = re.findall(
-        r'<div class="card.*?<div>(.*?)</div>\n<div class="value">(.*?) %</div>\n(.*?)</div>', page, re.DOTALL
-    )
-    found = {title.split(" <abbr")[0]: (value, note) for title, value, note in cards}
+    found = cards_of(page)
     assert {title: value for title, (value, _) in found.items()} == {
         "Final": "40.00",
         "Validation choice": "70.00",
@@ -176,27 +233,39 @@ def test_the_tables_are_the_records(page):
         ["1", "200", "1.500", "80.00", "70.00", "70.10", "0.050", "1.000", "1.125", "validation, oracle", "1 min 01 s"],
         ["2", "300", "0.500", "50.00", "40.00", "40.10", "0.050", "1.000", "1.000", "", "1 min 01 s"],
     ]
-    assert table_of(page, "Table of the seen domains")[1] == ["1", "80.00", "80.00", "80.00"]
+    assert table_of(page, "Held-out images by domain")[1] == ["1", "80.00", "80.00", "80.00"]
     assert table_of(page, "Table of the classes") == [
-        ["ape", "50.00", "60.00", "+10.00"],
-        ["b<e", "50.00", "30.00", "-20.00"],
-        ["cat", "50.00", "30.00", "-20.00"],
+        ["ape", "50.00", "60.00", "+10.00", "10", "13"],
+        ["b<e", "50.00", "30.00", "-20.00", "10", "7"],
+        ["cat", "50.00", "30.00", "-20.00", "10", "10"],
     ]
+    assert table_of(page, "Unseen domain, % (oracle) by class and report") == [
+        ["ape", "10", "90", "60"],
+        ["b<e", "10", "60", "30"],
+        ["cat", "10", "60", "30"],
+    ]
+    assert table_of(page, "Held-out images, % by class and report")[0] == ["ape", "20", "80", "50"]
+    assert table_of(page, "Confusion matrix")[0] == ["ape", "60", "40", ""]
 
 
 def test_the_figures_are_described_by_their_numbers(page):
     labels = [drawing["aria-label"] for drawing in Document(page).all("svg")]
-    assert "Held-out images of each seen domain by step: drawn from 20 to 50; photo from 20 to 50." in labels
-    assert "The unseen domain (oracle) by step: accuracy from 10 to 40; class mean from 10.1 to 40.1." in labels
-    assert "Histograms of AVH: mean 1.000 on held-out images, 1.000 on the unseen domain." in labels
-    assert len(labels) == 7
+    for told in (
+        "Accuracy on seen and unseen images by steps: seen, held out from 20 to 50; unseen (oracle) from 10 to 40.",
+        "Held-out images of each seen domain by steps: drawn from 20 to 50; photo from 20 to 50.",
+        "The unseen domain (oracle) by steps: accuracy from 10 to 40; class mean from 10.1 to 40.1.",
+        "Histograms of AVH: mean 1.000 on held-out images, 1.000 on the unseen domain.",
+    ):
+        assert told in labels
+    (risk,) = (label for label in labels if label.startswith("Risk"))
+    assert risk == "Risk: seen, held out 50.0 % wrong of all; unseen 60.0 % wrong of all; by AVC 60.0 % wrong of all."
 
 
 def test_what_needs_the_unseen_labels_is_marked(page, summary_page):
     for title in ("Final", "Validation choice", "Oracle best"):
         assert re.search(rf'{title} <abbr class="oracle"', page), title
         assert re.search(rf'<h3>{title} <abbr class="oracle"', summary_page), title
-    for title in ("unseen, %", "class mean, %", "ECE", "AVH, unseen", "Confusion on the unseen domain"):
+    for title in ("unseen, %", "class mean, %", "ECE", "AVH, unseen", "Confusion"):
         assert re.search(rf'{title} <abbr class="oracle"', page), title
     assert re.search(r'<td>unseen <abbr class="oracle"', summary_page)
     assert re.search(r'By class <abbr class="oracle"', summary_page)
@@ -204,11 +273,122 @@ def test_what_needs_the_unseen_labels_is_marked(page, summary_page):
 
 
 def test_what_was_run_names_loss_and_images(made, page):
-    facts = text_of(page).split("What was run")[1]
-    assert "drawn (24 + 6), photo (24 + 6)" in facts
+    facts = text_of(page).split("How it was made")[1]
+    assert "drawn (30 + 30), photo (30 + 30)" in facts and "clay, 30 images" in facts
     assert "Loss cross_entropy" in facts
     other = text_of((made / "dg_angular" / "clay" / "report.html").read_text(encoding="utf-8"))
     assert "Loss avh, scale 12.5" in other
+
+
+def test_what_got_worse_stands_at_the_top(page):
+    """The classes had 90, 60 and 60 % at the validation choice, and 50 % of held-out images are right at the end."""
+    first = text_of(page).split("Look at this first")[1].split("Figures marked")[0]
+    assert "After report 1, accuracy on the unseen domain fell by 30.0 points (oracle)." in first
+    assert "ape fell from 90.0 % at report 1, the validation choice, to 60.0 % (oracle)." in first
+    assert "cat: 50.0 % of the held-out images are right, and 30.0 % of the unseen ones, 20.0 points less" in first
+
+
+def test_the_images_are_those_of_the_unseen_domain(page):
+    """18 of the 30 are wrong at the end. A picture tells its class; the cube counts all images."""
+    data = data_of(page)
+    assert [state["name"] for state in data["states"]] == ["report 0", "report 1", "final"]
+    assert len(data["pictures"]["jpegs"]) == len(set(data["pictures"]["paths"])) == 30
+    assert all(path.startswith("clay/") for path in data["pictures"]["paths"])
+    final, truth = data["pictures"]["states"][-1]["label"], data["pictures"]["truth"]
+    assert sum(label != own for label, own in zip(final, truth, strict=True)) == 18
+    assert sum(data["states"][-1]["cube"][1::2]) == 30
+    assert data["confusion"]["counts"][0] == [6, 4, 0] and data["unit"] == "report" and data["selection"] is None
+
+
+def test_the_map_has_the_seen_domains_beside_the_unseen_one(made, page):
+    table = ImageTable.read(made / "dg_plain" / "clay" / "map.parquet")
+    assert table.domains == ("drawn", "photo", "clay")
+    assert np.bincount(table.domain).tolist() == [30, 30, 30]
+    assert table.get("row").tolist() == [-1] * 60 + list(range(30))
+    assert table.paths[0] == "drawn/30.png" and table.paths[60] == "clay/0.png", "held-out images, not trained ones"
+    found = data_of(page)["map"]
+    assert found["count"] == 90 and [domain["target"] for domain in found["domains"]] == [False, False, True]
+    assert "of 90 images by the final model: 60 of the seen domains, 30 of the unseen domain" in text_of(page)
+
+
+def test_a_page_made_again_is_the_same(made, tmp_path):
+    """From the folder alone, and results.json keeps its content."""
+    shutil.copytree(made / "dg_plain" / "clay", tmp_path / "run")
+    before = {name: (tmp_path / "run" / name).read_bytes() for name in ("report.html", "results.json")}
+    record = rebuild(tmp_path / "run")
+    assert record.problems == []
+    assert {name: (tmp_path / "run" / name).read_bytes() for name in before} == before
+    assert json.loads(before["results.json"])["problems"] == []
+
+
+def test_an_unfinished_run_has_a_page_and_no_results(tmp_path):
+    config = config_of(tmp_path, "dg_plain", "clay")
+    make_run(config, reports=2, finish=False)
+    page = (config.folder / "report.html").read_text(encoding="utf-8")
+    assert_whole(page)
+    assert "This run goes on: report 2 of 10 done" in text_of(page)
+    assert cards_of(page)["Now"][0] == "70.00"
+    rebuild(config.folder)
+    again = (config.folder / "report.html").read_text(encoding="utf-8")
+    assert "This run is not finished: report 2 of 10 done" in text_of(again)
+    assert not (config.folder / "results.json").exists() and data_of(again)["running"] is None
+
+
+@pytest.mark.parametrize("missing", ["rounds/02/held_out.parquet", "rounds/01/images.parquet", "map.parquet"])
+def test_of_a_folder_that_lacks_a_table_the_page_shows_the_rest(made, tmp_path, missing):
+    run = tmp_path / "run"
+    shutil.copytree(made / "dg_plain" / "clay", run)
+    (run / missing).write_text("damaged")
+    record = rebuild(run)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert_whole(page)
+    assert record.problems == [f"{missing.capitalize()} is broken. What the page shows of it is left out."]
+    assert record.problems[0] in text_of(page) and cards_of(page)["Final"][0] == "40.00"
+    assert json.loads((run / "results.json").read_text())["problems"] == record.problems
+    assert ("seen, held out 50.0 % wrong" in page) == ("held_out" not in missing)
+
+
+def test_records_that_contradict_one_another_give_no_headline(made, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made / "dg_plain" / "clay", run)
+    record = json.loads((run / "rounds/02/report.json").read_text())
+    (run / "rounds/02/report.json").write_text(json.dumps({**record, "overall": 0.99}))
+    before = (run / "results.json").read_text()
+    assert not rebuild(run).trusted and (run / "results.json").read_text() == before
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "There is no headline" in text_of(page) and not cards_of(page)
+
+
+def test_without_a_readable_config_the_records_are_shown(made, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(made / "dg_plain" / "clay", run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("method: erm", "method: of_a_later_version"))
+    assert "This version of uda cannot read the config" in rebuild(run).problems[0]
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert_whole(page)
+    assert cards_of(page)["Final"][0] == "40.00" and len(table_of(page, "Table of the reports")) == 3
+
+
+def test_many_classes_with_hostile_names_and_one_without_images(tmp_path):
+    classes = [f"{'long ' * 12}{number}" for number in range(57)] + ["</script><b>", "\u05d0\u05d1", "\x00nul"]
+    config = config_of(tmp_path, "dg_plain", "clay", gallery=5)
+    lacking = result("clay", [5] * 60, 1.0, 20, classes)
+    lacking.accuracy.per_class[classes[0]] = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(globals(), "result", lambda name, *rest: replace(lacking, name=name))
+        make_run(config, reports=2, classes=classes)
+    page = (config.folder / "report.html").read_text(encoding="utf-8")
+    assert_whole(page)
+    assert data_of(page)["classes"][57] == "</script><b>" and "<b>" not in page
+    assert table_of(page, "Table of the classes")[0][2:4] == ["-", "-"]
+    assert len(table_of(page, "Table of the classes")) == 60 and data_of(page)["confusion"] is None
+    assert len(table_of(page, "Most confused pairs of classes")) == 20
+
+
+def test_domains_are_called_by_their_last_part_if_that_tells_them_apart():
+    assert list(short_domains(["/data/a/clay", "photo"]).values()) == ["clay", "photo"]
+    assert list(short_domains(["a/clay", "b/clay"]).values()) == ["a/clay", "b/clay"]
 
 
 def test_hardness_of_several_domains_is_weighted_by_their_images():

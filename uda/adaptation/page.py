@@ -10,7 +10,7 @@ from uda.adaptation.terminal import SEPARATION
 from uda.data.class_names import NO_LABEL
 from uda.evaluation.collapse import CURES
 from uda.report.html import duration, method_settings_text
-from uda.report.page import NOTABLE_LOSS, Card, Column, Curve, RunPage, heat_map
+from uda.report.page import NOTABLE_LOSS, Card, Column, Curve, RunPage, heat_map, whole_percent
 from uda.report.run_record import RunRecord
 from uda.report.terminal import difference, fraction, percent
 
@@ -332,10 +332,10 @@ def _heat(page: RunPage) -> list[dict[str, Any]]:
     found = []
     if page.labelled and reports:
         by_class = [(report["accuracy"] or {}).get("per_class") for report in reports]
-        found.append(heat_map("accuracy", "Accuracy, % (oracle)", reports, by_class, _whole))
+        found.append(heat_map("accuracy", "Accuracy, % (oracle)", reports, by_class, whole_percent))
     if page.labelled and chosen:
         by_class = [report["tp_rate_per_class"] for report in chosen]
-        found.append(heat_map("tp-rate", "TP rate, % (oracle)", chosen, by_class, _whole))
+        found.append(heat_map("tp-rate", "TP rate, % (oracle)", chosen, by_class, whole_percent))
     if chosen:
         by_class = [report["selected_per_class"] for report in chosen]
         found.append(heat_map("selected", "Images selected", chosen, by_class, _count))
@@ -347,10 +347,6 @@ def _heat(page: RunPage) -> list[dict[str, Any]]:
 
 def _count(number: float | None) -> str:
     return "" if number is None else f"{number:,}"
-
-
-def _whole(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f}"
 
 
 def _shares(page: RunPage, source: Report | None) -> tuple[dict[str, dict[str, float | None]], str]:

@@ -12,7 +12,7 @@ from uda.generalization.stages import stage_steps
 from uda.models.losses import LOSSES
 from uda.report import figures
 from uda.report.html import duration, method_settings_text
-from uda.report.page import NOTABLE_LOSS, Column, Curve, RunPage, Words, heat_map, short_name
+from uda.report.page import NOTABLE_LOSS, Card, Column, Curve, RunPage, Words, heat_map, short_name, whole_percent
 from uda.report.run_record import RunRecord
 from uda.report.terminal import difference, fraction, percent
 
@@ -76,11 +76,11 @@ def generalization_page(record: RunRecord, config: GeneralizationConfig | None) 
     )
     page.curves = _curves(reports, names)
     page.class_columns, page.class_rows = _class_table(page)
+    unseen, held_out = [report["accuracy"]["per_class"] for report in reports], list(map(seen_per_class, reports))
     page.heat = [
-        heat_map("unseen", "Unseen domain, % (oracle)", reports,
-                 [report["accuracy"]["per_class"] for report in reports], _whole),
-        heat_map("held-out", "Held-out images, %", reports, [seen_per_class(report) for report in reports], _whole),
-    ]  # fmt: skip
+        heat_map("unseen", "Unseen domain, % (oracle)", reports, unseen, whole_percent),
+        heat_map("held-out", "Held-out images, %", reports, held_out, whole_percent),
+    ]
     page.confusion = reports[-1]["accuracy"]["confusion"]
     page.extra = [_hardness(page, names[target]), _by_domain(reports, names)]
     return page
@@ -144,20 +144,22 @@ def _headline(page: RunPage, target: str) -> None:
         f"{'' if len(last['seen']) == 1 else 's'}.",
     )
     found = {"final": last, "validation_choice": choice_of(reports), "oracle_best": _best(reports)}
-    for key, (title, note) in CHOICES.items():
-        report = found[key]
-        if key == "final" and not record.finished:
-            title, note = "Now", "the newest report; nothing is chosen"
-        numbered = note if key == "final" else note.replace("the report", f"report {report['round']}", 1)
+    told = "the last report" if record.finished else "the newest report"
+    notes = {
+        "final": f"{told}; nothing is chosen",
+        "validation_choice": "best on the seen domains' held-out images",
+        "oracle_best": "best by target labels: a bound, not a result",
+    }
+    for key, report in found.items():
+        note = notes[key] if key == "final" else f"report {report['round']}, {notes[key]}"
         page.cards.append(
-            {
-                "title": title,
-                "value": f"{percent(report['overall'])} %",
-                "note": f"accuracy on {target}, {numbered}; class mean {percent(report['class_mean'])}",
-                "oracle": True,
-                "main": key == "final",
-                "change": difference(report["overall"], last["overall"]) if report is not last else "",
-            }
+            Card(
+                "Now" if key == "final" and not record.finished else CHOICES[key][0],
+                f"{percent(report['overall'])} %",
+                f"accuracy on {target}, {note}; class mean {percent(report['class_mean'])}",
+                oracle=True,
+                main=key == "final",
+            )
         )
 
 
@@ -251,10 +253,6 @@ def _class_table(page: RunPage) -> tuple[list[Column], dict[str, list[tuple[str,
                 count = int((table.get(column) == number).sum())
                 rows[name].append((f"{count:,}", count))
     return columns, rows
-
-
-def _whole(share: float | None) -> str:
-    return "" if share is None else f"{100 * share:.0f}"
 
 
 def _by_domain(reports: Sequence[Report], names: Mapping[str, str]) -> dict[str, Any]:

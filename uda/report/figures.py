@@ -151,29 +151,6 @@ def estimates_figure(rows: Mapping[str, tuple[float, tuple[float, float] | None,
 
 
 @styled
-def classes_figure(
-    models: Mapping[str, Mapping[str, float | None]], names: Sequence[str], xlabel: str = "accuracy, % (oracle)"
-):
-    """Bars of the accuracy in per cent, one per name and model. The first of two models is paler."""
-    axes = new_axes(6, 1.0 + 0.4 * len(names))
-    positions = np.arange(len(names))
-    looks = [(-0.2, "#9aa5b1", "///"), (0.2, COLOURS[0], None)] if len(models) > 1 else [(0, COLOURS[0], None)]
-    for (title, accuracy), (offset, colour, hatch) in zip(models.items(), looks, strict=True):
-        shares = [100 * (accuracy.get(name) or 0) for name in names]
-        bars = axes.barh(positions + offset, shares, 0.38, color=colour, hatch=hatch, label=title)
-        labels = ["no labels" if accuracy.get(name) is None else f"{100 * accuracy[name]:.1f}" for name in names]
-        axes.bar_label(bars, labels, padding=3, fontsize=9)
-    axes.set_yticks(positions, names)
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim(0, 110)
-    axes.set_xticks(range(0, 101, 20))
-    axes.set_xlabel(xlabel)
-    axes.grid(axis="x", color=FAINT, linewidth=0.8)
-    axes.figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=10)
-    return axes.figure
-
-
-@styled
 def bars_figure(models: Mapping[str, Mapping[str, float | None]], names: Sequence[str], xlabel: str):
     """Horizontal bars of shares in per cent: for each name one bar per series. Unknown shares have no bar."""
     height = 0.9 / len(models)
@@ -290,7 +267,7 @@ def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
     size = (5, 3.1) if len(panels) == 1 else (0.5 + 2.7 * columns, 0.8 + 2.1 * rows)
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    looks = ({"fill": True, "color": "#c3cad2"}, {"color": COLOURS[1], "linewidth": 1.8})
+    looks = ({"fill": True, "color": "#c3cad2", "alpha": 0.6, "linewidth": 0}, {"color": COLOURS[1], "linewidth": 1.8})
     occupied = np.flatnonzero(np.sum([counts for groups in panels.values() for counts in groups.values()], axis=0))
     for axes, (title, groups) in zip(grid, panels.items(), strict=False):
         for (name, counts), look in zip(groups.items(), looks, strict=True):

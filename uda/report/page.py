@@ -609,6 +609,11 @@ def _cell_text(share: float) -> str:
     return f"{100 * share:.0f}" if share >= 0.095 else f"{100 * share:.1f}" if share >= 0.0005 else "·"
 
 
+def whole_percent(share: float | None) -> str:
+    """A share in whole per cent, for a cell of a heat map."""
+    return "" if share is None else f"{100 * share:.0f}"
+
+
 def short_name(name: str, most: int = NAME_LENGTH) -> str:
     """A name that fits beside a figure."""
     name = clean_name(name)
