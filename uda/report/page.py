@@ -256,7 +256,7 @@ class RunPage:
                 fallen.append((then - now, name, then, now))
         fallen.sort(reverse=True)
         for _, name, then, now in fallen[:MOST_NAMED]:
-            found.append(f"{short_name(name)} fell from {100 * then:.1f} % {whose} to {100 * now:.1f} %{mark}.")
+            found.append(f"Class {short_name(name)} fell from {100 * then:.1f} % {whose} to {100 * now:.1f} %{mark}.")
         if len(fallen) > MOST_NAMED:
             found.append(
                 f"{len(fallen) - MOST_NAMED} more classes fell by {100 * NOTABLE_LOSS:.0f} points or more{mark}."
