@@ -350,22 +350,21 @@ def _count(number: float | None) -> str:
 
 
 def _shares(page: RunPage, source: Report | None) -> tuple[dict[str, dict[str, float | None]], str]:
-    """Shares of the classes in the predictions of both models, and in what the last round chose."""
+    """Shares of the classes among the source images, in the predictions, and in what the last round selected."""
     reports = page.record.reports
     last = reports[-1] if reports else source
-    found = {}
-    if source and reports and source.get("predicted_per_class"):
-        found["source model"] = source["predicted_per_class"]
-    if last and last.get("predicted_per_class"):
-        found["newest model"] = last["predicted_per_class"]
-    chosen = next((report for report in reversed(reports) if "lambda" in report), None)
-    if chosen:
-        found["selected"] = chosen["selected_per_class"]
+    chosen = next((report for report in reversed(reports) if "lambda" in report), {})
+    found = {
+        "source images": (page.record.source or {}).get("source_per_class"),
+        "predicted": (last or {}).get("predicted_per_class"),
+        "selected": chosen.get("selected_per_class"),
+    }
     shares = {
         title: {name: count / max(1, sum(counts.values())) for name, count in counts.items()}
         for title, counts in found.items()
+        if counts
     }
-    text = "Shares of the classes in the predictions of the source model and of the newest model"
+    text = "Shares of the classes among the source images and in the predictions of the newest model"
     return shares, f"{text}{', and among the images that the last round selected' if chosen else ''}."
 
 

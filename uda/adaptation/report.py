@@ -131,6 +131,7 @@ class AdaptationReport(RunReport):
             "validators": validators,
             "seconds": seconds,
             "warnings": [],
+            "source_per_class": dict(zip(self.classes, self.source_counts.tolist(), strict=True)),
         }
         if prediction is not None:
             self._write_images(SOURCE_IMAGES, prediction)
