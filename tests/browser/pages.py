@@ -24,7 +24,7 @@ HOSTILE = [
     "מטוס גדול",
     "طائرة كبيرة",
     "飛行機",
-    "🛩️ plane",
+    "🛩️ Plane",
     "\"quoted\" & 'so' <b>bold</b>",
     "${name} {{ name }} __proto__",
 ]

@@ -123,15 +123,20 @@ def test_the_slider_moves_by_keyboard_and_changes_figures(page, data):
 
 
 def test_the_bars_are_the_images_of_the_class(page, data):
-    """The bars of a layer cover as much as the layer's share of the tallest bin of all rounds."""
+    """A bar is as high as its share of the tallest bin of all rounds, and stands on the bars below."""
     rounds = [entry["classes"][1] for entry in data["selection"]["rounds"]]
     tallest = max(sum(bins) for of in rounds for bins in zip(of["right"], of["wrong"], of["unknown"], strict=True))
     card = part(page, "selection").get_by_role("listitem").filter(has=page.get_by_title("class 1", exact=True))
+    floor = [60.0] * 24
     for layer in ("right", "wrong", "unknown"):
         path = card.locator(f".bars-{layer}").get_attribute("d")
-        heights = [-float(found) for found in re.findall(r"v(-[\d.]+)", path)]
-        assert len(heights) == sum(count > 0 for count in rounds[-1][layer])
-        assert sum(heights) == pytest.approx(60 * sum(rounds[-1][layer]) / tallest)
+        bars = [[float(number) for number in bar] for bar in re.findall(r"M([\d.]+) ([\d.]+)v-([\d.]+)", path)]
+        expected = []
+        for place, count in enumerate(rounds[-1][layer]):
+            if count:
+                expected.append([10 * place + 0.5, floor[place], 60 * count / tallest])
+                floor[place] -= 60 * count / tallest
+        assert bars == [pytest.approx(bar, abs=1e-6) for bar in expected]
 
 
 def test_classes_are_searched_and_ordered(page, data):
@@ -204,18 +209,18 @@ def test_one_measure_is_shown_at_a_time(page):
 
 
 def test_a_click_on_the_confusion_sets_the_filters_of_the_gallery(page, data):
-    truth, label = 1, 1
-    cell = page.locator(f'td[data-truth="{truth}"][data-label="{label}"]')
-    cell.click()
+    """The cell is one of a mistake, so that a row is not taken for a column."""
+    counts, pictures = data["confusion"]["counts"], data["pictures"]
+    pairs = zip(pictures["truth"], pictures["states"][-1]["label"], strict=True)
+    truth, label = next((t, p) for t, p in pairs if t < 6 and t != p and counts[t][p] != counts[p][t])
+    page.locator(f'td[data-truth="{truth}"][data-label="{label}"]').click()
     gallery = part(page, "gallery")
-    chosen = {
-        title: gallery.get_by_label(title, exact=True).input_value()
-        for title in ("Round", "Label", "True class (oracle)")
-    }
-    assert chosen == {"Round": "4", "Label": "1", "True class (oracle)": "1"}
-    total = data["confusion"]["counts"][truth][label]
-    assert counted(page) == (min(24, gallery.get_by_role("listitem").count()), total)
-    assert all("label class 1" in text for text in gallery.get_by_role("listitem").all_inner_texts())
+    titles = ("Round", "Label", "True class (oracle)")
+    chosen = {title: gallery.get_by_label(title, exact=True).input_value() for title in titles}
+    assert chosen == {"Round": "4", "Label": str(label), "True class (oracle)": str(truth)}
+    shown = gallery.get_by_role("listitem").all_inner_texts()
+    assert counted(page) == (len(shown), counts[truth][label]) and len(shown) > 0
+    assert all(f"label class {label}" in text and f"is class {truth}" in text for text in shown)
     page.wait_for_function("document.querySelector('[data-part=gallery]').getBoundingClientRect().top < innerHeight")
 
 
@@ -346,8 +351,13 @@ def test_a_lasso_marks_what_lies_in_it(page, data):
     assert shown and all("label class 0" in text for text in shown)
 
 
-def test_a_click_into_the_empty_map_and_the_escape_key_clear_the_marks(page):
-    for clear in (lambda: drag(page, [(0.5, 0.5)]), lambda: page.keyboard.press("Escape")):
+def test_a_click_an_empty_box_and_the_escape_key_clear_the_marks(page):
+    """The middle of the map is empty."""
+    for clear in (
+        lambda: drag(page, [(0.5, 0.5)]),
+        lambda: drag(page, [(0.48, 0.48), (0.52, 0.52)]),
+        lambda: page.keyboard.press("Escape"),
+    ):
         drag(page, [(0.05, 0.05), (0.95, 0.95)])
         assert marked(page)
         part(page, "map").locator(".map-plot").focus()

@@ -1319,8 +1319,8 @@ attributes, never as HTML. */
     context.fill();
   }
 
-  /* The pointer draws a box or a lasso, by `plot.dataset.tool`, or only looks. `outlined` is told each shape on the way,
-     `drawn` the last one: null for a click. */
+  /* The pointer draws a box or a lasso, by `plot.dataset.tool`, or only looks. `outlined` is told each shape on the
+     way, `drawn` the last one: null for a click. */
   function drawByPointer(plot, cloud, tooltip, outlined, drawn) {
     let path = null;
 
