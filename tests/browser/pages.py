@@ -310,6 +310,8 @@ def _confusion_table(data):
 
 
 def _fallback_gallery(data):
+    if not data["pictures"]:
+        return '<div class="fallback">There are no pictures.</div>'
     pictures, state = data["pictures"], data["pictures"]["states"][-1]
     items = [
         f'<li><img src="data:image/jpeg;base64,{pictures["jpegs"][n]}" alt="Image {escape(pictures["paths"][n])}">'

@@ -147,3 +147,17 @@ def test_on_paper_there_are_no_controls_and_light_colours(open_page, written):
     assert page.evaluate("getComputedStyle(document.documentElement).getPropertyValue('--ink')") != dark
     assert page.locator(".controls:visible, input:visible, select:visible").count() == 0
     assert page.locator(".classes li:visible").count() == 6
+
+
+def test_little_data(open_page, tmp_path):
+    """One class, one round, five images, a curve without a value; then nothing but curves."""
+    data = page_data(1, 1, 5, pictures=1, points=2)
+    data["curves"][0]["series"][0]["values"] = [None]
+    page = open_page(write_page(tmp_path / "little.html", data))
+    assert page.locator(".fallback:visible").count() == 0 and page.said == []
+    assert "class mean: no value" in page.locator(".curve").first.get_attribute("aria-label")
+    for name in ("pictures", "map", "confusion"):
+        data[name] = None
+    page = open_page(write_page(tmp_path / "less.html", data))
+    assert page.locator("[data-part=gallery] .fallback:visible, [data-part=map] .fallback:visible").count() == 2
+    assert page.locator("[data-part=curves] .fallback:visible").count() == 0 and page.said == []
