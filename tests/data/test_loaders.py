@@ -5,6 +5,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from tests.data.trees import make_folders
 from uda.core.errors import UserError
@@ -262,6 +263,29 @@ def test_a_broken_image_is_a_clear_error_from_workers_too(tmp_path, workers):
     one = Part(files, np.arange(3), np.zeros(3, np.int64), transform, 0, False)
     with pytest.raises(UserError, match=r"^\S*a_1\.jpg"):
         list(batches([one], 3, workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_lenient_batches_tell_of_broken_images_and_have_black_ones_in_their_place(tmp_path, workers):
+    """A damaged file, and an image that the transform cannot take; the others are those of plain batches."""
+    make_folders(tmp_path, ["ä"], per_class=5, suffix=".png")
+    names = [f"ä/ä_{i}.png" for i in range(5)]
+    transform = make_predict(TransformSettings(kind="affine", size=32, mean=(0, 0, 0), std=(1, 1, 1)))
+    for name in names:
+        file = tmp_path / name
+        Image.open(file).resize((32, 32)).save(file)
+    plain = torch.cat(list(predict_batches(ImageFiles(tmp_path, names), transform, batch_size=2, workers=0)))
+    (tmp_path / names[1]).write_text("broken")
+    Image.open(tmp_path / names[4]).resize((31, 32)).save(tmp_path / names[4])
+    read = predict_batches(ImageFiles(tmp_path, names), transform, batch_size=2, workers=workers, lenient=True)
+    images, problems = zip(*read, strict=True)
+    assert [list(told) for told in problems] == [[1], [], [0]]
+    assert problems[0][1].endswith(
+        "ä_1.png: cannot be read as an image: no known image format; repair or remove the file"
+    )
+    assert "needs images of 32 x 32 pixels, but one has 32 x 31" in problems[2][0]
+    images = torch.cat(images)
+    assert (images[[1, 4]] == 0).all() and torch.equal(images[[0, 2, 3]], plain[[0, 2, 3]])
 
 
 class Deadly(ImageArray):
