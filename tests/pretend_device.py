@@ -325,6 +325,8 @@ def _mps(device: Pretended) -> list[tuple[object, str, object]]:
         (torch.cuda, "is_available", lambda: False),
         (torch.backends.mps, "is_available", lambda: True),
         (torch.mps, "manual_seed", lambda seed: None),
+        (torch.mps, "get_rng_state", lambda: None),
+        (torch.mps, "set_rng_state", lambda state: None),
         (torch.mps, "synchronize", device.arrive),
     ]
 

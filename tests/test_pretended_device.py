@@ -4,19 +4,23 @@ Nothing may mix devices, nothing may ask MPS for float64, the values are the CPU
 than is said here. A wait costs a GPU what it would have computed meanwhile.
 """
 
+import csv
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from tests.adaptation.methods.test_methods import build, make_batch, with_strong_views
+from tests.data.trees import make_folders
 from tests.generalization.methods import test_meta_methods
 from tests.in_process import adapt
 from tests.pretend_device import pretended
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.methods.unlabelled_losses import UNLABELLED_LOSSES
+from uda.cli.main import main
 from uda.data.images import ImageArray
 from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.settings import AugmentSettings, TransformSettings
@@ -290,6 +294,30 @@ def test_a_whole_run_and_a_dry_one(tiny, tmp_path, kind):
     assert found[0] == pytest.approx(found[1], abs=1e-3)
     with pretended(kind):
         assert adapt([*words, f"runtime.device={kind}", f"output={tmp_path / 'dry'}", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_table_of_predictions(tiny, tmp_path, kind):
+    """Batch by batch, by the command line; an image that cannot be read is among them."""
+    make_folders(tmp_path / "photos", ["ant", "bee"], per_class=5)
+    (tmp_path / "photos" / "ant" / "ant_3.jpg").write_bytes(b"no image")
+    assert adapt(["--cfg", str(tiny), "self_training.rounds=1", f"output={tmp_path / 'run'}"]) == 0
+    words = ["predict", str(tmp_path / "run"), str(tmp_path / "photos"), "--batch-size", "3"]
+    tables = []
+    for place in (kind, "cpu"):
+        with pretended(kind):
+            assert main([*words, "--device", place, "--out", str(tmp_path / f"{place}.csv")]) == 0
+        with open(tmp_path / f"{place}.csv", encoding="utf-8", newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    for found, expected in zip(*tables, strict=True):
+        assert [found[name] for name in ("path", "prediction", "error")] == [
+            expected[name] for name in ("path", "prediction", "error")
+        ]
+        numbers = [name for name in found if re.match("prob|av", name) and found[name]]
+        assert len(numbers) == 7 * (not found["error"])
+        assert [float(found[name]) for name in numbers] == pytest.approx(
+            [float(expected[name]) for name in numbers], rel=1e-3
+        )
 
 
 REFUSED = {
