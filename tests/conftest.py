@@ -1,7 +1,9 @@
 """Shared fixtures."""
 
 import functools
+import itertools
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +33,15 @@ def fixed_randomness():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
+
+
+@pytest.fixture
+def starts_apart(monkeypatch):
+    """Event files of starts within one second are read in the order of the starts. TensorBoard sorts them by name."""
+    from tensorboard.summary.writer import event_file_writer
+
+    seconds = itertools.count(1_700_000_000)
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: next(seconds)))
 
 
 @pytest.fixture

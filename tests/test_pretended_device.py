@@ -247,6 +247,23 @@ def test_a_stage_of_training_as_a_whole(kind, variant, ready_made):
     assert found == pytest.approx(expected, rel=1e-4 if ready_made else 0.02)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_curves_of_training_cost_a_wait_where_the_losses_are_looked_at_anyway(kind):
+    """A point every 20 steps, where the host waits once for 20 losses: their other scalars come with them."""
+    waits, points = [], []
+    for curves in (None, lambda step, values: points.append((step, values))):
+        with pretended(kind) as device:
+            engine, method = fixmatch(kind)
+            seen = training_batches(parts()[:2], num_classes=4, batch_size=[4, 4], steps=41, seed=(0,), workers=0)
+            optimization = engine.optimization(method, method.config.adaptation.optim, 41)
+            device.waits.clear()
+            engine.fit(method, list(seen), optimization, label="fit", steps=41, freeze_batch_norm=True, curves=curves)
+            waits.append(device.waits.total())
+    assert waits[1] == waits[0], waits
+    assert [step for step, _ in points] == [20, 40, 41]
+    assert len(points[0][1]) == 4 + 2 + 1, "scalars, learning rates, time"
+
+
 def predicted(engine):
     """A target in batches of 5, after BatchNorm's statistics were taken from it."""
     images = parts(17)[1].images

@@ -23,7 +23,7 @@ METHODS = {
 
 
 @pytest.fixture(autouse=True)
-def points_are_near(monkeypatch):
+def points_are_near(monkeypatch, starts_apart):
     """A point every two steps, so that interruptions fall between points."""
     monkeypatch.setattr(engine, "CHECK_EVERY", 2)
 

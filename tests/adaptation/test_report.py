@@ -240,7 +240,7 @@ def test_without_labels_images_have_no_column_of_them(make_run):
         assert "label" not in pyarrow.parquet.read_schema(run.folder / f"rounds/{name}/images.parquet").names
 
 
-def test_tensorboard_holds_scalars_confusion_and_images_once_a_round(make_run):
+def test_tensorboard_holds_scalars_confusion_and_images_once_a_round(make_run, starts_apart):
     """A round that is repeated after an interruption replaces what the first try wrote."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

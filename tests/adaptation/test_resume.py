@@ -154,7 +154,7 @@ def test_more_rounds_go_on_to_the_end_of_the_longer_run(start, long, tmp_path, m
     assert "is finished" in capsys.readouterr().out
 
 
-def test_event_files_of_a_longer_run_have_every_round_once(start, tmp_path):
+def test_event_files_of_a_longer_run_have_every_round_once(start, tmp_path, starts_apart):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for rounds in (2, 4):

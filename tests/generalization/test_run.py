@@ -14,6 +14,7 @@ from tests.adaptation.test_run import cut_after_every_save
 from tests.data.trees import make_folders
 from tests.generalization.conftest import CLASSES
 from tests.in_process import generalize
+from tests.report.test_loggers import series
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.data.digits import ANGLES, rendered, rotated
@@ -28,6 +29,7 @@ from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.run import GeneralizationRun
 from uda.models.backbones import create_backbone
 from uda.trained_run import load_run
+from uda.training import engine
 from uda.training.engine import Engine
 
 
@@ -148,6 +150,26 @@ def test_a_finished_run_has_its_predictions_of_the_unseen_domain(tiny, tmp_path,
             execute(tiny, tmp_path / "cut", *extra)
     execute(tiny, tmp_path / "cut", *extra)
     assert (tmp_path / "cut/predictions.csv").read_bytes() == (tmp_path / "run/predictions.csv").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["mldg", "metareg"])
+def test_event_files_of_a_run_that_dies_after_every_step_are_whole(tiny, tmp_path, monkeypatch, method, starts_apart):
+    """One stage and two; points of training stand on the axis of the whole run."""
+    monkeypatch.setattr(engine, "CHECK_EVERY", 2)
+    words = [f"method={method}", "report.loggers=[tensorboard]"]
+    execute(tiny, tmp_path / "whole", *words)
+    cut_after_every_save(monkeypatch, tmp_path / "cut", lambda: execute(tiny, tmp_path / "cut", *words))
+    whole, cut = (
+        {
+            axis: {tag: found for tag, found in series(tmp_path / end / axis).items() if not tag.startswith("time/")}
+            for axis in ("tb", "tb/training")
+        }
+        for end in ("whole", "cut")
+    )
+    assert cut == whole
+    steps = [step for step, _ in whole["tb/training"]["training/loss"]]
+    assert steps == {"mldg": [2, 3, 5, 6, 7], "metareg": [2, 3, 4, 6, 7]}[method]
+    assert {"validation/mean", "final/validation", "z_oracle/final", "z_oracle/overall"} <= whole["tb"].keys()
 
 
 @pytest.mark.parametrize("file", ["rounds/01/report.json", "rounds/02/report.json", "results.json"])

@@ -174,7 +174,7 @@ def test_the_oracle_groups_come_last_in_tensorboard(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_resumed_board_drops_what_the_interrupted_part_wrote(tmp_path):
+def test_a_resumed_board_drops_what_the_interrupted_part_wrote(tmp_path, starts_apart):
     """Resumed before round 1 and before step 41; both axes are cut each at its own place."""
     first = TensorBoard(tmp_path, CONFIG, -1, 1)
     for report in (-1, 0, 1, 2):

@@ -16,6 +16,7 @@ from uda.data.batch import Batch
 from uda.models.backbones import batch_norms, synchronise_batch_norms
 from uda.models.network import Network, create_network
 from uda.models.settings import ModelSettings
+from uda.training import engine as engine_module
 from uda.training.device import has_compiler
 from uda.training.engine import Engine, EpochState, TrainingDivergedError
 from uda.training.method import Method
@@ -218,6 +219,84 @@ def test_nan_loss_stops_and_names_step():
         TrainingDivergedError, match=r"round 3: the loss is nan at step 3 of 4.*last good checkpoint is kept"
     ):
         engine.fit(method, data, optimization, label="round 3", steps=4)
+
+
+class Told(Method):
+    """A method that tells numbers known beforehand, one of them only in odd steps."""
+
+    told = 0
+
+    def step(self, batch, optimizer, progress):
+        self.told += 1
+        optimizer.descend(self.network(batch.images).logits.sum() * 0)
+        extra = {"loss/odd": torch.tensor(self.told / 10)} if self.told % 2 else {}
+        return {"loss": torch.tensor(float(self.told)), **extra}
+
+
+def points_of(monkeypatch, steps, total=None, **options):
+    """The points of a stage of so many steps, as `fit` gives them: step and figures."""
+    monkeypatch.setattr(engine_module, "CHECK_EVERY", 3)
+    engine = Engine(tiny_network(), RuntimeSettings(device="cpu"), quiet)
+    method = Told(engine.network)
+    optimization = engine.optimization(method, OptimSettings(lr=0.1, schedule="inverse"), total or steps)
+    points = []
+    given = {"label": "x", "steps": steps, "curves": lambda step, values: points.append((step, values)), **options}
+    engine.fit(method, batches(steps), optimization, **given)
+    return points
+
+
+def test_curves_by_hand(monkeypatch):
+    """Points after 3, 6 and 7 steps: means of 1 2 3, of 4 5 6 and of 7; of .1 .3, of .5 and of .7."""
+    points = points_of(monkeypatch, 7)
+    assert [step for step, _ in points] == [3, 6, 7]
+    assert [figures["training/loss"] for _, figures in points] == [2, 5, 7]
+    assert [figures["training/loss/odd"] for _, figures in points] == pytest.approx([0.2, 0.5, 0.7])
+    expected = [0.1 * (1 + 10 * done / 7) ** -0.75 for done in (2, 5, 6)]
+    assert [figures["learning_rate/backbone"] for _, figures in points] == pytest.approx(expected)
+    assert all(figures["time/seconds_per_step"] > 0 for _, figures in points)
+
+
+def test_the_points_of_a_long_stage_are_bounded(monkeypatch):
+    """30 steps, two points at most: every 15 steps, a multiple of the three between two looks at the losses."""
+    monkeypatch.setattr(engine_module, "MOST_POINTS", 2)
+    assert [step for step, _ in points_of(monkeypatch, 30)] == [15, 30]
+
+
+def test_a_window_goes_on_after_a_pause(monkeypatch):
+    """Paused after five of seven steps, between two points: what the rest then tells is as without a pause."""
+
+    class At5:
+        states = ()
+
+        def due(self, step):
+            return step == 5
+
+        def save(self, state):
+            self.states = (*self.states, state)
+
+    pauses = At5()
+    whole = points_of(monkeypatch, 7, pauses=pauses)
+    (state,) = pauses.states
+    assert state.window["loss"] == (9.0, 2)
+    engine = Engine(tiny_network(), RuntimeSettings(device="cpu"), quiet)
+    method = Told(engine.network)
+    method.told = 5
+    optimization = engine.optimization(method, OptimSettings(lr=0.1, schedule="inverse"), 7)
+    optimization.steps_done = 5
+    rest = []
+    engine.fit(
+        method,
+        batches(2),
+        optimization,
+        label="x",
+        steps=7,
+        begin=EpochState(5, {}, state.window),
+        curves=lambda step, values: rest.append((step, values)),
+    )
+    for points in (whole, rest):
+        for _, figures in points:
+            del figures["time/seconds_per_step"]
+    assert rest == whole[1:]
 
 
 def test_predict_is_eval_mode_every_image_once_whatever_the_batch():

@@ -153,6 +153,10 @@ class RunReport(ABC):
         """Log figures of the training up to a step of the run."""
         self._all_loggers().training(step, values)
 
+    def flush(self) -> None:
+        """Make all loggers write what is pending."""
+        self._all_loggers().flush()
+
     @property
     def logs(self) -> bool:
         """Whether there is a logger."""

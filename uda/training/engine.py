@@ -306,7 +306,7 @@ class Engine:
                 curves(optimization.steps_done, {**window.take(), **optimization.learning_rates})
             if pause:
                 window.rest()
-                pauses.save(EpochState(step + 1, sums, window.sums))
+                pauses.save(EpochState(step + 1, sums, dict(window.sums)))
                 window.resume()
                 self._train_mode(freeze_batch_norm)
         self._average_batch_norm()

@@ -68,6 +68,9 @@ class Report(Protocol):
     def start(self, first_step: int) -> None:
         """Begin to log, with the training step `first_step` to come, counted from 1."""
 
+    def flush(self) -> None:
+        """Write the logged figures to disk."""
+
     def training(self, step: int, values: Mapping[str, float]) -> None:
         """Log figures of the training up to a step of the run."""
 
@@ -435,6 +438,7 @@ class Session(ABC):
             state["statistics"] = self._of_every_rank(_flat(self.engine.running_statistics()))
         if self.ranks.is_main:
             with self.interruption.deferred():
+                self.report.flush()  # figures up to the checkpoint must not be lost; those after it are drawn again
                 self.checkpoints.save(progress, state)
 
     def save_weights(self, name: str) -> None:
