@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests import fake_trackers
 from tests.data.trees import write_image
 from tests.docs.documents import TEXTS, commands, marked
 from tests.forked import forked_job
@@ -64,6 +65,8 @@ SNIPPETS = {
     "method": ("python", "my_method.py"),
     "own data": ("yaml", "own.yaml"),
     "comparison": ("yaml", "my_table.yaml"),
+    "wandb": ("python", "wandb_logger.py"),
+    "mlflow": ("python", "mlflow_logger.py"),
 }
 
 
@@ -104,7 +107,10 @@ def folder(tmp_path_factory):
     (folder / "my.yaml").write_text("_base_: digits_avh.yaml\n", encoding="utf-8")
     for number in range(3):
         write_image(folder / "photos" / f"{number}.png", number, np.random.default_rng(0), size=(28, 28))
-    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        fake_trackers.install(patch)
+        yield folder
+    fake_trackers.forget()
     SELECTORS._entries.pop("mine", None)
     ADAPTATION_METHODS._entries.pop("nuclear", None)
 
