@@ -423,3 +423,10 @@ def test_batches_too_small_to_be_divided_are_found_at_the_start(tiny, tmp_path, 
     with pytest.raises(UserError, match=rf"{key}: a batch of \d images is too small for \d parts"):
         AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", *overrides]))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_map_without_its_package_is_refused_before_the_training(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("uda.report.feature_map.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="umap-learn; pip install umap-learn"):
+        AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "report.map=umap"]))
+    assert not (tmp_path / "run").exists()

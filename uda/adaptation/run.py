@@ -25,7 +25,7 @@ from uda.data.loaders import Batches
 from uda.evaluation.accuracy import Accuracy, accuracy, selection_metrics
 from uda.evaluation.validators import VALIDATORS
 from uda.models.network import Prediction, create_network, describe_network
-from uda.report.feature_map import MOST_POINTS, MapPart, sample_rows, shares_of
+from uda.report.feature_map import MOST_POINTS, MapPart, check_installed, sample_rows, shares_of
 from uda.selection.selectors import target_scores
 from uda.selection.thresholds import portion_schedule
 from uda.training.checkpoint import Progress
@@ -45,6 +45,7 @@ class AdaptationRun(Session):
     def prepare(self) -> None:
         config = self.config
         check_batches(config, self.ranks.world)
+        check_installed(config.report.map)
         self.domains = self.load_images()
         self.classes = self.domains.classes
         data = config.data

@@ -17,6 +17,7 @@ from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMet
 from uda.generalization.report import DomainResult, GeneralizationReport, summary_lines
 from uda.generalization.stages import GENERALIZATION_STAGE, stage_steps
 from uda.models.network import Prediction, create_network, describe_network, network_on
+from uda.report.feature_map import check_installed
 from uda.training.checkpoint import Progress
 from uda.training.engine import seed_everything
 from uda.training.inputs import InputImages, Inputs
@@ -36,6 +37,7 @@ class GeneralizationRun(Session):
         config = self.config
         self.domains = load(config, self.log, self.ranks)
         self.classes = self.domains.classes
+        check_installed(config.report.map)
         method = GENERALIZATION_METHODS[config.method]
         seen = len(self.domains.seen)
         if seen < method.least_domains:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 import numpy as np
@@ -19,12 +20,13 @@ MOST_POINTS = 20_000
 def places(features: np.ndarray, projection: Projection = "pca") -> np.ndarray:
     """Features (N, D) on a plane: (N, 2) float32. The same features give the same places.
 
-    PCA is fitted to a random sample of at most 20,000 rows. t-SNE and UMAP need all rows at once.
+    PCA is fitted to a random sample of at most 20,000 rows. t-SNE and UMAP need all rows at once. Features without a
+    plane (fewer than three rows, one column, or values that are not finite) are all at the same place.
 
     Raises:
         UserError: UMAP is not installed.
     """
-    if len(features) < 3 or features.shape[1] < 2:
+    if len(features) < 3 or features.shape[1] < 2 or not np.isfinite(features).all():
         return np.zeros((len(features), 2), np.float32)
     if projection == "tsne":
         from sklearn.manifold import TSNE
@@ -32,15 +34,20 @@ def places(features: np.ndarray, projection: Projection = "pca") -> np.ndarray:
         model = TSNE(perplexity=min(30.0, (len(features) - 1) / 3), init="pca", random_state=0)
         return model.fit_transform(features).astype(np.float32)
     if projection == "umap":
-        try:
-            from umap import UMAP
-        except ImportError:
-            raise UserError("report.map: 'umap' needs the package umap-learn; pip install umap-learn") from None
+        check_installed(projection)
+        from umap import UMAP
+
         return UMAP(random_state=0).fit_transform(features).astype(np.float32)
     from sklearn.decomposition import PCA
 
     sample = features[sample_rows(len(features), MOST_POINTS)]
     return PCA(2, svd_solver="covariance_eigh").fit(sample).transform(features).astype(np.float32)
+
+
+def check_installed(projection: str) -> None:
+    """Raise UserError if the projection needs a package that is not installed."""
+    if projection == "umap" and find_spec("umap") is None:
+        raise UserError("report.map: 'umap' needs the package umap-learn; pip install umap-learn")
 
 
 def sample_rows(count: int, most: int) -> np.ndarray:
