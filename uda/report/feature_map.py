@@ -28,6 +28,8 @@ def places(features: np.ndarray, projection: Projection = "pca") -> np.ndarray:
     """
     if len(features) < 3 or features.shape[1] < 2 or not np.isfinite(features).all():
         return np.zeros((len(features), 2), np.float32)
+    if not np.isfinite(features).all():
+        features = np.nan_to_num(features, nan=0, posinf=0, neginf=0)
     if projection == "tsne":
         from sklearn.manifold import TSNE
 
@@ -38,10 +40,21 @@ def places(features: np.ndarray, projection: Projection = "pca") -> np.ndarray:
         from umap import UMAP
 
         return UMAP(random_state=0).fit_transform(features).astype(np.float32)
-    from sklearn.decomposition import PCA
+    return _principal_axes(features)
+
+
+def _principal_axes(features: np.ndarray) -> np.ndarray:
+    """PCA without scikit-learn, whose import takes longer than the work of a small run."""
+    from scipy.linalg import eigh
 
     sample = features[sample_rows(len(features), MOST_POINTS)]
-    return PCA(2, svd_solver="covariance_eigh").fit(sample).transform(features).astype(np.float32)
+    mean = sample.mean(0, dtype=np.float64).astype(features.dtype)
+    centred = sample - mean
+    last = features.shape[1] - 1
+    _, axes = eigh(centred.T @ centred, subset_by_index=[last - 1, last])
+    axes = axes[:, ::-1]
+    axes *= np.sign(axes[np.abs(axes).argmax(0), [0, 1]])  # else the sign would be the library's choice
+    return ((features - mean) @ axes).astype(np.float32)
 
 
 def check_installed(projection: str) -> None:

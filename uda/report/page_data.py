@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -124,14 +125,14 @@ def histograms(
     kept = [numbers[place] for place in evenly(len(numbers), max(2, MOST_NUMBERS // (len(classes) * bins * 2)))]
     scores = [choosing[number].get("score") for number in kept]
     low, high = (float(edge(score.min() if edge is min else score.max() for score in scores)) for edge in (min, max))
-    high = high if high > low else low + 1e-6
+    high = high if high > low else low + 1e-6 * max(1.0, abs(low))
     edges = np.linspace(low, high, bins + 1)
     return {
         "bins": bins,
         "rounds": [
             {
                 "round": number,
-                "range": [rounded(low), rounded(high)],
+                "range": [low, high],
                 "classes": _classes_of(choosing[number], records.get(number, {}), classes, edges),
             }
             for number in kept
@@ -179,8 +180,8 @@ def _classes_of(
 
 
 def rounded(value: float | None) -> float | None:
-    """A number with five significant digits, as many as a page shows."""
-    return None if value is None else float(f"{value:.5g}")
+    """A number with five significant digits, as many as a page shows. None if it is unknown or not finite."""
+    return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
 
 
 def pictures_data(
