@@ -357,6 +357,26 @@ def test_a_finished_run_is_opened_by_its_folder(adapted, photos, tmp_path, monke
     assert relative.network is relative.network and relative.folder == adapted.folder
 
 
+def test_other_weights_of_a_run_are_opened_by_name(adapted, photos, tmp_path):
+    """Of an unfinished run too. The table of what they predict is written by name as well."""
+    source = uda.load_run(adapted.folder, weights="source")
+    assert source.weights == "source" and adapted.weights == "final"
+    assert not np.array_equal(source.predict(photos).logits, adapted.predict(photos).logits)
+    with pytest.raises(UserError, match=r"`weights`: .* no weights 'sorce', did you mean 'source'\? \(it has final, l"):
+        uda.load_run(adapted.folder, weights="sorce")
+    (tmp_path / "checkpoints").mkdir()
+    for name in ("config.yaml", "checkpoints/source.safetensors"):
+        (tmp_path / name).write_bytes((adapted.folder / name).read_bytes())
+    begun = uda.load_run(tmp_path, weights="source")
+    assert np.array_equal(begun.predict(photos).logits, source.predict(photos).logits)
+    with pytest.raises(UserError, match=r"not a finished run: there is no results.json; `weights` may be source$"):
+        uda.load_run(tmp_path)
+    with pytest.raises(UserError, match=r"not a finished run: there is no results.json"):
+        _ = begun.results
+    begun.predict(photos).write(tmp_path / "found.csv")
+    assert (tmp_path / "found.csv").read_text().count("\n") == 33
+
+
 def test_a_supervised_run_is_opened_too(tmp_path):
     from tests.hardness.conftest import TINY
     from uda.hardness.dynamics.config import SupervisedConfig

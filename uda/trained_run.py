@@ -175,7 +175,7 @@ class TrainedRun:
         Raises:
             UserError: memory runs out.
         """
-        engine, ranks = self._engine, ranks or Ranks()
+        engine, ranks, classes = self._engine, ranks or Ranks(), self.classes
         size, count = batch_size or engine.predict_batch_size, len(images)
         batches = math.ceil(count / size)
         numbers = np.arange(count)
@@ -197,7 +197,7 @@ class TrainedRun:
             if batch < own:
                 ids = images.ids[batch * size : (batch + 1) * size]
                 prediction, problems = next(predicted)
-                rows = prediction_rows(ids, prediction, self.classes, problems)
+                rows = prediction_rows(ids, prediction, classes, problems)
             if ranks.world == 1:
                 yield rows
                 continue
