@@ -267,7 +267,7 @@ def test_what_needs_the_unseen_labels_is_marked(page, summary_page):
         assert re.search(rf'<h3>{title} <abbr class="oracle"', summary_page), title
     for title in ("unseen, %", "class mean, %", "ECE", "AVH, unseen", "Confusion"):
         assert re.search(rf'{title} <abbr class="oracle"', page), title
-    assert re.search(r'<td>unseen <abbr class="oracle"', summary_page)
+    assert re.search(r'<td class="text">unseen <abbr class="oracle"', summary_page)
     assert re.search(r'By class <abbr class="oracle"', summary_page)
     assert not re.search(r'held out(, %)? <abbr class="oracle"', page + summary_page), "seen images' labels are known"
 

@@ -289,14 +289,17 @@ def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
 
 #: Colours of figures, and the variables of the page that stand for them in light and dark.
 _VARIABLES = {
-    INK: "--ink", FAINT: "--line", "#8a9099": "--edge", "#9aa5b1": "--edge", "#c3cad2": "--edge",
+    INK: "--ink", "#22262c": "--ink", FAINT: "--line", "#8a9099": "--edge", "#9aa5b1": "--edge", "#c3cad2": "--edge",
     **{colour: f"--series-{number}" for number, colour in enumerate(COLOURS, 1)},
 }  # fmt: skip
 
 
 @styled
-def to_svg(figure, name: str, description: str) -> str:
-    """The figure as an `<svg>` element for HTML, without external references. Its ids begin with `name`."""
+def to_svg(figure, name: str, description: str, themed: bool = True) -> str:
+    """The figure as an `<svg>` element for HTML, without external references. Its ids begin with `name`.
+
+    `themed`: with the page's variables in place of the colours of figures.
+    """
     import matplotlib
     from markupsafe import escape
 
@@ -309,11 +312,16 @@ def to_svg(figure, name: str, description: str) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    for colour, variable in _VARIABLES.items():
+    for colour, variable in _VARIABLES.items() if themed else ():
         text = text.replace(colour.lower(), f"var({variable})")
     box = re.search(r'viewBox="[^"]*"', text)[0]
     title = escape(description)
     return re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{title}">', text, count=1)
+
+
+def has_own_colours(svg: str) -> bool:
+    """Whether a figure has pixels, or colours that no variable of the page stands for."""
+    return "<image" in svg or re.search(r"(?:fill|stroke|color)(?::\s*|=\")#", svg) is not None
 
 
 @styled

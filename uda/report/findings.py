@@ -3,6 +3,7 @@
 import base64
 import csv
 import io
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -59,21 +60,24 @@ class Findings:
         write_bytes(self.folder / f"{name}.png", png)
         write_bytes(self.folder / f"{name}.svg", svg)
         write_rows(self.folder / f"{name}.csv", data)
-        shown = (
-            {"png": base64.b64encode(png).decode()} if raster else {"svg": figures.to_svg(figure, name, description)}
-        )
+        own = raster
+        if raster:
+            shown = {"png": base64.b64encode(png).decode()}
+        else:
+            drawn = figures.to_svg(figure, name, description)
+            own = figures.has_own_colours(drawn)
+            shown = {"svg": figures.to_svg(figure, name, description, themed=False) if own else drawn}
         wide = figure.get_figwidth() > WIDEST_NARROW
-        self._parts.append(
-            {"kind": "figure", "name": name, "title": title, "description": description, "wide": wide, **shown}
-        )
+        about = {"kind": "figure", "name": name, "title": title, "description": description}
+        self._parts.append({**about, "wide": wide, "on_white": own, **shown})
 
     def table(self, name: str, title: str, rows: Sequence[Row], description: str = "", first: bool = False) -> None:
         """Add a table, and write it to `<name>.csv`. `first`: show it above everything else."""
         name = self._new(name)
         write_rows(self.folder / f"{name}.csv", rows)
         head = list(rows[0]) if rows else []
-        body = [[_cell(row[key]) for key in head] for row in rows]
-        longest = [max(map(len, column)) for column in zip(*body, strict=True)] or [0] * len(head)
+        body = [[(_cell(row[key]), _number(row[key])) for key in head] for row in rows]
+        longest = [max(len(text) for text, _ in column) for column in zip(*body, strict=True)] or [0] * len(head)
         part = {
             "kind": "table", "name": name, "title": title, "description": description,
             "head": head, "rows": body, "longest": longest,
@@ -118,6 +122,12 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def _number(value: Any) -> float | int | None:
+    """The number that a cell is sorted by; None if it is no number."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return value if is_number else None
 
 
 def _cell(value: Any) -> str:
