@@ -90,7 +90,7 @@ def compared(record: RunRecord) -> ComparedRun:
 
 
 def _describe_generalization(run: ComparedRun, config: GeneralizationConfig | None) -> None:
-    from uda.generalization.report import choice_of
+    from uda.generalization.results import choice_of
 
     data = run.record.settings.get("data")
     run.kind, run.measure, run.score = "domain generalisation", "overall", "held-out images"

@@ -307,8 +307,9 @@ def test_the_map_has_the_seen_domains_beside_the_unseen_one(made, page):
     assert table.get("row").tolist() == [-1] * 60 + list(range(30))
     assert table.paths[0] == "drawn/30.png" and table.paths[60] == "clay/0.png", "held-out images, not trained ones"
     found = data_of(page)["map"]
+    assert data_of(page)["words"] == {"target": "unseen", "source": "seen"}
     assert found["count"] == 90 and [domain["target"] for domain in found["domains"]] == [False, False, True]
-    assert "of 90 images by the final model: 60 of the seen domains, 30 of the unseen domain" in text_of(page)
+    assert "of 90 images by the final model: 60 seen images and 30 unseen images." in text_of(page)
 
 
 def test_a_page_made_again_is_the_same(made, tmp_path):

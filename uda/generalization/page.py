@@ -53,8 +53,8 @@ def generalization_page(record: RunRecord, config: GeneralizationConfig | None) 
         facts=_facts(record, config, target),
         legend=list(LEGEND),
         words=Words(
-            "unseen domain",
-            "seen domains",
+            "unseen",
+            "seen",
             "unseen",
             "need labels of the unseen domain. Training and the validation choice never see them.",
         ),

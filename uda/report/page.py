@@ -110,9 +110,9 @@ class Words:
     """What a kind of run calls what its page tells of."""
 
     target: str = "target"
-    """The images that the run is measured on."""
+    """Goes before "images" for those that the run is measured on."""
     source: str = "source"
-    """The images that the map shows beside them."""
+    """The same for those that the map shows beside them."""
     final: str = "final"
     """The figures of the last model, in the legends of calibration."""
     why_marked: str | None = "need target labels. Training and the label-free choice never see them."
@@ -287,6 +287,7 @@ class RunPage:
             "labelled": self.labelled,
             "selector": self.selector,
             "unit": self.unit,
+            "words": {"target": self.words.target, "source": self.words.source},
             "running": {"reload_seconds": RELOAD_SECONDS} if record.running else None,
             "curves": [curve.data() for curve in curves],
             "selection": page_data.histograms(record.tables, reports, self.classes),
@@ -414,8 +415,8 @@ class RunPage:
         return {
             "png": base64.b64encode(png).decode("ascii"),
             "text": f"{page_data.TITLES[table.about['projection']]} of the features of {len(table):,} images by the "
-            f"final model: {int((~target).sum()):,} of the {self.words.source}, "
-            f"{int(target.sum()):,} of the {self.words.target}.",
+            f"final model: {int((~target).sum()):,} {self.words.source} images and {int(target.sum()):,} "
+            f"{self.words.target} images.",
         }
 
     def _calibration(self) -> dict[str, Any]:

@@ -151,6 +151,11 @@ attributes, never as HTML. */
     return data.confusion ? data.confusion.state : data.states.length - 1;
   }
 
+  /* What the page calls the images that a run is measured on, and those that the map shows beside them. */
+  function wordsOf(data) {
+    return data.words || { target: "target", source: "source" };
+  }
+
   // --------------------------------------------------------------------------------------------------------- curves
 
   const SERIES = 7;
@@ -1052,7 +1057,7 @@ attributes, never as HTML. */
         entries: [
           { name: "target, not chosen", paint: () => colour("edge"), shape: "dot" },
           { name: "target, chosen in the last round", paint: () => colour("accent"), shape: "dot" },
-          { name: "source", paint: () => colour("edge"), shape: "ring" },
+          { name: wordsOf(data).source, paint: () => colour("edge"), shape: "ring" },
         ],
         entryOf: (point) => points.chosen[point],
       };
@@ -1064,7 +1069,7 @@ attributes, never as HTML. */
           { name: "right", paint: () => colour("right"), shape: "dot" },
           { name: "wrong", paint: () => colour("wrong"), shape: "cross" },
           { name: "not labelled", paint: () => colour("edge"), shape: "dot" },
-          { name: "source", paint: () => colour("edge"), shape: "ring" },
+          { name: wordsOf(data).source, paint: () => colour("edge"), shape: "ring" },
         ],
         entryOf: (point) => {
           if (!isTarget(point)) return 3;
@@ -1240,8 +1245,8 @@ attributes, never as HTML. */
     if (!way.entries.some(({ shape }) => shape) && data.map.domains.some(({ target }) => !target)) {
       const paint = "var(--soft)";
       list.append(
-        element("li", { class: "soft" }, shapeSample("ring", paint), "source"),
-        element("li", { class: "soft" }, shapeSample("dot", paint), "target"),
+        element("li", { class: "soft" }, shapeSample("ring", paint), wordsOf(data).source),
+        element("li", { class: "soft" }, shapeSample("dot", paint), wordsOf(data).target),
       );
     }
     return list;
@@ -1265,7 +1270,7 @@ attributes, never as HTML. */
         const right = points.truth[point] === points.label[point];
         pieces.push(element("div", {}, right ? "✓ right" : "✗ wrong: is ", ...(right ? [] : [nameOf(truth)])));
       }
-      pieces.push(element("div", {}, nameOf(domain.name), domain.target ? " (target)" : " (source)"));
+      pieces.push(element("div", {}, nameOf(domain.name), ` (${wordsOf(data)[domain.target ? "target" : "source"]})`));
       if (picture !== undefined) {
         pieces.unshift(element("img", { src: pictureSource(data, picture), alt: "" }));
         pieces.push(element("div", { class: "path" }, pathOf(data.pictures.paths[picture])));
@@ -1463,8 +1468,9 @@ attributes, never as HTML. */
       marked = new Uint8Array(count);
       for (const point of members) marked[point] = 1;
       draw();
-      const others = sources ? ` and ${plural(sources, "source image")}` : "";
-      status.textContent = `${plural(targets.length, "target image")}${others} marked.`;
+      const words = wordsOf(data);
+      const others = sources ? ` and ${plural(sources, `${words.source} image`)}` : "";
+      status.textContent = `${plural(targets.length, `${words.target} image`)}${others} marked.`;
       clearing.hidden = false;
       opening.hidden = !parts.gallery || !targets.length;
       if (!parts.gallery) return;
