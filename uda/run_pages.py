@@ -51,10 +51,12 @@ def compare(folders: Sequence[Path], path: Path) -> list[RunRecord]:
         UserError: a folder is not a run folder, fewer than two different folders are given, or the file cannot be
             written.
     """
-    different = list({folder.resolve(): folder for folder in reversed(folders)}.values())[::-1]
+    different: dict[Path, Path] = {}
+    for folder in folders:
+        different.setdefault(folder.resolve(), folder)
     if len(different) < 2:
         raise UserError("a comparison needs two different run folders")
-    records = [read_run_record(folder, only_last=True) for folder in different]
+    records = [read_run_record(folder, only_last=True) for folder in different.values()]
     links = {
         str(record.folder): os.path.relpath(record.folder / "report.html", path.resolve().parent)
         for record in records if (record.folder / "report.html").is_file()

@@ -233,7 +233,9 @@ def _lead_of_two(groups: Sequence[Group], measure: str) -> tuple[str, str, str]:
     first, other = groups
     title, found = MEASURES[measure], difference(other, first, _final(measure))
     if found is None:
-        return f"The {title} of the two groups cannot be compared seed by seed.", "", ""
+        why = obstacle(other, first)
+        told = f"{other.letter} is not compared with {first.letter}: {why}" if why else "no seed is in both with a figure"
+        return f"There is no difference of the two groups: {told}.", "", ""
     points = 100 * found.mean
     much = f"{abs(points):.2f} points {'higher' if points > 0 else 'lower'}" if round(points, 2) else "the same"
     seeds = "one shared seed" if found.count == 1 else f"{found.count} shared seeds"
