@@ -234,8 +234,8 @@ def _lead_of_two(groups: Sequence[Group], measure: str) -> tuple[str, str, str]:
     title, found = MEASURES[measure], difference(other, first, _final(measure))
     if found is None:
         why = obstacle(other, first)
-        told = f"{other.letter} is not compared with {first.letter}: {why}" if why else "no seed is in both with a figure"
-        return f"There is no difference of the two groups: {told}.", "", ""
+        told = f"{why[0].upper()}{why[1:]}" if why else "No seed of both has a figure"
+        return f"{other.title} cannot be compared with {first.letter}. {told}.", "", ""
     points = 100 * found.mean
     much = f"{abs(points):.2f} points {'higher' if points > 0 else 'lower'}" if round(points, 2) else "the same"
     seeds = "one shared seed" if found.count == 1 else f"{found.count} shared seeds"
