@@ -46,7 +46,7 @@ def run_python(*arguments, **environment):
 def test_the_commands_are_the_modules():
     assert list(tree().commands) == [
         "adapt", "bench", "check-data", "check-device", "completion", "export", "generalize", "hardness", "list",
-        "predict", "table",
+        "predict", "report", "table",
     ]  # fmt: skip
 
 
