@@ -79,8 +79,8 @@ def generalize(
 ) -> dict[str, TrainedRun]:
     """Train on all domains except one and test on that one, as `uda generalize` does.
 
-        runs = uda.generalize("rotated_digits_erm", overrides={"target": "30"})
-        runs["30"].results["final"]["overall"]
+        runs = uda.generalize("rotated_digits_erm", overrides={"target": "m30"})
+        runs["m30"].results["final"]["overall"]
 
     Args and errors are the same as for `adapt`.
 
