@@ -16,6 +16,7 @@ from uda.data.cards import CARDS
 from uda.evaluation.validators import VALIDATORS
 from uda.models.backbones import BACKBONES
 from uda.models.losses import LOSSES
+from uda.report.loggers import LOGGERS
 from uda.selection.regularizers import REGULARIZERS
 from uda.selection.selectors import SELECTORS
 
@@ -29,6 +30,7 @@ HELD = {
     "losses": LOSSES,
     "unlabelled_losses": UNLABELLED_LOSSES,
     "validators": VALIDATORS,
+    "loggers": LOGGERS,
     "datasets": CARDS,
     "backbones": BACKBONES,
 }

@@ -15,7 +15,7 @@ LINE = 100
 #: What can be listed.
 KINDS = (
     *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
-    *("datasets", "backbones", "scores", "degradations", "tables"),
+    *("loggers", "datasets", "backbones", "scores", "degradations", "tables"),
 )
 
 Row = tuple[str, str]
@@ -76,6 +76,7 @@ def _registry(kind: str) -> "Registry":
     from uda.hardness.scoring.scores import SCORES
     from uda.models.backbones import BACKBONES
     from uda.models.losses import LOSSES
+    from uda.report.loggers import LOGGERS
     from uda.selection.regularizers import REGULARIZERS
     from uda.selection.selectors import SELECTORS
 
@@ -85,6 +86,7 @@ def _registry(kind: str) -> "Registry":
         "losses": LOSSES,
         "unlabelled_losses": UNLABELLED_LOSSES,
         "validators": VALIDATORS,
+        "loggers": LOGGERS,
         "backbones": BACKBONES,
         "scores": SCORES,
         "degradations": DEGRADATIONS,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LISTS = (
     *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
-    *("datasets", "backbones"),
+    *("loggers", "datasets", "backbones"),
 )
 
 EXAMPLES = (
