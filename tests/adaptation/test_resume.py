@@ -154,6 +154,21 @@ def test_more_rounds_go_on_to_the_end_of_the_longer_run(start, long, tmp_path, m
     assert "is finished" in capsys.readouterr().out
 
 
+def test_a_rounds_duration_counts_all_starts(start, tmp_path, monkeypatch, capsys):
+    """A first start of 1,000 seconds (made up) that is cut within round 0."""
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(AdaptationRun, "part_seconds", 1000.0)
+        patch.setattr(Checkpoints, "due", True)
+        cut(patch, lambda: start(folder), saves=6)
+    progress, _ = load_checkpoint(folder / "checkpoints")
+    assert (progress.stage, progress.round) == ("round", 0) and progress.begun
+    capsys.readouterr()
+    assert start(folder) == 0
+    first, second = json.loads((folder / "results.json").read_text())["rounds"]
+    assert 1000 <= first["seconds"] < 1100 and second["seconds"] < 100
+
+
 def test_event_files_of_a_longer_run_have_every_round_once(start, tmp_path, starts_apart):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
