@@ -59,7 +59,11 @@ SMALL = {
     "hardness toy": ("--epochs", "1"),
 }
 #: What a command needs, and the command that makes it.
-MADE = {"runs/digits_avh/seed0": "uda adapt --cfg digits_avh.yaml"}
+MADE = {
+    "runs/digits_avh/seed0": "uda adapt --cfg digits_avh.yaml",
+    "runs/digits_mcd/seed0": "uda adapt --cfg digits_mcd.yaml",
+    "runs/digits_*/seed": "uda adapt --cfg digits_mcd.yaml",
+}
 SNIPPETS = {
     "plugin": ("python", "my_selectors.py"),
     "method": ("python", "my_method.py"),
