@@ -9,6 +9,7 @@ from uda.adaptation.config import AdaptationConfig
 from uda.core.errors import UserError
 from uda.core.files import write_json, write_text
 from uda.generalization.config import GeneralizationConfig
+from uda.hardness.dynamics.config import SupervisedConfig
 from uda.kinds import kind_of
 from uda.report.comparison import ComparedRun
 from uda.report.comparison_page import comparison_page
@@ -148,6 +149,12 @@ def _page(record: RunRecord, config: RunConfig | None) -> tuple[RunPage, dict | 
 
         results = summarise(config, record.reports, record.seconds) if config and record.reports else None
         return generalization_page(record, config), results
+    if isinstance(config, SupervisedConfig) or any("epoch" in report for report in record.reports):
+        from uda.hardness.dynamics.page import supervised_page
+        from uda.hardness.dynamics.results import summarise
+
+        results = summarise(config, record.reports, record.seconds) if config and record.reports else None
+        return supervised_page(record, config), results
     from uda.adaptation.page import adaptation_page
     from uda.adaptation.results import summarise
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tests.adaptation.test_page import Document
+from tests.adaptation.test_page import Document, data_of, text_of
 from tests.in_process import generalize
 from uda.cli.commands.generalize import LISTS
 from uda.core.errors import UserError
@@ -152,17 +152,6 @@ def table_of(page, label):
     rows = re.findall(r"<tr>(.*?)</tr>", body, re.DOTALL)
     cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL) for row in rows]
     return [[html.unescape(re.sub(r"<[^>]+>", "", cell)).strip() for cell in row] for row in cells]
-
-
-def text_of(page):
-    """What a reader without a script sees."""
-    shown = re.sub(r"<(style|svg|script).*?</\1>", " ", page, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", shown)).split())
-
-
-def data_of(page):
-    """The data of the page's script."""
-    return json.loads(re.search(r'id="page-data">(.*?)</script>', page, re.DOTALL)[1])
 
 
 def assert_whole(page):

@@ -59,7 +59,8 @@ def generalization_page(record: RunRecord, config: GeneralizationConfig | None) 
             "need labels of the unseen domain. Training and the validation choice never see them.",
         ),
         compared={} if record.held_out is None else {SEEN: record.held_out},
-        expected=None if config is None else sum(map(len, stage_steps(config))),
+        progress=None if config is None else (len(reports), sum(map(len, stage_steps(config)))),
+        files="results.json, and report.json, images.parquet and held_out.parquet in rounds/NN/",
     )
     if not reports:
         page.lead = ("There are no figures yet.", "", "")

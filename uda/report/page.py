@@ -130,7 +130,7 @@ class RunPage:
     """The run's config; None if this version cannot read it."""
     classes: tuple[str, ...]
     unit: str
-    """"round" or "report"."""
+    """"round", "report" or "epoch"."""
     heading: str
     subtitle: str
     selector: str | None = None
@@ -165,8 +165,10 @@ class RunPage:
     those of the source model or of the first report."""
     compared: Mapping[str, ImageTable] = field(default_factory=dict)
     """Tables whose calibration is drawn beside that of the newest model; none: that of the source model."""
-    expected: int | None = None
-    """Number of rounds or reports of the whole run; None: by the settings of self-training."""
+    progress: tuple[int, int] | None = None
+    """How many rounds, reports or epochs are done, and of how many. None: by the settings of self-training."""
+    files: str = "results.json, rounds/NN/report.json, rounds/NN/images.parquet"
+    """The run's files with the data of the page."""
 
     @property
     def labelled(self) -> bool:
@@ -216,10 +218,10 @@ class RunPage:
         record = self.record
         if record.finished:
             return None
-        done = f"{len(record.reports)} {self.unit}{'' if len(record.reports) == 1 else 's'} done"
-        total = self._total()
+        number, total = self.progress or (len(record.reports), self._total())
+        done = f"{number} {self.unit}{'' if number == 1 else 's'} done"
         if total and record.reports:
-            done = f"{self.unit} {len(record.reports)} of {total} done"
+            done = f"{self.unit} {number} of {total} done"
         if not record.reports:
             done = f"no {self.unit} done yet"
         if record.running:
@@ -228,8 +230,6 @@ class RunPage:
         return f"This run is not finished: {done}. The command that started it resumes it."
 
     def _total(self) -> int | None:
-        if self.expected is not None:
-            return self.expected
         training = self.record.settings.get("self_training")
         if self.selector and isinstance(training, dict) and isinstance(training.get("rounds"), int):
             return training["rounds"]

@@ -116,7 +116,10 @@ class RunReport(ABC):
             seconds_left=None if finished else self.seconds_left,
         )
         if seconds is None:
-            record.seconds = sum(report["seconds"] for report in (record.source, *record.reports) if report)
+            reported = [
+                report["seconds"] for report in (record.source, *record.reports) if report and "seconds" in report
+            ]
+            record.seconds = sum(reported) if reported else None
         read_tables(record, self._tables)
         if self.config.report.gallery and record.last_table is not None:
             record.pictures = self._pictures.of(choose_pictures(record, self.config.report.gallery))

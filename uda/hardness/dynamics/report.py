@@ -10,8 +10,10 @@ import numpy as np
 from uda.core.files import write_bytes
 from uda.evaluation.accuracy import Accuracy
 from uda.hardness.dynamics.config import SupervisedConfig
+from uda.hardness.dynamics.results import summarise
 from uda.hardness.scoring.score_table import ScoreTable, write_scores
 from uda.report.loggers import Loggers
+from uda.report.run_record import RunRecord
 from uda.report.run_report import RunReport
 from uda.report.terminal import percent
 from uda.training.pace import rough_duration
@@ -19,7 +21,7 @@ from uda.training.records import REPORTS, Records
 
 
 class EpochReport(RunReport):
-    """Writes `epochs/NN.json`, `epochs/NN.npz` and `tb/`, and at the end `scores.csv` and `results.json`.
+    """Writes `epochs/NN.json`, `epochs/NN.npz`, `tb/` and `report.html`, at the end `scores.csv` and `results.json`.
 
     Args:
         records: the run's records so far.
@@ -65,6 +67,7 @@ class EpochReport(RunReport):
         if epoch == self.config.training.epochs:
             write_scores(table, self.folder / "scores.csv")
         self.draw(lambda events: _draw(events, record))
+        self.write_page()
         now = time.monotonic()
         if self._reported is not None:
             self._seconds.append(now - self._reported)
@@ -87,17 +90,12 @@ class EpochReport(RunReport):
         return {"final/loss": last["train_loss"], "final/accuracy": last["overall"], "final/ece": last["ece"]}
 
     def summarise(self, seconds: float) -> dict[str, Any]:
-        epochs = self.records.reports()
-        last = epochs[-1]
-        return {
-            "config": self.config.name,
-            "backbone": self.config.model.backbone,
-            "seed": self.config.seed,
-            "final": {key: last[key] for key in ("overall", "per_class", "ece")},
-            "epochs": [{key: value for key, value in epoch.items() if key != "per_class"} for epoch in epochs],
-            "steps": last["steps"],
-            "seconds": seconds,
-        }
+        return summarise(self.config, self.records.reports(), seconds)
+
+    def page(self, record: RunRecord) -> str:
+        from uda.hardness.dynamics.page import supervised_page
+
+        return supervised_page(record, self.config).render()
 
 
 def _draw(events: Loggers, record: Mapping[str, Any]) -> None:
