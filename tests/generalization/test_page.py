@@ -1,5 +1,6 @@
 """The page of a run and the summary of a study: every number on them is one of the records', or follows by hand."""
 
+import base64
 import contextlib
 import html
 import io
@@ -10,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.adaptation.test_page import Document, data_of, text_of
 from tests.in_process import generalize
@@ -24,6 +26,7 @@ from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.page import short_domains
 from uda.generalization.report import DomainResult, GeneralizationReport
 from uda.generalization.results import hardness_seen, seen_per_class
+from uda.generalization.run import GeneralizationRun
 from uda.generalization.summary import finished_runs, runs_lines, runs_of, summary_file, write_summary
 from uda.models.network import Prediction
 from uda.report import figures
@@ -358,6 +361,39 @@ def test_without_a_readable_config_the_records_are_shown(made, tmp_path):
     page = (run / "report.html").read_text(encoding="utf-8")
     assert_whole(page)
     assert cards_of(page)["Final"][0] == "40.00" and len(table_of(page, "Table of the reports")) == 3
+
+
+def test_a_run_with_a_frozen_backbone_shows_the_images_themselves(tiny, tmp_path):
+    """Its images are features for the network; the page has pictures of the files."""
+    words = [f"output={tmp_path / 'run'}", "report.page=true", "training.frozen_backbone=true", "report.gallery=7"]
+    run = GeneralizationRun(GeneralizationConfig.load(tiny, words))
+    run.execute()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert_whole(page)
+    jpegs = data_of(page)["pictures"]["jpegs"]
+    assert len(jpegs) == 7 and all(base64.b64decode(jpeg).startswith(b"\xff\xd8") for jpeg in jpegs)
+    row = data_of(page)["pictures"]["rows"][0]
+    pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(jpegs[0]))), float)
+    original = Image.fromarray(run.domains.unseen.images.read(row).permute(1, 2, 0).numpy())
+    original.thumbnail((96, 96))
+    assert np.abs(pixels - np.asarray(original, float)).mean() < 12, "but for what JPEG loses"
+    rebuild(tmp_path / "run")
+    assert (tmp_path / "run" / "report.html").read_text(encoding="utf-8") == page
+
+
+def test_a_run_that_is_stopped_before_its_map_makes_it_when_it_resumes(tiny, tmp_path, monkeypatch):
+    """The features are predicted again."""
+    words = ["report.page=true", "training.steps=2"]
+    whole, cut = (GeneralizationConfig.load(tiny, [f"output={tmp_path / name}", *words]) for name in ("whole", "cut"))
+    GeneralizationRun(whole).execute()
+    stopped = GeneralizationRun(cut)
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneralizationReport, "write_map", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            stopped.execute()
+    assert not (cut.folder / "map.parquet").exists()
+    GeneralizationRun(cut).execute()
+    assert (cut.folder / "map.parquet").read_bytes() == (whole.folder / "map.parquet").read_bytes()
 
 
 def test_many_classes_with_hostile_names_and_one_without_images(tmp_path):
