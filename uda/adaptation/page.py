@@ -10,7 +10,7 @@ from uda.adaptation.terminal import SEPARATION
 from uda.data.class_names import NO_LABEL
 from uda.evaluation.collapse import CURES
 from uda.report.html import duration, method_settings_text
-from uda.report.page import NOTABLE_LOSS, Card, Column, Curve, RunPage, heat_map, whole_percent
+from uda.report.page import NO_HEADLINE, NOTABLE_LOSS, Card, Column, Curve, RunPage, heat_map, whole_percent
 from uda.report.run_record import RunRecord
 from uda.report.terminal import difference, fraction, percent
 
@@ -37,7 +37,9 @@ OF_ACCURACY = ("oracle", "class mean", "overall", "ECE")
 
 def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPage:
     """The page of a run, finished or not. `config` is None if this version of uda cannot read it."""
-    source = record.source if record.source and record.source.get("validators") else None  # else there was no model
+    source = record.source
+    if source and not source.get("validators") and source["class_mean"] is None:
+        source = None  # there was no source model
     chooses = any("portion" in report for report in record.reports) or bool(
         config and ADAPTATION_METHODS[config.method].rounds
     )
@@ -109,7 +111,7 @@ def _headline(page: RunPage, source: Report | None) -> None:
     """The sentence and the cards at the top."""
     record = page.record
     if not record.trusted:
-        page.lead = ("There is no headline, because the records of this run contradict one another.", "", "")
+        page.lead = (NO_HEADLINE, "", "")
         return
     if not record.reports and source is None:
         page.lead = ("There are no figures yet.", "", "")
@@ -267,7 +269,7 @@ def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], l
             title = {"avc": "AVC", "avh": "AVH", "feature_norm": "norm"}.get(key, key)
             add(title, of_choice(lambda report, key=key, digits=digits: fraction(report[key], digits)))
     elif page.record.reports:
-        add("steps", lambda report: f"{report['steps']:,}" if "round" in report else "")
+        add("steps", lambda report: _count(report["steps"]) if "round" in report else "")
         add("loss", lambda report: fraction(report.get("loss")) if "round" in report else "")
     add("time", lambda report: duration(report["seconds"]))
     rows = [["source", *(value(source) for _, value in columns)]] if source else []

@@ -12,7 +12,18 @@ from uda.generalization.stages import stage_steps
 from uda.models.losses import LOSSES
 from uda.report import figures
 from uda.report.html import duration, method_settings_text
-from uda.report.page import NOTABLE_LOSS, Card, Column, Curve, RunPage, Words, heat_map, short_name, whole_percent
+from uda.report.page import (
+    NO_HEADLINE,
+    NOTABLE_LOSS,
+    Card,
+    Column,
+    Curve,
+    RunPage,
+    Words,
+    heat_map,
+    short_name,
+    whole_percent,
+)
 from uda.report.run_record import RunRecord
 from uda.report.terminal import difference, fraction, percent
 
@@ -134,7 +145,7 @@ def _headline(page: RunPage, target: str) -> None:
     """The sentence and the cards at the top."""
     record, reports = page.record, page.record.reports
     if not record.trusted:
-        page.lead = ("There is no headline, because the records of this run contradict one another.", "", "")
+        page.lead = (NO_HEADLINE, "", "")
         return
     last = reports[-1]
     page.lead = (

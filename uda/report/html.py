@@ -45,16 +45,19 @@ def clean_name(name: str) -> str:
 
 def provenance(environment: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The content of `environment.json` in words. What is unknown is left out."""
-    compute = environment.get("compute") or {}
-    versions = {name: environment.get(name) for name in ("uda", "torch", "torchvision", "timm", "numpy", "python")}
+    compute, weights = (
+        found if isinstance(found := environment.get(name), Mapping) else {} for name in ("compute", "weights")
+    )
     command = environment.get("command")
+    by_hand = " ".join(map(str, command)) if isinstance(command, list) else None
+    versions = {name: environment.get(name) for name in ("uda", "torch", "torchvision", "timm", "numpy", "python")}
     facts = {
-        "Command": " ".join(map(str, command)) if command else "a call from Python" if environment else None,
+        "Command": by_hand or ("a call from Python" if environment else None),
         "Commit": environment.get("commit"),
         "Versions": ", ".join(f"{name} {version}" for name, version in versions.items() if version),
         "Device": environment.get("cuda") or compute.get("device"),
         "Computed with": ", ".join(f"{name} {value}" for name, value in compute.items() if value is not None),
-        "Weights to begin with": _weights_text(environment.get("weights") or {}),
+        "Weights to begin with": _weights_text(weights),
         "Platform": environment.get("platform"),
     }
     return [(name, str(value)) for name, value in facts.items() if value]

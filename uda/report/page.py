@@ -32,6 +32,7 @@ MOST_PAIRS, PAIR_PICTURES = 20, 4
 STATIC_PICTURES = 24
 RELIABILITY_BINS = 15
 NAME_LENGTH = 24
+NO_HEADLINE = "There is no headline, because the records of this run are incomplete or contradict one another."
 
 
 @dataclass(frozen=True)

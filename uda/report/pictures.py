@@ -112,18 +112,31 @@ def write_pictures(path: Path, jpegs: dict[int, bytes], paths: Sequence[str]) ->
         pyarrow.parquet.write_table(pyarrow.table(columns), temporary)
 
 
-def read_pictures(path: Path) -> dict[int, bytes]:
-    """Thumbnails by row. Raises UserError if the file is missing or broken."""
+def read_pictures(path: Path, paths: Sequence[str] | None = None) -> dict[int, bytes]:
+    """Thumbnails by row.
+
+    Args:
+        path: the file.
+        paths: names of all target images, to compare with.
+
+    Raises:
+        UserError: the file is missing or broken, or of other images.
+    """
     import pyarrow
     import pyarrow.parquet
 
     if not path.is_file():
         raise UserError(f"{path} is missing")
     try:
-        table = pyarrow.parquet.read_table(path)
-        return dict(zip(table["row"].to_pylist(), table["jpeg"].to_pylist(), strict=True))
+        table = pyarrow.parquet.read_table(path, columns=["row", "path", "jpeg"])
+        rows, names, jpegs = (table[name].to_pylist() for name in ("row", "path", "jpeg"))
     except (OSError, ValueError, KeyError, pyarrow.ArrowException):
         raise UserError(f"{path} is broken") from None
+    if paths is not None and any(
+        not 0 <= row < len(paths) or paths[row] != name for row, name in zip(rows, names, strict=True)
+    ):
+        raise UserError(f"{path} is of other images")
+    return dict(zip(rows, jpegs, strict=True))
 
 
 def thumbnail(images: Images, index: int, side: int = THUMBNAIL_SIDE) -> bytes:

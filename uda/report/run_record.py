@@ -1,7 +1,10 @@
 """What a run folder holds for its page, read without trusting it: every flaw is told."""
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +12,13 @@ import numpy as np
 import yaml
 
 from uda.core.errors import UserError
-from uda.report.image_table import ImageTable
+from uda.report.feature_map import TITLES
+from uda.report.image_table import CLASS_COLUMNS, ImageTable
 from uda.report.pictures import PICTURES, read_pictures
+from uda.report.record_form import classes_of, completed
 from uda.training import checkpoint
 from uda.training.checkpoint import Checkpoints, Progress
-from uda.training.records import REPORTS, SOURCE, Records, disagreements, read_record
+from uda.training.records import REPORTS, SOURCE, Records, disagreements, read_record, read_results
 from uda.training.run_folder import is_locked
 
 IMAGES = "images.parquet"
@@ -21,10 +26,11 @@ SOURCE_IMAGES = f"rounds/source/{IMAGES}"
 HELD_OUT = "held_out.parquet"
 MAP = "map.parquet"
 #: Columns of `images.parquet` that the page reads.
-PAGE_COLUMNS = (
-    *("label", "pseudo_label", "softmax_label", "prediction"),
-    *("score", "ratio", "selected", "softmax_selected", "probability", "avc", "avh"),
-)
+PREDICTED = ("prediction", "probability", "avc", "avh")
+CHOSEN = ("pseudo_label", "softmax_label", "score", "ratio", "selected", "softmax_selected")
+PAGE_COLUMNS = ("label", *PREDICTED, *CHOSEN)
+#: A problem names at most this many files.
+MOST_NAMED = 5
 
 
 def images_of(number: int) -> str:
@@ -70,6 +76,11 @@ class RunRecord:
     """Flaws of the folder, one sentence each."""
     trusted: bool = True
     """Whether the figures are those of one run: from the checkpoint, or from files that agree."""
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether the folder has a checkpoint, readable or not."""
+        return any((self.folder / "checkpoints").glob("state-*.pt"))
 
     @property
     def last_table(self) -> ImageTable | None:
@@ -141,7 +152,7 @@ def _short(error: UserError, folder: Path) -> str:
 
 
 def _checkpoint(folder: Path, problems: list[str]) -> tuple[Progress | None, Mapping[str, str] | None]:
-    """Progress and records of the newest checkpoint; None without a readable one."""
+    """Progress and records of the newest checkpoint; None without one that says more than the files."""
     warnings: list[str] = []
     try:
         content = Checkpoints(folder / "checkpoints", warnings.append).read()
@@ -149,15 +160,30 @@ def _checkpoint(folder: Path, problems: list[str]) -> tuple[Progress | None, Map
         if content is None:
             return None, None
         progress, state = checkpoint.parse(content, "checkpoints")
-        return progress, state["records"]
+        kept = dict(state["records"])
     except UserError as error:
-        problems.append(f"The checkpoint cannot be read: {_short(error, folder)}.")
-    return None, None
+        problems.append(f"The checkpoint cannot be read: {_short(error, folder).partition(';')[0]}.")
+        return None, None
+    except (KeyError, TypeError, ValueError):
+        problems.append("The checkpoint cannot be read: it has no records of reports.")
+        return None, None
+    if warnings and _files_go_on(folder, kept):
+        return None, None
+    return progress, kept
+
+
+def _files_go_on(folder: Path, kept: Mapping[str, str]) -> bool:
+    """Whether the files are those of a finished run that an older checkpoint is a part of."""
+    try:
+        read_results(folder / "results.json")
+        return all(read_record(folder / name) == json.loads(text) for name, text in kept.items())
+    except UserError:
+        return False
 
 
 def _from_checkpoint(record: RunRecord, kept: Records, progress: Progress) -> None:
     """Take the records of the checkpoint, and tell which files differ."""
-    record.source, record.reports = kept.get(SOURCE), kept.reports()
+    source, reports = kept.get(SOURCE), kept.reports()
     record.seconds, done = progress.seconds, progress.stage == "done"
     for name in kept.state():
         try:
@@ -165,24 +191,26 @@ def _from_checkpoint(record: RunRecord, kept: Records, progress: Progress) -> No
                 record.problems.append(f"{name} was changed. The figures come from the checkpoint.")
         except UserError as error:
             record.problems.append(f"{_short(error, record.folder)}. Its figures come from the checkpoint.")
-    later = [number for number in _numbers(record.folder) if number >= len(record.reports)]
+    later = [number for number in _numbers(record.folder) if number >= len(reports)]
     if later and not record.running:
         record.problems.append(
-            f"{_numbered(later)} in rounds/ came after the last checkpoint. The run will make them again."
+            f"{_numbered(later)} in rounds/ came after the last checkpoint. "
+            f"{'They are not shown.' if done else 'The run will make them again.'}"
         )
-    results = record.folder / "results.json"
-    if not results.is_file():
-        if done and not record.running:
-            record.problems.append("results.json is missing. The figures come from the checkpoint.")
-        record.finished = done
-        return
     record.finished = done
-    try:
-        if wrong := disagreements(read_record(results), record.source, record.reports):
-            why = ": ".join(wrong[0])
-            record.problems.append(f"results.json contradicts the checkpoint ({why}). The checkpoint is shown.")
-    except UserError as error:
-        record.problems.append(f"{_short(error, record.folder)}. The figures come from the checkpoint.")
+    results = record.folder / "results.json"
+    if results.is_file():
+        try:
+            if wrong := disagreements(read_record(results), source, reports):
+                why = ": ".join(wrong[0])
+                record.problems.append(f"results.json contradicts the checkpoint ({why}). The checkpoint is shown.")
+        except UserError as error:
+            record.problems.append(f"{_short(error, record.folder)}. The figures come from the checkpoint.")
+    elif done and not record.running:
+        record.problems.append("results.json is missing. The figures come from the checkpoint.")
+    flaws = _take(record, source, list(enumerate(reports)))
+    record.problems += flaws
+    record.trusted = not flaws
 
 
 def _from_files(record: RunRecord) -> None:
@@ -196,37 +224,82 @@ def _from_files(record: RunRecord) -> None:
             record.problems.append(f"{_short(error, folder)}.")
     key = "epochs" if results and isinstance(results.get("epochs"), list) else "rounds"
     numbers = _numbers(folder, key)
-    expected = len(results[key]) if results and isinstance(results.get(key), list) else max(numbers, default=-1) + 1
-    flaws = []
-    for number in range(expected):
+    told = results[key] if results and isinstance(results.get(key), list) else []
+    flaws, found, source = [], [], None
+    if missing := max(len(told), *(number + 1 for number in numbers), 0) - len(numbers):
+        there = set(numbers)
+        first = islice((number for number in count() if number not in there), min(missing, MOST_NAMED))
+        more = f" and {missing - MOST_NAMED} more" if missing > MOST_NAMED else ""
+        flaws.append(f"{_numbered(list(first))}{more} in {key}/ {'is' if missing == 1 else 'are'} missing.")
+    for number in numbers:
         try:
-            record.reports.append(read_record(folder / REPORTS[key].format(number)))
+            found.append((number, read_record(folder / REPORTS[key].format(number))))
         except UserError as error:
             flaws.append(f"{_short(error, folder)}, so this report is left out.")
     if (folder / SOURCE).exists() or (results and isinstance(results.get("source_only"), dict)):
         try:
-            record.source = read_record(folder / SOURCE)
+            source = read_record(folder / SOURCE)
         except UserError as error:
             flaws.append(f"{_short(error, folder)}.")
     if results is not None:
-        record.finished, record.seconds = True, results.get("seconds")
-        if not flaws:
-            wrong = disagreements(results, record.source, record.reports)
-            flaws += [f"results.json contradicts the records of the reports ({': '.join(wrong[0])})."] if wrong else []
-    elif not (folder / "results.json").exists():
-        record.problems.append("There is no readable checkpoint and no results.json: the run was not finished here.")
-    else:
+        seconds = results.get("seconds")
+        record.finished, record.seconds = True, seconds if isinstance(seconds, int | float) else None
+        if not flaws and (wrong := disagreements(results, source, [report for _, report in found])):
+            flaws.append(f"results.json contradicts the records of the reports ({', '.join(wrong[0])}).")
+    elif (folder / "results.json").exists():
         flaws.append("There is no checkpoint to compare with.")
+    else:
+        record.problems.append("There is no results.json, so the run was not finished here.")
+    flaws += _take(record, source, found, key)
     record.problems += flaws
     record.trusted = not flaws
 
 
+def _take(
+    record: RunRecord,
+    source: Mapping[str, Any] | None,
+    reports: Sequence[tuple[int, Mapping[str, Any]]],
+    key: str = "rounds",
+) -> list[str]:
+    """Take records that have the form of a record and the same classes. Returns what is wrong with the others."""
+    flaws = []
+    names = [classes for one in (source, *(report for _, report in reports)) if (classes := _classes_of(one))]
+    classes = Counter(names).most_common(1)[0][0] if names else ()
+
+    def good(name: str, one: Mapping[str, Any], number: int | None) -> bool:
+        try:
+            completed(name, one, number)
+            if _classes_of(one) not in ((), classes):
+                raise UserError(f"{name} has other classes than the other reports")
+        except UserError as error:
+            flaws.append(f"{error}. It is left out.")
+            return False
+        return True
+
+    if source is not None and good(SOURCE, source, None):
+        record.source = completed(SOURCE, source)
+    for number, report in reports:
+        name = REPORTS[key].format(number)
+        if "epoch" in report:  # of a supervised training, which has no page of this kind
+            record.reports.append(dict(report))
+        elif good(name, report, number):
+            record.reports.append(completed(name, report, number))
+    return flaws
+
+
+def _classes_of(record: Mapping[str, Any] | None) -> tuple[str, ...]:
+    try:
+        return () if record is None else classes_of(record)
+    except (AttributeError, TypeError):  # `completed` tells what is wrong with it
+        return ()
+
+
 def _numbers(folder: Path, key: str = "rounds") -> list[int]:
     """Numbers of the reports that have a file."""
-    pattern = REPORTS[key].replace("{:02d}", "*")
-    names = [path.relative_to(folder) for path in folder.glob(pattern)]
-    texts = [name.parts[1].removesuffix(".json") for name in names]
-    return sorted(int(text) for text in texts if text.isdigit())
+    names = {path.relative_to(folder).as_posix() for path in folder.glob(REPORTS[key].replace("{:02d}", "*"))}
+    texts = (name.split("/")[1].removesuffix(".json") for name in names)
+    numbers = {int(text) for text in texts if text.isdecimal()}
+    return sorted(number for number in numbers if REPORTS[key].format(number) in names)
 
 
 def _numbered(numbers: Sequence[int]) -> str:
@@ -241,46 +314,98 @@ def read_tables(record: RunRecord, kept: Mapping[str, ImageTable] | None = None,
         kept: tables by file that need not be read.
         only_last: whether to read the newest table and the thumbnails alone. The other files must only be there.
     """
-    folder, missing = record.folder, []
+    folder, flaws = record.folder, []
+    absent: list[str] = []
     numbers = [report["round"] for report in record.reports if "round" in report]
     newest = images_of(numbers[-1]) if numbers else SOURCE_IMAGES
+    classes = next(filter(None, map(classes_of, filter(None, [*record.reports, record.source]))), ())
 
-    def table(name: str, columns: Sequence[str] | None = PAGE_COLUMNS) -> ImageTable | None:
+    def table(name: str, report: Mapping[str, Any], columns: Sequence[str] | None = PAGE_COLUMNS) -> ImageTable | None:
         if kept and name in kept:
             return kept[name]
-        if only_last and name != newest and (folder / name).is_file():
+        if not (folder / name).is_file():
+            absent.append(name)
+            return None
+        if only_last and name != newest:
             return None
         try:
-            return ImageTable.read(folder / name, columns)
+            found = ImageTable.read(folder / name, columns)
         except UserError as error:
-            missing.append(_short(error, folder))
+            flaws.append(_short(error, folder))
             return None
+        if flaw := _flaw_of(found, classes, report):
+            flaws.append(f"{name} {flaw}")
+            return None
+        return found
 
     if record.source and record.source.get("predicted_per_class"):
-        record.source_table = table(SOURCE_IMAGES)
+        record.source_table = table(SOURCE_IMAGES, record.source)
     for report in record.reports:
-        if "round" in report and (found := table(images_of(report["round"]))) is not None:
+        if "round" in report and (found := table(images_of(report["round"]), report)) is not None:
             record.tables[report["round"]] = found
-    has_images = record.tables or record.source_table
-    wanted = len(numbers) + bool(record.source and record.source.get("predicted_per_class"))
-    if missing and len(missing) == wanted:
+    if len(absent) == len(numbers) + bool(record.source and record.source.get("predicted_per_class")) > 0:
         record.problems.append(
-            "No images.parquet can be read (older versions of uda wrote none), so histograms, gallery, map and "
+            "There is no images.parquet (older versions of uda wrote none), so histograms, gallery, map and "
             "calibration are missing."
         )
         return
-    if record.tables and "seen" in record.reports[-1]:
-        record.held_out = table(held_out_of(record.reports[-1]["round"]))
-    if record.finished and has_images and (folder / MAP).exists():
-        record.map = table(MAP, None)
-    if (folder / PICTURES).exists():
-        try:
-            record.pictures = read_pictures(folder / PICTURES)
-        except UserError as error:
-            missing.append(_short(error, folder))
     rows = {len(found) for found in (record.source_table, *record.tables.values()) if found is not None}
     if len(rows) > 1:
-        missing.append("the tables of images have different numbers of rows, so they are of different runs")
-        record.tables, record.source_table, record.map, record.pictures = {}, None, None, {}
-        record.held_out = None
-    record.problems += [f"{text[0].upper()}{text[1:]}. What the page shows of it is left out." for text in missing]
+        flaws.append("The tables of images have different numbers of rows, so they are of different runs")
+        record.tables, record.source_table = {}, None
+    if record.tables and "seen" in record.reports[-1]:
+        record.held_out = table(held_out_of(record.reports[-1]["round"]), {})
+    last, shown = record.last_table, record.settings.get("report")
+    shown = shown if kept is None and isinstance(shown, Mapping) and shown.get("page") is True else {}
+    if last is not None and record.finished and not only_last:
+        if (folder / MAP).is_file():
+            record.map = _map(folder, last, flaws)
+        elif shown.get("map", "none") != "none":
+            absent.append(MAP)
+    if last is not None and (folder / PICTURES).is_file():
+        try:
+            record.pictures = read_pictures(folder / PICTURES, last.paths)
+        except UserError as error:
+            flaws.append(_short(error, folder))
+    elif last is not None and shown.get("gallery"):
+        absent.append(PICTURES)
+    if absent:
+        more = f" and {len(absent) - MOST_NAMED} more files" if len(absent) > MOST_NAMED else ""
+        flaws.append(f"{', '.join(absent[:MOST_NAMED])}{more} {'is' if len(absent) == 1 else 'are'} missing")
+    record.problems += [f"{flaw}. What the page shows of it is left out." for flaw in flaws]
+
+
+def _flaw_of(table: ImageTable, classes: Sequence[str], report: Mapping[str, Any]) -> str | None:
+    """Why a table of images is not that of a report; None if it is."""
+    needed = [*PREDICTED, *(CHOSEN if any(table.get(name) is not None for name in CHOSEN) else ())]
+    if lacking := [name for name in needed if table.get(name) is None]:
+        return f"has no column {' and no '.join(lacking)}"
+    if classes and table.classes != tuple(classes):
+        return "has other classes than the reports"
+    if any((table.get(name) < 0).any() for name in needed if name in CLASS_COLUMNS):
+        return "has images without a class"
+    counts = report.get("predicted_per_class")
+    predicted = np.bincount(table.get("prediction"), minlength=len(table.classes)).tolist()
+    if counts and predicted != [counts[name] for name in table.classes]:
+        return "does not fit the record of its report"
+    return None
+
+
+def _map(folder: Path, last: ImageTable, flaws: list[str]) -> ImageTable | None:
+    """The map; None if it is broken or not of these images."""
+    try:
+        table = ImageTable.read(folder / MAP)
+    except UserError as error:
+        flaws.append(_short(error, folder))
+        return None
+    rows = table.get("row")
+    whole = all(table.get(name) is not None for name in ("x", "y", "label", "prediction", "row"))
+    if not whole or table.classes != last.classes or table.about.get("projection") not in TITLES:
+        flaws.append(f"{MAP} is not a map of this run")
+        return None
+    if any(
+        row >= len(last) or last.paths[row] != path for row, path in zip(rows, table.paths, strict=True) if row >= 0
+    ):
+        flaws.append(f"{MAP} has other images than the last report")
+        return None
+    return table

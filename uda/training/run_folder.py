@@ -228,12 +228,16 @@ def is_locked(folder: Path) -> bool:
     try:
         import fcntl
 
-        with open(folder / ".lock", "r+", encoding="utf-8") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return True
-    except (ImportError, OSError):  # Windows, no such file, or a file system without locks
+        file = open(folder / ".lock", encoding="utf-8")  # noqa: SIM115 (closed below)
+    except (ImportError, OSError):  # Windows, or no such file
         return False
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared, because the folder may be read-only
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:  # a file system without locks
+            return False
     return False
 
 
