@@ -70,7 +70,7 @@ def adaptation_run(
         score = number / 10 if scores is None else scores[number]
         report = {"round": number, "steps": 50, "loss": 1.0, "seconds": 2.0, "warnings": [], "effective_classes": 2.0}
         report |= _figures(final, by_class) | {"validators": {"im": score}}
-        report |= {"portion": 0.2, "selected": 100 + number} if rounds else {"steps": 50 * (number + 1)}
+        report |= _choice(100 + number, classes, final is not None) if rounds else {"steps": 50 * (number + 1)}
         write_json(folder / f"rounds/{number:02d}/report.json", report)
         reports.append(report)
     if predictions is not None:
@@ -94,7 +94,8 @@ def generalization_run(folder: Path, seed: int = 0, finals: Sequence[float] = (0
     for number, final in enumerate(finals):
         report = {"round": number, "stage": 0, "steps": 25 * (number + 1), "loss": 1.0, "seconds": 2.0}
         report |= {"validation": 0.9 - number / 10, "seen": {}, "overall": final, "class_mean": final / 2}
-        report["accuracy"] = {"overall": final, "class_mean": final / 2, "per_class": dict.fromkeys(CLASSES, final)}
+        report |= {"accuracy": _accuracy(final / 2, dict.fromkeys(CLASSES, final)) | {"overall": final}}
+        report["hardness"] = {"mean": 0.5, "histogram": [0, 1]}
         write_json(folder / f"rounds/{number:02d}/report.json", report)
         reports.append({"overall": final})
     write_json(folder / "results.json", {"rounds": reports, "final": reports[-1], "seconds": 9.0})
@@ -102,14 +103,34 @@ def generalization_run(folder: Path, seed: int = 0, finals: Sequence[float] = (0
 
 
 def _figures(mean: float | None, per_class: Mapping[str, float | None]) -> dict:
-    known = None if mean is None else {"class_mean": mean, "overall": mean, "per_class": dict(per_class)}
+    known = None if mean is None else _accuracy(mean, per_class)
     return {"class_mean": mean, "overall": mean, "accuracy": known}
+
+
+def _accuracy(mean: float, per_class: Mapping[str, float | None]) -> dict:
+    confusion = np.eye(len(per_class), dtype=int).tolist()
+    return {"class_mean": mean, "overall": mean, "per_class": dict(per_class), "confusion": confusion, "ece": 0.1}
+
+
+def _choice(selected: int, classes: Sequence[str], labelled: bool) -> dict:
+    """What a round says of its choice."""
+    rate = 0.5 if labelled else None
+    means = {"tp_rate": rate} | dict.fromkeys(("avh", "avc", "confidence", "feature_norm"), 0.5)
+    overlap = {"both": 9, "only_selector": 1, "only_softmax": 1}
+    overlap |= dict.fromkeys(("tp_rate_only_selector", "tp_rate_only_softmax"), None)
+    by_class = {"lambda": 0.1, "tp_rate_per_class": rate, "selected_per_class": selected // len(classes)}
+    return (
+        {"portion": 0.2, "selected": selected, "overlap": overlap}
+        | means
+        | {key: dict.fromkeys(classes, value) for key, value in by_class.items()}
+    )
 
 
 def _images(folder, reports, classes, predictions, truth, paths, pictures) -> None:
     count = len(predictions)
     names = list(paths or (f"img/{row}.png" for row in range(count)))
-    columns = {"prediction": np.array(predictions), "probability": np.linspace(0.5, 0.9, count)}
+    columns = {"prediction": np.array(predictions)}
+    columns |= {name: np.linspace(0.5, 0.9, count) for name in ("probability", "avc", "avh")}
     if truth is not None:
         columns["label"] = np.array(truth or [0] * count)
     table = ImageTable(tuple(classes), names, np.zeros(count, int), ("written",), columns)

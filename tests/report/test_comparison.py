@@ -513,7 +513,7 @@ def test_problems_are_printed_and_end_with_code_1(tmp_path, monkeypatch, capsys)
     (tmp_path / "a/rounds/01/images.parquet").write_bytes(b"broken")
     monkeypatch.chdir(tmp_path)
     assert main(["report", "a", "b"]) == 1
-    assert "a: Rounds/01/images.parquet is broken" in capsys.readouterr().err
+    assert "a: rounds/01/images.parquet is broken" in capsys.readouterr().err
 
 
 def test_only_the_newest_table_is_read(tmp_path, monkeypatch):
