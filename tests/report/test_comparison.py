@@ -121,7 +121,7 @@ def test_one_seed_has_no_interval_and_the_same_seed_counts_once(tmp_path):
     runs = [adaptation_run(tmp_path / name, 0, finals=(f,)) for name, f in (("a", 0.6), ("b", 0.7))]
     found = groups_of(*runs)[0].estimate(final)
     assert found.mean == pytest.approx(0.65) and (found.count, found.interval) == (1, None)
-    assert "A toy has 2 runs of seed 0. Their mean counts as one." in text_of(page_of(*runs))
+    assert "toy has 2 runs of seed 0. Their mean counts as one." in text_of(page_of(*runs))
     assert estimate({}) is None
 
 
@@ -423,8 +423,9 @@ def test_of_more_than_eight_groups_the_first_are_drawn(tmp_path, drawn):
     assert text.count("run10") >= 2
     curve = re.search(r'data-curve="class-mean".*?</figure>', page, re.DOTALL)[0]
     assert "H run7" in curve and "I run8" not in curve
-    means = re.search(r"<h3>Means.*?</figure>", page, re.DOTALL)[0]
-    assert "K run10" in means and 'aria-label="Means: A run0 60.00; B run1 60.00;' in means
+    assert re.findall(r">([A-Z])</text>", curve) == list("ABCDEFGH")
+    means = re.search(r"<h3>Last reports.*?</figure>", page, re.DOTALL)[0]
+    assert "K run10" in means and 'aria-label="Last reports: A run0 60.00; B run1 60.00;' in means
 
 
 def test_many_classes_stay_readable(tmp_path):

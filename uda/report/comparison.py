@@ -131,6 +131,8 @@ class Group:
     name: str = ""
     brief: str = ""
     """What tells it from the other groups, without what they share."""
+    alone: bool = False
+    """Whether there is no other group."""
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -143,8 +145,8 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Letter and name."""
-        return f"{self.letter} {self.name}"
+        """Letter and name. The only group needs no letter."""
+        return self.name if self.alone else f"{self.letter} {self.name}"
 
     @property
     def label(self) -> str:
@@ -206,6 +208,7 @@ def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
         groups.setdefault(run.key, Group([])).runs.append(run)
     found = list(groups.values())
     for group in found:
+        group.alone = len(found) == 1
         group.runs.sort(key=lambda run: (run.seed is None, run.seed or 0))
         seed = group.first.seed
         group.identity = {name: _without_seed(value, seed) for name, value in group.first.identity.items()}

@@ -34,6 +34,8 @@ MOST_DRAWN = 8
 MOST_MEANS = 20
 #: Single runs that are drawn behind a mean.
 MOST_PALE = 10
+#: Letters of all names in the legend of a figure.
+MOST_LETTERS = 40
 #: Above this number of classes their table scrolls, and paper has only so many of its rows.
 MOST_CLASS_ROWS = 40
 MOST_PICTURES, MOST_PAIRS = 48, 20
@@ -71,7 +73,10 @@ class GroupCurve:
 
     def svg(self) -> str:
         """The figure for readers without a script."""
-        lines = {short_name(line.title): (line.mean, line.runs) for line in self.lines}
+        names = [short_name(line.title) for line in self.lines]
+        if sum(map(len, names)) > MOST_LETTERS:
+            names = [name.split()[0] for name in names]  # the letters; the page has a key above
+        lines = {name: (line.mean, line.runs) for name, line in zip(names, self.lines, strict=True)}
         figure = figures.compared_figure(self.x, lines, self.ylabel, self.xlabel, self.joined)
         ends = []
         for line in self.lines:
@@ -375,14 +380,12 @@ def _means_figure(sides: Sequence[Group], measure: str) -> dict[str, str] | None
         return None
     figure = figures.estimates_figure(rows, f"{MEASURES[measure]} after the last report, % (oracle)")
     told = "; ".join(f"{name} {mean:.2f}" for name, (mean, _, _) in rows.items())
-    note = (
-        "A bar is the 95 % interval of the mean, a ring a seed."
-        if any(len(row[2]) > 1 for row in rows.values())
-        else ""
-    )
+    seeds = any(len(values) > 1 for *_, values in rows.values())
+    note = "A bar is the 95 % interval of the mean, a ring a seed." if seeds else ""
     if len(sides) > MOST_MEANS:
         note += f" The first {MOST_MEANS} of {len(sides)} are drawn. The table has all."
-    return {"svg": figures.to_svg(figure, "means", f"Means: {told}."), "note": note.strip()}
+    title = "Means" if seeds else "Last reports"
+    return {"title": title, "svg": figures.to_svg(figure, "means", f"{title}: {told}."), "note": note.strip()}
 
 
 def _curves(drawn: Sequence[Group]) -> list[GroupCurve]:

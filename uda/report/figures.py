@@ -127,7 +127,8 @@ def compared_figure(
         for values in runs:
             axes.plot(*points(values), color=look["color"], linewidth=0.9, alpha=0.35)
         axes.plot(*points(mean), label=legend_name(name), markersize=5, linewidth=1.8, **look)
-    finish(axes, ylabel, legend=True, xlabel=xlabel)
+    longest = max(map(len, lines), default=1)
+    finish(axes, ylabel, legend=True, xlabel=xlabel, columns=2 if longest > 12 else 4)
     return axes.figure
 
 
@@ -335,8 +336,8 @@ def to_rgb(figure, dpi: int = 100) -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
 
 
-def finish(axes, ylabel: str, legend: bool, xlabel: str = "round") -> None:
-    """Add labels, whole numbers on the x axis, a grid, and a legend above."""
+def finish(axes, ylabel: str, legend: bool, xlabel: str = "round", columns: int = 3) -> None:
+    """Add labels, whole numbers on the x axis, a grid, and a legend of some columns above."""
     from matplotlib.ticker import MaxNLocator
 
     axes.set_xlabel(xlabel)
@@ -346,4 +347,4 @@ def finish(axes, ylabel: str, legend: bool, xlabel: str = "round") -> None:
     if legend:
         constrained = axes.figure.get_layout_engine() is not None
         place = {"loc": "outside upper left"} if constrained else {"loc": "upper left", "bbox_to_anchor": (0.1, 1.02)}
-        axes.figure.legend(**place, ncols=3, frameon=False, fontsize=10)
+        axes.figure.legend(**place, ncols=columns, frameon=False, fontsize=10)
