@@ -175,6 +175,7 @@ def test_runs_of_one_group_are_compared_with_each_other(tmp_path):
     assert "over 2 seeds, from 50.00 to 70.00 %" in text_of(page)
     assert "difference to A oracle" not in text_of(page)
     assert [series["name"] for series in curves_of(page)["class-mean"]["series"]] == ["A seed 0", "B seed 1"]
+    assert "ape 50.00 70.00 +20.00" in text_of(page)
 
 
 def curves_of(page):

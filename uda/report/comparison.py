@@ -133,6 +133,8 @@ class Group:
     """What tells it from the other groups, without what they share."""
     alone: bool = False
     """Whether there is no other group."""
+    single: bool = False
+    """Whether it stands for one run, which is compared with runs of other seeds."""
     identity: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -175,12 +177,15 @@ class Group:
         return sum(not run.record.finished for run in self.runs)
 
     def by_seed(self, value: Callable[[ComparedRun], float | None]) -> dict[Any, float]:
-        """A figure by seed. Runs of the same seed are no independent sample, so their mean counts once."""
+        """A figure by seed. Runs of the same seed are no independent sample, so their mean counts once.
+
+        A single run has no seed here, so that it has a difference to others.
+        """
         found: dict[Any, list[float]] = {}
         for run in self.runs:
             known = value(run)
             if known is not None:
-                found.setdefault(run.seed, []).append(known)
+                found.setdefault(None if self.single else run.seed, []).append(known)
         return {seed: float(np.mean(values)) for seed, values in found.items()}
 
     def estimate(self, value: Callable[[ComparedRun], float | None]) -> Estimate | None:
@@ -218,7 +223,7 @@ def grouped(runs: Sequence[ComparedRun]) -> list[Group]:
 
 def singly(group: Group) -> list[Group]:
     """The runs of a group, each as a group of its own."""
-    found = [Group([run], identity=group.identity) for run in group.runs]
+    found = [Group([run], identity=group.identity, single=True) for run in group.runs]
     for one in found:
         seed = one.first.seed
         one.name = one.first.folder.name if seed is None else f"seed {seed}"
