@@ -87,6 +87,8 @@ def compared(record: RunRecord) -> ComparedRun:
     )
     if _generalises(record, config):
         _describe_generalization(found, config)
+    elif isinstance(config, SupervisedConfig) or any("epoch" in report for report in record.reports):
+        found.kind, found.has_target = "supervised training", False
     elif config is None or isinstance(config, AdaptationConfig):
         _describe_adaptation(found, config)
     return found

@@ -10,6 +10,7 @@ from PIL import Image
 from uda.adaptation.config import AdaptationConfig
 from uda.core.files import write_json, write_text
 from uda.generalization.config import GeneralizationConfig
+from uda.hardness.dynamics.config import SupervisedConfig
 from uda.report.image_table import ImageTable
 from uda.report.pictures import PICTURES, write_pictures
 from uda.report.run_record import images_of
@@ -70,7 +71,7 @@ def adaptation_run(
         score = number / 10 if scores is None else scores[number]
         report = {"round": number, "steps": 50, "loss": 1.0, "seconds": 2.0, "warnings": [], "effective_classes": 2.0}
         report |= _figures(final, by_class) | {"validators": {"im": score}}
-        report |= _choice(100 + number, classes, final is not None) if rounds else {"steps": 50 * (number + 1)}
+        report |= _choice(number, classes, final) if rounds else {"steps": 50 * (number + 1)}
         write_json(folder / f"rounds/{number:02d}/report.json", report)
         reports.append(report)
     if predictions is not None:
@@ -94,36 +95,40 @@ def generalization_run(folder: Path, seed: int = 0, finals: Sequence[float] = (0
     for number, final in enumerate(finals):
         report = {"round": number, "stage": 0, "steps": 25 * (number + 1), "loss": 1.0, "seconds": 2.0}
         report |= {"validation": 0.9 - number / 10, "seen": {}, "overall": final, "class_mean": final / 2}
-        report |= {"accuracy": _accuracy(final / 2, dict.fromkeys(CLASSES, final)) | {"overall": final}}
-        report["hardness"] = {"mean": 0.5, "histogram": [0, 1]}
+        report["accuracy"] = _figures(final, dict.fromkeys(CLASSES, final))["accuracy"]
+        report["hardness"] = {"mean": 0.5, "histogram": [1, 1]}
         write_json(folder / f"rounds/{number:02d}/report.json", report)
         reports.append({"overall": final})
     write_json(folder / "results.json", {"rounds": reports, "final": reports[-1], "seconds": 9.0})
     return folder
 
 
+def supervised_run(folder: Path, seed: int = 0) -> Path:
+    """A supervised training, which has no target."""
+    config = SupervisedConfig.model_validate({"name": "cnn", "seed": seed, "method": "supervised", "data": {}})
+    write_text(folder / "config.yaml", config.to_yaml())
+    write_json(folder / "environment.json", {"uda": "0.1"})
+    epoch = {"epoch": 0, "overall": 0.9, "per_class": dict.fromkeys(CLASSES, 0.9), "ece": 0.1, "steps": 5, "seconds": 1}
+    write_json(folder / "epochs/00.json", epoch)
+    write_json(folder / "results.json", {"epochs": [{"overall": 0.9}], "final": {"overall": 0.9}, "seconds": 3.0})
+    return folder
+
+
 def _figures(mean: float | None, per_class: Mapping[str, float | None]) -> dict:
-    known = None if mean is None else _accuracy(mean, per_class)
-    return {"class_mean": mean, "overall": mean, "accuracy": known}
+    """The figures of a model; without target labels all are None."""
+    confusion = np.zeros((len(per_class), len(per_class)), int).tolist()
+    known = {"class_mean": mean, "overall": mean, "per_class": dict(per_class), "confusion": confusion, "ece": 0.1}
+    return {"class_mean": mean, "overall": mean, "accuracy": None if mean is None else known}
 
 
-def _accuracy(mean: float, per_class: Mapping[str, float | None]) -> dict:
-    confusion = np.eye(len(per_class), dtype=int).tolist()
-    return {"class_mean": mean, "overall": mean, "per_class": dict(per_class), "confusion": confusion, "ece": 0.1}
-
-
-def _choice(selected: int, classes: Sequence[str], labelled: bool) -> dict:
-    """What a round says of its choice."""
-    rate = 0.5 if labelled else None
-    means = {"tp_rate": rate} | dict.fromkeys(("avh", "avc", "confidence", "feature_norm"), 0.5)
-    overlap = {"both": 9, "only_selector": 1, "only_softmax": 1}
-    overlap |= dict.fromkeys(("tp_rate_only_selector", "tp_rate_only_softmax"), None)
-    by_class = {"lambda": 0.1, "tp_rate_per_class": rate, "selected_per_class": selected // len(classes)}
-    return (
-        {"portion": 0.2, "selected": selected, "overlap": overlap}
-        | means
-        | {key: dict.fromkeys(classes, value) for key, value in by_class.items()}
-    )
+def _choice(number: int, classes: Sequence[str], rate: float | None) -> dict:
+    """What a round chose, with a TP rate for all; None without target labels."""
+    by_class = {"lambda": dict.fromkeys(classes, 0.5), "tp_rate_per_class": dict.fromkeys(classes, rate)}
+    means = {"tp_rate": rate, **dict.fromkeys(("avh", "avc", "confidence", "feature_norm"), 0.5)}
+    rates = dict.fromkeys(("tp_rate_only_selector", "tp_rate_only_softmax"), rate)
+    overlap = {"both": 1, "only_selector": 1, "only_softmax": 1, **rates}
+    selected = {"portion": 0.2, "selected": 100 + number, "selected_per_class": dict.fromkeys(classes, 1)}
+    return {**selected, **by_class, **means, "overlap": overlap}
 
 
 def _images(folder, reports, classes, predictions, truth, paths, pictures) -> None:

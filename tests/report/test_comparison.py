@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.adaptation.test_page import Document
-from tests.report.runs import adaptation_run, generalization_run
+from tests.report.runs import adaptation_run, generalization_run, supervised_run
 from uda.cli.main import main
 from uda.core.errors import UserError
 from uda.report import figures
@@ -369,6 +369,14 @@ def test_different_kinds_are_compared_by_class_mean(tmp_path):
     text = text_of(page_of(*runs))
     assert "The runs are of different kinds (A: adaptation; B: domain generalisation)." in text
     assert "the class mean is 15.00 points lower." in text  # .35 - .5
+
+
+def test_a_supervised_training_is_listed_without_figures(tmp_path):
+    text = text_of(page_of(adaptation_run(tmp_path / "a"), supervised_run(tmp_path / "b")))
+    assert "The runs are of different kinds (A: adaptation; B: supervised training)." in text
+    assert "B cnn has no target, so it has no figures here." in text
+    assert re.search(r"B cnn 1 – – – – –", text)
+    assert "90.00" not in text
 
 
 def test_a_run_without_config_takes_part(tmp_path):

@@ -46,6 +46,8 @@ class ComparedRun:
     """This score of each report."""
     choice: Report | None = None
     """The report that it chooses."""
+    has_target: bool = True
+    """Whether its kind has a target. Without one a run has no figures to compare."""
 
     @property
     def folder(self) -> Path:
@@ -69,8 +71,8 @@ class ComparedRun:
 
     @property
     def reports(self) -> Sequence[Report]:
-        """Records of the reports; none if the folder's records contradict one another."""
-        return self.record.reports if self.record.trusted else []
+        """Records of the reports; none if there is no target, or if the folder's records contradict one another."""
+        return self.record.reports if self.record.trusted and self.has_target else []
 
     @property
     def final(self) -> Report | None:
@@ -280,6 +282,8 @@ def setting_rows(groups: Sequence[Group]) -> list[tuple[str, list[str]]]:
 
 def obstacle(group: Group, reference: Group) -> str | None:
     """Why a group's figures cannot be compared with those of the reference; None if they can."""
+    if not reference.first.has_target:
+        return f"{reference.letter} has no target"
     if group.target != reference.target:
         return f"its target is {group.target}, not {reference.target}"
     ours, others = set(group.classes), set(reference.classes)

@@ -262,8 +262,11 @@ def _notices(groups: Sequence[Group], measure: str, labelled: bool) -> list[str]
             f"{', '.join(group.letter for group in groups if group.first.kind == kind)}: {kind}" for kind in kinds
         )
         found.append(f"The runs are of different kinds ({told}). What only one kind has is shown for this kind alone.")
+    found += [
+        f"{group.title} has no target, so it has no figures here." for group in groups if not group.first.has_target
+    ]
     for group in groups[1:]:
-        if why := obstacle(group, groups[0]):
+        if group.first.has_target and (why := obstacle(group, groups[0])):
             found.append(f"{group.title} is not compared with {groups[0].letter}: {why}.")
     for group in groups:
         if group.unfinished:
