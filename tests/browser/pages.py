@@ -287,9 +287,9 @@ def _heat(data):
         head = _head(["class", *(str(figures["round"]) for figures in rounds)])
         table = f'<table class="names" data-sortable>{head}<tbody>{"".join(rows)}</tbody></table>'
         blocks.append(
-            f'<div data-measure="{measure}" data-title="{title}"><h3>{title}</h3>{_scroll(title, table)}</div>'
+            f'<div data-measure="{measure}" data-title="{title}"><h4>{title}</h4>{_scroll(title, table)}</div>'
         )
-    return f'<h2>Classes over the rounds</h2><div data-part="heat">{"".join(blocks)}</div>'
+    return f'<h3>Classes over the rounds</h3><div data-part="heat">{"".join(blocks)}</div>'
 
 
 def _confusion_table(data):

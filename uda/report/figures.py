@@ -291,7 +291,7 @@ def hardness_figure(panels: Mapping[str, Mapping[str, Sequence[int]]]):
 #: Colours of figures, and the variables of the page that stand for them in light and dark.
 _VARIABLES = {
     INK: "--ink", "#22262c": "--ink", FAINT: "--line", "#8a9099": "--edge", "#9aa5b1": "--edge", "#c3cad2": "--edge",
-    **{colour: f"--series-{number}" for number, colour in enumerate(COLOURS, 1)},
+    "#ffffff": "--paper", **{colour: f"--series-{number}" for number, colour in enumerate(COLOURS, 1)},
 }  # fmt: skip
 
 
