@@ -147,14 +147,14 @@ def test_the_page_shows_the_numbers_of_the_results(page, played_run):
         metrics, accuracy = run.record(index).labels.metrics, run.accuracy(index + 1)
         assert {name: row[columns[name]] for name in columns} == {
             "round": str(index),
-            "class mean": f"{100 * accuracy.class_mean:.2f}",
+            "class mean, %": f"{100 * accuracy.class_mean:.2f}",
             "gain": f"{100 * (accuracy.class_mean - before):+.2f}",
-            "overall": f"{100 * accuracy.overall:.2f}",
+            "overall, %": f"{100 * accuracy.overall:.2f}",
             "ECE": f"{accuracy.ece:.3f}",
             "portion": f"{0.2 + 0.05 * index:.3g}",
             "selected": str(metrics["selected"]),
             "softmax too": str(metrics["overlap"]["both"]),
-            "TP rate": f"{100 * metrics['tp_rate']:.2f}",
+            "TP rate, %": f"{100 * metrics['tp_rate']:.2f}",
             "AVC": f"{metrics['avc']:.3f}",
             "AVH": f"{metrics['avh']:.3f}",
             "confidence": f"{metrics['confidence']:.3f}",
@@ -268,13 +268,13 @@ def test_gallery_of_none_is_said(make_run):
 
 
 def test_figures_that_need_labels_are_marked(page):
-    marked = ["TP rate", "class mean", "gain", "overall", "ECE", "source, %", "now, %", "change", "TP rate, %"]
+    marked = ["TP rate, %", "class mean, %", "gain", "overall, %", "ECE", "source, %", "now, %", "change"]
     marked += ["Source only", "Final", "Label-free choice", "Oracle best", "Confusion"]
     for title in marked:
         assert re.search(rf'{re.escape(title)} <abbr class="oracle"', page), title
     for title in ("selected", "softmax too", "AVC", "AVH", "confidence", "norm", "portion", "predicted", "lambda"):
         assert not re.search(rf'>{re.escape(title)} <abbr class="oracle"', page), title
-    titles = re.findall(r"<h3>(.*?)</h3>", page)
+    titles = re.findall(r"<h[23]>(.*?)</h[23]>", page)
     of_truth = [title for title in titles if re.search("Accuracy|TP rate|Reliability|Risk", title)]
     assert len(of_truth) == 4 and all("(oracle)" in title for title in of_truth)
 

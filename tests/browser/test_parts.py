@@ -49,8 +49,13 @@ def number_of(state, data, test):
 
 def counted(page):
     """What the gallery says: pictures shown, images in all."""
-    shown, total = re.search(r"(\d+) of (\d+) shown", part(page, "gallery").get_by_role("status").inner_text()).groups()
-    return int(shown), int(total)
+    text = part(page, "gallery").get_by_role("status").inner_text().replace(",", "")
+    return tuple(int(count) for count in re.search(r"(\d+) of (\d+) shown", text).groups())
+
+
+def show_all(page):
+    """Clear the filters that the gallery begins with."""
+    part(page, "gallery").get_by_role("button", name="Clear filters").click()
 
 
 def choose(page, name, title, option):
@@ -115,7 +120,7 @@ def test_the_slider_moves_by_keyboard_and_changes_figures(page, data):
         figures = data["selection"]["rounds"][number]["classes"][2]
         text = figures_of(page, "class 2")
         assert f"{figures['selected']} of {figures['images']} selected" in text
-        assert f"λ {figures['lambda']:.3f}" in text and f"{figures['tp_rate']:.3f}" in text
+        assert f"λ {figures['lambda']:.3f}" in text and f"{100 * figures['tp_rate']:.1f} %" in text
         assert part(page, "selection").locator(".slider").inner_text().endswith(f"round {number}")
         assert slider.get_attribute("aria-valuetext") == f"round {number} of 0 to 3"
     page.keyboard.press("End")
@@ -235,6 +240,15 @@ def test_the_confusion_is_one_stop_of_the_tab_key_and_opens_by_enter(page, data)
     assert counted(page)[1] == data["confusion"]["counts"][1][1]
 
 
+def test_the_gallery_begins_with_confident_mistakes(page, data):
+    wrong = number_of(data["states"][-1], data, lambda label, truth, *_: truth not in (label, 7))
+    sample, final = data["pictures"], data["pictures"]["states"][-1]
+    mistakes = [n for n in range(120) if sample["truth"][n] not in (final["label"][n], 7)]
+    first = min(mistakes, key=lambda number: -final["score"][number])
+    assert counted(page) == (len(mistakes), wrong) and 0 < len(mistakes) < 24
+    assert part(page, "gallery").get_by_role("listitem").first.get_attribute("data-picture") == str(first)
+
+
 @pytest.mark.parametrize(
     ("filters", "test"),
     [
@@ -251,6 +265,7 @@ def test_the_confusion_is_one_stop_of_the_tab_key_and_opens_by_enter(page, data)
     ],
 )  # fmt: skip
 def test_filters_count_all_images_and_show_those_with_a_picture(page, data, filters, test):
+    show_all(page)
     choose(page, "gallery", "Round", "round 2")
     for title, option in filters.items():
         if title == "flipped":
@@ -268,6 +283,7 @@ def test_filters_count_all_images_and_show_those_with_a_picture(page, data, filt
 
 def test_more_pictures_are_shown_24_at_a_time(page, data):
     gallery = part(page, "gallery")
+    show_all(page)
     assert counted(page) == (24, 600)
     gallery.get_by_role("button", name="Show more pictures").click()
     assert counted(page) == (48, 600)
@@ -277,6 +293,7 @@ def test_more_pictures_are_shown_24_at_a_time(page, data):
 
 
 def test_the_order_of_pictures(page, data):
+    show_all(page)
     paths = part(page, "gallery").locator("[data-live] li img")
     sample = data["pictures"]
     for order, values, sign in (

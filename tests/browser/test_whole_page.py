@@ -73,6 +73,7 @@ def test_without_labels_nothing_is_said_about_truth(open_page, written):
     for word in ("right", "wrong", "true class", "oracle", "tp rate", "accuracy of"):
         assert word not in said.replace("accuracy (oracle)", "").replace("tp rate (oracle)", ""), word
     assert page.locator("[data-part=map]").get_by_role("radio").count() == 3 + 3
+    assert page.get_by_label("Order").last.input_value() == "unsure"
 
 
 def test_many_classes(open_page, written):
@@ -107,7 +108,7 @@ def test_without_script_the_fallbacks_are_read(open_page, written):
     assert page.locator("html.no-script").count() == 1
     assert page.locator(".fallback").count() == page.locator(".fallback:visible").count() > 0
     assert (
-        page.locator("[data-measure]:visible").count() == 3 and page.locator("[data-measure] h3:visible").count() == 3
+        page.locator("[data-measure]:visible").count() == 3 and page.locator("[data-measure] h4:visible").count() == 3
     )
     assert page.locator("button:visible, input:visible, select:visible").count() == 0
     for width in (1280, 390):

@@ -239,13 +239,13 @@ def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], l
     columns: list[tuple[Column, Callable[[Report], str]]] = []
 
     def add(title: str, value: Callable[[Report], str], oracle: bool = False) -> None:
-        columns.append((Column(title, dict(LEGEND).get(title, ""), oracle), value))
+        columns.append((Column(title, dict(LEGEND).get(title.removesuffix(", %"), ""), oracle), value))
 
     if labelled:
-        add("class mean", lambda report: percent(report["class_mean"]), True)
+        add("class mean, %", lambda report: percent(report["class_mean"]), True)
         if source:
             add("gain", lambda report: difference(report["class_mean"], before) if "round" in report else "", True)
-        add("overall", lambda report: percent(report["overall"]), True)
+        add("overall, %", lambda report: percent(report["overall"]), True)
         add("ECE", lambda report: fraction((report["accuracy"] or {}).get("ece")), True)
     else:
         validator = str(page.record.settings.get("validator", "im"))
@@ -264,7 +264,7 @@ def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], l
         if page.selector != "softmax":
             add("softmax too", of_choice(lambda report: f"{report['overlap']['both']:,}"))
         if labelled:
-            add("TP rate", of_choice(lambda report: percent(report["tp_rate"])), True)
+            add("TP rate, %", of_choice(lambda report: percent(report["tp_rate"])), True)
         for key, digits in (("avc", 3), ("avh", 3), ("confidence", 3), ("feature_norm", 2)):
             title = {"avc": "AVC", "avh": "AVH", "feature_norm": "norm"}.get(key, key)
             add(title, of_choice(lambda report, key=key, digits=digits: fraction(report[key], digits)))

@@ -67,8 +67,17 @@ attributes, never as HTML. */
     return value === null || value === undefined ? "–" : value.toFixed(digits);
   }
 
-  function plural(count, singular, several = singular + "s") {
-    return `${count} ${count === 1 ? singular : several}`;
+  /* Counts are written like those of the tables: 12,345. */
+  function counted(count) {
+    return count.toLocaleString("en-US");
+  }
+
+  function plural(count, singular) {
+    return `${counted(count)} ${singular}${count === 1 ? "" : "s"}`;
+  }
+
+  function percent(share) {
+    return share === null ? "–" : `${(100 * share).toFixed(1)} %`;
   }
 
   function oracle() {
@@ -258,7 +267,7 @@ attributes, never as HTML. */
       lines.push({ name: curve.baseline.name, values, look: { variable: "soft", dash: [3, 4] }, level: true });
     }
     const digits = digitsFor(lines.flatMap(({ values }) => values));
-    const shown = (value) => value.toFixed(digits);
+    const shown = (value) => (digits ? value.toFixed(digits) : counted(value));
     const host = element("div", {
       class: "curve",
       role: "img",
@@ -429,13 +438,14 @@ attributes, never as HTML. */
       const of = round.classes[number];
       stackedBars(of, bins, most).forEach((path, layer) => bars[layer].setAttribute("d", path));
       showThreshold(of.lambda);
-      images.textContent = `${of.selected} of ${of.images} selected`;
+      const selected = `${counted(of.selected)} of ${counted(of.images)} selected`;
+      images.textContent = selected;
       const told = [fraction(of.avc), fraction(of.avh), fraction(of.confidence), fraction(of.norm, 2)];
-      if (data.labelled) told.unshift(fraction(of.tp_rate));
+      if (data.labelled) told.unshift(percent(of.tp_rate));
       told.forEach((text, index) => (values[index].textContent = text));
       const limit = of.lambda === null ? "no threshold" : `threshold ${fraction(of.lambda)}`;
       const words = `Scores of the images with pseudo-label ${data.classes[number]}`;
-      histogram.setAttribute("aria-label", `${words}: ${of.selected} of ${of.images} selected, ${limit}`);
+      histogram.setAttribute("aria-label", `${words}: ${selected}, ${limit}`);
     }
     return { card, show };
   }
@@ -489,7 +499,7 @@ attributes, never as HTML. */
     const order = selectOf(
       "Order",
       orders.map(([value, { text }]) => [value, text]),
-      "name",
+      data.classes.length > CLASSES_AT_ONCE ? "images" : "name",
       show,
     );
     const search = searchField("Search classes", show);
@@ -812,7 +822,6 @@ attributes, never as HTML. */
     const picture = element("img", {
       src: pictureSource(data, image.number),
       alt: words.join(", "),
-      loading: "lazy",
       decoding: "async",
       title: image.path,
     });
@@ -859,7 +868,7 @@ attributes, never as HTML. */
     if (data.labelled) add("verdict", "Label is (oracle)", VERDICT_OPTIONS);
     if (data.states.some(({ chooses }) => chooses)) add("chosen", "Chosen", chosenOptions(data.selector));
     const orders = Object.entries(PICTURE_ORDERS).map(([value, { text }]) => [value, text]);
-    add("order", "Order", orders, "surest");
+    add("order", "Order", orders, data.labelled ? "surest" : "unsure");
     const flipped = element("input", { type: "checkbox" });
     flipped.addEventListener("change", changed);
     const text = element("span", {}, `label changed since the ${data.unit} before`);
@@ -905,7 +914,7 @@ attributes, never as HTML. */
       const total = marked ? marked.total(wanted) : countInCube(data, wanted);
       if (total === null) return `${shown} shown, of ${plural(marked.rows.size, "image")} marked in the map`;
       const all = shown === pictures && pictures < total;
-      return `${shown} of ${total} shown.${all ? ` The page has ${shown ? "no other" : "no"} picture of them.` : ""}`;
+      return `${shown} of ${counted(total)} shown.${all ? ` The page has ${shown ? "no other" : "no"} picture of them.` : ""}`;
     }
     function show() {
       const wanted = filters();
@@ -953,6 +962,9 @@ attributes, never as HTML. */
       parts.map.clear();
       selects.label.select.focus();
     });
+    // Confident mistakes come first, if there are any.
+    set({ verdict: "wrong" });
+    if (!found(filters()).length) reset();
     show();
     host.append(element("div", { "data-live": "" }, form, count, list, more));
     host.setAttribute("tabindex", "-1");
