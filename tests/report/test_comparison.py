@@ -216,6 +216,7 @@ def test_runs_with_and_without_rounds_are_drawn_by_steps(tmp_path):
     found = curves_of(page_of(*runs))
     assert (found["class-mean"]["x"], found["class-mean"]["xlabel"]) == ([50, 100, 150], "step")
     assert found["class-mean"]["joined"]
+    assert "Not all runs have rounds" in text_of(page_of(*runs))
     assert found["selected"]["series"][1]["values"] == [None] * 3
 
 
@@ -361,7 +362,8 @@ def test_generalisation_is_compared_by_accuracy(tmp_path):
     runs = [generalization_run(tmp_path / "a"), generalization_run(tmp_path / "b", finals=(0.3, 0.75), name="other")]
     text = text_of(page_of(*runs))
     assert "other against A erm: after the last report the accuracy is 5.00 points higher." in text
-    assert "B other 1 – 75.00 – 30.00 +5.00 1" in text
+    assert "B other 1 75.00 30.00 +5.00 1" in text
+    assert "source only" not in text and "Not all runs have rounds" not in text
 
 
 def test_different_kinds_are_compared_by_class_mean(tmp_path):

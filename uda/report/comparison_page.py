@@ -123,6 +123,7 @@ def comparison_page(runs: Sequence[ComparedRun], links: Mapping[str, str]) -> st
         drawn=drawn,
         measure=MEASURES[measure],
         labelled=labelled,
+        sources=any(run.source for run in runs),
         written=time.strftime("%Y-%m-%d %H:%M:%S"),
         subtitle=_subtitle(runs, groups),
         lead=_lead(groups, measure, labelled),
