@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Fill docs/settings.md and docs/methods.md from the typed config, the registries and results/bench.json.
+"""Fill pages of docs/ from the typed config, the registries, the columns of tables and results/bench.json.
 
-python docs/reference.py            write both pages
+python docs/reference.py            write the pages
 python docs/reference.py --check    write nothing; exit code 1 if a page is out of date
 """
 
@@ -33,6 +33,7 @@ from uda.hardness.dynamics.config import SupervisedConfig  # noqa: E402
 from uda.hardness.study.config import StudyConfig  # noqa: E402
 from uda.models.backbones import BACKBONES  # noqa: E402
 from uda.models.losses import LOSSES  # noqa: E402
+from uda.report.image_table import CLASS_COLUMNS, NUMBER_COLUMNS, VECTOR_COLUMNS  # noqa: E402
 from uda.report.markdown import insert_markdown, markdown_table  # noqa: E402
 from uda.selection.regularizers import REGULARIZERS  # noqa: E402
 from uda.selection.selectors import SELECTORS  # noqa: E402
@@ -273,6 +274,17 @@ def losses_text() -> str:
     return text
 
 
+def columns_text() -> str:
+    """The columns of images.parquet."""
+    columns = {
+        "path": "name of the image, usually the path of its file below the data's folder",
+        "domain": "name of its domain",
+    }
+    columns |= {**CLASS_COLUMNS, **NUMBER_COLUMNS}
+    columns |= {name: f"{text}; only with `report.features=true`" for name, text in VECTOR_COLUMNS.items()}
+    return markdown_table(("column", "what it is"), ((f"`{name}`", text) for name, text in columns.items()))
+
+
 def blocks() -> dict[str, dict[str, str]]:
     """The text of every block, by page and name."""
     return {
@@ -287,6 +299,7 @@ def blocks() -> dict[str, dict[str, str]]:
             "validators": names_text(VALIDATORS),
             "backbones": names_text(BACKBONES),
         },
+        "run_page.md": {"image-columns": columns_text()},
     }
 
 

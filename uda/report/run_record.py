@@ -222,7 +222,8 @@ def _from_files(record: RunRecord) -> None:
             results = read_record(folder / "results.json")
         except UserError as error:
             record.problems.append(f"{_short(error, folder)}.")
-    key = "epochs" if results and isinstance(results.get("epochs"), list) else "rounds"
+    listed = (key for key in REPORTS if results and isinstance(results.get(key), list))
+    key = next(listed, "rounds" if _numbers(folder) else "epochs")
     numbers = _numbers(folder, key)
     told = results[key] if results and isinstance(results.get(key), list) else []
     flaws, found, source = [], [], None
@@ -280,7 +281,7 @@ def _take(
         record.source = completed(SOURCE, source)
     for number, report in reports:
         name = REPORTS[key].format(number)
-        if "epoch" in report:  # of a supervised training, which has no page of this kind
+        if "epoch" in report:  # of a supervised training, whose page knows their form
             record.reports.append(dict(report))
         elif good(name, report, number):
             record.reports.append(completed(name, report, number))
