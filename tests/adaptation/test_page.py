@@ -405,8 +405,9 @@ def big_record(folder, classes, images, rounds, path="img/{:06d}.png"):
 
 
 def test_345_classes_and_55_000_images_make_a_page_below_5_mb_with_bounded_lists(tmp_path):
-    """As many classes as DomainNet has, as many images as VisDA-2017's target, and 20 rounds."""
+    """As many classes as DomainNet has, as many images as VisDA-2017's target, 20 rounds, pictures of 5 kB."""
     record, config = big_record(tmp_path, 345, 55_000, 20)
+    record.pictures = dict.fromkeys(range(400), b"\xff" * 5000)
     page = adaptation_page(record, config).render()
     assert len(page.encode()) < 5_000_000
     data = data_of(page)
@@ -428,6 +429,17 @@ def test_345_classes_and_55_000_images_make_a_page_below_5_mb_with_bounded_lists
 
 
 # Parts
+
+
+def test_a_page_that_is_too_large_shows_fewer_pictures(tmp_path, monkeypatch):
+    record, config = big_record(tmp_path, 60, 500, 2)
+    whole = adaptation_page(record, config).render()
+    most = len(whole.encode()) - 300_000
+    monkeypatch.setattr("uda.report.page.MOST_PAGE_BYTES", most)
+    page = adaptation_page(record, config).render()
+    assert most - 300_000 < len(page.encode()) <= most
+    kept = data_of(page)["pictures"]
+    assert kept["rows"] == data_of(whole)["pictures"]["rows"][: len(kept["rows"])], "the most notable ones stay"
 
 
 def test_figures_leave_matplotlib_as_it_was():

@@ -28,8 +28,6 @@ def places(features: np.ndarray, projection: Projection = "pca") -> np.ndarray:
     """
     if len(features) < 3 or features.shape[1] < 2 or not np.isfinite(features).all():
         return np.zeros((len(features), 2), np.float32)
-    if not np.isfinite(features).all():
-        features = np.nan_to_num(features, nan=0, posinf=0, neginf=0)
     if projection == "tsne":
         from sklearn.manifold import TSNE
 

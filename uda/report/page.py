@@ -3,7 +3,7 @@
 import base64
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ RELOAD_SECONDS = 20
 MOST_PAIRS, PAIR_PICTURES = 20, 4
 #: Pictures of the gallery that are there without a script.
 STATIC_PICTURES = 24
+#: A page with more bytes is made again with fewer pictures.
+MOST_PAGE_BYTES = 4_900_000
 RELIABILITY_BINS = 15
 NAME_LENGTH = 24
 NO_HEADLINE = "There is no headline, because the records of this run are incomplete or contradict one another."
@@ -180,11 +182,21 @@ class RunPage:
         return any(report.get("accuracy") for report in (self.record.source, *self.record.reports) if report)
 
     def render(self) -> str:
-        """The page: one HTML file that needs no others.
+        """The page: one HTML file that needs no others. It has as many of the record's pictures as fit.
 
         While the run goes on, only the first curve is drawn for readers without a script, because drawing takes time
         that the training needs.
         """
+        page = self._render()
+        while (over := len(page.encode()) - MOST_PAGE_BYTES) > 0 and self.record.pictures:
+            jpegs = dict(self.record.pictures)
+            while over > 0 and jpegs:
+                over -= len(jpegs.popitem()[1])  # base64 and what is told of a picture make it larger
+            self.record = replace(self.record, pictures=jpegs)
+            page = self._render()
+        return page
+
+    def _render(self) -> str:
         record = self.record
         states = page_data.states_of(record.source_table, record.tables, self.unit)
         truth = record.truth if self.labelled else None

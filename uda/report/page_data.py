@@ -64,8 +64,9 @@ def states_of(source: ImageTable | None, reports: Mapping[int, ImageTable], unit
         found.insert(0, _predictions("source", "Predictions of the source model", source))
     if reports:
         found.append(_predictions("final", "Predictions of the last model", reports[max(reports)]))
-    found = [found[place] for place in evenly(len(found), MOST_STATES)]
-    return [state if place == 0 else _with_flips(state, found[place - 1].label) for place, state in enumerate(found)]
+    # A state that is left out counts as the one before, because flips are those of a single round.
+    shown = evenly(len(found), MOST_STATES)
+    return [found[place] if place == 0 else _with_flips(found[place], found[place - 1].label) for place in shown]
 
 
 def _predictions(name: str, title: str, table: ImageTable) -> State:
