@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 
 import pyarrow.parquet
 import pytest
@@ -546,6 +548,20 @@ def test_reading_changes_nothing(finished):
     assert record.finished and record.trusted and len(record.tables) == 3 and record.problems == []
     after = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in finished.rglob("*") if path.is_file()}
     assert before == after
+
+
+LOCKS = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print('locked')"
+
+
+def test_a_folder_in_which_a_process_works_is_told_from_one_that_was_left(unfinished, capsys):
+    assert not is_locked(unfinished)
+    command = [sys.executable, "-c", f"{LOCKS}; sys.stdout.flush(); sys.stdin.read()", str(unfinished / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        assert is_locked(unfinished)
+        assert "This run goes on: round 1 of 3 done" in report(unfinished, capsys)[2]
+        process.stdin.close()
+    assert not is_locked(unfinished)
 
 
 def test_a_lock_that_cannot_be_opened_is_no_process(tmp_path, monkeypatch):
