@@ -299,7 +299,7 @@ def blocks() -> dict[str, dict[str, str]]:
             "validators": names_text(VALIDATORS),
             "backbones": names_text(BACKBONES),
         },
-        "run_page.md": {"image-columns": columns_text()},
+        "reports.md": {"image-columns": columns_text()},
     }
 
 

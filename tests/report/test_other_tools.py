@@ -1,4 +1,4 @@
-"""images.parquet in other tools: the snippets of docs/run_page.md run word for word on tables that a report wrote."""
+"""images.parquet in other tools: the snippets of docs/reports.md run word for word on tables that a report wrote."""
 
 import json
 import runpy
@@ -21,7 +21,7 @@ DIGITS = "runs/digits_avh/seed0/rounds/09/images.parquet"
 
 def snippet(marker):
     """The code after a marker in the documentation."""
-    (text,) = marked(TEXTS["docs/run_page.md"], marker, "python")
+    (text,) = marked(TEXTS["docs/reports.md"], marker, "python")
     return text
 
 
