@@ -298,6 +298,32 @@ def test_without_labels_the_page_says_so_and_judges_no_image(make_run):
     assert table_of(page, "Table of the rounds")[0][:3] == ["round", "im", "classes in use"]
 
 
+@pytest.mark.parametrize(
+    ("scores", "finished", "told"),
+    [
+        ((0.1, 0.3), True, "round 1 (weights checkpoints/final.safetensors), where the label-free score 'im' is hi"),
+        ((0.3, 0.1), True, "round 0 (weights checkpoints/label_free.safetensors), where the label-free score 'im' "),
+        ((0.1, 0.3), False, "round 1 (weights checkpoints/label_free.safetensors), where the label-free score"),
+        ((None, None), True, "round 1 (weights checkpoints/final.safetensors), the newest one, because the label-fre"),
+    ],
+)
+def test_without_labels_the_page_names_weights_that_are_there_and_why(tmp_path, scores, finished, told):
+    """A run that goes on has no final weights yet. Where no score is known, none is said to be the highest."""
+    record, config = big_record(tmp_path, 3, 20, 2)
+    for report, score in zip(record.reports, scores, strict=True):
+        report |= {"class_mean": None, "overall": None, "accuracy": None, "validators": {"im": score}}
+    record.source |= {"class_mean": None, "overall": None, "accuracy": None}
+    for table in (record.source_table, *record.tables.values()):
+        del table.columns["label"]
+    record.finished, record.running, record.pictures = finished, not finished, {}
+    assert f"Recommended: {told}" in text_of(adaptation_page(record, config).render())
+
+
+def test_a_source_model_without_target_labels_is_not_said_to_be_trained_so_far(make_run):
+    text = text_of(page_of(make_run(method="source_only", labelled=False), 0))
+    assert "accuracy is unknown. The source model was not adapted." in text and "so far" not in text
+
+
 def test_a_cut_off_run_says_how_far_it_is(make_run):
     """The page of a run that goes on; only the first figure is drawn, the others are told in words."""
     run = make_run()

@@ -167,22 +167,27 @@ def _labelled_headline(
 def _label_free_headline(page: RunPage, source: Report | None, last: Report, choice: Report, validator: str) -> None:
     """A target without labels: which weights to take, and why."""
     record, unit = page.record, page.unit
+    if not record.reports and record.finished:
+        page.lead = ("The target has no labels, so accuracy is unknown. The source model was not adapted.", "", "")
+        return
     if not record.reports:
         page.lead = ("The target has no labels. Only the source model is trained so far.", "", "")
         return
-    number = choice["round"]
-    weights = "label_free" if number is not None and number != record.reports[-1]["round"] else "final"
-    number = record.reports[-1]["round"] if number is None else number
+    newest, number = record.reports[-1]["round"], choice["round"]
+    why = f"where the label-free score '{validator}' is highest"
+    if number is None:
+        number, why = newest, f"the newest one, because the label-free score '{validator}' is unknown"
+    weights = "final" if number == newest and record.finished else "label_free"
     page.lead = (
         "The target has no labels, so accuracy is unknown. Recommended:",
         f"{unit} {number}",
-        f"(weights checkpoints/{weights}.safetensors), where the label-free score '{validator}' is highest.",
+        f"(weights checkpoints/{weights}.safetensors), {why}.",
     )
     scores = [report["validators"].get(validator) for report in record.reports]
     known = [score for score in scores if score is not None]
     page.cards = [Card("Recommended", f"{unit} {number}", f"checkpoints/{weights}.safetensors", main=True)]
     if known:
-        page.cards.append(Card(f"Score '{validator}'", f"{max(known):.3f}", f"last {unit}: {known[-1]:.3f}"))
+        page.cards.append(Card(f"Score '{validator}'", f"{max(known):.3f}", f"last {unit}: {fraction(scores[-1])}"))
     table, first = record.last_table, record.source_table
     if table is not None and first is not None:
         same = float((table.get("prediction") == first.get("prediction")).mean())
