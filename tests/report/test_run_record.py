@@ -389,6 +389,11 @@ def test_without_a_checkpoint_files_that_agree_are_shown(whole, finished, capsys
             id="round: a text for a number",
         ),
         pytest.param(
+            change(ROUND, lambda content: [content.pop(name) for name in ("portion", "overlap")]),
+            f"{ROUND} does not tell what its round selected",
+            id="round: without its choice",
+        ),
+        pytest.param(
             change(ROUND, lambda content: content["accuracy"]["confusion"].pop()),
             f"{ROUND} has figures of 3 and of 4 classes",
             id="round: part of a matrix",

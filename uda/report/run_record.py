@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from pathlib import Path
 from typing import Any
@@ -266,12 +266,15 @@ def _take(
     flaws = []
     names = [classes for one in (source, *(report for _, report in reports)) if (classes := _classes_of(one))]
     classes = Counter(names).most_common(1)[0][0] if names else ()
+    chooses = any("portion" in report for _, report in reports)
 
     def good(name: str, one: Mapping[str, Any], number: int | None) -> bool:
         try:
             completed(name, one, number)
             if _classes_of(one) not in ((), classes):
                 raise UserError(f"{name} has other classes than the other reports")
+            if chooses and number is not None and "portion" not in one:
+                raise UserError(f"{name} does not tell what its round selected, as the other reports do")
         except UserError as error:
             flaws.append(f"{error}. It is left out.")
             return False
@@ -343,7 +346,10 @@ def read_tables(record: RunRecord, kept: Mapping[str, ImageTable] | None = None,
         record.source_table = table(SOURCE_IMAGES, record.source)
     for report in record.reports:
         if "round" in report and (found := table(images_of(report["round"]), report)) is not None:
-            record.tables[report["round"]] = found
+            # All tables are of the same images, and the names of 55,000 take some megabytes.
+            before = record.last_table
+            same = before is not None and found.paths == before.paths
+            record.tables[report["round"]] = replace(found, paths=before.paths) if same else found
     if len(absent) == len(numbers) + bool(record.source and record.source.get("predicted_per_class")) > 0:
         record.problems.append(
             "There is no images.parquet (older versions of uda wrote none), so histograms, gallery, map and "
