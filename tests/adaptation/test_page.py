@@ -287,7 +287,7 @@ def test_without_labels_the_page_says_so_and_judges_no_image(make_run):
     assert f"The target has no labels, so accuracy is unknown. Recommended: round {best}" in text
     assert "✓" not in text and "✗" not in text
     assert "went from" not in text
-    for word in ("oracle", "class mean", "TP rate", "Confusion", "Reliability"):
+    for word in ("oracle", "class mean", "TP rate", "Confusion", "Reliability", "mistakes"):
         assert word not in text, word
     assert 'class="oracle"' not in markup_of(page)
     assert Document(page).open == []
@@ -331,6 +331,7 @@ def test_a_cut_off_run_says_how_far_it_is(make_run):
     page = (run.folder / "report.html").read_text(encoding="utf-8")
     assert re.search(r"This run goes on: round 2 of 20 done(, about [^.]+ left)?\.", text_of(page))
     assert data_of(page)["running"] == {"reload_seconds": 20}
+    assert "again after every round. If that was long ago, the run has stopped." in text_of(page), "a killed run's, too"
     assert page.count('role="img"') < 8 and "TP rate (oracle) by round: all selected from" in text_of(page)
     assert "Now" in [text_of(title) for title in re.findall(r"<div>(\w+) <abbr", page)]
 

@@ -191,7 +191,7 @@ class RunPage:
         while (over := len(page.encode()) - MOST_PAGE_BYTES) > 0 and self.record.pictures:
             jpegs = dict(self.record.pictures)
             while over > 0 and jpegs:
-                over -= len(jpegs.popitem()[1])  # base64 and what is told of a picture make it larger
+                over -= 4 * len(jpegs.popitem()[1]) // 3  # base64; what the page tells of a picture comes on top
             self.record = replace(self.record, pictures=jpegs)
             page = self._render()
         return page
