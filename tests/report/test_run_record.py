@@ -394,6 +394,21 @@ def test_without_a_checkpoint_files_that_agree_are_shown(whole, finished, capsys
             id="round: without its choice",
         ),
         pytest.param(
+            change(ROUND, lambda content: content["avh_per_class"].pop("ant")),
+            f"{ROUND} has figures of 3 and of 4 classes",
+            id="round: hardness of some classes",
+        ),
+        pytest.param(
+            change(ROUND, lambda content: content.update(selected_per_class={})),
+            f"{ROUND} is not a record of a report (see its entry 'selected_per_class')",
+            id="round: no class",
+        ),
+        pytest.param(
+            change("rounds/source.json", lambda content: content["source_per_class"].update(ant=None)),
+            "rounds/source.json is not a record of a report (see its entry 'source_per_class.ant')",
+            id="source: no number",
+        ),
+        pytest.param(
             change(ROUND, lambda content: content["accuracy"]["confusion"].pop()),
             f"{ROUND} has figures of 3 and of 4 classes",
             id="round: part of a matrix",

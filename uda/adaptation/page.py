@@ -31,6 +31,8 @@ LEGEND = (
     ("norm", "length of the feature, mean of the selected images."),
     ("lambda", "threshold of a class. Images whose score reaches it are selected."),
 )
+#: What the curves show of how a round's choice overlaps with that of softmax.
+OVERLAP = ("both", "only_selector", "only_softmax", "tp_rate_only_selector", "tp_rate_only_softmax")
 #: Terms of the legend that need target labels, but no choice of pseudo-labels.
 OF_ACCURACY = ("oracle", "class mean", "overall", "ECE")
 
@@ -439,7 +441,7 @@ def _choice_curves(
     reports: Sequence[Report], numbers: Sequence[int], selector: str, values: Callable[..., list[float | None]]
 ) -> list[Curve]:
     """What the rounds chose."""
-    overlap = {name: [report["overlap"][name] for report in reports] for name in reports[0]["overlap"]}
+    overlap = {name: [report["overlap"][name] for report in reports] for name in OVERLAP}
     rates = {"all selected": values("tp_rate", 100)}
     counts = {"selected": values("selected")}
     if selector != "softmax":

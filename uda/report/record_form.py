@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from uda.core.errors import UserError
 
@@ -21,13 +21,19 @@ class _Form(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
 
+class _Unknown(_Form):
+    images: int
+    auroc_confidence: float | None
+    auroc_avc: float | None
+
+
 class _Accuracy(_Form):
     per_class: ByClass
     confusion: list[list[int]]
     overall: float | None
     ece: float | None
     domains: dict[str, ByClass] | None = None
-    unknown: dict[str, Any] | None = None
+    unknown: _Unknown | None = None
 
 
 class _Model(_Form):
@@ -37,6 +43,7 @@ class _Model(_Form):
     validators: dict[str, float | None] = {}
     warnings: list[str] = []
     predicted_per_class: dict[str, int] = {}
+    source_per_class: dict[str, int] = {}
     effective_classes: float = 0
     loss: float | None = None
     steps: int | None = None
@@ -58,15 +65,19 @@ class _Overlap(_Form):
 class _Choice(_Report):
     portion: float
     selected: int
-    selected_per_class: dict[str, int]
-    thresholds: ByClass
+    selected_per_class: dict[str, int] = Field(min_length=1)
+    thresholds: ByClass = Field(min_length=1)
     tp_rate: float | None
-    tp_rate_per_class: ByClass
+    tp_rate_per_class: ByClass = Field(min_length=1)
     avh: float | None
     avc: float | None
     confidence: float | None
     feature_norm: float | None
     overlap: _Overlap
+    avh_per_class: ByClass = {}
+    avc_per_class: ByClass = {}
+    confidence_per_class: ByClass = {}
+    feature_norm_per_class: ByClass = {}
 
 
 class _Hardness(_Form):
@@ -125,7 +136,8 @@ def classes_of(record: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _names(record: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     of_accuracy = (record.get("accuracy") or {}).get("per_class")
-    keys = ("predicted_per_class", "selected_per_class", "lambda", "tp_rate_per_class")
+    keys = ["predicted_per_class", "source_per_class", "selected_per_class", "lambda", "tp_rate_per_class"]
+    keys += [f"{name}_per_class" for name in ("avh", "avc", "confidence", "feature_norm")]
     for found in (of_accuracy, *(record.get(key) for key in keys)):
         if found:
             yield tuple(found)
