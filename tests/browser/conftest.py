@@ -88,15 +88,24 @@ def too_wide(page) -> str | None:
         """() => {
           const width = document.documentElement.clientWidth;
           if (document.documentElement.scrollWidth <= width) return null;
-          const tooFar = (each) => each.getBoundingClientRect().right > width + 1;
+          const tooFar = (each) => each.getBoundingClientRect().right > width + 1 && !each.closest(".scroll, .wide");
           const wide = [...document.body.querySelectorAll("*")].find(tooFar);
           return wide ? wide.outerHTML.slice(0, 200) : "unknown";
         }"""
     )
 
 
-#: Of rows, cells and cards that repeat, the first few stand for all. axe-core looks at each for milliseconds.
-ALIKE = "tbody tr:nth-child(n+6), tr > :nth-child(n+9), .gallery li:nth-child(n+4), .classes li:nth-child(n+3)"
+#: axe-core looks at each element for milliseconds. Of rows, cells and cards that repeat, the first few stand for all.
+#: It cannot see what is in a drawing.
+ALIKE = "tbody tr:nth-child(n+6), tr > :nth-child(n+9), .gallery li:nth-child(n+4), .classes li:nth-child(n+3), svg > *"
+TAKE_OUT = """(alike) => {
+  window.takenOut = [...document.querySelectorAll(alike)].map((node) => {
+    const place = document.createComment("");
+    node.replaceWith(place);
+    return [place, node];
+  });
+}"""
+PUT_BACK = "() => window.takenOut.reverse().forEach(([place, node]) => place.replaceWith(node))"
 
 
 def axe_violations(page, rules: str | None = None, whole: bool = False) -> list[str]:
@@ -109,11 +118,12 @@ def axe_violations(page, rules: str | None = None, whole: bool = False) -> list[
     """
     from axe_playwright_python.sync_playwright import Axe
 
-    hidden = None if whole else page.add_style_tag(content=f"{ALIKE} {{ display: none !important; }}")
+    if not whole:
+        page.evaluate(TAKE_OUT, ALIKE)
     options = {"resultTypes": ["violations"], **({"runOnly": [rules]} if rules else {})}
     found = Axe().run(page, options=options).response["violations"]
-    if hidden:
-        hidden.evaluate("style => style.remove()")
+    if not whole:
+        page.evaluate(PUT_BACK)
     return [f"{rule['id']}: {rule['help']}: {rule['nodes'][0]['html'][:200]}" for rule in found]
 
 

@@ -18,17 +18,6 @@ BINS = 24
 MOST_TRUTHS = 40
 OTHER, UNKNOWN = -2, -1
 
-HOSTILE = [
-    "</script><img src=x onerror=alert(1)>",
-    "a" * 300,
-    "מטוס גדול",
-    "طائرة كبيرة",
-    "飛行機",
-    "🛩️ Plane",
-    "\"quoted\" & 'so' <b>bold</b>",
-    "${name} {{ name }} __proto__",
-]
-
 
 def page_data(
     classes: int | Sequence[str] = 6,

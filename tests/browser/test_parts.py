@@ -340,7 +340,7 @@ def drag(page, places):
 
 def marked(page):
     """The numbers of marked target and source images, by what the map says."""
-    text = part(page, "map").get_by_role("status").inner_text()
+    text = part(page, "map").get_by_role("status").inner_text().replace(",", "")
     return [int(number) for number in re.findall(r"\d+", text)]
 
 
