@@ -239,7 +239,7 @@ def test_the_gallery_tells_right_from_wrong_by_more_than_colour(page, played_run
         truth = re.search(r"<div>is <bdi>(\w+)", item)[1]
         assert (label == truth) == (verdict == "right")
         assert ("✓ right" if verdict == "right" else "✗ wrong") in text_of(item)
-        index = int(re.search(r'<div class="path"><bdi>img/(\d+)\.png', item)[1])
+        index = int(re.search(r'<div class="path"><bdi dir="ltr">img/(\d+)\.png', item)[1])
         assert (run.classes[run.labels[index]], run.classes[final[index]]) == (truth, label)
         assert f'alt="Image predicted as {label}: {verdict}"' in item
     assert "24 of 240 images shown" in text_of(page)
@@ -268,7 +268,8 @@ def test_gallery_of_none_is_said(make_run):
 
 
 def test_figures_that_need_labels_are_marked(page):
-    marked = ["TP rate, %", "class mean, %", "gain", "overall, %", "ECE", "source, %", "now, %", "change"]
+    marked = [f"{title},\u00a0%" for title in ("TP rate", "class mean", "overall")]
+    marked += ["gain", "ECE", "source, %", "now, %", "change", "TP rate, %"]
     marked += ["Source only", "Final", "Label-free choice", "Oracle best", "Confusion"]
     for title in marked:
         assert re.search(rf'{re.escape(title)} <abbr class="oracle"', page), title

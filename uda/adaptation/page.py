@@ -246,13 +246,13 @@ def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], l
     columns: list[tuple[Column, Callable[[Report], str]]] = []
 
     def add(title: str, value: Callable[[Report], str], oracle: bool = False) -> None:
-        columns.append((Column(title, dict(LEGEND).get(title.removesuffix(", %"), ""), oracle), value))
+        columns.append((Column(title, dict(LEGEND).get(title.removesuffix(",\u00a0%"), ""), oracle), value))
 
     if labelled:
-        add("class mean, %", lambda report: percent(report["class_mean"]), True)
+        add("class mean,\u00a0%", lambda report: percent(report["class_mean"]), True)
         if source:
             add("gain", lambda report: difference(report["class_mean"], before) if "round" in report else "", True)
-        add("overall, %", lambda report: percent(report["overall"]), True)
+        add("overall,\u00a0%", lambda report: percent(report["overall"]), True)
         add("ECE", lambda report: fraction((report["accuracy"] or {}).get("ece")), True)
     else:
         validator = str(page.record.settings.get("validator", "im"))
@@ -271,7 +271,7 @@ def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], l
         if page.selector != "softmax":
             add("softmax too", of_choice(lambda report: f"{report['overlap']['both']:,}"))
         if labelled:
-            add("TP rate, %", of_choice(lambda report: percent(report["tp_rate"])), True)
+            add("TP rate,\u00a0%", of_choice(lambda report: percent(report["tp_rate"])), True)
         for key, digits in (("avc", 3), ("avh", 3), ("confidence", 3), ("feature_norm", 2)):
             title = {"avc": "AVC", "avh": "AVH", "feature_norm": "norm"}.get(key, key)
             add(title, of_choice(lambda report, key=key, digits=digits: fraction(report[key], digits)))
@@ -326,7 +326,7 @@ def _class_table(
             values = chosen.get(f"{key}_per_class")
             if values:
                 columns.append(Column(title, dict(LEGEND)[title]))
-                cells.append(lambda name, values=values: (fraction(values[name]), values[name]))
+                cells.append(lambda name, values=values: (fraction(values[name], 4), values[name]))
     return columns, {name: [cell(name) for cell in cells] for name in page.classes}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS
 from uda.report.feature_map import TITLES
+from uda.report.html import clean_name
 from uda.report.image_table import ImageTable
 
 #: Above this number of classes the true class is no filter, and the confusion matrix becomes a list of pairs.
@@ -203,7 +204,7 @@ def pictures_data(
     return {
         "jpegs": [base64.b64encode(jpeg).decode("ascii") for jpeg in jpegs.values()],
         "rows": rows.tolist(),
-        "paths": [paths[row] for row in rows],
+        "paths": [clean_name(paths[row]) for row in rows],
         "truth": shown[rows].tolist() if truth is not None else [0] * len(rows),
         "states": [
             {

@@ -55,16 +55,19 @@ attributes, never as HTML. */
   /* A path, which may break after its slashes. */
   function pathOf(text) {
     const pieces = text.split("/").flatMap((piece, place) => (place ? ["/", element("wbr"), piece] : [piece]));
-    return element("bdi", {}, ...pieces);
+    return element("bdi", { dir: "ltr" }, ...pieces);
   }
 
-  function shortened(text, most = 40) {
+  /* A long name without its middle, since names may begin alike. */
+  function shortened(text) {
     const letters = Array.from(text);
-    return letters.length > most ? letters.slice(0, most - 1).join("") + "…" : text;
+    return letters.length > 40 ? [...letters.slice(0, 24), "…", ...letters.slice(-15)].join("") : text;
   }
 
+  /* AVC and AVH are about 1 / K for K classes, so small numbers have more digits. */
   function fraction(value, digits = 3) {
-    return value === null || value === undefined ? "–" : value.toFixed(digits);
+    if (value === null) return "–";
+    return value !== 0 && Math.abs(value) < 0.02 ? value.toPrecision(3) : value.toFixed(digits);
   }
 
   /* Counts are written like those of the tables: 12,345. */
@@ -178,7 +181,8 @@ attributes, never as HTML. */
   function digitsFor(values) {
     const known = values.filter((value) => value !== null);
     if (known.every(Number.isInteger)) return 0;
-    return Math.max(...known.map(Math.abs)) >= 10 ? 1 : 3;
+    const most = Math.max(...known.map(Math.abs));
+    return most >= 10 ? 1 : most >= 0.1 ? 3 : 5;
   }
 
   function lineSample(look) {
