@@ -304,7 +304,7 @@ def test_a_collapse_is_named_in_log_results_events_and_page(own, alike, tmp_path
     assert (last["effective_classes"], last["largest_share"]) == (1, 1)
     few, without, unlabelled = last["warnings"]
     assert few.startswith("the predictions fall onto few classes: 100 % of the target images are predicted as ")
-    assert without.startswith("no target image is predicted as 2 of 3 classes: ")
+    assert without.startswith("2 of 3 classes are never predicted on the target: ")
     assert unlabelled.startswith("2 of 3 classes have no pseudo-label: ")
     assert {f"round 1: {few}", f"source model: {few}"} <= set(results["warnings"])
     unwrapped = " ".join(out.split())

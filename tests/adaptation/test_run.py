@@ -430,3 +430,30 @@ def test_a_map_without_its_package_is_refused_before_the_training(tmp_path, tiny
     with pytest.raises(UserError, match="umap-learn; pip install umap-learn"):
         AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "report.map=umap"]))
     assert not (tmp_path / "run").exists()
+
+
+def test_the_page_of_a_run_that_stops_does_not_say_that_it_goes_on(tiny, tmp_path):
+    """The second round selects nothing, which is an error."""
+    words = [f"output={tmp_path / 'run'}", "report.page=true", "runtime.threads=1"]
+    config = AdaptationConfig.load(tiny, words)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="no more"):
+        round_of = AdaptationRun._round
+
+        def second_fails(self, predicted):
+            if self.progress.round == 1:
+                raise UserError("no more")
+            return round_of(self, predicted)
+
+        patch.setattr(AdaptationRun, "_round", second_fails)
+        AdaptationRun(config).execute()
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "This run is not finished: round 1 of 2 done." in page
+    assert '"running":null' in page
+
+
+def test_a_page_that_cannot_be_made_costs_no_training(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("uda.adaptation.page.adaptation_page", lambda record, config: 1 / 0)
+    results = AdaptationRun(AdaptationConfig.load(tiny, [f"output={tmp_path / 'run'}", "report.page=true"])).execute()
+    assert len(results["rounds"]) == 2
+    told = [line for line in capsys.readouterr().out.split("\n") if "report.html cannot be made" in line]
+    assert len(told) == 1 and "ZeroDivisionError: division by zero" in told[0]

@@ -335,7 +335,7 @@ def test_of_a_folder_that_lacks_a_table_the_page_shows_the_rest(made, tmp_path, 
     record = rebuild(run)
     page = (run / "report.html").read_text(encoding="utf-8")
     assert_whole(page)
-    assert record.problems == [f"{missing} is broken. What the page shows of it is left out."]
+    assert record.problems == [f"{missing} is broken. The page leaves out what came from it."]
     assert record.problems[0] in text_of(page) and cards_of(page)["Final"][0] == "40.00"
     assert json.loads((run / "results.json").read_text())["problems"] == record.problems
     assert ("seen, held out 50.0 % wrong" in page) == ("held_out" not in missing)

@@ -207,12 +207,12 @@ def other_class_mean(content):
         pytest.param(remove("results.json"), "results.json is missing", id="results: missing"),
         pytest.param(
             change("results.json", lambda content: other_class_mean(content["rounds"][1])),
-            "results.json contradicts the checkpoint (rounds/01/report.json: class_mean 0.123 there",
+            "results.json contradicts the checkpoint (rounds/01/report.json: class_mean is 0.123 there",
             id="results: another figure",
         ),
         pytest.param(
             change("results.json", lambda content: other_class_mean(content["final"])),
-            "results.json contradicts the checkpoint (rounds/02/report.json: class_mean 0.123 there",
+            "results.json contradicts the checkpoint (rounds/02/report.json: class_mean is 0.123 there",
             id="results: another end",
         ),
         pytest.param(
@@ -232,9 +232,9 @@ def other_class_mean(content):
         ),
         pytest.param(remove("rounds/source.json"), "rounds/source.json is missing.", id="source: missing"),
         pytest.param(remove("rounds"), "There is no images.parquet (older versions of uda wrote none)", id="no rounds"),
-        pytest.param(remove(IMAGES), f"{IMAGES} is missing. What the page shows of it", id="images: missing"),
-        pytest.param(half(IMAGES), f"{IMAGES} is broken. What the page shows of it", id="images: cut off"),
-        pytest.param(write(IMAGES, GARBAGE), f"{IMAGES} is broken. What", id="images: garbage"),
+        pytest.param(remove(IMAGES), f"{IMAGES} is missing. The page leaves out what", id="images: missing"),
+        pytest.param(half(IMAGES), f"{IMAGES} is broken. The page leaves out what", id="images: cut off"),
+        pytest.param(write(IMAGES, GARBAGE), f"{IMAGES} is broken. The page", id="images: garbage"),
         pytest.param(
             table(IMAGES, lambda found: found.slice(1)), f"{IMAGES} does not fit the record", id="images: other rows"
         ),
@@ -369,7 +369,7 @@ def test_without_a_checkpoint_files_that_agree_are_shown(whole, finished, capsys
         pytest.param(write("results.json", "{}"), "results.json contradicts the records", id="results: no entries"),
         pytest.param(
             change("results.json", lambda content: other_class_mean(content["rounds"][1])),
-            "results.json contradicts the records of the reports (rounds/01/report.json, class_mean 0.123 there",
+            "results.json contradicts the records of the reports (rounds/01/report.json, class_mean is 0.123 there",
             id="results: another figure",
         ),
         pytest.param(remove(ROUND), "Report 1 in rounds/ is missing.", id="round: missing"),

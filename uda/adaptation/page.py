@@ -103,7 +103,8 @@ def _subtitle(record: RunRecord, config: AdaptationConfig | None, selector: str 
         return " · ".join(filter(None, [seed, str(settings.get("method", ""))]))
     pair = f"{' + '.join(config.data.sources)} to {' + '.join(config.data.targets)}"
     chosen = f"selector {selector}, regulariser {config.self_training.regularizer}" if selector else ""
-    return " · ".join(filter(None, [seed, pair, config.method, chosen, config.model.backbone]))
+    options = [f"{name.replace('_', ' ')} {value}" for name, value in config.method_options.items()]
+    return " · ".join(filter(None, [seed, pair, config.method, *options, chosen, config.model.backbone]))
 
 
 # At the top
@@ -143,6 +144,8 @@ def _labelled_headline(
         )
     else:
         page.lead = ("The class mean on the target is", f"{percent(final)}\u00a0%", "")
+    if final is None:
+        page.lead = (f"The accuracy of the {'last' if page.record.finished else 'newest'} {unit} is unknown.", "", "")
     told = "the last" if page.record.finished else "the newest"
     cards = [("Source only", before, "before adaptation")] if source else []
     if reports or not source:
@@ -180,14 +183,27 @@ def _label_free_headline(page: RunPage, source: Report | None, last: Report, cho
     if number is None:
         number, why = newest, f"the newest one, because the label-free score '{validator}' is unknown"
     weights = "final" if number == newest and record.finished else "label_free"
+    warnings = next(report for report in record.reports if report["round"] == number).get("warnings")
+    told = (
+        "Its predictions are suspicious: see below."
+        if warnings
+        else f"Use it: uda predict RUN IMAGES --weights {weights}"
+    )
     page.lead = (
-        "The target has no labels, so accuracy is unknown. Recommended:",
+        f"The target has no labels, so accuracy is unknown. {'Best by score' if warnings else 'Recommended'}:",
         f"{unit} {number}",
-        f"(weights checkpoints/{weights}.safetensors), {why}.",
+        f"(weights checkpoints/{weights}.safetensors), {why}. {told}",
     )
     scores = [report["validators"].get(validator) for report in record.reports]
     known = [score for score in scores if score is not None]
-    page.cards = [Card("Recommended", f"{unit} {number}", f"checkpoints/{weights}.safetensors", main=True)]
+    page.cards = [
+        Card(
+            "Best by score" if warnings else "Recommended",
+            f"{unit} {number}",
+            f"checkpoints/{weights}.safetensors",
+            main=True,
+        )
+    ]
     if known:
         page.cards.append(Card(f"Score '{validator}'", f"{max(known):.3f}", f"last {unit}: {fraction(scores[-1])}"))
     table, first = record.last_table, record.source_table
@@ -228,7 +244,7 @@ def _collapse(page: RunPage, source: Report | None) -> list[str]:
         earlier = [str(report["round"]) for report in reports[:-1] if report.get("warnings")]
         if earlier:
             names = f"{unit} {earlier[0]}" if len(earlier) == 1 else f"{len(earlier)} earlier {unit}s"
-            notices.append(f"There were warnings in {names} too: see `warnings` in results.json.")
+            notices.append(f"There were warnings in {names} too: see the warnings in results.json.")
     else:
         stage, notices = "source", [f"Source model: {warning}." for warning in (source or {}).get("warnings", [])]
     if notices:

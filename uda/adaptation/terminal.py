@@ -55,7 +55,7 @@ def round_cells(record: Mapping[str, Any], source: Mapping[str, Any] | None) -> 
         "round": number,
         "portion": f"{record['portion']:.3g}",
         "selected": f"{record['selected']}",
-        "TP rate": fraction(record["tp_rate"]),
+        "TP rate": percent(record["tp_rate"]),
         "AVC": fraction(record["avc"]),
         "AVH": fraction(record["avh"]),
         "confidence": fraction(record["confidence"]),
@@ -113,6 +113,10 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     title = "class mean on the target, % (oracle):"
     if results["final"]["class_mean"] is None:
         told, title = [], "The target has no labels, so its accuracy is unknown."
+        if choice["round"] is not None:
+            last = choice["round"] == results["rounds"][-1]["round"]
+            weights = f"weights {'final' if last else 'label_free'}"
+            told = indented([f"label-free choice: {what} {choice['round']} ({weights}), {chosen}"])
     last = results["rounds"][-1] if results["rounds"] else results
     warnings = [f"warning: {warning}" for warning in last.get("warnings", [])]
     return [title, *told, *indented(warnings)]

@@ -285,7 +285,7 @@ class _Whole(Transform):
             if image.shape[-2:] != (self.size, self.size):
                 raise UserError(
                     f"transforms.kind 'affine' needs images of {self.size} x {self.size} pixels, but one has "
-                    f"{image.shape[-2]} x {image.shape[-1]}: set transforms.kind=crop or change transforms.size"
+                    f"{image.shape[-2]} x {image.shape[-1]}; resize the images, or train with transforms.kind=crop"
                 )
         return self._with_channels(images if together else torch.stack(images))
 

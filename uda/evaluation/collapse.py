@@ -83,7 +83,8 @@ def signs_of_collapse(
     without = np.flatnonzero((predicted == 0) & _expected(source, total))
     if len(without) and not partial:
         names = _names(without, classes, begun_with, "the source model predicted")
-        found.append(f"no target image is predicted as {len(without)} of {len(classes)} classes: {names}")
+        are = "is" if len(without) == 1 else "are"
+        found.append(f"{len(without)} of {len(classes)} classes {are} never predicted on the target: {names}")
     return found
 
 
@@ -109,7 +110,8 @@ def classes_without_labels(
     if partial or not len(without) or not selected.any():  # an empty selection has its own message
         return []
     names = _names(without, classes, chosen_from, "images predicted:")
-    return [f"{len(without)} of {len(classes)} classes have no pseudo-label: {names}"]
+    have = "has" if len(without) == 1 else "have"
+    return [f"{len(without)} of {len(classes)} classes {have} no pseudo-label: {names}"]
 
 
 def _expected(source: np.ndarray, images: int) -> np.ndarray:

@@ -240,7 +240,8 @@ class RunPage:
         if record.running:
             left = "" if record.seconds_left is None else f", about {duration(record.seconds_left)} left"
             return f"This run goes on: {done}{left}."
-        return f"This run is not finished: {done}. The command that started it resumes it."
+        again = f", and makes {self.unit} {record.unsaved[0]} again" if record.unsaved else ""
+        return f"This run is not finished: {done}. The command that started it resumes it{again}."
 
     def _total(self) -> int | None:
         training = self.record.settings.get("self_training")

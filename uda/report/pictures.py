@@ -36,7 +36,9 @@ def notable_rows(states: Sequence[ImageTable], most: int) -> list[int]:
     prediction, probability, avh = (last.get(name) for name in ("prediction", "probability", "avh"))
     truth = last.get("label")
     if truth is not None:
-        cells = np.where((truth >= 0) & (truth != prediction), truth * len(last.classes) + prediction, -1)
+        cells = np.where(
+            (truth >= 0) & (truth != prediction), truth.astype(np.int64) * len(last.classes) + prediction, -1
+        )
         kinds.append(in_turns(-probability, cells))
     choosing = [state for state in states if state.get("selected") is not None]
     for state in dict.fromkeys(map(id, (*choosing[-1:], *choosing[:1]))):
@@ -50,7 +52,12 @@ def notable_rows(states: Sequence[ImageTable], most: int) -> list[int]:
         changed = states[-2].get("prediction") != prediction
         kinds.append(in_turns(-probability, np.where(changed, prediction, -1)))
     kinds.append(np.random.default_rng(0).permutation(len(last)).tolist())
-    return list(dict.fromkeys(_interleaved(kinds)))[:most]
+    found: dict[int, None] = {}
+    for row in _interleaved(kinds):
+        if len(found) == most:
+            break
+        found[row] = None
+    return list(found)
 
 
 def in_turns(order: np.ndarray, groups: np.ndarray) -> list[int]:

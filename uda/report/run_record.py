@@ -74,6 +74,8 @@ class RunRecord:
     """Estimated time to the end of a running run; None if unknown."""
     problems: list[str] = field(default_factory=list)
     """Flaws of the folder, one sentence each."""
+    unsaved: list[int] = field(default_factory=list)
+    """Reports that an interrupted run has written after its last checkpoint, and will make again."""
     trusted: bool = True
     """Whether the figures are those of one run: from the checkpoint, or from files that agree."""
 
@@ -192,11 +194,10 @@ def _from_checkpoint(record: RunRecord, kept: Records, progress: Progress) -> No
         except UserError as error:
             record.problems.append(f"{_short(error, record.folder)}. Its figures come from the checkpoint.")
     later = [number for number in _numbers(record.folder) if number >= len(reports)]
-    if later and not record.running:
-        record.problems.append(
-            f"{_numbered(later)} in rounds/ came after the last checkpoint. "
-            f"{'They are not shown.' if done else 'The run will make them again.'}"
-        )
+    if later and done:
+        record.problems.append(f"{_numbered(later)} in rounds/ came after the last checkpoint. They are not shown.")
+    elif not record.running:
+        record.unsaved = later
     record.finished = done
     results = record.folder / "results.json"
     if results.is_file():
@@ -379,7 +380,7 @@ def read_tables(record: RunRecord, kept: Mapping[str, ImageTable] | None = None,
     if absent:
         more = f" and {len(absent) - MOST_NAMED} more files" if len(absent) > MOST_NAMED else ""
         flaws.append(f"{', '.join(absent[:MOST_NAMED])}{more} {'is' if len(absent) == 1 else 'are'} missing")
-    record.problems += [f"{flaw}. What the page shows of it is left out." for flaw in flaws]
+    record.problems += [f"{flaw}. The page leaves out what came from it." for flaw in flaws]
 
 
 def _flaw_of(table: ImageTable, classes: Sequence[str], report: Mapping[str, Any]) -> str | None:

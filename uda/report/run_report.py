@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -56,6 +57,7 @@ class RunReport(ABC):
         self.config = config
         self.log = log
         self._rows = 0
+        self._page_fails = False
         self._tables: dict[str, ImageTable] = {}
         self._pictures = Pictures(images)
         self._first_report, self._first_step = first_report, 1
@@ -92,18 +94,41 @@ class RunReport(ABC):
         """Write a table of images, and keep what the page needs of it."""
         table.write(self.folder / name)
         if self.config.report.page:
-            shown = {column: values for column, values in table.columns.items() if column in PAGE_COLUMNS}
+            shown = {
+                name: values.astype(np.int32) if values.dtype == np.int64 else values  # they are kept for all rounds
+                for name, values in table.columns.items()
+                if name in PAGE_COLUMNS
+            }
             self._tables[name] = replace(table, columns=shown)
 
-    def write_page(self, seconds: float | None = None, finished: bool = False) -> None:
+    def write_page(self, seconds: float | None = None, finished: bool = False, running: bool = True) -> None:
         """Write `report.html` from the records so far, if the config asks for it.
+
+        A mistake in a page costs no training: it is logged once, and the run goes on.
 
         Args:
             seconds: duration of the run so far.
             finished: whether the run has ended.
+            running: whether the run goes on.
         """
         if not self.config.report.page:
             return
+        try:
+            self._write_page(seconds, finished, running and not finished)
+        except UserError:  # the disk is full
+            raise
+        except Exception as error:
+            if not self._page_fails:
+                told = f"{type(error).__name__}: {error}"
+                self.log(f"warning: report.html cannot be made ({told}); please report this bug; the run goes on")
+            self._page_fails = True
+
+    def stopped(self) -> None:
+        """Say on the page that the run is interrupted. Nothing is raised, because an error is on its way already."""
+        with suppress(UserError):
+            self.write_page(running=False)
+
+    def _write_page(self, seconds: float | None, finished: bool, running: bool) -> None:
         record = RunRecord(
             self.folder,
             self.config.model_dump(mode="json"),
@@ -111,7 +136,7 @@ class RunReport(ABC):
             source=self.records.get(SOURCE),
             reports=self.records.reports(),
             finished=finished,
-            running=not finished,
+            running=running,
             seconds=seconds,
             seconds_left=None if finished else self.seconds_left,
         )

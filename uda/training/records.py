@@ -134,12 +134,16 @@ def disagreements(
     return [(name, why) for name, entry, record in told for why in _differing(entry, record)]
 
 
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def _differing(entry: Any, record: Mapping[str, Any]) -> list[str]:
     """Figures of an entry of `results.json` that a record has too, with another value."""
     if not isinstance(entry, dict):
         return ["it is broken"]
     return [
-        f"{key} {value} there, {record[key]} here"
+        f"{key} is {_short(value)} there, {_short(record[key])} here"
         for key, value in entry.items()
         if key in record and not isinstance(value, (dict, list)) and value != record[key]
     ]

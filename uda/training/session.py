@@ -207,7 +207,12 @@ class Session(ABC):
             self.log(self.compute_line)
         else:
             self.log(self.plan())
-        self.train_stages()
+        try:
+            self.train_stages()
+        except (UserError, KeyboardInterrupt):
+            if self.ranks.is_main:
+                self.report.stopped()
+            raise
         final = self.final_prediction()
         if not self.ranks.is_main:
             return None

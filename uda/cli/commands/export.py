@@ -26,7 +26,8 @@ def add_to(parser: CommandParser) -> None:
         EXAMPLES,
         "Beside the file is a .json with the classes, the steps from an image file to the model's input, and versions. "
         "The file is read again and compared with the run's network on up to 32 images. If they differ, nothing is "
-        'written and the exit code is 2. The format onnx needs pip install "uda-toolkit[export]".',
+        'written and the exit code is 2. The format onnx needs pip install "uda-toolkit[export]", or in a checkout '
+        'pip install -e ".[export]".',
     )
     add_saved_run(parser)
     parser.add_argument("--format", required=True, choices=list(FILES), help="format of the file")
