@@ -184,11 +184,9 @@ def _label_free_headline(page: RunPage, source: Report | None, last: Report, cho
         number, why = newest, f"the newest one, because the label-free score '{validator}' is unknown"
     weights = "final" if number == newest and record.finished else "label_free"
     warnings = next(report for report in record.reports if report["round"] == number).get("warnings")
-    told = (
-        "Its predictions are suspicious: see below."
-        if warnings
-        else f"Use it: uda predict RUN IMAGES --weights {weights}"
-    )
+    told = f"Use them: uda predict RUN IMAGES --weights {weights}"
+    if warnings:
+        told = "Look at the warnings before you use it."
     page.lead = (
         f"The target has no labels, so accuracy is unknown. {'Best by score' if warnings else 'Recommended'}:",
         f"{unit} {number}",

@@ -152,8 +152,8 @@ def _onnx_versions() -> dict[str, str]:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f'onnx needs the packages {", ".join(names)} ({error}); pip install "uda-toolkit[export]", or in a checkout '
-            'pip install -e ".[export]"'
+            f'onnx needs the packages {", ".join(names)} ({error}); pip install "uda-toolkit[export]", or in a '
+            'checkout pip install -e ".[export]"'
         ) from None
     return {name: version(name) for name in names}
 

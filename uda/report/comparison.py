@@ -235,11 +235,16 @@ def singly(group: Group) -> list[Group]:
     return found
 
 
+#: Settings that name a group best.
+TELLING = ("method", "self_training.selector", "self_training.regularizer", "model.loss", "method_options")
+
+
 def _name(groups: Sequence[Group], names: Sequence[str]) -> None:
     """Give groups of the same name what they differ in as well."""
     for place, (group, name) in enumerate(zip(groups, names, strict=True)):
         alike = [other for other, others in zip(groups, names, strict=True) if others == name]
-        keys = differing(alike)
+        # Method and selector say most. Paths, such as that of a checkpoint, say least and are long.
+        keys = sorted(differing(alike), key=lambda key: (key not in TELLING, key.endswith(("checkpoint", "output"))))
         values = {key: shown(group.identity[key]) for key in keys if key in group.identity}
         told = [f"{key} {value}" for key, value in values.items()]
         group.brief = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in values.items()) or name
