@@ -51,6 +51,7 @@ def page_data(
         "labelled": labelled,
         "selector": "avc",
         "unit": "round",
+        "words": {"target": "target", "source": "source"},
         "running": running and {"reload_seconds": running},
         "curves": _curves(rng, rounds),
         "selection": {
@@ -79,7 +80,7 @@ def page_data(
 def _truths(names, labelled):
     if not labelled:
         return ["not labelled"]
-    return [*names, "other class", "not labelled"] if len(names) <= MOST_TRUTHS else ["right", "wrong", "not labelled"]
+    return [*names, "another class", "not labelled"] if len(names) <= MOST_TRUTHS else ["right", "wrong", "not labelled"]
 
 
 def _state(rng, truth, classes, number, rounds):

@@ -254,7 +254,7 @@ def test_the_gallery_begins_with_confident_mistakes(page, data):
     [
         ({}, lambda label, truth, chosen, flipped: True),
         ({"Label": "class 2"}, lambda label, truth, chosen, flipped: label == 2),
-        ({"True class (oracle)": "other class"}, lambda label, truth, chosen, flipped: truth == 6),
+        ({"True class (oracle)": "another class"}, lambda label, truth, chosen, flipped: truth == 6),
         ({"Label is (oracle)": "right"}, lambda label, truth, chosen, flipped: truth == label),
         ({"Label is (oracle)": "wrong"}, lambda label, truth, chosen, flipped: truth not in (label, 7)),
         ({"Chosen": "chosen by avc"}, lambda label, truth, chosen, flipped: chosen >= 2),
@@ -428,10 +428,10 @@ def test_a_finger_scrolls_over_the_map_until_it_is_told_to_mark(open_page, file)
     assert part(page, "map").get_by_role("radio", name="look").is_checked()
     swipe(page, diagonal)
     assert marked(page) == []
-    part(page, "map").get_by_role("radio", name="lasso").check(force=True)
+    part(page, "map").get_by_role("radio", name="lasso").check()
     swipe(page, [(0.05, 0.05), (0.95, 0.05), (0.95, 0.95), (0.05, 0.95)])
     assert marked(page)[0] > 300
-    part(page, "map").get_by_role("radio", name="box").check(force=True)
+    part(page, "map").get_by_role("radio", name="box").check()
     swipe(page, [(0.6, 0.3), (0.8, 0.5), (0.95, 0.7)])
     assert 20 < marked(page)[0] < 150 and page.said == []
 

@@ -47,6 +47,11 @@ attributes, never as HTML. */
     return node;
   }
 
+  /* A small drawing for a legend. */
+  function sample(viewBox, shape) {
+    return drawing("svg", { viewBox, "aria-hidden": "true" }, shape);
+  }
+
   /* A name from the data, in its own writing direction. The style sheet cuts off a long one; the title has it all. */
   function nameOf(text) {
     return element("bdi", { class: "name", title: text }, text);
@@ -108,6 +113,11 @@ attributes, never as HTML. */
     return { select, control: labelled(title, select) };
   }
 
+  /* [value, text] pairs of entries that have a text. */
+  function namesOf(entries) {
+    return entries.map(([value, { text }]) => [value, text]);
+  }
+
   /* Choose an option by its value, if there is one. */
   function pick(select, value) {
     if ([...select.options].some((option) => option.value === String(value))) select.value = value;
@@ -163,14 +173,14 @@ attributes, never as HTML. */
     return data.confusion ? data.confusion.state : data.states.length - 1;
   }
 
-  /* What the page calls the images that a run is measured on, and those that the map shows beside them. */
-  function wordsOf(data) {
-    return data.words || { target: "target", source: "source" };
+  function unitOf(data) {
+    return data.unit === "round" ? "Round" : "Report";
   }
 
   // --------------------------------------------------------------------------------------------------------- curves
 
   const SERIES = 7;
+  const WHOLE_STEPS = [0, 1, 2, 3, 4, 5, 6].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power));
   const DASHES = [[], [9, 4], [2, 3], [11, 4, 2, 4], [16, 4], [5, 2], [11, 2, 2, 2, 2, 2]];
 
   /* Colour and dash of a series. The first 49 all look different. */
@@ -186,16 +196,8 @@ attributes, never as HTML. */
   }
 
   function lineSample(look) {
-    const line = drawing("line", {
-      x1: 0,
-      x2: 30,
-      y1: 5,
-      y2: 5,
-      stroke: `var(--${look.variable})`,
-      "stroke-width": 2.5,
-      "stroke-dasharray": look.dash.join(" "),
-    });
-    return drawing("svg", { viewBox: "0 0 30 10", "aria-hidden": "true" }, line);
+    const stroke = { stroke: `var(--${look.variable})`, "stroke-width": 2.5, "stroke-dasharray": look.dash.join(" ") };
+    return sample("0 0 30 10", drawing("line", { x2: 30, y1: 5, y2: 5, ...stroke }));
   }
 
   function lastOf(values) {
@@ -221,13 +223,8 @@ attributes, never as HTML. */
     const list = element("ul", { class: "legend curve-legend" }, at);
     const cells = lines.map(({ name, look }, index) => {
       const value = element("span", { class: "value" });
-      const button = element(
-        "button",
-        { type: "button", "aria-pressed": "true" },
-        lineSample(look),
-        nameOf(name),
-        value,
-      );
+      const content = [lineSample(look), nameOf(name), value];
+      const button = element("button", { type: "button", "aria-pressed": "true" }, ...content);
       button.addEventListener("click", () => {
         const visible = button.getAttribute("aria-pressed") !== "true";
         button.setAttribute("aria-pressed", String(visible));
@@ -272,12 +269,8 @@ attributes, never as HTML. */
     }
     const digits = digitsFor(lines.flatMap(({ values }) => values));
     const shown = (value) => (digits ? value.toFixed(digits) : counted(value));
-    const host = element("div", {
-      class: "curve",
-      role: "img",
-      "aria-label": curveInWords(curve, lines, shown),
-      "data-live": "",
-    });
+    const words = curveInWords(curve, lines, shown);
+    const host = element("div", { class: "curve", role: "img", "aria-label": words, "data-live": "" });
     const legend = curveLegend(curve, lines, shown, (index, show) => {
       plot.setSeries(index + 1, { show });
       pale.forEach(({ owner }, place) => owner === index && plot.setSeries(lines.length + place + 1, { show }));
@@ -294,11 +287,7 @@ attributes, never as HTML. */
       cursor: { sync: { key: "curves", setSeries: false }, drag: { x: false, y: false }, y: false },
       scales: { x: { time: false } },
       axes: [
-        curveAxis({
-          incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 100000, 1000000],
-          size: 28,
-          gap: 4,
-        }),
+        curveAxis({ incrs: WHOLE_STEPS, size: 28, gap: 4 }),
         curveAxis({ size: (self, ticks) => 14 + 7 * Math.max(2, ...(ticks || []).map((tick) => tick.length)), gap: 4 }),
       ],
       series: [
@@ -347,15 +336,10 @@ attributes, never as HTML. */
   /* The hatching of wrong pseudo-labels, for all histograms of the page. */
   function hatching() {
     const ground = drawing("rect", { class: "hatch-ground", width: 5, height: 5 });
-    const line = drawing("line", { class: "hatch-line", x1: 0, y1: 0, x2: 0, y2: 5, "stroke-width": 3 });
-    const pattern = drawing(
-      "pattern",
-      { id: "hatch", width: 5, height: 5, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
-      ground,
-      line,
-    );
-    const holder = drawing("svg", { width: 0, height: 0, "aria-hidden": "true", style: "position: absolute" }, pattern);
-    return holder;
+    const line = drawing("line", { class: "hatch-line", y2: 5, "stroke-width": 3 });
+    const turned = { patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" };
+    const pattern = drawing("pattern", { id: "hatch", width: 5, height: 5, ...turned }, ground, line);
+    return drawing("svg", { width: 0, height: 0, "aria-hidden": "true", style: "position: absolute" }, pattern);
   }
 
   const sum = (counts) => counts.reduce((total, count) => total + count, 0);
@@ -387,44 +371,40 @@ attributes, never as HTML. */
     });
   }
 
+  /* The figures of a class in a round, by their titles. */
+  const CLASS_FIGURES = {
+    "TP rate": { text: (of) => percent(of.tp_rate), oracle: true },
+    AVC: { text: (of) => fraction(of.avc) },
+    AVH: { text: (of) => fraction(of.avh) },
+    confidence: { text: (of) => fraction(of.confidence) },
+    norm: { text: (of) => fraction(of.norm, 2) },
+  };
+
   /* One class: its histogram and its figures. `show` fills in those of a round. */
   function classCard(data, number) {
     const { rounds, bins } = data.selection;
     const most = Math.max(1, ...rounds.map((round) => tallestBin(round.classes[number], bins)));
     const [low, high] = rounds[0].range;
     const bars = ["right", "wrong", "unknown"].map((layer) => drawing("path", { class: `bars-${layer}` }));
-    const below = drawing("rect", { class: "below", x: 0, y: 0, height: PLOT.height });
-    const line = drawing("line", {
-      class: "threshold-line",
-      y1: 0,
-      y2: PLOT.height,
-      "vector-effect": "non-scaling-stroke",
-    });
-    const histogram = drawing(
-      "svg",
-      { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", role: "img" },
-      ...bars,
-      below,
-      line,
-    );
+    const below = drawing("rect", { class: "below", height: PLOT.height });
+    const fine = { "vector-effect": "non-scaling-stroke" };
+    const line = drawing("line", { class: "threshold-line", y2: PLOT.height, ...fine });
+    const stretched = { viewBox: `0 0 ${PLOT.width} ${PLOT.height}`, preserveAspectRatio: "none", role: "img" };
+    const histogram = drawing("svg", stretched, ...bars, below, line);
     const threshold = element("span", { class: "threshold" });
     const images = element("span");
-    const titles = ["AVC", "AVH", "confidence", "norm"];
-    if (data.labelled) titles.unshift("TP rate");
-    const values = titles.map(() => element("dd"));
     const figures = element("dl", { class: "figures" });
-    titles.forEach((title, index) => {
-      const term = element("dt", {}, title, ...(title === "TP rate" ? [" ", oracle()] : []));
-      figures.append(element("div", {}, term, values[index]));
+    const told = Object.entries(CLASS_FIGURES).filter(([, { oracle }]) => data.labelled || !oracle);
+    const values = told.map(([title, figure]) => {
+      const value = element("dd");
+      const term = element("dt", {}, title, ...(figure.oracle ? [" ", oracle()] : []));
+      figures.append(element("div", {}, term, value));
+      return value;
     });
-    const card = element(
-      "li",
-      {},
-      element("div", { class: "title" }, nameOf(data.classes[number]), images),
-      element("div", { class: "histogram" }, threshold, histogram),
-      element("div", { class: "ends" }, element("span", {}, fraction(low)), element("span", {}, fraction(high))),
-      figures,
-    );
+    const title = element("div", { class: "title" }, nameOf(data.classes[number]), images);
+    const plot = element("div", { class: "histogram" }, threshold, histogram);
+    const ends = [low, high].map((end) => element("span", {}, fraction(end)));
+    const card = element("li", {}, title, plot, element("div", { class: "ends" }, ...ends), figures);
 
     function showThreshold(lambda) {
       const known = lambda !== null;
@@ -444,9 +424,7 @@ attributes, never as HTML. */
       showThreshold(of.lambda);
       const selected = `${counted(of.selected)} of ${counted(of.images)} selected`;
       images.textContent = selected;
-      const told = [fraction(of.avc), fraction(of.avh), fraction(of.confidence), fraction(of.norm, 2)];
-      if (data.labelled) told.unshift(percent(of.tp_rate));
-      told.forEach((text, index) => (values[index].textContent = text));
+      told.forEach(([, figure], index) => (values[index].textContent = figure.text(of)));
       const limit = of.lambda === null ? "no threshold" : `threshold ${fraction(of.lambda)}`;
       const words = `Scores of the images with pseudo-label ${data.classes[number]}`;
       histogram.setAttribute("aria-label", `${words}: ${selected}, ${limit}`);
@@ -455,21 +433,19 @@ attributes, never as HTML. */
   }
 
   function histogramLegend(data) {
-    const sample = (kind) =>
-      drawing(
-        "svg",
-        { viewBox: "0 0 16 16", "aria-hidden": "true" },
-        drawing("rect", { class: `bars-${kind}`, width: 16, height: 16 }),
-      );
-    const unknown = data.selection.rounds.some((round) =>
-      round.classes.some((figures) => figures.unknown && sum(figures.unknown)),
-    );
-    const entries = data.labelled
-      ? [["right", "right"], ["wrong", "wrong"], ...(unknown ? [["unknown", "not labelled"]] : [])]
-      : [];
     const list = element("ul", { class: "legend" });
-    for (const [kind, text] of entries) list.append(element("li", {}, sample(kind), text));
-    if (data.labelled) list.append(element("li", {}, oracle()));
+    const add = (kind, text) => {
+      const bar = drawing("rect", { class: `bars-${kind}`, width: 16, height: 16 });
+      list.append(element("li", {}, sample("0 0 16 16", bar), text));
+    };
+    if (data.labelled) {
+      add("right", "right");
+      add("wrong", "wrong");
+      if (data.selection.rounds.some(({ classes }) => classes.some(({ unknown }) => sum(unknown)))) {
+        add("unknown", "not labelled");
+      }
+      list.append(element("li", {}, oracle()));
+    }
     list.append(element("li", { class: "soft" }, "pale: below the threshold λ, not selected"));
     return list;
   }
@@ -500,12 +476,8 @@ attributes, never as HTML. */
     range.value = last;
     const output = element("span", { class: "value", "aria-hidden": "true" });
     const orders = Object.entries(CLASS_ORDERS).filter(([, order]) => data.labelled || !order.oracle);
-    const order = selectOf(
-      "Order",
-      orders.map(([value, { text }]) => [value, text]),
-      data.classes.length > CLASSES_AT_ONCE ? "images" : "name",
-      show,
-    );
+    const first = data.classes.length > CLASSES_AT_ONCE ? "images" : "name";
+    const order = selectOf("Order", namesOf(orders), first, show);
     const search = searchField("Search classes", show);
     const count = element("p", { class: "count", role: "status" });
     const list = element("ul", { class: "classes" });
@@ -533,25 +505,10 @@ attributes, never as HTML. */
     range.addEventListener("input", show);
     show();
 
-    const slider = element(
-      "div",
-      { class: "slider" },
-      element("label", { for: "selection-round" }, data.unit === "round" ? "Round" : "Report"),
-      range,
-      output,
-    );
-    host.append(
-      element(
-        "div",
-        { "data-live": "" },
-        hatching(),
-        slider,
-        element("div", { class: "controls" }, search.control, order.control),
-        histogramLegend(data),
-        count,
-        list,
-      ),
-    );
+    const title = element("label", { for: "selection-round" }, unitOf(data));
+    const slider = element("div", { class: "slider" }, title, range, output);
+    const choices = element("div", { class: "controls" }, search.control, order.control);
+    host.append(element("div", { "data-live": "" }, hatching(), slider, choices, histogramLegend(data), count, list));
     kept.selection = {
       save: () => ({
         at: Number(range.value) === last ? null : rounds[range.value].round,
@@ -742,7 +699,7 @@ attributes, never as HTML. */
 
   function truthName(data, truth) {
     if (data.truth_is_class) return data.truths[truth];
-    return { [-1]: "not labelled", [-2]: "other class" }[truth] || data.classes[truth];
+    return { [-1]: "not labelled", [-2]: "another class" }[truth] || data.classes[truth];
   }
 
   function chosenMatches(chosen, wanted) {
@@ -806,12 +763,8 @@ attributes, never as HTML. */
 
   function chosenInWords(data, chosen) {
     if (data.selector === "softmax") return chosen ? "chosen" : "not chosen";
-    return [
-      "not chosen",
-      "chosen only by softmax",
-      `chosen only by ${data.selector}`,
-      `chosen by ${data.selector} and softmax`,
-    ][chosen];
+    const by = ["only by softmax", `only by ${data.selector}`, `by ${data.selector} and softmax`];
+    return chosen ? `chosen ${by[chosen - 1]}` : "not chosen";
   }
 
   function pictureSource(data, number) {
@@ -823,12 +776,8 @@ attributes, never as HTML. */
     const truth = data.labelled ? truthName(data, image.truth) : null;
     const words = [`Image ${image.path}, ${state.chooses ? "pseudo-label" : "label"} ${label}`];
     if (image.verdict) words.push(`true class ${truth}: ${image.verdict}`);
-    const picture = element("img", {
-      src: pictureSource(data, image.number),
-      alt: words.join(", "),
-      decoding: "async",
-      title: image.path,
-    });
+    const named = { alt: words.join(", "), title: image.path };
+    const picture = element("img", { src: pictureSource(data, image.number), decoding: "async", ...named });
     const card = element("li", { class: image.verdict, "data-picture": image.number }, picture);
     card.append(element("div", { class: "path", title: image.path }, pathOf(image.path)));
     const line = element("div", {}, "label ", element("strong", {}, nameOf(label)));
@@ -851,13 +800,8 @@ attributes, never as HTML. */
   function chosenOptions(selector) {
     const by = selector || "the run";
     const apart = { selector: `only by ${by}`, softmax: "only by softmax", both: "by both" };
-    const options = {
-      [ANY]: "chosen or not",
-      chosen: `chosen by ${by}`,
-      ...(by === "softmax" ? {} : apart),
-      not: `not by ${by}`,
-    };
-    return Object.entries(options);
+    const own = { [ANY]: "chosen or not", chosen: `chosen by ${by}` };
+    return Object.entries({ ...own, ...(by === "softmax" ? {} : apart), not: `not by ${by}` });
   }
 
   function galleryControls(data, changed) {
@@ -866,13 +810,12 @@ attributes, never as HTML. */
     const add = (key, title, options, chosen = ANY) => (selects[key] = selectOf(title, options, chosen, changed));
     const anyClass = [ANY, "any class"];
     const last = String(data.states.length - 1);
-    add("state", data.unit === "round" ? "Round" : "Report", named(data.states.map(({ name }) => name)), last);
+    add("state", unitOf(data), named(data.states.map(({ name }) => name)), last);
     add("label", "Label", [anyClass, ...named(data.classes)]);
     if (data.labelled && data.truth_is_class) add("truth", "True class (oracle)", [anyClass, ...named(data.truths)]);
     if (data.labelled) add("verdict", "Label is (oracle)", VERDICT_OPTIONS);
     if (data.states.some(({ chooses }) => chooses)) add("chosen", "Chosen", chosenOptions(data.selector));
-    const orders = Object.entries(PICTURE_ORDERS).map(([value, { text }]) => [value, text]);
-    add("order", "Order", orders, data.labelled ? "surest" : "unsure");
+    add("order", "Order", namesOf(Object.entries(PICTURE_ORDERS)), data.labelled ? "surest" : "unsure");
     const flipped = element("input", { type: "checkbox" });
     flipped.addEventListener("change", changed);
     const text = element("span", {}, `label changed since the ${data.unit} before`);
@@ -917,8 +860,9 @@ attributes, never as HTML. */
     function tell(shown, pictures, wanted) {
       const total = marked ? marked.total(wanted) : countInCube(data, wanted);
       if (total === null) return `${shown} shown, of ${plural(marked.rows.size, "image")} marked in the map`;
-      const all = shown === pictures && pictures < total;
-      return `${shown} of ${counted(total)} shown.${all ? ` The page has ${shown ? "no other" : "no"} picture of them.` : ""}`;
+      const more = shown === pictures && pictures < total;
+      const why = more ? ` The page has ${shown ? "no other" : "no"} picture of them.` : "";
+      return `${shown} of ${counted(total)} shown.${why}`;
     }
     function show() {
       const wanted = filters();
@@ -944,9 +888,9 @@ attributes, never as HTML. */
     function set(values) {
       for (const [key, value] of Object.entries(values)) if (selects[key]) pick(selects[key].select, value);
     }
-    function unmark() {
-      marked = null;
-      chip.hidden = true;
+    function mark(images) {
+      marked = images;
+      chip.hidden = marked === null;
       changed();
     }
     clear.addEventListener("click", () => {
@@ -961,8 +905,10 @@ attributes, never as HTML. */
       list.children[next].setAttribute("tabindex", "-1");
       list.children[next].focus({ preventScroll: true });
     });
+    chip.replaceChildren("images marked in the map ", element("span", { "aria-hidden": "true" }, "✕"));
+    chip.setAttribute("aria-label", "Remove the filter: images marked in the map");
     chip.addEventListener("click", () => {
-      unmark();
+      mark(null);
       parts.map.clear();
       selects.label.select.focus();
     });
@@ -982,23 +928,17 @@ attributes, never as HTML. */
       show(values) {
         reset();
         if (marked) parts.map.clear();
-        marked = null;
-        chip.hidden = true;
         set(values);
-        changed();
+        mark(null);
         goTo();
       },
       mark(rows, total) {
         reset();
         set({ state: finalState(data) });
-        marked = { rows, total };
-        chip.hidden = false;
-        chip.replaceChildren("images marked in the map ", element("span", { "aria-hidden": "true" }, "✕"));
-        chip.setAttribute("aria-label", "Remove the filter: images marked in the map");
-        changed();
+        mark({ rows, total });
       },
       unmark() {
-        if (marked) unmark();
+        if (marked) mark(null);
       },
     };
     kept.gallery = {
@@ -1049,6 +989,8 @@ attributes, never as HTML. */
   function mapColourings(data, points) {
     const { domains } = data.map;
     const isTarget = (point) => domains[points.domain[point]].target;
+    const entry = (name, variable, shape) => ({ name, paint: () => colour(variable), shape });
+    const source = entry(data.words.source, "edge", "ring");
     const ways = {
       class: {
         text: "class",
@@ -1059,11 +1001,9 @@ attributes, never as HTML. */
     if (domains.length > 1) {
       ways.domain = {
         text: "domain",
-        entries: domains.map(({ name, target }, number) => ({
-          name,
-          paint: () => colour(`series-${(number % SERIES) + 1}`),
-          shape: target ? "dot" : "ring",
-        })),
+        entries: domains.map(({ name, target }, number) =>
+          entry(name, `series-${(number % SERIES) + 1}`, target ? "dot" : "ring"),
+        ),
         entryOf: (point) => points.domain[point],
       };
     }
@@ -1071,9 +1011,9 @@ attributes, never as HTML. */
       ways.chosen = {
         text: "chosen",
         entries: [
-          { name: "target, not chosen", paint: () => colour("edge"), shape: "dot" },
-          { name: "target, chosen in the last round", paint: () => colour("accent"), shape: "dot" },
-          { name: wordsOf(data).source, paint: () => colour("edge"), shape: "ring" },
+          entry("target, not chosen", "edge", "dot"),
+          entry("target, chosen in the last round", "accent", "dot"),
+          source,
         ],
         entryOf: (point) => points.chosen[point],
       };
@@ -1082,10 +1022,10 @@ attributes, never as HTML. */
       ways.right = {
         text: "right or wrong (oracle)",
         entries: [
-          { name: "right", paint: () => colour("right"), shape: "dot" },
-          { name: "wrong", paint: () => colour("wrong"), shape: "cross" },
-          { name: "not labelled", paint: () => colour("edge"), shape: "dot" },
-          { name: wordsOf(data).source, paint: () => colour("edge"), shape: "ring" },
+          entry("right", "right", "dot"),
+          entry("wrong", "wrong", "cross"),
+          entry("not labelled", "edge", "dot"),
+          source,
         ],
         entryOf: (point) => {
           if (!isTarget(point)) return 3;
@@ -1097,17 +1037,13 @@ attributes, never as HTML. */
     return ways;
   }
 
-  function drawShape(context, shape, middle, radius) {
-    context.beginPath();
-    if (shape === "cross") {
-      const arm = radius * 0.9;
-      context.moveTo(middle - arm, middle - arm);
-      context.lineTo(middle + arm, middle + arm);
-      context.moveTo(middle + arm, middle - arm);
-      context.lineTo(middle - arm, middle + arm);
-    } else context.arc(middle, middle, radius, 0, 2 * Math.PI);
-    if (shape === "dot") context.fill();
-    else context.stroke();
+  /* Outlines of radius 1. The dot alone is filled. */
+  const CIRCLE = "M-1 0a1 1 0 1 0 2 0a1 1 0 1 0 -2 0";
+  const SHAPES = { dot: CIRCLE, ring: CIRCLE, cross: "M-.9 -.9L.9 .9M.9 -.9L-.9 .9" };
+
+  function shapeSample(shape, paint) {
+    const look = shape === "dot" ? { fill: paint } : { fill: "none", stroke: paint, "stroke-width": 0.45 };
+    return sample("-1.6 -1.6 3.2 3.2", drawing("path", { d: SHAPES[shape], ...look }));
   }
 
   /* The picture of a point, drawn once: its colour, and the places and shares of its pixels in an image `width` wide.
@@ -1116,8 +1052,9 @@ attributes, never as HTML. */
     const size = 2 * Math.ceil((radius + 1) * scale) + 1;
     const context = element("canvas", { width: size, height: size }).getContext("2d", { willReadFrequently: true });
     context.fillStyle = context.strokeStyle = paint;
-    context.lineWidth = 1.4 * scale;
-    drawShape(context, shape, size / 2, radius * scale);
+    context.setTransform(radius * scale, 0, 0, radius * scale, size / 2, size / 2);
+    context.lineWidth = 1.4 / radius;
+    context[shape === "dot" ? "fill" : "stroke"](new Path2D(SHAPES[shape]));
     const { data } = context.getImageData(0, 0, size, size);
     const middle = (size - 1) / 2;
     const stamp = { colour: [0, 0, 0], places: [], shares: [] };
@@ -1143,15 +1080,6 @@ attributes, never as HTML. */
     }
   }
 
-  function shapeSample(shape, paint) {
-    const mark = {
-      dot: () => drawing("circle", { cx: 8, cy: 8, r: 5, fill: paint }),
-      ring: () => drawing("circle", { cx: 8, cy: 8, r: 5, fill: "none", stroke: paint, "stroke-width": 2 }),
-      cross: () => drawing("path", { d: "M3 3L13 13M13 3L3 13", stroke: paint, "stroke-width": 2.5 }),
-    }[shape]();
-    return drawing("svg", { viewBox: "0 0 16 16", "aria-hidden": "true" }, mark);
-  }
-
   function inside(polygon, x, y) {
     let within = false;
     for (let a = 0, b = polygon.length - 1; a < polygon.length; b = a, a += 1) {
@@ -1162,14 +1090,7 @@ attributes, never as HTML. */
     return within;
   }
 
-  function corners(x0, y0, x1, y1) {
-    return [
-      [x0, y0],
-      [x1, y0],
-      [x1, y1],
-      [x0, y1],
-    ];
-  }
+  const corners = (x0, y0, x1, y1) => [[x0, y0], [x1, y0], [x1, y1], [x0, y1]];
 
   /* The points on their canvas: where they lie, how they look, which are near. */
   function scatter(canvas, data, points) {
@@ -1203,17 +1124,12 @@ attributes, never as HTML. */
     }
     function draw(way, isBright) {
       if (!size.width) return;
-      const context = canvas.getContext("2d");
+      const context = canvas.getContext("2d", { willReadFrequently: true });
       const { scale } = size;
       const radius = count > 4000 ? 2 : count > 1000 ? 2.6 : 3.4;
-      const image = context.createImageData(canvas.width, canvas.height);
-      const [red, green, blue] = stampOf("dot", colour("paper"), 2, 1, 1, 1).colour;
-      for (let to = 0; to < image.data.length; to += 4) {
-        image.data[to] = red;
-        image.data[to + 1] = green;
-        image.data[to + 2] = blue;
-        image.data[to + 3] = 255;
-      }
+      context.fillStyle = colour("paper");
+      context.fillRect(0, 0, canvas.width, canvas.height);
+      const image = context.getImageData(0, 0, canvas.width, canvas.height);
       for (const members of buckets(way, isBright)) {
         const first = members[0];
         const entry = way.entries[way.entryOf(first)];
@@ -1261,8 +1177,8 @@ attributes, never as HTML. */
     if (!way.entries.some(({ shape }) => shape) && data.map.domains.some(({ target }) => !target)) {
       const paint = "var(--soft)";
       list.append(
-        element("li", { class: "soft" }, shapeSample("ring", paint), wordsOf(data).source),
-        element("li", { class: "soft" }, shapeSample("dot", paint), wordsOf(data).target),
+        element("li", { class: "soft" }, shapeSample("ring", paint), data.words.source),
+        element("li", { class: "soft" }, shapeSample("dot", paint), data.words.target),
       );
     }
     return list;
@@ -1274,19 +1190,14 @@ attributes, never as HTML. */
     function fill(point) {
       const domain = data.map.domains[points.domain[point]];
       const picture = pictureOf.get(points.row[point]);
-      const label = element(
-        "div",
-        {},
-        domain.target ? "label " : "class ",
-        element("strong", {}, nameOf(data.classes[points.label[point]])),
-      );
-      const pieces = [label];
+      const name = element("strong", {}, nameOf(data.classes[points.label[point]]));
+      const pieces = [element("div", {}, domain.target ? "label " : "class ", name)];
       if (domain.target && data.labelled && points.truth && points.truth[point] !== MAP.unknown) {
-        const truth = points.truth[point] === MAP.other ? "other class" : data.classes[points.truth[point]];
+        const truth = points.truth[point] === MAP.other ? "another class" : data.classes[points.truth[point]];
         const right = points.truth[point] === points.label[point];
         pieces.push(element("div", {}, right ? "✓ right" : "✗ wrong: is ", ...(right ? [] : [nameOf(truth)])));
       }
-      pieces.push(element("div", {}, nameOf(domain.name), ` (${wordsOf(data)[domain.target ? "target" : "source"]})`));
+      pieces.push(element("div", {}, nameOf(domain.name), ` (${data.words[domain.target ? "target" : "source"]})`));
       if (picture !== undefined) {
         pieces.unshift(element("img", { src: pictureSource(data, picture), alt: "" }));
         pieces.push(element("div", { class: "path" }, pathOf(data.pictures.paths[picture])));
@@ -1484,9 +1395,8 @@ attributes, never as HTML. */
       marked = new Uint8Array(count);
       for (const point of members) marked[point] = 1;
       draw();
-      const words = wordsOf(data);
-      const others = sources ? ` and ${plural(sources, `${words.source} image`)}` : "";
-      status.textContent = `${plural(targets.length, `${words.target} image`)}${others} marked.`;
+      const others = sources ? ` and ${plural(sources, `${data.words.source} image`)}` : "";
+      status.textContent = `${plural(targets.length, `${data.words.target} image`)}${others} marked.`;
       clearing.hidden = false;
       opening.hidden = !parts.gallery || !targets.length;
       if (!parts.gallery) return;
@@ -1503,7 +1413,7 @@ attributes, never as HTML. */
     });
     if (parts.gallery) opening.addEventListener("click", parts.gallery.goTo);
 
-    const wayNames = Object.entries(ways).map(([value, { text }]) => [value, text]);
+    const wayNames = namesOf(Object.entries(ways));
     const colourings = radioGroup("Colour", wayNames, colouring, (value) => {
       colouring = value;
       showLegend();
