@@ -285,7 +285,7 @@ def test_without_labels_the_page_says_so_and_judges_no_image(make_run):
     page = page_of(run)
     text, data = text_of(page), data_of(page)
     best = max(range(3), key=lambda index: run.validators(index + 1)["im"])
-    assert f"The target has no labels, so accuracy is unknown. Recommended: round {best}" in text
+    assert re.search(rf"accuracy is unknown. (Recommended|Best by score): round {best} ", text)
     assert "✓" not in text and "✗" not in text
     assert "went from" not in text
     for word in ("oracle", "class mean", "TP rate", "Confusion", "Reliability", "mistakes"):
@@ -494,3 +494,15 @@ def test_the_same_figure_gives_the_same_svg():
 )
 def test_durations_are_written_for_readers(seconds, words):
     assert duration(seconds) == words
+
+
+def test_without_labels_suspicious_predictions_are_not_recommended(tmp_path):
+    record, config = big_record(tmp_path, 3, 20, 2)
+    for report in record.reports:
+        report |= {"class_mean": None, "overall": None, "accuracy": None, "warnings": ["1 of 3 classes is lost"]}
+    record.source |= {"class_mean": None, "overall": None, "accuracy": None}
+    for table in (record.source_table, *record.tables.values()):
+        del table.columns["label"]
+    text = text_of(adaptation_page(record, config).render())
+    assert "Best by score: round" in text and "Look at the warnings before you use it." in text
+    assert "Recommended" not in text

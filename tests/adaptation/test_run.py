@@ -432,19 +432,19 @@ def test_a_map_without_its_package_is_refused_before_the_training(tmp_path, tiny
     assert not (tmp_path / "run").exists()
 
 
-def test_the_page_of_a_run_that_stops_does_not_say_that_it_goes_on(tiny, tmp_path):
+def test_the_page_of_a_run_that_stops_does_not_say_that_it_goes_on(tiny, tmp_path, monkeypatch):
     """The second round selects nothing, which is an error."""
     words = [f"output={tmp_path / 'run'}", "report.page=true", "runtime.threads=1"]
     config = AdaptationConfig.load(tiny, words)
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(UserError, match="no more"):
-        round_of = AdaptationRun._round
+    round_of = AdaptationRun._round
 
-        def second_fails(self, predicted):
-            if self.progress.round == 1:
-                raise UserError("no more")
-            return round_of(self, predicted)
+    def second_fails(self, predicted):
+        if self.progress.round == 1:
+            raise UserError("no more")
+        return round_of(self, predicted)
 
-        patch.setattr(AdaptationRun, "_round", second_fails)
+    monkeypatch.setattr(AdaptationRun, "_round", second_fails)
+    with pytest.raises(UserError, match="no more"):
         AdaptationRun(config).execute()
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "This run is not finished: round 1 of 2 done." in page

@@ -80,7 +80,9 @@ def page_data(
 def _truths(names, labelled):
     if not labelled:
         return ["not labelled"]
-    return [*names, "another class", "not labelled"] if len(names) <= MOST_TRUTHS else ["right", "wrong", "not labelled"]
+    return (
+        [*names, "another class", "not labelled"] if len(names) <= MOST_TRUTHS else ["right", "wrong", "not labelled"]
+    )
 
 
 def _state(rng, truth, classes, number, rounds):
