@@ -503,6 +503,7 @@ def test_without_labels_suspicious_predictions_are_not_recommended(tmp_path):
     record.source |= {"class_mean": None, "overall": None, "accuracy": None}
     for table in (record.source_table, *record.tables.values()):
         del table.columns["label"]
+    record.pictures = {}
     text = text_of(adaptation_page(record, config).render())
     assert "Best by score: round" in text and "Look at the warnings before you use it." in text
     assert "Recommended" not in text
