@@ -15,7 +15,6 @@ from uda.core.resources import CHECKOUT
 
 PAGE = CHECKOUT / "uda" / "report" / "page"
 BINS = 24
-MOST_TRUTHS = 40
 OTHER, UNKNOWN = -2, -1
 
 
@@ -24,7 +23,6 @@ def page_data(
     rounds: int = 4,
     images: int = 600,
     *,
-    labelled: bool = True,
     pictures: int = 120,
     points: int = 800,
     running: int | None = None,
@@ -36,19 +34,17 @@ def page_data(
     truth = rng.integers(len(names), size=images)
     truth[:: max(images // 8, 1)] = UNKNOWN
     truth[1 :: max(images // 5, 1)] = OTHER
-    if not labelled:
-        truth[:] = UNKNOWN
     states = [_state(rng, truth, len(names), number, rounds) for number in range(rounds)]
     states.append(_state(rng, truth, len(names), rounds, rounds) | {"chosen": np.zeros(images, int)})
     for before, state in zip([states[0], *states], states, strict=False):
         state["flipped"] = (state["label"] != before["label"]).astype(int)
     titles = [f"round {number}" for number in range(rounds)] + ["final"]
     sample = np.sort(rng.choice(images, min(pictures, images), replace=False))
-    truths = _truths(names, labelled)
+    truths = [*names, "another class", "not labelled"]
     return {
         "version": 1,
         "classes": names,
-        "labelled": labelled,
+        "labelled": True,
         "selector": "avc",
         "unit": "round",
         "words": {"target": "target", "source": "source"},
@@ -56,7 +52,7 @@ def page_data(
         "curves": _curves(rng, rounds),
         "selection": {
             "bins": BINS,
-            "rounds": [_selection(rng, states[n], truth, names, labelled, n) for n in range(rounds)],
+            "rounds": [_selection(rng, states[n], truth, names, n) for n in range(rounds)],
         },
         "states": [
             {
@@ -68,21 +64,11 @@ def page_data(
             for title, state in zip(titles, states, strict=True)
         ],
         "truths": truths,
-        "truth_is_class": labelled and len(names) <= MOST_TRUTHS,
-        "pictures": _pictures(rng, sample, states, truth, truths, len(names), labelled),
-        "map": _map(rng, points, states[-1]["label"], states[-2]["chosen"], truth, len(names), labelled),
-        "confusion": {"state": rounds, "counts": _confusion(states[-1]["label"], truth, len(names))}
-        if labelled and len(names) <= MOST_TRUTHS
-        else None,
+        "truth_is_class": True,
+        "pictures": _pictures(rng, sample, states, truth, len(names)),
+        "map": _map(rng, points, states[-1]["label"], states[-2]["chosen"], truth, len(names)),
+        "confusion": {"state": rounds, "counts": _confusion(states[-1]["label"], truth, len(names))},
     }
-
-
-def _truths(names, labelled):
-    if not labelled:
-        return ["not labelled"]
-    return (
-        [*names, "another class", "not labelled"] if len(names) <= MOST_TRUTHS else ["right", "wrong", "not labelled"]
-    )
 
 
 def _state(rng, truth, classes, number, rounds):
@@ -100,16 +86,12 @@ def _verdicts(label, truth):
     return np.where(truth == UNKNOWN, 2, np.where(truth == label, 0, 1))
 
 
-def _truth_index(label, truth, truths):
-    if len(truths) == 1:
-        return np.zeros_like(truth)
-    if truths[0] == "right":
-        return _verdicts(label, truth)
-    return np.where(truth == UNKNOWN, len(truths) - 1, np.where(truth == OTHER, len(truths) - 2, truth))
+def _truth_index(truth, classes):
+    return np.where(truth == UNKNOWN, classes + 1, np.where(truth == OTHER, classes, truth))
 
 
 def _cube(state, truth, truths):
-    place = _truth_index(state["label"], truth, truths)
+    place = _truth_index(truth, len(truths) - 2)
     keys = ((state["label"] * len(truths) + place) * 4 + state["chosen"]) * 2 + state["flipped"]
     return [int(number) for pair in sorted(Counter(keys.tolist()).items()) for number in pair]
 
@@ -140,7 +122,7 @@ def _curves(rng, rounds):
     ]  # fmt: skip
 
 
-def _selection(rng, state, truth, names, labelled, number):
+def _selection(rng, state, truth, names, number):
     edges = np.linspace(0.06, 0.19, BINS + 1)
     classes = []
     for label in range(len(names)):
@@ -154,13 +136,13 @@ def _selection(rng, state, truth, names, labelled, number):
                 "images": int(mine.sum()),
                 "selected": int(selected.sum()),
                 "lambda": float(state["score"][selected].min()) if selected.any() else None,
-                "tp_rate": mean(verdict == 0) if labelled else None,
+                "tp_rate": mean(verdict == 0),
                 "avh": mean(state["avh"]),
                 "avc": mean(state["score"]),
                 "confidence": mean(0.5 + 3 * state["score"]),
                 "norm": mean(20 + 10 * state["score"]),
-                "right": counts[0] if labelled else None,
-                "wrong": counts[1] if labelled else None,
+                "right": counts[0],
+                "wrong": counts[1],
                 "unknown": counts[2],
             }
         )
@@ -174,15 +156,13 @@ def _jpeg(rng):
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def _pictures(rng, sample, states, truth, truths, classes, labelled):
+def _pictures(rng, sample, states, truth, classes):
     jpegs = [_jpeg(rng) for _ in range(12)]
-    index = _truth_index(states[-1]["label"], truth, truths)
-    by_class = labelled and classes <= MOST_TRUTHS
     return {
         "jpegs": [jpegs[number % 12] for number in range(len(sample))],
         "paths": [f"photos/{'deep/' * (row % 4)}{row:06d}.jpg" for row in sample.tolist()],
         "rows": sample.tolist(),
-        "truth": (index if by_class or not labelled else truth)[sample].tolist(),
+        "truth": _truth_index(truth, classes)[sample].tolist(),
         "states": [
             {
                 "label": state["label"][sample].tolist(),
@@ -201,7 +181,7 @@ def _base64(values, kind):
     return base64.b64encode(np.ascontiguousarray(values, dtype=kind).tobytes()).decode()
 
 
-def _map(rng, points, label, chosen, truth, classes, labelled):
+def _map(rng, points, label, chosen, truth, classes):
     """Half of the points are of the source; the others are target images, as many as there are."""
     rows = np.arange(min(points // 2, len(label)))
     sources = points - len(rows)
@@ -218,7 +198,7 @@ def _map(rng, points, label, chosen, truth, classes, labelled):
         "x": _base64(np.clip(x, 0, 1) * 65535, "<u2"),
         "y": _base64(np.clip(y, 0, 1) * 65535, "<u2"),
         "label": _base64(labels, "<u2"),
-        "truth": _base64(truths, "<u2") if labelled else None,
+        "truth": _base64(truths, "<u2"),
         "domain": _base64(target, "u1"),
         "domains": [{"name": "rendered", "target": False}, {"name": "mnist", "target": True}],
         "chosen": _base64(np.concatenate([np.full(sources, 2), chosen[rows] >= 2]), "u1"),
@@ -261,9 +241,7 @@ def _class_table(data):
 
 
 def _heat(data):
-    measures = [("selected", "Selected"), ("images", "Pseudo-labels")]
-    if data["labelled"]:
-        measures.insert(0, ("tp_rate", "TP rate (oracle)"))
+    measures = [("tp_rate", "TP rate (oracle)"), ("selected", "Selected"), ("images", "Pseudo-labels")]
     rounds = data["selection"]["rounds"]
     blocks = []
     for measure, title in measures:

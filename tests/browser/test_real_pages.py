@@ -1,8 +1,7 @@
-"""Pages as the program itself writes them, of every kind, opened in a browser from the disk."""
+"""Pages of adaptation as the program itself writes them, opened in a browser from the disk."""
 
 import functools
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -11,21 +10,17 @@ from tests.adaptation.conftest import run_maker
 from tests.adaptation.test_page import big_record
 from tests.browser.conftest import check_page, load, too_wide
 from tests.browser.test_parts import choose, counted, drag, marked, part, show_all
-from tests.generalization.test_page import RIGHT, config_of, make_run
-from tests.hardness.probes.test_toy import few_digits
-from tests.in_process import adapt, hardness
+from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.page import adaptation_page
 from uda.data.images import ImageArray
-from uda.generalization.summary import runs_of, write_summary
-from uda.hardness.probes import toy
 from uda.models.network import Prediction
 from uda.report import page as run_page
 from uda.report.feature_map import MapPart
 from uda.report.html import clean_name
 from uda.report.image_table import ImageTable
 from uda.report.pictures import thumbnail
-from uda.run_pages import compare, rebuild
+from uda.run_pages import rebuild
 
 QUICK = [
     *("data.rendered_per_class=50", "report.loggers=[]", "runtime.threads=1"),
@@ -124,7 +119,6 @@ def hostile(folder):
 
 def half_written(folder):
     finish(new_run(folder), 3)
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     (folder / "rounds" / "01" / "report.json").unlink()
     rebuild(folder)
     return folder / "report.html"
@@ -133,32 +127,6 @@ def half_written(folder):
 def running(folder):
     new_run(folder).begin(2)
     return folder / "report.html"
-
-
-def comparison(folder):
-    runs = [finish(new_run(folder / selector, selector=selector), 3) for selector in ("avc", "softmax")]
-    compare(runs, folder / "comparison.html")
-    return folder / "comparison.html"
-
-
-def generalization(folder):
-    config = config_of(folder, "dg_plain", "clay")
-    make_run(config)
-    return config.folder / "report.html"
-
-
-def generalization_summary(folder):
-    configs = [config_of(folder, name) for name in RIGHT]
-    for run in runs_of(configs):
-        make_run(config_of(folder, run.name, run.target, page=False))
-    return write_summary(configs, log=lambda line: None).with_suffix(".html")
-
-
-def hardness_study(folder):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toy, "load_digits", lambda folder: (few_digits(), np.arange(300) % 3 == 0))
-        assert hardness(["toy", "--epochs", "2", "--out", str(folder), "runtime.device=cpu"]) == 0
-    return next(folder.glob("*.html"))
 
 
 def large(folder):
@@ -174,9 +142,8 @@ def large(folder):
 
 WRITERS = {
     write.__name__: write
-    for write in (digits, without_rounds, unlabelled, many_classes, hostile, half_written, running, comparison,
-                  generalization, generalization_summary, hardness_study, large)
-}  # fmt: skip
+    for write in (digits, without_rounds, unlabelled, many_classes, hostile, half_written, running, large)
+}
 
 
 # Every page
@@ -421,7 +388,7 @@ def test_hostile_names(open_page, written):
 def test_a_half_written_folder_says_what_is_wrong(open_page, written):
     page = open_page(written("half_written"))
     wrong = page.get_by_role("region", name="What is wrong with this folder")
-    assert "rounds/01/report.json is missing" in wrong.inner_text()
+    assert "Report 1 in rounds/ is missing" in wrong.inner_text()
     assert page.get_by_role("region", name="Table of the rounds").get_by_role("row").count() == 1 + 1 + 2
     assert page.get_by_role("slider").get_attribute("aria-valuetext") == "round 2 of 0 to 2"
 
@@ -451,5 +418,5 @@ def test_a_page_of_55_000_images_is_below_5_mb_and_its_slider_answers_within_100
     page = open_page(file)
     times = page.evaluate(MOVE)
     assert len(times) == 20 and times[10] < 100, times
-    assert part(page, "selection").get_by_role("listitem").filter(visible=True).count() == 12 + 3
+    assert page.locator("[data-live] .classes li").count() == 12
     assert counted(page)[0] == 24 and page.said == []

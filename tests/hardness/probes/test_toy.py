@@ -60,16 +60,12 @@ def test_boundary_angle_by_hand():
         toy.boundary_angle(prediction_of(features, [[1, 1], [1, 1]]), np.zeros(4, np.int64))
 
 
-def few_digits():
+@pytest.fixture(scope="module")
+def few():
     """Digits 0, 1 and 7, 100 of each."""
     images, labels = digits.mnist()
     chosen = np.concatenate([np.flatnonzero(labels == digit)[:100] for digit in (0, 1, 7)])
     return LabelledImages(images.take(chosen), np.repeat([0, 1, 2], 100), ("0", "1", "7"))
-
-
-@pytest.fixture(scope="module")
-def few():
-    return few_digits()
 
 
 @pytest.fixture(scope="module")
