@@ -61,14 +61,14 @@ GOLDEN = {
  round portion selected TP rate   AVC class mean overall    gain seconds    left
 --------------------------------------------------------------------------------
 source                                     80.06   80.00              12  10 min
-     9     0.9     4497   0.980 0.143      95.44   95.40  +15.38    3705 120.0 h
+     9     0.9     4497   98.00 0.143      95.44   95.40  +15.38    3705 120.0 h
 """,
     (60, True): """
                  oracle     oracle  oracle  oracle
  round selected TP rate class mean overall    gain    left
 ----------------------------------------------------------
 source                       80.06   80.00          10 min
-     9     4497   0.980      95.44   95.40  +15.38 120.0 h
+     9     4497   98.00      95.44   95.40  +15.38 120.0 h
 """,
     (80, False): """
  round portion selected   AVC   AVH confidence   norm classes seconds    left
@@ -81,7 +81,7 @@ source                                                    9.7      12  10 min
  round portion selected TP rate   AVC   AVH confidence   norm   loss classes class mean overall    gain seconds    left
 -----------------------------------------------------------------------------------------------------------------------
 source                                                                   9.7      80.06   80.00              12  10 min
-     9     0.9     4497   0.980 0.143 0.071      0.987   31.4  0.250    10.0      95.44   95.40  +15.38    3705 120.0 h
+     9     0.9     4497   98.00 0.143 0.071      0.987   31.4  0.250    10.0      95.44   95.40  +15.38    3705 120.0 h
 """,
 }
 

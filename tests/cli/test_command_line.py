@@ -40,7 +40,7 @@ def pipes(monkeypatch):
 
     def make(**options):
         monkeypatch.setattr(sys, "stdout", Pipe(**options))
-        monkeypatch.setattr(sys, "stderr", Pipe("never", encoding="utf-8"))
+        monkeypatch.setattr(sys, "stderr", Pipe("(nothing)", encoding="utf-8"))
         return sys.stdout, sys.stderr
 
     return make
@@ -55,7 +55,7 @@ def test_a_training_that_nobody_reads_saves_and_ends_quietly(tiny, in_folder, pi
         log.splitlines()[-1].endswith("the same command resumes from there") and "interrupted by SIGPIPE: saved" in log
     )
     assert errors.read_all() == b""
-    pipes(leaves_before="never", encoding="utf-8")
+    pipes(leaves_before="(nothing)", encoding="utf-8")
     assert adapt(["--cfg", str(tiny)]) == 0
     assert "resuming" in (in_folder / "runs/tiny/seed0/log.txt").read_text()
 
@@ -79,7 +79,7 @@ def test_a_short_command_that_nobody_reads_ends_quietly(command, in_folder, monk
 
 
 def test_another_broken_pipe_is_not_the_output_s(pipes):
-    pipes(leaves_before="never")
+    pipes(leaves_before="(nothing)")
 
     def worker_is_gone():
         raise BrokenPipeError
@@ -100,7 +100,7 @@ def test_lines_that_cannot_be_written_do_no_harm(monkeypatch):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_characters_that_the_output_has_not_are_escaped(encoding, pipes):
     """A class name in Chinese, and a file name that is not UTF-8."""
-    out, _ = pipes(leaves_before="never", encoding=encoding, errors="strict")
+    out, _ = pipes(leaves_before="(nothing)", encoding=encoding, errors="strict")
     assert run_command(lambda: print("蝴蝶 \udcff") or 0) == 0
     assert out.read_all() == rb"\u8774\u8776 \udcff" + b"\n"
 
