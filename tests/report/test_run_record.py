@@ -256,14 +256,14 @@ def other_class_mean(content):
         pytest.param(
             remove("rounds/*/images.parquet"), "There is no images.parquet (older versions", id="images: none"
         ),
-        pytest.param(remove("map.parquet"), "map.parquet is missing. What", id="map: missing"),
+        pytest.param(remove("map.parquet"), "map.parquet is missing. The page", id="map: missing"),
         pytest.param(half("map.parquet"), "map.parquet is broken.", id="map: cut off"),
         pytest.param(
             lambda folder: shutil.copy(folder / IMAGES, folder / "map.parquet"),
             "map.parquet is not a map of this run",
             id="map: something else",
         ),
-        pytest.param(remove("pictures.parquet"), "pictures.parquet is missing. What", id="pictures: missing"),
+        pytest.param(remove("pictures.parquet"), "pictures.parquet is missing. The page", id="pictures: missing"),
         pytest.param(half("pictures.parquet"), "pictures.parquet is broken.", id="pictures: cut off"),
         pytest.param(
             table("pictures.parquet", lambda found: found.set_column(0, "row", pyarrow.array([10**6] * len(found)))),
@@ -477,7 +477,7 @@ def test_a_halted_run_says_how_far_it_is_and_goes_on(whole, unfinished, start, c
     results = unfinished / "results.json"
     before = results.read_bytes() if results.exists() else None
     _, _, text = report(unfinished, capsys)
-    assert "This run is not finished: round 1 of 3 done. The command that started it resumes it." in text
+    assert "This run is not finished: round 1 of 3 done. The command that started it resumes it" in text
     assert "% after 1 round (" in text and "Final oracle" not in text
     assert (results.read_bytes() if results.exists() else None) == before, "results would end the run"
     assert start(unfinished) == 0
