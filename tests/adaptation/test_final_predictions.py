@@ -123,6 +123,7 @@ def test_two_targets_have_the_names_of_their_domains(tiny, tmp_path):
     assert rows[-1]["path"] == f"{domains[1]}/dog/dog_7.jpg"
 
 
+@pytest.mark.slow
 def test_two_processes_write_it_once(tiny, tmp_path):
     words = ["adapt", "--cfg", tiny, f"output={tmp_path / 'run'}", "self_training.rounds=1"]
     codes, output = forked_job(2, CHECKOUT / "uda" / "__main__.py", *words)

@@ -337,7 +337,9 @@ def test_a_partial_target_is_not_warned_of_classes_that_it_need_not_have(own, al
     """What is named is missed; what is estimated is not."""
     assert own(alike, "data.label_sets=partial", *named) == 0
     warnings = json.loads((tmp_path / "o/results.json").read_text())["rounds"][-1]["warnings"]
-    assert any(warning.startswith(f"{missing} of 3 classes are never predicted") for warning in warnings) == bool(missing)
+    assert any(warning.startswith(f"{missing} of 3 classes are never predicted") for warning in warnings) == bool(
+        missing
+    )
     assert bool(warnings) == bool(missing)
 
 

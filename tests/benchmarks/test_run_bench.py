@@ -156,6 +156,7 @@ def test_a_plain_floor_leaves_malloc_alone_and_ours_tunes_it(monkeypatch):
     assert calls
 
 
+@pytest.mark.slow
 def test_json_of_a_quick_benchmark(tmp_path):
     path, document = tmp_path / "bench.json", tmp_path / "page.md"
     blocks = ("bench-machines", "bench")

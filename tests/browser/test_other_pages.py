@@ -1,5 +1,7 @@
 """Pages of domain generalisation and of the study of hardness in a browser: for every reader, in every width."""
 
+import pytest
+
 from tests.browser.conftest import check_page
 from tests.generalization.test_page import config_of, make_run
 from tests.hardness.dynamics.test_page import epoch_record
@@ -12,6 +14,7 @@ from uda.report.run_record import RunRecord
 SHORT = {"schemes": ["light"]}
 
 
+@pytest.mark.slow
 def test_pages_of_domain_generalisation(open_page, tmp_path):
     configs = [config_of(tmp_path, name, gallery=12) for name in ("dg_plain", "dg_angular")]
     for run in runs_of(configs):
@@ -29,6 +32,7 @@ def test_pages_of_domain_generalisation(open_page, tmp_path):
     assert table.locator("tbody th").all_inner_texts() == ["dg_angular", "dg_plain"], "40 and 20 per cent"
 
 
+@pytest.mark.slow
 def test_pages_of_the_study_of_hardness(open_page, tmp_path):
     records = [epoch_record(number, {"ape": 0.5, "b<e": 0.1 * number}) for number in range(3)]
     path = tmp_path / "report.html"

@@ -149,7 +149,13 @@ WRITERS = {
 # Every page
 
 
-@pytest.mark.parametrize("name", WRITERS)
+#: The other pages take longer than the quick tests may. CI opens them all.
+QUICK = ("digits", "unlabelled", "hostile")
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WRITERS]
+)
 def test_for_every_reader(open_page, written, name):
     page = open_page(written(name))
     check_page(page)

@@ -31,6 +31,7 @@ def walk(tmp_path, capsys, names):
     return found
 
 
+@pytest.mark.slow
 def test_the_check_walks_through_on_a_cpu_and_marks_what_it_did_not_measure(tmp_path, capsys):
     found = walk(tmp_path, capsys, QUICK)
     rates = [finding["figures"] for finding in found["parts"]["loader"]["findings"]]
@@ -43,6 +44,7 @@ def test_the_whole_check_walks_through_on_a_cpu(tmp_path, capsys):
     walk(tmp_path, capsys, list(PARTS))
 
 
+@pytest.mark.slow
 def test_a_part_that_fails_or_has_no_time_stops_no_other(tmp_path):
     """A device that is not there fails every part of it in words; time is left for one part alone."""
     seconds = PARTS["phases"].seconds

@@ -49,6 +49,7 @@ def as_told(path, described):
     return np.asarray(image, np.float32).transpose(2, 0, 1)[None] / 255
 
 
+@pytest.mark.slow
 def test_an_onnx_file_is_all_that_another_program_needs(folder, run, capsys):
     """No normalisation outside; the class names are in the .json. Pillow's pixels differ by a level or two."""
     assert main(["export", "run", "--format", "onnx"]) == 0

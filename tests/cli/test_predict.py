@@ -304,6 +304,7 @@ class Striped(Images):
         raise AssertionError("one process takes all images")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_number_of_images(run):
     """At any time there are the predictions of a few batches, and Python's peak is that of few images."""
     opened = uda.load_run(run.folder)
