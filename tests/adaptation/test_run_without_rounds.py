@@ -75,7 +75,7 @@ def test_a_run_leaves_a_page_and_events_without_a_word_of_choices(execute, tmp_p
     assert list((tmp_path / "run" / "tb").iterdir())
     assert not list((tmp_path / "run").glob("rounds/*/pseudo_labels.csv"))
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert "  report    steps     loss  class mean" in log and "the last report" in log
+    assert "  report    steps    loss  classes  class mean" in log and "the last report" in log
 
 
 def test_target_labels_cannot_reach_a_method(execute, tmp_path, monkeypatch):

@@ -150,11 +150,11 @@ WRITERS = {
 
 
 #: The other pages take longer than the quick tests may. CI opens them all.
-QUICK = ("digits", "unlabelled", "hostile")
+EACH_TIME = ("digits", "unlabelled", "hostile")
 
 
 @pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in WRITERS]
+    "name", [name if name in EACH_TIME else pytest.param(name, marks=pytest.mark.slow) for name in WRITERS]
 )
 def test_for_every_reader(open_page, written, name):
     page = open_page(written(name))
