@@ -22,6 +22,9 @@ from uda.report.image_table import ImageTable
 from uda.report.pictures import thumbnail
 from uda.run_pages import rebuild
 
+#: CI opens these pages in a stage of its own.
+pytestmark = pytest.mark.slow
+
 QUICK = [
     *("data.rendered_per_class=50", "report.loggers=[]", "runtime.threads=1"),
     *("source.epochs=4", "self_training.rounds=3", "self_training.steps=15"),
@@ -149,20 +152,13 @@ WRITERS = {
 # Every page
 
 
-#: The other pages take longer than the quick tests may. CI opens them all.
-EACH_TIME = ("digits", "unlabelled", "hostile")
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in EACH_TIME else pytest.param(name, marks=pytest.mark.slow) for name in WRITERS]
-)
+@pytest.mark.parametrize("name", WRITERS)
 def test_for_every_reader(open_page, written, name):
     page = open_page(written(name))
     check_page(page)
     assert page.locator(".fallback:visible").count() == 0, "every part is built"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["digits", "many_classes"])
 def test_axe_finds_nothing_on_a_whole_page(open_page, written, name):
     check_page(open_page(written(name)), whole=True)
