@@ -449,6 +449,7 @@ def test_the_page_of_a_run_that_stops_does_not_say_that_it_goes_on(tiny, tmp_pat
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "This run is not finished: round 1 of 2 done." in page
     assert '"running":null' in page
+    assert page.count('<svg viewBox="0 0 360') <= 1, "the end of the process does not wait for figures"
 
 
 def test_a_page_that_cannot_be_made_costs_no_training(tiny, tmp_path, capsys, monkeypatch):

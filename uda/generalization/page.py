@@ -326,7 +326,7 @@ def _hardness(page: RunPage, target: str) -> dict[str, Any]:
         f"easier. The mean is {fraction(seen['mean'])} on held-out images of the seen domains and "
         f"{fraction(unseen['mean'])} on {target} (oracle).",
     }
-    if not page.record.running:  # drawing takes time that the training needs
+    if not page.record.hurried:
         figure = figures.hardness_figure({"": {SEEN: seen["histogram"], UNSEEN: unseen["histogram"]}})
         text = (
             f"Histograms of AVH: mean {fraction(seen['mean'])} on held-out images, {fraction(unseen['mean'])} on the "

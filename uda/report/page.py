@@ -184,8 +184,7 @@ class RunPage:
     def render(self) -> str:
         """The page: one HTML file that needs no others. It has as many of the record's pictures as fit.
 
-        While the run goes on, only the first curve is drawn for readers without a script, because drawing takes time
-        that the training needs.
+        In a hurry only the first curve is drawn for readers without a script, because drawing takes seconds.
         """
         page = self._render()
         while (over := len(page.encode()) - MOST_PAGE_BYTES) > 0 and self.record.pictures:
@@ -325,7 +324,7 @@ class RunPage:
 
     def _shares_figure(self) -> dict[str, str] | None:
         """Bars of the shares of the classes. With many classes those whose shares differ most."""
-        if not self.shares or self.record.running:
+        if not self.shares or self.record.hurried:
             return None
         names = _unique(self.classes)
         series = {
@@ -444,7 +443,7 @@ class RunPage:
         models = dict(self.compared) or models
         models[self.words.final if record.finished or self.compared else "newest"] = last
         known = last.get("label") is not None and (last.get("label") >= 0).any()
-        if known and not record.running:
+        if known and not record.hurried:
             bins = {name: _reliability(table) for name, table in models.items()}
             figure = figures.reliability_figure(bins)
             text = "; ".join(f"{name}: {_reading(points)}" for name, points in bins.items())

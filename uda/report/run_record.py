@@ -74,6 +74,8 @@ class RunRecord:
     """Estimated time to the end of a running run; None if unknown."""
     problems: list[str] = field(default_factory=list)
     """Flaws of the folder, one sentence each."""
+    hurried: bool = False
+    """Whether a training or the end of a process waits for the page. Then only its first figure is drawn."""
     unsaved: list[int] = field(default_factory=list)
     """Reports that an interrupted run has written after its last checkpoint, and will make again."""
     trusted: bool = True

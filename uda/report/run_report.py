@@ -137,6 +137,7 @@ class RunReport(ABC):
             reports=self.records.reports(),
             finished=finished,
             running=running,
+            hurried=not finished,
             seconds=seconds,
             seconds_left=None if finished else self.seconds_left,
         )
