@@ -125,6 +125,7 @@ def evaluation_work(num_images: int, num_classes: int, width: int) -> Works:
             scores=rng.random(num_images, np.float32),
             ratios=rng.random(num_images),
             selected=rng.random(num_images) < PORTION,
+            flipped=rng.random(num_images) < 0.01,
             thresholds=np.full(num_classes, 0.5),
         )
         for _ in range(2)

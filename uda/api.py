@@ -134,21 +134,23 @@ class Selection:
     """(N,) float64 (float32 on MPS), the score of each image's label divided by the label's threshold."""
 
 
-def select(scores: Tensor | NDArray, portion: float) -> Selection:
+def select(scores: Tensor | NDArray, portion: float, labels: thresholds.LabelRule = "ratio") -> Selection:
     """Class-balanced pseudo-labels (CBST, Zou et al., ECCV 2018) from scores (N, K).
 
     The images with their largest score at class k are sorted by this score. The threshold lambda_k is the lowest score
     among the best `portion` of them. An image's label is the class with the largest ratio of score to threshold. An
-    image is selected if this ratio is at least 1.
+    image is selected if this ratio is at least 1. With `labels="own"` its label is the class with the largest score,
+    and it is selected if this score is at least the threshold of that class.
 
     Args:
         scores: a tensor on any device or an array, for example from `score`. The largest score of each row is above 0.
         portion: share of each class to select, 0 to 1.
+        labels: the rule for labels, `ratio` or `own`.
 
     Raises:
         ValueError: a wrong shape or portion, or scores that cannot be used (the message names a row).
     """
-    found = thresholds.select(scores, thresholds.class_balanced_thresholds(scores, portion))
+    found = thresholds.select(scores, thresholds.class_balanced_thresholds(scores, portion), labels)
     fields = {name: getattr(found, name) for name in Selection.__dataclass_fields__}
     if isinstance(scores, Tensor):
         fields = {name: _on_device(torch.from_numpy(array), scores.device) for name, array in fields.items()}

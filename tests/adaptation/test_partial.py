@@ -136,9 +136,9 @@ class TestUnknownClasses:
         assert accuracy(prediction, TargetLabels(np.maximum(self.truth, 0)), ("ant", "bee")).unknown is None
 
     def test_no_pseudo_label_is_right_for_an_unknown_class(self, prediction):
-        chosen = PseudoLabels(
-            np.array([0, 0, 0, 1, 0]), np.ones(5), np.ones(5), np.array([True, False, True, True, True]), np.ones(2)
-        )
+        selected = np.array([True, False, True, True, True])
+        labels = np.array([0, 0, 0, 1, 0])
+        chosen = PseudoLabels(labels, np.ones(5), np.ones(5), selected, np.zeros(5, bool), np.ones(2))
         metrics = selection_metrics(chosen, prediction, chosen, TargetLabels(self.truth), ("ant", "bee"))
         assert metrics["tp_rate"] == pytest.approx(1 / 3)
 

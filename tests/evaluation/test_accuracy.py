@@ -27,7 +27,8 @@ def one_hot_logits(predicted, classes=3):
 def choice(labels, selected, thresholds=(0.5, 0.25, np.inf)):
     labels = np.asarray(labels)
     selected = np.asarray(selected, dtype=bool)
-    return PseudoLabels(labels, np.ones(len(labels)), selected.astype(float), selected, np.asarray(thresholds))
+    flipped = np.zeros(len(labels), bool)
+    return PseudoLabels(labels, np.ones(len(labels)), selected.astype(float), selected, flipped, np.asarray(thresholds))
 
 
 def labels_of(*labels):

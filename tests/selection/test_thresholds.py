@@ -62,6 +62,18 @@ def assert_like_the_reference(scores, portion):
     assert chosen.indices.tolist() == [i for i, keep in enumerate(selected) if keep]
     kept = [label for label, keep in zip(labels, selected, strict=True) if keep]
     assert chosen.counts_per_class().tolist() == [kept.count(k) for k in range(scores.shape[1])]
+    largest = [row.index(max(row)) for row in rows]
+    assert chosen.flipped.tolist() == [label != best for label, best in zip(labels, largest, strict=True)]
+    assert_own_class_like_the_reference(scores, rows, lambdas, largest)
+
+
+def assert_own_class_like_the_reference(scores, rows, lambdas, largest):
+    chosen = select(scores, lambdas, "own")
+    assert chosen.labels.tolist() == largest
+    assert chosen.scores.tolist() == [max(row) for row in rows]
+    assert chosen.selected.tolist() == [max(row) >= lambdas[label] for row, label in zip(rows, largest, strict=True)]
+    assert chosen.ratios.tolist() == [max(row) / lambdas[label] for row, label in zip(rows, largest, strict=True)]
+    assert not chosen.flipped.any()
 
 
 def softmax_scores(seed, n, k, dtype=np.float64):
@@ -135,6 +147,14 @@ def test_worked_by_hand():
     assert chosen.scores.tolist() == [0.9, 0.8, 0.59, 0.7, 0.5, 0.6]
     assert chosen.counts_per_class().tolist() == [2, 1]
     assert chosen.indices.tolist() == [0, 1, 3]
+
+
+@pytest.mark.parametrize("portion", [0.1, 0.29, 0.5, 1.0])
+def test_own_class_selects_exactly_the_portion_of_each_class(portion):
+    scores = softmax_scores(3, 700, 5)
+    chosen = select(scores, class_balanced_thresholds(scores, portion), "own")
+    counts = np.bincount(scores.argmax(1), minlength=5)
+    assert chosen.counts_per_class().tolist() == [math.floor(Decimal(repr(portion)) * int(n)) for n in counts]
 
 
 def test_an_image_can_be_kept_for_a_class_it_does_not_prefer():

@@ -91,7 +91,7 @@ def label_target(
 
     def chosen_by(selector: str) -> PseudoLabels:
         scores = target_scores(selector, features, logits, weight)
-        return select(scores, _thresholds(scores, portion, ranks))
+        return select(scores, _thresholds(scores, portion, ranks), settings.labels)
 
     try:
         pseudo = chosen_by(settings.selector)
@@ -131,5 +131,5 @@ def _columns(values: np.ndarray, which: np.ndarray, others: float) -> np.ndarray
 
 def _of_all(chosen: PseudoLabels, count: int, ranks: Ranks) -> PseudoLabels:
     """The choice of all processes, gathered from the rows of each."""
-    rows = ("labels", "scores", "ratios", "selected")
+    rows = ("labels", "scores", "ratios", "selected", "flipped")
     return replace(chosen, **{field: ranks.gather_rows(getattr(chosen, field), count) for field in rows})

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from uda.core.settings import PathText, Settings
 from uda.data.settings import AugmentSettings, TransformSettings
+from uda.selection.thresholds import LabelRule
 from uda.training.settings import OptimSettings
 
 
@@ -100,6 +101,9 @@ class SelfTrainingSettings(Settings):
     """Weight of the model regulariser (MRL2, MRENT, MRKLD); null: the value of CRST."""
     alpha_label: float | None = Field(None, gt=0)
     """Weight of the label regulariser (LRENT); null: the value of CRST."""
+    labels: LabelRule = "ratio"
+    """Label of a target image. `ratio`, the rule of CBST: the class of the largest score / lambda. `own`: the class of
+    the selector's largest score."""
     keep: Literal["ratio", "lrent"] = "ratio"
     """Which images are selected: `ratio` takes those whose score reaches lambda. `lrent` is the rule of LRENT and needs
     the softmax selector."""

@@ -175,7 +175,8 @@ def selection_metrics(
     Returns:
         A dict of plain Python values:
 
-        - `selected`, `selected_per_class`: numbers of selected images.
+        - `selected`, `selected_per_class`: numbers of selected images. `flipped`: how many of them have another label
+          than the class of their largest score.
         - `lambda` by class; None if the class gets no pseudo-labels.
         - Means over the selected images: `avh` and `avc` (of the pseudo-label), `confidence` (largest softmax),
           `feature_norm` (|x|_2). None if no image is selected. `avh_per_class` etc. are the same by pseudo-label.
@@ -191,6 +192,7 @@ def selection_metrics(
     counts = np.bincount(pseudo.labels[chosen], minlength=len(classes))
     return {
         "selected": len(chosen),
+        "flipped": int(np.count_nonzero(pseudo.flipped[chosen])),
         "selected_per_class": {name: int(count) for name, count in zip(classes, counts, strict=True)},
         "lambda": {
             name: float(threshold) if np.isfinite(threshold) else None

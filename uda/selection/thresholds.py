@@ -1,8 +1,12 @@
 """Class-balanced thresholds and the pseudo-labels they give (CBST, Zou et al., ECCV 2018).
 
 Scores S (N, K) come from any selector. Each class k has its own threshold lambda_k. It is the score that keeps the best
-portion p of the images whose largest score is at k. An image gets the class of its largest ratio S_ik / lambda_k as
-label, and is selected if that ratio is at least 1.
+portion p of the images whose largest score is at k. There are two rules for the label of an image:
+
+- `ratio`, the rule of the paper: the class of the largest ratio S_ik / lambda_k. The image is selected if that ratio is
+  at least 1. The label may be another class than the one with the largest score.
+- `own`: the class of the largest score. The image is selected if this score is at least the lambda of its class. If no
+  scores are equal, exactly the best portion p of each class is selected.
 
 If scores or ratios are equal, the class with the lowest index wins. Every image whose score equals lambda exactly is
 selected, so ties at the threshold can select more than floor(p * n_k) images.
@@ -16,12 +20,16 @@ All functions take numpy arrays or torch tensors, return numpy arrays and do not
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
+from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 ArrayLike = NDArray | torch.Tensor
+
+#: How an image gets its label, see above.
+LabelRule = Literal["ratio", "own"]
 
 _CHUNK_ENTRIES = 1 << 17
 
@@ -30,10 +38,12 @@ _CHUNK_ENTRIES = 1 << 17
 class PseudoLabels:
     """The pseudo-labels of one round: label, score and selection of every target image.
 
-    labels: (N,) int64, the class of the largest ratio, or of the largest score if all thresholds are infinite.
+    labels: (N,) int64, the class of the largest ratio, or of the largest score by the rule `own` or if all thresholds
+        are infinite.
     scores: (N,) the selector's score of that label.
     ratios: (N,) float64, that score divided by the label's threshold. 0 if all thresholds are infinite.
     selected: (N,) bool, whether the ratio is at least 1.
+    flipped: (N,) bool, whether the label is another class than the one of the largest score.
     thresholds: (K,) float64, lambda. +inf for a class that no image may get as label.
     """
 
@@ -41,6 +51,7 @@ class PseudoLabels:
     scores: NDArray[np.floating]
     ratios: NDArray[np.float64]
     selected: NDArray[np.bool_]
+    flipped: NDArray[np.bool_]
     thresholds: NDArray[np.float64]
 
     @property
@@ -110,11 +121,12 @@ def class_balanced_thresholds(scores: ArrayLike, portion: float) -> NDArray[np.f
     return thresholds
 
 
-def select(scores: ArrayLike, thresholds: ArrayLike) -> PseudoLabels:
-    """Labels by the largest ratio of score and threshold, selected if that ratio is at least 1: (N, K), (K,).
+def select(scores: ArrayLike, thresholds: ArrayLike, rule: LabelRule = "ratio") -> PseudoLabels:
+    """Labels of scores (N, K) with thresholds (K,), by a rule. An image is selected if its label's ratio is at least 1.
 
-    A class with an infinite threshold is never a label, unless all thresholds are infinite. Then the labels are the
-    classes of the largest score, the ratios are 0 and nothing is selected. Raises ValueError for shapes that do not
+    By the rule `ratio`, a class with an infinite threshold is never a label, unless all thresholds are infinite. Then
+    the labels are the classes of the largest score, the ratios are 0 and nothing is selected. By the rule `own`, an
+    image of such a class keeps its label, has the ratio 0 and is not selected. Raises ValueError for shapes that do not
     match, a threshold that is not above 0, and rows that contain NaN or have no finite largest score above 0.
     """
     scores = score_matrix(scores)
@@ -125,9 +137,10 @@ def select(scores: ArrayLike, thresholds: ArrayLike) -> PseudoLabels:
         raise ValueError(f"thresholds must be above 0, got {thresholds[~(thresholds > 0)][0]}")
     labels, best = best_classes(scores)
     closed = np.isinf(thresholds)
-    if closed.all():
-        nothing = np.zeros(len(scores), dtype=bool)
-        return PseudoLabels(labels, best, np.zeros(len(scores)), nothing, thresholds)
+    if rule == "own" or closed.all():
+        ratios = best / thresholds[labels]
+        return PseudoLabels(labels, best, ratios, ratios >= 1, np.zeros(len(labels), bool), thresholds)
+    own = labels.copy()
     ratios = np.empty(len(scores))
     for part in _row_chunks(scores):
         # In double precision, the ratio is at least 1 exactly if the score is at least the threshold.
@@ -135,7 +148,7 @@ def select(scores: ArrayLike, thresholds: ArrayLike) -> PseudoLabels:
         quotients[:, closed] = -np.inf
         labels[part] = quotients.argmax(axis=1)
         ratios[part] = _at(quotients, labels[part])
-    return PseudoLabels(labels, _at(scores, labels), ratios, ratios >= 1, thresholds)
+    return PseudoLabels(labels, _at(scores, labels), ratios, ratios >= 1, labels != own, thresholds)
 
 
 def to_numpy(values: ArrayLike) -> NDArray:

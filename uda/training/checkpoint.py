@@ -22,7 +22,7 @@ from uda.core.files import write_bytes
 from uda.training.stages import STAGES
 
 #: Version of the format, increased with every change. An older program refuses a newer file.
-VERSION = 4
+VERSION = 5
 
 #: Least time between two optional checkpoints, as a multiple of what one costs. They take at most 1 % of the time.
 COST_FACTOR = 100
