@@ -29,7 +29,7 @@ FLOORS = (
     {"uda.hardness.study"},
     {"uda.kinds"},
     {"uda.trained_run", "uda.run_pages"},
-    {"uda.exported_run"},
+    {"uda.exported_run", "uda.feature_bank"},
     {"uda.api"},
     {"uda"},
     {"uda.device_check"},

@@ -8,6 +8,7 @@ from uda.adaptation.stages import ADAPTATION_STAGE, ADAPTED_IMAGES, ROUND_STAGE,
 from uda.core.errors import UserError
 from uda.data import loaders
 from uda.data.domains import Domains
+from uda.data.features import AugmentedFeatures, PlainFeatures, features_of
 from uda.data.images import Images
 from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import Transform, make_predict, make_train
@@ -26,13 +27,7 @@ class AdaptationBatches:
         self.domains = domains
         self.engine = engine
         self.ranks = engine.ranks
-        self.transforms = {
-            "source": make_train(config.transforms, config.transforms.source),
-            "target": make_train(config.transforms, config.transforms.target),
-            "predict": make_predict(config.transforms),
-        }
-        if config.adaptation.strong is not None:
-            self.transforms["strong"] = make_train(config.transforms, config.adaptation.strong)
+        self.transforms = _transforms(config, domains)
 
     def source(self, epoch: int, steps: int | None) -> Batches:
         """Batches of one epoch of the source stage."""
@@ -180,6 +175,21 @@ class AdaptationBatches:
         count = len(getattr(self.domains, role).images)
         if size > count:
             raise UserError(f"{key}: {size} images in a batch, but the {role} domain has only {count}; lower it")
+
+
+def _transforms(config: AdaptationConfig, domains: Domains) -> dict[str, Transform]:
+    """The transforms of source images, of target images, of a second, strong view, and of predicting."""
+    if features := features_of(domains.source.images):
+        plain, strong = PlainFeatures(features[0].width), AugmentedFeatures(features[0].width)
+        return {"source": plain, "target": plain, "predict": plain, "strong": strong}
+    transforms = {
+        "source": make_train(config.transforms, config.transforms.source),
+        "target": make_train(config.transforms, config.transforms.target),
+        "predict": make_predict(config.transforms),
+    }
+    if config.adaptation.strong is not None:
+        transforms["strong"] = make_train(config.transforms, config.adaptation.strong)
+    return transforms
 
 
 def _of(domain: int | np.ndarray, indices: np.ndarray) -> int | np.ndarray:

@@ -38,13 +38,14 @@ class RunWithoutData(AdaptationRun):
 def missing_data(config: AdaptationConfig, ranks: Ranks) -> str | None:
     """What is missing of a card's data set, by the first process that misses something; None: nothing.
 
-    Also None for a run that has a folder already, for images without a card, and for domains whose number of images is
-    not in the card. The run itself reports errors of these.
+    Also None for a run that has a folder already, for features, for images without a card, and for domains whose number
+    of images is not in the card. The run itself reports errors of these.
     """
     data = config.data
     card = load_card(data.dataset) if data.dataset is not None else None
     missing = ""
-    if card is not None and card.layout != "generated" and data.target_labelled is None and not config.folder.exists():
+    reads_card = card is not None and card.layout != "generated" and data.features is None
+    if reads_card and data.target_labelled is None and not config.folder.exists():
         names = [*data.sources, *data.targets]
         try:
             root = card.find_root(data.root)

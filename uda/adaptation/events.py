@@ -70,8 +70,10 @@ def draw_embedding(
     if truth is not None:
         columns["true class (oracle)"] = [classes[k] if k >= 0 else "unknown" for k in truth[rows]]
     features = main_components(prediction.features[rows], MOST_COMPONENTS)
-    pictures = torch.stack([_square(images, row, SPRITE_SIDE) for row in rows])
-    events.embedding(step, "target", features, columns, pictures.permute(0, 2, 3, 1).numpy())
+    pictures = None
+    if images.visible:
+        pictures = torch.stack([_square(images, row, SPRITE_SIDE) for row in rows]).permute(0, 2, 3, 1).numpy()
+    events.embedding(step, "target", features, columns, pictures)
 
 
 def spread_over(count: int, most: int) -> np.ndarray:
@@ -107,7 +109,7 @@ def draw_selection(
     if len(record["lambda"]) <= MOST_CLASSES:
         events.scalars(step, "lambda", record["lambda"])
         events.scalars(step, "selected", record["selected_per_class"])
-    if chosen and events.take("image"):
+    if chosen and images.visible and events.take("image"):
         events.image(step, "selection/surest_of_each_class", _grid(images, chosen).permute(1, 2, 0).numpy())
 
 

@@ -20,11 +20,12 @@ from uda.adaptation.terminal import summary_lines
 from uda.adaptation.work import Work, work_of
 from uda.core.errors import UserError
 from uda.data.domains import Domains, load_domains
+from uda.data.features import features_of, without_views
 from uda.data.images import Images
 from uda.data.loaders import Batches
 from uda.evaluation.accuracy import Accuracy, accuracy, selection_metrics
 from uda.evaluation.validators import VALIDATORS
-from uda.models.network import Prediction, create_network, describe_network
+from uda.models.network import Prediction, describe_network, network_for
 from uda.report.feature_map import MOST_POINTS, MapPart, check_installed, sample_rows, shares_of
 from uda.selection.selectors import target_scores
 from uda.selection.thresholds import portion_schedule
@@ -46,7 +47,7 @@ class AdaptationRun(Session):
         config = self.config
         check_batches(config, self.ranks.world)
         check_installed(config.report.map)
-        self.domains = self.load_images()
+        self.domains = self._as_method_needs(self.load_images())
         self.classes = self.domains.classes
         data = config.data
         if ADAPTATION_METHODS[config.method].compares_two and max(len(data.sources), len(data.targets)) > 1:
@@ -55,7 +56,7 @@ class AdaptationRun(Session):
                 f"({', '.join(data.sources)}), the second all targets ({', '.join(data.targets)})"
             )
         seed_everything(INITIAL_WEIGHTS, config.seed)
-        network = create_network(config.model, len(self.classes), len(config.transforms.mean))
+        network = network_for(self.domains.source.images, config.model, config.transforms, len(self.classes))
         self.build(network, lambda network: ADAPTATION_METHODS[config.method](network, config.method_settings()))
         if self.method.note is not None:
             self.log(self.method.note)
@@ -80,18 +81,38 @@ class AdaptationRun(Session):
         """Load the images of all domains."""
         return load_domains(self.config.data, self.config.seed, self.log, self.ranks)
 
+    def _as_method_needs(self, domains: Domains) -> Domains:
+        """The domains with features of augmented views only if the method compares views.
+
+        Raises UserError if the method needs such views and the bank has none.
+        """
+        features = features_of(domains.target.images)
+        if not features:
+            return domains
+        method = self.config.method
+        if ADAPTATION_METHODS[method].views > 1:
+            if not all(array.num_views for array in features):
+                raise UserError(
+                    f"data.features: method '{method}' compares two views of an image, but {self.config.data.features} "
+                    "has no augmented views; make the bank with `uda bank --views 4`, or choose another method"
+                )
+        else:
+            target = replace(domains.target, images=without_views(domains.target.images))
+            domains = replace(domains, target=target)
+        return replace(domains, source=replace(domains.source, images=without_views(domains.source.images)))
+
     @cached_property
     def inputs(self) -> Inputs:
         source, labelled = self.domains.source, self.domains.labelled
-        roles = {"source": InputImages(source.images.ids, source.labels)}
-        roles["target"] = InputImages(self.domains.target.images.ids, self.domains.target_labels)
+        roles = {"source": InputImages.of(source.images, source.labels)}
+        roles["target"] = InputImages.of(self.domains.target.images, self.domains.target_labels)
         if labelled is not None:
-            roles["labelled target"] = InputImages(labelled.images.ids, labelled.labels)
+            roles["labelled target"] = InputImages.of(labelled.images, labelled.labels)
         return Inputs(self.classes, roles)
 
     @property
     def description(self) -> dict[str, object]:
-        return describe_network(self.config.model, self.classes)
+        return describe_network(self.config.model, self.classes, self.domains.source.images)
 
     def state(self) -> dict[str, object]:
         kept = {"predicted": self._predicted, "validated_classes": self._validated}

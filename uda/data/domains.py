@@ -13,6 +13,7 @@ import numpy as np
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.data import digits
+from uda.data.banks import BankDomain, find_domain
 from uda.data.cards import CARDS, Card, load_card
 from uda.data.class_names import NO_LABEL, ClassOrder, check_same_classes, read_class_names
 from uda.data.decoding import open_file
@@ -126,7 +127,9 @@ def load_domains(
     ranks = ranks or Ranks()
     labelled = None
     card = load_card(settings.dataset) if settings.dataset is not None else None
-    if card is not None and card.layout == "generated":
+    if settings.features is not None and settings.target_labelled is not None:
+        raise UserError("data.target_labelled: it needs images, so it cannot be combined with data.features")
+    if _is_generated(card, settings):
         classes, parts = card.classes or (), _generated(card, wanted, settings, seed)
     else:
         listings = _list_domains(card, wanted, settings, log)
@@ -169,7 +172,8 @@ def _list_domains(
     """
     for _, name in wanted if card is not None else ():
         card.domain(name)
-    root, order = _find_root(card, settings), class_order(settings, card)
+    root = None if settings.features is not None else _find_root(card, settings)
+    order = class_order(settings, card)
     listings: list[Listing] = []
     for key, name in wanted:
         is_target = key == "data.target"
@@ -177,7 +181,9 @@ def _list_domains(
         own = order
         if is_target and order is not None:
             own = dataclasses.replace(order, may_lack=settings.partial, may_add=settings.open)
-        if card is not None:
+        if settings.features is not None:
+            listing = find_domain(settings.features, name).listing(own, labels, is_target)
+        elif card is not None:
             listing = list_card_domain(card, name, root, own, labels)
         else:
             listing = _list_own(name, key, root, own, labels)
@@ -262,8 +268,12 @@ def _joined(
 
 def _read_all(
     listings: Sequence[Listing], settings: StorageSettings, log: Callable[[str], None], ranks: Ranks
-) -> list[tuple[ImageFiles, np.ndarray]]:
+) -> list[tuple[Images, np.ndarray]]:
     """The readable images of every listing, and their labels."""
+    if settings.features is not None:
+        domains = [find_domain(settings.features, listing.root.name) for listing in listings]
+        _check_one_bank(domains)
+        return [(domain.array(), listing.labels) for domain, listing in zip(domains, listings, strict=True)]
     stores = _stores(listings, settings, log)
     return [_readable(listing, store, settings, log, ranks) for listing, store in zip(listings, stores, strict=True)]
 
@@ -328,7 +338,7 @@ def load_labelled(
     """
     wanted = list(zip(called or ["data.domains"] * len(names), names, strict=True))
     card = load_card(settings.dataset) if settings.dataset is not None else None
-    if card is not None and card.layout == "generated":
+    if _is_generated(card, settings):
         parts, classes = _generated(card, wanted, settings, seed), card.classes or ()
     else:
         listings = _list_domains(card, wanted, settings, log)
@@ -337,6 +347,45 @@ def load_labelled(
         for (_, labels), name in zip(parts, names, strict=True):
             _check_every_class(labels, classes, name, "the other domains or the card")
     return [Source(images, labels) for images, labels in parts], classes
+
+
+def bank_domains(settings: StorageSettings, names: Sequence[str] | None) -> list[str]:
+    """The domains that a bank holds: all of the card, else those that the config names.
+
+    Args:
+        settings: the section `data` of a config.
+        names: `data.domains` of domain generalisation.
+    """
+    if settings.dataset is not None:
+        return list(load_card(settings.dataset).domains)
+    return list(names or ()) or [*settings.sources, *settings.targets]
+
+
+def load_alone(
+    settings: StorageSettings, name: str, seed: int, log: Callable[[str], None], ranks: Ranks
+) -> tuple[Images, np.ndarray, tuple[str, ...]]:
+    """A domain by itself: its images, their labels (N,) (NO_LABEL if unknown), and the classes that these index.
+
+    Raises UserError, as `load_domains` does.
+    """
+    card = load_card(settings.dataset) if settings.dataset is not None else None
+    if card is not None and card.layout == "generated":
+        ((images, labels),) = _generated(card, [("data.source", name)], settings, seed)
+        return images, labels, card.classes or ()
+    root, order = _find_root(card, settings), class_order(settings, card)
+    own_target = isinstance(settings, DataSettings) and card is None and name in settings.targets
+    if card is not None:
+        listing = list_card_domain(card, name, root, order)
+    elif own_target:
+        source = _list_own(settings.sources[0], "data.source", root, order)
+        like = dataclasses.replace(source.order(_SOURCE), may_lack=settings.partial, may_add=settings.open)
+        listing = _list_own(name, "data.target", root, like, settings.target_labels != "none")
+    else:
+        listing = _list_own(name, "data.source", root, order)
+    for line in listing.notes:
+        log(line)
+    ((images, labels),) = _read_all([listing], settings, log, ranks)
+    return images, np.where(labels >= 0, labels, NO_LABEL), listing.classes
 
 
 def load_unlabelled(settings: StorageSettings, names: Sequence[str], seed: int) -> Images:
@@ -428,6 +477,27 @@ def _stores(
         return [None] * len(listings)
     inventories = [take_inventory(listing.root, listing.paths, settings.reading) for listing in listings]
     return open_stores(inventories, settings.store, settings.store_gb, log)
+
+
+def _is_generated(card: Card | None, settings: StorageSettings) -> bool:
+    """Whether the images are to be generated."""
+    return card is not None and card.layout == "generated" and settings.features is None
+
+
+def _check_one_bank(domains: Sequence[BankDomain]) -> None:
+    """Raise UserError if the features of some domains are not of the same network and transform."""
+    first = domains[0]
+    for other in domains[1:]:
+        if other.features.shape[1] != first.features.shape[1]:
+            widths = f"{first.features.shape[1]} and {other.features.shape[1]}"
+            raise UserError(f"{first.file} and {other.file}: features of different widths, {widths}")
+        differing = [
+            key for key in ("backbone", "digest", "transform") if first.made_by.get(key) != other.made_by.get(key)
+        ]
+        if differing:
+            raise UserError(
+                f"{first.file} and {other.file}: made with another {' and '.join(differing)}; make one bank of both"
+            )
 
 
 def _readable(

@@ -33,6 +33,8 @@ class Images(ABC):
     ids: Sequence[str]
     in_memory: bool = False
     """Whether reading is so cheap that loader processes are not worth their cost."""
+    visible: bool = True
+    """Whether `read` gives pixels, and not features."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -71,6 +73,7 @@ class JoinedImages(Images):
     def __init__(self, parts: Sequence[Images], names: Sequence[str]):
         self.parts = list(parts)
         self.in_memory = all(part.in_memory for part in parts)
+        self.visible = all(part.visible for part in parts)
         self.ids = [name for part in parts for name in part.ids]
         if len(set(self.ids)) < len(self.ids):
             self.ids = [f"{domain}/{name}" for domain, part in zip(names, parts, strict=True) for name in part.ids]
@@ -82,6 +85,26 @@ class JoinedImages(Images):
 
     def open(self, i: int) -> "torch.Tensor | StoredImage":
         return self.parts[self._part[i]].open(int(self._place[i]))
+
+    def of_parts(self, parts: Sequence[Images]) -> "JoinedImages":
+        """The same images, read from other parts of the same lengths."""
+        found = copy.copy(self)
+        found.parts = list(parts)
+        return found
+
+    def together(self, indices: np.ndarray) -> torch.Tensor | None:
+        parts, places, found = self._part[indices], self._place[indices], None
+        for number in np.unique(parts):
+            rows = np.flatnonzero(parts == number)
+            images = self.parts[number].together(places[rows])
+            if images is None:
+                return None
+            if found is None:
+                found = images.new_empty((len(indices), *images.shape[1:]))
+            elif images.shape[1:] != found.shape[1:]:
+                return None
+            found[torch.from_numpy(rows)] = images
+        return found
 
     def take(self, indices: np.ndarray) -> "JoinedImages":
         taken = copy.copy(self)

@@ -246,16 +246,16 @@ class _Beside(_StageSampler):
 class _InOrder(Sampler):
     """Each image of some rows once, in order."""
 
-    def __init__(self, rows: slice, batch_size: int):
-        self.rows = range(rows.start, rows.stop)
+    def __init__(self, rows: slice | np.ndarray, batch_size: int):
+        self.rows = np.arange(rows.start, rows.stop) if isinstance(rows, slice) else rows
         self.batch_size = self.largest = batch_size
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        for start in self.rows[:: self.batch_size]:
-            yield np.arange(start, min(start + self.batch_size, self.rows.stop))
+        for start in range(0, len(self.rows), self.batch_size):
+            yield self.rows[start : start + self.batch_size]
 
 
 def _mix(words: np.ndarray) -> np.ndarray:
@@ -381,11 +381,18 @@ class _TrainReader:
 
 
 class _PredictReader:
-    """Reads and transforms images by number."""
+    """Reads and transforms images by number.
 
-    def __init__(self, images: Images, transform: Transform):
+    Args:
+        images: the images.
+        transform: makes the network's inputs.
+        seed: seed of a random transform. The result for an image depends only on it and on the image's number.
+    """
+
+    def __init__(self, images: Images, transform: Transform, seed: int = 0):
         self.images = images
         self.transform = transform
+        self.seed = np.uint64(seed << 40)
 
     def count(self, indices: np.ndarray) -> int:
         """Rows of the batch."""
@@ -396,7 +403,8 @@ class _PredictReader:
     ) -> tuple[torch.Tensor] | UserError:
         """Pixels before they are normalised. `memory`, uint8 (B, C, S, S), may be used for them."""
         try:
-            return (self.transform.pixels(_read(self.images, indices), [0] * len(indices), memory),)
+            seeds = _mix(self.seed + indices.astype(np.uint64)).tolist()
+            return (self.transform.pixels(_read(self.images, indices), seeds, memory),)
         except UserError as error:
             return error
 
@@ -626,13 +634,15 @@ def predict_batches(
     *,
     batch_size: int,
     workers: int,
-    rows: slice | None = None,
+    rows: slice | np.ndarray | None = None,
     lenient: bool = False,
+    seed: int = 0,
 ) -> Batches:
-    """Each image (of `rows`) once and in order, a sized iterable of float32 (B, C, S, S).
+    """Each image once and in order, a sized iterable of float32 (B, C, S, S).
 
-    With `lenient`, batches are `ReadImages`. An image that cannot be read then raises no error.
+    `rows`: only these images, a slice or numbers (n,). With `lenient`, batches are `ReadImages`. An image that cannot
+    be read then raises no error. `seed`: of a random transform, below 2^20.
     """
     sampler = _InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
     reader = _LenientReader if lenient else _PredictReader
-    return Batches(reader(images, transform), sampler, workers)
+    return Batches(reader(images, transform, seed), sampler, workers)

@@ -73,6 +73,9 @@ class StorageSettings(ReadingSettings):
     """Folder of the decoded store. null: $UDA_STORE, else uda/ in the user's cache folder."""
     store_gb: float = Field(64.0, gt=0)
     """Largest size of the run's decoded stores together, in GB (10^9 bytes)."""
+    features: PathText | None = None
+    """A feature bank: the folder that `uda bank` wrote, or one with your own arrays. The run then trains the layers
+    after the backbone on these features, and reads no images."""
 
     @property
     def reading(self) -> ReadingSettings:

@@ -1,15 +1,19 @@
 """The network: backbone -> head (optional) -> feature x -> linear classifier W."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
+from uda.core.errors import UserError
+from uda.data.features import features_of
+from uda.data.images import Images
+from uda.data.settings import TransformSettings
 from uda.models.backbones import architecture, create_backbone
 from uda.models.losses import LOSSES, ClassificationLoss, CrossEntropy
 from uda.models.settings import ModelSettings
@@ -145,12 +149,18 @@ class Network(nn.Module):
         }
 
 
-def describe_network(settings: ModelSettings, classes: Sequence[str]) -> dict[str, object]:
+def describe_network(
+    settings: ModelSettings, classes: Sequence[str], images: Images | None = None
+) -> dict[str, object]:
     """The description of a network in its weight file. It must agree with that of a network that loads the file.
 
-    It does not have the tag of the backbone's initial weights, because the file has its own weights.
+    It does not have the tag of the backbone's initial weights, because the file has its own weights. `images`: what the
+    network is trained on. Of features, the file has only the layers after the backbone.
     """
     found = {"backbone": architecture(settings.backbone), "head": settings.head, "bias": settings.bias}
+    if images is not None and (features := features_of(images)):
+        made_by = features[0].made_by.get("backbone")
+        found["backbone"] = f"features of {made_by or f'width {features[0].width}'}"
     later = {name: getattr(settings, name) for name, usual in LATER.items() if getattr(settings, name) != usual}
     return {**found, **later, "classes": list(classes)}
 
@@ -158,6 +168,46 @@ def describe_network(settings: ModelSettings, classes: Sequence[str]) -> dict[st
 def create_network(settings: ModelSettings, num_classes: int, in_channels: int) -> Network:
     """The network that a config describes. New layers are drawn from torch's global generator."""
     return network_on(*create_backbone(settings.backbone, settings.weights, in_channels), settings, num_classes)
+
+
+def network_for(images: Images, settings: ModelSettings, transforms: TransformSettings, num_classes: int) -> Network:
+    """The network that a config describes, for images or for their features.
+
+    Raises UserError if features were made with another backbone or transform than the config names.
+    """
+    features = features_of(images)
+    if not features:
+        return create_network(settings, num_classes, len(transforms.mean))
+    check_made_by(features[0].made_by, settings, transforms)
+    return network_on(nn.Flatten(), features[0].width, settings, num_classes)
+
+
+def made_by(settings: ModelSettings, transforms: TransformSettings) -> dict[str, object]:
+    """What determines the features of an image, besides the weights themselves, for a bank."""
+    used = {"kind", "size", "resize", "squash", "mean", "std"}
+    return {
+        "backbone": settings.backbone,
+        "weights": settings.weights,
+        "transform": transforms.model_dump(mode="json", include=used),
+    }
+
+
+def check_made_by(told: Mapping[str, Any], settings: ModelSettings, transforms: TransformSettings) -> None:
+    """Raise UserError if a bank was made with another backbone or transform. A user's own arrays tell none."""
+    wanted = made_by(settings, transforms)
+    if "run" not in told:
+        for key in ("backbone", "weights"):
+            if told.get(key, wanted[key]) != wanted[key]:
+                raise UserError(
+                    f"data.features: the bank was made with model.{key}={told[key]}, but the config has {wanted[key]}; "
+                    f"set model.{key}={told[key]}, or make another bank"
+                )
+    for key, value in told.get("transform", {}).items():
+        if value != wanted["transform"].get(key, value):
+            raise UserError(
+                f"data.features: the bank was made with transforms.{key}={value}, but the config has "
+                f"{wanted['transform'][key]}; set transforms.{key}={value}, or make another bank"
+            )
 
 
 def network_on(backbone: nn.Module, width: int, settings: ModelSettings, num_classes: int) -> Network:

@@ -53,9 +53,14 @@ class Logger:
         """The distribution of numbers (N,)."""
 
     def embedding(
-        self, report: int, name: str, features: np.ndarray, columns: Mapping[str, Sequence[str]], images: np.ndarray
+        self,
+        report: int,
+        name: str,
+        features: np.ndarray,
+        columns: Mapping[str, Sequence[str]],
+        images: np.ndarray | None,
     ) -> None:
-        """Points with texts and pictures: features (N, D), N texts by column, uint8 images (N, side, side, 3)."""
+        """Points: features (N, D), N texts by column, and pictures, uint8 (N, side, side, 3) or None."""
 
     def hparams(self, report: int, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:
         """At the end of the run: its settings by dotted key, and its final figures. `report` is after the last one."""
@@ -195,7 +200,12 @@ class TensorBoard(Logger):
             writer.add_histogram(_last_if_oracle(name), values, report)
 
     def embedding(
-        self, report: int, name: str, features: np.ndarray, columns: Mapping[str, Sequence[str]], images: np.ndarray
+        self,
+        report: int,
+        name: str,
+        features: np.ndarray,
+        columns: Mapping[str, Sequence[str]],
+        images: np.ndarray | None,
     ) -> None:
         """Files for the projector. `SummaryWriter.add_embedding` would add them once more after every resume."""
         folder = self.folder / "embedding"
@@ -205,13 +215,15 @@ class TensorBoard(Logger):
             rows.insert(0, tuple(columns))
         lines = ["\t".join(" ".join(str(text).split()) or "-" for text in row) for row in rows]
         write_text(folder / "metadata.tsv", "".join(f"{line}\n" for line in lines))
-        write_bytes(folder / "sprite.png", _sprite(images))
-        side = images.shape[1]
+        sprite = ""
+        if images is not None:
+            write_bytes(folder / "sprite.png", _sprite(images))
+            side = f"    single_image_dim: {images.shape[1]}\n"
+            sprite = f'  sprite {{\n    image_path: "embedding/sprite.png"\n{side}{side}  }}\n'
         write_text(
             self.folder / "projector_config.pbtxt",
             f'embeddings {{\n  tensor_name: "{name}"\n  tensor_path: "embedding/tensors.tsv"\n'
-            '  metadata_path: "embedding/metadata.tsv"\n  sprite {\n    image_path: "embedding/sprite.png"\n'
-            f"    single_image_dim: {side}\n    single_image_dim: {side}\n  }}\n}}\n",
+            f'  metadata_path: "embedding/metadata.tsv"\n{sprite}}}\n',
         )
 
     def hparams(self, report: int, settings: Mapping[str, Any], figures: Mapping[str, float]) -> None:

@@ -59,7 +59,7 @@ class RunReport(ABC):
         self._rows = 0
         self._page_fails = False
         self._tables: dict[str, ImageTable] = {}
-        self._pictures = Pictures(images)
+        self._pictures = Pictures(images if images is not None and images.visible else None)
         self._first_report, self._first_step = first_report, 1
         self._loggers: Loggers | None = None
 

