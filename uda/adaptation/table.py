@@ -16,7 +16,17 @@ from uda.tables.recipe import below, recipe
 from uda.training.records import SOURCE, read_record
 
 COLUMNS = csv_columns(
-    *("source_only", "class_mean", "overall", "label_free", "oracle_best", "selected", *INNER, "tp_rate_round0")
+    *(
+        "source_only",
+        "class_mean",
+        "overall",
+        "label_free",
+        "oracle_best",
+        "selected",
+        *INNER,
+        "tp_rate_round0",
+        "flipped",
+    )
 )
 
 
@@ -106,6 +116,7 @@ class AdaptationJob(Job):
             "selected": last.get("selected"),
             **{key: last.get(key) for key in INNER},
             "tp_rate_round0": rounds[0].get("tp_rate") if rounds else None,
+            "flipped": last["flipped"] / last["selected"] if last.get("flipped") is not None else None,
         }
 
     def reports_of(self, results: Mapping[str, Any]) -> list[tuple[object, Mapping[str, Any], Mapping[str, Any]]]:

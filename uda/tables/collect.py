@@ -6,6 +6,7 @@ from pathlib import Path
 from uda.core.errors import UserError
 from uda.core.files import write_text
 from uda.report.markdown import has_place, insert_markdown
+from uda.tables.contrast import contrasts_markdown
 from uda.tables.definition import Table
 from uda.tables.jobs import Job
 from uda.tables.latex import published_latex, to_latex
@@ -67,12 +68,13 @@ def collect(
 def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     """A table's blocks of Markdown from its CSVs, by name.
 
-    The names are `<name>`, and `<name>` followed by `_differences`, `_classes`, `_inner`, `_validators`, `_scores` or
-    `_variants`. A block without content is empty.
+    The names are `<name>`, and `<name>` followed by `_differences`, `_contrasts`, `_classes`, `_inner`, `_validators`,
+    `_scores` or `_variants`. A block without content is empty.
     """
     records = read_csv(folder / f"{table.name}.csv")
     blocks = {table.name: to_markdown(records, table.reference, table.measure)}
     blocks[f"{table.name}_differences"] = differences_markdown(records, table.reference, table.measure)
+    blocks[f"{table.name}_contrasts"] = contrasts_markdown(records, table.contrasts, table.measure)
     blocks[f"{table.name}_classes"] = classes_markdown(records, table.measure)
     blocks[f"{table.name}_inner"] = inner_markdown(records) if INNER[0] in table.columns else ""
     path = folder / f"{table.name}_reports.csv"

@@ -53,6 +53,8 @@ class Table(Settings):
     """The rows, with the source model first."""
     reference: str | None = None
     """The row that the others are compared with."""
+    contrasts: list[tuple[str, str]] = Field(default_factory=list)
+    """Pairs of rows that are compared pair by pair, the reference second."""
 
     @model_validator(mode="after")
     def rows_that_are_there(self) -> "Table":
@@ -63,8 +65,9 @@ class Table(Settings):
                 raise ValueError(f"two rows '{row.name}'")
             if row.start is not None and row.start not in names[:index]:
                 raise ValueError(f"row '{row.name}' starts from '{row.start}', but no row above it has this name")
-        if self.reference is not None and self.reference not in names:
-            raise ValueError(f"no row '{self.reference}' to compare with{nearest(self.reference, names)}")
+        for name in [self.reference, *(name for contrast in self.contrasts for name in contrast)]:
+            if name is not None and name not in names:
+                raise ValueError(f"no row '{name}' to compare with{nearest(name, names)}")
         return self
 
 
