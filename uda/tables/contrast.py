@@ -22,10 +22,10 @@ from uda.tables.markdown import difference_text, percent
 
 TEXT = (
     "{first} minus {second}, by pair, sorted by the {measure} of the source model. The last column has the mean "
-    "difference in points over the n runs with the same pair and seed, with a 95 % paired bootstrap interval over seeds. "
-    "TP rate: share of right labels among the selected ones, of {first} / {second}. Flipped: share of the selected labels of "
-    "{first} that are of another class than the largest score, in the last round. Accuracies and TP rates are oracle "
-    "figures. All are means over seeds in %."
+    "difference in points over the n runs with the same pair and seed, with a 95 % paired bootstrap interval over "
+    "seeds. TP rate: share of right labels among the selected ones, of {first} / {second}. Flipped: share of the "
+    "selected labels of {first} that are of another class than the largest score, in the last round. Accuracies and TP "
+    "rates are oracle figures. All are means over seeds in %."
 )
 OVER_PAIRS = (
     "Mean over the {count} pairs: {mean:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} (Student's; the pairs "
