@@ -9,8 +9,8 @@ import torch
 
 from uda.cli.main import main
 from uda.core.resources import CHECKOUT
-from uda.tables import jobs
-from uda.tables.processes import Processes
+from uda.tables.launchers import local
+from uda.tables.launchers.local import Worker
 
 
 def adapt(words: Sequence[str]) -> int:
@@ -29,23 +29,24 @@ def hardness(words: Sequence[str]) -> int:
 
 
 @contextlib.contextmanager
-def command_in_process(subcommand: str, first: Callable[..., int] = Processes.run) -> Iterator[None]:
+def command_in_process(subcommand: str, first: Callable[..., int] = Worker.run) -> Iterator[None]:
     """After the `first`, which is a process, runs of `uda <subcommand>` call it: each process would import torch."""
-    processes = []
+    commands = []
 
-    def run(self, command, output):
-        assert command[1:4] == ["-m", "uda", subcommand]
-        if not processes:
-            processes.append(command)
-            return first(self, command, output)
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return main(command[3:])
+    def run(self, words, output, again=False, plugins=()):
+        assert words[0] == subcommand
+        if not commands:
+            commands.append(words)
+            return first(self, words, output)
+        mode = "a" if again else "w"
+        with open(output, mode) as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            return main(words)
 
     threads = torch.get_num_threads()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(CHECKOUT))
-        patch.setattr(jobs.os, "cpu_count", lambda: 1)
-        patch.setattr(Processes, "run", run)
+        patch.setattr(local, "cores", lambda: 1)
+        patch.setattr(Worker, "run", run)
         yield
     torch.set_num_threads(threads)
 

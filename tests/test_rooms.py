@@ -37,8 +37,11 @@ FLOORS = (
     {"uda.__main__"},
     {"benchmarks", "tools"},
 )
-#: `uda bench` starts a program that lies beside the package.
-NAMED_UPWARDS = {"uda.cli.commands.bench": {"benchmarks.run_bench"}}
+#: `uda bench` starts a program that lies beside the package, and tables start one that carries out their commands.
+NAMED_UPWARDS = {
+    "uda.cli.commands.bench": {"benchmarks.run_bench"},
+    "uda.tables.launchers.launcher": {"uda.cli.worker"},
+}
 ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
 

@@ -15,7 +15,6 @@ from tests import fake_trackers
 from tests.data.trees import write_image
 from tests.docs.documents import TEXTS, commands, marked
 from tests.forked import forked_job
-from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.cli.main import main, tree
@@ -29,7 +28,7 @@ from uda.hardness.study.study import load_study
 from uda.kinds import register_tables
 from uda.selection.selectors import SELECTORS
 from uda.tables import load_table, read_csv
-from uda.tables.processes import Processes
+from uda.tables.launchers.local import Worker
 
 register_tables()
 
@@ -229,9 +228,9 @@ def test_two_processes_of_torchrun_as_the_page_has_them(there):
 def test_a_comparison_runs_as_its_page_has_it(there, monkeypatch):
     """The table of docs/tables.md with one seed and small runs."""
 
-    def in_this_process(self, command, output):
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
-            return adapt(command[command.index("--cfg") :])
+    def in_this_process(self, words, output, again, plugins):
+        with open(output, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            return main(words)
 
     command = "uda table my_table.yaml --jobs 2 --results my_results"
     assert command in OURS
@@ -239,7 +238,7 @@ def test_a_comparison_runs_as_its_page_has_it(there, monkeypatch):
     text = path.read_text(encoding="utf-8")
     small_text = text.replace("[0, 1, 2]", "[0]").replace("[validator=bnm]", f"[validator=bnm, {small}]")
     path.write_text(small_text.replace(", set: [adaptation.steps=400]", ""), encoding="utf-8")
-    monkeypatch.setattr(Processes, "run", in_this_process)
+    monkeypatch.setattr(Worker, "run", in_this_process)
     try:
         words = shlex.split(command.replace("--jobs 2", "--jobs 1"))  # the runs share this process's stdout
         assert main(as_uda(words)) == 0

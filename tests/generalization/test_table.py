@@ -26,6 +26,7 @@ from uda.tables import (
     to_markdown,
     validator_markdown,
 )
+from uda.tables.launchers.local import Local
 from uda.tables.ledger import report_columns
 from uda.tables.recipe import digest, recipe
 from uda.tables.variants import variants_markdown
@@ -72,11 +73,11 @@ def ran(table, tmp_path_factory):
     found += choose_jobs(jobs, "AVH*", "m0", "1") + choose_jobs(jobs, BROKEN, "m0", "0")
     lines = []
 
-    def forked(processes, command, output):
-        return Forked(CHECKOUT / "uda" / "__main__.py", *command[3:], output=output.name).wait()
+    def forked(worker, words, output):
+        return Forked(CHECKOUT / "uda" / "__main__.py", *words, output=output).wait()
 
     with command_in_process("generalize", forked), pytest.raises(UserError) as caught:
-        run_jobs(found, 1, log=lines.append)
+        run_jobs(found, Local(1), log=lines.append)
     return found, str(caught.value), lines
 
 
@@ -169,7 +170,7 @@ def test_reports_hold_validation_in_the_place_of_a_validator(table, ran, tmp_pat
 
 
 def test_what_is_finished_or_recorded_is_not_run_again(table, ran, tmp_path):
-    run_jobs(finished(ran), 1, log=pytest.fail)
+    run_jobs(finished(ran), Local(1), log=pytest.fail)
     ledger = collect(table, ran[0], tmp_path)
     names = ("turned.csv", "turned_reports.csv")
     before = [(tmp_path / name).read_bytes() for name in names]
@@ -178,7 +179,7 @@ def test_what_is_finished_or_recorded_is_not_run_again(table, ran, tmp_path):
     assert [(tmp_path / name).read_bytes() for name in names] == before
     recorded = [job for job in elsewhere if ledger.holds(job.run, job.digest)]
     assert {job.run for job in recorded} == {job.run for job in finished(ran)}
-    run_jobs(recorded, 1, log=pytest.fail, recorded=ledger)
+    run_jobs(recorded, Local(1), log=pytest.fail, recorded=ledger)
 
 
 def test_a_run_of_another_recipe_is_left_out_with_the_key(table, ran, tmp_path):

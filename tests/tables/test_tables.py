@@ -38,7 +38,7 @@ from uda.tables import (
     validator_markdown,
     write_documents,
 )
-from uda.tables.processes import Processes
+from uda.tables.launchers.local import Local, Worker
 from uda.tables.recipe import digest, recipe
 from uda.training import run_folder
 
@@ -82,7 +82,7 @@ def ran(table, tmp_path_factory, in_process):
     found = [job for job in jobs_of(table, runs) if job.seed == 0 or job.row.name in ("Source", "CBST + AVH")]
     lines = []
     with pytest.raises(UserError) as caught:
-        run_jobs(found, 1, log=lines.append)
+        run_jobs(found, Local(1), log=lines.append)
     return found, str(caught.value), lines
 
 
@@ -167,13 +167,13 @@ def test_overrides_of_the_table_concern_every_row_and_a_row_may_overrule_them(ta
 def test_the_model_that_a_row_starts_from_is_run_first(table, tmp_path, in_process):
     """Asked for alone, a row brings along what it starts from; without that model it fails and says so."""
     (job,) = choose_jobs(jobs_of(table, tmp_path), rows="AVH after MCC", seeds="0")
-    run_jobs([job], 2, log=lambda line: None)
+    run_jobs([job], Local(2), log=lambda line: None)
     assert job.has_model and job.needs.has_model and not job.source.folder.exists()
     shutil.rmtree(job.folder)
     job.needs.weights.unlink()
     broken = replace(job, table=table.model_copy(update={"rows": [*table.rows[:2], _failing(table.rows[2]), job.row]}))
     with pytest.raises(UserError, match=r"AVH after MCC.*: the model that it starts from is missing \(MCC, "):
-        run_jobs([broken], 1, log=lambda line: None)
+        run_jobs([broken], Local(1), log=lambda line: None)
 
 
 def _failing(row):
@@ -289,7 +289,7 @@ def test_finished_runs_are_not_run_again(ran):
     places = [path for job in done for path in (job.folder.parent, *job.folder.parent.rglob("*"))]
     before = {path: path.stat().st_mtime_ns for path in places}
     lines = []
-    run_jobs(done, 1, log=lines.append)
+    run_jobs(done, Local(1), log=lines.append)
     assert lines == []
     assert {path: path.stat().st_mtime_ns for path in places} == before
 
@@ -297,40 +297,41 @@ def test_finished_runs_are_not_run_again(ran):
 def test_a_run_that_finished_unseen_is_recorded_at_the_next_start(ran):
     """Its table was killed before it could; what the CSV has is not looked at again."""
     done, seen = finished(ran[0]), []
-    run_jobs(done, 1, log=pytest.fail, after=seen.append)
+    run_jobs(done, Local(1), log=pytest.fail, after=seen.append)
     assert seen == done
-    run_jobs(done, 1, log=pytest.fail, after=pytest.fail, recorded=SimpleNamespace(holds=lambda run, digest: True))
+    all_of_them = SimpleNamespace(holds=lambda run, digest: True)
+    run_jobs(done, Local(1), log=pytest.fail, after=pytest.fail, recorded=all_of_them)
 
 
 @pytest.mark.parametrize("again", [False, True])
 def test_a_row_whose_config_is_wrong_fails_by_itself(table, tmp_path, again):
     """Not the whole table with it: the error is its row's, by name, whether or not there is a record to look into."""
     wrong = table.model_copy(update={"rows": [table.rows[0].model_copy(update={"name": "Wrong", "set": ["sede=1"]})]})
-    lines = []
+    lines, recorded = [], None if again else Ledger.read(tmp_path, table)
     with pytest.raises(UserError, match=r"^Wrong, .* seed 0: .*sede: unknown key"):
-        run_jobs(
-            jobs_of(wrong, tmp_path)[:1], 1, log=lines.append, recorded=None if again else Ledger.read(tmp_path, table)
-        )
+        run_jobs(jobs_of(wrong, tmp_path)[:1], Local(1), log=lines.append, recorded=recorded)
     assert len(lines) == 1 and lines[0].startswith("FAILED Wrong, ")
 
 
 def test_a_signal_stops_the_runs_under_way_and_starts_no_other(table, tmp_path, monkeypatch):
     started, lines = [], []
 
-    def run(self, command, output):
-        started.append(command)
+    launcher = Local(1)
+
+    def run(self, words, output, again, plugins):
+        started.append(words)
         os.kill(os.getpid(), signal.SIGTERM)
         until = time.monotonic() + 30
-        while self.stopped is None:
+        while launcher.stopped is None:
             assert time.monotonic() < until
             time.sleep(0.01)
         return 143
 
-    monkeypatch.setattr(Processes, "run", run)
+    monkeypatch.setattr(Worker, "run", run)
     found = [job for job in jobs_of(table, tmp_path / "runs") if job.row.name == "Source"]
     assert len(found) == 2
     with pytest.raises(Interrupted):
-        run_jobs(found, 1, log=lines.append)
+        run_jobs(found, launcher, log=lines.append)
     assert len(started) == 1
     (stopped,) = lines[1:]
     assert re.fullmatch(r"Source, .* seed 0: stopped and can be resumed, see .*seed0\.out", stopped)
@@ -346,7 +347,7 @@ def test_without_run_folders_the_csvs_stay_as_they_are_and_nothing_is_run(table,
     assert [(tmp_path / name).read_bytes() for name in names] == before
     recorded = [job for job in elsewhere if ledger.holds(job.run, job.digest)]
     assert [job.run for job in recorded] == [job.run for job in finished(ran[0])]
-    run_jobs(recorded, 1, log=pytest.fail, recorded=ledger)
+    run_jobs(recorded, Local(1), log=pytest.fail, recorded=ledger)
 
 
 def test_a_table_grows_from_parts_in_its_own_order(table, ran, tmp_path):
@@ -392,7 +393,7 @@ def test_a_run_of_another_config_is_left_out_and_said_with_the_key_while_the_res
     assert {record["row"] for record in read_csv(tmp_path / "small.csv")} == {"Source", "MCC", "Smoothed"}
     failed = []
     with pytest.raises(UserError, match=r"self_training\.rounds: 2 -> 5"):
-        run_jobs(choose_jobs(now, "Source,CBST*", seeds="0"), 1, log=failed.append)
+        run_jobs(choose_jobs(now, "Source,CBST*", seeds="0"), Local(1), log=failed.append)
     assert len(failed) == 1 and failed[0].startswith("FAILED CBST + AVH")
 
 
@@ -416,7 +417,7 @@ def test_a_changed_recipe_replaces_its_row_when_it_was_run_and_no_earlier(table,
     assert not ledger.holds(job.run, job.digest), "the recorded row is of the old recipe"
     assert {run_name(record): record for record in read_csv(tmp_path / "small.csv")} == before
     shutil.rmtree(job.folder)
-    run_jobs([job], 1, log=lambda line: None, recorded=ledger, after=lambda job: collect(other, [job], tmp_path))
+    run_jobs([job], Local(1), log=lambda line: None, recorded=ledger, after=lambda job: collect(other, [job], tmp_path))
     after = {run_name(record): record for record in read_csv(tmp_path / "small.csv")}
     assert [run for run in before if before[run] != after[run]] == [("CBST + AVH", "0")]
     assert after["CBST + AVH", "0"]["digest"] == job.digest and after["CBST + AVH", "0"]["steps"] == "8"
@@ -480,7 +481,7 @@ def test_a_source_model_that_is_needed_is_run_though_the_csv_has_its_row(table, 
     ledger = collect(table, [one(ran[0], "Source")], tmp_path)
     (job,) = choose_jobs(jobs_of(table, tmp_path / "elsewhere"), "CBST*", seeds="0")
     lines = []
-    run_jobs([job], 1, log=lines.append, recorded=ledger)
+    run_jobs([job], Local(1), log=lines.append, recorded=ledger)
     assert lines[0].startswith("2 runs to do")
     assert [line.partition(":")[0] for line in lines[1:]] == [
         "Source, drawn to photos, seed 0",
@@ -516,7 +517,7 @@ def test_a_dry_run_lists_what_the_same_command_then_runs_and_writes_nothing(
     """Models that are needed and gone are listed by themselves: their rows are in the CSV."""
     words = [written(table, in_folder), "--rows", "Source,MCC,CBST*", "--into", "page.md", "--prune"]
     before = all_files(in_folder)
-    monkeypatch.setattr(Processes, "run", lambda *_: pytest.fail("a run was started"))
+    monkeypatch.setattr(Worker, "run", lambda *_: pytest.fail("a run was started"))
     assert table_tool([*words, "--dry-run"], monkeypatch) == 0
     captured = capsys.readouterr()
     assert all_files(in_folder) == before and captured.err == ""
@@ -533,7 +534,7 @@ def test_a_dry_run_lists_what_the_same_command_then_runs_and_writes_nothing(
         "was written",
     ]
     listed = re.findall(r"^(?:missing|model)  +(.*?, seed \d)", captured.out, re.MULTILINE)
-    monkeypatch.setattr(Processes, "run", lambda *_: 1)
+    monkeypatch.setattr(Worker, "run", lambda *_: 1)
     assert table_tool(words[:3], monkeypatch) == 2
     failed = re.findall(r"^FAILED (.*?, seed \d)", capsys.readouterr().out, re.MULTILINE)
     assert sorted(failed) == sorted(listed)

@@ -11,6 +11,7 @@ from uda.tables.dry_run import dry_run
 from uda.tables.job import Job
 from uda.tables.jobs import JobStatus, choose_jobs, jobs_of, run_jobs, status_of
 from uda.tables.latex import published_latex, to_latex
+from uda.tables.launchers import LAUNCHERS, Launcher
 from uda.tables.ledger import INNER, Ledger, read_csv, to_csv
 from uda.tables.markdown import (
     classes_markdown,
@@ -24,8 +25,10 @@ from uda.tables.markdown import (
 
 __all__ = [
     "INNER",
+    "LAUNCHERS",
     "Job",
     "JobStatus",
+    "Launcher",
     "Ledger",
     "Row",
     "Table",

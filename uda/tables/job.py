@@ -131,9 +131,13 @@ class Job(ABC):
         """All overrides of the run."""
         return self._own_overrides()
 
+    def words(self) -> list[str]:
+        """The words after `uda` of the command of the run."""
+        return [self.subcommand, "--cfg", self.row.cfg, *self.overrides()]
+
     def command(self) -> list[str]:
         """The command of the run."""
-        return [sys.executable, "-m", "uda", self.subcommand, "--cfg", self.row.cfg, *self.overrides()]
+        return [sys.executable, "-m", "uda", *self.words()]
 
     def results(self) -> dict[str, Any] | None:
         """`results.json` of a finished run; None if it is not finished.

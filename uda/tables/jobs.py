@@ -1,10 +1,8 @@
 """The runs of a table: list them, find the missing ones, run them."""
 
-import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,8 +12,8 @@ from uda.core.files import write_text
 from uda.core.registry import nearest
 from uda.tables.definition import MEASURES, Table
 from uda.tables.job import JOBS, Job
+from uda.tables.launchers.launcher import MOST_KILLS, Ended, Launcher, output_of
 from uda.tables.ledger import Ledger
-from uda.tables.processes import Processes
 from uda.tables.recipe import below
 
 #: Settings of `runtime` that change more than rounding: they decide how many images share BatchNorm statistics.
@@ -130,16 +128,16 @@ def _lacking_models(job: Job) -> Iterator[Job]:
 
 def run_jobs(
     jobs: Sequence[Job],
-    at_once: int,
+    launcher: Launcher,
     log: Callable[[str], None] = print,
     recorded: Ledger | None = None,
     after: Callable[[Job], None] | None = None,
 ) -> None:
-    """Run the unfinished runs, `at_once` at a time. A run comes after the run whose model it starts from.
+    """Run the unfinished runs. A run comes after the run whose model it starts from.
 
     Args:
         jobs: the requested runs. Missing models that they start from are run as well.
-        at_once: number of processes. They share the cores.
+        launcher: carries the runs out.
         log: receives one line per run.
         recorded: runs in this ledger with the same recipe count as finished.
         after: called with each run that is finished and not recorded, by one thread at a time.
@@ -148,36 +146,44 @@ def run_jobs(
         UserError: runs failed; names the log of each. Runs that do not need them are finished first.
         Interrupted: SIGINT or SIGTERM came. The active runs have saved and stopped.
     """
-    threads = max(1, (os.cpu_count() or 1) // at_once)
     failures: list[str] = []
-    one_at_a_time = threading.Lock()
+    one_at_a_time = threading.RLock()
 
     def fail(message: str) -> None:
-        failures.append(message)
-        log(f"FAILED {message}")
+        with one_at_a_time:
+            failures.append(message)
+            log(f"FAILED {message}")
 
-    def execute(job: Job) -> None:
-        started = time.monotonic()
-        if processes.stopped is not None:
-            return
+    def ready(job: Job) -> bool:
+        """Whether a run can be started. Prepares its place if so."""
         try:
             if job.needs and not job.needs.has_model:
                 fail(f"{job.title}: the model that it starts from is missing ({job.needs.title})")
-                return
+                return False
             job.folder.parent.mkdir(parents=True, exist_ok=True)
             if job.start_digest:
                 write_text(job.start_file, job.start_digest)
-            output = job.folder.parent / f"{job.folder.name}.out"
-            with open(output, "w", encoding="utf-8") as file:
-                code = processes.run([*job.command(), f"runtime.threads={threads}"], file)
-            if code is None:
-                return
-            results, asked = job.results(), processes.stopped is not None
-            if results is None and asked and (code < 0 or code > 128):  # ended by a signal
+        except UserError as error:
+            fail(f"{job.title}: {error}")
+            return False
+        return True
+
+    def ended(job: Job, end: Ended) -> None:
+        output, asked = output_of(job), launcher.stopped is not None
+        try:
+            results = job.results()
+            if results is None and asked and end.by_signal:
                 log(f"{job.title}: stopped and can be resumed, see {output}")
                 return
-            if results is None or (code and not asked):
-                fail(f"{job.title}: exit code {code}, see {output}")
+            if results is None or (end.code and not asked):
+                why = f"exit code {end.code}"
+                if end.by_signal:
+                    number = -end.code if end.code < 0 else end.code - 128
+                    why = (
+                        f"its process was ended {MOST_KILLS} times without progress, at last by {_signal_name(number)}"
+                        f"{' (was there enough memory?)' * (number == signal.SIGKILL)}"
+                    )
+                fail(f"{job.title}: {why}, see {output}")
                 return
             with one_at_a_time:
                 if after:
@@ -187,7 +193,7 @@ def run_jobs(
             return
         reached = results["final"][job.table.measure]
         said = "no labels" if reached is None else f"{MEASURES[job.table.measure]} {reached:.4f}"
-        log(f"{job.title}: {said} in {time.monotonic() - started:.0f} s")
+        log(f"{job.title}: {said} in {end.seconds:.0f} s")
 
     before = status_of(jobs, recorded)
     for failure in before.failures:
@@ -200,20 +206,28 @@ def run_jobs(
     todo = {job.folder: job for job in before.todo}
     if todo:
         outputs = jobs[0].runs / jobs[0].table.name / "*" / "*" / "seed*.out"
-        log(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, {at_once} at a time, output in {outputs}")
-    with Processes() as processes:
+        log(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, {launcher.at_once} at a time, output in {outputs}")
+    with launcher:
         for wave in _waves(todo):
-            with ThreadPoolExecutor(at_once) as pool:
-                list(pool.map(execute, wave))
-    processes.leave()
+            started = [] if launcher.stopped is not None else list(filter(ready, wave))
+            launcher.launch(started, ended)
+    launcher.leave()
     if failures:
         raise UserError("\n".join(failures))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _waves(todo: Mapping[Path, Job]) -> list[list[Job]]:
     """The runs in groups. A group needs only models of earlier groups. `todo`: runs by folder."""
     waves: list[list[Job]] = []
     while todo:
-        waves.append([job for job in todo.values() if not (job.needs and job.needs.folder in todo)])
-        todo = {folder: job for folder, job in todo.items() if job not in waves[-1]}
+        wave = {folder: job for folder, job in todo.items() if not (job.needs and job.needs.folder in todo)}
+        waves.append(list(wave.values()))
+        todo = {folder: job for folder, job in todo.items() if folder not in wave}
     return waves

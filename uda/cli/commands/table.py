@@ -34,6 +34,7 @@ def add_to(parser: CommandParser) -> None:
     )
     parser.add_argument("table", nargs="?", offers=table_names, help="a table: a name in configs/tables/, or a path")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); they share the cores")
+    parser.add_argument("--launcher", default="local", help="local: processes of this machine (default)")
     parser.add_argument(
         "--rows", default="*", metavar="NAMES", help="run these rows only: names with * and ?, separated by commas"
     )
@@ -74,6 +75,7 @@ def add_to(parser: CommandParser) -> None:
 def _run(parser: CommandParser, options: argparse.Namespace) -> int:
     from uda.kinds import register_tables
     from uda.tables import (
+        LAUNCHERS,
         Ledger,
         choose_jobs,
         collect,
@@ -119,7 +121,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
             try:
                 run_jobs(
                     chosen,
-                    max(1, options.jobs),
+                    LAUNCHERS[options.launcher](max(1, options.jobs)),
                     log=log,
                     recorded=recorded,
                     after=lambda job: collect(table, [job], options.results, log=log),

@@ -1,0 +1,58 @@
+"""A worker that understands the lines of `uda.cli.worker`, does small things, and imports no torch.
+
+say TEXT       prints it, with the number of this process and its GPUs
+exit CODE      ends the process
+kill FOLDER    leaves a checkpoint in the folder if there are fewer than four, and is killed; with four it is finished
+lost           is killed
+wait           answers 143 after SIGTERM and 130 after SIGINT
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+
+def carry_out(word: str, argument: str = "") -> int:
+    if word == "say":
+        print(argument, os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES", "all"))
+    elif word == "exit":
+        sys.exit(int(argument))
+    elif word == "kill":
+        folder = Path(argument, "checkpoints")
+        folder.mkdir(parents=True, exist_ok=True)
+        there = len(list(folder.iterdir()))
+        print("start", there, flush=True)
+        if there == 4:
+            return 0
+        (folder / f"state-{there:06}-x.pt").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "lost":
+        print("start", flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "wait":
+        asked = []
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: asked.append(number))
+        print("ready", flush=True)
+        while not asked:
+            time.sleep(0.01)
+        return 128 + asked[0]
+    return 0
+
+
+def work() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    for line in sys.stdin:
+        request = json.loads(line)
+        with open(request["output"], "a" if request["again"] else "w") as file:
+            os.dup2(file.fileno(), 1)
+        code = carry_out(*request["words"][:-1])  # without runtime.threads
+        sys.stdout.flush()
+        print(code, file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    work()
