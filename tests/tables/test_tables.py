@@ -700,6 +700,8 @@ def test_an_override_that_decides_results_is_refused(table, tmp_path):
         jobs_of(table, tmp_path, ["runtime.device=cpu", "source.epochs=1"])
     with pytest.raises(UserError, match=r"runtime\.accumulate: changes the results"):
         jobs_of(table, tmp_path, ["runtime.accumulate=2"])
+    with pytest.raises(UserError, match=r"data\.features: changes the results"):
+        jobs_of(table, tmp_path, ["data.features=banks/other"])
 
 
 PLAIN = "seeds: [0]\npairs: [[a, b]]\n"

@@ -1,9 +1,11 @@
 """Configs: bases, overrides, and every mistake at once with file, key and cure."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -233,6 +235,34 @@ def test_a_plugin_that_was_edited_makes_another_run(tmp_path, monkeypatch):
     edited = AdaptationConfig.load(tmp_path / "here" / "mine.yaml")
     (difference,) = differing_keys(edited, saved)
     assert difference.startswith("plugin_code.empty.py: '") and digest(edited) != digest(first)
+
+
+def test_a_run_on_another_bank_is_another_run_and_on_the_same_bank_elsewhere_the_same(tmp_path):
+    """The recipe has what the bank is, and not its place. A saved run can be read without its bank."""
+    mine = write(tmp_path, "mine.yaml", "output: run\ndata: {source: a, target: b}\n")
+    for folder, value in (("here", 0), ("there/copy", 0), ("other", 1)):
+        (tmp_path / folder).mkdir(parents=True)
+        for domain in ("a", "b", "unread"):
+            features = np.full((2, 3), value if domain == "b" else 0, np.float32)
+            features[0] += domain == "unread" and folder != "here"
+            np.savez(tmp_path / folder / f"{domain}.npz", features=features, ids=["x", "y"])
+    first, moved, other = (
+        AdaptationConfig.load(mine, [f"data.features={tmp_path / folder}"])
+        for folder in ("here", "there/copy", "other")
+    )
+    saved = yaml.safe_load(first.to_yaml())
+    assert differing_keys(moved, saved) == [] and digest(moved) == digest(first)
+    (difference,) = differing_keys(other, saved)
+    assert difference == f"bank: '{first.bank}' -> '{other.bank}'" and digest(other) != digest(first)
+    images = AdaptationConfig.load(mine, ["bank=mine"])
+    assert images.bank == "" and digest(images) != digest(first)
+    kept = write(tmp_path, "config.yaml", first.to_yaml())
+    shutil.rmtree(tmp_path / "here")
+    assert AdaptationConfig.load(kept, saved=True).bank == first.bank
+    with pytest.raises(
+        ConfigError, match=r"command line: data\.features: no such folder: .*here; make it with `uda bank"
+    ):
+        AdaptationConfig.load(mine, [f"data.features={tmp_path / 'here'}"])
 
 
 @pytest.mark.parametrize(

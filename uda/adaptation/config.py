@@ -1,6 +1,6 @@
 """The configuration of an adaptation: from labelled source images to unlabelled target images."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import model_validator
@@ -91,6 +91,10 @@ class AdaptationConfig(RunConfig):
     @property
     def domains(self) -> Mapping[str, str]:
         return {"source": "+".join(self.data.sources), "target": "+".join(self.data.targets)}
+
+    @property
+    def bank_domains(self) -> Sequence[str]:
+        return [*self.data.sources, *self.data.targets]
 
     @property
     def start(self) -> str | None:

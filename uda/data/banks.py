@@ -15,7 +15,7 @@ A user's own arrays need no images. They are files of the same folder, one per d
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -58,6 +58,9 @@ class BankDomain:
     """Class names in label order. Empty: the labels are numbers without names, or there are none."""
     checksum: str
     """Digest of everything in the file."""
+    recipe: str
+    """Digest of what the features were made of and by: images, labels, network and transforms. Unlike `checksum` it is
+    the same on every machine. Of a user's own arrays it is the checksum."""
     made_by: Mapping[str, Any] = field(default_factory=dict)
     """`backbone`, `weights`, `digest` of the weights, `transform` and `views`. Empty for a user's own arrays."""
 
@@ -129,7 +132,7 @@ def find_domain(bank: str | os.PathLike, name: str) -> BankDomain:
     """
     folder = Path(bank)
     if not folder.is_dir():
-        cure = "give the folder that `uda bank` wrote, or one with your own arrays"
+        cure = f"make it with `uda bank --cfg CONFIG --output {folder}`, or give a folder with your own arrays"
         raise UserError(f"data.features: no such folder: {folder}; {cure}")
     files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in (SUFFIX, *OWN)}
     if not files:
@@ -142,6 +145,17 @@ def find_domain(bank: str | os.PathLike, name: str) -> BankDomain:
         raise UserError(f"data.features: {folder} has no domain '{stem}'{nearest(stem, list(files))} (it has {known})")
     file = files[stem]
     return _read(file, *_stamp(file), *_stamp(file.with_suffix(".txt")))
+
+
+def identity(bank: str | os.PathLike, names: Iterable[str]) -> str:
+    """What some domains of a bank are, wherever it lies: `tf_efficientnet_lite0 3f2a91c07b5d`.
+
+    The text has the backbone, and a digest of the images, the labels, the network and the transforms. A bank that is
+    made again from the same ones has the same text. Raises UserError, as `find_domain` does.
+    """
+    found = [find_domain(bank, name) for name in names]
+    kept = json.dumps([(domain.file.stem, domain.recipe) for domain in found])
+    return f"{found[0].made_by.get('backbone', 'arrays')} {hashlib.sha256(kept.encode()).hexdigest()[:12]}"
 
 
 def file_stem(name: str) -> str:
@@ -214,7 +228,10 @@ def _read_own(file: Path) -> BankDomain:
         ids = bytes(content.get_tensor("ids").numpy()).decode("utf-8", "surrogateescape").split("\0")
         labels = content.get_tensor("labels").numpy()
     classes = tuple(told["classes"])
-    return BankDomain(file, told["domain"], features, views, ids, labels, classes, told["checksum"], told["made_by"])
+    checksum, made_by = told["checksum"], told["made_by"]
+    kept = json.dumps({key: told[key] for key in ("images", "labels", "classes", "made_by")}, sort_keys=True)
+    recipe = hashlib.sha256(kept.encode()).hexdigest()
+    return BankDomain(file, told["domain"], features, views, ids, labels, classes, checksum, recipe, made_by)
 
 
 def _read_npz(file: Path) -> BankDomain:
@@ -285,7 +302,8 @@ def _of_arrays(file: Path, features: np.ndarray, ids: np.ndarray, labels: np.nda
             raise UserError(f"{file}: labels must be class names or whole numbers, but they are {labels.dtype}")
     digest = hashlib.sha256(tensor.numpy().tobytes())
     digest.update("\0".join(names).encode("utf-8", "surrogateescape") + numbers.tobytes())
-    return BankDomain(file, file.stem, tensor, None, names, numbers, classes, digest.hexdigest())
+    checksum = digest.hexdigest()
+    return BankDomain(file, file.stem, tensor, None, names, numbers, classes, checksum, checksum)
 
 
 def header(domain: Mapping[str, Any], shapes: Mapping[str, tuple[str, Sequence[int]]]) -> tuple[bytes, dict[str, int]]:

@@ -1,12 +1,13 @@
 """The settings of domain generalisation: train on several domains, test on an unseen domain."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from uda.core.registry import Registry
 from uda.core.settings import PathText, Settings
+from uda.data.cards import load_card
 from uda.data.settings import AugmentSettings, StorageSettings
 from uda.training.config import CONFIG_CLASSES, RunConfig
 from uda.training.settings import OptimSettings
@@ -79,6 +80,10 @@ class GeneralizationConfig(RunConfig):
     def method_settings(self) -> dict[str, Any]:
         """The arguments of the run's method, by name."""
         return {"options": self.method_options, "label_smoothing": self.training.label_smoothing}
+
+    @property
+    def bank_domains(self) -> Sequence[str]:
+        return self.data.domains or list(load_card(self.data.dataset).domains)
 
     @property
     def domains(self) -> Mapping[str, str]:

@@ -16,8 +16,9 @@ from uda.tables.launchers.launcher import MOST_KILLS, Ended, Launcher, output_of
 from uda.tables.ledger import Ledger
 from uda.tables.recipe import below
 
-#: Settings of `runtime` that change more than rounding: they decide how many images share BatchNorm statistics.
-DECISIVE = ("runtime.accumulate", "runtime.sync_batch_norm")
+#: Settings of no part in a recipe that still change more than rounding. Those of `runtime` decide how many images share
+#: BatchNorm statistics. `data.features` names a bank, and another place may hold another bank.
+DECISIVE = ("runtime.accumulate", "runtime.sync_batch_norm", "data.features")
 
 
 def jobs_of(table: Table, runs: Path, extra: Sequence[str] = ()) -> list[Job]:

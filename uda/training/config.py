@@ -9,7 +9,7 @@ import importlib.util
 import os
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -44,7 +44,7 @@ class RunConfig(Settings, ABC):
     default_folder: ClassVar[str] = "runs/{name}/seed{seed}"
     not_identity: ClassVar[tuple[str, ...]] = (
         *("runtime", "report", "output", "plugins", "name"),
-        *("data.root", "data.cache", "data.store", "data.store_gb"),
+        *("data.root", "data.cache", "data.store", "data.store_gb", "data.features"),
     )
     """Sections and keys that define how or where a run is computed. They do not change what the run is."""
     length: ClassVar[tuple[str, ...]] = ()
@@ -66,6 +66,8 @@ class RunConfig(Settings, ABC):
     """Your own Python files that register selectors, regularisers, backbones etc. Relative to the config file."""
     plugin_code: dict[str, str] = Field(default_factory=dict)
     """Digest of each plugin file, by file name; filled in by `load`. A run with changed code is a different run."""
+    bank: str = ""
+    """What the feature bank is, wherever it lies; filled in by `load`. A run on another bank is a different run."""
     transforms: TransformSettings = TransformSettings()
     model: ModelSettings = ModelSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -130,9 +132,17 @@ class RunConfig(Settings, ABC):
             problems += mistakes(error, cls, origins, path.name)
         problems += damaged_plugins
         problems += _check_names(cls, merged, origins, path.name)
+        bank = merged.get("bank", "") if saved else ""  # the bank of a saved run may be gone
+        if config is not None and config.data.features is not None and not saved:
+            from uda.data.banks import identity  # imports torch
+
+            try:
+                bank = identity(config.data.features, config.bank_domains)
+            except UserError as error:
+                problems.append(f"{origin_of('data.features', origins, path.name)}: {error}")
         if problems:
             raise ConfigError("\n".join(problems))
-        return config.model_copy(update={"plugin_code": codes})
+        return config.model_copy(update={"plugin_code": codes, "bank": bank})
 
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:
@@ -155,6 +165,11 @@ class RunConfig(Settings, ABC):
     @abstractmethod
     def domains(self) -> Mapping[str, str]:
         """Names of domains that fill the template of the run folder, by field."""
+
+    @property
+    def bank_domains(self) -> Sequence[str]:
+        """The domains that a run reads from a feature bank."""
+        return ()
 
     @property
     def start(self) -> str | None:

@@ -59,7 +59,7 @@ def _run(options: argparse.Namespace) -> None:
         words = list(options.overrides)
         if options.backbone is not None:
             words.append(f"model.backbone={options.backbone}")
-        config = kind.load(options.cfg, words)
+        config = kind.load(options.cfg, [*words, "data.features=null"])  # the config may name the bank to be made
         if options.views < 0:
             raise UserError(f"--views: {options.views} is below 0")
         run = None if options.run_folder is None else load_run(options.run_folder)
