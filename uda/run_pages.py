@@ -114,6 +114,7 @@ def _describe_adaptation(run: ComparedRun, config: AdaptationConfig | None) -> N
     run.target = _target(data, " + ".join(config.data.targets) if config else str(names or ""))
     run.unit = "round" if any("portion" in report for report in run.reports) else "report"
     run.scores = [(report.get("validators") or {}).get(validator) for report in run.reports]
+    run.zero_shot_score = ((run.zero_shot or {}).get("validators") or {}).get(validator)
     number = best_round(run.reports, run.scores)["round"]
     run.choice = next((report for report in run.reports if report["round"] == number), None)
 
@@ -163,5 +164,5 @@ def _page(record: RunRecord, config: RunConfig | None) -> tuple[RunPage, dict | 
     adaptation = config if isinstance(config, AdaptationConfig) else None
     results = None
     if adaptation is not None:
-        results = summarise(adaptation, record.source, record.reports, record.seconds)
+        results = summarise(adaptation, record.source, record.reports, record.seconds, record.zero_shot)
     return adaptation_page(record, adaptation), results

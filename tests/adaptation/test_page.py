@@ -472,7 +472,7 @@ def test_a_page_that_is_too_large_shows_fewer_pictures(tmp_path, monkeypatch):
 
 def test_figures_leave_matplotlib_as_it_was():
     before = dict(matplotlib.rcParams)
-    figure = figures.curves_figure([0, 1], {"one": [0.1, None]}, "share", 0.05)
+    figure = figures.curves_figure([0, 1], {"one": [0.1, None]}, "share", [("source", 0.05)])
     figures.to_svg(figure, "curve", "a curve")
     assert dict(matplotlib.rcParams) == before
 

@@ -6,7 +6,7 @@ from typing import Any
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.results import best_round
-from uda.adaptation.terminal import SEPARATION
+from uda.adaptation.terminal import SEPARATION, ZERO_SHOT_NAME
 from uda.data.class_names import NO_LABEL
 from uda.evaluation.collapse import CURES
 from uda.report.html import duration, method_settings_text
@@ -17,6 +17,7 @@ from uda.report.terminal import difference, fraction, percent
 Report = Mapping[str, Any]
 
 LEGEND = (
+    (ZERO_SHOT_NAME, "the network before any training, with the class vectors of model.classifier."),
     ("oracle", "needs target labels. Training, selection and the label-free choice never see them."),
     ("class mean", "mean of the accuracies of the classes; the main figure."),
     ("overall", "share of right predictions."),
@@ -69,7 +70,7 @@ def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPa
     page.class_columns, page.class_rows = _class_table(page, source)
     page.heat = _heat(page)
     page.shares, page.shares_text = _shares(page, source)
-    last = record.reports[-1] if record.reports else source
+    last = record.reports[-1] if record.reports else source or record.zero_shot
     page.confusion = ((last or {}).get("accuracy") or {}).get("confusion")
     page.extra = _domains(page, source, last) + _unknown(last)
     return page
@@ -82,16 +83,30 @@ def _legend(page: RunPage) -> list[tuple[str, str]]:
         left_out |= {*OF_ACCURACY, "TP rate"}
     if page.selector == "softmax":
         left_out.add("softmax too")
-    return [entry for entry in LEGEND if entry[0] not in left_out and (page.selector or entry[0] in OF_ACCURACY)]
+    if not page.record.zero_shot:
+        left_out.add(ZERO_SHOT_NAME)
+    without_choice = (ZERO_SHOT_NAME, *OF_ACCURACY)
+    return [entry for entry in LEGEND if entry[0] not in left_out and (page.selector or entry[0] in without_choice)]
+
+
+def _before(page: RunPage, source: Report | None) -> list[tuple[str, Report]]:
+    """The models before the first report, each with its name: the untouched network and the source model."""
+    named = [(ZERO_SHOT_NAME, page.record.zero_shot), ("source", source)]
+    return [(name, record) for name, record in named if record]
+
+
+def _begun_with(page: RunPage, source: Report | None) -> Report | None:
+    """Record of the model that gains are measured from: the source model, or the untouched one without it."""
+    return source or page.record.zero_shot
 
 
 def _classes(record: RunRecord) -> tuple[str, ...]:
     if record.last_table is not None:
         return record.last_table.classes
-    for report in (*record.reports, record.source):
-        if report and report.get("predicted_per_class"):
+    for report in reversed(record.models):
+        if report.get("predicted_per_class"):
             return tuple(report["predicted_per_class"])
-        if report and report.get("accuracy"):
+        if report.get("accuracy"):
             return tuple(report["accuracy"]["per_class"])
     return ()
 
@@ -118,6 +133,11 @@ def _headline(page: RunPage, source: Report | None) -> None:
         return
     if not record.reports and source is None:
         page.lead = ("There are no figures yet.", "", "")
+        if record.zero_shot:
+            page.lead = ("So far only the untouched network has predicted the target.", "", "")
+        if record.zero_shot and page.labelled:
+            reached = f"{percent(record.zero_shot['class_mean'])}\u00a0%"
+            page.lead = ("Before any training (zero-shot), the class mean on the target is", reached, "")
         return
     last = record.reports[-1] if record.reports else source
     validator = str(record.settings.get("validator", "im"))
@@ -133,12 +153,14 @@ def _labelled_headline(
     page: RunPage, source: Report | None, last: Report, choice: Report, best: Report, validator: str
 ) -> None:
     reports, unit, final = page.record.reports, page.unit, last["class_mean"]
-    before = source["class_mean"] if source else None
+    begun_with, zero_shot = _begun_with(page, source), page.record.zero_shot
+    before = begun_with["class_mean"] if begun_with else None
     if reports and before is not None:
         done = f"{len(reports)} {unit}{'' if len(reports) == 1 else 's'}"
         done = done if unit == "round" else f"{last['steps']:,} steps"
+        began = "with the source model" if source else "zero-shot"
         page.lead = (
-            f"The class mean on the target went from {percent(before)} % with the source model to",
+            f"The class mean on the target went from {percent(before)} % {began} to",
             f"{percent(final)}\u00a0%",
             f"after {done} ({difference(final, before)} points).",
         )
@@ -147,7 +169,8 @@ def _labelled_headline(
     if final is None:
         page.lead = (f"The accuracy of the {'last' if page.record.finished else 'newest'} {unit} is unknown.", "", "")
     told = "the last" if page.record.finished else "the newest"
-    cards = [("Source only", before, "before adaptation")] if source else []
+    cards = [("Zero-shot", zero_shot["class_mean"], "before any training")] if zero_shot else []
+    cards += [("Source only", before, "before adaptation")] if source else []
     if reports or not source:
         cards.append(("Final" if page.record.finished else "Now", final, f"{told} {unit}, not chosen by a score"))
     if reports and choice["round"] is not None:
@@ -161,7 +184,7 @@ def _labelled_headline(
             title,
             f"{percent(value)} %",
             f"class mean, {note}",
-            change=difference(value, before) if source and title != "Source only" else "",
+            change=difference(value, before) if begun_with and title not in ("Source only", "Zero-shot") else "",
             oracle=True,
             main=title in ("Final", "Now"),
         )
@@ -227,6 +250,9 @@ def _notices(page: RunPage, source: Report | None) -> list[str]:
         before = source["class_mean"] if source else None
         if before is not None and final is not None and final < before:
             notices.append("Adaptation made the class mean lower than the source model's (oracle).")
+        untouched = (page.record.zero_shot or {}).get("class_mean")
+        if untouched is not None and final is not None and final < untouched:
+            notices.append("The class mean is lower than that of the untouched network, zero-shot (oracle).")
         if final is not None and best["class_mean"] is not None and best["class_mean"] - final >= NOTABLE_LOSS:
             lost = 100 * (best["class_mean"] - final)
             notices.append(f"The class mean fell by {lost:.1f} points after {unit} {best['round']} (oracle).")
@@ -254,9 +280,10 @@ def _collapse(page: RunPage, source: Report | None) -> list[str]:
 
 
 def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], list[list[str]]]:
-    """The rounds, with the source model first. Columns without any figure are left out."""
+    """The rounds, with the models before them first. Columns without any figure are left out."""
     labelled, chooses = page.labelled, page.selector is not None
-    before = source["class_mean"] if source else None
+    begun_with = _begun_with(page, source)
+    before = begun_with["class_mean"] if begun_with else None
     columns: list[tuple[Column, Callable[[Report], str]]] = []
 
     def add(title: str, value: Callable[[Report], str], oracle: bool = False) -> None:
@@ -264,7 +291,7 @@ def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], l
 
     if labelled:
         add("class mean,\u00a0%", lambda report: percent(report["class_mean"]), True)
-        if source:
+        if begun_with:
             add("gain", lambda report: difference(report["class_mean"], before) if "round" in report else "", True)
         add("overall,\u00a0%", lambda report: percent(report["overall"]), True)
         add("ECE", lambda report: fraction((report["accuracy"] or {}).get("ece")), True)
@@ -293,7 +320,7 @@ def _rounds_table(page: RunPage, source: Report | None) -> tuple[list[Column], l
         add("steps", lambda report: _count(report["steps"]) if "round" in report else "")
         add("loss", lambda report: fraction(report.get("loss")) if "round" in report else "")
     add("time", lambda report: duration(report["seconds"]))
-    rows = [["source", *(value(source) for _, value in columns)]] if source else []
+    rows = [[name, *(value(record) for _, value in columns)] for name, record in _before(page, source)]
     rows += [[str(report["round"]), *(value(report) for _, value in columns)] for report in page.record.reports]
     return [Column(page.unit), *(column for column, _ in columns)], rows
 
@@ -303,20 +330,23 @@ def _class_table(
 ) -> tuple[list[Column], dict[str, list[tuple[str, float | None]]]]:
     """For each class: accuracy before and after, what the last round chose of it, and how often it is predicted."""
     reports = page.record.reports
-    last = reports[-1] if reports else source
+    last = reports[-1] if reports else _begun_with(page, source)
     if last is None:
         return [], {}
     chosen = next((report for report in reversed(reports) if "lambda" in report), None)
-    before, after = (((report or {}).get("accuracy") or {}).get("per_class") or {} for report in (source, last))
+    earlier = [(name, record) for name, record in _before(page, source) if record is not last]
+    shares = [(record.get("accuracy") or {}).get("per_class") or {} for record in (*(r for _, r in earlier), last)]
+    *befores, after = shares
     columns, cells = [Column("class")], []
     if page.labelled:
-        if source and reports:
-            columns += [Column("source, %", oracle=True), Column("now, %", oracle=True), Column("change", oracle=True)]
-            cells += [
-                lambda name: (percent(before.get(name)), before.get(name)),
-                lambda name: (percent(after.get(name)), after.get(name)),
-                lambda name: (difference(after.get(name), before.get(name)), _minus(after.get(name), before.get(name))),
-            ]
+        if earlier:
+            before = befores[-1]
+            columns += [Column(f"{name}, %", oracle=True) for name in (*(title for title, _ in earlier), "now")]
+            columns.append(Column("change", oracle=True))
+            cells += [lambda name, of=of: (percent(of.get(name)), of.get(name)) for of in shares]
+            cells.append(
+                lambda name: (difference(after.get(name), before.get(name)), _minus(after.get(name), before.get(name)))
+            )
         else:
             columns.append(Column("accuracy, %", oracle=True))
             cells.append(lambda name: (percent(after.get(name)), after.get(name)))
@@ -393,19 +423,22 @@ def _shares(page: RunPage, source: Report | None) -> tuple[dict[str, dict[str, f
 
 def _domains(page: RunPage, source: Report | None, last: Report | None) -> list[dict[str, Any]]:
     """Class mean before and after for each of several target domains."""
-    before, after = (((report or {}).get("accuracy") or {}).get("domains") or {} for report in (source, last))
+
+    def means(record: Report | None) -> dict[str, float | None]:
+        domains = ((record or {}).get("accuracy") or {}).get("domains") or {}
+        return {name: figures["class_mean"] for name, figures in domains.items()}
+
+    after = means(last)
     if not after:
         return []
-    columns = [Column("domain"), Column("class mean, %", oracle=True)]
-    rows = [[name, percent(figures["class_mean"])] for name, figures in after.items()]
-    if source and page.record.reports:
-        columns[1:1] = [Column("source, %", oracle=True)]
-        columns.append(Column("change", oracle=True))
-        rows = [
-            [name, percent(then), percent(figures["class_mean"]), difference(figures["class_mean"], then)]
-            for name, figures in after.items()
-            for then in [before.get(name, {}).get("class_mean")]
-        ]
+    earlier = [(name, means(record)) for name, record in _before(page, source) if record is not last]
+    titles = [*(f"{name}, %" for name, _ in earlier), "class mean, %", *(["change"] if earlier else [])]
+    columns = [Column("domain"), *(Column(title, oracle=True) for title in titles)]
+    rows = []
+    for name, now in after.items():
+        befores = [shares.get(name) for _, shares in earlier]
+        change = [difference(now, befores[-1])] if earlier else []
+        rows.append([name, *map(percent, befores), percent(now), *change])
     return [{"title": "By target domain", "columns": columns, "rows": rows}]
 
 
@@ -434,7 +467,8 @@ def _curves(page: RunPage, source: Report | None) -> list[Curve]:
     def values(name: str, scale: float = 1) -> list[float | None]:
         return [None if report.get(name) is None else scale * report[name] for report in reports]
 
-    before = None if source is None or source["class_mean"] is None else ("source", 100 * source["class_mean"])
+    known = [(name, record["class_mean"]) for name, record in _before(page, source)]
+    before = [(name, 100 * share) for name, share in known if share is not None]
     accuracy = {"class mean": values("class_mean", 100), "overall": values("overall", 100)}
     title = f"Accuracy after each {unit} (oracle)"
     curves = [Curve("accuracy", title, numbers, accuracy, "% right (oracle)", unit, before)]

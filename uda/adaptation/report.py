@@ -14,7 +14,15 @@ from uda.adaptation.partial import named_classes
 from uda.adaptation.pseudo_labels import RoundLabels
 from uda.adaptation.pseudo_labels_csv import write_pseudo_labels
 from uda.adaptation.results import summarise
-from uda.adaptation.terminal import OF_INTERVALS, OF_ROUNDS, part_lines, round_cells, source_cells
+from uda.adaptation.terminal import (
+    OF_INTERVALS,
+    OF_ROUNDS,
+    part_lines,
+    round_cells,
+    source_cells,
+    with_zero_shot,
+    zero_shot_cells,
+)
 from uda.adaptation.work import steps_of_rounds, work_of
 from uda.data.class_names import NO_LABEL
 from uda.data.domains import TargetLabels
@@ -24,12 +32,12 @@ from uda.evaluation.collapse import CURES, classes_without_labels, predictions, 
 from uda.models.network import Prediction
 from uda.report.feature_map import MapPart, map_table
 from uda.report.image_table import ImageTable
-from uda.report.loggers import SOURCE_STEP, Loggers
+from uda.report.loggers import SOURCE_STEP, ZERO_SHOT_STEP, Loggers
 from uda.report.pictures import in_turns
 from uda.report.run_record import MAP, SOURCE_IMAGES, RunRecord, images_of
 from uda.report.run_report import RunReport
 from uda.report.terminal import class_lines, indented
-from uda.training.records import REPORTS, SOURCE, Records
+from uda.training.records import REPORTS, SOURCE, ZERO_SHOT, Records
 from uda.training.session import epoch_steps
 
 #: Images in TensorBoard's grid of a round.
@@ -84,6 +92,8 @@ class AdaptationReport(RunReport):
         target_domain: np.ndarray | None = None,
     ):
         first = len(records.reports()) if records.get(SOURCE) else SOURCE_STEP
+        if config.model.classifier and records.get(ZERO_SHOT) is None:
+            first = ZERO_SHOT_STEP
         super().__init__(records, config, log, first, images)
         self.classes = tuple(classes)
         named = named_classes(config, self.classes)
@@ -102,6 +112,8 @@ class AdaptationReport(RunReport):
                 )
         self.partial = config.data.partial and named is None
         self.columns = OF_INTERVALS if ADAPTATION_METHODS[config.method].adapts else OF_ROUNDS
+        if config.model.classifier:
+            self.columns = with_zero_shot(self.columns)
         self._cures_said: set[str] = set()
         for record in records.reports():
             labels = self._pseudo_labels(record["round"])
@@ -112,6 +124,19 @@ class AdaptationReport(RunReport):
         """The round with the best score of the config's validator so far; None before the first round."""
         return self.summarise(0.0)["label_free_choice"]["round"]
 
+    def zero_shot(
+        self, prediction: Prediction, accuracy: Accuracy | None, validators: dict[str, float], seconds: float
+    ) -> None:
+        """Report the untouched network with the class vectors of `model.classifier`, before the source stage.
+
+        `zero_shot.json` in `rounds/`, TensorBoard, the table's first row.
+        """
+        figures = {**_accuracy_fields(accuracy), "validators": validators, "seconds": seconds, "warnings": []}
+        record = self.records.write(ZERO_SHOT, figures | spread(predictions(prediction), self.classes))
+        self._print(zero_shot_cells(record), record, "source")
+        self.draw(lambda events: draw_model(events, ZERO_SHOT_STEP, record, self.classes))
+        self.write_page()
+
     def source(
         self,
         prediction: Prediction | None,
@@ -121,7 +146,7 @@ class AdaptationReport(RunReport):
         steps: int = 0,
     ) -> None:
         """Report the source model, trained for `steps`: `source.json` and `source/images.parquet` in `rounds/`,
-        TensorBoard, the table's first row.
+        TensorBoard, a row.
 
         `prediction`: its prediction of the target; None if there is no source model.
         """
@@ -167,7 +192,7 @@ class AdaptationReport(RunReport):
         # report.json comes last. If it is complete, the round is complete.
         content = self.records.write(REPORTS["rounds"].format(record.round), content)
         stage = "adaptation" if labels is None else "self_training"
-        self._print(round_cells(content, self.records.get(SOURCE)), content, stage)
+        self._print(round_cells(content, self._begun_with), content, stage)
 
         def draw_round(events: Loggers) -> None:
             draw_model(events, record.round, content, self.classes)
@@ -195,7 +220,8 @@ class AdaptationReport(RunReport):
         last = (self.records.reports() or [self.records.get(SOURCE)])[-1] or {}
         names = ("loss", "effective_classes", "largest_share", "selected", "avc", "confidence")
         found = {name: last.get(name) for name in names} | last.get("validators", {})
-        oracle = {f"oracle/{key}": results[key]["class_mean"] for key in ("source_only", "final", "label_free_choice")}
+        models = ("zero_shot", "source_only", "final", "label_free_choice")
+        oracle = {f"oracle/{key}": results[key]["class_mean"] for key in models if results[key]}
         return {f"final/{name}": value for name, value in found.items()} | oracle
 
     def parts(self) -> tuple[list[tuple[float, float]], list[float]]:
@@ -220,7 +246,8 @@ class AdaptationReport(RunReport):
         return done, [3 * work.later_images * part + target for part in steps]
 
     def summarise(self, seconds: float) -> dict[str, Any]:
-        return summarise(self.config, self.records.get(SOURCE), self.records.reports(), seconds)
+        records = self.records
+        return summarise(self.config, records.get(SOURCE), records.reports(), seconds, records.get(ZERO_SHOT))
 
     def page(self, record: RunRecord) -> str:
         from uda.adaptation.page import adaptation_page
@@ -278,6 +305,12 @@ class AdaptationReport(RunReport):
         return found + classes_without_labels(
             self.classes, selected, self.source_counts, images, chosen_from, self.partial
         )
+
+    @property
+    def _begun_with(self) -> dict[str, Any] | None:
+        """Record of the model that gains are measured from: the source model, or the untouched one without it."""
+        source = self.records.get(SOURCE)
+        return source if source and source["validators"] else self.records.get(ZERO_SHOT)
 
     def _predicted(self, record: dict[str, Any] | None) -> np.ndarray | None:
         """(K,) numbers of predictions of each class in a record; None if it has none."""

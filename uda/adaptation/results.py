@@ -12,13 +12,18 @@ _ACCURACY = ("class_mean", "overall", "per_class", "ece", "nll", "domains", "unk
 
 
 def summarise(
-    config: AdaptationConfig, source: Mapping[str, Any] | None, rounds: Sequence[Mapping[str, Any]], seconds: float
+    config: AdaptationConfig,
+    source: Mapping[str, Any] | None,
+    rounds: Sequence[Mapping[str, Any]],
+    seconds: float,
+    zero_shot: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The content of `results.json` from the records of the source model and of the rounds.
 
-    `final` is the last round, or the source model if there are no rounds. `label_free_choice` and `oracle_best` name
-    rounds, or None without rounds. Figures that need target labels are None without them. `warnings` holds the warnings
-    of all reports, each with the name of its report. `steps` counts all training steps of this run, without those of a
+    `zero_shot` is the untouched network with the class vectors of `model.classifier`, None without them. `final` is the
+    last round, or the source model if there are no rounds. `label_free_choice` and `oracle_best` name rounds, or None
+    without rounds. Figures that need target labels are None without them. `warnings` holds the warnings of all reports,
+    each with the name of its report. `steps` counts all training steps of this run, without those of a
     `source.checkpoint`.
     """
     training = config.self_training
@@ -33,8 +38,9 @@ def summarise(
         "selector": training.selector if ADAPTATION_METHODS[config.method].rounds else None,
         "regularizer": training.regularizer if ADAPTATION_METHODS[config.method].rounds else None,
         "seed": config.seed,
-        "source_only": _accuracy(source),
-        "final": _accuracy(last),
+        "zero_shot": None if zero_shot is None else _model(zero_shot),
+        "source_only": _model(source),
+        "final": _model(last),
         "label_free_choice": {**choice, "validator": config.validator},
         "oracle_best": best,
         "warnings": [f"{name}: {warning}" for name, record in told for warning in record["warnings"]],
@@ -46,6 +52,10 @@ def summarise(
         "seconds": seconds,
         "problems": [],
     }
+
+
+def _model(record: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {**_accuracy(record), "validators": (record or {}).get("validators", {})}
 
 
 def _accuracy(record: Mapping[str, Any] | None) -> dict[str, Any]:

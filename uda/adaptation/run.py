@@ -108,7 +108,7 @@ class AdaptationRun(Session):
         roles["target"] = InputImages.of(self.domains.target.images, self.domains.target_labels)
         if labelled is not None:
             roles["labelled target"] = InputImages.of(labelled.images, labelled.labels)
-        return Inputs(self.classes, roles)
+        return Inputs(self.classes, roles, self.files)
 
     @property
     def description(self) -> dict[str, object]:
@@ -178,6 +178,8 @@ class AdaptationRun(Session):
         return AdaptationReport(self.records, self.config, self.classes, source, images, labels, self.log, domain)
 
     def train_stages(self) -> None:
+        if self.config.model.classifier and self.saved is None:
+            self._zero_shot()
         predicted = self._source_stage() if self.progress.stage == "source" else None
         while self.progress.stage == "round":
             predicted = self._round(predicted)
@@ -206,6 +208,8 @@ class AdaptationRun(Session):
             self.compute_line,
             f"source   {start}",
         ]
+        if config.model.classifier:
+            lines.insert(3, f"vectors  {config.model.classifier}, the classifier's first weights")
         if self.domains.labelled is not None:
             lines.append(
                 f"labelled {len(self.domains.labelled.images):,} target images with labels, "
@@ -282,6 +286,23 @@ class AdaptationRun(Session):
         return summary_lines(results)
 
     # Stages
+
+    def _zero_shot(self) -> None:
+        """Predict and report the target with the class vectors of `model.classifier`, before any training."""
+        self.begin_part()
+        network = self.engine.network
+        if self.untouched is not None:  # the run starts from other weights
+            start = {name: value.clone() for name, value in network.state_dict().items()}
+            network.load_state_dict(self.untouched)
+            self.ranks.broadcast_network(network)
+        predicted = self.predict()
+        if self.untouched is not None:
+            network.load_state_dict(start)
+            self.untouched = None
+        if self.ranks.is_main:
+            whole = predicted.whole
+            self.report.zero_shot(whole, self.accuracy(whole), self.validate(whole), self.part_seconds)
+        self.save(Progress("source", seconds=self.seconds))
 
     def _source_stage(self) -> Predicted | None:
         """Train and report the source model. Returns its prediction, or None if round 0 needs another one."""

@@ -1,6 +1,7 @@
 """The terminal's table of an adaptation, one row per round, and the lines of the result."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from uda.core.plain_text import short_name
@@ -36,8 +37,20 @@ OF_INTERVALS: Sequence[Column] = (
     Column("seconds", 9, rank=5),
     Column("left", 8),
 )
+#: Name of the untouched network with the class vectors of `model.classifier`, for readers.
+ZERO_SHOT_NAME = "zero-shot"
 #: Scores that separate images of known classes from those of unknown ones, and their names for readers.
 SEPARATION = {"auroc_confidence": "confidence", "auroc_avc": "AVC"}
+
+
+def with_zero_shot(columns: Sequence[Column]) -> list[Column]:
+    """The columns with room for the name of the untouched network's row."""
+    return [replace(columns[0], width=1 + len(ZERO_SHOT_NAME)), *columns[1:]]
+
+
+def zero_shot_cells(record: Mapping[str, Any]) -> dict[str, str]:
+    """The cells of the row of the untouched network with the class vectors of `model.classifier`."""
+    return {"round": ZERO_SHOT_NAME, "report": ZERO_SHOT_NAME, **_reached(record, None)}
 
 
 def source_cells(record: Mapping[str, Any]) -> dict[str, str]:
@@ -45,9 +58,9 @@ def source_cells(record: Mapping[str, Any]) -> dict[str, str]:
     return {"round": "source", "report": "source", **_reached(record, None)}
 
 
-def round_cells(record: Mapping[str, Any], source: Mapping[str, Any] | None) -> dict[str, str]:
-    """The cells of a round's row; `source` is the source model's record."""
-    reached = _reached(record, source["class_mean"] if source else None)
+def round_cells(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> dict[str, str]:
+    """The cells of a round's row; `before` is the record of the model that the gain is measured from."""
+    reached = _reached(record, before["class_mean"] if before else None)
     number = str(record["round"])
     if "portion" not in record:
         return {"report": number, "steps": str(record["steps"]), "loss": fraction(record["loss"]), **reached}
@@ -94,9 +107,10 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     """The run's result in a few lines."""
     choice, best = results["label_free_choice"], results["oracle_best"]
     what = "report" if results["rounds"] and "portion" not in results["rounds"][-1] else "round"
-    before = results["source_only"]["class_mean"]
+    zero_shot, before = ((results.get(name) or {}).get("class_mean") for name in ("zero_shot", "source_only"))
     chosen = f"best by {choice['validator']}, a score without labels"
     lines = [
+        *([(ZERO_SHOT_NAME, zero_shot, "the network before any training")] if zero_shot is not None else []),
         *([("source only", before, "")] if before is not None else []),
         ("final", results["final"]["class_mean"], f"the last {what}"),
     ]
@@ -112,11 +126,22 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     told = result_lines(lines)
     title = "class mean on the target, % (oracle):"
     if results["final"]["class_mean"] is None:
-        told, title = [], "The target has no labels, so its accuracy is unknown."
+        told, title = indented(_scores(results)), "The target has no labels, so its accuracy is unknown."
         if choice["round"] is not None:
             last = choice["round"] == results["rounds"][-1]["round"]
             weights = f"weights {'final' if last else 'label_free'}"
-            told = indented([f"label-free choice: {what} {choice['round']} ({weights}), {chosen}"])
+            told += indented([f"label-free choice: {what} {choice['round']} ({weights}), {chosen}"])
     last = results["rounds"][-1] if results["rounds"] else results
     warnings = [f"warning: {warning}" for warning in last.get("warnings", [])]
     return [title, *told, *indented(warnings)]
+
+
+def _scores(results: Mapping[str, Any]) -> list[str]:
+    """The label-free score of each model, of a run that began with class vectors."""
+    if not results.get("zero_shot"):
+        return []
+    name = results["label_free_choice"]["validator"]
+    models = [(ZERO_SHOT_NAME, "zero_shot"), ("source model", "source_only"), ("final", "final")]
+    scores = [(title, results[key].get("validators", {}).get(name)) for title, key in models]
+    told = ", ".join(f"{title} {fraction(score)}" for title, score in scores if score is not None)
+    return [f"score '{name}', higher is better: {told}"]

@@ -60,6 +60,7 @@ def work_of(config: AdaptationConfig, num_source: int, num_target: int, parts: i
     # The first round or preparation needs an extra predict pass, unless it can use the source model's prediction.
     begins = bool(reports) and (method.rounds or method.prepares)
     first = begins and (stage.adapt_batch_norm or not has_source_model)
+    zero_shot = config.model.classifier is not None
     adapted = (reports + first) * stage.adapt_batch_norm + has_source_model * source.adapt_batch_norm
     return Work(
         source_steps,
@@ -67,7 +68,7 @@ def work_of(config: AdaptationConfig, num_source: int, num_target: int, parts: i
         sum(steps),
         images + labelled,
         reports,
-        (has_source_model + reports + first) * num_target + adapted * min(stage.adapt_images, num_target),
+        (zero_shot + has_source_model + reports + first) * num_target + adapted * min(stage.adapt_images, num_target),
     )
 
 

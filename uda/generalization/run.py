@@ -45,6 +45,11 @@ class GeneralizationRun(Session):
                 f"method: '{config.method}' trains on some seen domains and tests on another, so it needs at least "
                 f"{method.least_domains} seen domains; got {seen}"
             )
+        if config.model.classifier and not method.keeps_classifier:
+            raise UserError(
+                f"model.classifier: method '{config.method}' draws new classifiers, so class vectors would not matter; "
+                "set it to null"
+            )
         if config.runtime.accumulate > 1 and method.step is not GeneralizationMethod.step:
             raise UserError(
                 f"runtime.accumulate: method '{config.method}' cannot accumulate gradients over parts of a batch; set "
@@ -93,7 +98,7 @@ class GeneralizationRun(Session):
     def inputs(self) -> Inputs:
         found = {seen.name: InputImages(seen.domain.images.ids, seen.domain.labels) for seen in self.domains.seen}
         unseen = InputImages(self.domains.unseen.images.ids, self.domains.unseen_labels)
-        return Inputs(self.classes, {**found, self.domains.name: unseen})
+        return Inputs(self.classes, {**found, self.domains.name: unseen}, self.files)
 
     @property
     def description(self) -> dict[str, object]:

@@ -64,9 +64,17 @@ class Classifier(nn.Linear):
         if not parametrize.is_parametrized(self):
             return super().reset_parameters()
         drawn = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        self.weight = drawn.weight.detach()  # this sets the parameters to its lengths and directions
+        self.start_from(drawn.weight, drawn.bias)
+
+    @torch.no_grad()
+    def start_from(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Set the weight to `weight` (K, D), and the bias, if there is one, to `bias` (K,) or to 0."""
+        if parametrize.is_parametrized(self):  # this sets the parameters to its lengths and directions
+            self.weight = weight.detach().clone().to(self.weight)
+        else:
+            self.weight.copy_(weight)
         if self.bias is not None:
-            self.bias.copy_(drawn.bias)
+            self.bias.zero_() if bias is None else self.bias.copy_(bias)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D) -> (B, K)."""

@@ -37,6 +37,10 @@ class ModelSettings(Settings):
     ReLU."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout probability before the classifier, and before each layer of the head except the first."""
+    classifier: PathText | None = None
+    """Class vectors (K, D) as the classifier's first weights, such as the text embeddings of a CLIP model: a .npy, .npz
+    or .safetensors file. D is the width of x, so the head is usually null. null: random weights. See Class vectors from
+    a file, in the page on your own data."""
     bias: bool = True
     """Whether the classifier has biases. Angles do not use them."""
     weight_norm: bool = False

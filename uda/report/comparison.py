@@ -44,6 +44,8 @@ class ComparedRun:
     """Name of the score that chooses a report without target labels."""
     scores: Sequence[float | None] = ()
     """This score of each report."""
+    zero_shot_score: float | None = None
+    """This score of the untouched network; None without one."""
     choice: Report | None = None
     """The report that it chooses."""
     has_target: bool = True
@@ -64,6 +66,11 @@ class ComparedRun:
         return str(_without_seed(str(self.record.settings.get("name") or self.folder.name), self.seed))
 
     @property
+    def zero_shot(self) -> Report | None:
+        """Record of the untouched network with the class vectors of `model.classifier`; None without one."""
+        return self.record.zero_shot if self.record.trusted else None
+
+    @property
     def source(self) -> Report | None:
         """Record of the source model; None without one."""
         source = self.record.source
@@ -77,7 +84,7 @@ class ComparedRun:
     @property
     def final(self) -> Report | None:
         """The last report, or the source model of a run that has no other."""
-        return self.reports[-1] if self.reports else self.source
+        return self.reports[-1] if self.reports else self.source or self.zero_shot
 
     @property
     def table(self) -> ImageTable | None:

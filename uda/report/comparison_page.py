@@ -88,7 +88,7 @@ class GroupCurve:
         """The figure for the script."""
         return {
             "id": self.id, "title": self.title, "ylabel": self.ylabel, "xlabel": self.xlabel, "x": list(self.x),
-            "baseline": None, "joined": self.joined,
+            "baselines": [], "joined": self.joined,
             "series": [
                 {
                     "name": clean_name(line.title),
@@ -123,6 +123,7 @@ def comparison_page(runs: Sequence[ComparedRun], links: Mapping[str, str]) -> st
         drawn=drawn,
         measure=MEASURES[measure],
         labelled=labelled,
+        zero_shots=any(run.zero_shot for run in runs),
         sources=any(run.source for run in runs),
         written=time.strftime("%Y-%m-%d %H:%M:%S"),
         subtitle=_subtitle(runs, groups),
@@ -151,6 +152,10 @@ def comparison_page(runs: Sequence[ComparedRun], links: Mapping[str, str]) -> st
 
 def _final(measure: str) -> Callable[[ComparedRun], float | None]:
     return lambda run: (run.final or {}).get(measure)
+
+
+def _zero_shot(measure: str) -> Callable[[ComparedRun], float | None]:
+    return lambda run: (run.zero_shot or {}).get(measure)
 
 
 def _source(measure: str) -> Callable[[ComparedRun], float | None]:
@@ -309,11 +314,13 @@ def _row(group: Group, reference: Group, measure: str) -> dict[str, Any]:
     """A row of the table of groups."""
     return {
         "group": group,
+        "zero_shot": group.estimate(_zero_shot(measure)),
         "source": group.estimate(_source(measure)),
         "final": group.estimate(_final(measure)),
         "gain": group.estimate(_gain(measure)),
         "choice": group.estimate(_chosen(measure)),
         "difference": None if group is reference else difference(group, reference, _final(measure)),
+        "zero_shot_score": group.estimate(lambda run: run.zero_shot_score),
         "score": group.estimate(_last_score),
         "in_use": group.estimate(lambda run: (run.final or {}).get("effective_classes")),
     }
@@ -326,10 +333,12 @@ def _single(run: ComparedRun, side: Group, measure: str, links: Mapping[str, str
         "side": side,
         "link": links.get(str(run.folder)),
         "status": _status(run),
+        "zero_shot": _zero_shot(measure)(run),
         "source": _source(measure)(run),
         "final": _final(measure)(run),
         "choice": _chosen(measure)(run),
         "chosen": run.choice["round"] if run.choice and run.reports else None,
+        "zero_shot_score": run.zero_shot_score,
         "score": _last_score(run),
     }
 

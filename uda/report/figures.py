@@ -83,21 +83,22 @@ def curves_figure(
     rounds: Sequence[int],
     series: Mapping[str, Sequence[float | None]],
     ylabel: str,
-    baseline: float | None = None,
+    baselines: Sequence[tuple[str, float]] = (),
     xlabel: str = "round",
 ):
-    """One line per series over the rounds. `baseline`: value of the source model, drawn as a horizontal line."""
+    """One line per series over the rounds. `baselines`: names and values of horizontal lines, such as the source's."""
     # Fixed margins save most of the time of drawing. They have room for one row of short names.
     fits = len(series) <= 3 and sum(map(len, series)) <= 30
     axes = quick_axes(5, 3.1) if fits else new_axes(5, 3.1)
     for index, (name, values) in enumerate(series.items()):
         heights = [np.nan if value is None else value for value in values]
         axes.plot(rounds, heights, label=legend_name(name), markersize=5, linewidth=1.8, **look_of(index))
-    if baseline is not None:
-        axes.axhline(baseline, color=COLOURS[0], linewidth=1, linestyle=(0, (2, 3)))
+    for index, (name, value) in enumerate(reversed(baselines)):
+        end, side = ((1, "right"), (0, "left"))[index % 2]  # names of equal values do not lie over one another
+        axes.axhline(value, color=COLOURS[0], linewidth=1, linestyle=(0, (2 - index % 2, 3)))
         axes.annotate(
-            f"source {baseline:.1f}", (1, baseline), xycoords=("axes fraction", "data"), fontsize=9,
-            ha="right", va="bottom", color=COLOURS[0],
+            f"{name} {value:.1f}", (end, value), xycoords=("axes fraction", "data"), fontsize=9,
+            ha=side, va="bottom", color=COLOURS[0],
         )  # fmt: skip
     finish(axes, ylabel, legend=len(series) > 1, xlabel=xlabel)
     return axes.figure

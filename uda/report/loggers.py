@@ -16,13 +16,16 @@ from uda.training.config import RunConfig
 
 #: Step of the source model, which comes before round 0.
 SOURCE_STEP = -1
+#: Step of the untouched network with the class vectors of `model.classifier`, which comes before the source model.
+ZERO_SHOT_STEP = -2
 
 
 class Logger:
     """Base of loggers. Every method may be left out.
 
-    There are two axes. Figures of reports stand at the number of the round, report or epoch, as in report.html; the
-    source model stands at -1. Figures of training stand at the number of finished training steps of the whole run.
+    There are two axes. Figures of reports stand at the number of the round, report or epoch, as in report.html. The
+    source model stands at -1, and the untouched network with the class vectors of `model.classifier` at -2. Figures of
+    training stand at the number of finished training steps of the whole run.
 
     Groups that begin with `oracle` need target labels.
 

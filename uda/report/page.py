@@ -70,7 +70,8 @@ class Curve:
     series: Mapping[str, Sequence[float | None]]
     ylabel: str
     xlabel: str
-    baseline: tuple[str, float] | None = None
+    baselines: Sequence[tuple[str, float]] = ()
+    """Models before the first report, each with its value: horizontal lines."""
 
     @property
     def known(self) -> bool:
@@ -88,8 +89,7 @@ class Curve:
 
     def svg(self) -> str:
         """The figure for readers without a script."""
-        baseline = self.baseline[1] if self.baseline else None
-        figure = figures.curves_figure(self.x, self.series, self.ylabel, baseline, self.xlabel)
+        figure = figures.curves_figure(self.x, self.series, self.ylabel, self.baselines, self.xlabel)
         return figures.to_svg(figure, self.id, self.description)
 
     def data(self) -> dict[str, Any]:
@@ -104,7 +104,7 @@ class Curve:
                 {"name": name, "values": [page_data.rounded(value) for value in values]}
                 for name, values in self.series.items()
             ],
-            "baseline": None if self.baseline is None else dict(zip(("name", "value"), self.baseline, strict=True)),
+            "baselines": [{"name": name, "value": value} for name, value in self.baselines],
         }
 
 
@@ -179,7 +179,7 @@ class RunPage:
         truth = self.record.truth
         if truth is not None:
             return bool((truth >= 0).any())
-        return any(report.get("accuracy") for report in (self.record.source, *self.record.reports) if report)
+        return any(report.get("accuracy") for report in self.record.models)
 
     def render(self) -> str:
         """The page: one HTML file that needs no others. It has as many of the record's pictures as fit.

@@ -18,7 +18,7 @@ from uda.report.pictures import PICTURES, read_pictures
 from uda.report.record_form import classes_of, completed
 from uda.training import checkpoint
 from uda.training.checkpoint import Checkpoints, Progress
-from uda.training.records import REPORTS, SOURCE, Records, disagreements, read_record, read_results
+from uda.training.records import BEFORE, REPORTS, Records, disagreements, read_record, read_results
 from uda.training.run_folder import is_locked
 
 IMAGES = "images.parquet"
@@ -52,6 +52,8 @@ class RunRecord:
     """The content of `config.yaml`; empty if it cannot be read."""
     environment: Mapping[str, Any] = field(default_factory=dict)
     """The content of `environment.json`."""
+    zero_shot: dict[str, Any] | None = None
+    """Record of the untouched network with the class vectors of `model.classifier`."""
     source: dict[str, Any] | None = None
     """Record of the source model."""
     reports: list[dict[str, Any]] = field(default_factory=list)
@@ -85,6 +87,11 @@ class RunRecord:
     def has_checkpoint(self) -> bool:
         """Whether the folder has a checkpoint, readable or not."""
         return any((self.folder / "checkpoints").glob("state-*.pt"))
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The records of all models: the untouched network, the source model and the reports, as far as they exist."""
+        return [record for record in (self.zero_shot, self.source, *self.reports) if record]
 
     @property
     def last_table(self) -> ImageTable | None:
@@ -187,7 +194,7 @@ def _files_go_on(folder: Path, kept: Mapping[str, str]) -> bool:
 
 def _from_checkpoint(record: RunRecord, kept: Records, progress: Progress) -> None:
     """Take the records of the checkpoint, and tell which files differ."""
-    source, reports = kept.get(SOURCE), kept.reports()
+    before, reports = {key: kept.get(name) for key, name in BEFORE.items()}, kept.reports()
     record.seconds, done = progress.seconds, progress.stage == "done"
     for name in kept.state():
         try:
@@ -204,14 +211,14 @@ def _from_checkpoint(record: RunRecord, kept: Records, progress: Progress) -> No
     results = record.folder / "results.json"
     if results.is_file():
         try:
-            if wrong := disagreements(read_record(results), source, reports):
+            if wrong := disagreements(read_record(results), before, reports):
                 why = ": ".join(wrong[0])
                 record.problems.append(f"results.json contradicts the checkpoint ({why}). The checkpoint is shown.")
         except UserError as error:
             record.problems.append(f"{_short(error, record.folder)}. The figures come from the checkpoint.")
     elif done and not record.running:
         record.problems.append("results.json is missing. The figures come from the checkpoint.")
-    flaws = _take(record, source, list(enumerate(reports)))
+    flaws = _take(record, before, list(enumerate(reports)))
     record.problems += flaws
     record.trusted = not flaws
 
@@ -229,7 +236,7 @@ def _from_files(record: RunRecord) -> None:
     key = next(listed, "rounds" if _numbers(folder) else "epochs")
     numbers = _numbers(folder, key)
     told = results[key] if results and isinstance(results.get(key), list) else []
-    flaws, found, source = [], [], None
+    flaws, found, before = [], [], {}
     if missing := max(len(told), *(number + 1 for number in numbers), 0) - len(numbers):
         there = set(numbers)
         first = islice((number for number in count() if number not in there), min(missing, MOST_NAMED))
@@ -240,34 +247,38 @@ def _from_files(record: RunRecord) -> None:
             found.append((number, read_record(folder / REPORTS[key].format(number))))
         except UserError as error:
             flaws.append(f"{_short(error, folder)}, so this report is left out.")
-    if (folder / SOURCE).exists() or (results and isinstance(results.get("source_only"), dict)):
-        try:
-            source = read_record(folder / SOURCE)
-        except UserError as error:
-            flaws.append(f"{_short(error, folder)}.")
+    for entry, name in BEFORE.items():
+        if (folder / name).exists() or (results and isinstance(results.get(entry), dict)):
+            try:
+                before[entry] = read_record(folder / name)
+            except UserError as error:
+                flaws.append(f"{_short(error, folder)}.")
     if results is not None:
         seconds = results.get("seconds")
         record.finished, record.seconds = True, seconds if isinstance(seconds, int | float) else None
-        if not flaws and (wrong := disagreements(results, source, [report for _, report in found])):
+        if not flaws and (wrong := disagreements(results, before, [report for _, report in found])):
             flaws.append(f"results.json contradicts the records of the reports ({', '.join(wrong[0])}).")
     elif (folder / "results.json").exists():
         flaws.append("There is no checkpoint to compare with.")
     else:
         record.problems.append("There is no results.json, so the run was not finished here.")
-    flaws += _take(record, source, found, key)
+    flaws += _take(record, before, found, key)
     record.problems += flaws
     record.trusted = not flaws
 
 
 def _take(
     record: RunRecord,
-    source: Mapping[str, Any] | None,
+    before: Mapping[str, Mapping[str, Any] | None],
     reports: Sequence[tuple[int, Mapping[str, Any]]],
     key: str = "rounds",
 ) -> list[str]:
-    """Take records that have the form of a record and the same classes. Returns what is wrong with the others."""
+    """Take records that have the form of a record and the same classes. Returns what is wrong with the others.
+
+    `before`: records of the models before the first report, by their names in `BEFORE`.
+    """
     flaws = []
-    names = [classes for one in (source, *(report for _, report in reports)) if (classes := _classes_of(one))]
+    names = [classes for one in (*before.values(), *(report for _, report in reports)) if (classes := _classes_of(one))]
     classes = Counter(names).most_common(1)[0][0] if names else ()
     chooses = any("portion" in report for _, report in reports)
 
@@ -283,8 +294,12 @@ def _take(
             return False
         return True
 
-    if source is not None and good(SOURCE, source, None):
-        record.source = completed(SOURCE, source)
+    taken = {
+        entry: completed(BEFORE[entry], one)
+        for entry, one in before.items()
+        if one is not None and good(BEFORE[entry], one, None)
+    }
+    record.zero_shot, record.source = taken.get("zero_shot"), taken.get("source_only")
     for number, report in reports:
         name = REPORTS[key].format(number)
         if "epoch" in report:  # of a supervised training, whose page knows their form

@@ -24,7 +24,7 @@ from uda.report.pictures import PICTURES, Pictures, write_pictures
 from uda.report.run_record import PAGE_COLUMNS, RunRecord, read_tables
 from uda.training.config import RunConfig, flatten
 from uda.training.pace import rough_duration, seconds_left
-from uda.training.records import SOURCE, Records, plain, read_record
+from uda.training.records import SOURCE, ZERO_SHOT, Records, plain, read_record
 from uda.training.run_folder import RunLog
 
 
@@ -133,6 +133,7 @@ class RunReport(ABC):
             self.folder,
             self.config.model_dump(mode="json"),
             environment=self._environment(),
+            zero_shot=self.records.get(ZERO_SHOT),
             source=self.records.get(SOURCE),
             reports=self.records.reports(),
             finished=finished,
@@ -142,9 +143,7 @@ class RunReport(ABC):
             seconds_left=None if finished else self.seconds_left,
         )
         if seconds is None:
-            reported = [
-                report["seconds"] for report in (record.source, *record.reports) if report and "seconds" in report
-            ]
+            reported = [report["seconds"] for report in record.models if "seconds" in report]
             record.seconds = sum(reported) if reported else None
         read_tables(record, self._tables)
         if self.config.report.gallery and record.last_table is not None:

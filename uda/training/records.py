@@ -29,6 +29,10 @@ def plain(value: Any) -> Any:
 
 #: File of the source model's record in a run folder.
 SOURCE = "rounds/source.json"
+#: File of the record of the untouched network with the class vectors of `model.classifier`.
+ZERO_SHOT = "rounds/zero_shot.json"
+#: Entries of `results.json` for models before the first report, and the files of their records.
+BEFORE = {"zero_shot": ZERO_SHOT, "source_only": SOURCE}
 #: Files of the reports' records, by the name of their list in `results.json`.
 REPORTS = {"rounds": "rounds/{:02d}/report.json", "epochs": "epochs/{:02d}.json"}
 
@@ -104,33 +108,38 @@ def read_results(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         UserError: one of the files is missing or broken, or they belong to different runs.
     """
     results = read_record(path)
-    source, final = results.get("source_only"), results.get("final")
+    final = results.get("final")
     lists = {key: results[key] for key in REPORTS if isinstance(results.get(key), list)}
     if not isinstance(final, dict) or len(lists) != 1:
         raise UserError(f"{path} is broken")
     ((key, entries),) = lists.items()
     records = [read_record(path.parent / REPORTS[key].format(number)) for number in range(len(entries))]
-    found = read_record(path.parent / SOURCE) if isinstance(source, dict) else None
-    if wrong := disagreements(results, found, records):
+    before = {
+        entry: read_record(path.parent / name) for entry, name in BEFORE.items() if isinstance(results.get(entry), dict)
+    }
+    if wrong := disagreements(results, before, records):
         name, why = wrong[0]
         raise UserError(f"{path} and {path.parent / name} belong to different runs ({why})")
     return results, records
 
 
 def disagreements(
-    results: Mapping[str, Any], source: Mapping[str, Any] | None, records: Sequence[Mapping[str, Any]]
+    results: Mapping[str, Any], before: Mapping[str, Mapping[str, Any] | None], records: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, str]]:
-    """Where `results.json` contradicts the records of the reports: pairs of a record's file and what differs."""
+    """Where `results.json` contradicts the records of the reports: pairs of a record's file and what differs.
+
+    `before`: records of the models before the first report, by their names in `BEFORE`.
+    """
     key = next((key for key in REPORTS if isinstance(results.get(key), list)), "rounds")
     entries = results.get(key)
     if not isinstance(entries, list) or len(entries) != len(records):
         count = len(entries) if isinstance(entries, list) else "no"
         return [(REPORTS[key].format(len(records)), f"{count} {key} there, {len(records)} here")]
     told = [(REPORTS[key].format(number), entry, records[number]) for number, entry in enumerate(entries)]
-    if isinstance(results.get("source_only"), dict) and source is not None:
-        told.insert(0, (SOURCE, results["source_only"], source))
     if records:
         told.append((told[-1][0], results.get("final"), records[-1]))
+    known = [name for name in BEFORE if isinstance(results.get(name), dict) and before.get(name) is not None]
+    told = [*((BEFORE[name], results[name], before[name]) for name in known), *told]
     return [(name, why) for name, entry, record in told for why in _differing(entry, record)]
 
 

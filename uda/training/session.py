@@ -5,6 +5,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -18,6 +19,7 @@ from uda.data.images import Images
 from uda.data.transforms import Transform
 from uda.evaluation.prediction_table import PREDICTIONS, write_predictions
 from uda.models.backbones import describe_weights
+from uda.models.class_vectors import KEY, file_digest, start_from_class_vectors
 from uda.models.network import Network, Prediction
 from uda.models.weights import load_network, save_network
 from uda.training import checkpoint
@@ -102,6 +104,8 @@ class Session(ABC):
     """The command line that started the run, for environment.json; None for a call from Python."""
     method: Method
     """The method that is trained. Its own networks are saved and restored."""
+    untouched: Mapping[str, Tensor] | None = None
+    """State of the network with the vectors of `model.classifier`, if `config.start` has replaced it; else None."""
 
     def __init__(
         self,
@@ -137,7 +141,7 @@ class Session(ABC):
     @property
     @abstractmethod
     def inputs(self) -> Inputs:
-        """The run's images, labels and classes. A run resumes only with the same ones."""
+        """The run's images, labels, classes and `files`. A run resumes only with the same ones."""
 
     @property
     @abstractmethod
@@ -170,6 +174,15 @@ class Session(ABC):
     def state(self) -> dict[str, object]:
         """State that a checkpoint holds besides the networks: tensors, numbers and strings."""
         return {}
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """Digests of the files of numbers that the run begins with, by setting.
+
+        Raises UserError if one cannot be read.
+        """
+        path = self.config.model.classifier
+        return {} if path is None else {KEY: file_digest(path)}
 
     @property
     def workers(self) -> int:
@@ -247,9 +260,11 @@ class Session(ABC):
         """Create engine and method, and read the newest checkpoint or the weights to start from.
 
         Raises:
-            UserError: the run was begun with other images, labels or classes, its checkpoints are damaged, or the
-                weights to start from do not fit.
+            UserError: the run was begun with other images, labels, classes or files, its checkpoints are damaged, or
+                the weights to start from do not fit.
         """
+        if vectors := self.config.model.classifier:  # a checkpoint replaces them
+            start_from_class_vectors(network, vectors, self.inputs.classes)
         self.ranks.check_same("the data", self.inputs.describe(), lambda first, other: f"{first} / {other}")
         self.engine = Engine(network, self.config.runtime, self.log if self.ranks.is_main else None, self.ranks)
         self.method = method(network)
@@ -260,6 +275,8 @@ class Session(ABC):
         self._check_saved()
         self.records = Records(self.folder.path, self.saved[1]["records"] if self.saved else None)
         if self.saved is None:
+            if self.config.start and vectors:
+                self.untouched = {name: value.to("cpu", copy=True) for name, value in network.state_dict().items()}
             if self.config.start and self.ranks.is_main:
                 load_network(network, self.config.start, self.description)
             self.ranks.broadcast_network(network)

@@ -33,6 +33,8 @@ class GeneralizationMethod(Method):
     compiles: ClassVar[bool] = True
     """Whether the method works with torch.compile and synchronised BatchNorm. Both lack second derivatives, and a
     compiled network takes only its own parameters."""
+    keeps_classifier: ClassVar[bool] = True
+    """Whether the network's first classifier is trained further, and not replaced by a new one."""
     stages: ClassVar[tuple[float, ...]] = (1.0,)
     """Share of the steps of each stage. Each stage has a new optimiser. The run calls `begin` when a stage starts."""
 

@@ -49,6 +49,7 @@ class MetaReg(GeneralizationMethod):
     """
 
     least_domains = 2
+    keeps_classifier = False
     stages = (0.5, 0.5)
 
     class Options(Settings):

@@ -57,7 +57,8 @@ class SupervisedRun(Session):
     @cached_property
     def inputs(self) -> Inputs:
         parts = {"training": self.training, "test": self.test}
-        return Inputs(self.classes, {role: InputImages(part.images.ids, part.labels) for role, part in parts.items()})
+        images = {role: InputImages(part.images.ids, part.labels) for role, part in parts.items()}
+        return Inputs(self.classes, images, self.files)
 
     @property
     def description(self) -> dict[str, object]:

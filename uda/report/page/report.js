@@ -263,10 +263,10 @@ attributes, never as HTML. */
   function drawCurve(figure, curve) {
     const pale = paleRuns(curve);
     const lines = curve.series.map((series, index) => ({ ...series, look: lookOf(index) }));
-    if (curve.baseline) {
-      const values = curve.x.map(() => curve.baseline.value);
-      lines.push({ name: curve.baseline.name, values, look: { variable: "soft", dash: [3, 4] }, level: true });
-    }
+    curve.baselines.forEach(({ name, value }, index) => {
+      const look = { variable: "soft", dash: index === curve.baselines.length - 1 ? [3, 4] : [1, 4] };
+      lines.push({ name, values: curve.x.map(() => value), look, level: true });
+    });
     const digits = digitsFor(lines.flatMap(({ values }) => values));
     const shown = (value) => (digits ? value.toFixed(digits) : counted(value));
     const words = curveInWords(curve, lines, shown);
