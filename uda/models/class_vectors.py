@@ -99,6 +99,10 @@ def _read(file: Path) -> _Content:
 
 
 def _read_npy(file: Path) -> _Content:
+    with open(file, "rb") as opened:
+        begin = opened.read(2)
+    if begin and not begin.startswith((b"\x93N", b"PK", b"\x80")):  # numpy takes all other files for pickles
+        raise ValueError("it does not begin as one")
     array = np.load(file, allow_pickle=False)
     if not isinstance(array, np.ndarray):
         raise UserError(f"{KEY}: {file} is a .npz file under another name; rename it to {file.stem}.npz")
@@ -111,6 +115,8 @@ def _read_npz(file: Path) -> _Content:
         raise UserError(f"{KEY}: {file} is a .npy file under another name; rename it to {file.stem}.npy")
     with opened:
         arrays = {name: opened[name] for name in (*ARRAYS, "bias", "classes") if name in opened.files}
+        if raw := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
+            raise ValueError(f"{raw[0]} is no array")
         weight = _vectors(file, arrays, opened.files)
     return _Content(weight, arrays.get("bias"), _texts(file, arrays["classes"]) if "classes" in arrays else None)
 
