@@ -4,10 +4,14 @@ import ast
 import json
 import re
 import runpy
+import shutil
+import sys
 from configparser import ConfigParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import uda
 from tests.data.trees import make_folders, write_image
@@ -160,6 +164,49 @@ def test_an_exported_model_predicts_as_its_page_has_it(tiny, in_folder, capsys):
     assert name == found.class_names[0] and made["images"].shape == (1, 3, 24, 24)
     assert float(probability) == pytest.approx(found.probabilities.max(), abs=0.02)
     assert made["probabilities"].max().item() == pytest.approx(float(probability), abs=1e-4)
+
+
+class Clip:
+    """Stands for a CLIP model: an image or a text is as its first class name, with some noise of the image."""
+
+    def __init__(self, names):
+        self.vectors = dict(zip(names, torch.eye(len(names), 16) + 0.1, strict=True))
+
+    def create_model_and_transforms(self, name, pretrained):
+        assert (name, pretrained) == ("ViT-B-32", "openai")
+        return self, None, lambda image: torch.tensor([list(self.vectors).index(Path(image.filename).parent.name)])
+
+    def get_tokenizer(self, name):
+        return lambda texts: texts
+
+    def encode_text(self, texts):
+        return torch.stack([self.vectors[text.removeprefix("a photo of a ")] for text in texts])
+
+    def encode_image(self, classes):
+        return torch.stack(list(self.vectors.values()))[classes[:, 0]] + torch.randn(len(classes), 16) / 2
+
+
+def test_class_vectors_of_clip_as_the_page_has_them(in_folder, monkeypatch):
+    """Zero-shot, each image is nearest to the text of its class in a space of 16 axes. The run reads no image."""
+    names = ["ant", "bee", "cat", "dog"]
+    for seed, domain in enumerate(("drawn", "photos")):
+        make_folders(in_folder / domain, names, per_class=6, seed=seed)
+    monkeypatch.setitem(sys.modules, "open_clip", Clip(names))
+    (in_folder / "snippet.py").write_text("\n".join(snippet(kind, "python") for kind in ("clip texts", "clip images")))
+    runpy.run_path(str(in_folder / "snippet.py"))
+    for domain in ("drawn", "photos"):
+        shutil.rmtree(in_folder / domain)
+    (in_folder / "clip.yaml").write_text(snippet("clip config", "yaml"), encoding="utf-8")
+    words = ["source.steps=3", "source.batch_size=8", "self_training.rounds=1", "self_training.steps=3"]
+    words += ["self_training.batch={source: 4, selected: 4}", "runtime.device=cpu", "report.page=false"]
+    assert adapt(["--cfg", "clip.yaml", *words]) == 0
+    results = json.loads((in_folder / "runs/clip/drawn_to_photos/seed0/results.json").read_text())
+    bank, texts = np.load("bank/photos.npz"), np.load("clip.npz")
+    images, weight = (
+        array / np.linalg.norm(array, axis=1, keepdims=True) for array in (bank["features"], texts["weight"])
+    )
+    right = texts["classes"][(images @ weight.T).argmax(1)] == bank["labels"]
+    assert results["zero_shot"]["overall"] == pytest.approx(right.mean()) and 0.5 < right.mean() < 1
 
 
 def test_the_table_of_rounds_is_what_a_run_prints(tiny, in_folder, capsys):

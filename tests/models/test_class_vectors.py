@@ -217,7 +217,7 @@ BAD = [
     (
         "v.npy",
         lambda file: npy(file, VECTORS[:, :64]),
-        "width 64, but without a head (model.head=null) x has the backbo",
+        "width 64, but without a head (model.head=null) x has the wi",
     ),
     ("v.npy", lambda file: npy(file, VECTORS[0]), "an array of shape (128,); class vectors are (K, D), a row for each"),
     ("v.npy", lambda file: npy(file, VECTORS + 1j), "its vectors are complex64, not numbers; save them as float32"),
@@ -312,8 +312,8 @@ def test_a_bad_file_is_one_line_with_the_file_and_the_cure(tmp_path, name, write
 @pytest.mark.parametrize(
     ("head", "cure"),
     [
-        (16, "that of the head (model.head); set model.head=null, because the backbone's features have width 128"),
-        ([128, 16], "that of the head (model.head); set model.head=null, because the backbone's features have width"),
+        (16, "that of the head (model.head); set model.head=null, because the features before the head have width 128"),
+        ([128, 16], "that of the head (model.head); set model.head=null, because the features before the head have"),
     ],
 )
 def test_vectors_of_the_backbones_width_need_no_head(tmp_path, head, cure):
@@ -325,7 +325,9 @@ def test_vectors_of_the_backbones_width_need_no_head(tmp_path, head, cure):
 
 def test_vectors_of_another_width_than_head_and_backbone(tmp_path):
     npy(tmp_path / "v.npy", VECTORS[:, :64])
-    with pytest.raises(UserError, match="use vectors of width 128, the backbone's, or end the head with 64"):
+    with pytest.raises(
+        UserError, match="use vectors of width 128, that of the features before the head, or end the head with 64"
+    ):
         start_from_class_vectors(network(head=16), tmp_path / "v.npy", CLASSES)
 
 

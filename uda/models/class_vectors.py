@@ -227,14 +227,14 @@ def _check_width(file: Path, width: int, network: Network) -> None:
     first = next((part for part in network.head.modules() if isinstance(part, torch.nn.Linear)), None)
     if first is None:
         raise UserError(
-            f"{told}, but without a head (model.head=null) x has the backbone's width, {wanted}; use vectors and a "
-            "backbone of the same model"
+            f"{told}, but without a head (model.head=null) x has the width of the backbone's or the bank's features, "
+            f"{wanted}; use vectors and features of the same model"
         )
     if first.in_features == width:
-        cure = f"set model.head=null, because the backbone's features have width {width}"
+        cure = f"set model.head=null, because the features before the head have width {width}"
     else:
         cure = (
-            f"set model.head=null and use vectors of width {first.in_features}, the backbone's, or end the head with "
-            f"{width}"
+            f"set model.head=null and use vectors of width {first.in_features}, that of the features before the head, "
+            f"or end the head with {width}"
         )
     raise UserError(f"{told}, but x has width {wanted}, that of the head (model.head); {cure}")
