@@ -1,11 +1,12 @@
 """Collect finished runs in a table's CSVs, and write its documents from them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from uda.core.errors import UserError
 from uda.core.files import write_text
 from uda.report.markdown import has_place, insert_markdown
+from uda.tables.agreement import agreement_markdown, update_agreement
 from uda.tables.contrast import contrasts_markdown
 from uda.tables.definition import Table
 from uda.tables.jobs import Job
@@ -24,7 +25,7 @@ from uda.tables.variants import variants_markdown
 
 
 def collect(
-    table: Table, jobs: Iterable[Job], folder: Path, prune: bool = False, log: Callable[[str], None] = print
+    table: Table, jobs: Sequence[Job], folder: Path, prune: bool = False, log: Callable[[str], None] = print
 ) -> Ledger:
     """Add finished runs to the table's CSVs in `folder`. All other rows of the CSVs are kept.
 
@@ -62,6 +63,8 @@ def collect(
     if not ledger.runs:
         raise UserError(f"table '{table.name}': no finished run, and no {folder / table.name}.csv")
     ledger.write(folder, table)
+    if table.agreement:
+        update_agreement(folder / f"{table.name}_agreement.csv", jobs)
     return ledger
 
 
@@ -69,7 +72,7 @@ def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     """A table's blocks of Markdown from its CSVs, by name.
 
     The names are `<name>`, and `<name>` followed by `_differences`, `_contrasts`, `_classes`, `_inner`, `_validators`,
-    `_scores` or `_variants`. A block without content is empty.
+    `_agreement`, `_scores` or `_variants`. A block without content is empty.
     """
     records = read_csv(folder / f"{table.name}.csv")
     blocks = {table.name: to_markdown(records, table.reference, table.measure)}
@@ -80,6 +83,8 @@ def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     path = folder / f"{table.name}_reports.csv"
     reports = read_csv(path) if path.is_file() else []
     blocks[f"{table.name}_validators"] = validator_markdown(reports, table.measure) if reports else ""
+    path = folder / f"{table.name}_agreement.csv"
+    blocks[f"{table.name}_agreement"] = agreement_markdown(read_csv(path)) if path.is_file() else ""
     # The held-out images of a run show the unseen domains of other runs, so a choice over all runs would use labels.
     left_out = table.kind == "generalization"
     blocks[f"{table.name}_scores"] = "" if left_out else scores_markdown(reports, table.measure)

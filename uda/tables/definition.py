@@ -53,6 +53,8 @@ class Table(Settings):
     """The rows, with the source model first."""
     reference: str | None = None
     """The row that the others are compared with."""
+    agreement: bool = False
+    """Whether to measure how far final models of different seeds agree, a score of a recipe without target labels."""
     contrasts: list[tuple[str, str]] = Field(default_factory=list)
     """Pairs of rows that are compared pair by pair, the reference second."""
 

@@ -4,12 +4,22 @@ import argparse
 import os
 import signal
 import threading
+import time
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uda.cli.command_line import OUTPUT_CLOSED, CommandParser, say, tell_interrupted
 from uda.cli.lists import listing, table_names
 from uda.core.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uda.tables import Job, Table
+
+#: Seconds between two collections while runs are carried out.
+SECONDS_BETWEEN_COLLECTIONS = 10.0
 
 EXAMPLES = (
     ("run what is missing, add it to results/digits.csv", "digits --jobs 2"),
@@ -72,6 +82,26 @@ def add_to(parser: CommandParser) -> None:
     parser.set_defaults(run=partial(_run, parser))
 
 
+class _Collector:
+    """Collects finished runs, at most once in some seconds, because a large CSV takes a while to write.
+
+    Runs that still wait at the end are in their folders, and are collected there.
+    """
+
+    def __init__(self, table: "Table", folder: Path, log: "Callable[[str], None]"):
+        self.table, self.folder, self.log = table, folder, log
+        self._waiting: list[Job] = []
+        self._collected = -SECONDS_BETWEEN_COLLECTIONS
+
+    def __call__(self, job: "Job") -> None:
+        from uda.tables import collect
+
+        self._waiting.append(job)
+        if time.monotonic() - self._collected >= SECONDS_BETWEEN_COLLECTIONS:
+            collect(self.table, self._waiting, self.folder, log=self.log)
+            self._waiting, self._collected = [], time.monotonic()
+
+
 def _run(parser: CommandParser, options: argparse.Namespace) -> int:
     from uda.kinds import register_tables
     from uda.tables import (
@@ -124,7 +154,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
                     LAUNCHERS[options.launcher](max(1, options.jobs)),
                     log=log,
                     recorded=recorded,
-                    after=lambda job: collect(table, [job], options.results, log=log),
+                    after=_Collector(table, options.results, log),
                 )
             except UserError as error:
                 failed = str(error)

@@ -1,0 +1,51 @@
+"""Agreement of runs that differ by their seed alone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from uda.tables.agreement import agreement_markdown, between_seeds, update_agreement
+from uda.tables.ledger import read_csv
+
+
+@dataclass
+class MadeUp:
+    """What the agreement needs of a job."""
+
+    row: SimpleNamespace
+    pair: tuple[str, str]
+    seed: int
+    folder: Path
+
+
+@pytest.fixture
+def job(tmp_path):
+    def make(row, seed, classes, target="photo"):
+        folder = tmp_path / f"{row}{seed}{target}"
+        folder.mkdir(exist_ok=True)
+        lines = [f"{number}.png,{name}" for number, name in enumerate(classes)]
+        (folder / "predictions.csv").write_text("\n".join(["path,prediction", *lines]) + "\n")
+        return MadeUp(SimpleNamespace(name=row), ("sketch", target), seed, folder)
+
+    return make
+
+
+def test_by_hand(job):
+    jobs = [job("A", 0, "aabb"), job("A", 1, "aaba"), job("A", 2, "bbbb"), job("B", 0, "aaaa")]
+    (found,) = between_seeds(jobs)
+    assert found["row"] == "A" and found["seeds"] == "0 1 2"
+    assert found["agreement"] == pytest.approx((3 / 4 + 2 / 4 + 1 / 4) / 3)
+
+
+def test_what_is_known_stays_where_folders_are_gone(job, tmp_path):
+    path = tmp_path / "made_up_agreement.csv"
+    update_agreement(path, [])
+    assert not path.exists()
+    update_agreement(path, [job("A", 0, "ab"), job("A", 1, "aa")])
+    update_agreement(path, [job("B", 0, "ab"), job("B", 1, "ab")])
+    assert [(record["row"], record["agreement"]) for record in read_csv(path)] == [("A", "0.500000"), ("B", "1.000000")]
+    table = agreement_markdown(read_csv(path))
+    assert "| A | 50.0 |" in table and "| B | 100.0 |" in table
+    assert agreement_markdown([]) == ""

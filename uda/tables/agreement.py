@@ -1,0 +1,76 @@
+"""Agreement of a row's runs that differ by their seed alone: a score of a recipe that needs no target labels.
+
+Two networks of the same recipe and other seeds disagree on about as many images as each of them gets wrong, if each is
+calibrated as a class of models (Jiang et al., Assessing Generalization of SGD via Disagreement, ICLR 2022). The score
+depends on predicted classes alone, so recipes with logits of other scales can be compared. Networks that have collapsed
+agree too: compare it with other scores.
+"""
+
+import csv
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+
+from uda.core.files import write_text
+from uda.evaluation.prediction_table import PREDICTIONS
+from uda.report.markdown import markdown_table
+from uda.tables.definition import name_of
+from uda.tables.job import Job
+from uda.tables.ledger import read_csv, to_csv
+
+COLUMNS = ("row", "source", "target", "seeds", "agreement")
+
+
+def between_seeds(jobs: Iterable[Job]) -> list[dict[str, object]]:
+    """For each row and pair, the share of images with the same predicted class, mean over pairs of seeds.
+
+    Only finished runs whose folder is there count. A row and pair with fewer than two of them is left out.
+    """
+    found: dict[tuple[str, str, str], dict[int, list[str]]] = {}
+    for job in jobs:
+        path = job.folder / PREDICTIONS
+        if path.is_file():
+            with open(path, encoding="utf-8", newline="") as file:
+                classes = [row["prediction"] for row in csv.DictReader(file)]
+            found.setdefault((job.row.name, *job.pair), {})[job.seed] = classes
+    records = []
+    for (row, source, target), runs in found.items():
+        if len(runs) > 1:
+            shares = [
+                float(mean(mine == other for mine, other in zip(*two, strict=True)))
+                for two in itertools.combinations(runs.values(), 2)
+            ]
+            seeds = " ".join(map(str, sorted(runs)))
+            records.append(dict(zip(COLUMNS, (row, source, target, seeds, mean(shares)), strict=True)))
+    return records
+
+
+def update_agreement(path: Path, jobs: Sequence[Job]) -> None:
+    """Write the agreement of the runs that are there to a CSV. Entries of runs whose folders are gone stay."""
+    kept = {tuple(record[key] for key in COLUMNS[:3]): record for record in (read_csv(path) if path.is_file() else [])}
+    for record in between_seeds(jobs):
+        key = tuple(str(record[name]) for name in COLUMNS[:3])
+        if key not in kept or len(str(record["seeds"])) >= len(kept[key]["seeds"]):
+            kept[key] = record
+    if kept:
+        write_text(path, to_csv(kept.values(), COLUMNS))
+
+
+def agreement_markdown(records: Sequence[Mapping[str, str]]) -> str:
+    """The agreement of each row, mean over pairs; empty without records."""
+    if not records:
+        return ""
+    pairs = list(dict.fromkeys((record["source"], record["target"]) for record in records))
+    by_place = {(record["row"], (record["source"], record["target"])): record for record in records}
+    lines = []
+    for row in dict.fromkeys(record["row"] for record in records):
+        own = [by_place.get((row, pair)) for pair in pairs]
+        known = [float(record["agreement"]) for record in own if record]
+        cells = ["" if record is None else f"{100 * float(record['agreement']):.1f}" for record in own]
+        lines.append([row, *cells, *([f"{100 * mean(known):.1f}"] * (len(pairs) > 1))])
+    text = (
+        "Agreement between seeds: share of target images, in %, that two final models of the same recipe and different "
+        "seeds give the same class, mean over the pairs of seeds. It needs no labels."
+    )
+    return f"{text}\n\n{markdown_table(['Method', *map(name_of, pairs), *(['mean'] * (len(pairs) > 1))], lines)}"
