@@ -17,7 +17,7 @@ from torch import Tensor
 
 from uda.adaptation.checks import unread_notes
 from uda.adaptation.config import AdaptationConfig
-from uda.adaptation.run import AdaptationRun
+from uda.adaptation.selector_runs import adaptation_run
 from uda.core.distributed import Ranks, start
 from uda.core.errors import UserError
 from uda.generalization.config import GeneralizationConfig
@@ -67,7 +67,7 @@ def adapt(
     overrides = overrides if isinstance(overrides, Mapping | str) else list(overrides)
     wanted = _config(config, AdaptationConfig, seed, overrides)
     with generators_restored(), start(wanted.runtime.device) as ranks:
-        return _carry_out(AdaptationRun, wanted, log, ranks, unread_notes(wanted, _changed(overrides)))
+        return _carry_out(adaptation_run, wanted, log, ranks, unread_notes(wanted, _changed(overrides)))
 
 
 def generalize(
@@ -221,7 +221,7 @@ def _changed(overrides: Overrides) -> list[str]:
 
 
 def _carry_out(
-    session_type: type[Session],
+    run: Callable[[Any, RunLog, Ranks], Session],
     config: RunConfig,
     log: Callable[[str], None] | None,
     ranks: Ranks,
@@ -233,7 +233,7 @@ def _carry_out(
         run_log(note)
     session = None
     try:
-        session = session_type(config, run_log, ranks)
+        session = run(config, run_log, ranks)
         session.execute()
         ranks.maximum([0])  # the other processes wait here until rank 0 has written the results
     except UserError as error:

@@ -164,5 +164,6 @@ def _page(record: RunRecord, config: RunConfig | None) -> tuple[RunPage, dict | 
     adaptation = config if isinstance(config, AdaptationConfig) else None
     results = None
     if adaptation is not None:
-        results = summarise(adaptation, record.source, record.reports, record.seconds, record.zero_shot)
+        given = record.seconds, record.zero_shot, record.choice
+        results = summarise(adaptation, record.source, record.reports, *given)
     return adaptation_page(record, adaptation), results

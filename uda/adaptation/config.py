@@ -40,8 +40,10 @@ class AdaptationConfig(RunConfig):
     @model_validator(mode="after")
     def lrent_with_softmax(self):
         training = self.self_training
-        if training.keep == "lrent" and (training.selector != "softmax" or "lrent" not in training.regularizer):
-            raise ValueError("self_training.keep: 'lrent' needs the softmax selector and an lrent regularizer")
+        others = [name for name in training.selectors if name != "softmax"]
+        if training.keep == "lrent" and (others or "lrent" not in training.regularizer):
+            named = "" if not others or others == [training.selector] else f"; the list has {', '.join(others)}"
+            raise ValueError(f"self_training.keep: 'lrent' needs the softmax selector and an lrent regularizer{named}")
         return self
 
     @classmethod
@@ -74,6 +76,27 @@ class AdaptationConfig(RunConfig):
             self.data.target_labelled is not None,
             self.self_training,
         )
+
+    @property
+    def branches(self) -> "Mapping[str, AdaptationConfig]":
+        """The configs of the ordinary runs that a run with several selectors consists of, by selector.
+
+        Their folders are in the run's folder. Empty for all other runs.
+        """
+        from uda.adaptation.methods import ADAPTATION_METHODS
+
+        training = self.self_training
+        if len(training.selectors) < 2 or not training.rounds or not ADAPTATION_METHODS[self.method].rounds:
+            return {}
+        return {
+            name: self.model_copy(
+                update={
+                    "self_training": training.model_copy(update={"selector": name}),
+                    "output": str(self.folder / branch_folder(name)),
+                }
+            )
+            for name in training.selectors
+        }
 
     @property
     def trains_source(self) -> bool:
@@ -118,3 +141,8 @@ class AdaptationConfig(RunConfig):
                 except UserError as error:
                     problems.append((f"data.{role}", str(error)))
         return problems
+
+
+def branch_folder(selector: str) -> str:
+    """The folder of the run of one of several selectors, in the run's folder."""
+    return f"selectors/{selector.replace('/', '_')}"

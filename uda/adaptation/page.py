@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.config import AdaptationConfig, branch_folder
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.results import best_round
-from uda.adaptation.terminal import SEPARATION, ZERO_SHOT_NAME
+from uda.adaptation.terminal import SEPARATION, ZERO_SHOT_NAME, selector_lines
 from uda.data.class_names import NO_LABEL
 from uda.evaluation.collapse import CURES
 from uda.report.html import duration, method_settings_text
@@ -47,8 +47,8 @@ def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPa
         config and ADAPTATION_METHODS[config.method].rounds
     )
     classes = _classes(record)
-    training = record.settings.get("self_training") or {}
-    selector = str(training.get("selector")) if chooses and isinstance(training, Mapping) else None
+    selectors = _selectors(record) if chooses else []
+    selector = record.choice["kept"] if record.choice else " or ".join(selectors) or None
     page = RunPage(
         record=record,
         config=config,
@@ -72,8 +72,15 @@ def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPa
     page.shares, page.shares_text = _shares(page, source)
     last = record.reports[-1] if record.reports else source or record.zero_shot
     page.confusion = ((last or {}).get("accuracy") or {}).get("confusion")
-    page.extra = _domains(page, source, last) + _unknown(last)
+    page.extra = _branches(page, source, selectors) + _domains(page, source, last) + _unknown(last)
     return page
+
+
+def _selectors(record: RunRecord) -> list[str]:
+    """The names of the selectors that the run was given."""
+    training = record.settings.get("self_training")
+    names = training.get("selector") if isinstance(training, Mapping) else None
+    return [str(name) for name in (names if isinstance(names, list) else [names]) if name is not None]
 
 
 def _legend(page: RunPage) -> list[tuple[str, str]]:
@@ -93,6 +100,12 @@ def _before(page: RunPage, source: Report | None) -> list[tuple[str, Report]]:
     """The models before the first report, each with its name: the untouched network and the source model."""
     named = [(ZERO_SHOT_NAME, page.record.zero_shot), ("source", source)]
     return [(name, record) for name, record in named if record]
+
+
+def _baselines(page: RunPage, source: Report | None) -> list[tuple[str, float]]:
+    """The class means in per cent that curves of accuracy are compared with."""
+    known = [(name, record["class_mean"]) for name, record in _before(page, source)]
+    return [(name, 100 * share) for name, share in known if share is not None]
 
 
 def _begun_with(page: RunPage, source: Report | None) -> Report | None:
@@ -442,6 +455,57 @@ def _domains(page: RunPage, source: Report | None, last: Report | None) -> list[
     return [{"title": "By target domain", "columns": columns, "rows": rows}]
 
 
+def _branches(page: RunPage, source: Report | None, selectors: Sequence[str]) -> list[dict[str, Any]]:
+    """The runs of several selectors, and which of them was kept."""
+    record = page.record
+    if len(selectors) < 2:
+        return []
+    begun = "From one source model all rounds are run once with each selector."
+    if record.choice is None:
+        folders = {name: record.folder / branch_folder(name) for name in selectors}
+        done = {name: len(list(folder.glob("rounds/[0-9]*/report.json"))) for name, folder in folders.items()}
+        if isinstance(rounds := record.settings["self_training"].get("rounds"), int):
+            page.progress = sum(done.values()), rounds * len(selectors)
+        rows = [[name, f"{count}"] for name, count in done.items()]
+        links = {name: f"{branch_folder(name)}/report.html" for name, count in done.items() if count}
+        text = f"{begun} At the end the run keeps the model with the best label-free score."
+        columns = [Column("selector"), Column("rounds done")]
+        return [{"title": "Selectors", "text": text, "columns": columns, "rows": rows, "links": links}]
+    choice, runs = record.choice, record.choice["runs"]
+    names = {name: f"{name}, kept" if name == choice["kept"] else name for name in runs}
+    columns = [Column("selector"), Column(f"{choice['validator']}, last round", "label-free score; higher is better")]
+    cells = [[names[name], fraction(run["score"])] for name, run in runs.items()]
+    if page.labelled:
+        columns += [Column("class mean,\u00a0%", oracle=True), Column("overall,\u00a0%", oracle=True)]
+        cells = [
+            [*row, *(percent(run["final"].get(key)) for key in ("class_mean", "overall"))]
+            for row, run in zip(cells, runs.values(), strict=True)
+        ]
+    columns.append(Column("time", "with the source model, which is trained once"))
+    rows = [[*row, duration(run["seconds"])] for row, run in zip(cells, runs.values(), strict=True)]
+    numbers = range(len(runs[choice["kept"]]["scores"]))
+    score = {name: run["scores"] for name, run in runs.items()}
+    reached = {
+        name: [None if value is None else 100 * value for value in run["class_means"]] for name, run in runs.items()
+    }
+    title, baselines = f"Label-free score '{choice['validator']}'", _baselines(page, source)
+    curves = [
+        Curve("selectors-score", title, numbers, score, "higher is better", "round"),
+        Curve("selectors-accuracy", "Class mean (oracle)", numbers, reached, "% right (oracle)", "round", baselines),
+    ]
+    (why,) = selector_lines(choice)
+    return [
+        {
+            "title": "Selectors",
+            "text": f"{begun} {why[0].upper()}{why[1:]}.",
+            "columns": columns,
+            "rows": rows,
+            "links": {names[name]: f"{run['folder']}/report.html" for name, run in runs.items()},
+            "figures": [(curve.title, curve.svg()) for curve in curves if curve.known and not record.hurried],
+        }
+    ]
+
+
 def _unknown(last: Report | None) -> list[dict[str, Any]]:
     unknown = ((last or {}).get("accuracy") or {}).get("unknown")
     if not unknown:
@@ -467,11 +531,10 @@ def _curves(page: RunPage, source: Report | None) -> list[Curve]:
     def values(name: str, scale: float = 1) -> list[float | None]:
         return [None if report.get(name) is None else scale * report[name] for report in reports]
 
-    known = [(name, record["class_mean"]) for name, record in _before(page, source)]
-    before = [(name, 100 * share) for name, share in known if share is not None]
     accuracy = {"class mean": values("class_mean", 100), "overall": values("overall", 100)}
     title = f"Accuracy after each {unit} (oracle)"
-    curves = [Curve("accuracy", title, numbers, accuracy, "% right (oracle)", unit, before)]
+    baselines = _baselines(page, source)
+    curves = [Curve("accuracy", title, numbers, accuracy, "% right (oracle)", unit, baselines)]
     if page.selector:
         curves += _choice_curves(reports, numbers, page.selector, values)
     validator = str(page.record.settings.get("validator", "im"))
@@ -528,7 +591,7 @@ def _facts(record: RunRecord, config: AdaptationConfig | None, classes: Sequence
         batch = training.batch
         length = f"{training.steps} steps" if training.steps else f"{training.epochs} epochs"
         facts += [
-            ("Selector", training.selector),
+            ("Selector", ", ".join(training.selectors)),
             ("Regulariser", training.regularizer),
             ("Rounds", f"{training.rounds} of {length}"),
             ("Portion", _schedule(training.portion)),

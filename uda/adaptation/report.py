@@ -37,7 +37,8 @@ from uda.report.pictures import in_turns
 from uda.report.run_record import MAP, SOURCE_IMAGES, RunRecord, images_of
 from uda.report.run_report import RunReport
 from uda.report.terminal import class_lines, indented
-from uda.training.records import REPORTS, SOURCE, ZERO_SHOT, Records
+from uda.training.pace import seconds_left
+from uda.training.records import CHOICE, REPORTS, SOURCE, ZERO_SHOT, Records
 from uda.training.session import epoch_steps
 
 #: Images in TensorBoard's grid of a round.
@@ -79,6 +80,9 @@ class AdaptationReport(RunReport):
         log: prints one line.
         target_domain: (N,) place of each target image's domain in `data.target`; None: there is one domain.
     """
+
+    repeats = 1
+    """How often all rounds are run, from those of this report to the end of the job."""
 
     def __init__(
         self,
@@ -224,8 +228,12 @@ class AdaptationReport(RunReport):
         oracle = {f"oracle/{key}": results[key]["class_mean"] for key in models if results[key]}
         return {f"final/{name}": value for name, value in found.items()} | oracle
 
-    def parts(self) -> tuple[list[tuple[float, float]], list[float]]:
-        """The rounds, or the intervals of the adaptation, by their steps.
+    @property
+    def seconds_left(self) -> float | None:
+        return seconds_left(*self.parts(self.repeats))
+
+    def parts(self, repeats: int = 1) -> tuple[list[tuple[float, float]], list[float]]:
+        """The rounds, `repeats` times, or the intervals of the adaptation, by their steps.
 
         Before the first of them, the source stage is the only one done. It is compared by images, of which one in a
         step costs as much as three in a predict pass.
@@ -235,7 +243,7 @@ class AdaptationReport(RunReport):
         if ADAPTATION_METHODS[config.method].adapts:
             steps = epoch_steps(config.adaptation.interval, 0, config.adaptation.steps)
         elif ADAPTATION_METHODS[config.method].rounds:
-            steps = steps_of_rounds(config, self.num_source, target)
+            steps = repeats * steps_of_rounds(config, self.num_source, target)
         else:
             steps = []
         if reports or source is None or not source["steps"]:
@@ -247,7 +255,8 @@ class AdaptationReport(RunReport):
 
     def summarise(self, seconds: float) -> dict[str, Any]:
         records = self.records
-        return summarise(self.config, records.get(SOURCE), records.reports(), seconds, records.get(ZERO_SHOT))
+        before = records.get(SOURCE), records.get(ZERO_SHOT)
+        return summarise(self.config, before[0], records.reports(), seconds, before[1], records.get(CHOICE))
 
     def page(self, record: RunRecord) -> str:
         from uda.adaptation.page import adaptation_page

@@ -41,6 +41,7 @@ from uda.training.stages import INITIAL_WEIGHTS
 class AdaptationRun(Session):
     """A run from a source to a target domain. It resumes from the state of its run folder."""
 
+    report_class: type[AdaptationReport] = AdaptationReport
     _latest: Predicted | None = None
 
     def prepare(self) -> None:
@@ -136,7 +137,8 @@ class AdaptationRun(Session):
         if self.rounds:
             self.batches.check_rounds()
             tensors = (prediction.features, prediction.logits, prediction.weight)
-            target_scores(self.config.self_training.selector, *(torch.from_numpy(array) for array in tensors))
+            for selector in self.config.self_training.selectors:
+                target_scores(selector, *(torch.from_numpy(array) for array in tensors))
 
     def _try_out_batch(self) -> None:
         """Predict one full batch, so that a lack of memory shows now and not after hours of training."""
@@ -175,12 +177,10 @@ class AdaptationRun(Session):
         images, labels = self.domains.target.images, self.domains.target_labels
         domain = self.domains.target.domain - len(self.config.data.sources)
         domain = np.broadcast_to(np.asarray(domain, np.int64), len(images))
-        return AdaptationReport(self.records, self.config, self.classes, source, images, labels, self.log, domain)
+        return self.report_class(self.records, self.config, self.classes, source, images, labels, self.log, domain)
 
     def train_stages(self) -> None:
-        if self.config.model.classifier and self.saved is None:
-            self._zero_shot()
-        predicted = self._source_stage() if self.progress.stage == "source" else None
+        predicted = self._first_models()
         while self.progress.stage == "round":
             predicted = self._round(predicted)
         if self.progress.stage == "adaptation":
@@ -220,8 +220,10 @@ class AdaptationRun(Session):
             last = portion_schedule(self.rounds - 1, portion.start, portion.step, portion.max)
             epochs = f"{training.epochs} epoch{'s' if training.epochs > 1 else ''}"
             length = f"{training.steps:,} steps" if training.steps else epochs
+            names = ", ".join(training.selectors)
+            selector = f"for each of the selectors {names}" if config.branches else f"selector {names}"
             lines.append(
-                f"rounds   {self.rounds}, selector {training.selector}, regularizer {training.regularizer}, "
+                f"rounds   {self.rounds}, {selector}, regularizer {training.regularizer}, "
                 f"portion {portion.start:g} to {last:g}, {length} each"
             )
         if self.method.adapts:
@@ -286,6 +288,12 @@ class AdaptationRun(Session):
         return summary_lines(results)
 
     # Stages
+
+    def _first_models(self) -> Predicted | None:
+        """Report the untouched network and the source model, if this is still to be done. See `_source_stage`."""
+        if self.config.model.classifier and self.saved is None:
+            self._zero_shot()
+        return self._source_stage() if self.progress.stage == "source" else None
 
     def _zero_shot(self) -> None:
         """Predict and report the target with the class vectors of `model.classifier`, before any training."""
@@ -456,9 +464,8 @@ class AdaptationRun(Session):
             return self._adaptation_batches()
         rows = self.ranks.rows(count)
         mine = as_if_of(sample, rows.stop - rows.start)
-        return self.batches.round(
-            0, label_target(mine, self.config, 0, count, self.ranks, self._target_classes), 0, None
-        )
+        config = next(iter(self.config.branches.values()), self.config)
+        return self.batches.round(0, label_target(mine, config, 0, count, self.ranks, self._target_classes), 0, None)
 
     def _progress(self, stage: str) -> Callable[[float], float]:
         """Maps the done share of a stage to that of the run. The source stage counts as one round, or by its steps."""

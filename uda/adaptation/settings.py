@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from uda.core.settings import PathText, Settings
+from uda.core.settings import PathText, Settings, one_or_several
 from uda.data.settings import AugmentSettings, TransformSettings
 from uda.selection.thresholds import LabelRule
 from uda.training.settings import OptimSettings
@@ -89,11 +89,18 @@ class BatchSettings(Settings):
         return self
 
 
+def _alone(names: str | list[str]) -> str | list[str]:
+    """A list of one name is that name."""
+    return names[0] if isinstance(names, list) and len(names) == 1 else names
+
+
 class SelfTrainingSettings(Settings):
     """The loop of CBST, CRST and AVH self-training. They differ in selector and regulariser."""
 
-    selector: str = "avc"
-    """Score of how sure the model is: one of `--list selectors`, or your own from `plugins`."""
+    selector: Annotated[str | list[str], BeforeValidator(one_or_several), AfterValidator(_alone)] = "avc"
+    """Score of how sure the model is: one of `--list selectors`, or your own from `plugins`. With a list, one source
+    model is trained and the rounds follow once for each selector. The run keeps the final model that `validator`
+    prefers."""
     regularizer: str = "none"
     """CRST's confidence regulariser on target images, one of `--list regularizers`. LRENT computes its soft labels
     with the thresholds of softmax. If the selector chose a different class, the label is the selector's and one-hot."""
@@ -137,6 +144,11 @@ class SelfTrainingSettings(Settings):
     """What to do in a round that selects no image: stop with an error, or train on source images only."""
     optim: OptimSettings = OptimSettings()
     """Optimiser of the rounds. Each round starts a new one."""
+
+    @property
+    def selectors(self) -> tuple[str, ...]:
+        """The selector, or all of the list."""
+        return (self.selector,) if isinstance(self.selector, str) else tuple(self.selector)
 
     @model_validator(mode="after")
     def loss_on_something(self):

@@ -103,6 +103,19 @@ def part_lines(accuracy: Mapping[str, Any], width: int) -> list[str]:
     return indented(lines, width)
 
 
+def selector_lines(choice: Mapping[str, Any] | None) -> list[str]:
+    """The choice among several selectors in a sentence; none for a run with one selector."""
+    if not choice:
+        return []
+    kept, validator = choice["kept"], choice["validator"]
+    scores = {name: fraction(run["score"]) for name, run in choice["runs"].items()}
+    if choice["runs"][kept]["score"] is None:
+        return [f"selector {kept} was kept, the first one, because {validator}, a score without labels, is unknown"]
+    others = ", ".join(f"{name} {score}" for name, score in scores.items() if name != kept)
+    why = f"its last model has the best {validator}, a score without labels"
+    return [f"selector {kept} was kept, because {why}: {scores[kept]} ({others})"]
+
+
 def summary_lines(results: Mapping[str, Any]) -> list[str]:
     """The run's result in a few lines."""
     choice, best = results["label_free_choice"], results["oracle_best"]
@@ -131,6 +144,7 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
             last = choice["round"] == results["rounds"][-1]["round"]
             weights = f"weights {'final' if last else 'label_free'}"
             told += indented([f"label-free choice: {what} {choice['round']} ({weights}), {chosen}"])
+    told += indented(selector_lines(results.get("selectors")))
     last = results["rounds"][-1] if results["rounds"] else results
     warnings = [f"warning: {warning}" for warning in last.get("warnings", [])]
     return [title, *told, *indented(warnings)]

@@ -19,11 +19,11 @@ class Work:
     source_images: int
     """Images in each step of the source stage, of all processes."""
     later_steps: int
-    """Optimiser steps of all rounds, or of the adaptation."""
+    """Optimiser steps of all rounds of all selectors, or of the adaptation."""
     later_images: int
     """Images in each later step, of all processes. An image in two views counts twice."""
     reports: int
-    """Rounds, or intervals of the adaptation. Each ends with a predict pass."""
+    """Rounds of all selectors, or intervals of the adaptation. Each ends with a predict pass."""
     predicted: int
     """Images of all predict passes, and of AdaBN if it is on."""
 
@@ -57,18 +57,21 @@ def work_of(config: AdaptationConfig, num_source: int, num_target: int, parts: i
         steps = steps_of_rounds(config, num_source, num_target) if method.rounds else []
         reports = len(steps)
     has_source_model = config.trains_source or bool(source.checkpoint)
+    several = len(config.branches)
     # The first round or preparation needs an extra predict pass, unless it can use the source model's prediction.
     begins = bool(reports) and (method.rounds or method.prepares)
-    first = begins and (stage.adapt_batch_norm or not has_source_model)
     zero_shot = config.model.classifier is not None
-    adapted = (reports + first) * stage.adapt_batch_norm + has_source_model * source.adapt_batch_norm
+    first = begins and (stage.adapt_batch_norm or not has_source_model or several)
+    reports, passes = (max(1, several) * count for count in (reports, reports + bool(first)))
+    adapted = passes * stage.adapt_batch_norm + has_source_model * source.adapt_batch_norm
+    passes += zero_shot + has_source_model + bool(several)  # of several selectors, the model kept predicts once more
     return Work(
         source_steps,
         source.batch_size + labelled,
-        sum(steps),
+        max(1, several) * sum(steps),
         images + labelled,
         reports,
-        (zero_shot + has_source_model + reports + first) * num_target + adapted * min(stage.adapt_images, num_target),
+        passes * num_target + adapted * min(stage.adapt_images, num_target),
     )
 
 

@@ -106,7 +106,7 @@ def _carry_out(
         return _mistake(error, ranks)
     except KeyboardInterrupt as interrupt:
         if session is not None and not session.finished and session.checkpoints.newest is not None:
-            left = f"saved at {session.progress.describe()}; {HOW_TO_RESUME}"
+            left = f"saved at {session.reached}; {HOW_TO_RESUME}"
         else:  # no checkpoint has been read or written
             earlier = any((config.folder / "checkpoints").glob("state-*.pt"))
             left = f"there is a checkpoint of an earlier start; {HOW_TO_RESUME}" if earlier else "nothing was saved yet"

@@ -16,6 +16,16 @@ def environment_folder(variable: str) -> Path | None:
     return Path(os.path.expanduser(text)) if text else None
 
 
+def one_or_several(value: object) -> object:
+    """Check a name or a list of different names. pydantic's errors for a union are harder to read."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"give a name or a list of names; got {value!r}")
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"{', '.join(twice)} is named twice")
+    return value
+
+
 class Settings(BaseModel):
     """Base of every section. It is frozen, refuses unknown keys and uses docstrings as field descriptions."""
 

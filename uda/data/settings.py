@@ -4,24 +4,17 @@ import os
 import re
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from uda.core.settings import PathText, Settings
-
-
-def _one_or_several(value: object) -> object:
-    """A name or a list of different names, with `~` expanded. pydantic's errors for a union are harder to read."""
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"give a name or a list of names; got {value!r}")
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"{', '.join(twice)} is named twice")
-    expanded = [os.path.expanduser(name) for name in names]
-    return expanded[0] if isinstance(value, str) else expanded
+from uda.core.settings import PathText, Settings, one_or_several
 
 
-#: A domain, or several in a list.
-DomainNames = Annotated[str | list[str], BeforeValidator(_one_or_several)]
+def _expanded(names: str | list[str]) -> str | list[str]:
+    return os.path.expanduser(names) if isinstance(names, str) else [os.path.expanduser(name) for name in names]
+
+
+#: A domain, or several in a list. `~` is expanded.
+DomainNames = Annotated[str | list[str], BeforeValidator(one_or_several), AfterValidator(_expanded)]
 
 
 class ReadingSettings(Settings):

@@ -158,7 +158,8 @@ class RunPage:
     shares_text: str = ""
     confusion: Sequence[Sequence[int]] | None = None
     extra: list[dict[str, Any]] = field(default_factory=list)
-    """More sections: `title`, and `text`, `figures` (SVG) or `columns` and `rows`."""
+    """More sections: `title`, and `text`, `figures` (SVG) or `columns` and `rows`. `links` are addresses by
+    the head of a row."""
     facts: list[tuple[str, str]] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
     """Terms of the page and what they mean."""
@@ -232,9 +233,9 @@ class RunPage:
             return None
         number, total = self.progress or (len(record.reports), self._total())
         done = f"{number} {self.unit}{'' if number == 1 else 's'} done"
-        if total and record.reports:
+        if total and (record.reports or number):
             done = f"{self.unit} {number} of {total} done"
-        if not record.reports:
+        if not (record.reports or number):
             done = f"no {self.unit} done yet"
         if record.running:
             left = "" if record.seconds_left is None else f", about {duration(record.seconds_left)} left"

@@ -80,6 +80,25 @@ class _Choice(_Report):
     feature_norm_per_class: ByClass = {}
 
 
+class _Branch(_Form):
+    folder: str
+    score: float | None
+    final: dict[str, Any]
+    label_free_choice: dict[str, Any]
+    steps: int
+    seconds: float
+    scores: list[float | None] = Field(min_length=1)
+    class_means: list[float | None] = Field(min_length=1)
+
+
+class _Selectors(_Form):
+    kept: str
+    validator: str
+    runs: dict[str, _Branch]
+    steps: int
+    seconds: float
+
+
 class _Hardness(_Form):
     mean: float | None
     histogram: list[int]
@@ -127,6 +146,18 @@ def completed(name: str, record: Mapping[str, Any], number: int | None = None) -
     if form is _Generalization:  # no version left anything out
         return dict(record)
     return {**record, **{key: value for key, value in DEFAULTS.items() if key not in record}}
+
+
+def checked_choice(choice: Any) -> Mapping[str, Any]:
+    """The choice among several selectors. Raises UserError if it does not have the form of one."""
+    try:
+        form = _Selectors.model_validate(choice)
+    except ValidationError as error:
+        place = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UserError(f"selectors in results.json is not a choice of a selector (see its entry '{place}')") from None
+    if form.kept not in form.runs:
+        raise UserError(f"selectors in results.json has no run of '{form.kept}', which it keeps")
+    return choice
 
 
 def classes_of(record: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,10 +15,10 @@ from uda.core.errors import UserError
 from uda.report.feature_map import TITLES
 from uda.report.image_table import CLASS_COLUMNS, ImageTable
 from uda.report.pictures import PICTURES, read_pictures
-from uda.report.record_form import classes_of, completed
+from uda.report.record_form import checked_choice, classes_of, completed
 from uda.training import checkpoint
 from uda.training.checkpoint import Checkpoints, Progress
-from uda.training.records import BEFORE, REPORTS, Records, disagreements, read_record, read_results
+from uda.training.records import BEFORE, CHOICE, REPORTS, Records, disagreements, read_record, read_results
 from uda.training.run_folder import is_locked
 
 IMAGES = "images.parquet"
@@ -60,6 +60,8 @@ class RunRecord:
     """Records of the rounds or reports, in order."""
     tables: dict[int, ImageTable] = field(default_factory=dict)
     """`images.parquet` by number of report."""
+    choice: Mapping[str, Any] | None = None
+    """The choice among several selectors, as in `results.json`; None for a run with one, and before the choice."""
     source_table: ImageTable | None = None
     held_out: ImageTable | None = None
     """`held_out.parquet` of the newest report: images of the seen domains that training did not see."""
@@ -218,6 +220,7 @@ def _from_checkpoint(record: RunRecord, kept: Records, progress: Progress) -> No
             record.problems.append(f"{_short(error, record.folder)}. The figures come from the checkpoint.")
     elif done and not record.running:
         record.problems.append("results.json is missing. The figures come from the checkpoint.")
+    record.choice = kept.get(CHOICE)
     flaws = _take(record, before, list(enumerate(reports)))
     record.problems += flaws
     record.trusted = not flaws
@@ -262,6 +265,11 @@ def _from_files(record: RunRecord) -> None:
         flaws.append("There is no checkpoint to compare with.")
     else:
         record.problems.append("There is no results.json, so the run was not finished here.")
+    if results is not None and results.get("selectors"):
+        try:
+            record.choice = checked_choice(results["selectors"])
+        except UserError as error:
+            flaws.append(f"{error}.")
     flaws += _take(record, before, found, key)
     record.problems += flaws
     record.trusted = not flaws

@@ -24,7 +24,7 @@ from uda.report.pictures import PICTURES, Pictures, write_pictures
 from uda.report.run_record import PAGE_COLUMNS, RunRecord, read_tables
 from uda.training.config import RunConfig, flatten
 from uda.training.pace import rough_duration, seconds_left
-from uda.training.records import SOURCE, ZERO_SHOT, Records, plain, read_record
+from uda.training.records import CHOICE, SOURCE, ZERO_SHOT, Records, plain, read_record
 from uda.training.run_folder import RunLog
 
 
@@ -136,6 +136,7 @@ class RunReport(ABC):
             zero_shot=self.records.get(ZERO_SHOT),
             source=self.records.get(SOURCE),
             reports=self.records.reports(),
+            choice=self.records.get(CHOICE),
             finished=finished,
             running=running,
             hurried=not finished,

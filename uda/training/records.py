@@ -33,6 +33,8 @@ SOURCE = "rounds/source.json"
 ZERO_SHOT = "rounds/zero_shot.json"
 #: Entries of `results.json` for models before the first report, and the files of their records.
 BEFORE = {"zero_shot": ZERO_SHOT, "source_only": SOURCE}
+#: File of the record that says which of several selectors was kept.
+CHOICE = "selectors/choice.json"
 #: Files of the reports' records, by the name of their list in `results.json`.
 REPORTS = {"rounds": "rounds/{:02d}/report.json", "epochs": "epochs/{:02d}.json"}
 

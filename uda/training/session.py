@@ -196,6 +196,11 @@ class Session(ABC):
         job = f"{world} processes, each " if world > 1 else ""
         return f"compute  {job}{describe(self.engine.settings, self.workers)}"
 
+    @property
+    def reached(self) -> str:
+        """The point that the run has reached, as text for people."""
+        return self.progress.describe()
+
     # Execution
 
     def execute(self) -> dict | None:
@@ -216,7 +221,7 @@ class Session(ABC):
             self.report.start(self.steps_before + within + 1)
         if self.saved:
             self.load(self.saved[1])
-            self.log(f"resuming {self.folder.path} from {self.progress.describe()}{self._left()}")
+            self.log(f"resuming {self.folder.path} from {self.reached}{self._left()}")
             self.log(self.compute_line)
         else:
             self.log(self.plan())

@@ -26,6 +26,10 @@ EXAMPLES = (
     ("VisDA-2017 in datasets/ or $UDA_DATA", "--cfg visda_avh.yaml"),
     ("check everything, print plan and cost", "--cfg visda_avh.yaml --dry-run"),
     (
+        "the better of two selectors, by a score without labels",
+        "--cfg digits_avh.yaml self_training.selector=[softmax,avc]",
+    ),
+    (
         "another selector and another seed",
         "--cfg visda_avh.yaml self_training.selector=softmax seed=1 output=runs/softmax",
     ),
@@ -62,13 +66,13 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
     def run(config: "AdaptationConfig", log: "RunLog", ranks: "Ranks", interruption: "Interruption") -> "Session":
         from uda.adaptation.checks import unread_notes
         from uda.adaptation.dry_run import RunWithoutData, missing_data
-        from uda.adaptation.run import AdaptationRun
+        from uda.adaptation.selector_runs import adaptation_run
 
         for note in unread_notes(config, [word.partition("=")[0] for word in options.overrides]):
             log(note)
         if options.dry_run and (missing := missing_data(config, ranks)):
             return RunWithoutData(config, missing, log, ranks, interruption)
-        return AdaptationRun(config, log, ranks, interruption)
+        return adaptation_run(config, log, ranks, interruption)
 
     def act(session: "AdaptationRun", log: "RunLog") -> None:
         from uda.adaptation.dry_run import RunWithoutData, dry_run, dry_run_without_data
