@@ -64,14 +64,18 @@ class SelectorRuns(AdaptationRun):
     """A run with several selectors."""
 
     report_class = SelectorsReport
+    selector: str | None = None
+    """The selector whose branch runs now, or was interrupted."""
     branch: "Branch | None" = None
-    """The branch that runs now, or that was interrupted."""
+    """This branch, once it is there."""
 
     @property
     def reached(self) -> str:
         if self.progress.stage != "round" or self.progress.round:
             return super().reached
-        return f"selector {self.branch.selector}, {self.branch.reached}" if self.branch else "the source model"
+        if self.selector is None:
+            return "the source model"
+        return f"selector {self.selector}" + (f", {self.branch.reached}" if self.branch else "")
 
     def new_report(self) -> SelectorsReport:
         report = super().new_report()
@@ -92,6 +96,7 @@ class SelectorRuns(AdaptationRun):
     def _run(self, number: int, selector: str) -> None:
         """Carry a branch out, or what is left of it."""
         count = len(self.config.branches)
+        self.selector, self.branch = selector, None  # frees the memory of the branch before
         self.log(f"selector {selector}, {number + 1} of {count}")
         if self.ranks.is_main:
             self._begin(self.config.branches[selector])
