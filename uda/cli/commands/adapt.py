@@ -27,7 +27,7 @@ EXAMPLES = (
     ("check everything, print plan and cost", "--cfg visda_avh.yaml --dry-run"),
     (
         "the better of two selectors, by a score without labels",
-        "--cfg digits_avh.yaml self_training.selector=[softmax,avc] output=runs/both",
+        "--cfg digits_avh.yaml 'self_training.selector=[softmax,avc]' output=runs/both",
     ),
     (
         "another selector and another seed",
