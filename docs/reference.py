@@ -53,7 +53,7 @@ BASES: Mapping[type[Settings], str] = {
     StorageSettings: "Every run: data",
     TransformSettings: "Every run: transforms",
 }
-HIDDEN = ("plugin_code", "bank")  # filled in by the program
+HIDDEN = ("plugin_code", "bank", "class_vectors")  # filled in by the program
 BOUNDS = {annotated_types.Ge: "≥", annotated_types.Gt: ">", annotated_types.Le: "≤", annotated_types.Lt: "<"}
 NAMES = {str: "text", int: "integer", float: "number"}
 

@@ -20,6 +20,7 @@ from tests.report.test_loggers import series
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.report import AdaptationReport
 from uda.adaptation.run import AdaptationRun
+from uda.adaptation.table import source_recipe
 from uda.adaptation.work import work_of
 from uda.cli.main import main
 from uda.core.errors import UserError
@@ -30,6 +31,7 @@ from uda.hardness.dynamics.config import SupervisedConfig
 from uda.hardness.dynamics.run import SupervisedRun
 from uda.report import figures
 from uda.report.run_record import read_run_record
+from uda.tables.recipe import digest
 
 CLASSES = ("ant", "bee", "cat", "dog")
 VECTORS = np.random.default_rng(0).normal(size=(4, 128)).astype(np.float32)
@@ -264,43 +266,57 @@ def test_a_finished_folder_whose_parts_disagree_is_told(finished, tmp_path, dama
     assert not record.trusted and "rounds/zero_shot.json" in " ".join(record.problems)
 
 
-def test_another_file_is_refused_and_the_old_one_resumes(start, finished, vectors, tmp_path, monkeypatch, capsys):
-    """First another path, then another content under the same path."""
-    folder, file = tmp_path / "run", tmp_path / "own.npz"
+def test_another_file_is_refused_and_the_old_one_resumes_from_anywhere(
+    start, finished, vectors, tmp_path, monkeypatch, capsys
+):
+    """Another content under the same path, no file, and at last the same file at another place."""
+    folder, file = tmp_path / "run", tmp_path / "clip.npz"
     shutil.copy(vectors, file)
     own = f"model.classifier={file}"
     cut(monkeypatch, lambda: start(folder, own), saves=2)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert start(folder) == 2
-    assert f"model.classifier: '{file}' -> '{vectors}'" in capsys.readouterr().err
     np.savez(file, weight=VECTORS, classes=CLASSES[::-1])
     assert start(folder, own) == 2
     error = capsys.readouterr().err
     assert re.search(
-        rf"{folder} was begun with other model\.classifier: the content of this file has changed \(SHA-256 \w+, now "
-        r"\w+\); restore the old ones, or choose another output=",
-        error,
+        r"differs in \(there -> here\) class_vectors: 'clip.npz \w{12}' -> 'clip.npz \w{12}'; choose", error
     )
     file.unlink()
     assert start(folder, own) == 2
-    assert f"model.classifier: no such file: {file}; give a .npy" in capsys.readouterr().err
+    assert f"command line: model.classifier: no such file: {file}; give a .npy" in capsys.readouterr().err
+    assert start(folder, "model.classifier=null") == 2
+    assert re.search(r"class_vectors: 'clip.npz \w{12}' -> ''", capsys.readouterr().err)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
-    shutil.copy(vectors, file)
-    assert start(folder, own) == 0
+    assert start(folder) == 0
     assert read_results(folder) == read_results(finished)
 
 
-def test_a_finished_run_does_not_need_the_file(start, vectors, tiny, tmp_path, capsys):
+def test_a_finished_run_predicts_without_the_file_and_is_not_another_run(start, vectors, tiny, tmp_path, capsys):
     folder, file = tmp_path / "run", tmp_path / "own.npz"
     shutil.copy(vectors, file)
-    assert start(folder, f"model.classifier={file}", "self_training.rounds=1") == 0
-    file.unlink()
-    assert start(folder, f"model.classifier={file}", "self_training.rounds=1") == 0
+    words = [f"model.classifier={file}", "self_training.rounds=1"]
+    assert start(folder, *words) == start(folder, *words) == 0
     assert "is finished" in capsys.readouterr().out
+    file.unlink()
     found = uda.load_run(folder).predict(tiny.parent / "photos")
     assert len(found.ids) == 32
     weight = load_file(folder / "checkpoints/final.safetensors")["classifier.weight"]
     assert weight.shape == (4, 128) and not torch.equal(weight, torch.from_numpy(VECTORS))
+    np.savez(file, weight=VECTORS)
+    assert start(folder, *words) == 2
+    assert "class_vectors: 'own.npz " in capsys.readouterr().err
+
+
+def test_the_recipe_of_a_table_has_the_vectors(tiny, vectors, tmp_path):
+    """Rows with other vectors do not share a source model."""
+    shutil.copy(vectors, tmp_path / "clip.npz")
+    np.savez(tmp_path / "other.npz", weight=VECTORS)
+    same, moved, other = (
+        AdaptationConfig.load(tiny, [f"model.classifier={file}", *WORDS])
+        for file in (vectors, tmp_path / "clip.npz", tmp_path / "other.npz")
+    )
+    assert digest(same) == digest(moved) != digest(other)
+    assert source_recipe(same) == source_recipe(moved) != source_recipe(other)
 
 
 def test_names_of_other_classes_end_the_run_before_it_begins(start, tmp_path, capsys):
@@ -340,7 +356,6 @@ def test_domain_generalisation_begins_with_them(three, vectors, tmp_path, frozen
     assert np.array_equal(run.engine.network.weight.detach().numpy(), VECTORS)
     results = run.execute()
     assert results["final"]["overall"] is not None
-    assert "files" in run.inputs.state and run.inputs.state["files"].keys() == {"model.classifier"}
 
 
 def test_a_method_that_draws_new_classifiers_refuses_them(three, vectors, tmp_path):

@@ -3,6 +3,7 @@
 import io
 import json
 import pickle
+import re
 import zipfile
 
 import numpy as np
@@ -12,7 +13,7 @@ from safetensors.torch import save_file
 from torch.nn import functional as F
 
 from uda.core.errors import UserError
-from uda.models.class_vectors import file_digest, start_from_class_vectors
+from uda.models.class_vectors import identity, start_from_class_vectors
 from uda.models.losses import LOSSES
 from uda.models.network import create_network
 from uda.models.settings import ModelSettings
@@ -337,9 +338,12 @@ def test_biases_need_a_classifier_with_biases(tmp_path):
         start_from_class_vectors(network(bias=False), tmp_path / "v.npz", CLASSES)
 
 
-def test_the_digest_is_that_of_the_content(tmp_path):
-    for name in ("a.npy", "b.npy"):
+def test_the_identity_is_name_and_content_and_not_the_place(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("a.npy", "b.npy", "there/a.npy"):
         npy(tmp_path / name)
-    assert file_digest(tmp_path / "a.npy") == file_digest(tmp_path / "b.npy")
-    npy(tmp_path / "b.npy", TURNED)
-    assert file_digest(tmp_path / "a.npy") != file_digest(tmp_path / "b.npy")
+    first = identity(tmp_path / "a.npy")
+    assert re.fullmatch(r"a\.npy [0-9a-f]{12}", first)
+    assert identity(tmp_path / "there/a.npy") == first != identity(tmp_path / "b.npy")
+    npy(tmp_path / "a.npy", TURNED)
+    assert identity(tmp_path / "a.npy") != first

@@ -109,7 +109,7 @@ class AdaptationRun(Session):
         roles["target"] = InputImages.of(self.domains.target.images, self.domains.target_labels)
         if labelled is not None:
             roles["labelled target"] = InputImages.of(labelled.images, labelled.labels)
-        return Inputs(self.classes, roles, self.files)
+        return Inputs(self.classes, roles)
 
     @property
     def description(self) -> dict[str, object]:

@@ -133,7 +133,8 @@ def source_recipe(config: AdaptationConfig) -> dict[str, Any]:
     return {
         key: value
         for key, value in recipe(config).items()
-        if below(key, ("seed", "data", "transforms", "model", "source")) and not below(key, after_training)
+        if below(key, ("seed", "data", "bank", "transforms", "model", "class_vectors", "source"))
+        and not below(key, after_training)
     }
 
 

@@ -98,7 +98,7 @@ class GeneralizationRun(Session):
     def inputs(self) -> Inputs:
         found = {seen.name: InputImages(seen.domain.images.ids, seen.domain.labels) for seen in self.domains.seen}
         unseen = InputImages(self.domains.unseen.images.ids, self.domains.unseen_labels)
-        return Inputs(self.classes, {**found, self.domains.name: unseen}, self.files)
+        return Inputs(self.classes, {**found, self.domains.name: unseen})
 
     @property
     def description(self) -> dict[str, object]:

@@ -36,14 +36,17 @@ class _Content:
     """Class names of the rows, in their order; None if the file has none."""
 
 
-def file_digest(path: str | Path) -> str:
-    """SHA-256 of a file of class vectors, 16 hexadecimal digits. Raises UserError if the file cannot be read."""
+def identity(path: str | Path) -> str:
+    """What a file of class vectors is, wherever it lies: its name and a digest of its content, `clip.npz 3f2a91c07b5d`.
+
+    Raises UserError if the file cannot be read.
+    """
     file = Path(path)
     if file.is_dir():
         raise UserError(f"{KEY}: {file} is a folder; name a .npy, .npz or .safetensors file in it")
     try:
         with open(file, "rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()[:16]
+            return f"{file.name} {hashlib.file_digest(opened, 'sha256').hexdigest()[:12]}"
     except FileNotFoundError:
         raise UserError(
             f"{KEY}: no such file: {file}; give a .npy, .npz or .safetensors file with a vector for each class, or null"
@@ -65,7 +68,7 @@ def start_from_class_vectors(network: Network, path: str | Path, classes: Sequen
     Raises:
         UserError: the file cannot be read, or does not fit the network or the classes. Names the file and the cure.
     """
-    file_digest(path)  # raises if there is no such file
+    identity(path)  # raises if there is no such file
     file = Path(path)
     found = _in_order(file, _read(file), classes)
     _check_width(file, found.weight.shape[1], network)

@@ -17,8 +17,8 @@ from uda.tables.ledger import Ledger
 from uda.tables.recipe import below
 
 #: Settings of no part in a recipe that still change more than rounding. Those of `runtime` decide how many images share
-#: BatchNorm statistics. `data.features` names a bank, and another place may hold another bank.
-DECISIVE = ("runtime.accumulate", "runtime.sync_batch_norm", "data.features")
+#: BatchNorm statistics. `data.features` and `model.classifier` name files, and another place may hold other ones.
+DECISIVE = ("runtime.accumulate", "runtime.sync_batch_norm", "data.features", "model.classifier")
 
 
 def jobs_of(table: Table, runs: Path, extra: Sequence[str] = ()) -> list[Job]:

@@ -45,6 +45,7 @@ class RunConfig(Settings, ABC):
     not_identity: ClassVar[tuple[str, ...]] = (
         *("runtime", "report", "output", "plugins", "name"),
         *("data.root", "data.cache", "data.store", "data.store_gb", "data.features"),
+        "model.classifier",
     )
     """Sections and keys that define how or where a run is computed. They do not change what the run is."""
     length: ClassVar[tuple[str, ...]] = ()
@@ -68,6 +69,8 @@ class RunConfig(Settings, ABC):
     """Digest of each plugin file, by file name; filled in by `load`. A run with changed code is a different run."""
     bank: str = ""
     """What the feature bank is, wherever it lies; filled in by `load`. A run on another bank is a different run."""
+    class_vectors: str = ""
+    """What the file `model.classifier` is, wherever it lies; filled in by `load`. Other vectors are a different run."""
     transforms: TransformSettings = TransformSettings()
     model: ModelSettings = ModelSettings()
     runtime: RuntimeSettings = RuntimeSettings()
@@ -140,9 +143,17 @@ class RunConfig(Settings, ABC):
                 bank = identity(config.data.features, config.bank_domains)
             except UserError as error:
                 problems.append(f"{origin_of('data.features', origins, path.name)}: {error}")
+        vectors = merged.get("class_vectors", "") if saved else ""
+        if config is not None and config.model.classifier is not None and not saved:
+            from uda.models import class_vectors  # imports torch
+
+            try:
+                vectors = class_vectors.identity(config.model.classifier)
+            except UserError as error:
+                problems.append(f"{origin_of('model.classifier', origins, path.name)}: {error}")
         if problems:
             raise ConfigError("\n".join(problems))
-        return config.model_copy(update={"plugin_code": codes, "bank": bank})
+        return config.model_copy(update={"plugin_code": codes, "bank": bank, "class_vectors": vectors})
 
     @classmethod
     def registries(cls) -> Mapping[str, Registry]:

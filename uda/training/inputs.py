@@ -1,9 +1,9 @@
-"""The inputs of a run besides its config: images, labels, classes and files. A run resumes only with the same ones."""
+"""The inputs of a run besides its config: images, labels and classes. A run resumes only with the same ones."""
 
 import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -55,8 +55,6 @@ class Inputs:
 
     classes: Sequence[str]
     images: Mapping[str, InputImages]
-    files: Mapping[str, str] = field(default_factory=dict)
-    """Digests of further files, by the setting that names them."""
 
     def describe(self) -> str:
         """A line that the processes of a job compare."""
@@ -65,14 +63,13 @@ class Inputs:
             + (f", features {_checksum(part.features.encode())})" if part.features else ")")
             for role, part in self.images.items()
         ]
-        parts.append(f"{len(self.classes)} classes ({_checksum(_joined(self.classes))})")
-        return ", ".join([*parts, *(f"{key} ({digest})" for key, digest in self.files.items())])
+        return ", ".join([*parts, f"{len(self.classes)} classes ({_checksum(_joined(self.classes))})"])
 
     @cached_property
     def state(self) -> dict[str, object]:
         """State for a checkpoint: tensors and strings."""
         images = {role: part.state() for role, part in self.images.items()}
-        return {"classes": list(self.classes), "images": images, "files": dict(self.files)}
+        return {"classes": list(self.classes), "images": images}
 
     def change_since(self, state: Mapping[str, object]) -> str | None:
         """The difference from a checkpoint's state: `images: of 32 target images 1 is gone (a.png)`; None if equal."""
@@ -83,9 +80,6 @@ class Inputs:
             names = zlib.decompress(state["images"][role]["names"].numpy().tobytes()).decode(*_CODE).split("\0")
             if names != list(part.names):
                 return f"images: {_difference(names, part.names, f'{role} images')}"
-        for key, digest in self.files.items():
-            if (before := state.get("files", {}).get(key)) != digest:
-                return f"{key}: the content of this file has changed (SHA-256 {before}, now {digest})"
         for role, part in self.images.items():
             if state["images"][role].get("features", "") != part.features:
                 return f"features: those of the {role} images have changed"

@@ -5,7 +5,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
@@ -19,7 +18,7 @@ from uda.data.images import Images
 from uda.data.transforms import Transform
 from uda.evaluation.prediction_table import PREDICTIONS, write_predictions
 from uda.models.backbones import describe_weights
-from uda.models.class_vectors import KEY, file_digest, start_from_class_vectors
+from uda.models.class_vectors import start_from_class_vectors
 from uda.models.network import Network, Prediction
 from uda.models.weights import load_network, save_network
 from uda.training import checkpoint
@@ -141,7 +140,7 @@ class Session(ABC):
     @property
     @abstractmethod
     def inputs(self) -> Inputs:
-        """The run's images, labels, classes and `files`. A run resumes only with the same ones."""
+        """The run's images, labels and classes. A run resumes only with the same ones."""
 
     @property
     @abstractmethod
@@ -174,15 +173,6 @@ class Session(ABC):
     def state(self) -> dict[str, object]:
         """State that a checkpoint holds besides the networks: tensors, numbers and strings."""
         return {}
-
-    @cached_property
-    def files(self) -> dict[str, str]:
-        """Digests of the files of numbers that the run begins with, by setting.
-
-        Raises UserError if one cannot be read.
-        """
-        path = self.config.model.classifier
-        return {} if path is None else {KEY: file_digest(path)}
 
     @property
     def workers(self) -> int:
@@ -265,8 +255,8 @@ class Session(ABC):
         """Create engine and method, and read the newest checkpoint or the weights to start from.
 
         Raises:
-            UserError: the run was begun with other images, labels, classes or files, its checkpoints are damaged, or
-                the weights to start from do not fit.
+            UserError: the run was begun with other images, labels or classes, its checkpoints are damaged, or the
+                weights to start from do not fit.
         """
         if vectors := self.config.model.classifier:  # a checkpoint replaces them
             start_from_class_vectors(network, vectors, self.inputs.classes)

@@ -57,8 +57,7 @@ class SupervisedRun(Session):
     @cached_property
     def inputs(self) -> Inputs:
         parts = {"training": self.training, "test": self.test}
-        images = {role: InputImages(part.images.ids, part.labels) for role, part in parts.items()}
-        return Inputs(self.classes, images, self.files)
+        return Inputs(self.classes, {role: InputImages(part.images.ids, part.labels) for role, part in parts.items()})
 
     @property
     def description(self) -> dict[str, object]:
