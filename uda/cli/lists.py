@@ -15,7 +15,7 @@ LINE = 100
 #: What can be listed.
 KINDS = (
     *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
-    *("loggers", "datasets", "backbones", "scores", "degradations", "tables"),
+    *("loggers", "datasets", "backbones", "scores", "degradations", "tables", "spaces"),
 )
 
 Row = tuple[str, str]
@@ -59,13 +59,18 @@ def table_names() -> list[str]:
     return [path.stem for path in _files("tables/*.yaml")]
 
 
+def space_names() -> list[str]:
+    """The spaces in configs/spaces/."""
+    return [path.stem for path in _files("spaces/*.yaml")]
+
+
 def _rows(kind: str) -> list[Row]:
     if kind == "datasets":
         from uda.data.cards import CARDS
 
         return CARDS.describe()
-    if kind == "tables":
-        return [(path.stem, _first_comment(path)) for path in _files("tables/*.yaml")]
+    if kind in ("tables", "spaces"):
+        return [(path.stem, _first_comment(path)) for path in _files(f"{kind}/*.yaml")]
     return _registry(kind).describe()
 
 

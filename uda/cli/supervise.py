@@ -47,8 +47,7 @@ def supervise(
     Returns:
         The exit code: 0 done, 2 a user's mistake, 128 + signal interrupted.
     """
-    if os.environ.get("RANK", "0") == "0" and _all_found(files):  # torchrun numbers its processes by RANK
-        say_at_once(f"uda {__version__}: {', '.join(files)}; loading PyTorch ...")
+    announce(files)
     with Interruption() as interruption:
         try:
             import uda.kinds  # noqa: F401  (a config of another command is told by its kind)
@@ -68,6 +67,12 @@ def supervise(
             return tell_mistake(error)
         except KeyboardInterrupt as interrupt:
             return tell_interrupted(interrupt, "no run was started")[0]
+
+
+def announce(files: Sequence[str]) -> None:
+    """Print the first line of a command, before torch is imported, if all its configs are there."""
+    if os.environ.get("RANK", "0") == "0" and _all_found(files):  # torchrun numbers its processes by RANK
+        say_at_once(f"uda {__version__}: {', '.join(files)}; loading PyTorch ...")
 
 
 def _all_found(files: Sequence[str]) -> bool:

@@ -206,21 +206,39 @@ class RunFolder:
         return found if isinstance(found, Mapping) else None
 
     def _lock(self) -> None:
-        """Lock the folder until this process ends in any way. Loader processes do not inherit record locks."""
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            return
-        self._lock_file = open(self.path / ".lock", "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
-        try:
-            fcntl.lockf(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            raise UserError(
-                f"output: another process works in {self.path}; wait until it ends, or choose another output=..."
-            ) from None
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
-                raise  # the listed errors mean a file system without locks
+        self._lock_file = locked(self.path, "output", "another output=...")
+
+
+def locked(folder: Path, setting: str, other: str) -> IO[str] | None:
+    """Lock a folder until this process ends in any way, or the file is closed. Loader processes do not inherit it.
+
+    Args:
+        folder: the folder.
+        setting: what names the folder, for messages.
+        other: how to choose another one.
+
+    Returns:
+        The open file. None if there are no locks.
+
+    Raises:
+        UserError: another process works in the folder.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    file = open(folder / ".lock", "a", encoding="utf-8")  # noqa: SIM115 (open as long as the work)
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise UserError(
+            f"{setting}: another process works in {folder}; wait until it ends, or choose {other}"
+        ) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL):
+            raise  # the listed errors mean a file system without locks
+    return file
 
 
 def is_locked(folder: Path) -> bool:
