@@ -28,29 +28,26 @@ from uda.searches.search import Search
 from uda.searches.trials import trial_folder
 from uda.training.device import set_up_process
 
-#: Settings of the digits task for quick runs. Learning rates are too small, and a round selects next to nothing.
-SMALL = ("data.rendered_per_class=300", "source.steps=60", "self_training.rounds=5", "self_training.steps=20")
-POOR = (
-    *("source.optim.lr=0.005", "self_training.optim.lr=0.002", "self_training.portion.start=0.02"),
-    *("self_training.portion.step=0", "self_training.portion.max=0.02"),
-)
+#: The digits task in quick runs. The learning rates are too small, and a round selects next to nothing.
+POOR = """\
+# Digits: quick runs with a poor recipe.
+_base_: digits_avh.yaml
+data: {rendered_per_class: 300}
+source: {steps: 60, optim: {lr: 0.005}}
+self_training:
+  rounds: 5
+  steps: 20
+  portion: {start: 0.02, step: 0.0, max: 0.02}
+  optim: {lr: 0.002}
+"""
 #: Columns of the CSV before the scores of the validators.
 COLUMNS = ("seed", "trial", "state", "values", "oracle")
 
 
 def poor_config(folder: Path) -> Path:
-    """Write the poor recipe of the digits task as a config, so that a search may change its settings."""
+    """Write the poor recipe as a config, so that a search may change its settings."""
     path = folder / "digits_poor.yaml"
-    text = "# Digits: quick runs with a poor recipe.\n_base_: digits_avh.yaml\n"
-    sections: dict[str, dict] = {}
-    for word in (*SMALL, *POOR):
-        key, _, value = word.partition("=")
-        *above, last = key.split(".")
-        section = sections
-        for name in above:
-            section = section.setdefault(name, {})
-        section[last] = float(value) if "." in value else int(value)
-    write_text(path, text + json.dumps(sections, indent=2) + "\n")
+    write_text(path, POOR)
     return path
 
 

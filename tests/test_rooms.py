@@ -28,6 +28,7 @@ FLOORS = (
     {"uda.hardness.probes"},
     {"uda.hardness.study"},
     {"uda.kinds"},
+    {"uda.searches"},
     {"uda.trained_run", "uda.run_pages"},
     {"uda.exported_run", "uda.feature_bank"},
     {"uda.api"},

@@ -23,6 +23,7 @@ from uda.core.errors import UserError
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.run import GeneralizationRun
 from uda.generalization.summary import runs_of, write_summary
+from uda.searches.search import Search, SearchResult
 from uda.selection import angular, thresholds
 from uda.selection.selectors import target_scores
 from uda.trained_run import TrainedRun
@@ -94,6 +95,45 @@ def generalize(
         if ranks.is_main:
             write_summary([wanted], log or (lambda line: None))
     return runs
+
+
+def search(
+    config: str | Path | RunConfig,
+    space: str | Path | Mapping[str, Any],
+    trials: int = 20,
+    *,
+    validator: str | None = None,
+    folder: str | Path | None = None,
+    seed: int | None = None,
+    overrides: Overrides = (),
+    pruning: bool = True,
+    log: Callable[[str], None] | None = print_at_once,
+) -> SearchResult:
+    """Search settings without target labels, as `uda search` does.
+
+        found = uda.search("digits_avh", {"source.optim.lr": {"low": 1e-3, "high": 0.1, "log": True}}, trials=10)
+        run = uda.adapt(found.best)
+
+    The same call goes on with an interrupted search. If the search is finished, the call only reads it.
+
+    Args:
+        config: the name of a config, the path of a YAML file, or a config, such as another run's `config`.
+        space: the name of a space, the path of a YAML file, or its content: dotted keys to lists or ranges.
+        trials: number of trials. Trial 0 is the config as it is.
+        validator: the label-free score that judges the last report of a trial; None: that of the config.
+        folder: folder of the search; None: `search_seed<N>` beside the config's run folder.
+        seed: seed of the search and of all its runs; None: the config's seed.
+        overrides: changes of the config in all trials. A setting that is given is not searched.
+        pruning: end trials early whose scores are low.
+        log: called with each line of progress; None: nothing is shown.
+
+    Raises:
+        UserError: a mistake in the config, the space, the paths or the data. The message says what to change.
+    """
+    changes = _changes(overrides, seed)
+    show = log or (lambda line: None)
+    with generators_restored():
+        return Search(config, space, trials, validator, folder, changes, pruning=pruning, log=show).run()
 
 
 def score(features: Values, logits: Values, weight: Values, selector: str = "avc") -> Values:
@@ -204,12 +244,15 @@ def avh_loss(features: Values, weight: Values, labels: Values, scale: float = 10
 def _config(config: str | Path | C, kind: type[C], seed: int | None, overrides: Overrides) -> C:
     if isinstance(config, RunConfig) and not isinstance(config, kind):
         raise TypeError(f"config: must be a {kind.__name__}, a name or a path; got a {type(config).__name__}")
+    return kind.load(config, _changes(overrides, seed), origin="overrides")
+
+
+def _changes(overrides: Overrides, seed: int | None) -> Overrides:
+    """The overrides with the seed, if there is one."""
     if isinstance(overrides, Mapping):
-        changes = {**overrides, **({} if seed is None else {"seed": seed})}
-    else:
-        words = [overrides] if isinstance(overrides, str) else list(overrides)
-        changes = words + ([] if seed is None else [f"seed={seed}"])
-    return kind.load(config, changes, origin="overrides")
+        return {**overrides, **({} if seed is None else {"seed": seed})}
+    words = [overrides] if isinstance(overrides, str) else list(overrides)
+    return words + ([] if seed is None else [f"seed={seed}"])
 
 
 def _changed(overrides: Overrides) -> list[str]:

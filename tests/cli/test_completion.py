@@ -49,6 +49,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
         (["adapt", "--list", "sel"], ["selectors"]),
         (["list", "sco"], ["scores"]),
         (["table", "digits_"], ["digits_recipe"]),
+        (["search", "--space", "pacs"], ["pacs_bank"]),
         (["check-data", "vis"], ["visda2017"]),
         (["completion", "z"], ["zsh"]),
         (["hardness", "fetch", "c"], ["cifar10"]),

@@ -24,6 +24,7 @@ TOOLS = {
     "adapt": "adapt",
     "generalize": "generalize",
     "hardness": "hardness",
+    "search": "search",
     "table": "table",
     "check_data": "check-data",
     "check_device": "check-device",
@@ -46,7 +47,7 @@ def run_python(*arguments, **environment):
 def test_the_commands_are_the_modules():
     assert list(tree().commands) == [
         "adapt", "bench", "check-data", "check-device", "completion", "export", "generalize", "hardness", "list",
-        "predict", "report", "table",
+        "predict", "report", "search", "table",
     ]  # fmt: skip
 
 
@@ -115,6 +116,7 @@ def test_every_example_is_valid(in_folder):
         (["adapt"], "uda adapt: error: --cfg FILE is needed"),
         (["list", "selector"], "uda list: error: unknown 'selector', did you mean 'selectors'? (known: configs"),
         (["table"], "uda table: error: name a table; `--list` prints all tables"),
+        (["search", "--cfg", "digits_avh"], "uda search: error: --cfg FILE and --space FILE are needed"),
         (["check-data"], "uda check-data: error: name one card"),
         (["check-data", "pacs", "seed=1"], "unrecognized arguments: seed=1; uda check-data takes no key=value words"),
         (["completion", "tcsh"], "uda completion: error: argument shell: invalid choice: 'tcsh'"),
@@ -134,6 +136,7 @@ def test_wrong_use_is_told_with_the_program_s_name(words, message, capsys):
         (["generalize", "--cfg", "nowhere.yaml"], "nowhere.yaml: no such config"),
         (["hardness", "toy", "runtime.divice=cpu"], "did you mean 'device'?"),
         (["table", "digit"], "digit"),
+        (["search", "--cfg", "digits_avg", "--space", "digits"], "did you mean 'digits_avh.yaml'?"),
         (["check-data", "pasc"], "did you mean 'pacs'?"),
         (["check-device", "--only", "metods"], "did you mean 'methods'?"),
         (["bench", "--only", "nothing"], "unknown benchmark 'nothing'"),

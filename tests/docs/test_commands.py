@@ -34,7 +34,7 @@ register_tables()
 
 #: Scripts in tools/ and the commands that they are.
 TOOLS = {
-    **{f"tools/{name}.py": [name] for name in ("adapt", "generalize", "hardness", "table")},
+    **{f"tools/{name}.py": [name] for name in ("adapt", "generalize", "hardness", "search", "table")},
     "tools/self_train.py": ["adapt"],
     "tools/check_data.py": ["check-data"],
     "tools/check_device.py": ["check-device"],
@@ -56,6 +56,10 @@ SMALL = {
     ),
     "generalize": ("training.steps=2", "report.gallery=2", "report.loggers=[]", "runtime.threads=1"),
     "hardness toy": ("--epochs", "1"),
+    "search": (
+        *("--trials", "2", "data.rendered_per_class=20", "source.epochs=1"),
+        *("self_training.rounds=1", "self_training.steps=2"),
+    ),
 }
 #: What a command needs, and the command that makes it.
 MADE = {

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from uda.report.figures import COLOURS, FAINT, finish, legend_name, new_axes, styled
+from uda.report.figures import COLOURS, FAINT, finish, legend_name, new_axes, quick_axes, styled
 from uda.searches.space import Searched, value_text
 from uda.searches.trials import Trial, best_of
 
@@ -14,7 +14,7 @@ LONGEST = 14
 @styled
 def history_figure(trials: Sequence[Trial], validator: str):
     """The score of each trial, and the best one so far."""
-    axes = new_axes(6, 3.2)
+    axes = quick_axes(6, 3.2)
     _points(axes, trials, [trial.number for trial in trials])
     steps, heights = [], []
     for place, trial in enumerate(trials):
@@ -29,15 +29,16 @@ def history_figure(trials: Sequence[Trial], validator: str):
 @styled
 def setting_figure(setting: Searched, trials: Sequence[Trial], validator: str):
     """The score of the trials by the value of a setting. Values that are no numbers have places of their own."""
-    axes = new_axes(4.6, 2.9)
     values = [trial.values[setting.key] for trial in trials]
     if setting.range is not None:
+        axes = quick_axes(4.6, 2.9)
         shown = [(trial, value) for trial, value in zip(trials, values, strict=True) if _is_number(value)]
         _points(axes, [trial for trial, _ in shown], [value for _, value in shown])
         finish(axes, legend_name(validator), legend=False, xlabel="")
         if setting.range.log:
             axes.set_xscale("log")
     else:
+        axes = new_axes(4.6, 2.9)  # which makes room for names
         names = list(dict.fromkeys(value_text(value) for value in (*setting.choices, *values)))
         _points(axes, trials, [names.index(value_text(value)) for value in values])
         finish(axes, legend_name(validator), legend=False, xlabel="")
@@ -50,7 +51,7 @@ def setting_figure(setting: Searched, trials: Sequence[Trial], validator: str):
 @styled
 def against_figure(trials: Sequence[Trial], accuracies: Sequence[float], validator: str, measure: str):
     """The oracle accuracy of the trials by their score."""
-    axes = new_axes(6, 3.2)
+    axes = quick_axes(6, 3.2)
     known = [(trial, value) for trial, value in zip(trials, accuracies, strict=True) if trial.score is not None]
     for state, look in LOOKS.items():
         points = [(trial.score, 100 * value) for trial, value in known if trial.state == state]

@@ -5,29 +5,35 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from uda.core.files import write_text
 from uda.report import figures
 from uda.report.html import clean_name, template
 from uda.report.page import Card
 from uda.report.terminal import fraction, percent
 from uda.searches.figures import against_figure, history_figure, setting_figure
 from uda.searches.lines import counted
-from uda.searches.results import Oracle, short_keys, values_text, verdicts
+from uda.searches.results import PAGE, Oracle, short_keys, values_text, verdicts
 from uda.searches.runs import HELD_OUT
 from uda.searches.sampling import RANDOM_TRIALS
 from uda.searches.space import Searched, value_text
 from uda.searches.state import SearchState
-from uda.searches.trials import Trial
+from uda.searches.trials import Trial, trial_folder
 
 
-def search_page(search: SearchState, best: Trial | None, oracle: Oracle, links: Mapping[int, str]) -> str:
-    """The page: one HTML file that needs no others.
+def write_page(search: SearchState, best: Trial | None, oracle: Oracle) -> None:
+    """Write `search.html`: one HTML file that needs no others.
 
     Args:
         search: the search, finished or not.
         best: its best trial; None if no trial is finished.
         oracle: the oracle accuracy of each trial.
-        links: addresses of the trials' own pages, relative to this page, by number.
     """
+    pages = {trial.number: trial_folder(search.folder, trial.number) / "report.html" for trial in search.trials}
+    links = {number: path.relative_to(search.folder).as_posix() for number, path in pages.items() if path.is_file()}
+    write_text(search.folder / PAGE, _render(search, best, oracle, links))
+
+
+def _render(search: SearchState, best: Trial | None, oracle: Oracle, links: Mapping[int, str]) -> str:
     trials, validator = search.trials, search.validator
     drawn = [trial for trial in trials if trial.state in ("finished", "pruned") and trial.score is not None]
     labelled = any(share is not None for share in oracle.values())

@@ -14,7 +14,7 @@ from uda.core.statistics import spearman
 from uda.searches.runs import KindOfRun, records_in
 from uda.searches.space import value_text
 from uda.searches.state import SearchState
-from uda.searches.trials import Trial, trial_folder
+from uda.searches.trials import Trial
 from uda.training.records import plain
 
 BEST, SUMMARY, PAGE = "best.yaml", "search.json", "search.html"
@@ -94,15 +94,6 @@ def write_best(search: SearchState, best: Trial) -> None:
     head = f"# The best of {len(search.trials)} trials of `uda search`: trial {best.number}, {told}.\n"
     text = yaml.safe_dump(search.best_content(best), sort_keys=False, allow_unicode=True)
     write_text(search.folder / BEST, head + text)
-
-
-def write_page(search: SearchState, best: Trial | None, oracle: Oracle) -> None:
-    """Write `search.html`."""
-    from uda.searches.page import search_page
-
-    pages = {trial.number: trial_folder(search.folder, trial.number) / "report.html" for trial in search.trials}
-    links = {number: path.relative_to(search.folder).as_posix() for number, path in pages.items() if path.is_file()}
-    write_text(search.folder / PAGE, search_page(search, best, oracle, links))
 
 
 def short_keys(keys: Sequence[str]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import uda.kinds  # noqa: F401  (a config of another command is told by its kind)
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError

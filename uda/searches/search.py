@@ -1,7 +1,6 @@
 """A search: trials of a config with values of a space, judged by a score that needs no target labels."""
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ from uda.core.errors import UserError
 from uda.core.files import OutputError, remove_temporaries, write_text
 from uda.core.interruption import Interruption
 from uda.searches import lines
-from uda.searches.results import BEST, oracle_of, write_best, write_page, write_summary
+from uda.searches.page import write_page
+from uda.searches.results import BEST, oracle_of, write_best, write_summary
 from uda.searches.runs import Record, SharedImages, WatchedRun, records_in
 from uda.searches.sampling import check_installed, is_hopeless, propose
 from uda.searches.state import SearchState
@@ -101,7 +101,7 @@ class Search(SearchState):
         self.interruption = interruption or Interruption()
         self.command = command
         self._shared = SharedImages()
-        self._page_written = -math.inf
+        self._page_written = time.monotonic()
         self._check_folder()
         self.trials = read_trials(self.folder)
 
