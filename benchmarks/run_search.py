@@ -23,9 +23,9 @@ from uda.cli.command_line import CommandParser, run_command
 from uda.core.errors import UserError
 from uda.core.files import write_text
 from uda.report.markdown import insert_markdown, markdown_table
-from uda.searches.results import Verdict, oracle_of, verdicts
+from uda.searches.results import oracle_of, verdicts
 from uda.searches.search import Search
-from uda.searches.trials import trial_folder
+from uda.searches.trials import Trial, trial_folder
 from uda.training.device import set_up_process
 
 #: The digits task in quick runs. The learning rates are too small, and a round selects next to nothing.
@@ -51,32 +51,24 @@ def poor_config(folder: Path) -> Path:
     return path
 
 
-def search(options: argparse.Namespace, seed: int) -> tuple[list[dict[str, object]], list[Verdict], list[float]]:
-    """One search. Returns its trials as rows, the verdicts, and the accuracy of trial 0 and of the best by labels."""
+def search(options: argparse.Namespace, seed: int) -> list[dict[str, object]]:
+    """One search. Returns a row for each trial."""
     folder = options.runs / options.name / f"seed{seed}"
     cfg = options.cfg or poor_config(options.runs / options.name)
-    own = Search(
-        cfg, options.space, options.trials, options.validator, folder, [*options.overrides, f"seed={seed}"],
-        pruning=False,
-    )  # fmt: skip
+    settings = [*options.overrides, f"seed={seed}"]
+    own = Search(cfg, options.space, options.trials, options.validator, folder, settings, pruning=False)
     set_up_process(own.config.runtime)
-    trials = own.run().trials
-    oracle = {trial.number: oracle_of(trial_folder(folder, trial.number), own.kind) for trial in trials}
-    rows = [
+    return [
         {
             "seed": seed,
             "trial": trial.number,
             "state": trial.state,
             "values": json.dumps(trial.values, separators=(",", ":")),
-            "oracle": oracle[trial.number],
+            "oracle": oracle_of(trial_folder(folder, trial.number), own.kind),
             **trial.validators,
         }
-        for trial in trials
+        for trial in own.run().trials
     ]
-    known = [oracle[trial.number] for trial in trials if trial.state == "finished" and oracle[trial.number] is not None]
-    if not known:
-        raise UserError(f"{folder}: no target labels, so validators cannot be compared")
-    return rows, verdicts(trials, oracle), [oracle[0], max(known)]
 
 
 def to_csv(rows: Sequence[dict[str, object]]) -> str:
@@ -91,34 +83,45 @@ def to_csv(rows: Sequence[dict[str, object]]) -> str:
     return buffer.getvalue()
 
 
-def to_markdown(found: Sequence[tuple[list[Verdict], list[float]]]) -> str:
-    """A row per validator, the mean over the seeds, with the best first."""
-    names = [verdict.validator for verdict in found[0][0]]
+def read_trials(text: str) -> list[tuple[list[Trial], dict[int, float | None]]]:
+    """The trials in a CSV, one list per seed, each with its oracle accuracies."""
+    found: dict[str, tuple[list[Trial], dict[int, float | None]]] = {}
+    for row in csv.DictReader(io.StringIO(text)):
+        trials, oracle = found.setdefault(row["seed"], ([], {}))
+        scores = {name: float(value) if value else None for name, value in row.items() if name not in COLUMNS}
+        trials.append(Trial(int(row["trial"]), json.loads(row["values"]), row["state"], validators=scores))
+        oracle[trials[-1].number] = float(row["oracle"]) if row["oracle"] else None
+    return list(found.values())
+
+
+def to_markdown(text: str) -> str:
+    """A table from a CSV: a row per validator, the mean over the seeds, with the best first."""
+    searches = read_trials(text)
+    judged = [verdicts(*own) for own in searches]
+    if not all(judged):
+        raise UserError("a search has no target labels, so validators cannot be compared")
     rows = []
-    for name in names:
-        own = [verdict for verdicts_, _ in found for verdict in verdicts_ if verdict.validator == name]
+    for name in dict.fromkeys(verdict.validator for own in judged for verdict in own):
+        own = [verdict for found in judged for verdict in found if verdict.validator == name]
+        accuracy = statistics.mean(verdict.accuracy for verdict in own)
         shares = [100 * verdict.share for verdict in own if verdict.share is not None]
         ranks = [verdict.rank for verdict in own if verdict.rank is not None]
         rows.append(
-            (
-                statistics.mean(verdict.accuracy for verdict in own),
-                statistics.mean(shares) if shares else None,
-                min(shares) if shares else None,
-                statistics.mean(ranks) if ranks else None,
-                name,
-            )
+            (accuracy, name, [*_mean(shares, 0), *([f"{min(shares):.0f}"] if shares else ["-"])], _mean(ranks, 2))
         )
-    rows.sort(key=lambda row: -row[0])
     lines = [
-        [f"`{name}`", f"{100 * accuracy:.1f}", *("-" if share is None else f"{share:.0f}" for share in (mean, least)),
-         "-" if rank is None else f"{rank:.2f}"]
-        for accuracy, mean, least, rank, name in rows
-    ]  # fmt: skip
-    first, best = (statistics.mean(ends[place] for _, ends in found) for place in (0, 1))
-    lines.append(["trial 0: the recipe as it is", f"{100 * first:.1f}", "0", "0", ""])
-    lines.append(["by labels: a bound, not a choice", f"{100 * best:.1f}", "100", "100", ""])
-    head = ["chosen by", "accuracy, % (oracle)", "share of the gain, %", "lowest of the seeds, %", "rank correlation"]
+        [f"`{name}`", f"{100 * accuracy:.1f}", *shares, *ranks] for accuracy, name, shares, ranks in sorted(rows)[::-1]
+    ]
+    first = [100 * oracle[0] for _, oracle in searches if oracle[0] is not None]
+    best = [100 * max(share for share in oracle.values() if share is not None) for _, oracle in searches]
+    lines.append(["the recipe as it is", *_mean(first, 1), "0", "0", ""])
+    lines.append(["labels: a bound, not a choice", *_mean(best, 1), "100", "100", ""])
+    head = ["chosen by", "class mean, % (oracle)", "share of the gain, %", "its lowest, %", "rank correlation"]
     return markdown_table(head, lines, "lrrrr")
+
+
+def _mean(values: Sequence[float], digits: int) -> list[str]:
+    return [f"{statistics.mean(values):.{digits}f}" if values else "-"]
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -134,13 +137,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--into", metavar="FILE", type=Path, help="also write the table into this document's block")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_intermixed_args(arguments)
-    rows, found = [], []
+    rows: list[dict[str, object]] = []
     for seed in range(options.seeds):
-        own, judged, ends = search(options, seed)
-        rows += own
-        found.append((judged, ends))
+        rows += search(options, seed)
         write_text(options.results / f"search_{options.name}.csv", to_csv(rows))
-    table = to_markdown(found)
+    table = to_markdown(to_csv(rows))
     print(table, end="")
     if options.into:
         document = options.into.read_text(encoding="utf-8")

@@ -24,7 +24,7 @@ def test_a_search_is_told_in_80_columns_and_goes_on(tiny, space, in_folder, caps
     assert "search   tiny, seed 0: 2 trials -> found" in lines
     assert "given    self_training.rounds: not searched, because it is given" in lines
     assert [line.split()[0] for line in lines if re.match(r" +\d+ +\d\.", line)] == ["0", "1"]
-    assert lines[-2:] == ["config   found/best.yaml  (uda adapt --cfg takes it)", "page     found/search.html"]
+    assert lines[-2:] == ["config   found/best.yaml (for uda adapt --cfg)", "page     found/search.html"]
     assert main(words) == 0
     assert "found is finished: 2 trials, 2 finished" in capsys.readouterr().out
     assert main(["adapt", "--cfg", "found/best.yaml", "--dry-run"]) == 0

@@ -72,6 +72,7 @@ SNIPPETS = {
     "method": ("python", "my_method.py"),
     "own data": ("yaml", "own.yaml"),
     "comparison": ("yaml", "my_table.yaml"),
+    "space": ("yaml", "my_space.yaml"),
     "wandb": ("python", "wandb_logger.py"),
     "mlflow": ("python", "mlflow_logger.py"),
 }
@@ -141,7 +142,7 @@ def there(folder, monkeypatch):
 def carry_out(words: list[str]) -> int:
     """Run a command at reduced size; its exit code."""
     small = SMALL.get(name_of(words), ())
-    if "--dry-run" not in words or name_of(words) == "adapt":
+    if "--dry-run" not in words or name_of(words) in ("adapt", "search"):
         words = [*words, *small]
     if name_of(words) == "generalize" and not any(word.startswith("target=") for word in words):
         words = [*words, "target=m15"]

@@ -27,7 +27,7 @@ def plan(search: SearchState) -> list[str]:
     pruning = "trials with low scores end early" if search.pruning else "no trial ends early"
     lines = [
         f"search   {search.config.name}, seed {search.config.seed}: {search.wanted} trials -> {search.folder}",
-        f"judge    {search.validator}, at the last report, without target labels; {pruning}",
+        *_wrapped("judge    ", f"{search.validator}, at the last report, without target labels; {pruning}".split(" ")),
     ]
     for place, setting in enumerate(search.space.settings):
         lines += _wrapped(f"{'space' if not place else '':<9}{setting.key:<{keys}}  ", setting.describe().split(" "))
@@ -78,10 +78,10 @@ def result(search: SearchState, best: Trial, oracle: Oracle) -> list[str]:
         told = [f"best trial {percent(known[best.number])}"]
         told += [f"trial 0 {percent(known[0])}"] if 0 in known and first is not best else []
         told += [f"highest of all {percent(max(known.values()))}"]
-        lines.append(f"oracle   {search.kind.measure_name}, %: {', '.join(told)}")
+        lines += _wrapped("oracle   ", [f"{search.kind.measure_name}, %:", *_with_commas(told)])
     return [
         *lines,
-        f"config   {search.folder / BEST}  (uda {search.kind.command} --cfg takes it)",
+        f"config   {search.folder / BEST} (for uda {search.kind.command} --cfg)",
         f"page     {search.folder / PAGE}",
     ]
 
