@@ -106,12 +106,10 @@ def to_markdown(text: str) -> str:
         accuracy = statistics.mean(verdict.accuracy for verdict in own)
         shares = [100 * verdict.share for verdict in own if verdict.share is not None]
         ranks = [verdict.rank for verdict in own if verdict.rank is not None]
-        rows.append(
-            (accuracy, name, [*_mean(shares, 0), *([f"{min(shares):.0f}"] if shares else ["-"])], _mean(ranks, 2))
-        )
-    lines = [
-        [f"`{name}`", f"{100 * accuracy:.1f}", *shares, *ranks] for accuracy, name, shares, ranks in sorted(rows)[::-1]
-    ]
+        lowest = f"{min(shares):.0f}" if shares else "-"
+        cells = [f"`{name}`", f"{100 * accuracy:.1f}", *_mean(shares, 0), lowest, *_mean(ranks, 2)]
+        rows.append((accuracy, cells))
+    lines = [cells for _, cells in sorted(rows, reverse=True)]
     first = [100 * oracle[0] for _, oracle in searches if oracle[0] is not None]
     best = [100 * max(share for share in oracle.values() if share is not None) for _, oracle in searches]
     lines.append(["the recipe as it is", *_mean(first, 1), "0", "0", ""])

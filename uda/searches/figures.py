@@ -29,6 +29,8 @@ def history_figure(trials: Sequence[Trial], validator: str):
 @styled
 def setting_figure(setting: Searched, trials: Sequence[Trial], validator: str):
     """The score of the trials by the value of a setting. Values that are no numbers have places of their own."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     values = [trial.values[setting.key] for trial in trials]
     if setting.range is not None:
         axes = quick_axes(4.6, 2.9)
@@ -37,6 +39,11 @@ def setting_figure(setting: Searched, trials: Sequence[Trial], validator: str):
         finish(axes, legend_name(validator), legend=False, xlabel="")
         if setting.range.log:
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axes.xaxis.set_major_formatter(lambda value, place: f"{value:g}")
+            axes.xaxis.set_minor_locator(NullLocator())
+        elif not setting.whole:
+            axes.xaxis.set_major_locator(MaxNLocator(6))
     else:
         axes = new_axes(4.6, 2.9)  # which makes room for names
         names = list(dict.fromkeys(value_text(value) for value in (*setting.choices, *values)))
@@ -49,7 +56,7 @@ def setting_figure(setting: Searched, trials: Sequence[Trial], validator: str):
 
 
 @styled
-def against_figure(trials: Sequence[Trial], accuracies: Sequence[float], validator: str, measure: str):
+def against_figure(trials: Sequence[Trial], accuracies: Sequence[float], validator: str):
     """The oracle accuracy of the trials by their score."""
     axes = quick_axes(6, 3.2)
     known = [(trial, value) for trial, value in zip(trials, accuracies, strict=True) if trial.score is not None]
@@ -58,7 +65,7 @@ def against_figure(trials: Sequence[Trial], accuracies: Sequence[float], validat
         if points:
             axes.scatter(*zip(*points, strict=True), 34, label=NAMES[state], **look)
     axes.set_xlabel(legend_name(validator))
-    axes.set_ylabel(f"{measure}, % (oracle)")
+    axes.set_ylabel("% (oracle)")
     axes.grid(color=FAINT, linewidth=0.8)
     return axes.figure
 

@@ -78,7 +78,7 @@ def _render(search: SearchState, best: Trial | None, oracle: Oracle, links: Mapp
         verdicts=found,
         bound=(highest.number, oracle[highest.number]) if highest else None,
         against=_svg(
-            against_figure(shown, [oracle[trial.number] for trial in shown], validator, search.kind.measure_name),
+            against_figure(shown, [oracle[trial.number] for trial in shown], validator),
             "against",
             f"Accuracy of {len(shown)} trials by their score.",
         )
