@@ -7,6 +7,7 @@ of the best trial by labels. A search that was begun goes on.
 
     python -m benchmarks.run_search                           # the digits task, three seeds, fifteen minutes on a core
     python -m benchmarks.run_search --into docs/search.md
+    python -m benchmarks.run_search --name pacs_bank data.features=banks/pacs_tf_efficientnet_lite0
     python -m benchmarks.run_search --name mine --cfg mine.yaml --space space.yaml --trials 30 source.optim.lr=0.001
 """
 
@@ -28,8 +29,9 @@ from uda.searches.search import Search
 from uda.searches.trials import Trial, trial_folder
 from uda.training.device import set_up_process
 
-#: The digits task in quick runs. The learning rates are too small, and a round selects next to nothing.
-POOR = """\
+#: Poor recipes by name. The learning rates are too small, and a round selects next to nothing.
+POOR = {
+    "digits": """\
 # Digits: quick runs with a poor recipe.
 _base_: digits_avh.yaml
 data: {rendered_per_class: 300}
@@ -39,24 +41,39 @@ self_training:
   steps: 20
   portion: {start: 0.02, step: 0.0, max: 0.02}
   optim: {lr: 0.002}
-"""
+""",
+    "pacs_bank": """\
+# A bank of PACS features, art painting to cartoon: a poor recipe.
+_base_: pacs_avh.yaml
+data: {source: art_painting, target: cartoon}
+source: {batch_size: 64, optim: {lr: 0.001}}
+self_training:
+  rounds: 5
+  steps: 40
+  batch: {source: 32, selected: 32}
+  portion: {start: 0.02, step: 0.0, max: 0.02}
+  optim: {lr: 0.0005}
+""",
+}
 #: Columns of the CSV before the scores of the validators.
 COLUMNS = ("seed", "trial", "state", "values", "oracle")
 
 
-def poor_config(folder: Path) -> Path:
-    """Write the poor recipe as a config, so that a search may change its settings."""
-    path = folder / "digits_poor.yaml"
-    write_text(path, POOR)
+def poor_config(folder: Path, name: str) -> Path:
+    """Write a poor recipe as a config, so that a search may change its settings."""
+    if name not in POOR:
+        raise UserError(f"--name {name}: give --cfg and --space too, or one of {', '.join(POOR)}")
+    path = folder / f"{name}_poor.yaml"
+    write_text(path, POOR[name])
     return path
 
 
 def search(options: argparse.Namespace, seed: int) -> list[dict[str, object]]:
     """One search. Returns a row for each trial."""
     folder = options.runs / options.name / f"seed{seed}"
-    cfg = options.cfg or poor_config(options.runs / options.name)
+    cfg = options.cfg or poor_config(options.runs / options.name, options.name)
     settings = [*options.overrides, f"seed={seed}"]
-    own = Search(cfg, options.space, options.trials, options.validator, folder, settings, pruning=False)
+    own = Search(cfg, options.space or options.name, options.trials, options.validator, folder, settings, pruning=False)
     set_up_process(own.config.runtime)
     return [
         {
@@ -125,8 +142,8 @@ def _mean(values: Sequence[float], digits: int) -> list[str]:
 def main(arguments: list[str] | None = None) -> int:
     parser = CommandParser(prog="python -m benchmarks.run_search", description=__doc__)
     parser.add_argument("--name", default="digits", help="name of the measurement (default: digits)")
-    parser.add_argument("--cfg", help="the recipe to start from (default: a poor one of the digits task)")
-    parser.add_argument("--space", default="digits", help="the space (default: digits)")
+    parser.add_argument("--cfg", help="the recipe to start from (default: a poor one, if the name has it)")
+    parser.add_argument("--space", help="the space (default: the name)")
     parser.add_argument("--trials", type=int, default=20, help="trials of a search (default: 20)")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, ... (default: 3)")
     parser.add_argument("--validator", help="the validator that guides the searches (default: that of the config)")

@@ -58,10 +58,13 @@ def test_searches_are_made_and_go_on(tiny, in_folder, capsys):
     assert (in_folder / "results" / "search_mine.csv").read_text() == text
 
 
-def test_the_poor_recipe_is_a_config(in_folder):
+@pytest.mark.parametrize("name", run_search.POOR)
+def test_a_poor_recipe_is_a_config(name, in_folder):
     from uda.adaptation.config import AdaptationConfig
     from uda.searches.space import read_space
 
-    config = AdaptationConfig.load(run_search.poor_config(in_folder))
+    config = AdaptationConfig.load(run_search.poor_config(in_folder, name))
     assert config.self_training.portion.max == 0.02 and config.self_training.selector == "avc"
-    assert read_space("digits", config)[0].settings
+    assert read_space(name, config)[0].settings
+    with pytest.raises(UserError, match="give --cfg and --space too"):
+        run_search.poor_config(in_folder, "mine")

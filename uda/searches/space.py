@@ -269,10 +269,11 @@ def _is_whole(declared: Any) -> bool:
 def _not_searched(space: Space, config: RunConfig) -> list[str]:
     """Messages about settings that no search may change, that the method does not read, or that overlap."""
     problems, keys = [], [setting.key for setting in space.settings]
+    fixed = (*config.not_identity, "plugin_code", "bank")  # but another feature bank is another run
     for place, key in enumerate(keys):
         where = f"{space.name}: {key}"
         why = next((why for name, why in NOT_SEARCHED.items() if _overlap(key, name)), None)
-        if why is None and any(_overlap(key, name) for name in (*config.not_identity, "plugin_code")):
+        if why is None and key != "data.features" and any(_overlap(key, name) for name in fixed):
             why = "it does not change what a run is"
         if why is not None:
             problems.append(f"{where}: no setting for a search: {why}")

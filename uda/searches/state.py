@@ -15,6 +15,9 @@ from uda.searches.trials import Trial, trial_folder
 from uda.tables.recipe import below
 from uda.training.config import RunConfig, flatten
 
+#: The caller's changes that the best config does not have. Where the data are is kept.
+NOT_KEPT = ("runtime", "report", "output", "name", "plugins", "plugin_code", "bank")
+
 
 class SearchState:
     """A search without the means to run it. The arguments are those of `Search`."""
@@ -72,10 +75,10 @@ class SearchState:
         if self.config.plugins:  # those of a config file are relative to that file
             changed["plugins"] = [os.path.abspath(plugin) for plugin in self.config.plugins]
         if self.config_name is None:
-            whole = self.config.model_dump(mode="json", exclude_unset=True, exclude={"plugin_code", "output", "name"})
+            left_out = {"plugin_code", "bank", "output", "name"}
+            whole = self.config.model_dump(mode="json", exclude_unset=True, exclude=left_out)
             return {"name": name, **merge(whole, changed)}
-        skipped = (*self.config.not_identity, "plugin_code")
-        kept = {key: value for key, value in flatten(self.given).items() if not below(key, skipped)}
+        kept = {key: value for key, value in flatten(self.given).items() if not below(key, NOT_KEPT)}
         return {"_base_": self._base(), "name": name, **merge(parse_overrides(kept, kind)[0], changed)}
 
     def _base(self) -> str:
