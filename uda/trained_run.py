@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
-from torch import nn
 
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
@@ -24,16 +23,13 @@ from uda.data.images import Images
 from uda.data.loaders import predict_batches
 from uda.data.transforms import make_predict
 from uda.evaluation.prediction_table import Row, prediction_rows, write_predictions
-from uda.generalization.config import GeneralizationConfig
 from uda.kinds import kind_of
-from uda.models.backbones import create_backbone
-from uda.models.network import Network, Prediction, create_network, network_on
+from uda.models.network import Network, Prediction, create_network
 from uda.models.weights import load_network, read_description
 from uda.selection.selectors import target_scores
 from uda.training.config import RunConfig
-from uda.training.engine import Engine, generators_restored, seed_everything
+from uda.training.engine import Engine, generators_restored
 from uda.training.records import read_results
-from uda.training.stages import INITIAL_WEIGHTS
 
 #: Names of weights that runs keep in `checkpoints/`, in the order in which messages list them.
 WEIGHTS = ("final", "label_free", "validation", "source")
@@ -271,16 +267,7 @@ def load_run(folder: str | Path, *, device: str | None = None, weights: str = "f
 
 def _trained_network(config: RunConfig, weights: Path, num_classes: int) -> Network:
     """Create a config's network and load a run's final weights into it."""
-    channels = len(config.transforms.mean)
-    if not (isinstance(config, GeneralizationConfig) and config.training.frozen_backbone):
-        model = config.model.model_copy(update={"weights": "none"})  # the file has all weights
-        network = create_network(model, num_classes, channels)
-        load_network(network, weights, {})
-        return network
-    # The file has only the layers after the frozen backbone. The backbone is created as in the run.
-    seed_everything(INITIAL_WEIGHTS, config.seed)
-    backbone, width = create_backbone(config.model.backbone, config.model.weights, channels)
-    network = network_on(nn.Flatten(), width, config.model, num_classes)
+    model = config.model.model_copy(update={"weights": "none"})  # the file has all weights
+    network = create_network(model, num_classes, len(config.transforms.mean))
     load_network(network, weights, {})
-    network.backbone = backbone
     return network

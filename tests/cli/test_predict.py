@@ -175,7 +175,7 @@ def test_a_run_of_domain_generalisation_predicts(in_folder, capsys):
     for seed, domain in enumerate(("drawn", "photos", "clay")):
         make_folders(in_folder / domain, CLASSES, per_class=8, seed=seed)
     (in_folder / "three.yaml").write_text(TINY.format(root=in_folder))
-    uda.generalize("three.yaml", overrides={"output": "run", "training.frozen_backbone": True}, log=None)
+    uda.generalize("three.yaml", overrides={"output": "run"}, log=None)
     for weights in ("validation", "final"):
         assert main(["predict", "run", "photos", "--weights", weights]) == 0
         expected = uda.load_run("run", weights=weights).predict("photos")

@@ -3,6 +3,8 @@
 import pytest
 
 from tests.data.trees import make_folders
+from uda.feature_bank import make_bank
+from uda.generalization.config import GeneralizationConfig
 
 CLASSES = ["ant", "bee", "cat", "dog"]
 TINY = """\
@@ -26,3 +28,10 @@ def tiny(tmp_path_factory):
     path = root / "tiny.yaml"
     path.write_text(TINY.format(root=root))
     return path
+
+
+@pytest.fixture(scope="session")
+def bank(tiny):
+    """A feature bank of the three domains, with two augmented views that no run reads."""
+    make_bank(GeneralizationConfig.load(tiny), tiny.parent / "bank", views=2, log=None)
+    return tiny.parent / "bank"

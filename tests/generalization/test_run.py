@@ -1,13 +1,16 @@
 """Leaving one domain out: what is trained on, what is found, how a run resumes, what it refuses."""
 
+import copy
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+import yaml
+from torch.nn import functional as F
 
 from tests.adaptation.test_resume import cut
 from tests.adaptation.test_run import cut_after_every_save
@@ -15,22 +18,23 @@ from tests.data.trees import make_folders
 from tests.generalization.conftest import CLASSES
 from tests.in_process import generalize
 from tests.report.test_loggers import series
-from uda.core.distributed import Ranks
 from uda.core.errors import UserError
-from uda.data.digits import ANGLES, rendered, rotated
+from uda.data.banks import find_domain
+from uda.data.digits import ANGLES, rotated
 from uda.data.domains import TargetLabels
+from uda.data.images import ImageFiles
 from uda.data.transforms import make_predict
 from uda.evaluation.accuracy import HARDNESS_BINS
 from uda.generalization import run as run_module
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import hold_out, load, names_of
-from uda.generalization.features import extract
 from uda.generalization.methods import GENERALIZATION_METHODS
 from uda.generalization.run import GeneralizationRun
 from uda.models.backbones import create_backbone
 from uda.trained_run import load_run
 from uda.training import engine
-from uda.training.engine import Engine
+from uda.training.engine import seed_everything
+from uda.training.stages import INITIAL_WEIGHTS
 
 
 def config_of(path, *words):
@@ -122,8 +126,9 @@ def test_last_validation_and_oracle_stand_under_their_own_names(tiny, tmp_path):
     assert weights == {"final.safetensors", "validation.safetensors"}
 
 
-@pytest.mark.parametrize("extra", [[], ["training.frozen_backbone=true"], ["model.loss=avh"]], ids=" ".join)
-def test_a_run_that_dies_after_every_step_comes_to_the_same_end(tiny, tmp_path, monkeypatch, extra):
+@pytest.mark.parametrize("extra", [[], ["data.features={bank}"], ["model.loss=avh"]], ids=" ".join)
+def test_a_run_that_dies_after_every_step_comes_to_the_same_end(tiny, bank, tmp_path, monkeypatch, extra):
+    extra = [word.format(bank=bank) for word in extra]
     execute(tiny, tmp_path / "whole", *extra)
     folder = tmp_path / "cut"
     assert cut_after_every_save(monkeypatch, folder, lambda: execute(tiny, folder, *extra)) > 7
@@ -132,18 +137,20 @@ def test_a_run_that_dies_after_every_step_comes_to_the_same_end(tiny, tmp_path, 
         assert (folder / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("extra", [[], ["training.frozen_backbone=true"], ["model.loss=avh"]], ids=" ".join)
-def test_a_finished_run_has_its_predictions_of_the_unseen_domain(tiny, tmp_path, monkeypatch, extra):
+@pytest.mark.parametrize("extra", [[], ["data.features={bank}"], ["model.loss=avh"]], ids=" ".join)
+def test_a_finished_run_has_its_predictions_of_the_unseen_domain(tiny, bank, tmp_path, monkeypatch, extra):
     """Their accuracy is that of the last report. A run that was cut after the last one predicts once more."""
+    extra = [word.format(bank=bank) for word in extra]
     results = execute(tiny, tmp_path / "run", *extra)
     with (tmp_path / "run" / "predictions.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 32 and rows[0]["path"] == "ant/ant_0.jpg"
     right = [row["prediction"] == row["path"].split("/")[0] for row in rows]
     assert sum(right) / 32 == results["final"]["overall"]
-    found = load_run(tmp_path / "run").predict(f"{tiny.parent}/clay")
-    assert [row["path"] for row in rows] == found.ids
-    assert [row["prediction"] for row in rows] == found.class_names
+    if not any(word.startswith("data.features") for word in extra):
+        found = load_run(tmp_path / "run").predict(f"{tiny.parent}/clay")
+        assert [row["path"] for row in rows] == found.ids
+        assert [row["prediction"] for row in rows] == found.class_names
     with monkeypatch.context() as patch:
         patch.setattr(GeneralizationRun, "save_weights", lambda self, name: 1 / (name != "final"))
         with pytest.raises(ZeroDivisionError):
@@ -207,48 +214,82 @@ def test_labels_that_changed_are_refused(tiny, tmp_path, monkeypatch):
             GeneralizationRun(config_of(tiny, f"output={folder}"))
 
 
-def test_features_of_a_frozen_backbone_are_computed_once_for_all_runs(tiny, tmp_path, monkeypatch):
-    """The second run finds those of its images in the store; another transform wants others."""
-    passes, predict = [], Engine.predict
-    watched = lambda *args, **names: passes.append(names.get("label")) or predict(*args, **names)  # noqa: E731
-    monkeypatch.setattr(Engine, "predict", watched)
-    frozen = ["training.frozen_backbone=true", f"data.store={tmp_path / 'store'}"]
-    first = GeneralizationRun(config_of(tiny, f"output={tmp_path / 'a'}", *frozen))
-    assert passes == ["features"] * 3 and len(list((tmp_path / "store").glob("features-*"))) == 3
-    feature = first.batches.images[0].read(3)
-    assert feature.shape == (128, 1, 1) and first.engine.network.backbone(feature[None]).shape == (1, 128)
-    torch.manual_seed(9)  # a run's own seed decides its weights, so the backbone is the same one
-    second = GeneralizationRun(config_of(tiny, f"output={tmp_path / 'b'}", *frozen))
-    assert len(passes) == 3 and torch.equal(second.batches.images[0].read(3), feature)
-    GeneralizationRun(config_of(tiny, f"output={tmp_path / 'c'}", *frozen, "transforms.size=20"))
-    assert len(passes) == 6
-    assert "(frozen, with random weights), " in first.plan() and "\ncompute  cpu, " in first.plan()
+def test_a_run_on_a_bank_is_one_on_the_features_of_its_backbone(tiny, bank, tmp_path, monkeypatch):
+    """No image is read. One step of plain SGD on the head by hand, from features of a backbone of the bank's seed."""
+    plain = "training.optim={lr: 0.1, momentum: 0, nesterov: false, weight_decay: 0, schedule: constant}"
+    config = config_of(tiny, f"output={tmp_path / 'run'}", f"data.features={bank}", "training.steps=1", plain)
+    seed_everything(INITIAL_WEIGHTS, config.seed)
+    backbone, transform = create_backbone("digits_cnn", "none", 3)[0].eval(), make_predict(config.transforms)
+    expected = {}
+    for number, seen in enumerate(load(config_of(tiny), lambda line: None).seen):
+        for place, name in enumerate(seen.domain.images.ids):
+            with torch.inference_mode():
+                expected[number, name] = backbone(transform([seen.domain.images.read(place)], [0]))[0]
+    monkeypatch.setattr(ImageFiles, "read", lambda *_: pytest.fail("an image is read"))
+    run = GeneralizationRun(config)
+    network, batches = copy.deepcopy(run.engine.network), run.batches.training(0, 1)
+    (batch,) = batches.window(0, 1)
+    assert batch.images.shape == (8, 128, 1, 1)
+    for place, name in enumerate(batches.ids(0)):
+        assert torch.allclose(batch.images[place, :, 0, 0], expected[place // 4, name], atol=1e-5)
+    network.train()
+    F.cross_entropy(network(batch.images).logits, batch.labels).backward()
+    run.execute()
+    trained = dict(run.engine.network.named_parameters())
+    assert trained and not any(name.startswith("backbone") for name in trained)
+    for name, parameter in network.named_parameters():
+        assert torch.allclose(trained[name], parameter - 0.1 * parameter.grad, atol=1e-6), name
 
 
-def test_cached_features_are_what_the_backbone_gives(tiny, tmp_path):
-    """By hand: the predict transform of one image through a backbone of the same weights."""
-    config = config_of(tiny, f"output={tmp_path / 'a'}", f"data.store={tmp_path / 'store'}")
-    domains = load(config_of(tiny), lambda line: None)
-    torch.manual_seed(3)
-    backbone = create_backbone("digits_cnn", "none", 3)[0].eval()
-    save_file(backbone.state_dict(), tmp_path / "weights.safetensors")
-    config = config_of(tiny, f"data.store={tmp_path / 'store'}", f"model.weights={tmp_path / 'weights.safetensors'}")
-    (features,), width = extract(config, [domains.unseen.images], None, Ranks())
-    image = make_predict(config.transforms)([domains.unseen.images.read(5)], [0])
-    with torch.inference_mode():
-        assert torch.allclose(features.read(5)[:, 0, 0], backbone(image)[0], atol=1e-5) and width == 128
+def test_the_plan_of_a_run_on_a_bank_names_its_features(tiny, bank, tmp_path):
+    run = GeneralizationRun(config_of(tiny, f"output={tmp_path / 'a'}", f"data.features={bank}"))
+    assert (
+        "\nnetwork  features of digits_cnn, features 16, 2,132 parameters trained, loss cross_entropy\n" in run.plan()
+    )
+    assert "steps" in run.cost() and not (tmp_path / "a").exists()
 
 
-def test_cached_features_are_known_by_the_pixels_of_generated_images(tmp_path):
-    """Another seed renders other digits under the same names."""
-    torch.manual_seed(3)
-    save_file(create_backbone("digits_cnn", "none", 1)[0].state_dict(), tmp_path / "weights.safetensors")
-    config = config_of("rotated_digits_erm", f"data.store={tmp_path}", f"model.weights={tmp_path}/weights.safetensors")
-    first, other, again = (rendered(1, seed)[0] for seed in (0, 1, 0))
-    assert first.ids == other.ids
-    found, _ = extract(config, [first, other, again], None, Ranks())
-    assert not torch.equal(found[0].read(3), found[1].read(3)) and torch.equal(found[0].read(3), found[2].read(3))
-    assert len(list(tmp_path.glob("features-*"))) == 2
+def test_a_run_does_not_resume_on_features_that_changed(tiny, bank, tmp_path, monkeypatch):
+    """Made of the same images by the same network, but with another number in one place."""
+    copied = tmp_path / "bank"
+    shutil.copytree(bank, copied)
+    words = [f"data.features={copied}"]
+    cut(monkeypatch, lambda: execute(tiny, tmp_path / "run", *words), saves=2)
+    file = copied / "photos.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content.replace(find_domain(bank, "photos").checksum.encode(), b"0" * 64))
+    with pytest.raises(UserError, match=r"features: those of the .*photos images have changed"):
+        execute(tiny, tmp_path / "run", *words)
+    file.write_bytes(content)
+    assert execute(tiny, tmp_path / "run", *words)["steps"] == 7
+
+
+def test_a_bank_of_another_backbone_or_transform_is_refused(tiny, bank, tmp_path):
+    for words, message in (
+        (["model.backbone=cnn9"], r"model\.backbone=digits_cnn, but the config has cnn9"),
+        (["transforms.size=16"], r"transforms\.size=24, but the config has 16"),
+        ([f"data.domains=[{tiny.parent}/drawn, {tiny.parent}/photo]", f"target={tiny.parent}/drawn"], "'photos'"),
+        (["method=feature_critic", "model.head=null"], r"set model\.head, or train on images \(data\.features=null\)"),
+    ):
+        with pytest.raises(UserError, match=message):
+            GeneralizationRun(config_of(tiny, f"output={tmp_path / 'run'}", f"data.features={bank}", *words))
+
+
+def test_a_saved_run_of_an_older_version_that_trained_on_features_is_named(tiny, tmp_path):
+    """One that trained on images had the same key, at its default, and stays readable."""
+    config = config_of(tiny, f"output={tmp_path / 'run'}")
+    saved = yaml.safe_load(config.to_yaml())
+    for value in (False, True):
+        saved["training"]["frozen_backbone"] = value
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(saved))
+        if not value:
+            assert GeneralizationConfig.load(tmp_path / "config.yaml", saved=True) == config
+    (tmp_path / "run").mkdir()
+    (tmp_path / "config.yaml").rename(tmp_path / "run/config.yaml")
+    with pytest.raises(UserError, match=r"training\.frozen_backbone: the run is of an older version of uda; make a"):
+        load_run(tmp_path / "run")
+    with pytest.raises(UserError, match="of an older version of uda"):
+        GeneralizationRun(config)
 
 
 def test_rotated_digits_are_divided_and_turned():

@@ -151,9 +151,11 @@ def identity(bank: str | os.PathLike, names: Iterable[str]) -> str:
     """What some domains of a bank are, wherever it lies: `tf_efficientnet_lite0 3f2a91c07b5d`.
 
     The text has the backbone, and a digest of the images, the labels, the network and the transforms. A bank that is
-    made again from the same ones has the same text. Raises UserError, as `find_domain` does.
+    made again from the same ones has the same text. Empty for no domains. Raises UserError, as `find_domain` does.
     """
     found = [find_domain(bank, name) for name in names]
+    if not found:
+        return ""
     kept = json.dumps([(domain.file.stem, domain.recipe) for domain in found])
     return f"{found[0].made_by.get('backbone', 'arrays')} {hashlib.sha256(kept.encode()).hexdigest()[:12]}"
 

@@ -2,6 +2,7 @@
 
 from uda.core.errors import UserError
 from uda.data.domains import TargetLabels
+from uda.data.features import PlainFeatures, features_of
 from uda.data.images import Images
 from uda.data.loaders import Batches, Part, training_batches
 from uda.data.transforms import Transform, make_predict, make_train
@@ -12,27 +13,19 @@ from uda.training.engine import Engine
 
 
 class GeneralizationBatches:
-    """The batches of a run. `images` has each seen domain's images, then the unseen domain's: files or features."""
+    """The batches of a run."""
 
-    def __init__(
-        self,
-        config: GeneralizationConfig,
-        domains: SeenAndUnseen,
-        images: list[Images],
-        engine: Engine,
-        transform: Transform | None = None,
-    ):
+    def __init__(self, config: GeneralizationConfig, domains: SeenAndUnseen, engine: Engine):
         self.config = config
         self.domains = domains
-        self.images = images
         self.engine = engine
-        self._train = transform or make_train(config.transforms, config.augment)
-        self.predict_transform = transform or make_predict(config.transforms)
+        self._train, self.predict_transform = _transforms(config, domains)
 
     @property
     def in_memory(self) -> bool:
         """Whether all images are in memory."""
-        return all(images.in_memory for images in self.images)
+        every = [*(seen.domain.images for seen in self.domains.seen), self.domains.unseen.images]
+        return all(images.in_memory for images in every)
 
     def training(self, stage: int, steps: int) -> Batches:
         """Batches of a stage, with the same number of labelled images of each seen domain, in the domains' order.
@@ -41,14 +34,14 @@ class GeneralizationBatches:
         """
         size, ranks = self.config.training.batch_size, self.engine.ranks
         parts = []
-        for number, (seen, images) in enumerate(zip(self.domains.seen, self.images[:-1], strict=True)):
+        for number, seen in enumerate(self.domains.seen):
             if len(seen.training) < size:
                 raise UserError(
                     f"training.batch_size: a batch has {size} images of each domain, but {seen.name} has only "
                     f"{len(seen.training)} for training; lower it"
                 )
             labels = seen.domain.labels[seen.training]
-            parts.append(Part(images, seen.training, labels, self._train, domain=number, is_target=False))
+            parts.append(Part(seen.domain.images, seen.training, labels, self._train, domain=number, is_target=False))
         return training_batches(
             parts,
             num_classes=len(self.domains.classes),
@@ -64,7 +57,15 @@ class GeneralizationBatches:
     def evaluation_images(self, domain: int) -> tuple[str, Images, TargetLabels]:
         """A domain's name, images and labels to evaluate on: held-out images of a seen domain, or the unseen domain."""
         if domain == len(self.domains.seen):
-            return self.domains.name, self.images[-1], self.domains.unseen_labels
+            return self.domains.name, self.domains.unseen.images, self.domains.unseen_labels
         seen = self.domains.seen[domain]
         held_out = TargetLabels(seen.domain.labels[seen.validation])
-        return seen.name, self.images[domain].take(seen.validation), held_out
+        return seen.name, seen.domain.images.take(seen.validation), held_out
+
+
+def _transforms(config: GeneralizationConfig, domains: SeenAndUnseen) -> tuple[Transform, Transform]:
+    """The transforms of training and of predicting."""
+    if features := features_of(domains.unseen.images):
+        plain = PlainFeatures(features[0].width)
+        return plain, plain
+    return make_train(config.transforms, config.augment), make_predict(config.transforms)

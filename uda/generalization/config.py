@@ -35,8 +35,6 @@ class TrainingSettings(Settings):
     """Label smoothing."""
     batch_norm: Literal["train", "eval"] = "train"
     """BatchNorm in training: `train` uses batch statistics, `eval` frozen running statistics."""
-    frozen_backbone: bool = False
-    """Compute the backbone's features of each image once, without augmentation, and train only the layers after it."""
     optim: OptimSettings = OptimSettings()
     """Optimiser."""
 
@@ -83,7 +81,7 @@ class GeneralizationConfig(RunConfig):
 
     @property
     def bank_domains(self) -> Sequence[str]:
-        return self.data.domains or list(load_card(self.data.dataset).domains)
+        return list(load_card(self.data.dataset).domains) if self.data.domains is None else self.data.domains
 
     @property
     def domains(self) -> Mapping[str, str]:

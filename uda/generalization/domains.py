@@ -1,7 +1,7 @@
 """The domains of a run of domain generalisation: training images, held-out images and the unseen domain."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ from uda.core.errors import UserError
 from uda.core.registry import nearest
 from uda.data.cards import load_card
 from uda.data.domains import Source, Target, TargetLabels, load_labelled
+from uda.data.features import without_views
 from uda.generalization.config import GeneralizationConfig
 
 #: First number of the seed of the draw of held-out images.
@@ -66,6 +67,7 @@ def load(config: GeneralizationConfig, log: Callable[[str], None] = print, ranks
     """Load the domains of a config that has a target. Raises UserError, as `load_labelled` and `names_of` do."""
     names = names_of(config)
     loaded, classes = load_labelled(config.data, names, config.seed, log, ranks)
+    loaded = [replace(domain, images=without_views(domain.images)) for domain in loaded]
     seen, unseen = [], None
     for place, (name, domain) in enumerate(zip(names, loaded, strict=True)):
         if name == config.target:

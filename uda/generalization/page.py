@@ -104,6 +104,16 @@ def loss_settings(config: GeneralizationConfig) -> str:
     return ", ".join([config.model.loss, *(f"{name.replace('_', ' ')} {value}" for name, value in options)])
 
 
+def network_text(config: GeneralizationConfig) -> str:
+    """The network, and what it is trained on: images, or the features of a bank."""
+    model = config.model
+    if config.data.features is None:
+        return f"{model.backbone}, head {model.head or 'none'}, input {config.transforms.size} px"
+    made_by, bank = config.bank.partition(" ")[0], PurePath(config.data.features).name
+    features = "your own features" if made_by == "arrays" else f"features of {made_by}"
+    return f"{features} ({bank}), head {model.head or 'none'}"
+
+
 def short_domains(names: Sequence[str]) -> dict[str, str]:
     """A name for readers of each domain. Of a path only the last part is shown, unless two would be called the same."""
     parts = {name: short_name(PurePath(name).name or name) for name in names}
@@ -343,7 +353,7 @@ def _facts(record: RunRecord, config: GeneralizationConfig | None, target: str) 
     if config is None:
         return []
     last, classes = record.reports[-1] if record.reports else None, len(_classes(record))
-    training, model = config.training, config.model
+    training = config.training
     facts = [("Data", f"{config.data.dataset or 'own images'}{f', {classes} classes' if classes else ''}")]
     if last is not None:
         count = sum(map(sum, last["accuracy"]["confusion"]))
@@ -355,8 +365,7 @@ def _facts(record: RunRecord, config: GeneralizationConfig | None, target: str) 
         )
         facts.append(("Seen", f"{told} images for training + held out"))
     facts += [
-        ("Model", f"{model.backbone}{' (frozen)' if training.frozen_backbone else ''}, head {model.head or 'none'}, "
-                  f"input {config.transforms.size} px"),
+        ("Model", network_text(config)),
         ("Method", config.method),
         ("Settings", method_settings_text(config)),
         ("Loss", loss_settings(config)),

@@ -4,19 +4,17 @@ from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from torch import nn
-
 from uda.core.errors import UserError
+from uda.data.features import features_of
 from uda.data.images import Images
 from uda.evaluation.accuracy import accuracy, hardness
 from uda.generalization.batches import GeneralizationBatches
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import load
-from uda.generalization.features import AsTheyAre, extract
 from uda.generalization.methods import GENERALIZATION_METHODS, GeneralizationMethod
 from uda.generalization.report import DomainResult, GeneralizationReport, summary_lines
 from uda.generalization.stages import GENERALIZATION_STAGE, stage_steps
-from uda.models.network import Prediction, create_network, describe_network, network_on
+from uda.models.network import Prediction, describe_network, network_for
 from uda.report.feature_map import check_installed
 from uda.training.checkpoint import Progress
 from uda.training.engine import seed_everything
@@ -71,18 +69,10 @@ class GeneralizationRun(Session):
                 f"each of the {parts} parts of a batch (processes times runtime.accumulate) needs at least two images "
                 f"of each domain; got {config.training.batch_size}"
             )
-        images = [*(seen.domain.images for seen in self.domains.seen), self.domains.unseen.images]
-        transform = None
         seed_everything(INITIAL_WEIGHTS, config.seed)
-        if config.training.frozen_backbone:
-            images, width = extract(config, images, self.log if self.ranks.is_main else None, self.ranks)
-            transform = AsTheyAre(width)
-            seed_everything(INITIAL_WEIGHTS, config.seed)
-            network = network_on(nn.Flatten(), width, config.model, len(self.classes))
-        else:
-            network = create_network(config.model, len(self.classes), len(config.transforms.mean))
+        network = network_for(self.domains.unseen.images, config.model, config.transforms, len(self.classes))
         self.build(network, lambda network: method(network, seen, **config.method_settings))
-        self.batches = GeneralizationBatches(config, self.domains, images, self.engine, transform)
+        self.batches = GeneralizationBatches(config, self.domains, self.engine)
         self.stage_steps = stage_steps(config)
         if not self.stage_steps[-1]:
             raise UserError(
@@ -96,15 +86,13 @@ class GeneralizationRun(Session):
 
     @cached_property
     def inputs(self) -> Inputs:
-        found = {seen.name: InputImages(seen.domain.images.ids, seen.domain.labels) for seen in self.domains.seen}
-        unseen = InputImages(self.domains.unseen.images.ids, self.domains.unseen_labels)
+        found = {seen.name: InputImages.of(seen.domain.images, seen.domain.labels) for seen in self.domains.seen}
+        unseen = InputImages.of(self.domains.unseen.images, self.domains.unseen_labels)
         return Inputs(self.classes, {**found, self.domains.name: unseen})
 
     @property
     def description(self) -> dict[str, object]:
-        found = describe_network(self.config.model, self.classes)
-        frozen = {"backbone": f"features of {self.config.model.backbone}"}
-        return found | frozen if self.config.training.frozen_backbone else found
+        return describe_network(self.config.model, self.classes, self.domains.unseen.images)
 
     @property
     def in_memory(self) -> bool:
@@ -144,13 +132,13 @@ class GeneralizationRun(Session):
         )
         training = config.training
         parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-        frozen = f" (frozen{', with random weights' * (config.model.weights == 'none')})" * training.frozen_backbone
+        trained_on = self.description["backbone"] if features_of(self.domains.unseen.images) else config.model.backbone
         return "\n".join(
             [
                 f"run      {config.name}, seed {config.seed}, method {config.method} -> {self.folder.path}",
                 f"seen     {seen} images for training + held out, {len(self.classes)} classes",
                 f"unseen   {self.domains.name}, {len(self.domains.unseen.images):,} images",
-                f"network  {config.model.backbone}{frozen}, "
+                f"network  {trained_on}, "
                 f"features {network.weight.shape[1]}, {parameters:,} parameters trained, loss {config.model.loss}",
                 f"trains   {training.steps:,} steps of {training.batch_size} images of each domain, one report every "
                 f"{training.interval:,}",

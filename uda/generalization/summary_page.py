@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from uda.generalization.config import GeneralizationConfig
-from uda.generalization.page import SEEN, UNSEEN, loss_settings, short_domains
+from uda.generalization.page import SEEN, UNSEEN, loss_settings, network_text, short_domains
 from uda.generalization.results import CHOICES
 from uda.report import figures
 from uda.report.html import clean_name, method_settings_text, template
@@ -56,12 +56,12 @@ def _card(row: Mapping[str, Any], domains: int, main: bool) -> Card:
 
 def _in_words(config: GeneralizationConfig) -> str:
     """What a config trains."""
-    training, model, own = config.training, config.model, method_settings_text(config)
+    training, own = config.training, method_settings_text(config)
     return " · ".join(
         [
             f"{config.method} ({own})" if own else config.method,
             f"loss {loss_settings(config)}",
-            f"{model.backbone}{' (frozen)' if training.frozen_backbone else ''}, head {model.head or 'none'}",
+            network_text(config),
             f"{training.steps:,} steps of {training.batch_size} images of each seen domain",
             f"seed {config.seed}",
         ]

@@ -308,7 +308,18 @@ def _check_options(
 
 
 def of_this_version(saved: Any) -> Any:
-    """The content of a run folder's config.yaml, in which keys of older versions have become today's."""
+    """The content of a run folder's config.yaml, in which keys of older versions have become today's.
+
+    Raises UserError if it has a setting that no longer exists.
+    """
+    training = saved.get("training") if isinstance(saved, Mapping) else None
+    if isinstance(training, Mapping) and "frozen_backbone" in training:
+        if typed(training["frozen_backbone"], bool) is not False:
+            raise UserError(
+                "training.frozen_backbone: the run is of an older version of uda; make a feature bank with `uda bank`, "
+                "and start the run again with data.features"
+            )
+        saved = {**saved, "training": {key: value for key, value in training.items() if key != "frozen_backbone"}}
     report = saved.get("report") if isinstance(saved, Mapping) else None
     if not isinstance(report, Mapping) or "tensorboard" not in report:
         return saved

@@ -66,10 +66,8 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
             session.execute()
 
     def after(ranks: "Ranks") -> None:
-        if options.dry_run:
-            but = " except features of a frozen backbone" if any(c.training.frozen_backbone for c in configs) else ""
-            if ranks.is_main:
-                print(f"dry run: config, data and network are right; nothing was written{but}")
+        if options.dry_run and ranks.is_main:
+            print("dry run: config, data and network are right; nothing was written")
         elif ranks.is_main:
             from uda.generalization.summary import write_summary
 

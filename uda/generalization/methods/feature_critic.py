@@ -65,8 +65,8 @@ class FeatureCritic(GeneralizationMethod):
         super().__init__(network, num_domains, **settings)
         if not self.before_classifier():
             raise UserError(
-                "method: 'feature_critic' trains the features, but this network trains no features; set model.head "
-                "or training.frozen_backbone=false"
+                "method: 'feature_critic' trains the features, but this network trains no features; set model.head, "
+                "or train on images (data.features=null)"
             )
         self.modules["critic"] = Critic(network.weight.shape[1], self.options.hidden)
 
