@@ -167,6 +167,8 @@ def runs_here(words: list[str], options) -> bool:
         return all(kind.load(f, options.overrides).data.dataset in ("digits", "rotated_digits") for f in files)
     if name == "check-data":
         return "digits" in words
+    if name == "bank":
+        return "digits" in options.cfg
     if name == "hardness score":
         return any("digits:" in word for word in words)
     if name == "table":
