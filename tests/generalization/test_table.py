@@ -107,7 +107,7 @@ def test_a_job_is_a_row_an_unseen_domain_and_a_seed(table, tmp_path):
 def test_folders_of_ones_own_are_no_paths_within_the_runs(table, tmp_path):
     (job, *_) = jobs_of(table.model_copy(update={"targets": ["/data/photos"]}), tmp_path)
     assert job.folder == tmp_path / "turned" / "erm" / "_data_photos" / "seed0"
-    assert job.pair == ("the others", "/data/photos") and "target=/data/photos" in job.command()
+    assert job.pair == ("the others", "/data/photos") and "target=/data/photos" in job.words()
 
 
 def test_a_failing_run_is_named_while_the_others_finish(ran):

@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from uda.cli import worker
+
 
 def carry_out(word: str, argument: str = "") -> int:
     if word == "say":
@@ -41,6 +43,19 @@ def carry_out(word: str, argument: str = "") -> int:
             time.sleep(0.01)
         return 128 + asked[0]
     return 0
+
+
+def carry_out_in(words, output, again):
+    """One command of a job of submitit, as `uda.cli.worker.carry_out`."""
+    with worker._printing_to(output, again):
+        try:
+            return carry_out(*words[:-1])
+        except SystemExit as leaving:
+            return leaving.code
+
+
+class Chunk(worker.Chunk):
+    carry_out = staticmethod(carry_out_in)
 
 
 def work() -> None:

@@ -4,17 +4,17 @@ import json
 import os
 import re
 import signal
+import sys
 import threading
 import time
-from dataclasses import dataclass, field
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 from tests.forked import Forked
+from tests.tables.stand_in_runs import StandIn
+from uda.cli.worker import carry_out
 from uda.core.errors import UserError
 from uda.core.interruption import Interrupted
 from uda.core.resources import CHECKOUT
@@ -24,27 +24,6 @@ from uda.tables.launchers import local
 from uda.tables.launchers.local import Local, Worker, own_devices, visible_devices
 
 register_tables()
-
-
-@dataclass
-class StandIn:
-    """A run of `tests/tables/stand_in_worker.py`."""
-
-    folder: Path
-    command: list[str]
-    plugins: list[str] = field(default_factory=list)
-    device: str = "auto"
-
-    def words(self):
-        return self.command
-
-    @property
-    def config(self):
-        return SimpleNamespace(plugins=self.plugins, runtime=SimpleNamespace(device=self.device))
-
-    @property
-    def output(self):
-        return self.folder.parent / f"{self.folder.name}.out"
 
 
 @pytest.fixture
@@ -62,10 +41,10 @@ def launched(jobs, at_once=1):
     return codes
 
 
-def test_runs_of_a_worker_are_those_of_single_commands_bit_for_bit(tiny, tmp_path, monkeypatch):
-    """Of several methods and with dropout, in one process, after a run that failed: nothing leaks from run to run."""
-    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+def test_runs_of_a_process_are_those_of_single_commands_bit_for_bit(tiny, tmp_path, monkeypatch):
+    """Of several methods and with dropout, in this process, after a run that failed: nothing leaks from run to run."""
+    for number, name in ((1, "stdout"), (2, "stderr")):  # as in a worker, not those of pytest
+        monkeypatch.setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
     words = ["adapt", "--cfg", str(tiny), "runtime.threads=1", "model.dropout=0.3"]
     mcc = ["method=mcc", "source.epochs=0", "adaptation={steps: 5, evaluate_every: 2, batch: {source: 4, target: 4}}"]
     runs = {
@@ -74,17 +53,12 @@ def test_runs_of_a_worker_are_those_of_single_commands_bit_for_bit(tiny, tmp_pat
         "mcc": mcc,
         "avh": ["self_training.selector=avc", "seed=1"],
     }
-    worker, codes, alone = Worker(), {}, []
-    try:
-        for name, own in runs.items():
-            program = CHECKOUT / "uda" / "__main__.py"
-            alone.append(Forked(program, *words, *own, f"output={tmp_path}/alone/{name}"))
-            codes[name] = worker.run([*words, *own, f"output={tmp_path}/worker/{name}"], tmp_path / f"{name}.out")
-        process = worker._process
-        assert process.poll() is None, "one process for all"
-    finally:
-        worker.close()
-    assert process.returncode == 0
+    codes, alone = {}, []
+    for name, own in runs.items():
+        program = CHECKOUT / "uda" / "__main__.py"
+        alone.append(Forked(program, *words, *own, f"output={tmp_path}/alone/{name}"))
+        own_words = [*words, *own, f"output={tmp_path}/worker/{name}"]
+        codes[name] = carry_out(own_words, tmp_path / f"{name}.out")
     assert [command.wait() for command in alone] == list(codes.values()) == [0, 2, 0, 0]
     assert "error: " in (tmp_path / "wrong.out").read_text()
     for name in ("cbst", "mcc", "avh"):

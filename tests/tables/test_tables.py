@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import time
@@ -601,6 +602,26 @@ def test_a_dry_run_names_what_is_wrong_after_the_rest(table, in_folder, monkeypa
     errors = captured.err.splitlines()
     assert [line.partition(", drawn")[0] for line in errors] == ["error: Source", "error: CBST + AVH"]
     assert all("sede: unknown key" in line for line in errors)
+
+
+def test_printed_commands_are_those_of_the_runs_and_nothing_is_run(table, ran, in_folder, monkeypatch, capsys):
+    """One a line, source models first, for a shell. What is in the CSV is left out."""
+    path, words = written(table, in_folder), ["--rows", "Source,AVH*,MCC", "--launcher", "print"]
+    collect(table, [one(ran[0], "Source", 0)], in_folder / "results")
+    before = all_files(in_folder)
+    assert table_tool([path, *words], monkeypatch) == 0
+    captured = capsys.readouterr()
+    assert all_files(in_folder / "results") == {p: t for p, t in before.items() if "results" in p.parts}
+    todo = [("Source", 1), ("MCC", 0), ("MCC", 1), ("AVH after MCC", 0), ("AVH after MCC", 1)]
+    jobs = jobs_of(table, Path("runs/tables"))
+    assert [shlex.split(line) for line in captured.out.splitlines()] == [
+        ["uda", *one(jobs, *run).words()] for run in todo
+    ]
+    assert captured.err == (
+        "5 runs to do, a command each, for this folder; the runs from line 4 on start from models of the runs before, "
+        "which must have ended\n"
+    )
+    assert not list(in_folder.rglob("config.yaml")) and not list(in_folder.rglob("*.out"))
 
 
 @pytest.mark.parametrize("other", ["--collect", "--published"])

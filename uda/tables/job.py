@@ -2,7 +2,6 @@
 
 import json
 import re
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -134,10 +133,6 @@ class Job(ABC):
     def words(self) -> list[str]:
         """The words after `uda` of the command of the run."""
         return [self.subcommand, "--cfg", self.row.cfg, *self.overrides()]
-
-    def command(self) -> list[str]:
-        """The command of the run."""
-        return [sys.executable, "-m", "uda", *self.words()]
 
     def results(self) -> dict[str, Any] | None:
         """`results.json` of a finished run; None if it is not finished.

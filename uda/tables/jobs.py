@@ -158,7 +158,7 @@ def run_jobs(
     def ready(job: Job) -> bool:
         """Whether a run can be started. Prepares its place if so."""
         try:
-            if job.needs and not job.needs.has_model:
+            if launcher.carries_out and job.needs and not job.needs.has_model:
                 fail(f"{job.title}: the model that it starts from is missing ({job.needs.title})")
                 return False
             job.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -205,11 +205,12 @@ def run_jobs(
         except UserError as error:
             fail(f"{job.title}: {error}")
     todo = {job.folder: job for job in before.todo}
+    waves = _waves(todo)
     if todo:
         outputs = jobs[0].runs / jobs[0].table.name / "*" / "*" / "seed*.out"
-        log(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, {launcher.at_once} at a time, output in {outputs}")
+        log(f"{len(todo)} run{'s' * (len(todo) > 1)} to do, {launcher.plan(waves, str(outputs))}")
     with launcher:
-        for wave in _waves(todo):
+        for wave in waves:
             started = [] if launcher.stopped is not None else list(filter(ready, wave))
             launcher.launch(started, ended)
     launcher.leave()

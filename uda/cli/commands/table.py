@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import sys
 import threading
 import time
 from functools import partial
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: Seconds between two collections while runs are carried out.
 SECONDS_BETWEEN_COLLECTIONS = 10.0
+#: The names of launchers. Importing `uda.tables.LAUNCHERS` would take seconds.
+LAUNCHER_NAMES = ("local", "submitit", "print")
 
 EXAMPLES = (
     ("run what is missing, add it to results/digits.csv", "digits --jobs 2"),
@@ -28,6 +31,7 @@ EXAMPLES = (
     ("add finished runs, write the CSV and a document's tables", "digits --collect --into README.md"),
     ("write a table of published figures, results/published/", "visda2017 --published"),
     ("all runs on the CPU", "pacs --jobs 1 -- runtime.device=cpu"),
+    ("as jobs of Slurm, 20 at a time", "pacs --launcher submitit --jobs 20 --slurm partition=gpu --slurm gpus=1"),
     ("domain generalisation with these unseen domains", "rotated_digits --targets m0,m75"),
     ("print the tables", "--list"),
 )
@@ -44,7 +48,27 @@ def add_to(parser: CommandParser) -> None:
     )
     parser.add_argument("table", nargs="?", offers=table_names, help="a table: a name in configs/tables/, or a path")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1); they share the cores")
-    parser.add_argument("--launcher", default="local", help="local: processes of this machine (default)")
+    parser.add_argument(
+        "--launcher",
+        default="local",
+        choices=LAUNCHER_NAMES,
+        help="local: processes of this machine (default); submitit: jobs of Slurm, needs the extra cluster; print: "
+        "print the commands, run nothing",
+    )
+    parser.add_argument(
+        "--slurm",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="what each job of Slurm gets: partition, account, qos, constraint, exclude, nodelist, time (minutes or "
+        "h:mm:ss), gpus, cpus, memory (GB); may be repeated",
+    )
+    parser.add_argument(
+        "--chunk",
+        type=int,
+        metavar="N",
+        help="runs of each job of Slurm, one after another (default: as many as take about ten minutes)",
+    )
     parser.add_argument(
         "--rows", default="*", metavar="NAMES", help="run these rows only: names with * and ?, separated by commas"
     )
@@ -146,12 +170,18 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
                 if found.failures:
                     raise UserError("\n".join(found.failures))
                 return 0
+            launcher = LAUNCHERS[options.launcher](
+                max(1, options.jobs), slurm=options.slurm, chunk=options.chunk, seconds=ledger.seconds
+            )
+            if not launcher.carries_out:  # stdout has the commands only
+                run_jobs(chosen, launcher, log=partial(print, file=sys.stderr), recorded=recorded)
+                return 0
             if (code_commit() or "").endswith("-dirty"):
                 log("note: the code has uncommitted changes; the rows of these runs will say -dirty")
             try:
                 run_jobs(
                     chosen,
-                    LAUNCHERS[options.launcher](max(1, options.jobs)),
+                    launcher,
                     log=log,
                     recorded=recorded,
                     after=_Collector(table, options.results, log),

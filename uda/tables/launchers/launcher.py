@@ -5,12 +5,13 @@ import signal
 import threading
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import ClassVar, Self
 
+from uda.core.errors import UserError
 from uda.core.interruption import SIGNALS, Interrupted
 from uda.core.registry import Registry
 from uda.tables.job import Job
@@ -29,7 +30,7 @@ class Ended:
     code: int
     """Exit code of its command. Negative: minus the number of the signal that killed its process."""
     seconds: float
-    """Time that it took, over all its starts by this launcher."""
+    """Time that it took in this process; 0 if unknown."""
 
     @property
     def by_signal(self) -> bool:
@@ -69,16 +70,36 @@ class Launcher(ABC):
     directly. A second signal at the same time does no harm (`uda.core.interruption`).
 
     Args:
-        at_once: number of runs at a time.
-        options: settings of this launcher, by name.
+        at_once: number of runs at a time, or of jobs of a scheduler.
+        slurm: `key=value` words for a launcher that uses Slurm.
+        chunk: number of runs of a job of a scheduler; None: the launcher decides.
+        seconds: tells how long a run of a row takes, by the row's name; None if unknown.
+
+    Raises:
+        UserError: a setting is wrong, or this launcher does not have it.
     """
 
     carries_out: ClassVar[bool] = True
     """Whether runs are carried out. False: they are only shown, and there is nothing to collect."""
 
-    def __init__(self, at_once: int, options: Mapping[str, object] | None = None):
+    schedules: ClassVar[bool] = False
+    """Whether it has jobs of a scheduler, for which there are `slurm` and `chunk`."""
+
+    def __init__(
+        self,
+        at_once: int,
+        slurm: Sequence[str] = (),
+        chunk: int | None = None,
+        seconds: Callable[[str], float | None] = lambda row: None,
+    ):
+        if (slurm or chunk is not None) and not self.schedules:
+            raise UserError("--slurm and --chunk are for --launcher submitit")
+        if chunk is not None and chunk < 1:
+            raise UserError(f"--chunk: must be 1 or more; got {chunk}")
         self.at_once = at_once
-        self.options = dict(options or {})
+        self.slurm = slurm
+        self.chunk = chunk
+        self.seconds = seconds
         self.stopped: int | None = None
 
     # Defined by a subclass
@@ -98,6 +119,10 @@ class Launcher(ABC):
         """Ask all runs in progress to save and stop. It is called within a signal handler."""
 
     # Common to all
+
+    def plan(self, waves: Sequence[Sequence[Job]], outputs: str) -> str:
+        """What will be done with the runs, for people. `outputs`: a pattern of the files with what they print."""
+        return f"{self.at_once} at a time, output in {outputs}"
 
     def __enter__(self) -> Self:
         self._old = {}

@@ -1,0 +1,147 @@
+"""The launcher `submitit` with its local executor, and its settings."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+from tests.tables.stand_in_runs import StandIn
+from uda.cli.commands.table import LAUNCHER_NAMES
+from uda.core.errors import UserError
+from uda.core.interruption import Interrupted
+from uda.core.resources import CHECKOUT
+from uda.tables import LAUNCHERS
+from uda.tables.launchers import launcher
+from uda.tables.launchers.cluster import Submitit, read_slurm
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Jobs that import no torch, and no Slurm."""
+    monkeypatch.setattr(launcher, "WORKER", "tests.tables.stand_in_worker")
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: -1)
+
+
+def test_a_killed_job_is_submitted_again_and_its_runs_end_once(quick, tmp_path):
+    """One job of four runs: the second is killed after a checkpoint, the third fails. Its logs are kept."""
+    killed = tmp_path / "killed"
+    (killed / "checkpoints").mkdir(parents=True)
+    for number in range(3):
+        (killed / "checkpoints" / f"state-{number:06}-x.pt").touch()
+    commands = {
+        "first": ["say", "hello"],
+        "killed": ["kill", str(killed)],
+        "failed": ["exit", "3"],
+        "last": ["say", "bye"],
+    }
+    jobs, codes = [StandIn(tmp_path / name, command) for name, command in commands.items()], []
+    with Submitit(1, chunk=4) as launched:
+        launched.launch(jobs, lambda job, end: codes.append((job.folder.name, end.code)))
+    assert codes == [("first", 0), ("killed", 0), ("failed", 3), ("last", 0)]
+    said = [job.output.read_text() for job in jobs]
+    assert said[0].startswith("hello ") and said[0].count("\n") == 1, "it was not run again"
+    first, early, second = said[1].splitlines()
+    assert (first, second) == ("start 3", "start 4") and early.startswith("uda table: job ")
+    assert early.rpartition("see ")[2].endswith("_log.out") and os.path.exists(early.rpartition("see ")[2])
+
+
+def test_a_signal_lets_runs_save_and_cancels_the_rest(quick, tmp_path):
+    jobs, codes = [StandIn(tmp_path / name, ["wait"]) for name in ("begun", "waiting")], {}
+
+    def ask():
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (jobs[0].output.exists() and jobs[0].output.read_text()):
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    asking = threading.Thread(target=ask)
+    with Submitit(1) as launched:
+        asking.start()
+        launched.launch(jobs, lambda job, end: codes.setdefault(job.folder.name, end))
+    asking.join()
+    assert list(codes) == ["begun"] and codes["begun"].by_signal
+    assert not jobs[1].output.exists() and not list((tmp_path / "stand_in" / ".submitit").iterdir())
+    with pytest.raises(Interrupted):
+        launched.leave()
+
+
+@pytest.mark.parametrize(
+    ("known", "at_once", "chunk", "sizes"),
+    [
+        ({}, 2, None, [1] * 12),
+        ({}, 2, 5, [5, 5, 2]),
+        ({"a": 100.0, "b": 100.0}, 1, None, [6, 6]),
+        ({"a": 100.0}, 1, None, [6, 1, 1, 1, 1, 1, 1]),
+        ({"a": 1.0, "b": 1.0}, 4, None, [3] * 4),
+        ({"a": 700.0, "b": 1.0}, 2, None, [1] * 6 + [6]),
+    ],
+)
+def test_short_runs_share_a_job(tmp_path, known, at_once, chunk, sizes):
+    """Six runs of each of two rows: together about ten minutes, and no fewer jobs than there are at a time."""
+    jobs = [StandIn(tmp_path / f"{i}", ["say"], name="ab"[i // 6]) for i in range(12)]
+    chunks = list(Submitit(at_once, chunk=chunk, seconds=known.get)._chunks(jobs))
+    assert [len(chunk) for chunk in chunks] == sizes
+    assert [job for chunk in chunks for job in chunk] == jobs
+
+
+def test_runs_with_other_plugins_do_not_share_a_job(tmp_path):
+    jobs = [StandIn(tmp_path / f"{i}", ["say"], plugins=own) for i, own in enumerate([[], ["a.py"], ["a.py"], []])]
+    assert [len(chunk) for chunk in Submitit(1, chunk=4)._chunks(jobs)] == [1, 2, 1]
+
+
+def test_an_array_has_no_more_jobs_than_slurm_takes(tmp_path):
+    jobs = [StandIn(tmp_path / f"{i}", ["say"]) for i in range(2400)]
+    assert {len(chunk) for chunk in Submitit(10)._chunks(jobs)} == {3}
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (["time=90"], "time", 90),
+        (["time=2:30:00"], "time", 150),
+        (["time=1-02:00:30"], "time", 1561),
+        (["time=45:00"], "time", 45),
+        (["memory=32GB"], "memory", 32.0),
+        (["memory=1.5"], "memory", 1.5),
+        (["partition=gpu", "gpus=2"], "gpus", 2),
+        ([], "cpus", 4),
+    ],
+)
+def test_settings_of_slurm(words, key, value):
+    assert getattr(read_slurm(words), key) == value
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["partion=gpu"], "--slurm: partion: unknown key, did you mean 'partition'"),
+        (["time=soon"], "--slurm: time: .*'soon'"),
+        (["cpus=0"], "--slurm: cpus: .*got 0"),
+        (["gpu"], "--slurm: 'gpu': overrides are written key=value"),
+    ],
+)
+def test_wrong_settings_of_slurm(words, message):
+    with pytest.raises(UserError, match=message):
+        Submitit(1, slurm=words)
+
+
+def test_without_the_package_there_is_one_error(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r'^--launcher submitit needs the package submitit .*"uda-toolkit\[cluster\]"'):
+        Submitit(1)
+
+
+@pytest.mark.parametrize("name", ["local", "print"])
+def test_settings_of_jobs_are_refused_where_there_are_none(name):
+    with pytest.raises(UserError, match="--slurm and --chunk are for --launcher submitit"):
+        LAUNCHERS[name](1, chunk=2)
+    with pytest.raises(UserError, match="--chunk: must be 1 or more; got 0"):
+        Submitit(1, chunk=0)
+
+
+def test_the_command_knows_every_launcher():
+    assert set(LAUNCHER_NAMES) == set(LAUNCHERS)
