@@ -98,12 +98,13 @@ def export_run(
     """
     check_file_name(out, kind)
     reference = TrainedRun(run.folder, _in_full_precision(run.config), "cpu", run.weights)
+    network = reference.network_on_images
     if images is None:
         try:
             images, place = target_images(run.config)
         except UserError as error:
             raise UserError(f"{error}; or name other images for the check in `images`") from None
-    settings, network = run.config.transforms, reference.network
+    settings = run.config.transforms
     pixels = _some(images, settings, place, log)
     content = exported(PortableNetwork(network, settings.mean, settings.std), kind, settings.size)
     with torch.inference_mode():

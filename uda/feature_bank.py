@@ -3,33 +3,34 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.core.files import OutputError, write_text
 from uda.core.progress import progress
-from uda.data.banks import CHUNK, FORMAT, KEY, SUFFIX, file_stem, find_domain, header
+from uda.data.banks import FORMAT, SUFFIX, TRACES, chunks, file_stem, header, read_description
 from uda.data.domains import bank_domains, load_alone
 from uda.data.images import ImageFiles, Images, JoinedImages
 from uda.data.loaders import predict_batches
 from uda.data.transforms import Transform, make_predict, make_train
-from uda.kinds import kind_of  # noqa: F401  (registers the kinds of config)
 from uda.models.backbones import create_backbone
-from uda.models.network import Network, made_by
+from uda.models.feature_maker import made_by, weights_digest
+from uda.models.network import Network
 from uda.trained_run import TrainedRun
 from uda.training.config import RunConfig
 from uda.training.engine import Engine, seed_everything
 from uda.training.stages import INITIAL_WEIGHTS
 
-#: Batches between two points from which an interrupted pass goes on.
-BATCHES_BETWEEN_NOTES = 16
+#: Least seconds between two points from which an interrupted pass goes on.
+SECONDS_BETWEEN_NOTES = 10.0
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,11 @@ class _Maker:
     transforms: list[Transform]
     """The predict transform, then the random transform of every augmented view."""
     told: dict[str, Any]
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.engine.network.weight.shape[1]
 
 
 def make_bank(
@@ -75,7 +81,7 @@ def make_bank(
     ranks = ranks or Ranks()
     say = log if log is not None and ranks.is_main else lambda line: None
     folder = Path(os.path.expanduser(folder))
-    names = bank_domains(config.data, getattr(config.data, "domains", None))
+    names = bank_domains(config.data, say)
     stems = [file_stem(name) for name in names]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise UserError(f"two domains have the same last part of their paths, {twice[0]}; rename a folder")
@@ -96,7 +102,7 @@ def make_bank(
             say(f"{file} is there already")
         else:
             _make_domain(file, images, labels, told, maker, log, ranks)
-            say(f"{file}: {len(images):,} images, features of width {_width(maker)}")
+            say(f"{file}: {len(images):,} images, features of width {maker.width}")
         files.append(file)
     return files
 
@@ -106,17 +112,14 @@ def _maker(config: RunConfig, views: int, run: TrainedRun | None, say: Callable,
     told = made_by(config.model if run is None else run.config.model, transforms)
     if run is None:
         seed_everything(INITIAL_WEIGHTS, config.seed)
-        backbone, width = create_backbone(config.model.backbone, config.model.weights, len(transforms.mean))
-        network = Network(backbone, width, 1)
+        network = Network(*create_backbone(config.model.backbone, config.model.weights, len(transforms.mean)), 1)
+        told["seed"] = config.seed
     else:
-        network = run.network
-        told["run"] = run.config.name
+        network = run.network_on_images
+        told["run"] = {"folder": str(run.folder), "weights": run.weights}
     engine = Engine(network, config.runtime, say, ranks)
-    digest = hashlib.sha256()
-    kept = engine.network.backbone if run is None else nn.ModuleList([engine.network.backbone, engine.network.head])
-    for name, tensor in sorted(kept.state_dict().items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
-    told |= {"digest": digest.hexdigest(), "precision": engine.settings.predict_precision, "views": views}
+    digest = weights_digest(engine.network.backbone, engine.network.head)
+    told |= {"digest": digest, "precision": engine.settings.predict_precision, "views": views}
     passes: list[Transform] = [make_predict(transforms)]
     if views:
         strong = getattr(getattr(config, "adaptation", None), "strong", None)
@@ -126,32 +129,38 @@ def _maker(config: RunConfig, views: int, run: TrainedRun | None, say: Callable,
     return _Maker(engine, passes, told)
 
 
-def _width(maker: _Maker) -> int:
-    return maker.engine.network.weight.shape[1]
-
-
 def _images_checksum(images: Images, ranks: Ranks) -> str:
-    """Digest of names and sizes of image files and the rules by which they are read, or of the pixels of others."""
+    """Digest of the names and contents of image files and the rules by which they are read, or of pixels in memory."""
     digest = hashlib.sha256()
     if ranks.is_main:
         for part in images.parts if isinstance(images, JoinedImages) else [images]:
             digest.update("\0".join(part.ids).encode("utf-8", "surrogateescape"))
             if isinstance(part, ImageFiles):
-                sizes = [os.stat(part.root / name).st_size for name in part.ids]
-                digest.update(json.dumps([sizes, part.reading.model_dump(mode="json")]).encode())
+                digest.update(json.dumps(part.reading.model_dump(mode="json")).encode())
+                with ThreadPoolExecutor(8) as pool:
+                    for of_file in pool.map(_file_digest, (part.root / name for name in part.ids)):
+                        digest.update(of_file)
             else:
                 digest.update(part.together(np.arange(len(part))).numpy().tobytes())
     return ranks.broadcast(digest.hexdigest().encode()).decode()
 
 
-def _is_there(file: Path, told: dict[str, Any], ranks: Ranks) -> bool:
+def _file_digest(path: Path) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}; restore the file") from None
+
+
+def _is_there(file: Path, told: Mapping[str, Any], ranks: Ranks) -> bool:
     """Whether the bank has the file. Raises UserError if it was made of other images or by another network."""
-    found = ranks.broadcast(json.dumps(_told_by(file)).encode() if ranks.is_main else None)
-    there = json.loads(found)
+    there = read_description(file) if ranks.is_main and file.is_file() else None
+    there = json.loads(ranks.broadcast(json.dumps(there).encode()))
     if there is None:
         return False
-    differing = [key for key in ("images", "labels", "classes", "domain") if there[key] != told[key]]
-    mine, other = told["made_by"], there["made_by"]
+    differing = [what for key, what in _WHAT.items() if there[key] != told[key]]
+    mine, other = ({k: v for k, v in told["made_by"].items() if k not in TRACES} for told in (told, there))
     differing += [key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key)]
     if differing:
         raise UserError(
@@ -160,14 +169,8 @@ def _is_there(file: Path, told: dict[str, Any], ranks: Ranks) -> bool:
     return True
 
 
-def _told_by(file: Path) -> dict[str, Any] | None:
-    if not file.is_file():
-        return None
-    find_domain(file.parent, file.stem)  # raises an error if the file is broken
-    from safetensors import safe_open
-
-    with safe_open(file, "pt") as content:
-        return json.loads(content.metadata()[KEY])
+#: Parts of a description that must be the same, in words.
+_WHAT = {"images": "images", "labels": "labels", "classes": "classes", "domain": "domain"}
 
 
 def _make_domain(
@@ -181,9 +184,7 @@ def _make_domain(
 ) -> None:
     """Compute the features of a domain and write its file. A file of an earlier, interrupted call is continued."""
     count, size = len(images), maker.engine.predict_batch_size
-    writer = (
-        _Writer(file, images.ids, labels, told, _width(maker), len(maker.transforms) - 1) if ranks.is_main else None
-    )
+    writer = _Writer(file, images.ids, labels, told, maker.width, len(maker.transforms) - 1) if ranks.is_main else None
     done = json.loads(ranks.broadcast(str(writer.done).encode() if writer else None))
     for number, transform in enumerate(maker.transforms):
         first = max(0, done - number * count)
@@ -192,11 +193,13 @@ def _make_domain(
         what = "features" if number == 0 else f"view {number}"
         blocks = _blocks(maker, images, transform, number, first, size, ranks)
         total = -(-(count - first) // (size * ranks.world))
-        for step, (start, features) in enumerate(progress(blocks, f"{file.stem}, {what}", total, log), 1):
+        noted = time.monotonic()
+        for start, features in progress(blocks, f"{file.stem}, {what}", total, log):
             if writer:
                 writer.write(number, start, features)
-                if step % BATCHES_BETWEEN_NOTES == 0:
+                if time.monotonic() - noted >= SECONDS_BETWEEN_NOTES:
                     writer.note(number * count + start + len(features))
+                    noted = time.monotonic()
     if writer:
         writer.finish()
 
@@ -206,30 +209,27 @@ def _blocks(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Blocks of features in order: the number of the first image, and the features on rank 0.
 
-    A block has a batch of each process. The random transform of an image depends on the view and the image's number
-    alone.
+    A block has a batch for each process. So the batches are those of a single process. The random transform of an image
+    depends on the view and the image's number alone.
     """
-    count, step = len(images), size * ranks.world
-    starts = range(first, count, step)
-    shares = []
-    for start in starts:
-        rows = ranks.rows(min(step, count - start))
-        shares.append(np.arange(start + rows.start, start + rows.stop))
-    mine = np.concatenate(shares)
+    count, block = len(images), size * ranks.world
+    starts = range(first, count, block)
+    shares = [np.arange(start + size * ranks.rank, min(start + size * (ranks.rank + 1), count)) for start in starts]
     batches = predict_batches(
         images,
         transform,
         batch_size=size,
         workers=maker.engine.workers(images.in_memory),
-        rows=mine,
+        rows=np.concatenate(shares),
         seed=view,
     )
     cure = f"lower runtime.predict_batch_size ({size} now)"
-    pairs = ((batch, None) for batch in maker.engine.delivered(batches))
-    found = maker.engine.predict_each(pairs, cure)
+    found = maker.engine.predict_each(((batch, None) for batch in maker.engine.delivered(batches)), cure)
     for start, share in zip(starts, shares, strict=True):
-        features = next(found)[0].features if len(share) else np.empty((0, _width(maker)), np.float32)
-        yield start, ranks.gather_rows_to_main(features, min(step, count - start))
+        features = np.zeros((size, maker.width), np.float32)
+        if len(share):
+            features[: len(share)] = next(found)[0].features
+        yield start, ranks.gather_rows_to_main(features, block)[: count - start]
 
 
 class _Writer:
@@ -298,9 +298,9 @@ class _Writer:
         """Complete the file and give it its name."""
         self._flush()
         digest = hashlib.sha256(json.dumps(self.told, sort_keys=True).encode())
-        for array in self._arrays:
-            for start in range(0, len(array), CHUNK):
-                digest.update(np.ascontiguousarray(array[start : start + CHUNK]).tobytes())
+        for array in self._maps:
+            for part in chunks(array):
+                digest.update(part)
         content, _ = header(self.told | {"checksum": digest.hexdigest()}, self._shapes)
         try:
             with open(self.part, "r+b") as file:

@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,23 +13,27 @@ import numpy as np
 import torch
 import yaml
 from numpy.typing import NDArray
+from torch import nn
 
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.core.progress import progress as show_progress
 from uda.core.registry import nearest
+from uda.data.features import PlainFeatures, features_of
 from uda.data.given_images import GivenImages, given_images
 from uda.data.images import Images
 from uda.data.loaders import predict_batches
-from uda.data.transforms import make_predict
+from uda.data.transforms import Transform, make_predict
 from uda.evaluation.prediction_table import Row, prediction_rows, write_predictions
 from uda.kinds import kind_of
-from uda.models.network import Network, Prediction, create_network
+from uda.models.feature_maker import backbone_again, check_digest, told_of
+from uda.models.network import Network, Prediction, create_network, network_on
 from uda.models.weights import load_network, read_description
 from uda.selection.selectors import target_scores
 from uda.training.config import RunConfig
-from uda.training.engine import Engine, generators_restored
+from uda.training.engine import Engine, generators_restored, seed_everything
 from uda.training.records import read_results
+from uda.training.stages import INITIAL_WEIGHTS
 
 #: Names of weights that runs keep in `checkpoints/`, in the order in which messages list them.
 WEIGHTS = ("final", "label_free", "validation", "source")
@@ -112,12 +116,16 @@ class TrainedRun:
         """The network with the run's weights, on its device and in eval mode.
 
         The network takes normalised images (B, C, S, S) and returns `features` (B, D) and `logits` (B, K). `predict`
-        uses the same network. If you change the network, the predictions change.
+        uses the same network. If you change the network, the predictions change. The network of a run on a feature bank
+        begins with the backbone that made the bank. If the bank holds arrays of your own, the network takes rows of
+        such arrays (B, width) in place of images.
 
         Raises:
-            UserError: the weights are missing or do not fit, or the device is not available.
+            UserError: the weights are missing or do not fit, the device is not available, or the backbone that made the
+                bank cannot be made again.
         """
-        return self._engine.network
+        features = self._features
+        return (self._engine if features is None or features["made_by"] else self._engine_on_features).network
 
     def predict(self, images: GivenImages) -> ImagePredictions:
         """Predict the classes of images. They are resized and normalised as in the run's predictions.
@@ -125,18 +133,19 @@ class TrainedRun:
         Args:
             images: a folder (all image files below it, in sorted order), an image file or a list of image files; a PIL
                 image or a list of PIL images; an array (N, H, W, C) or a tensor (N, C, H, W), uint8 from 0 to 255 or
-                floating from 0 to 1. The images must not be normalised.
+                floating from 0 to 1. The images must not be normalised. Of a run on a feature bank, also a file of such
+                a bank.
 
         Raises:
-            UserError: there are no images, an image cannot be read, a floating value is outside of 0..1, or the run's
-                transform cannot take the size or the channels.
+            UserError: there are no images, an image cannot be read, a floating value is outside of 0..1, the run's
+                transform cannot take the size or the channels, or features do not fit the run.
             TypeError, ValueError: `images` is none of these.
         """
-        engine = self._engine
         given = given_images(images, self.config.data.reading)
+        engine, transform = self.engine_for(given)
         batches = math.ceil(len(given) / engine.predict_batch_size)
         workers = min(engine.workers(given.in_memory), batches - 1)  # a single batch needs no worker process
-        found = engine.predict_images(given, make_predict(self.config.transforms), workers=workers)
+        found = engine.predict_images(given, transform, workers=workers)
         features, logits, weight = map(torch.from_numpy, (found.features, found.logits, found.weight))
         return ImagePredictions(
             ids=list(given.ids),
@@ -162,7 +171,7 @@ class TrainedRun:
         grow with the number of images.
 
         Args:
-            images: the images.
+            images: the images, or the features in a file of a bank.
             batch_size: images per batch; None: as in the run's predictions.
             ranks: the processes of a job. Process r predicts each batch whose number is r modulo their number. So the
                 batches are those of a single process. Rank 0 gets all rows, and the others get none.
@@ -171,7 +180,8 @@ class TrainedRun:
         Raises:
             UserError: memory runs out.
         """
-        engine, ranks, classes = self._engine, ranks or Ranks(), self.classes
+        ranks, classes = ranks or Ranks(), self.classes
+        engine, transform = self.engine_for(images)
         size, count = batch_size or engine.predict_batch_size, len(images)
         batches = math.ceil(count / size)
         numbers = np.arange(count)
@@ -181,11 +191,13 @@ class TrainedRun:
         own = math.ceil(len(numbers) / size)
         read = predict_batches(
             images,
-            make_predict(self.config.transforms),
+            transform,
             batch_size=size,
             workers=max(0, min(engine.workers(images.in_memory), own - 1)),
-            lenient=True,
+            lenient=images.visible,
         )
+        if not images.visible:  # features have been checked
+            read = ((batch, {}) for batch in engine.delivered(read))
         predicted = engine.predict_each(read, cure=f"lower `batch_size` ({size} now)")
         steps = math.ceil(batches / ranks.world)
         for batch in show_progress(range(steps), "predict", steps, log):
@@ -200,6 +212,34 @@ class TrainedRun:
             for text in ranks.gather_texts(json.dumps(rows)):
                 if ranks.is_main:
                     yield [tuple(row) for row in json.loads(text)]
+
+    def engine_for(self, images: Images) -> tuple[Engine, Transform]:
+        """The engine with the run's network for images or for features, and the transform that makes its inputs.
+
+        Raises:
+            UserError: features of another width or another network than those that the run was trained on; or images,
+                if the backbone cannot be made again.
+        """
+        given = features_of(images)
+        if not given:
+            return self._engine, make_predict(self.config.transforms)
+        own, found = self._features, given[0]
+        if own is None:
+            raise UserError(f"{self.folder} was trained on images, so it cannot predict features; give images")
+        here, there = (told_of(*told) for told in ((own["width"], own["made_by"]), (found.width, found.made_by)))
+        if found.width != own["width"] or (own["made_by"] and found.made_by and here != there):
+            raise UserError(f"{self.folder} was trained on {here}, but the file holds {there}")
+        return self._engine_on_features, PlainFeatures(found.width)
+
+    @property
+    def network_on_images(self) -> Network:
+        """The same as `network`. Raises UserError if that takes no images."""
+        return self._engine.network
+
+    @property
+    def _features(self) -> Mapping[str, Any] | None:
+        """`width` and `made_by` of the features that the run was trained on; None: it was trained on images."""
+        return read_description(self._weights).get("features")
 
     @property
     def _weights(self) -> Path:
@@ -223,14 +263,48 @@ class TrainedRun:
 
     @cached_property
     def _engine(self) -> Engine:
+        """The engine with the network that takes images."""
+        with generators_restored():
+            if self._features is None:
+                network = _trained_network(self.config, self._weights, len(self.classes))
+            else:
+                network = self._network_on_features()
+                network.backbone = self._backbone(self._features["made_by"])
+        return self._engine_of(network)
+
+    @cached_property
+    def _engine_on_features(self) -> Engine:
+        """The engine with the network that takes features."""
+        with generators_restored():
+            return self._engine_of(self._network_on_features())
+
+    def _engine_of(self, network: Network) -> Engine:
         runtime = self.config.runtime
         if self.device is not None:
             runtime = runtime.model_copy(update={"device": self.device})
-        with generators_restored():
-            network = _trained_network(self.config, self._weights, len(self.classes))
         engine = Engine(network, runtime, log=None)
         engine.network.eval()
         return engine
+
+    def _network_on_features(self) -> Network:
+        network = network_on(nn.Flatten(), self._features["width"], self.config.model, len(self.classes))
+        load_network(network, self._weights, {})
+        return network
+
+    def _backbone(self, told: Mapping[str, Any]) -> nn.Module:
+        """The network that made the features of a bank. Raises UserError if it cannot be made again."""
+        if "run" in told:
+            try:
+                network = load_run(
+                    told["run"]["folder"], device=self.device, weights=told["run"]["weights"]
+                ).network_on_images
+            except UserError as error:
+                raise UserError(f"{self.folder} was trained on features of another run; {error}") from None
+            check_digest(told, network.backbone, network.head)
+            return nn.Sequential(network.backbone, network.head)
+        if told:
+            seed_everything(INITIAL_WEIGHTS, told["seed"])
+        return backbone_again(told)
 
 
 def load_run(folder: str | Path, *, device: str | None = None, weights: str = "final") -> TrainedRun:

@@ -21,6 +21,7 @@ from uda.kinds import COMMANDS
 
 TOOLS = {
     "self_train": "adapt",
+    "bank": "bank",
     "adapt": "adapt",
     "generalize": "generalize",
     "hardness": "hardness",
@@ -46,8 +47,8 @@ def run_python(*arguments, **environment):
 
 def test_the_commands_are_the_modules():
     assert list(tree().commands) == [
-        "adapt", "bench", "check-data", "check-device", "completion", "export", "generalize", "hardness", "list",
-        "predict", "report", "search", "table",
+        "adapt", "bank", "bench", "check-data", "check-device", "completion", "export", "generalize", "hardness",
+        "list", "predict", "report", "search", "table",
     ]  # fmt: skip
 
 
@@ -108,8 +109,8 @@ def test_every_example_is_valid(in_folder):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["adpt", "--cfg", "x"], "uda: error: unknown command 'adpt', did you mean 'adapt'? (known: adapt, bench"),
-        ([], "uda: error: name a command: adapt, bench"),
+        (["adpt", "--cfg", "x"], "uda: error: unknown command 'adpt', did you mean 'adapt'? (known: adapt, bank"),
+        ([], "uda: error: name a command: adapt, bank"),
         (["hardness"], "uda hardness: error: name a command: score, correlate"),
         (["hardness", "scroe"], "uda hardness: error: unknown command 'scroe', did you mean 'score'?"),
         (["--cfg", "x"], "uda: error: unrecognized arguments: --cfg"),

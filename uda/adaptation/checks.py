@@ -89,5 +89,5 @@ def _check_make_up(method: type[AdaptationMethod], name: str, config: Adaptation
         )
     if not method.needs_source and batch.source:
         raise UserError(f"adaptation.batch.source: method '{name}' is source-free; set it to 0, not {batch.source}")
-    if method.views > 1 and config.adaptation.strong is None:
+    if method.views > 1 and config.adaptation.strong is None and config.data.features is None:
         raise UserError(f"adaptation.strong: method '{name}' compares two views of a target image; set the strong one")

@@ -571,6 +571,13 @@ def _choice_curves(
     ]  # fmt: skip
 
 
+def _model(config: AdaptationConfig) -> str:
+    head = f"head {config.model.head or 'none'}"
+    if config.data.features is not None:
+        return f"{head}, on features of {config.data.features}"
+    return f"{config.model.backbone}, {head}, input {config.transforms.size} px"
+
+
 def _facts(record: RunRecord, config: AdaptationConfig | None, classes: Sequence[str]) -> list[tuple[str, str]]:
     """The config in words for a reader."""
     if config is None:
@@ -583,7 +590,7 @@ def _facts(record: RunRecord, config: AdaptationConfig | None, classes: Sequence
         labels = "none known" if known == 0 else "all known" if known == count else f"known for {known:,}"
         facts.append(("Target", f"{count:,} images, {len(classes)} classes, labels {labels}"))
     facts += [
-        ("Model", f"{config.model.backbone}, head {config.model.head or 'none'}, input {config.transforms.size} px"),
+        ("Model", _model(config)),
         ("Method", config.method),
     ]
     if ADAPTATION_METHODS[config.method].rounds:

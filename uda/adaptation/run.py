@@ -125,6 +125,8 @@ class AdaptationRun(Session):
         try:
             prediction = self.engine.predict(self.batches.predict(first, 2, workers=0), len(first))
         except (AssertionError, RuntimeError) as error:
+            if self.engine.network.on_features:
+                raise
             reason = str(error).split("\n")[0]
             model, size = self.config.model.backbone, self.config.transforms.size
             raise UserError(f"model.backbone: {model} cannot take images of transforms.size={size}: {reason}") from None
@@ -204,7 +206,7 @@ class AdaptationRun(Session):
             f"data     {_images(len(source), 'labelled source', config.data.sources)}, "
             f"{_images(len(target), 'target', config.data.targets)}{_labels_known(self.domains)}, "
             f"{len(self.classes)} classes",
-            f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
+            f"network  {self._input()}, features {network.weight.shape[1]}, {parameters:,} parameters",
             self.compute_line,
             f"source   {start}",
         ]
@@ -235,6 +237,13 @@ class AdaptationRun(Session):
                 f"every {adaptation.interval:,}"
             )
         return "\n".join(lines)
+
+    def _input(self) -> str:
+        """The backbone, or the features that the network takes: `features of width 1,280 of banks/pacs`."""
+        features = features_of(self.domains.source.images)
+        if not features:
+            return self.config.model.backbone
+        return f"features of width {features[0].width:,} of {self.config.data.features}"
 
     @property
     def steps_before(self) -> int:
@@ -538,7 +547,8 @@ class AdaptationRun(Session):
     def adapt_batch_norm(self) -> None:
         """Compute BatchNorm statistics from random target images."""
         stage = "adaptation" if self.method.adapts else "self_training"
-        cure = f"set {stage}.adapt_images below {ADAPT_BATCH}, the batch size, or lower transforms.size"
+        smaller = "" if self.engine.network.on_features else ", or lower transforms.size"
+        cure = f"set {stage}.adapt_images below {ADAPT_BATCH}, the batch size{smaller}"
         with self.engine.enough_memory("BatchNorm statistics", cure):
             self.engine.adapt_batch_norm(self.batches.statistics(self._stage_settings.adapt_images))
 

@@ -8,7 +8,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from uda.core.settings import PathText, Settings, one_or_several
 from uda.data.settings import AugmentSettings, TransformSettings
-from uda.selection.thresholds import LabelRule
 from uda.training.settings import OptimSettings
 
 
@@ -108,7 +107,7 @@ class SelfTrainingSettings(Settings):
     """Weight of the model regulariser (MRL2, MRENT, MRKLD); null: the value of CRST."""
     alpha_label: float | None = Field(None, gt=0)
     """Weight of the label regulariser (LRENT); null: the value of CRST."""
-    labels: LabelRule = "ratio"
+    labels: Literal["ratio", "own"] = "ratio"
     """Label of a target image. `ratio`, the rule of CBST: the class of the largest score / lambda. `own`: the class of
     the selector's largest score."""
     keep: Literal["ratio", "lrent"] = "ratio"

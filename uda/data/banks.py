@@ -6,16 +6,19 @@ features are memory-mapped, so a bank may be larger than memory.
 
 A user's own arrays need no images. They are files of the same folder, one per domain:
 
-- `<domain>.npz` with `features`, `ids` and, if known, `labels` (class names or numbers);
+- `<domain>.npz` with `features`, `ids`, if known `labels` (class names or numbers), and `views` if there are any;
 - `<domain>.npy` with the features, beside `<domain>.txt` with a line for each row: its id or, if known, its id, a tab
   and its label;
 - `<domain>.parquet` with the columns `features` (lists of numbers), `id` (or `path`) and, if known, `label`.
+
+A row without a label has an empty name, the number -1, or null.
 """
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -29,13 +32,16 @@ from uda.core.registry import nearest
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS, ClassOrder, KnownBy, check_same_classes, sample, unknown_note
 from uda.data.features import FeatureArray
 from uda.data.listing import Listing
-from uda.data.text import read_lines
+from uda.data.text import printable, read_lines, same_form
 
 #: Ending of the files that `uda bank` writes, and the endings of a user's own arrays.
 SUFFIX, OWN = ".safetensors", (".npz", ".npy", ".parquet")
+ENDINGS = (SUFFIX, *OWN)
 FORMAT = 1
 #: Key of the description in the metadata of a file.
 KEY = "uda_bank"
+#: Parts of `made_by` that tell where the weights were. The digest of the weights tells whether they are the same.
+TRACES = ("run", "seed", "weights")
 #: Rows whose numbers are checked or written at a time.
 CHUNK = 4096
 
@@ -64,6 +70,11 @@ class BankDomain:
     made_by: Mapping[str, Any] = field(default_factory=dict)
     """`backbone`, `weights`, `digest` of the weights, `transform` and `views`. Empty for a user's own arrays."""
 
+    @property
+    def width(self) -> int:
+        """D."""
+        return self.features.shape[1]
+
     def array(self, places: np.ndarray | None = None) -> FeatureArray:
         """The features as images."""
         return FeatureArray(self.features, self.ids, self.views, self.made_by, self.checksum, places)
@@ -88,7 +99,9 @@ class BankDomain:
         if order is None:
             return Listing(self.file, self.ids, self.labels, self.classes, known)
         names = [self.classes[label] for label in found]
-        lenience = {"may_lack": order.may_lack, "may_add": order.may_add}
+        # The rows without a label may be of the classes that are missing.
+        may_lack = order.may_lack or bool((self.labels == NO_LABEL).any())
+        lenience = {"may_lack": may_lack, "may_add": order.may_add}
         check_same_classes(names, order.names, str(self.file), order.where, is_target=is_target, **lenience)
         index = {name: label for label, name in enumerate(order.names)}
         numbers = np.array([*(index.get(name, UNKNOWN_CLASS) for name in self.classes), NO_LABEL])
@@ -131,20 +144,48 @@ def find_domain(bank: str | os.PathLike, name: str) -> BankDomain:
         UserError: no such folder or domain, or a file that cannot be used. The message names it.
     """
     folder = Path(bank)
-    if not folder.is_dir():
-        cure = f"make it with `uda bank --cfg CONFIG --output {folder}`, or give a folder with your own arrays"
-        raise UserError(f"data.features: no such folder: {folder}; {cure}")
-    files = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in (SUFFIX, *OWN)}
-    if not files:
-        raise UserError(
-            f"data.features: {folder} holds no features; it needs a file {SUFFIX}, {', '.join(OWN)} for each domain"
-        )
+    files = _files_of(folder)
     stem = file_stem(name)
     if stem not in files:
         known = ", ".join(files)
         raise UserError(f"data.features: {folder} has no domain '{stem}'{nearest(stem, list(files))} (it has {known})")
-    file = files[stem]
-    return _read(file, *_stamp(file), *_stamp(file.with_suffix(".txt")))
+    return read_domain(files[stem])
+
+
+def read_domains(bank: str | os.PathLike) -> dict[str, BankDomain]:
+    """All domains of a bank by their names. Raises UserError, as `find_domain` does."""
+    return {name: read_domain(file) for name, file in _files_of(Path(bank)).items()}
+
+
+def _files_of(folder: Path) -> dict[str, Path]:
+    """The files of a bank by the names of their domains."""
+    if not folder.is_dir():
+        cure = f"make it with `uda bank --cfg CONFIG --output {folder}`, or give a folder with your own arrays"
+        raise UserError(f"data.features: no such folder: {folder}; {cure}")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix not in ENDINGS or path.name.startswith("."):
+            continue
+        if path.stem in files:
+            raise UserError(
+                f"data.features: {folder} has two files of the domain '{path.stem}', {files[path.stem].name} and "
+                f"{path.name}; remove one"
+            )
+        files[path.stem] = path
+    if not files:
+        raise UserError(
+            f"data.features: {folder} holds no features; it needs a file for each domain, with one of the endings "
+            f"{', '.join(ENDINGS)}"
+        )
+    return files
+
+
+def read_domain(file: Path) -> BankDomain:
+    """The domain in a file. A process that runs many runs reads it once, until it changes.
+
+    Raises UserError that names the file if it cannot be used.
+    """
+    return _read(file.absolute(), *_stamp(file), *_stamp(file.with_suffix(".txt")))
 
 
 def identity(bank: str | os.PathLike, names: Iterable[str]) -> str:
@@ -163,7 +204,7 @@ def identity(bank: str | os.PathLike, names: Iterable[str]) -> str:
 def file_stem(name: str) -> str:
     """The name of a domain's file in a bank, without its ending."""
     path = Path(name)
-    return path.stem if path.suffix in (SUFFIX, *OWN, ".txt") else path.name
+    return path.stem if path.suffix in (*ENDINGS, ".txt") else path.name
 
 
 def _stamp(file: Path) -> tuple[int, int]:
@@ -176,12 +217,13 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=32)
 def _read(file: Path, *_stamps: int) -> BankDomain:
-    """Read a file. A process that runs many runs reads it once, until it changes."""
-    reader = {".npz": _read_npz, ".npy": _read_npy, ".parquet": _read_parquet}.get(file.suffix, _read_own)
+    reader = _READERS.get(file.suffix, _read_own)
     try:
         found = reader(file)
     except UserError:
         raise
+    except FileNotFoundError:
+        raise UserError(f"no such file: {file}") from None
     except Exception as error:  # broken bytes may raise anything
         raise UserError(
             f"{file}: cannot be read as features ({type(error).__name__}: {error}); make it again"
@@ -191,28 +233,57 @@ def _read(file: Path, *_stamps: int) -> BankDomain:
 
 
 def _check(domain: BankDomain) -> None:
-    """Raise UserError for features or ids that cannot be used."""
+    """Raise UserError for features, ids or labels that cannot be used."""
     file, features, ids = domain.file, domain.features, domain.ids
     if features.ndim != 2 or not features.shape[0] or not features.shape[1]:
         raise UserError(f"{file}: features must be (images, width), but they have the shape {tuple(features.shape)}")
-    if len(ids) != len(features):
-        raise UserError(f"{file}: {len(features):,} rows of features, but {len(ids):,} ids; each row needs one")
-    if len(domain.labels) != len(features):
-        raise UserError(f"{file}: {len(features):,} rows of features, but {len(domain.labels):,} labels")
+    views, shape = domain.views, tuple(features.shape)
+    if views is not None and (views.ndim != 3 or not views.shape[1] or (len(views), views.shape[2]) != shape):
+        raise UserError(
+            f"{file}: views must be (images, views, width) of the features {shape}, but they have the shape "
+            f"{tuple(views.shape)}"
+        )
+    for number, what in ((len(ids), "ids; each row needs one"), (len(domain.labels), "labels")):
+        if number != len(features):
+            raise UserError(f"{file}: {len(features):,} rows of features, but {number:,} {what}")
+    if "" in ids:
+        raise UserError(f"{file}: row {ids.index('')} has no id; each row needs one")
+    if odd := [name for name in ids if "\0" in name or not _is_utf8(name)]:
+        raise UserError(
+            f"{file}: an id is not text in UTF-8, or holds a zero byte; rename it: {printable(repr(odd[0]))}"
+        )
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
         twice = next(name for name in ids if name in seen or seen.add(name))
-        raise UserError(f"{file}: the id '{twice}' is given twice")
+        raise UserError(f"{file}: the id '{printable(twice)}' is given twice")
     if domain.labels.min() < NO_LABEL:
         raise UserError(f"{file}: label {domain.labels.min()}; labels are class numbers from 0, or -1 for no label")
-    for start in range(0, len(features), CHUNK):
-        for tensor in (features, domain.views):
-            if tensor is None:
-                continue
-            finite = torch.isfinite(tensor[start : start + CHUNK]).flatten(1).all(1)
-            if not finite.all():
-                bad = ids[start + int((~finite).nonzero()[0, 0])]
-                raise UserError(f"{file}: the features of '{bad}' are not finite (NaN or infinite); make them again")
+    for tensor in (features, views):
+        bad = None if tensor is None else _first_not_finite(tensor)
+        if bad is not None:
+            raise UserError(
+                f"{file}: the features of '{printable(ids[bad])}' are not finite (NaN or infinite); make them again"
+            )
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _first_not_finite(tensor: torch.Tensor) -> int | None:
+    """Number of the first row with NaN or infinity; None: there is none. Reads some rows at a time."""
+    for start in range(0, len(tensor), CHUNK):
+        part = tensor[start : start + CHUNK]
+        if torch.isfinite(part.sum()):  # quick, and never so if a value is not finite
+            continue
+        finite = torch.isfinite(part).flatten(1).all(1)
+        if not finite.all():
+            return start + int((~finite).nonzero()[0, 0])
+    return None
 
 
 def _read_own(file: Path) -> BankDomain:
@@ -231,9 +302,19 @@ def _read_own(file: Path) -> BankDomain:
         labels = content.get_tensor("labels").numpy()
     classes = tuple(told["classes"])
     checksum, made_by = told["checksum"], told["made_by"]
-    kept = json.dumps({key: told[key] for key in ("images", "labels", "classes", "made_by")}, sort_keys=True)
-    recipe = hashlib.sha256(kept.encode()).hexdigest()
+    kept = {key: told[key] for key in ("images", "labels", "classes")}
+    kept["made_by"] = {key: value for key, value in made_by.items() if key not in TRACES}
+    recipe = hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
     return BankDomain(file, told["domain"], features, views, ids, labels, classes, checksum, recipe, made_by)
+
+
+def read_description(file: Path) -> dict[str, Any]:
+    """The description of a file that `uda bank` wrote. Raises UserError if the file is another or broken."""
+    read_domain(file)
+    from safetensors import safe_open
+
+    with safe_open(file, "pt") as content:
+        return json.loads(content.metadata()[KEY])
 
 
 def _read_npz(file: Path) -> BankDomain:
@@ -242,9 +323,12 @@ def _read_npz(file: Path) -> BankDomain:
         for needed in ("features", "ids"):
             if needed not in names:
                 raise UserError(f"{file}: it has no array '{needed}' (it has {', '.join(names) or 'none'})")
-        features, ids = arrays["features"], arrays["ids"]
-        labels = arrays["labels"] if "labels" in names else None
-    return _of_arrays(file, features, ids, labels)
+        try:
+            ids, labels = arrays["ids"], arrays["labels"] if "labels" in names else None
+        except ValueError:  # an array of Python objects would be unpickled, which can execute code
+            raise UserError(f"{file}: ids or labels are Python objects; write them as np.array(names, str)") from None
+        views = arrays["views"] if "views" in names else None
+        return _of_arrays(file, arrays["features"], ids.reshape(-1).tolist(), labels, views)
 
 
 def _read_npy(file: Path) -> BankDomain:
@@ -255,17 +339,17 @@ def _read_npy(file: Path) -> BankDomain:
             "and its label"
         )
     lines = [text.split("\t") for _, text in read_lines(names)]
-    lengths = {len(line) for line in lines}
-    if lengths - {1, 2} or len(lengths) > 1:
-        raise UserError(f"{names}: each line needs an id, or an id, a tab and a label; all or no lines have a label")
-    labels = np.array([line[1] for line in lines]) if lengths == {2} else None
-    if labels is not None and all(label.isdecimal() for label in labels.tolist()):
-        labels = labels.astype(np.int64)
-    features = np.load(file, mmap_mode="r", allow_pickle=False)
-    return _of_arrays(file, features, np.array([line[0] for line in lines]), labels)
+    if any(len(line) > 2 for line in lines):
+        raise UserError(f"{names}: each line needs an id, or an id, a tab and a label")
+    labels: list[Any] = [line[1].strip() if len(line) > 1 else "" for line in lines]
+    if all(re.fullmatch(r"-?[0-9]+|", label) for label in labels):
+        labels = [int(label or NO_LABEL) for label in labels]
+    features = np.load(file, mmap_mode="c", allow_pickle=False)  # "c": torch warns of arrays that are not writable
+    return _of_arrays(file, features, [line[0] for line in lines], np.array(labels))
 
 
 def _read_parquet(file: Path) -> BankDomain:
+    import pyarrow.compute
     import pyarrow.parquet
 
     table = pyarrow.parquet.read_table(file)
@@ -276,21 +360,36 @@ def _read_parquet(file: Path) -> BankDomain:
         raise UserError(f"{file}: it has no column '{lacking}' (it has {', '.join(names)})")
     column = table["features"].combine_chunks()
     if column.null_count:
-        raise UserError(f"{file}: {column.null_count} rows have no features")
+        raise UserError(f"{file}: {column.null_count:,} rows have no features")
     lengths = np.unique(pyarrow.compute.list_value_length(column).to_numpy(zero_copy_only=False))
-    if len(lengths) != 1:
+    if len(lengths) > 1:
         raise UserError(f"{file}: rows of features have different lengths, {lengths.min()} to {lengths.max()}")
-    features = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, int(lengths[0]))
-    labels = np.array(table["label"].to_pylist()) if "label" in names and not table["label"].null_count else None
-    return _of_arrays(file, features, np.array(table[key].to_pylist()), labels)
+    features = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
+    ids, labels = (table[name].to_pylist() if name in names else None for name in (key, "label"))
+    if labels is not None:
+        missing = "" if any(isinstance(label, str) for label in labels) else NO_LABEL
+        labels = np.array([missing if label is None else label for label in labels])
+    return _of_arrays(file, features, ["" if name is None else name for name in ids], labels)
 
 
-def _of_arrays(file: Path, features: np.ndarray, ids: np.ndarray, labels: np.ndarray | None) -> BankDomain:
-    """A domain from a user's own arrays: features (N, D), ids (N,) and labels (N,), names or numbers."""
-    if not np.issubdtype(features.dtype, np.floating):
-        raise UserError(f"{file}: features must be floating numbers, but they are {features.dtype}")
-    tensor = torch.from_numpy(np.ascontiguousarray(features, np.float32))
-    names = [str(name) for name in np.asarray(ids).reshape(-1).tolist()]
+_READERS: dict[str, Callable[[Path], BankDomain]] = {
+    ".npz": _read_npz,
+    ".npy": _read_npy,
+    ".parquet": _read_parquet,
+}
+
+
+def _of_arrays(
+    file: Path, features: np.ndarray, ids: Sequence[Any], labels: np.ndarray | None, views: np.ndarray | None = None
+) -> BankDomain:
+    """A domain from a user's own arrays: features (N, D), N ids, labels (N,), names or numbers, and views (N, V, D)."""
+    for array in (features, views):
+        if array is not None and not np.issubdtype(array.dtype, np.floating):
+            raise UserError(f"{file}: features must be floating numbers, but they are {array.dtype}")
+    tensor, of_views = _tensor(features), None if views is None else _tensor(views)
+    if odd := [name for name in ids if not isinstance(name, str | bytes | int)]:
+        raise UserError(f"{file}: ids must be names or whole numbers, but one is {odd[0]!r}")
+    names = [_text(name) for name in ids]
     classes: tuple[str, ...] = ()
     numbers = np.full(len(tensor), NO_LABEL)
     if labels is not None:
@@ -298,14 +397,32 @@ def _of_arrays(file: Path, features: np.ndarray, ids: np.ndarray, labels: np.nda
         if np.issubdtype(labels.dtype, np.integer):
             numbers = labels.astype(np.int64)
         elif labels.dtype.kind in "US":
-            found, numbers = np.unique(labels.astype(str), return_inverse=True)
-            classes = tuple(found.tolist())
+            of_rows = [same_form(_text(label)) for label in labels.tolist()]
+            classes = tuple(sorted({*of_rows} - {""}))
+            index = {name: number for number, name in enumerate(classes)} | {"": NO_LABEL}
+            numbers = np.array([index[name] for name in of_rows])
         else:
             raise UserError(f"{file}: labels must be class names or whole numbers, but they are {labels.dtype}")
-    digest = hashlib.sha256(tensor.numpy().tobytes())
-    digest.update("\0".join(names).encode("utf-8", "surrogateescape") + numbers.tobytes())
+    digest = hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape") + numbers.tobytes())
+    for array in (tensor, of_views) if of_views is not None else (tensor,):
+        for part in chunks(array.numpy()):
+            digest.update(part)
     checksum = digest.hexdigest()
-    return BankDomain(file, file.stem, tensor, None, names, numbers, classes, checksum, checksum)
+    return BankDomain(file, file.stem, tensor, of_views, names, numbers, classes, checksum, checksum)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    """float32. Not copied if the array is float32, contiguous and writable; torch warns of those that are not."""
+    return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+
+
+def _text(name: str | bytes | int) -> str:
+    return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
+
+
+def chunks(array: np.ndarray) -> Iterable[bytes]:
+    """The bytes of an array (N, ...), some rows at a time."""
+    return (array[start : start + CHUNK].tobytes() for start in range(0, len(array), CHUNK))
 
 
 def header(domain: Mapping[str, Any], shapes: Mapping[str, tuple[str, Sequence[int]]]) -> tuple[bytes, dict[str, int]]:

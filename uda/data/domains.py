@@ -13,9 +13,9 @@ import numpy as np
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.data import digits
-from uda.data.banks import BankDomain, find_domain
-from uda.data.cards import CARDS, Card, load_card
-from uda.data.class_names import NO_LABEL, ClassOrder, check_same_classes, read_class_names
+from uda.data.banks import BankDomain, find_domain, read_domain
+from uda.data.cards import CARDS, Card, MissingDataError, load_card
+from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS, ClassOrder, check_same_classes, read_class_names
 from uda.data.decoding import open_file
 from uda.data.images import ImageFiles, Images, JoinedImages, check_readable
 from uda.data.listing import Listing, list_file, list_folder, list_target, list_unlabelled
@@ -23,6 +23,9 @@ from uda.data.settings import DataSettings, StorageSettings
 from uda.data.store import DecodedStore, open_stores, take_inventory
 
 _SOURCE = "the source domain"
+
+#: Class of a bank for the images of all classes that the source lacks.
+UNKNOWN_NAME = "(unknown)"
 
 
 @dataclass(frozen=True)
@@ -195,7 +198,8 @@ def _list_domains(
         listings.append(listing)
     if card is not None and wanted[0][0] == "data.source" and len(listings[0].classes) != card.num_classes:
         log(f"{card.title}: found {len(listings[0].classes)} classes, but its card says {card.num_classes}")
-    _check_apart({f"{key} ({name})": listing for (key, name), listing in zip(wanted, listings, strict=True)})
+    if settings.features is None:
+        _check_apart({f"{key} ({name})": listing for (key, name), listing in zip(wanted, listings, strict=True)})
     return listings
 
 
@@ -271,7 +275,7 @@ def _read_all(
 ) -> list[tuple[Images, np.ndarray]]:
     """The readable images of every listing, and their labels."""
     if settings.features is not None:
-        domains = [find_domain(settings.features, listing.root.name) for listing in listings]
+        domains = [read_domain(listing.root) for listing in listings]
         _check_one_bank(domains)
         return [(domain.array(), listing.labels) for domain, listing in zip(domains, listings, strict=True)]
     stores = _stores(listings, settings, log)
@@ -349,16 +353,27 @@ def load_labelled(
     return [Source(images, labels) for images, labels in parts], classes
 
 
-def bank_domains(settings: StorageSettings, names: Sequence[str] | None) -> list[str]:
-    """The domains that a bank holds: all of the card, else those that the config names.
+def bank_domains(settings: StorageSettings, log: Callable[[str], None]) -> list[str]:
+    """The domains that a bank holds: those that the config names, and all others of the card that are on disk.
 
     Args:
         settings: the section `data` of a config.
-        names: `data.domains` of domain generalisation.
+        log: gets a line about each domain of the card that is not on disk.
     """
-    if settings.dataset is not None:
-        return list(load_card(settings.dataset).domains)
-    return list(names or ()) or [*settings.sources, *settings.targets]
+    own = isinstance(settings, DataSettings)
+    named = [*settings.sources, *settings.targets] if own else list(getattr(settings, "domains", None) or ())
+    if settings.dataset is None:
+        return named
+    card = load_card(settings.dataset)
+    root, found = _find_root(card, settings) if card.layout != "generated" else None, []
+    for name in card.domains:
+        try:
+            if root is not None and name not in named:
+                card.find_domain(name, root)
+            found.append(name)
+        except MissingDataError as error:
+            log(f"left out domain '{name}': {error.what}")
+    return found
 
 
 def load_alone(
@@ -366,7 +381,8 @@ def load_alone(
 ) -> tuple[Images, np.ndarray, tuple[str, ...]]:
     """A domain by itself: its images, their labels (N,) (NO_LABEL if unknown), and the classes that these index.
 
-    Raises UserError, as `load_domains` does.
+    The images of all classes that the source lacks (an open target) are in one class more, `UNKNOWN_NAME`. Raises
+    UserError, as `load_domains` does.
     """
     card = load_card(settings.dataset) if settings.dataset is not None else None
     if card is not None and card.layout == "generated":
@@ -385,7 +401,9 @@ def load_alone(
     for line in listing.notes:
         log(line)
     ((images, labels),) = _read_all([listing], settings, log, ranks)
-    return images, np.where(labels >= 0, labels, NO_LABEL), listing.classes
+    if not (labels == UNKNOWN_CLASS).any():
+        return images, labels, listing.classes
+    return images, np.where(labels == UNKNOWN_CLASS, len(listing.classes), labels), (*listing.classes, UNKNOWN_NAME)
 
 
 def load_unlabelled(settings: StorageSettings, names: Sequence[str], seed: int) -> Images:
@@ -488,9 +506,10 @@ def _check_one_bank(domains: Sequence[BankDomain]) -> None:
     """Raise UserError if the features of some domains are not of the same network and transform."""
     first = domains[0]
     for other in domains[1:]:
-        if other.features.shape[1] != first.features.shape[1]:
-            widths = f"{first.features.shape[1]} and {other.features.shape[1]}"
-            raise UserError(f"{first.file} and {other.file}: features of different widths, {widths}")
+        if other.width != first.width:
+            raise UserError(
+                f"{first.file} and {other.file}: features of different widths, {first.width} and {other.width}"
+            )
         differing = [
             key for key in ("backbone", "digest", "transform") if first.made_by.get(key) != other.made_by.get(key)
         ]

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from uda.core.errors import UserError
+from uda.data.banks import ENDINGS, read_domain
 from uda.data.decoding import decode_content
 from uda.data.folders import look_below
 from uda.data.images import SUFFIXES, ImageArray, ImageFiles, Images
@@ -57,9 +58,9 @@ def given_images(given: GivenImages, reading: ReadingSettings) -> Images:
     """The images that a caller passes, as `Images`.
 
     Args:
-        given: a folder (all image files below it, in sorted order), an image file, a list of files, a PIL image, a
-            list of PIL images, an array (N, H, W, C) or a tensor (N, C, H, W). Arrays and tensors are uint8 in 0..255
-            or floating in 0..1. Floating values are rounded to the nearest of the 256 levels.
+        given: a folder (all image files below it, in sorted order), an image file, a list of files, a file of a feature
+            bank, a PIL image, a list of PIL images, an array (N, H, W, C) or a tensor (N, C, H, W). Arrays and tensors
+            are uint8 in 0..255 or floating in 0..1. Floating values are rounded to the nearest of the 256 levels.
         reading: the rules by which files and PIL images become pixels.
 
     Returns:
@@ -76,7 +77,8 @@ def given_images(given: GivenImages, reading: ReadingSettings) -> Images:
     elif isinstance(given, np.ndarray):
         images = _array(torch.from_numpy(np.require(given, requirements=["C", "W"])), "(N, H, W, C)")
     elif isinstance(given, str | os.PathLike):
-        images = _files(Path(os.path.expanduser(given)), reading)
+        path = Path(os.path.expanduser(given))
+        images = read_domain(path).array() if path.suffix in ENDINGS else _files(path, reading)
     elif isinstance(given, Image.Image):
         images = PilImages([given], reading)
     elif all(isinstance(one, Image.Image) for one in given):
@@ -97,11 +99,12 @@ def named_images(
     reading: ReadingSettings,
     root: Path | None = None,
     log: Callable[[str], None] | None = None,
-) -> ImageFiles:
-    """The image files of folders and lists. They are not opened.
+) -> Images:
+    """The image files of folders and lists, which are not opened; or the features in a file of a feature bank.
 
     Args:
-        places: folders (all image files below them, in sorted order), .txt lists (labels are ignored) or image files.
+        places: folders (all image files below them, in sorted order), .txt lists (labels are ignored) or image files;
+            or one file of a feature bank.
         reading: the rules by which files become pixels.
         root: folder that the paths of lists are relative to. None: the folder of each list.
         log: gets a line about what is passed over in a folder.
@@ -115,6 +118,10 @@ def named_images(
             is not UTF-8.
     """
     paths: dict[str, None] = {}
+    if banks := [place for place in places if Path(place).suffix in ENDINGS]:
+        if len(places) > 1:
+            raise UserError(f"images: {banks[0]} is a file of a feature bank; give it alone")
+        return read_domain(Path(os.path.expanduser(banks[0]))).array()
     if root is not None and not root.is_dir():
         raise UserError(f"`root`: no such folder: {root}")
     for place in places:
@@ -141,7 +148,7 @@ def _listing(path: Path, root: Path | None) -> Listing:
     if path.suffix.lower() != ".txt":
         raise UserError(
             f"images: {path} is neither an image nor a list; a list ends in .txt, images in "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"{', '.join(sorted(SUFFIXES))}, a feature bank in {', '.join(ENDINGS)}"
         )
     try:
         return list_file(path, root, labels=False)

@@ -1,10 +1,13 @@
 """Compares the image counts of a data set's card with the files on disk."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from uda.core.errors import UserError
 from uda.data import digits
+from uda.data.banks import BankDomain
 from uda.data.cards import Card
 from uda.data.folders import look_below
 from uda.data.list_files import read_list_file
@@ -43,13 +46,42 @@ def take_stock(card: Card, root: str | None = None) -> list[Count]:
     return [count for name in card.domains for count in _domain_counts(card, name, found_root)]
 
 
+def take_stock_of_bank(domains: Mapping[str, BankDomain], card: Card | None = None) -> list[Count]:
+    """The counts of a feature bank, as `take_stock` counts images on disk.
+
+    Args:
+        domains: the bank's domains by name.
+        card: what the counts are compared with. None: the counts are found only.
+
+    Raises:
+        UserError: a domain is not in the card.
+    """
+    counts = []
+    for name, bank in domains.items():
+        if card is not None and name not in card.domains:
+            known = ", ".join(card.domains)
+            raise UserError(f"{bank.file}: the card '{card.name}' has no domain '{name}' (it has {known})")
+        listing = bank.listing(None)
+        names, labels = listing.classes, listing.labels
+        found = Counter(names[label] if label >= 0 else "no label" for label in labels.tolist())
+        if card is None:
+            counts.append(Count(name, None, None, len(labels)))
+            counts += [Count(name, label, found[label], found[label]) for label in sorted(found)]
+        else:
+            counts += _compared(card, name, found, "")
+    return counts
+
+
 def _domain_counts(card: Card, name: str, root: Path | None) -> list[Count]:
-    domain = card.domains[name]
     if root is None:
         _, labels = digits.domain(name, 1000, seed=0)
-        found, note = Counter(str(label) for label in labels), ""
-    else:
-        found, note = _on_disk(card, name, root)
+        return _compared(card, name, Counter(str(label) for label in labels), "")
+    return _compared(card, name, *_on_disk(card, name, root))
+
+
+def _compared(card: Card, name: str, found: Counter[str], note: str) -> list[Count]:
+    """The counts of a domain by class. `note`: what is wrong with the whole domain."""
+    domain = card.domains[name]
     whole = Count(name, None, domain.images, sum(found.values()), note)
     expected = domain.per_class or {}
     known = card.classes or tuple(sorted(found.keys() | expected.keys()))

@@ -1,20 +1,20 @@
 """The network: backbone -> head (optional) -> feature x -> linear classifier W."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 
-from uda.core.errors import UserError
 from uda.data.features import features_of
 from uda.data.images import Images
 from uda.data.settings import TransformSettings
 from uda.models.backbones import architecture, create_backbone
+from uda.models.feature_maker import check_made_by, told_of
 from uda.models.losses import LOSSES, ClassificationLoss, CrossEntropy
 from uda.models.settings import ModelSettings
 from uda.models.weights import LATER
@@ -124,6 +124,11 @@ class Network(nn.Module):
         self.classifier = Classifier([width, *widths][-1], num_classes, bias, loss or CrossEntropy(), weight_norm)
 
     @property
+    def on_features(self) -> bool:
+        """Whether the network takes features (B, D) in place of images."""
+        return isinstance(self.backbone, nn.Flatten)
+
+    @property
     def loss(self) -> ClassificationLoss:
         """The classification loss, which computes the logits."""
         return self.classifier.loss
@@ -163,12 +168,13 @@ def describe_network(
     """The description of a network in its weight file. It must agree with that of a network that loads the file.
 
     It does not have the tag of the backbone's initial weights, because the file has its own weights. `images`: what the
-    network is trained on. Of features, the file has only the layers after the backbone.
+    network is trained on. Of features, the file has only the layers after the backbone, and `features` tells their
+    width and what made them.
     """
     found = {"backbone": architecture(settings.backbone), "head": settings.head, "bias": settings.bias}
     if images is not None and (features := features_of(images)):
-        made_by = features[0].made_by.get("backbone")
-        found["backbone"] = f"features of {made_by or f'width {features[0].width}'}"
+        found["backbone"] = told_of(features[0].width, features[0].made_by)
+        found["features"] = {"width": features[0].width, "made_by": dict(features[0].made_by)}
     later = {name: getattr(settings, name) for name, usual in LATER.items() if getattr(settings, name) != usual}
     return {**found, **later, "classes": list(classes)}
 
@@ -188,34 +194,6 @@ def network_for(images: Images, settings: ModelSettings, transforms: TransformSe
         return create_network(settings, num_classes, len(transforms.mean))
     check_made_by(features[0].made_by, settings, transforms)
     return network_on(nn.Flatten(), features[0].width, settings, num_classes)
-
-
-def made_by(settings: ModelSettings, transforms: TransformSettings) -> dict[str, object]:
-    """What determines the features of an image, besides the weights themselves, for a bank."""
-    used = {"kind", "size", "resize", "squash", "mean", "std"}
-    return {
-        "backbone": settings.backbone,
-        "weights": settings.weights,
-        "transform": transforms.model_dump(mode="json", include=used),
-    }
-
-
-def check_made_by(told: Mapping[str, Any], settings: ModelSettings, transforms: TransformSettings) -> None:
-    """Raise UserError if a bank was made with another backbone or transform. A user's own arrays tell none."""
-    wanted = made_by(settings, transforms)
-    if "run" not in told:
-        for key in ("backbone", "weights"):
-            if told.get(key, wanted[key]) != wanted[key]:
-                raise UserError(
-                    f"data.features: the bank was made with model.{key}={told[key]}, but the config has {wanted[key]}; "
-                    f"set model.{key}={told[key]}, or make another bank"
-                )
-    for key, value in told.get("transform", {}).items():
-        if value != wanted["transform"].get(key, value):
-            raise UserError(
-                f"data.features: the bank was made with transforms.{key}={value}, but the config has "
-                f"{wanted['transform'][key]}; set transforms.{key}={value}, or make another bank"
-            )
 
 
 def network_on(backbone: nn.Module, width: int, settings: ModelSettings, num_classes: int) -> Network:

@@ -42,8 +42,9 @@ def load_network(network: nn.Module, path: str | Path, description: dict[str, ob
     differences = [
         f"{name} is {has[name]!r}, not {wanted!r}"
         for name, wanted in (LATER | description if description else {}).items()
-        # Files of earlier versions also have the tag of the backbone's initial weights: `resnet50.tv_in1k`.
-        if name in has and wanted not in (has[name], str(has[name]).partition(".")[0])
+        # Files of earlier versions also have the tag of the backbone's initial weights: `resnet50.tv_in1k`. Features of
+        # different networks differ in `backbone`.
+        if name in has and name != "features" and wanted not in (has[name], str(has[name]).partition(".")[0])
     ]
     another = f"{key}: {file} is a checkpoint of another network"
     if differences:

