@@ -175,8 +175,10 @@ class Batch:
     def to(
         self, device: torch.device | str, memory_format: torch.memory_format | None = None, non_blocking: bool = False
     ) -> "Batch":
-        """The batch on another device. `memory_format` is that of the images."""
+        """The batch on another device. `memory_format` is that of the images. If nothing changes, it is this batch."""
         images = self.images.to(device, non_blocking=non_blocking, memory_format=memory_format or torch.preserve_format)
+        if images is self.images and all(tensor.device == images.device for tensor in self._rest):
+            return self
         moved = Batch(images, *(tensor.to(device, non_blocking=non_blocking) for tensor in self._rest), self.weight)
         moved._kinds = self._kinds
         return moved

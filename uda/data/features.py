@@ -61,9 +61,21 @@ class FeatureArray(Images):
         return self.together(np.array([i]))[0]
 
     def together(self, indices: np.ndarray) -> torch.Tensor:
-        rows = torch.from_numpy(indices if self._rows is None else self._rows[indices])
-        plain = self._features[rows].unsqueeze(1)
-        return plain if self._views is None else torch.cat([plain, self._views[rows]], 1)
+        plain = self.plain(indices).unsqueeze(1)
+        return plain if self._views is None else torch.cat([plain, self._views[self._numbers(indices)]], 1)
+
+    def plain(self, indices: np.ndarray, memory: torch.Tensor | None = None) -> torch.Tensor:
+        """Features of the plain images, (b, D). `memory`, float32 (b, D), is used for them if it is given."""
+        return torch.index_select(self._features, 0, self._numbers(indices), out=memory)
+
+    def of_view(self, indices: np.ndarray, seeds: Sequence[int], memory: torch.Tensor | None = None) -> torch.Tensor:
+        """Features of one augmented view of each image, drawn by the image's seed, (b, D). `memory`: as in `plain`."""
+        every = self._views.flatten(0, 1)
+        views = torch.tensor([seed % self.num_views for seed in seeds])
+        return torch.index_select(every, 0, self._numbers(indices) * self.num_views + views, out=memory)
+
+    def _numbers(self, indices: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(indices if self._rows is None else self._rows[indices])
 
     def take(self, indices: np.ndarray) -> "FeatureArray":
         rows = indices if self._rows is None else self._rows[indices]
@@ -92,9 +104,28 @@ class PlainFeatures(Transform):
         width: D.
     """
 
+    draws, in_place = False, True
+
     def __init__(self, width: int):
         self.size, self.channels = 1, width
         self.normalisation = ((), ())
+
+    def read(
+        self,
+        images: Images,
+        indices: np.ndarray,
+        seeds: Sequence[int],
+        memory: torch.Tensor | None = None,
+        changes: list | None = None,
+    ) -> torch.Tensor:
+        """Rows of one array are written to their place in the batch, because another copy of them costs as much."""
+        if not isinstance(images, FeatureArray) or memory is None or memory.dtype != torch.float32:
+            return super().read(images, indices, seeds, memory, changes)
+        self._write(images, indices, seeds, memory.view(len(memory), -1))
+        return memory
+
+    def memory(self, count: int) -> torch.Tensor:
+        return torch.empty(count, self.channels, 1, 1)
 
     def pixels(
         self,
@@ -109,6 +140,9 @@ class PlainFeatures(Transform):
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         return pixels
 
+    def _write(self, images: FeatureArray, indices: np.ndarray, seeds: Sequence[int], memory: torch.Tensor) -> None:
+        images.plain(indices, memory)
+
     def _chosen(self, features: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         """(B, 1 + V, D) -> (B, D)."""
         return features[:, 0]
@@ -116,6 +150,11 @@ class PlainFeatures(Transform):
 
 class AugmentedFeatures(PlainFeatures):
     """The features of one augmented view of each image, drawn by the image's seed, as a batch (B, D, 1, 1)."""
+
+    draws = True
+
+    def _write(self, images: FeatureArray, indices: np.ndarray, seeds: Sequence[int], memory: torch.Tensor) -> None:
+        images.of_view(indices, seeds, memory)
 
     def _chosen(self, features: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
         views = torch.tensor([1 + seed % (features.shape[1] - 1) for seed in seeds])

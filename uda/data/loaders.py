@@ -4,7 +4,7 @@ import copy
 import itertools
 import json
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -43,6 +43,11 @@ class Part:
     annotated: bool | None = None
 
     @property
+    def is_annotated(self) -> bool:
+        """Whether the labels are true labels."""
+        return not self.is_target if self.annotated is None else self.annotated
+
+    @property
     def views(self) -> tuple[Transform, ...]:
         """The transforms of each image."""
         return (self.transform,) if self.strong is None else (self.transform, self.strong)
@@ -54,31 +59,29 @@ class Part:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def domains(self, rows: np.ndarray) -> torch.Tensor:
+    def domains(self, rows: np.ndarray) -> np.ndarray:
         """Domains of some rows, int64 (b,)."""
-        if isinstance(self.domain, int):
-            return torch.full((len(rows),), self.domain)
-        return torch.from_numpy(self.domain[rows])
+        return np.full(len(rows), self.domain) if isinstance(self.domain, int) else self.domain[rows]
 
-    def distributions(self, rows: np.ndarray, num_classes: int) -> torch.Tensor:
+    def distributions(self, rows: np.ndarray, num_classes: int) -> np.ndarray:
         """Labels of some rows as float32 (b, K). A row without a label is all zeros."""
-        labels = torch.zeros(len(rows), num_classes)
+        labels = np.zeros((len(rows), num_classes), np.float32)
         if self.labels is None:
             return labels
-        chosen = torch.from_numpy(np.asarray(self.labels[rows]))
+        chosen = self.labels[rows]
         if chosen.ndim == 2:
-            return chosen.to(torch.float32)
-        labelled = (chosen >= 0).nonzero()[:, 0]
+            return chosen.astype(np.float32)
+        labelled = np.flatnonzero(chosen >= 0)
         labels[labelled, chosen[labelled]] = 1
         return labels
 
 
 @dataclass(frozen=True)
 class _Draw:
-    """What a batch is made of: rows of each part, and a seed for each image."""
+    """What a batch is made of: rows of each part, and for each image the word that its seed is made of."""
 
     rows: tuple[np.ndarray, ...]
-    seeds: tuple[np.ndarray, ...]
+    words: tuple[np.ndarray, ...]
     weight: float = 1.0
 
     def __len__(self) -> int:
@@ -95,11 +98,11 @@ class _Draw:
                 "enlarge the batch, or start fewer processes"
             )
         firsts = [(rank - start) % world for start in np.cumsum([0, *map(len, self.rows[:-1])]).tolist()]
-        rows, seeds = (
+        rows, words = (
             tuple(values[first::world] for values, first in zip(arrays, firsts, strict=True))
-            for arrays in (self.rows, self.seeds)
+            for arrays in (self.rows, self.words)
         )
-        return _Draw(rows, seeds, sum(map(len, rows)) * world / total)
+        return _Draw(rows, words, sum(map(len, rows)) * world / total)
 
 
 class _StageSampler(Sampler):
@@ -122,10 +125,11 @@ class _StageSampler(Sampler):
         return (self.draw(step) for step in range(self.first, self.steps))
 
     def draw(self, step: int) -> _Draw:
-        """This process's rows and seeds of a step."""
+        """This process's share of a step."""
         rows = self._rows(step)
-        seeds = _mix(self._base + np.arange(sum(map(len, rows)), dtype=np.uint64) + np.uint64(step << 24))
-        whole = _Draw(rows, tuple(np.split(seeds, np.cumsum([len(r) for r in rows])[:-1])))
+        ends = list(itertools.accumulate(map(len, rows)))
+        words = self._base + np.arange(ends[-1], dtype=np.uint64) + np.uint64(step << 24)
+        whole = _Draw(rows, tuple(words[a:b] for a, b in itertools.pairwise([0, *ends])))
         return whole.dealt(self.rank, self.world)
 
     def starting_at(self, step: int) -> "_StageSampler":
@@ -157,13 +161,15 @@ class _StageSampler(Sampler):
 
     def _stream(self, stream: int, start: int, count: int, n: int) -> np.ndarray:
         """`count` items, from place `start` on, of an endless stream of `n` items. Each pass has its own order."""
-        pieces = [np.empty(0, dtype=np.int64)]
+        pieces = []
         while count:
             epoch, offset = divmod(start, n)
             piece = self._permutation(stream, epoch, n)[offset : offset + count]
             pieces.append(piece)
             start, count = start + len(piece), count - len(piece)
-        return np.concatenate(pieces)
+        if len(pieces) == 1:
+            return pieces[0]
+        return np.concatenate([np.empty(0, dtype=np.int64), *pieces])
 
 
 def epoch_batches(total: int, batch_size: int, least: int) -> int:
@@ -266,12 +272,6 @@ def _mix(words: np.ndarray) -> np.ndarray:
     return (words ^ (words >> np.uint64(31))) >> np.uint64(1)
 
 
-def _read(images: Images, indices: np.ndarray, to_cut: bool = False) -> Iterable[torch.Tensor]:
-    """Images by number. Those of an array are read at once, all others one by one."""
-    together = images.together(indices)
-    return map(images.open if to_cut else images.read, indices.tolist()) if together is None else together
-
-
 T = TypeVar("T", torch.Tensor, Batch)
 _CPU = torch.device("cpu")
 
@@ -302,6 +302,16 @@ class Delivery:
 
 
 _HERE = Delivery()
+
+
+class _Piece(NamedTuple):
+    """A part's images in a draw, in one view."""
+
+    part: int
+    """Number of the part."""
+    rows: np.ndarray
+    words: np.ndarray
+    view: int
 
 
 class _TrainReader:
@@ -350,34 +360,70 @@ class _TrainReader:
             for i in part.indices[rows].tolist()
         ]
 
+    def read_ahead(self, draws: Sequence[_Draw]) -> list[tuple[torch.Tensor, ...]]:
+        """The same as `read` of each draw. It is faster for features, whose batches take little to read."""
+        pieces = [self._pieces(draw) for draw in draws]
+        columns = self._columns([piece for of_draw in pieces for piece in of_draw])
+        lengths = [self.count(draw) for draw in draws]
+        pixels = (self._pixels(of_draw, None, None) for of_draw in pieces)
+        parts = zip(*(column.split(lengths) for column in columns), strict=True)
+        changes = last_changes.table([])
+        return [
+            (images, *part, changes, torch.tensor(draw.weight, dtype=torch.float64))
+            for draw, images, part in zip(draws, pixels, parts, strict=True)
+        ]
+
     def _read(self, draw: _Draw, memory: torch.Tensor | None, late: bool) -> tuple[torch.Tensor, ...]:
         changes: list[last_changes.LastChanges] | None = [] if late and self._late else None
-        drawn = [
-            (part, rows, seeds if view == 0 else _mix(seeds), view)
-            for part, rows, seeds in zip(self.parts, draw.rows, draw.seeds, strict=True)
-            for view in range(len(part.views))
+        pieces = self._pieces(draw)
+        pixels, columns = self._pixels(pieces, memory, changes), self._columns(pieces)
+        weight = torch.tensor(draw.weight, dtype=torch.float64)
+        return pixels, *columns, last_changes.table(changes or []), weight
+
+    def _pieces(self, draw: _Draw) -> list[_Piece]:
+        return [
+            _Piece(number, rows, words, view)
+            for number, (rows, words) in enumerate(zip(draw.rows, draw.words, strict=True))
+            for view in range(len(self.parts[number].views))
             if len(rows)
         ]
-        places = [None] * len(drawn) if memory is None else memory.split([len(rows) for _, rows, _, _ in drawn])
-        pixels, labels, domains, targets, views, annotated = [], [], [], [], [], []
-        for (part, rows, seeds, view), place in zip(drawn, places, strict=True):
+
+    def _pixels(
+        self, pieces: list[_Piece], memory: torch.Tensor | None, changes: list[last_changes.LastChanges] | None
+    ) -> torch.Tensor:
+        """The pixels of pieces. With `changes`, the last changes of their images are left out, and added to it."""
+        lengths = [len(piece.rows) for piece in pieces]
+        if memory is None and self.transform.in_place:
+            memory = self.transform.memory(sum(lengths))
+        places = [None] * len(pieces) if memory is None else memory.split(lengths)
+        pixels = []
+        for (number, rows, words, view), place in zip(pieces, places, strict=True):
+            part = self.parts[number]
             transform = part.views[view]
-            images = _read(part.images, part.indices[rows], transform.cuts)
-            if changes is None or not transform.leaves_last_changes:
-                pixels.append(transform.pixels(images, seeds.tolist(), place))
-                changes = None if changes is None else [*changes, *[last_changes.NONE] * len(rows)]
-            else:
-                pixels.append(transform.pixels(images, seeds.tolist(), place, changes))
-            labels.append(part.distributions(rows, self.num_classes))
-            domains.append(part.domains(rows))
-            targets.append(torch.full((len(rows),), part.is_target))
-            annotated.append(torch.full((len(rows),), not part.is_target if part.annotated is None else part.annotated))
-            views.append(torch.full((len(rows),), view))
+            seeds = (_mix(words) if view == 0 else _mix(_mix(words))).tolist() if transform.draws else ()
+            left_out = changes if transform.leaves_last_changes else None
+            pixels.append(transform.read(part.images, part.indices[rows], seeds, place, left_out))
+            if changes is not None and left_out is None:
+                changes += [last_changes.NONE] * len(rows)
         if memory is not None and all(piece is place for piece, place in zip(pixels, places, strict=True)):
-            pixels = [memory]
-        columns = (pixels, labels, domains, targets, views, annotated)
-        columns = (torch.cat(pieces) if len(pieces) > 1 else pieces[0] for pieces in columns)
-        return *columns, last_changes.table(changes or []), torch.tensor(draw.weight, dtype=torch.float64)
+            return memory
+        return torch.cat(pixels) if len(pixels) > 1 else pixels[0]
+
+    def _columns(self, pieces: list[_Piece]) -> list[torch.Tensor]:
+        """Labels, domains, whether of a target, views, and whether annotated. With NumPy, which is fast for so few."""
+        lengths, numbers = [len(piece.rows) for piece in pieces], np.array([piece.part for piece in pieces])
+        of_row = np.repeat(numbers, lengths)
+        labels, domains = np.zeros((len(of_row), self.num_classes), np.float32), np.zeros(len(of_row), np.int64)
+        for number in set(numbers.tolist()):
+            part, mine = self.parts[number], np.flatnonzero(of_row == number)
+            rows = np.concatenate([piece.rows for piece in pieces if piece.part == number])
+            labels[mine], domains[mine] = part.distributions(rows, self.num_classes), part.domains(rows)
+        target, annotated = (
+            np.array(kinds)[of_row]
+            for kinds in ([part.is_target for part in self.parts], [part.is_annotated for part in self.parts])
+        )
+        views = np.repeat([piece.view for piece in pieces], lengths)
+        return [torch.from_numpy(column) for column in (labels, domains, target, views, annotated)]
 
 
 class _PredictReader:
@@ -403,8 +449,10 @@ class _PredictReader:
     ) -> tuple[torch.Tensor] | UserError:
         """Pixels before they are normalised. `memory`, uint8 (B, C, S, S), may be used for them."""
         try:
-            seeds = _mix(self.seed + indices.astype(np.uint64)).tolist()
-            return (self.transform.pixels(_read(self.images, indices), seeds, memory),)
+            seeds = _mix(self.seed + indices.astype(np.uint64)).tolist() if self.transform.draws else ()
+            if memory is None and self.transform.in_place:
+                memory = self.transform.memory(len(indices))
+            return (self.transform.read(self.images, indices, seeds, memory),)
         except UserError as error:
             return error
 
@@ -505,6 +553,9 @@ class Batches:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator:
+        if not self._workers and isinstance(self._reader, _TrainReader) and self._reader.transform.in_place:
+            yield from self._read_ahead()
+            return
         for read in self._loaded() if self._workers else self._read_here():
             if isinstance(read, UserError):
                 raise read
@@ -528,6 +579,16 @@ class Batches:
 
     def _read_here(self) -> Iterator:
         return (self._reader.read(draw, late=self._delivery.late) for draw in self._sampler)
+
+    def _read_ahead(self) -> Iterator[Batch]:
+        """The batches, some of which are read one after another. After a training step the caches are cold, and what
+        takes microseconds in a row takes several times as long once."""
+        transform = self._reader.transform
+        each = 4 * self._sampler.largest * transform.channels * transform.size**2
+        draws, ahead = iter(self._sampler), max(1, min(_MOST_AHEAD, _BYTES_AHEAD // each))
+        while several := list(itertools.islice(draws, ahead)):
+            read = self._reader.read_ahead(several)
+            yield from [self._reader.finish(self._delivery, *batch) for batch in read]
 
     def _loaded(self) -> Iterator:
         ring = None
@@ -559,6 +620,8 @@ class Batches:
 
 #: Batches that each worker prepares ahead.
 _AHEAD = 3
+#: Without workers, the most batches of features that are read ahead, and their bytes.
+_MOST_AHEAD, _BYTES_AHEAD = 16, 4 * 2**20
 
 
 def _unless_killed(batches: Iterator) -> Iterator:

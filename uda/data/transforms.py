@@ -17,6 +17,7 @@ from torchvision.transforms.v2 import functional as image_functions
 from uda.core.errors import UserError
 from uda.data import last_changes
 from uda.data.decoding import resized
+from uda.data.images import Images
 from uda.data.settings import AugmentSettings, TransformSettings
 
 _LUMA = (0.299, 0.587, 0.114)
@@ -33,8 +34,13 @@ class Transform(ABC):
 
     cuts: bool = False
     """Whether it first cuts a part out of each image. `Images.open` then need not read the rest."""
+    draws: bool = True
+    """Whether the result depends on the seeds. Else they need not be made."""
     leaves_last_changes: bool = False
     """Whether `pixels` can leave out each image's last changes, so that `last_changes.made` makes them later."""
+
+    in_place: bool = False
+    """Whether `read` of a batch's parts writes to the batch's `memory`. They then need not be joined afterwards."""
 
     def __init__(self, settings: TransformSettings):
         self.size = settings.size
@@ -53,6 +59,26 @@ class Transform(ABC):
 
     def __call__(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         return self.normalise(self.pixels(images, seeds))
+
+    def read(
+        self,
+        images: Images,
+        indices: np.ndarray,
+        seeds: Sequence[int],
+        memory: torch.Tensor | None = None,
+        changes: list[last_changes.LastChanges] | None = None,
+    ) -> torch.Tensor:
+        """`pixels` of images by number. Those of an array are read at once, all others one by one."""
+        found = images.together(indices)
+        if found is None:
+            found = map(images.open if self.cuts else images.read, indices.tolist())
+        if changes is None:
+            return self.pixels(found, seeds, memory)
+        return self.pixels(found, seeds, memory, changes)
+
+    def memory(self, count: int) -> torch.Tensor:
+        """Memory for a batch of `count` images. Only transforms that work `in_place` have it."""
+        raise NotImplementedError
 
     @abstractmethod
     def pixels(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -119,7 +120,10 @@ class Optimization:
         if self.weight != 1:
             loss = loss * self.weight
         # Gradients have the types of the forward pass. DistributedDataParallel averages gradients in this pass.
-        with self.ranks.together(), torch.autocast(loss.device.type, enabled=False):
+        # Entering autocast's context costs time, so it is entered only if autocast is on.
+        kind = loss.device.type
+        plain = torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+        with self.ranks.together(), plain:
             (self.scaler.scale(loss) if self.scaler else loss).backward()
 
     def update(self, only: str | None = None, parts: int = 1, averaged: bool = False) -> None:

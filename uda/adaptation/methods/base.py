@@ -69,8 +69,10 @@ class AdaptationMethod(Method):
         `inputs`: replaces the images, for example by their features; one row per image.
         """
         inputs = batch.images if inputs is None else inputs
+        if self.settings.forward == "shared":
+            return network(inputs)
         source, target = batch.source_rows, batch.target_rows
-        if self.settings.forward == "shared" or not len(source) or not len(target):
+        if not len(source) or not len(target):
             return network(inputs)
         outputs = [network(rows.of(inputs)) for rows in (source, target)]
         if isinstance(outputs[0], Tensor):
