@@ -477,11 +477,24 @@ def test_figures_leave_matplotlib_as_it_was():
     assert dict(matplotlib.rcParams) == before
 
 
-def test_a_figure_as_pixels_is_not_blank():
-    pixels = figures.to_rgb(figures.confusion_figure([[9, 1], [0, 5]], ["ape", "bee"]))
-    assert pixels.dtype == np.uint8
-    assert pixels.shape[2] == 3
-    assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 20
+def test_the_confusion_matrix_as_pixels_shows_shares_of_the_true_class():
+    """Two apes in three and all bees are right. The cells have matplotlib's blues of 67, 33, 0 and 100 %."""
+    pixels = figures.confusion_pixels([[6, 3], [0, 5]], ["ape", "a class with a long name"])
+    assert pixels.dtype == np.uint8 and pixels.shape[2] == 3
+    blues = matplotlib.colormaps["Blues"]
+    side, (height, width) = 40, pixels.shape[:2]
+    left = next(x for x in range(width) if tuple(pixels[28, x]) != (255, 255, 255))
+    assert left > 100, "the long name has room beside the cells, and below them"
+    assert height > 28 + 2 * side + 100
+    for (row, column), share in np.ndenumerate(np.array([[6 / 9, 3 / 9], [0, 1]])):
+        corner = pixels[28 + row * side + 2, left + column * side + 2]
+        np.testing.assert_allclose(corner, 255 * np.array(blues(share)[:3]), atol=8)
+
+
+@pytest.mark.parametrize("count", [1, 15, 41, 345])
+def test_confusion_matrices_of_any_size_are_drawn(count):
+    pixels = figures.confusion_pixels(np.eye(count, dtype=int), [f"class {k}" for k in range(count)])
+    assert max(pixels.shape) < 2000
 
 
 def test_the_same_figure_gives_the_same_svg():

@@ -37,9 +37,9 @@ def draw_model(events: Loggers, step: int, record: Mapping[str, Any], classes: S
     if len(classes) <= MOST_CLASSES:
         events.scalars(step, "oracle_class", accuracy["per_class"])
     if events.take("image"):
-        from uda.report.figures import confusion_figure, to_rgb
+        from uda.report.figures import confusion_pixels
 
-        events.image(step, "oracle/confusion", to_rgb(confusion_figure(accuracy["confusion"], classes)))
+        events.image(step, "oracle/confusion", confusion_pixels(accuracy["confusion"], classes))
 
 
 def draw_target(events: Loggers, step: int, prediction: Prediction) -> None:
