@@ -1,6 +1,7 @@
 """Tables of runs that leave one domain out: real tiny runs to CSV and Markdown, and the columns on made-up records."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -377,3 +378,29 @@ def test_the_domains_of_a_dry_run_are_chosen_by_either_name(path, in_folder, mon
     assert table_tool([*words, "m61"], monkeypatch) == 2
     assert "error: --pairs/--targets: nothing matches 'm61'" in capsys.readouterr().err
     assert list(in_folder.iterdir()) == []
+
+
+def test_a_table_runs_on_a_bank_wherever_it_lies(tiny, bank, in_folder, monkeypatch, capsys):
+    """A missing bank is said once for every row, with the command. The same bank elsewhere finds its runs done."""
+    row = {"name": "ERM", "cfg": str(tiny), "set": ["data.features=banks/mine"]}
+    content = {"kind": "generalization", "reference": "ERM", "seeds": [0, 1], "targets": [str(tiny.parent / "clay")]}
+    Path("banked.yaml").write_text(yaml.safe_dump({**content, "rows": [row]}))
+    assert table_tool(["banked.yaml", "--results", "found"], monkeypatch) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert " seed 0 and 1 other run of this row: " in error and "`uda bank --cfg CONFIG --output banks/mine`" in error
+    Path("banks").mkdir()
+    Path("banks/mine").symlink_to(bank)
+    with command_in_process("generalize"):
+        assert table_tool(["banked.yaml", "--results", "found"], monkeypatch) == 0
+    before = Path("found/banked.csv").read_bytes()
+    assert len(before.splitlines()) == 3
+    Path("elsewhere").mkdir()
+    Path("banks/mine").rename("elsewhere/theirs")
+    Path("banked.yaml").write_text(
+        yaml.safe_dump({**content, "rows": [{**row, "set": ["data.features=elsewhere/theirs"]}]})
+    )
+    capsys.readouterr()
+    assert table_tool(["banked.yaml", "--results", "found", "--dry-run"], monkeypatch) == 0
+    assert "runs     2 in total, 2 recorded in found/banked.csv, 0 missing" in capsys.readouterr().out
+    assert table_tool(["banked.yaml", "--results", "found", "--collect"], monkeypatch) == 0
+    assert Path("found/banked.csv").read_bytes() == before

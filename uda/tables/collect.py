@@ -9,7 +9,7 @@ from uda.report.markdown import has_place, insert_markdown
 from uda.tables.agreement import agreement_markdown, update_agreement
 from uda.tables.contrast import contrasts_markdown
 from uda.tables.definition import Table
-from uda.tables.jobs import Job
+from uda.tables.jobs import Job, lines_of
 from uda.tables.latex import published_latex, to_latex
 from uda.tables.ledger import INNER, Ledger, read_csv
 from uda.tables.markdown import (
@@ -42,20 +42,23 @@ def collect(
     """
     ledger = Ledger.read(folder, table)
     outdated: dict[str, int] = {}
+    wrong: list[tuple[Job, UserError]] = []
     for job in jobs:
         try:
             digest = job.digest
         except UserError as error:
-            log(f"left out: {job.title}: {error}")
+            wrong.append((job, error))
             continue
         try:
             record = job.record()
             if record is not None:
                 ledger.add(record, job.reports())
         except UserError as error:
-            log(f"left out: {job.title}: {error}")
+            wrong.append((job, error))
         if job.run in ledger.runs and not ledger.holds(job.run, digest):
             outdated[job.row.name] = outdated.get(job.row.name, 0) + 1
+    for line in lines_of(wrong):
+        log(f"left out: {line}")
     for name, count in outdated.items():
         log(f"outdated: {name}: {count} recorded with an earlier recipe; they stay until they are run again")
     if prune and (gone := ledger.prune(table)):

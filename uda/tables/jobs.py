@@ -79,8 +79,13 @@ class JobStatus:
     """Runs that are to be run."""
     models: list[Job] = field(default_factory=list)
     """Runs that are recorded or not requested, and are still to be run: a missing run starts from their model."""
-    failures: list[str] = field(default_factory=list)
-    """Runs with an error: title and message of each."""
+    failures: list[tuple[Job, UserError]] = field(default_factory=list)
+    """Runs with an error."""
+
+    @property
+    def errors(self) -> list[str]:
+        """The errors for people."""
+        return lines_of(self.failures)
 
     @property
     def todo(self) -> list[Job]:
@@ -108,10 +113,23 @@ def status_of(jobs: Iterable[Job], recorded: Ledger | None = None) -> JobStatus:
                 needed |= {model.folder: model for model in _lacking_models(job)}
                 found.missing.append(job)
         except UserError as error:
-            found.failures.append(f"{job.title}: {error}")
+            found.failures.append((job, error))
     missing = {job.folder for job in found.missing}
     found.models = [model for folder, model in needed.items() if folder not in missing]
     return found
+
+
+def lines_of(failures: Iterable[tuple[Job, UserError]]) -> list[str]:
+    """A line for each error of each row, with the first run that has it. A bank that is missing stops every run."""
+    alike: dict[tuple[str, str], list[Job]] = {}
+    for job, error in failures:
+        alike.setdefault((job.row.name, str(error)), []).append(job)
+    lines = []
+    for (_, error), found in alike.items():
+        others = len(found) - 1
+        more = f" and {others} other run{'s' * (others > 1)} of this row" if others else ""
+        lines.append(f"{found[0].title}{more}: {error}")
+    return lines
 
 
 def _lacking_models(job: Job) -> Iterator[Job]:
@@ -197,8 +215,8 @@ def run_jobs(
         log(f"{job.title}: {said} in {end.seconds:.0f} s")
 
     before = status_of(jobs, recorded)
-    for failure in before.failures:
-        fail(failure)
+    for line in before.errors:
+        fail(line)
     for job in before.finished if after else []:
         try:
             after(job)

@@ -168,7 +168,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
                 found = status_of(chosen, recorded)
                 log(dry_run(table, found, ledger, options.results, len(jobs) - len(chosen)))
                 if found.failures:
-                    raise UserError("\n".join(found.failures))
+                    raise UserError("\n".join(found.errors))
                 return 0
             launcher = LAUNCHERS[options.launcher](
                 max(1, options.jobs), slurm=options.slurm, chunk=options.chunk, seconds=ledger.seconds
@@ -188,8 +188,11 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
                 )
             except UserError as error:
                 failed = str(error)
-        collect(table, jobs, options.results, options.prune, log=log)
-        print(write_documents(table, options.results, options.into or []), end="")
+        try:
+            collect(table, jobs, options.results, options.prune, log=log)
+            print(write_documents(table, options.results, options.into or []), end="")
+        except UserError as error:
+            failed = failed or str(error)
         if failed:
             raise UserError(failed)
     except KeyboardInterrupt as interrupt:
