@@ -18,6 +18,7 @@ from tests.data.trees import make_folders
 from tests.generalization.conftest import CLASSES
 from tests.in_process import generalize
 from tests.report.test_loggers import series
+from uda.cli.main import main
 from uda.core.errors import UserError
 from uda.data.banks import find_domain
 from uda.data.digits import ANGLES, rotated
@@ -239,6 +240,27 @@ def test_a_run_on_a_bank_is_one_on_the_features_of_its_backbone(tiny, bank, tmp_
     assert trained and not any(name.startswith("backbone") for name in trained)
     for name, parameter in network.named_parameters():
         assert torch.allclose(trained[name], parameter - 0.1 * parameter.grad, atol=1e-6), name
+
+
+def test_a_bank_has_the_same_images_held_out_as_its_images(tiny, bank):
+    images, features = (load(config_of(tiny, *words), lambda line: None) for words in ([], [f"data.features={bank}"]))
+    assert images.classes == features.classes and len(features.unseen.images) == 32
+    for one, other in zip(images.seen, features.seen, strict=True):
+        assert np.array_equal(one.validation, other.validation) and one.domain.images.ids == other.domain.images.ids
+
+
+def test_every_domain_of_a_bank_is_left_out_in_turn_and_summarised(tiny, bank, in_folder):
+    """A dry run writes nothing. The summary has each domain's result, and names the features."""
+    words = ["--cfg", str(tiny), f"data.features={bank}", "target=null", "output=runs/{target}", "report.page=true"]
+    words += ["training.steps=60", "training.evaluate_every=60", "model.head_batch_norm=true", "report.map=none"]
+    assert main(["generalize", *words, "--dry-run"]) == 0 and not (in_folder / "runs").exists()
+    assert main(["generalize", *words]) == 0
+    (summary,) = in_folder.glob("runs/summary_seed0.json")
+    (row,) = json.loads(summary.read_text())["rows"]
+    results = [json.loads(file.read_text()) for file in sorted(in_folder.glob("runs/*/results.json"))]
+    assert len(results) == 3 and max(found["final"]["overall"] for found in results) > 0.25
+    assert row["final"]["average"] == pytest.approx(np.mean([found["final"]["overall"] for found in results]))
+    assert "features of digits_cnn (bank), head 16" in summary.with_suffix(".html").read_text()
 
 
 def test_the_plan_of_a_run_on_a_bank_names_its_features(tiny, bank, tmp_path):

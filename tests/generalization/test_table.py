@@ -11,6 +11,7 @@ from tests.in_process import command_in_process, table_tool
 from uda.core.errors import UserError
 from uda.core.resources import CHECKOUT
 from uda.generalization.config import GeneralizationConfig
+from uda.generalization.run import GeneralizationRun
 from uda.generalization.table import COLUMNS
 from uda.tables import (
     Ledger,
@@ -390,8 +391,9 @@ def test_a_table_runs_on_a_bank_wherever_it_lies(tiny, bank, in_folder, monkeypa
     assert " seed 0 and 1 other run of this row: " in error and "`uda bank --cfg CONFIG --output banks/mine`" in error
     Path("banks").mkdir()
     Path("banks/mine").symlink_to(bank)
-    with command_in_process("generalize"):
-        assert table_tool(["banked.yaml", "--results", "found"], monkeypatch) == 0
+    for job in jobs_of(load_table("banked.yaml"), Path("runs/tables")):
+        GeneralizationRun(job.config).execute()
+    assert table_tool(["banked.yaml", "--results", "found", "--collect"], monkeypatch) == 0
     before = Path("found/banked.csv").read_bytes()
     assert len(before.splitlines()) == 3
     Path("elsewhere").mkdir()
