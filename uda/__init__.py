@@ -14,7 +14,7 @@ from uda.core.errors import UserError
 from uda.core.version import __version__
 
 if TYPE_CHECKING:
-    from uda.api import Selection, adapt, avc, avh, avh_loss, generalize, score, search, select
+    from uda.api import Selection, adapt, avc, avh, avh_loss, generalize, make_bank, score, search, select
     from uda.trained_run import ImagePredictions, TrainedRun, load_run
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "avh_loss",
     "generalize",
     "load_run",
+    "make_bank",
     "score",
     "search",
     "select",

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from uda import feature_bank
 from uda.adaptation.checks import unread_notes
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.selector_runs import adaptation_run
@@ -134,6 +135,42 @@ def search(
     show = log or (lambda line: None)
     with generators_restored():
         return Search(config, space, trials, validator, folder, changes, pruning=pruning, log=show).run()
+
+
+def make_bank(
+    config: str | Path | RunConfig,
+    folder: str | Path,
+    *,
+    views: int = 0,
+    run: TrainedRun | None = None,
+    overrides: Overrides = (),
+    log: Callable[[str], None] | None = print_at_once,
+) -> list[Path]:
+    """Compute the features of every image of every domain once, as `uda bank` does.
+
+        uda.make_bank("pacs_avh", "banks/pacs")
+        uda.adapt("pacs_mcc", overrides={"data.features": "banks/pacs"})
+
+    A domain whose file is there is not computed again. An interrupted call goes on where it stopped.
+
+    Args:
+        config: as for `adapt`, also a config of `uda generalize`. It names data, backbone and transforms.
+        folder: the bank.
+        views: number of augmented views of each image, for methods that compare views.
+        run: take this run's network up to its classifier in place of the config's backbone.
+        overrides: changes of the config, such as `{"model.backbone": "resnet50"}`.
+        log: called with each line of progress; None: nothing is shown.
+
+    Returns:
+        The files, one per domain.
+
+    Raises:
+        UserError: the data or the network cannot be used, or a file of the bank is of other images or another network.
+    """
+    overrides = overrides if isinstance(overrides, Mapping | str) else list(overrides)
+    wanted = _config(config, feature_bank.kind_of_bank(config), None, overrides)
+    with generators_restored(), start(wanted.runtime.device) as ranks:
+        return feature_bank.make_bank(wanted, folder, views=views, run=run, log=log, ranks=ranks)
 
 
 def score(features: Values, logits: Values, weight: Values, selector: str = "avc") -> Values:

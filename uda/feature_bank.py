@@ -12,15 +12,19 @@ from typing import Any
 
 import numpy as np
 
+from uda.adaptation.config import AdaptationConfig
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.core.files import OutputError, write_text
 from uda.core.progress import progress
+from uda.core.yaml_files import find_config, read_config
 from uda.data.banks import FORMAT, SUFFIX, TRACES, chunks, file_stem, header, read_description
 from uda.data.domains import bank_domains, load_alone
 from uda.data.images import ImageFiles, Images, JoinedImages
 from uda.data.loaders import predict_batches
 from uda.data.transforms import Transform, make_predict, make_train
+from uda.generalization.config import GeneralizationConfig
+from uda.kinds import kind_of
 from uda.models.backbones import create_backbone
 from uda.models.feature_maker import made_by, weights_digest
 from uda.models.network import Network
@@ -46,6 +50,14 @@ class _Maker:
     def width(self) -> int:
         """D."""
         return self.engine.network.weight.shape[1]
+
+
+def kind_of_bank(config: str | Path | RunConfig) -> type[RunConfig]:
+    """The config class of `uda adapt` or of `uda generalize`. Raises UserError for any other config."""
+    kind = type(config) if isinstance(config, RunConfig) else kind_of(read_config(find_config(config))[0])
+    if kind not in (AdaptationConfig, GeneralizationConfig):
+        raise UserError(f"{config}: not a config of `uda adapt` or `uda generalize`")
+    return kind
 
 
 def make_bank(

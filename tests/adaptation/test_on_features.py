@@ -193,7 +193,7 @@ def test_a_run_is_not_resumed_on_other_features(run, tmp_path, monkeypatch):
     run(features=folder, output=tmp_path / "run")
     (tmp_path / "run/results.json").unlink()
     write_npz(folder, photos=blobs(shift=0.3, seed=7))
-    with pytest.raises(UserError, match="was begun with other features: those of the target images have changed"):
+    with pytest.raises(UserError, match=r"differs in \(there -> here\) bank: .arrays \w+. -> .arrays \w+.;"):
         run(features=folder, output=tmp_path / "run")
 
 

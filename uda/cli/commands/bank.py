@@ -55,20 +55,16 @@ def add_to(parser: CommandParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     with Interruption():
         from uda.core.distributed import start
-        from uda.core.yaml_files import find_config, read_config
-        from uda.feature_bank import make_bank
-        from uda.kinds import kind_of
+        from uda.feature_bank import kind_of_bank, make_bank
         from uda.trained_run import load_run
         from uda.training.device import set_up_process
 
-        content, _ = read_config(find_config(options.cfg))
-        kind = kind_of(content)
-        if kind is None:
-            raise UserError(f"{options.cfg}: not a config of `uda adapt` or `uda generalize`")
         words = list(options.overrides)
         if options.backbone is not None:
             words.append(f"model.backbone={options.backbone}")
-        config = kind.load(options.cfg, [*words, "data.features=null"])  # the config may name the bank to be made
+        config = kind_of_bank(options.cfg).load(
+            options.cfg, [*words, "data.features=null"]
+        )  # the config may name the bank to be made
         if options.views < 0:
             raise UserError(f"--views: {options.views} is below 0")
         run = None if options.run_folder is None else load_run(options.run_folder)

@@ -1,0 +1,99 @@
+"""The command `uda bank`: its words, its mistakes and what it says; and `uda check-data` of a bank."""
+
+import json
+
+import numpy as np
+import pytest
+
+import uda
+from tests.data.banks import blob_bank, blobs, write_npz
+from tests.in_process import adapt
+from uda.cli.main import main
+from uda.data.banks import find_domain
+
+
+def said(capsys):
+    captured = capsys.readouterr()
+    return captured.out.splitlines(), captured.err.splitlines()
+
+
+def test_a_bank_is_made_and_a_run_is_trained_on_it(tiny, in_folder, capsys):
+    """The words that the command's last line gives train on the bank."""
+    assert main(["bank", "--cfg", str(tiny), "--views", "1"]) == 0
+    out, _ = said(capsys)
+    assert out[-3:] == [
+        "banks/tiny_digits_cnn/drawn.safetensors: 32 images, features of width 128",
+        "banks/tiny_digits_cnn/photos.safetensors: 32 images, features of width 128",
+        "2 domains in banks/tiny_digits_cnn; train on them with data.features=banks/tiny_digits_cnn",
+    ]
+    assert adapt(["--cfg", str(tiny), out[-1].split()[-1], "output=run", "adaptation.steps=4", "method=mcc"]) == 0
+    assert json.loads((in_folder / "run/results.json").read_text())["method"] == "mcc"
+    assert main(["bank", "--cfg", str(tiny), "--views", "1"]) == 0
+    assert said(capsys)[0][-2] == "banks/tiny_digits_cnn/photos.safetensors is there already"
+
+
+def test_another_backbone_and_the_network_of_a_run(tiny, in_folder, capsys):
+    assert main(["bank", "--cfg", str(tiny), "--backbone", "digits_cnn_wide", "data.classes=[dog,cat,bee,ant]"]) == 0
+    found = find_domain("banks/tiny_digits_cnn_wide", "photos")
+    assert found.width == 256 and found.classes == ("dog", "cat", "bee", "ant")
+    assert adapt(["--cfg", str(tiny), "method=source_only", "output=run"]) == 0
+    assert main(["bank", "--cfg", str(tiny), "--run", "run", "--output", "x"]) == 0
+    assert find_domain("x", "photos").width == 16
+
+
+def test_the_same_from_python(tiny, in_folder):
+    files = uda.make_bank(tiny, "bank", overrides={"model.backbone": "digits_cnn_wide"}, log=None)
+    assert [file.name for file in files] == ["drawn.safetensors", "photos.safetensors"]
+    assert find_domain("bank", "drawn").width == 256
+    with pytest.raises(uda.UserError, match="made with other backbone, digest; choose another --output"):
+        uda.make_bank(tiny, "bank", overrides=["model.backbone=digits_cnn"], log=None)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cfg", "nowhere.yaml"], "nowhere.yaml: no such config"),
+        (["--cfg", "cifar10_resnet"], "cifar10_resnet: not a config of `uda adapt` or `uda generalize`"),
+        (["--cfg", "{tiny}", "--backbone", "resnte50"], "unknown backbone 'resnte50', did you mean 'resnet50'?"),
+        (["--cfg", "{tiny}", "--views", "-1"], "--views: -1 is below 0"),
+        (["--cfg", "{tiny}", "--run", "nowhere"], "nowhere is not a run folder"),
+        (["--cfg", "{tiny}", "data.source=nowhere"], "data.source: no such folder: nowhere"),
+        (["--cfg", "{tiny}", "model.weights=nowhere.pth"], "model.weights: no such file: nowhere.pth"),
+        (["--cfg", "{tiny}", "--output", "file/x"], "file/x"),
+    ],
+)
+def test_a_mistake_is_one_line(tiny, in_folder, capsys, words, message):
+    (in_folder / "file").write_text("")
+    assert main(["bank", *(word.format(tiny=tiny) for word in words)]) == 2
+    errors = said(capsys)[1]
+    assert errors[-1].startswith("error: ") and message in errors[-1]
+    assert not (in_folder / "banks").exists()
+
+
+def test_a_bank_of_ones_own_is_checked(in_folder, capsys):
+    assert main(["check-data", "--features", str(blob_bank(in_folder / "bank"))]) == 0
+    out, _ = said(capsys)
+    assert out[0].endswith("bank: features of width 12, no augmented views") and out[-1] == "2 domains can be used"
+    assert any(line.split() == ["photos", "-", "32", "ok"] for line in out)
+    bad = blobs()
+    bad["features"][3, 0] = np.nan
+    write_npz(in_folder / "bank", photos=bad)
+    assert main(["check-data", "--features", "bank"]) == 2
+    assert "the features of 'ant/3.jpg' are not finite" in said(capsys)[1][-1]
+    assert main(["check-data", "--features", "nowhere"]) == 2
+
+
+def test_a_bank_is_compared_with_a_card(in_folder, capsys):
+    classes = [str(number) for number in range(10)]
+    mnist = blobs(per_class=500, width=2, classes=classes)
+    write_npz(in_folder / "bank", mnist=mnist)
+    assert main(["check-data", "digits", "--features", "bank"]) == 0
+    assert said(capsys)[0][-1] == "all counts match"
+    write_npz(in_folder / "bank", mnist={name: values[:-3] for name, values in mnist.items()})
+    assert main(["check-data", "digits", "--features", "bank"]) == 1
+    assert said(capsys)[0][-1] == "2 of 11 counts differ from the card; make the bank again"
+    write_npz(in_folder / "bank", other=blobs())
+    assert main(["check-data", "digits", "--features", "bank"]) == 2
+    assert "the card 'digits' has no domain 'other' (it has rendered, mnist)" in said(capsys)[1][-1]
+    with pytest.raises(SystemExit):
+        main(["check-data", "--all", "--features", "bank"])
