@@ -35,7 +35,7 @@ register_tables()
 
 #: Scripts in tools/ and the commands that they are.
 TOOLS = {
-    **{f"tools/{name}.py": [name] for name in ("adapt", "generalize", "hardness", "search", "table")},
+    **{f"tools/{name}.py": [name] for name in ("adapt", "bank", "generalize", "hardness", "search", "table")},
     "tools/self_train.py": ["adapt"],
     "tools/check_data.py": ["check-data"],
     "tools/check_device.py": ["check-device"],
@@ -55,6 +55,7 @@ SMALL = {
         *("data.rendered_per_class=20", "source.epochs=1", "self_training.rounds=1", "self_training.steps=2"),
         *("adaptation.steps=2", "report.gallery=2", "report.loggers=[]", "runtime.threads=1"),
     ),
+    "bank": ("data.rendered_per_class=20", "runtime.threads=1"),
     "generalize": ("training.steps=2", "report.gallery=2", "report.loggers=[]", "runtime.threads=1"),
     "hardness toy": ("--epochs", "1"),
     "search": (
@@ -67,6 +68,7 @@ MADE = {
     "runs/digits_avh/seed0": "uda adapt --cfg digits_avh.yaml",
     "runs/digits_mcd/seed0": "uda adapt --cfg digits_mcd.yaml",
     "runs/digits_*/seed": "uda adapt --cfg digits_mcd.yaml",
+    "data.features=bank": "uda bank --cfg digits_avh.yaml --output bank",
 }
 SNIPPETS = {
     "plugin": ("python", "my_selectors.py"),
@@ -164,7 +166,8 @@ def runs_here(words: list[str], options) -> bool:
         kind = KINDS[name]
         if kind is StudyConfig:
             return False
-        return all(kind.load(f, options.overrides).data.dataset in ("digits", "rotated_digits") for f in files)
+        words = [word for word in options.overrides if not word.startswith("data.features=")]  # may not be there yet
+        return all(kind.load(f, words).data.dataset in ("digits", "rotated_digits") for f in files)
     if name == "check-data":
         return "digits" in words
     if name == "bank":
@@ -204,14 +207,15 @@ def check(words: list[str], options) -> None:
             if kind is StudyConfig:
                 load_study(file, options.overrides)
                 continue
-            config = kind.load(file, options.overrides)
+            words = [word for word in options.overrides if not word.startswith("data.features=")]
+            config = kind.load(file, words)
             if kind is AdaptationConfig and config.data.dataset:
                 assert {*config.data.sources, *config.data.targets} <= CARDS[config.data.dataset].domains.keys()
             if kind is GeneralizationConfig and config.data.dataset:
                 assert set(names_of(config)) <= CARDS[config.data.dataset].domains.keys()
     if name == "table":
         assert load_table(options.table).rows
-    if name == "check-data":
+    if name == "check-data" and options.features is None:
         assert words[-1] in CARDS
 
 

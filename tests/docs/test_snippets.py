@@ -37,6 +37,14 @@ def snippet(marker, language):
     return found.pop()
 
 
+def test_a_bank_of_ones_own_as_its_page_has_it(in_folder):
+    exec(compile(snippet("own bank", "python"), "own bank", "exec"), {})  # noqa: S102
+    (in_folder / "bank.yaml").write_text(snippet("bank config", "yaml"), encoding="utf-8")
+    words = ["source.epochs=1", "self_training.rounds=1", "report.loggers=[]", "report.page=false"]
+    run = uda.adapt("bank.yaml", overrides=words, log=None)
+    assert run.results["final"]["class_mean"] > 0.9 and run.classes == ("cat", "dog", "owl")
+
+
 @pytest.fixture
 def forget_mine():
     """Remove the selector and the method of the snippets from the registries: a plugin registers once per process."""
