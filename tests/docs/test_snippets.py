@@ -42,7 +42,7 @@ def test_a_bank_of_ones_own_as_its_page_has_it(in_folder):
     (in_folder / "bank.yaml").write_text(snippet("bank config", "yaml"), encoding="utf-8")
     words = ["source.epochs=20", "self_training.rounds=1", "report.loggers=[]", "report.page=false"]
     run = uda.adapt("bank.yaml", overrides=words, log=None)
-    assert run.results["final"]["class_mean"] > 0.9 and run.classes == ("cat", "dog", "owl")
+    assert run.results["final"]["class_mean"] > 0.6 and run.classes == ("cat", "dog", "owl")
 
 
 @pytest.fixture
