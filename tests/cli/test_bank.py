@@ -8,6 +8,7 @@ import pytest
 import uda
 from tests.data.banks import blob_bank, blobs, write_npz
 from tests.in_process import adapt
+from uda import feature_bank
 from uda.cli.main import main
 from uda.data.banks import find_domain
 
@@ -68,6 +69,15 @@ def test_a_mistake_is_one_line(tiny, in_folder, capsys, words, message):
     errors = said(capsys)[1]
     assert errors[-1].startswith("error: ") and message in errors[-1]
     assert not (in_folder / "banks").exists()
+
+
+def test_an_interrupted_command_says_that_it_goes_on(tiny, in_folder, capsys, monkeypatch):
+    def interrupted(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(feature_bank, "make_bank", interrupted)
+    assert main(["bank", "--cfg", str(tiny)]) == 130
+    assert said(capsys)[1][-1] == "interrupted by SIGINT: the same command goes on from what is written"
 
 
 def test_a_bank_of_ones_own_is_checked(in_folder, capsys):

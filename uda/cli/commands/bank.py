@@ -4,7 +4,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from uda.cli.command_line import CommandParser
+from uda.cli.command_line import CommandParser, tell_interrupted
 from uda.cli.lists import config_names, listing
 from uda.cli.run_options import Once
 from uda.core.errors import UserError
@@ -52,27 +52,33 @@ def add_to(parser: CommandParser) -> None:
     parser.set_defaults(run=_run)
 
 
-def _run(options: argparse.Namespace) -> None:
-    with Interruption():
-        from uda.core.distributed import start
-        from uda.feature_bank import kind_of_bank, make_bank
-        from uda.trained_run import load_run
-        from uda.training.device import set_up_process
+def _run(options: argparse.Namespace) -> int:
+    try:
+        with Interruption():
+            _make(options)
+    except KeyboardInterrupt as interrupt:
+        return tell_interrupted(interrupt, "the same command goes on from what is written")[0]
+    return 0
 
-        words = list(options.overrides)
-        if options.backbone is not None:
-            words.append(f"model.backbone={options.backbone}")
-        config = kind_of_bank(options.cfg).load(
-            options.cfg, [*words, "data.features=null"]
-        )  # the config may name the bank to be made
-        if options.views < 0:
-            raise UserError(f"--views: {options.views} is below 0")
-        run = None if options.run_folder is None else load_run(options.run_folder)
-        data = Path(config.data.dataset or config.name).stem
-        network = config.model.backbone if run is None else f"{run.config.name}_seed{run.config.seed}"
-        folder = options.output or Path("banks") / f"{data}_{network}"
-        with start(config.runtime.device) as ranks:
-            set_up_process(config.runtime)
-            files = make_bank(config, folder, views=options.views, run=run, ranks=ranks)
-            if ranks.is_main:
-                print(f"{len(files)} domains in {folder}; train on them with data.features={folder}")
+
+def _make(options: argparse.Namespace) -> None:
+    from uda.core.distributed import start
+    from uda.feature_bank import kind_of_bank, make_bank
+    from uda.trained_run import load_run
+    from uda.training.device import set_up_process
+
+    words = [*options.overrides, "data.features=null"]  # the config may name the bank that is to be made
+    if options.backbone is not None:
+        words.append(f"model.backbone={options.backbone}")
+    config = kind_of_bank(options.cfg).load(options.cfg, words)
+    if options.views < 0:
+        raise UserError(f"--views: {options.views} is below 0")
+    run = None if options.run_folder is None else load_run(options.run_folder)
+    data = Path(config.data.dataset or config.name).stem
+    network = config.model.backbone if run is None else f"{run.config.name}_seed{run.config.seed}"
+    folder = options.output or Path("banks") / f"{data}_{network}"
+    with start(config.runtime.device) as ranks:
+        set_up_process(config.runtime)
+        files = make_bank(config, folder, views=options.views, run=run, ranks=ranks)
+        if ranks.is_main:
+            print(f"{len(files)} domains in {folder}; train on them with data.features={folder}")
