@@ -2,6 +2,7 @@
 
 from benchmarks import (  # noqa: F401  (they register themselves)
     averaging,
+    banks,
     files,
     generalization,
     handover,

@@ -149,8 +149,12 @@ def hardness(prediction: Prediction, labels: TargetLabels) -> dict[str, Any]:
     truth = _labels_of(prediction, labels)
     known = np.flatnonzero(truth >= 0)
     weight = torch.from_numpy(np.asarray(prediction.weight))
-    own = torch.from_numpy(truth[known])
-    found = avh(torch.from_numpy(prediction.features[known]), weight, own).numpy() * len(weight)
+    own, found = torch.from_numpy(truth[known]), np.empty(len(known), np.float32)
+    step = max(1, CHUNK_ENTRIES // max(weight.shape))
+    for start in range(0, len(known), step):
+        part = slice(start, start + step)
+        found[part] = avh(torch.from_numpy(prediction.features[known[part]]), weight, own[part]).numpy()
+    found *= len(weight)
     bins = np.minimum((found * HARDNESS_BINS / 2).astype(np.int64), HARDNESS_BINS - 1)
     return {"mean": float(found.mean()), "histogram": np.bincount(bins, minlength=HARDNESS_BINS).tolist()}
 

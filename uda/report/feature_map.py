@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from uda.core.errors import UserError
+from uda.evaluation.validators import CHUNK_ENTRIES
 from uda.models.network import Prediction
 from uda.report.image_table import ImageTable
 
@@ -26,7 +27,9 @@ def places(features: np.ndarray, projection: Projection = "pca") -> np.ndarray:
     Raises:
         UserError: UMAP is not installed.
     """
-    if len(features) < 3 or features.shape[1] < 2 or not np.isfinite(features).all():
+    step = max(1, CHUNK_ENTRIES // max(1, features.shape[1]))  # features may be larger than memory
+    parts = (features[start : start + step] for start in range(0, len(features), step))
+    if len(features) < 3 or features.shape[1] < 2 or not all(np.isfinite(part).all() for part in parts):
         return np.zeros((len(features), 2), np.float32)
     if projection == "tsne":
         from sklearn.manifold import TSNE
@@ -52,7 +55,11 @@ def _principal_axes(features: np.ndarray) -> np.ndarray:
     _, axes = eigh(centred.T @ centred, subset_by_index=[last - 1, last])
     axes = axes[:, ::-1]
     axes *= np.sign(axes[np.abs(axes).argmax(0), [0, 1]])  # else the sign would be the library's choice
-    return ((features - mean) @ axes).astype(np.float32)
+    found = np.empty((len(features), 2), np.float32)
+    step = max(1, CHUNK_ENTRIES // features.shape[1])
+    for start in range(0, len(features), step):
+        found[start : start + step] = (features[start : start + step] - mean) @ axes
+    return found
 
 
 def check_installed(projection: str) -> None:

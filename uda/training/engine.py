@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from uda.data.transforms import Transform
 from uda.models.backbones import batch_norms, synchronise_batch_norms
 from uda.models.network import Network, Prediction
 from uda.training.device import loader_workers, settle
-from uda.training.memory import shortage
+from uda.training.memory import room_for, shortage
 from uda.training.method import Method
 from uda.training.optimization import Optimization
 from uda.training.settings import OptimSettings, RuntimeSettings
@@ -170,6 +171,8 @@ class Engine:
             synchronise_batch_norms(network)
         with self.enough_memory("the network", "use a smaller model.backbone"):
             self.network = network.to(self.device, memory_format=self.memory_format)
+        self.scratch: Path | None = None
+        """Folder for the features of a prediction that are too large for memory. None: the system's temporary files."""
         self._own = nn.ModuleDict()
         self._further_heads: list[nn.Module] = []
         if self.settings.compile:
@@ -447,7 +450,7 @@ class Engine:
         if count <= 2:
             cure = f"use a smaller {'model.head' if self.network.on_features else 'model.backbone or transforms.size'}"
         weight = self._weight()
-        features = np.empty((count, weight.shape[1]), np.float32)
+        features = room_for(count, weight.shape[1], self.scratch)
         logits = np.empty((count, weight.shape[0]), np.float32)
         done = 0
         total = math.ceil(count / self.predict_batch_size)

@@ -262,6 +262,7 @@ class Session(ABC):
             start_from_class_vectors(network, vectors, self.inputs.classes)
         self.ranks.check_same("the data", self.inputs.describe(), lambda first, other: f"{first} / {other}")
         self.engine = Engine(network, self.config.runtime, self.log if self.ranks.is_main else None, self.ranks)
+        self.engine.scratch = self.folder.path
         self.method = method(network)
         self.engine.attach(self.method)
         self.checkpoints = Checkpoints(self.folder.checkpoints, self.log, 60 * self.config.runtime.checkpoint_minutes)
