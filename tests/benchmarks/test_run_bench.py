@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import Contest, generalization, network
+from benchmarks import Contest, banks, generalization, network
 from tests.forked import Forked
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.cli.command_line import run_command
@@ -60,12 +60,13 @@ def test_every_contest_runs(name):
     """The least amount of work, both sides in this process, and a bar is a ratio that an overhead can miss.
 
     Only reading files has a floor that can be undercut: another library's way to read them. A method of domain
-    generalisation may cost some steps of its floor, which is another method.
+    generalisation may cost some steps of its floor, which is another method. A step on features is so short that it may
+    cost 15 % more than a bare one.
     """
     contest = bench.BENCHMARKS[name](0.001)
     contest.floor(), contest.ours()
     assert contest.per_call >= 1
-    least = 0.3 if name.startswith("generalize") else 0.9
+    least = 0.3 if name.startswith("generalize") else 0.86 if name == "bank_train" else 0.9
     assert contest.bar is None or least < contest.bar <= (8 if name.startswith("files") else 1)
 
 
@@ -134,6 +135,15 @@ def test_ours_and_the_bare_loop_train_to_the_same_weights(monkeypatch, runtime):
     assert not torch.allclose(ours["classifier.weight"], start["classifier.weight"], atol=1e-4)
     for name, value in ours.items():
         torch.testing.assert_close(value, bare[name], atol=1e-5, rtol=1e-4)
+
+
+def test_ours_and_the_bare_loop_on_features_train_to_the_same_weights():
+    features, labels = banks._features(0.05)
+    ours, bare = (train(features, labels, 20)().state_dict() for train in (banks.our_training, banks.bare_training))
+    start = banks._network(banks._config()).state_dict()
+    assert not torch.allclose(ours["classifier.weight"], start["classifier.weight"], atol=1e-4)
+    for name, value in ours.items():
+        torch.testing.assert_close(value, bare[name], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("runtime", [network.PLAIN, network.AUTOMATIC], ids=["plain", "automatic"])

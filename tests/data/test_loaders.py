@@ -11,8 +11,9 @@ from tests.data.trees import make_folders
 from uda.core.errors import UserError
 from uda.data import loaders
 from uda.data.batch import Batch
+from uda.data.features import AugmentedFeatures, FeatureArray, PlainFeatures
 from uda.data.handover import Ring
-from uda.data.images import ImageArray, ImageFiles
+from uda.data.images import ImageArray, ImageFiles, JoinedImages
 from uda.data.loaders import Part, predict_batches, training_batches
 from uda.data.settings import AugmentSettings, TransformSettings
 from uda.data.transforms import make_predict, make_train
@@ -316,3 +317,54 @@ def test_batches_move(tmp_path):
     moved = batch.to("cpu", memory_format=torch.channels_last)
     assert moved.images.is_contiguous(memory_format=torch.channels_last) and len(moved) == 4
     assert batch.to("meta").labels.device.type == "meta"
+
+
+def feature_parts(joined=False, strong=False):
+    """A source and a target of features that tell their image and view: image i is (i, 0, 0), its view v (i, v, 0)."""
+    arrays = []
+    for first, count in ((0, 30), (30, 25)):
+        every = torch.zeros(count, 4, 3)
+        every[..., 0], every[..., 1] = torch.arange(first, first + count)[:, None], torch.arange(4)
+        ids = [str(i) for i in range(first, first + count)]
+        arrays.append(FeatureArray(every[:, 0].contiguous(), ids, every[:, 1:].contiguous()).take(np.arange(count)))
+    source, target = arrays
+    if joined:
+        source = JoinedImages(arrays, ["a", "b"])
+    soft = np.random.default_rng(0).dirichlet(np.ones(3), len(target)).astype(np.float32)
+    hard = np.arange(len(source)) % 4 - 1
+    plain, other = PlainFeatures(3), AugmentedFeatures(3)
+    domain = np.arange(len(source)) % 2
+    return [
+        Part(source, np.arange(len(source)), hard, plain, domain, is_target=False),
+        Part(target, np.arange(len(target)), soft, plain, 2, is_target=True, strong=other if strong else None),
+    ]
+
+
+@pytest.mark.parametrize("size", [[5, 4], [5, 0], 7], ids=str)
+@pytest.mark.parametrize(("joined", "strong"), [(False, False), (True, False), (False, True)])
+def test_features_that_are_read_ahead_are_those_of_one_batch_at_a_time(size, joined, strong):
+    """20 batches: more than are read at a time, and the last time fewer."""
+    found = training_batches(
+        feature_parts(joined, strong), num_classes=3, batch_size=size, steps=20, seed=(3,), workers=0
+    )
+    reader, sampler = found._reader, found._sampler
+    single = [reader.finish(loaders.Delivery(), *reader.read(sampler.draw(step))) for step in range(20)]
+    assert len(list(found)) == 20
+    for ours, wanted in zip(found, single, strict=True):
+        for field in dataclasses.fields(Batch):
+            a, b = getattr(ours, field.name), getattr(wanted, field.name)
+            assert torch.equal(a, b) and a.dtype == b.dtype if isinstance(a, torch.Tensor) else a == b
+        views = ours.images[:, 1, 0, 0]
+        assert ours.images.shape[1:] == (3, 1, 1) and torch.equal(views > 0, ours.view == 1)
+    rest = found.starting_at(13)
+    assert torch.equal(next(iter(rest)).images, single[13].images)
+
+
+def test_an_augmented_view_is_drawn_by_the_seed_in_every_way_of_reading():
+    """Rows of one array are read from the views alone; those of joined arrays are chosen from all."""
+    parts = feature_parts()
+    array, transform, seeds = parts[1].images, AugmentedFeatures(3), [7, 11, 12]
+    indices = np.array([2, 0, 2])
+    direct = transform.read(array, indices, seeds, transform.memory(3))
+    assert torch.equal(direct, transform.pixels(array.together(indices), seeds))
+    assert direct[:, :2, 0, 0].tolist() == [[32, 1 + 7 % 3], [30, 1 + 11 % 3], [32, 1 + 12 % 3]]

@@ -1,5 +1,11 @@
 """Memory that runs out, told with the setting to lower. The messages are real ones; what raises them is made up."""
 
+import errno
+import os
+import subprocess
+import sys
+
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +13,9 @@ from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.dry_run import dry_run
 from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
-from uda.training.memory import shortage
+from uda.data.banks import header
+from uda.training import memory
+from uda.training.memory import room_for, shortage
 
 CUDA = torch.OutOfMemoryError(
     "CUDA out of memory. Tried to allocate 22.78 GiB. GPU 0 has a total capacity of 31.47 GiB of which 12.73 GiB is "
@@ -123,3 +131,94 @@ def test_a_run_on_a_gpu_tries_its_largest_batch_at_the_start(run, monkeypatch):
     monkeypatch.setattr(run.engine, "device", torch.device("cuda:0"))
     run._try_out()
     assert counts == [2, 2, 32], "all 32 images of the target are fewer than a batch"
+
+
+def test_a_large_array_lies_in_a_file_that_leaves_no_trace(tmp_path, monkeypatch):
+    small = room_for(10, 3, tmp_path)
+    monkeypatch.setattr(memory, "MOST_BYTES", 100)
+    large = room_for(10, 3, tmp_path)
+    assert isinstance(small.base, type(None)) and isinstance(large.base, np.memmap)
+    for array in (small, large):
+        assert array.shape == (10, 3) and array.dtype == np.float32
+        array[:] = np.arange(30).reshape(10, 3)
+        np.testing.assert_array_equal(torch.from_numpy(array).numpy().ravel(), np.arange(30))
+    assert not list(tmp_path.iterdir())
+    assert room_for(10, 3, tmp_path / "missing").shape == (10, 3)
+
+
+def test_a_full_disk_is_told_before_anything_is_computed(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(memory, "MOST_BYTES", 100)
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match="features of a prediction cannot be written: No space left on device"):
+        room_for(10, 3, tmp_path)
+
+
+#: A run on 60,000 x 1,280 features without a head. It prints the MiB of the peak beyond the memory before the run.
+LARGE_BANK = """
+import sys, threading, time
+from pathlib import Path
+from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.run import AdaptationRun
+from uda.training import memory
+
+bank, output, most = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+memory.MOST_BYTES = most * 2**20
+peak, running = 0.0, True
+
+def anonymous():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 2**10 for line in lines if line.startswith("RssAnon:"))
+
+def watch():
+    global peak
+    while running:
+        peak = max(peak, anonymous())
+        time.sleep(0.002)
+
+settings = ["data.dataset=null", f"data.features={bank}", "data.source=a", "data.target=b", f"output={output}"]
+lengths = ["source.steps=4", "self_training.rounds=2", "self_training.steps=2", "model.head=null"]
+config = AdaptationConfig.load("pacs_avh", [*settings, *lengths, "report.page=false", "report.loggers=[]"])
+for name in ("scipy.linalg", "pyarrow.parquet", "sklearn.metrics"):
+    __import__(name)
+before = anonymous()
+thread = threading.Thread(target=watch)
+thread.start()
+AdaptationRun(config).execute()
+running = False
+thread.join()
+print("peak", peak - before)
+"""
+
+
+def write_bank(folder, counts, width, classes=3):
+    """A bank of random features, block by block."""
+    rng = np.random.default_rng(0)
+    for name, count in counts.items():
+        ids = "\0".join(f"{name}{row}" for row in range(count)).encode()
+        labels = rng.integers(0, classes, count)
+        told = {"format": 1, "domain": name, "classes": ["x", "y", "z"], "checksum": name, "made_by": {}}
+        shapes = {"features": ("F32", (count, width)), "labels": ("I64", (count,)), "ids": ("U8", (len(ids),))}
+        with open(folder / f"{name}.safetensors", "wb") as file:
+            file.write(header(told, shapes)[0])
+            for start in range(0, count, 2000):
+                block = rng.normal(size=(min(2000, count - start), width)).astype(np.float32)
+                file.write(block.tobytes())
+            file.write(labels.astype(np.int64).tobytes() + ids)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's account of memory")
+def test_memory_of_a_run_on_a_large_bank_does_not_hold_its_features(tmp_path):
+    """The features take 293 MiB. A run that holds them, as with a large MOST_BYTES, takes more than that."""
+    write_bank(tmp_path, {"a": 600, "b": 60_000}, 1280)
+    peaks = []
+    for most in (16, 4096):
+        run = [sys.executable, "-c", LARGE_BANK, str(tmp_path), str(tmp_path / f"run{most}"), str(most)]
+        done = subprocess.run(run, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        peaks.append(float(done.stdout.split()[-1]))
+    bounded, held = peaks
+    assert bounded < 200 and held > 293, peaks
