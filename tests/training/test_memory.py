@@ -176,7 +176,7 @@ def watch():
     global peak
     while running:
         peak = max(peak, anonymous())
-        time.sleep(0.002)
+        time.sleep(0.02)
 
 settings = ["data.dataset=null", f"data.features={bank}", "data.source=a", "data.target=b", f"output={output}"]
 lengths = ["source.steps=4", "self_training.rounds=2", "self_training.steps=2", "model.head=null"]
@@ -212,7 +212,7 @@ def write_bank(folder, counts, width, classes=3):
 @pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs Linux's account of memory")
 def test_memory_of_a_run_on_a_large_bank_does_not_hold_its_features(tmp_path):
-    """The features take 293 MiB. A run that holds them, as with a large MOST_BYTES, takes more than that."""
+    """The features take 293 MiB. A run that holds them, as with a large MOST_BYTES, takes more by that at least."""
     write_bank(tmp_path, {"a": 600, "b": 60_000}, 1280)
     peaks = []
     for most in (16, 4096):
@@ -221,4 +221,4 @@ def test_memory_of_a_run_on_a_large_bank_does_not_hold_its_features(tmp_path):
         assert done.returncode == 0, done.stderr
         peaks.append(float(done.stdout.split()[-1]))
     bounded, held = peaks
-    assert bounded < 200 and held > 293, peaks
+    assert bounded < 500 and held - bounded > 293, peaks
