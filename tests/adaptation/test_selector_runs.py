@@ -151,7 +151,7 @@ def test_the_page_tells_what_was_kept_and_why(both):
     choice = read_results(folder)["selectors"]
     page = (folder / "report.html").read_text()
     section = page[page.index("<h2>Selectors</h2>") : page.index('<h2 id="provenance">')]
-    why = "because its last model has the best im, a score without labels"
+    why = "because its last model has the best im, a score without target labels"
     assert f"Selector {choice['kept']} was kept, {why}: " in section
     for name, run in choice["runs"].items():
         assert f'<a href="selectors/{name}/report.html">' in section
