@@ -5,6 +5,7 @@ import pytest
 from tests.browser.conftest import check_page
 from tests.generalization.test_page import config_of, make_run
 from tests.hardness.dynamics.test_page import epoch_record
+from tests.searches.test_page import page_of
 from uda.generalization.summary import runs_of, write_summary
 from uda.hardness.dynamics.page import supervised_page
 from uda.report.figures import new_axes, styled
@@ -48,3 +49,15 @@ def test_pages_of_the_study_of_hardness(open_page, tmp_path):
     findings.figure("photo", styled(new_axes)(12, 2).figure, "photo", "Pixels.", [{"x": 1}], raster=True)
     findings.table("numbers", "Second", rows)
     check_page(open_page(findings.write()))
+
+
+@pytest.mark.slow
+def test_the_page_of_a_search(open_page, tmp_path):
+    state, _, _ = page_of(tmp_path)
+    page = open_page(tmp_path / "search.html")
+    check_page(page)
+    table = page.get_by_role("region", name="Table of the trials")
+    table.locator("button.sort").nth(1).click()
+    scores = [trial.score for trial in state.trials if trial.score is not None]
+    shown = [float(text) for text in table.locator("tbody td:nth-child(2)").all_inner_texts() if text != "-"]
+    assert shown in ([round(s, 4) for s in sorted(scores)], [round(s, 4) for s in sorted(scores, reverse=True)])
