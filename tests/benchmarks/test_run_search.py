@@ -36,10 +36,11 @@ def test_without_labels_there_is_no_table():
         run_search.to_markdown("seed,trial,state,values,oracle,im\n0,0,finished,{},,1\n")
 
 
-def test_the_table_of_the_documentation_is_what_the_csv_gives():
+@pytest.mark.parametrize("name", run_search.POOR)
+def test_a_table_of_the_documentation_is_what_its_csv_gives(name):
     text = (CHECKOUT / "docs" / "search.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"<!-- table search_digits -->\n(.*?)<!-- end search_digits -->", text, flags=re.DOTALL)
-    assert block == run_search.to_markdown((CHECKOUT / "results" / "search_digits.csv").read_text(encoding="utf-8"))
+    (block,) = re.findall(rf"<!-- table search_{name} -->\n(.*?)<!-- end search_{name} -->", text, flags=re.DOTALL)
+    assert block == run_search.to_markdown((CHECKOUT / "results" / f"search_{name}.csv").read_text(encoding="utf-8"))
 
 
 def test_searches_are_made_and_go_on(tiny, in_folder, capsys):
