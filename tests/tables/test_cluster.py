@@ -2,19 +2,24 @@
 
 import os
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
+import submitit
 
+from tests.tables import fake_slurm
 from tests.tables.stand_in_runs import StandIn
 from uda.cli.commands.table import LAUNCHER_NAMES
 from uda.core.errors import UserError
 from uda.core.interruption import Interrupted
 from uda.core.resources import CHECKOUT
 from uda.tables import LAUNCHERS
-from uda.tables.launchers import launcher
+from uda.tables.launchers import cluster, launcher
 from uda.tables.launchers.cluster import Submitit, read_slurm
 
 
@@ -145,3 +150,99 @@ def test_settings_of_jobs_are_refused_where_there_are_none(name):
 
 def test_the_command_knows_every_launcher():
     assert set(LAUNCHER_NAMES) == set(LAUNCHERS)
+
+
+@pytest.fixture
+def slurm(monkeypatch, tmp_path):
+    """A Slurm of `tests/tables/fake_slurm.py`, and jobs that import no torch. Returns its folder."""
+    folder = tmp_path / "slurm"
+    folder.mkdir()
+    fake_slurm.install(folder)
+    monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
+    monkeypatch.setattr(launcher, "WORKER", "tests.tables.stand_in_worker")
+    monkeypatch.setattr(cluster, "LOOK_AT_SLURM", 0.2)
+    submitit.SlurmJob.watcher.clear()  # it knows jobs of the same numbers from other tests
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
+    return folder
+
+
+def test_jobs_of_slurm_are_an_array_and_a_killed_one_is_submitted_again(slurm, tmp_path):
+    """The settings reach sbatch. What is left of the second job becomes a job of its own."""
+    killed = tmp_path / "b"
+    (killed / "checkpoints").mkdir(parents=True)
+    for number in range(3):
+        (killed / "checkpoints" / f"state-{number:06}-x.pt").touch()
+    jobs = [StandIn(tmp_path / name, ["say", "hello"]) for name in "abcd"]
+    jobs[1] = StandIn(killed, ["kill", str(killed)])
+    words = ["partition=gpu", "time=2:00:00", "gpus=1", "cpus=6", "memory=8GB", "account=us"]
+    codes = []
+    with Submitit(3, slurm=words, chunk=2) as launched:
+        launched.launch(jobs, lambda job, end: codes.append((job.folder.name, end.code)))
+    assert sorted(codes) == [(name, 0) for name in "abcd"]
+    first, second = sorted(slurm.glob("sbatch.*"))
+    expected = ["array=0-1%2", "partition=gpu", "time=120", "gpus-per-node=1", "cpus-per-task=6", "mem=8GB"]
+    for flag in (*expected, "account=us", "signal=USR2@120", "job-name=uda-stand_in"):
+        assert f"#SBATCH --{flag}\n" in first.read_text(), flag
+    assert "--array" not in second.read_text()
+    assert [job.output.read_text().count("hello") for job in jobs] == [1, 0, 1, 1]
+
+
+def test_slurm_warns_a_job_and_it_goes_on_after_its_run_was_saved(slurm, tmp_path):
+    """Of the same job the first run is not run again. Ctrl-C then cancels it, and both runs are told as stopped."""
+    jobs = [StandIn(tmp_path / "first", ["say", "hello"]), StandIn(tmp_path / "second", ["wait"])]
+    codes = {}
+
+    def ready(times):
+        until = time.monotonic() + 60
+        output = jobs[1].output
+        while not (output.exists() and output.read_text().count("ready") == times):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    def disturb():
+        ready(1)
+        os.kill(process_of(slurm), signal.SIGUSR2)
+        ready(2)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    disturbing = threading.Thread(target=disturb)
+    with Submitit(1, chunk=2) as launched:
+        disturbing.start()
+        launched.launch(jobs, lambda job, end: codes.setdefault(job.folder.name, end))
+    disturbing.join()
+    assert codes["first"].code == 0 and codes["second"].by_signal
+    assert jobs[0].output.read_text().count("hello") == 1
+    assert len(list(slurm.glob("sbatch.*"))) == 1, "it was not submitted a second time"
+    assert (slurm / "1.state").read_text() == "CANCELLED"
+
+
+def process_of(slurm):
+    """The process of the only job: `python -m submitit.core._submit`, which srun has become."""
+    shell = int((slurm / "1.pid").read_text())
+    (child,) = (int(word) for word in Path(f"/proc/{shell}/task/{shell}/children").read_text().split())
+    return child
+
+
+def test_jobs_of_a_table_that_was_killed_are_cancelled(slurm, tmp_path):
+    """Not those of one that is at work, and not those of another machine."""
+    folders = tmp_path / "stand_in" / ".submitit"
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    here = socket.gethostname()
+    for number, owner in enumerate((f"{here}.{ended.pid}.1", f"{here}.{os.getpid()}.1", f"elsewhere.{ended.pid}.1")):
+        (folders / owner).mkdir(parents=True)
+        (folders / owner / "jobs.txt").write_text(f"{90 + number}\n")
+        (slurm / f"{90 + number}.state").write_text("RUNNING")
+    with Submitit(1) as launched:
+        launched.launch([StandIn(tmp_path / "a", ["say", "hello"])], lambda job, end: None)
+    assert [(slurm / f"{number}.state").read_text() for number in (90, 91, 92)] == ["CANCELLED", "RUNNING", "RUNNING"]
+    assert sorted(path.name for path in folders.iterdir()) == sorted(
+        [f"{here}.{os.getpid()}.1", f"elsewhere.{ended.pid}.1"]
+    )
+
+
+def test_what_slurm_refuses_is_one_error(slurm, tmp_path):
+    jobs = [StandIn(tmp_path / name, ["say", "hello"]) for name in "ab"]
+    message = r"the jobs were refused: sbatch: error: invalid partition specified: gone$"
+    with Submitit(1, slurm=["partition=gone"]) as launched, pytest.raises(UserError, match=message):
+        launched.launch(jobs, pytest.fail)

@@ -146,7 +146,7 @@ def test_the_message_of_a_run_that_is_killed_again_and_again(tiny, tmp_path, mon
     path.write_text(yaml.safe_dump({"seeds": [0], "pairs": [["drawn", "photos"]], "rows": [row]}))
     starts = []
     monkeypatch.setattr(Worker, "run", lambda self, words, output, again, plugins: starts.append(again) or -9)
-    with pytest.raises(UserError, match=r"^Source, .*: its process was ended 3 times .*SIGKILL \(was there enough mem"):
+    with pytest.raises(UserError, match=r"^Source, .*: its process was killed again .*SIGKILL \(was there enough mem"):
         run_jobs(jobs_of(load_table(path), tmp_path / "runs"), Local(1), log=lambda line: None)
     assert starts == [False, True, True]
 

@@ -12,7 +12,7 @@ from uda.core.files import write_text
 from uda.core.registry import nearest
 from uda.tables.definition import MEASURES, Table
 from uda.tables.job import JOBS, Job
-from uda.tables.launchers.launcher import MOST_KILLS, Ended, Launcher, output_of
+from uda.tables.launchers.launcher import Ended, Launcher, output_of
 from uda.tables.ledger import Ledger
 from uda.tables.recipe import below
 
@@ -199,7 +199,7 @@ def run_jobs(
                 if end.by_signal:
                     number = -end.code if end.code < 0 else end.code - 128
                     why = (
-                        f"its process was ended {MOST_KILLS} times without progress, at last by {_signal_name(number)}"
+                        f"its process was killed again and again without progress, at last by {_signal_name(number)}"
                         f"{' (was there enough memory?)' * (number == signal.SIGKILL)}"
                     )
                 fail(f"{job.title}: {why}, see {output}")

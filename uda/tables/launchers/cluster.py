@@ -265,11 +265,16 @@ class Submitit(Launcher):
             return
         self._folder.mkdir(parents=True, exist_ok=True)
         functions = [self._function(submitted) for submitted in new]
-        with _without_ctrl_c():
-            if len(new) > 1 and not self._here:
-                handles = self._executor.submit_array(functions)
-            else:
-                handles = [self._executor.submit(function) for function in functions]
+        try:
+            with _without_ctrl_c():
+                if len(new) > 1 and not self._here:
+                    handles = self._executor.submit_array(functions)
+                else:
+                    handles = [self._executor.submit(function) for function in functions]
+        except self.submitit.core.utils.FailedJobError as error:  # of sbatch, too
+            raise UserError(
+                f"--launcher submitit: the jobs were refused: {str(error).strip().splitlines()[-1]}"
+            ) from None
         for submitted, handle in zip(new, handles, strict=True):
             submitted.handle = handle
             self._running.append(submitted)
@@ -314,7 +319,8 @@ class Submitit(Launcher):
         if not self._here:
             submitted.handle.cancel(check=False)  # so that Slurm does not start it again
         _add(left[0], f"uda table: job {submitted.handle.job_id} ended early, see {submitted.handle.paths.stdout}")
-        if not self._kills.may_start_again(left[0]):
+        begun = submitted.jobs.index(left[0]) in submitted.begun
+        if not self._kills.may_start_again(left[0], begun):
             ended(left.pop(0), Ended(-signal.SIGKILL, 0.0))
         if left:
             waiting.append(left)

@@ -22,6 +22,9 @@ WORKER = "uda.cli.worker"
 #: A run fails when its process was killed this many times and the run came no further.
 MOST_KILLS = 3
 
+#: It also fails when its process was killed this many times before the run began.
+MOST_EARLY_KILLS = 10
+
 
 @dataclass(frozen=True)
 class Ended:
@@ -42,19 +45,23 @@ class Ended:
 class Kills:
     """Counts how often the process of a run was killed, and forgets it when the run has come further."""
 
-    _counts: Counter[Path] = field(default_factory=Counter)
+    _kills: Counter[Path] = field(default_factory=Counter)
+    _early: Counter[Path] = field(default_factory=Counter)
     _reached: dict[Path, set[str]] = field(default_factory=dict)
 
     def begin(self, job: Job) -> None:
-        """Note what a run has reached before it is started."""
+        """Note what a run has reached before its process is started."""
         self._reached[job.folder] = _checkpoints(job)
 
-    def may_start_again(self, job: Job) -> bool:
-        """Count a kill of the run. Returns False if it was killed too often without progress."""
+    def may_start_again(self, job: Job, begun: bool = True) -> bool:
+        """Count a kill of the run. Returns False if it was killed too often without progress.
+
+        `begun`: whether the run had begun. If not, the cause lies elsewhere, and more kills are allowed.
+        """
         if _checkpoints(job) != self._reached.get(job.folder):
-            self._counts[job.folder] = 0
-        self._counts[job.folder] += 1
-        return self._counts[job.folder] < MOST_KILLS
+            self._kills[job.folder] = self._early[job.folder] = 0
+        (self._kills if begun else self._early)[job.folder] += 1
+        return self._kills[job.folder] < MOST_KILLS and self._early[job.folder] < MOST_EARLY_KILLS
 
 
 def _checkpoints(job: Job) -> set[str]:
