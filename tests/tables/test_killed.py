@@ -73,14 +73,17 @@ def children(name: bytes) -> list[int]:
     return found
 
 
-def killing(name: bytes, times: int, over: threading.Event) -> int:
-    """Kill a random process again and again, until it was done so many times or all is over. Returns how often."""
-    draw, killed = random.Random(0), 0
-    while killed < times and not over.wait(draw.uniform(0.1, 3)):
-        if processes := sorted(children(name)):
+def killing(name: bytes, times: int, lines: list[str], over: threading.Event) -> int:
+    """Kill a random process some time after a run has ended, again and again. Returns how often it was done.
+
+    A start takes long on a busy machine, so the time between two kills is not fixed.
+    """
+    draw, killed, seen = random.Random(0), 0, 0
+    while killed < times and not over.wait(draw.uniform(0.1, 1.5)):
+        if len(lines) > seen and (processes := sorted(children(name))):
             with suppress(ProcessLookupError):
                 os.kill(draw.choice(processes), signal.SIGKILL)
-                killed += 1
+                killed, seen = killed + 1, len(lines)
     return killed
 
 
@@ -96,7 +99,7 @@ def killing(name: bytes, times: int, over: threading.Event) -> int:
 def test_no_run_is_lost_and_none_is_doubled(table, undisturbed, tmp_path, launcher, own, name, seeds, times):
     jobs = [job for job in jobs_of(table, tmp_path / "runs") if job.seed < seeds]
     counts, lines, over, killed = Counter(), [], threading.Event(), []
-    thread = threading.Thread(target=lambda: killed.append(killing(name, times, over)))
+    thread = threading.Thread(target=lambda: killed.append(killing(name, times, lines, over)))
     thread.start()
     try:
 

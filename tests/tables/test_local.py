@@ -21,6 +21,7 @@ from uda.core.resources import CHECKOUT
 from uda.kinds import register_tables
 from uda.tables import jobs_of, load_table, run_jobs
 from uda.tables.launchers import local
+from uda.tables.launchers.launcher import MOST_EARLY_KILLS
 from uda.tables.launchers.local import Local, Worker, own_devices, visible_devices
 
 register_tables()
@@ -104,9 +105,15 @@ def test_a_killed_run_is_started_again_as_long_as_it_comes_further(quick, tmp_pa
 
 
 def test_a_run_that_is_killed_three_times_without_progress_ends(quick, tmp_path):
-    jobs = [StandIn(tmp_path / "run", ["lost"]), StandIn(tmp_path / "next", ["say", "hello"])]
-    assert launched(jobs) == {"run": -signal.SIGKILL, "next": 0}
-    assert jobs[0].output.read_text() == "start\n" * 3
+    lost = StandIn(tmp_path / "run", ["lost", str(tmp_path / "run")])
+    assert launched([lost, StandIn(tmp_path / "next", ["say", "hello"])]) == {"run": -signal.SIGKILL, "next": 0}
+    assert lost.output.read_text() == "start\n" * 3
+
+
+def test_more_kills_are_allowed_before_a_run_begins(quick, tmp_path):
+    early = StandIn(tmp_path / "run", ["early"])
+    assert launched([early]) == {"run": -signal.SIGKILL}
+    assert early.output.read_text() == "start\n" * MOST_EARLY_KILLS
 
 
 def test_a_process_that_ends_by_itself_is_a_failure_of_its_run_alone(quick, tmp_path):
@@ -145,9 +152,17 @@ def test_the_message_of_a_run_that_is_killed_again_and_again(tiny, tmp_path, mon
     row = {"name": "Source", "cfg": str(tiny), "set": ["method=source_only"]}
     path.write_text(yaml.safe_dump({"seeds": [0], "pairs": [["drawn", "photos"]], "rows": [row]}))
     starts = []
-    monkeypatch.setattr(Worker, "run", lambda self, words, output, again, plugins: starts.append(again) or -9)
+
+    def run(self, words, output, again, plugins):
+        starts.append(again)
+        job.folder.mkdir(exist_ok=True)
+        (job.folder / "log.txt").write_text("run" * len(starts))
+        return -signal.SIGKILL
+
+    monkeypatch.setattr(Worker, "run", run)
+    (job,) = jobs_of(load_table(path), tmp_path / "runs")
     with pytest.raises(UserError, match=r"^Source, .*: its process was killed again .*SIGKILL \(was there enough mem"):
-        run_jobs(jobs_of(load_table(path), tmp_path / "runs"), Local(1), log=lambda line: None)
+        run_jobs([job], Local(1), log=lambda line: None)
     assert starts == [False, True, True]
 
 

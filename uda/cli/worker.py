@@ -92,6 +92,8 @@ def _as_in_a_new_process(arguments: list[str]) -> Iterator[None]:
         torch.set_default_dtype(dtype)
         torch.use_deterministic_algorithms(deterministic)
         gc.collect()
+        if not gc.get_freeze_count():  # what the first command has imported need not be looked at after each
+            gc.freeze()
         if torch.cuda.is_initialized():
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()

@@ -319,8 +319,7 @@ class Submitit(Launcher):
         if not self._here:
             submitted.handle.cancel(check=False)  # so that Slurm does not start it again
         _add(left[0], f"uda table: job {submitted.handle.job_id} ended early, see {submitted.handle.paths.stdout}")
-        begun = submitted.jobs.index(left[0]) in submitted.begun
-        if not self._kills.may_start_again(left[0], begun):
+        if not self._kills.may_start_again(left[0]):
             ended(left.pop(0), Ended(-signal.SIGKILL, 0.0))
         if left:
             waiting.append(left)

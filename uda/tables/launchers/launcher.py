@@ -22,7 +22,7 @@ WORKER = "uda.cli.worker"
 #: A run fails when its process was killed this many times and the run came no further.
 MOST_KILLS = 3
 
-#: It also fails when its process was killed this many times before the run began.
+#: It also fails when its process was killed this many times before the run began. The run is rarely the cause of that.
 MOST_EARLY_KILLS = 10
 
 
@@ -48,18 +48,17 @@ class Kills:
     _kills: Counter[Path] = field(default_factory=Counter)
     _early: Counter[Path] = field(default_factory=Counter)
     _reached: dict[Path, set[str]] = field(default_factory=dict)
+    _logged: dict[Path, int] = field(default_factory=dict)
 
     def begin(self, job: Job) -> None:
         """Note what a run has reached before its process is started."""
-        self._reached[job.folder] = _checkpoints(job)
+        self._reached[job.folder], self._logged[job.folder] = _checkpoints(job), _logged(job)
 
-    def may_start_again(self, job: Job, begun: bool = True) -> bool:
-        """Count a kill of the run. Returns False if it was killed too often without progress.
-
-        `begun`: whether the run had begun. If not, the cause lies elsewhere, and more kills are allowed.
-        """
-        if _checkpoints(job) != self._reached.get(job.folder):
+    def may_start_again(self, job: Job) -> bool:
+        """Count a kill of the run. Returns False if it was killed too often without progress."""
+        if _checkpoints(job) != self._reached[job.folder]:
             self._kills[job.folder] = self._early[job.folder] = 0
+        begun = _logged(job) != self._logged[job.folder]
         (self._kills if begun else self._early)[job.folder] += 1
         return self._kills[job.folder] < MOST_KILLS and self._early[job.folder] < MOST_EARLY_KILLS
 
@@ -67,6 +66,14 @@ class Kills:
 def _checkpoints(job: Job) -> set[str]:
     """Names of the checkpoints of a run, which have their numbers and checksums in them."""
     return {path.name for path in (job.folder / "checkpoints").glob("state-*.pt")}
+
+
+def _logged(job: Job) -> int:
+    """Length of a run's log, which grows when the run is begun or resumed."""
+    try:
+        return (job.folder / "log.txt").stat().st_size
+    except OSError:
+        return 0
 
 
 class Launcher(ABC):
