@@ -172,6 +172,19 @@ def test_without_target_labels(start, tmp_path, capsys):
     assert f"selector {choice['kept']} was kept" in " ".join(capsys.readouterr().out.split())
 
 
+def test_class_vectors_are_measured_once(start, tmp_path, capsys):
+    """The untouched network's record goes to the branches with the source model."""
+    np.savez(tmp_path / "vectors.npz", weight=np.eye(4, 128, dtype=np.float32), classes=["ant", "bee", "cat", "dog"])
+    words = [f"model.classifier={tmp_path / 'vectors.npz'}", "model.head=null"]
+    assert start(tmp_path / "both", BOTH, *words) == 0
+    assert "warning: /" not in capsys.readouterr().out, "no record had to be written again"
+    for name in ("softmax", "avc"):
+        assert start(tmp_path / name, f"self_training.selector={name}", *words) == 0
+    assert same_branches(tmp_path / "both", tmp_path)
+    results = read_results(tmp_path / "both")
+    assert results["zero_shot"] and results["zero_shot"] == read_results(tmp_path / "avc")["zero_shot"]
+
+
 # Resuming
 
 

@@ -110,7 +110,9 @@ def selector_lines(choice: Mapping[str, Any] | None) -> list[str]:
     kept, validator = choice["kept"], choice["validator"]
     scores = {name: fraction(run["score"]) for name, run in choice["runs"].items()}
     if choice["runs"][kept]["score"] is None:
-        return [f"selector {kept} was kept, the first one, because {validator}, a score without target labels, is unknown"]
+        return [
+            f"selector {kept} was kept, the first one, because {validator}, a score without target labels, is unknown"
+        ]
     others = ", ".join(f"{name} {score}" for name, score in scores.items() if name != kept)
     why = f"its last model has the best {validator}, a score without target labels"
     return [f"selector {kept} was kept, because {why}: {scores[kept]} ({others})"]
