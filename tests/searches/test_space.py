@@ -32,6 +32,8 @@ def problems_of(tmp_path, text, config):
 
 def test_a_file_is_read_by_the_types_of_the_settings(tmp_path, config):
     """`1e-4` is a text for YAML, `rounds` has whole numbers, and a null is a value."""
+    (rates,) = space_of(tmp_path, "source.optim.lr: [1e-3, 0.05]", config)[0].settings
+    assert rates.choices == (0.001, 0.05) and rates.drawn(0.05) == 1
     text = (
         "source.optim.lr: {low: 1e-4, high: 1e-1, log: true}\n"
         "self_training.rounds: {low: 2, high: 8, step: 2}\n"

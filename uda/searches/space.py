@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -236,7 +237,7 @@ def _setting(key: str, entry: Any, kind: type[RunConfig], origin: str) -> Search
     for part in key.split("."):
         declared = declared_below(declared, part)
     if isinstance(entry, list):
-        choices = tuple(typed(value, declared) for value in entry)
+        choices = tuple(_as_number(typed(value, declared), declared) for value in entry)
         if len(choices) < 2:
             raise ConfigError(f"{origin}: {key}: needs at least two values; a single one is a setting, {key}=...")
         if twice := [value for place, value in enumerate(choices) if value in choices[:place]]:
@@ -258,6 +259,15 @@ def _setting(key: str, entry: Any, kind: type[RunConfig], origin: str) -> Search
         f"{origin}: {key}: give a list of values, [a, b], or a range, {{low: ..., high: ...}}; "
         f"got {value_text(typed(entry, declared))}"
     )
+
+
+def _as_number(value: Any, declared: Any) -> Any:
+    """A value of a setting for numbers. `1e-3` is a text for YAML."""
+    members = get_args(declared) or (declared,)
+    if isinstance(value, str) and float in members and str not in members:
+        with suppress(ValueError):
+            return float(value)
+    return value
 
 
 def _is_whole(declared: Any) -> bool:
