@@ -63,7 +63,7 @@ def children(name: bytes) -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-    for process in parents:
+    for process in parents.keys() - {os.getpid()}:
         above = process
         while above in parents and above != os.getpid():
             above = parents[above]
