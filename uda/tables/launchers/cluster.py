@@ -272,9 +272,8 @@ class Submitit(Launcher):
                 else:
                     handles = [self._executor.submit(function) for function in functions]
         except self.submitit.core.utils.FailedJobError as error:  # of sbatch, too
-            raise UserError(
-                f"--launcher submitit: the jobs were refused: {str(error).strip().splitlines()[-1]}"
-            ) from None
+            why = (str(error).strip() or "no reason was given").splitlines()[-1]
+            raise UserError(f"--launcher submitit: the jobs were refused: {why}") from None
         for submitted, handle in zip(new, handles, strict=True):
             submitted.handle = handle
             self._running.append(submitted)
