@@ -17,7 +17,7 @@ TABLES = sorted(path.stem for path in (CHECKOUT / "configs" / "tables").glob("*.
 
 
 # docs/study.md has tables of another kind: tests/docs/test_study.py.
-DOCUMENTS = ("README.md", "docs/results.md", "docs/generalization_results.md")
+DOCUMENTS = ("README.md", "docs/results.md", "docs/bank_results.md", "docs/generalization_results.md")
 WITH_TABLES = {name: (CHECKOUT / name).read_text(encoding="utf-8") for name in DOCUMENTS}
 
 

@@ -41,11 +41,14 @@ def test_by_hand(job):
 
 def test_what_is_known_stays_where_folders_are_gone(job, tmp_path):
     path = tmp_path / "made_up_agreement.csv"
-    update_agreement(path, [])
+    update_agreement(path, [], "AB")
     assert not path.exists()
-    update_agreement(path, [job("A", 0, "ab"), job("A", 1, "aa")])
-    update_agreement(path, [job("B", 0, "ab"), job("B", 1, "ab")])
+    update_agreement(path, [job("A", 0, "ab"), job("A", 1, "aa")], "AB")
+    update_agreement(path, [job("B", 0, "ab"), job("B", 1, "ab")], "AB")
     assert [(record["row"], record["agreement"]) for record in read_csv(path)] == [("A", "0.500000"), ("B", "1.000000")]
+    update_agreement(path, [], "BA")
+    assert [record["row"] for record in read_csv(path)] == ["B", "A"]
+    update_agreement(path, [], "AB")
     table = agreement_markdown(read_csv(path))
     assert "| A | 50.0 |" in table and "| B | 100.0 |" in table
     assert agreement_markdown([]) == ""

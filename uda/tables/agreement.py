@@ -46,15 +46,20 @@ def between_seeds(jobs: Iterable[Job]) -> list[dict[str, object]]:
     return records
 
 
-def update_agreement(path: Path, jobs: Sequence[Job]) -> None:
-    """Write the agreement of the runs that are there to a CSV. Entries of runs whose folders are gone stay."""
+def update_agreement(path: Path, jobs: Sequence[Job], rows: Sequence[str]) -> None:
+    """Write the agreement of the runs that are there to a CSV, in the order of `rows`.
+
+    Entries of runs whose folders are gone stay, and those of rows that are gone are removed.
+    """
     kept = {tuple(record[key] for key in COLUMNS[:3]): record for record in (read_csv(path) if path.is_file() else [])}
     for record in between_seeds(jobs):
         key = tuple(str(record[name]) for name in COLUMNS[:3])
         if key not in kept or len(str(record["seeds"])) >= len(kept[key]["seeds"]):
             kept[key] = record
-    if kept:
-        write_text(path, to_csv(kept.values(), COLUMNS))
+    order = {row: number for number, row in enumerate(rows)}
+    found = sorted((record for record in kept.values() if record["row"] in order), key=lambda r: order[r["row"]])
+    if found:
+        write_text(path, to_csv(found, COLUMNS))
 
 
 def agreement_markdown(records: Sequence[Mapping[str, str]]) -> str:

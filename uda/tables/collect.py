@@ -67,7 +67,7 @@ def collect(
         raise UserError(f"table '{table.name}': no finished run, and no {folder / table.name}.csv")
     ledger.write(folder, table)
     if table.agreement:
-        update_agreement(folder / f"{table.name}_agreement.csv", jobs)
+        update_agreement(folder / f"{table.name}_agreement.csv", jobs, [row.name for row in table.rows])
     return ledger
 
 
