@@ -7,6 +7,7 @@ from uda.core.errors import UserError
 from uda.core.files import write_text
 from uda.report.markdown import has_place, insert_markdown
 from uda.tables.agreement import agreement_markdown, update_agreement
+from uda.tables.choice import choices_markdown
 from uda.tables.contrast import contrasts_markdown
 from uda.tables.definition import Table
 from uda.tables.jobs import Job, lines_of
@@ -75,7 +76,7 @@ def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     """A table's blocks of Markdown from its CSVs, by name.
 
     The names are `<name>`, and `<name>` followed by `_differences`, `_contrasts`, `_classes`, `_inner`, `_validators`,
-    `_agreement`, `_scores` or `_variants`. A block without content is empty.
+    `_choices`, `_agreement`, `_scores` or `_variants`. A block without content is empty.
     """
     records = read_csv(folder / f"{table.name}.csv")
     blocks = {table.name: to_markdown(records, table.reference, table.measure)}
@@ -86,6 +87,7 @@ def blocks_of(table: Table, folder: Path) -> dict[str, str]:
     path = folder / f"{table.name}_reports.csv"
     reports = read_csv(path) if path.is_file() else []
     blocks[f"{table.name}_validators"] = validator_markdown(reports, table.measure) if reports else ""
+    blocks[f"{table.name}_choices"] = choices_markdown(reports, table.choices, table.measure)
     path = folder / f"{table.name}_agreement.csv"
     blocks[f"{table.name}_agreement"] = agreement_markdown(read_csv(path)) if path.is_file() else ""
     # The held-out images of a run show the unseen domains of other runs, so a choice over all runs would use labels.

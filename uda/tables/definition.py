@@ -57,6 +57,8 @@ class Table(Settings):
     """Whether to measure how far final models of different seeds agree, a score of a recipe without target labels."""
     contrasts: list[tuple[str, str]] = Field(default_factory=list)
     """Pairs of rows that are compared pair by pair, the reference second."""
+    choices: list[list[str]] = Field(default_factory=list)
+    """Lists of rows among whose final models each validator chooses, run by run."""
 
     @model_validator(mode="after")
     def rows_that_are_there(self) -> "Table":
@@ -67,7 +69,7 @@ class Table(Settings):
                 raise ValueError(f"two rows '{row.name}'")
             if row.start is not None and row.start not in names[:index]:
                 raise ValueError(f"row '{row.name}' starts from '{row.start}', but no row above it has this name")
-        for name in [self.reference, *(name for contrast in self.contrasts for name in contrast)]:
+        for name in [self.reference, *(name for group in (*self.contrasts, *self.choices) for name in group)]:
             if name is not None and name not in names:
                 raise ValueError(f"no row '{name}' to compare with{nearest(name, names)}")
         return self
