@@ -10,9 +10,9 @@ from uda.tables.markdown import difference_text, percent
 
 TEXT = (
     "A choice among the final models of {rows}, for each pair and seed: mean {measure} in % (oracle) of the chosen "
-    "models over the {count} runs that all of these rows have, and how often each row was chosen. `minus {first}`: mean "
-    "difference in points, with its 95 % paired bootstrap interval. A validator chooses without target labels. The "
-    "oracle's choice is a bound."
+    "models over the {count} runs that all of these rows have, and how often each row was chosen. `minus {first}`: "
+    "mean difference in points, with its 95 % paired bootstrap interval. A validator chooses without target labels. "
+    "The oracle's choice is a bound."
 )
 
 
