@@ -137,7 +137,7 @@ def there(folder, monkeypatch):
     """Work in that folder, without data of this machine. A config may name a bank of PACS, which is not there."""
     identity = banks.identity
     monkeypatch.setattr(
-        banks, "identity", lambda bank, names: "" if Path(bank).name == "pacs_lite0" else identity(bank, names)
+        banks, "identity", lambda bank, names: "" if Path(bank).name == "pacs_tf_efficientnet_lite0" else identity(bank, names)
     )
     monkeypatch.chdir(folder)
     monkeypatch.delenv("UDA_DATA", raising=False)

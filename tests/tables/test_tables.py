@@ -767,6 +767,8 @@ def test_an_unknown_table_names_the_known_ones():
 def test_every_table_of_the_project_has_valid_runs(name, tmp_path):
     """Each job's config loads and has a folder of its own; rows with the source row's source stage start from it."""
     table = load_table(name)
+    without_bank = [word for word in table.set if not word.startswith("data.features=")]  # it need not be there
+    table = table.model_copy(update={"set": without_bank})
     found = jobs_of(table, tmp_path)
     assert len({job.folder for job in found}) == len(found) == len(table.rows) * len(table.pairs) * len(table.seeds)
     ends = (table.pairs[0], table.pairs[-1])

@@ -36,6 +36,8 @@ class LinearHead(nn.Module):
         head: the layer of `model` that computes the logits.
     """
 
+    on_features = False
+
     def __init__(self, model: nn.Module, head: nn.Linear):
         super().__init__()
         self.model = model
