@@ -135,9 +135,9 @@ def done():
 @pytest.fixture
 def there(folder, monkeypatch):
     """Work in that folder, without data of this machine. A config may name a bank of PACS, which is not there."""
-    identity = banks.identity
+    identity, absent = banks.identity, "pacs_tf_efficientnet_lite0"  # no test makes this bank
     monkeypatch.setattr(
-        banks, "identity", lambda bank, names: "" if Path(bank).name == "pacs_tf_efficientnet_lite0" else identity(bank, names)
+        banks, "identity", lambda bank, names: "" if Path(bank).name == absent else identity(bank, names)
     )
     monkeypatch.chdir(folder)
     monkeypatch.delenv("UDA_DATA", raising=False)
