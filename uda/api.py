@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from uda import feature_bank
 from uda.adaptation.checks import unread_notes
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.selector_runs import adaptation_run
 from uda.core.distributed import Ranks, start
 from uda.core.errors import UserError
+from uda.feature_bank import kind_of_bank
+from uda.feature_bank import make_bank as write_bank
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.run import GeneralizationRun
 from uda.generalization.summary import runs_of, write_summary
@@ -168,9 +169,9 @@ def make_bank(
         UserError: the data or the network cannot be used, or a file of the bank is of other images or another network.
     """
     overrides = overrides if isinstance(overrides, Mapping | str) else list(overrides)
-    wanted = _config(config, feature_bank.kind_of_bank(config), None, overrides)
+    wanted = _config(config, kind_of_bank(config), None, overrides)
     with generators_restored(), start(wanted.runtime.device) as ranks:
-        return feature_bank.make_bank(wanted, folder, views=views, run=run, log=log, ranks=ranks)
+        return write_bank(wanted, folder, views=views, run=run, log=log, ranks=ranks)
 
 
 def score(features: Values, logits: Values, weight: Values, selector: str = "avc") -> Values:
