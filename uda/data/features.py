@@ -121,7 +121,7 @@ class PlainFeatures(Transform):
         """Rows of one array are written to their place in the batch, because another copy of them costs as much."""
         if not isinstance(images, FeatureArray) or memory is None or memory.dtype != torch.float32:
             return super().read(images, indices, seeds, memory, changes)
-        self._write(images, indices, seeds, memory.view(len(memory), -1))
+        self._write(images, indices, seeds, memory.flatten(1))
         return memory
 
     def memory(self, count: int) -> torch.Tensor:

@@ -366,11 +366,11 @@ class _TrainReader:
         columns = self._columns([piece for of_draw in pieces for piece in of_draw])
         lengths = [self.count(draw) for draw in draws]
         pixels = (self._pixels(of_draw, None, None) for of_draw in pieces)
-        parts = zip(*(column.split(lengths) for column in columns), strict=True)
-        changes = last_changes.table([])
+        parts = zip(*(column.split_with_sizes(lengths) for column in columns), strict=True)
+        changes, weights = last_changes.table([]), torch.tensor([draw.weight for draw in draws], dtype=torch.float64)
         return [
-            (images, *part, changes, torch.tensor(draw.weight, dtype=torch.float64))
-            for draw, images, part in zip(draws, pixels, parts, strict=True)
+            (images, *part, changes, weight)
+            for images, part, weight in zip(pixels, parts, weights.unbind(), strict=True)
         ]
 
     def _read(self, draw: _Draw, memory: torch.Tensor | None, late: bool) -> tuple[torch.Tensor, ...]:
@@ -395,7 +395,7 @@ class _TrainReader:
         lengths = [len(piece.rows) for piece in pieces]
         if memory is None and self.transform.in_place:
             memory = self.transform.memory(sum(lengths))
-        places = [None] * len(pieces) if memory is None else memory.split(lengths)
+        places = [None] * len(pieces) if memory is None else memory.split_with_sizes(lengths)
         pixels = []
         for (number, rows, words, view), place in zip(pieces, places, strict=True):
             part = self.parts[number]

@@ -388,6 +388,10 @@ class Engine:
 
     def _on_host(self, steps: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
         """The scalars of steps as numbers. The host waits once for all of them."""
+        if self.device.type == "cpu":
+            return [
+                {name: float(torch.as_tensor(value).detach()) for name, value in scalars.items()} for scalars in steps
+            ]
         values = [
             torch.as_tensor(value, dtype=torch.float32, device=self.device).detach().reshape(())
             for scalars in steps
