@@ -49,13 +49,14 @@ def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPa
     classes = _classes(record)
     selectors = _selectors(record) if chooses else []
     selector = record.choice["kept"] if record.choice else " or ".join(selectors) or None
+    among = f" (kept of {', '.join(selectors)})" if record.choice else ""
     page = RunPage(
         record=record,
         config=config,
         classes=classes,
         unit="round" if chooses or not record.reports else "report",
         heading=f"{record.settings.get('name', record.folder.name)}",
-        subtitle=_subtitle(record, config, selector),
+        subtitle=_subtitle(record, config, selector and selector + among),
         selector=selector,
         main_curve="accuracy",
         facts=_facts(record, config, classes),

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 
+import numpy as np
+
 from uda.core.files import write_text
 from uda.evaluation.prediction_table import PREDICTIONS
 from uda.report.markdown import markdown_table
@@ -27,20 +29,17 @@ def between_seeds(jobs: Iterable[Job]) -> list[dict[str, object]]:
 
     Only finished runs whose folder is there count. A row and pair with fewer than two of them is left out.
     """
-    found: dict[tuple[str, str, str], dict[int, list[str]]] = {}
+    found: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
     for job in jobs:
         path = job.folder / PREDICTIONS
         if path.is_file():
             with open(path, encoding="utf-8", newline="") as file:
-                classes = [row["prediction"] for row in csv.DictReader(file)]
+                classes = np.array([row["prediction"] for row in csv.DictReader(file)])
             found.setdefault((job.row.name, *job.pair), {})[job.seed] = classes
     records = []
     for (row, source, target), runs in found.items():
         if len(runs) > 1:
-            shares = [
-                float(mean(mine == other for mine, other in zip(*two, strict=True)))
-                for two in itertools.combinations(runs.values(), 2)
-            ]
+            shares = [float((one == other).mean()) for one, other in itertools.combinations(runs.values(), 2)]
             seeds = " ".join(map(str, sorted(runs)))
             records.append(dict(zip(COLUMNS, (row, source, target, seeds, mean(shares)), strict=True)))
     return records

@@ -1,6 +1,7 @@
 """Run a table's missing runs, add them to its CSV, and write its Markdown and LaTeX."""
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -107,7 +108,7 @@ def add_to(parser: CommandParser) -> None:
 
 
 class _Collector:
-    """Collects finished runs, at most once in some seconds, because a large CSV takes a while to write.
+    """Collects finished runs now and then, because a large CSV takes a while to write: in 5 % of the time at most.
 
     Runs that still wait at the end are in their folders, and are collected there.
     """
@@ -115,15 +116,16 @@ class _Collector:
     def __init__(self, table: "Table", folder: Path, log: "Callable[[str], None]"):
         self.table, self.folder, self.log = table, folder, log
         self._waiting: list[Job] = []
-        self._collected = -SECONDS_BETWEEN_COLLECTIONS
+        self._next = -math.inf
 
     def __call__(self, job: "Job") -> None:
         from uda.tables import collect
 
         self._waiting.append(job)
-        if time.monotonic() - self._collected >= SECONDS_BETWEEN_COLLECTIONS:
+        if (begun := time.monotonic()) >= self._next:
             collect(self.table, self._waiting, self.folder, log=self.log)
-            self._waiting, self._collected = [], time.monotonic()
+            ended = time.monotonic()
+            self._waiting, self._next = [], ended + max(SECONDS_BETWEEN_COLLECTIONS, 20 * (ended - begun))
 
 
 def _run(parser: CommandParser, options: argparse.Namespace) -> int:
