@@ -1,7 +1,7 @@
 """Texts as they were typed: in YAML files and in `key=value` words, by the declared type of the setting."""
 
 import os
-from typing import Literal
+from typing import Any, Literal
 
 import pytest
 from hypothesis import assume, example, given, settings
@@ -246,3 +246,11 @@ def test_a_home_folder_is_meant_by_a_tilde(tmp_path, monkeypatch, own):
     (tmp_path / "data" / "010").mkdir(parents=True)
     card = load_card(str(write(tmp_path / "years.yaml", CARD)).replace(str(tmp_path), "~"))
     assert card.find_root() == card.find_root("~/data/010") == tmp_path / "data" / "010"
+
+
+def test_what_was_read_belongs_to_the_reader():
+    text = "a: {b: [1, 2]}"
+    first = load_yaml(text)
+    first["a"]["b"].append(3)
+    first["c"] = 4
+    assert typed(load_yaml(text), Any) == {"a": {"b": [1, 2]}}

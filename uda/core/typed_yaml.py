@@ -5,6 +5,7 @@ comment.
 """
 
 import datetime
+import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -64,10 +65,21 @@ for _tag in ("value", "merge"):  # `=` and `<<` as values
 
 def load_yaml(text: str) -> Any:
     """Mappings, lists, texts and `Scalar`s, for `typed`. Raises yaml.YAMLError."""
+    return _copy(_parsed(text))
+
+
+@functools.lru_cache(maxsize=256)  # a table reads the same few files and values for each of its runs
+def _parsed(text: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except RecursionError:
         raise yaml.YAMLError("nested too deep") from None
+
+
+def _copy(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _copy(value) for key, value in content.items()}
+    return [_copy(value) for value in content] if isinstance(content, list) else content
 
 
 def typed(content: Any, declared: Any) -> Any:
