@@ -198,8 +198,11 @@ def _list_domains(
         listings.append(listing)
     if card is not None and wanted[0][0] == "data.source" and len(listings[0].classes) != card.num_classes:
         log(f"{card.title}: found {len(listings[0].classes)} classes, but its card says {card.num_classes}")
+    called = {f"{key} ({name})": listing for (key, name), listing in zip(wanted, listings, strict=True)}
     if settings.features is None:
-        _check_apart({f"{key} ({name})": listing for (key, name), listing in zip(wanted, listings, strict=True)})
+        _check_apart(called)
+    else:
+        _check_files_apart(called)
     return listings
 
 
@@ -464,12 +467,25 @@ def _check_apart(listings: Mapping[str, Listing]) -> None:
         if shared := own.keys() & others.keys():
             path, other = min((own[file], others[file]) for file in shared)
             link = "" if os.path.abspath(path) == os.path.abspath(other) else f", which is {other}"
-            alike = {name.partition(" ")[0] for name in (first, second)} in ({"data.source"}, {"data.target"})
-            harm = "they would count twice" if alike else "the target's labels would be trained on"
             raise UserError(
-                f"{first} and {second} share {len(shared)} images, such as {path}{link}: {harm}; "
+                f"{first} and {second} share {len(shared)} images, such as {path}{link}: {_harm(first, second)}; "
                 "name domains without a common image"
             )
+
+
+def _check_files_apart(listings: Mapping[str, Listing]) -> None:
+    """Raise UserError if two domains are the same file of a bank. Paths that end alike name the same file."""
+    for (first, own), (second, other) in itertools.combinations(listings.items(), 2):
+        if own.root == other.root:
+            raise UserError(
+                f"{first} and {second} are both {own.root}: {_harm(first, second)}; name different domains of the bank"
+            )
+
+
+def _harm(first: str, second: str) -> str:
+    """What an image in two domains does."""
+    alike = {name.partition(" ")[0] for name in (first, second)} in ({"data.source"}, {"data.target"})
+    return "they would count twice" if alike else "the target's labels would be trained on"
 
 
 def _files(listing: Listing) -> list[tuple[int, ...] | str]:
@@ -508,7 +524,8 @@ def _check_one_bank(domains: Sequence[BankDomain]) -> None:
     for other in domains[1:]:
         if other.width != first.width:
             raise UserError(
-                f"{first.file} and {other.file}: features of different widths, {first.width} and {other.width}"
+                f"{first.file} and {other.file}: features of different widths, {first.width} and {other.width}; "
+                "make one bank of both"
             )
         differing = [
             key for key in ("backbone", "digest", "transform") if first.made_by.get(key) != other.made_by.get(key)
