@@ -69,6 +69,8 @@ def test_a_file_is_read_by_the_types_of_the_settings(tmp_path, config):
         ("source.optim.lr: {low: 0.2, high: 0.1}", "source.optim.lr: low must be below high; got 0.2 and 0.1"),
         ("source.optim.lr: {low: 0.1, hihg: 0.2}", "source.optim.lr.hihg: unknown key, did you mean 'high'?"),
         ("source.optim.lr: {low: -1, high: 2, log: true}", "log: low must be above 0; got -1"),
+        ("source.optim.lr: {low: 0.1, high: 0.55, step: 0.1}", "step: high must be low plus some steps; got 0.1, 0.55"),
+        ("self_training.selector: [avc, [softmax, avc]]", "mine.yaml: self_training.selector: a trial has one"),
         ("source.optim.lr: 0.1", "source.optim.lr: give a list of values, [a, b], or a range"),
         ("source.optim.lr: [0.1]", "needs at least two values"),
         ("source.optim.lr: [0.1, 0.1]", "source.optim.lr: 0.1 is given twice"),
@@ -87,6 +89,15 @@ def test_a_file_is_read_by_the_types_of_the_settings(tmp_path, config):
 )
 def test_a_mistake_is_named_with_its_cure(text, said, tmp_path, config):
     assert any(said in line for line in problems_of(tmp_path, text, config)), problems_of(tmp_path, text, config)
+
+
+def test_a_config_with_several_selectors_is_refused(tmp_path):
+    several = AdaptationConfig.load("digits_avh", ["self_training.selector=[softmax,avc]"])
+    said = problems_of(tmp_path, "source.optim.lr: [0.1, 0.2]", several)
+    assert said == [
+        "self_training.selector: a trial has one selector, not a list (softmax, avc); give one, and name the others in "
+        "the space"
+    ]
 
 
 def test_all_mistakes_are_told_at_once(tmp_path, config):

@@ -52,7 +52,13 @@ class Range(Settings):
             raise ValueError(f"log: low must be above 0; got {self.low:g}")
         if self.log and self.step is not None:
             raise ValueError("log and step cannot be combined")
+        if self.step is not None and not _is_whole_number((self.high - self.low) / self.step):
+            raise ValueError(f"step: high must be low plus some steps; got {self.low:g}, {self.high:g}, {self.step:g}")
         return self
+
+
+def _is_whole_number(steps: float) -> bool:
+    return math.isclose(steps, round(steps), abs_tol=1e-6)
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,7 @@ class Searched:
         if not number or not self.range.low <= value <= self.range.high:
             return None
         if self.range.step is not None:
-            steps = (value - self.range.low) / self.range.step
-            return value if math.isclose(steps, round(steps), abs_tol=1e-6) else None
+            return value if _is_whole_number((value - self.range.low) / self.range.step) else None
         return value
 
     def entry(self) -> Any:
@@ -220,7 +225,7 @@ def read_space(
     elif not settings and not problems:
         problems.append(f"{name}: nothing is left to search, because all its settings are given")
     if not problems:
-        problems = _refused_values(found, config)
+        problems = _several_selectors(config, "") or _refused_values(found, config)
     if problems:
         raise ConfigError("\n".join(problems))
     return found, left_out
@@ -304,7 +309,19 @@ def _refused_values(space: Space, config: RunConfig) -> list[str]:
     tried = [first, *(first | {setting.key: value} for setting in space.settings for value in setting.ends[1:])]
     for values in tried:
         try:
-            type(config).load(config, values, origin=space.name)
+            found = type(config).load(config, values, origin=space.name)
+            problems |= dict.fromkeys(_several_selectors(found, f"{space.name}: "))
         except ConfigError as error:
             problems |= dict.fromkeys(str(error).split("\n"))
     return list(problems)
+
+
+def _several_selectors(config: RunConfig, origin: str) -> list[str]:
+    """A message if a trial would consist of several runs, one for each selector."""
+    if not isinstance(config, AdaptationConfig) or not config.branches:
+        return []
+    names = ", ".join(config.branches)
+    return [
+        f"{origin}self_training.selector: a trial has one selector, not a list ({names}); give one, and name the "
+        "others in the space"
+    ]
