@@ -3,6 +3,9 @@
 import functools
 import itertools
 import os
+import subprocess
+import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -49,6 +52,23 @@ def in_folder(tmp_path, monkeypatch):
     """Work in a temporary folder, so that runs/ does not land in the checkout."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def held():
+    """A context in which another process has locked a folder."""
+    pytest.importorskip("fcntl")
+    hold = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(flush=True); input()"
+
+    @contextmanager
+    def by_another(folder):
+        command = [sys.executable, "-c", hold, str(folder / ".lock")]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            other.stdout.readline()
+            yield
+            other.communicate(b"\n")
+
+    return by_another
 
 
 TINY = """\

@@ -1,7 +1,9 @@
 """Making feature banks: equal however they are made, resumed, refused, and the network made again from them."""
 
 import csv
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -40,7 +42,9 @@ def whole(tiny, tmp_path_factory):
 
 def same_files(folder, other):
     names = sorted(path.name for path in other.iterdir())
-    assert sorted(path.name for path in folder.iterdir()) == names == ["drawn.safetensors", "photos.safetensors"]
+    assert (
+        sorted(path.name for path in folder.iterdir()) == names == [".lock", "drawn.safetensors", "photos.safetensors"]
+    )
     assert all((folder / name).read_bytes() == (other / name).read_bytes() for name in names)
     return True
 
@@ -259,6 +263,22 @@ def test_domains_of_one_name_are_refused(tiny, tmp_path):
     words = (f"data.source={tmp_path}/a/photos", f"data.target={tmp_path}/b/photos")
     with pytest.raises(UserError, match="two domains have the same last part of their paths, photos"):
         make_bank(config_of(tiny, *words), tmp_path / "bank", log=None)
+
+
+def test_two_processes_do_not_write_to_one_bank(tiny, tmp_path, held):
+    with held(tmp_path), pytest.raises(UserError, match=r"another process works in .*; wait until it ends"):
+        make_bank(config_of(tiny), tmp_path, log=None)
+    assert {path.name for path in tmp_path.iterdir()} == {".lock"}
+    assert len(make_bank(config_of(tiny), tmp_path, log=None)) == 2
+
+
+def test_a_full_disk_is_told_before_anything_is_computed(tiny, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(UserError, match=r"drawn\.safetensors cannot be written: No space left on device"):
+        make_bank(config_of(tiny), tmp_path, log=None)
 
 
 def test_a_network_that_is_not_finite_is_told(tiny, tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ import numpy as np
 from uda.adaptation.config import AdaptationConfig
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
-from uda.core.files import OutputError, write_text
+from uda.core.files import OutputError, reserve, write_text
 from uda.core.progress import progress
 from uda.core.yaml_files import find_config, read_config
 from uda.data.banks import FORMAT, SUFFIX, TRACES, chunks, file_stem, header, read_description
@@ -31,6 +31,7 @@ from uda.models.network import Network
 from uda.trained_run import TrainedRun
 from uda.training.config import RunConfig
 from uda.training.engine import Engine, seed_everything
+from uda.training.run_folder import locked
 from uda.training.stages import INITIAL_WEIGHTS
 
 #: Least seconds between two points from which an interrupted pass goes on.
@@ -247,6 +248,8 @@ def _blocks(
 class _Writer:
     """Writes a file of a bank in parts. What is written survives a kill, and the next call goes on from there.
 
+    No other process writes to the bank meanwhile: two would write to the same unfinished file.
+
     Args:
         file: the file. Until it is complete, it lies beside with the ending `.part`, and a note tells how far it is.
         ids, labels: names and labels (N,) of the images.
@@ -265,8 +268,10 @@ class _Writer:
         if views:
             self._shapes["views"] = ("F32", (len(ids), views, width))
         self._shapes["ids"] = ("U8", names.shape)
-        self.done = self._rows_done()
         try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            self._lock = locked(self.file.parent, "`folder`", "another one")
+            self.done = self._rows_done()
             self._open(labels, names)
         except OSError as error:
             raise OutputError(file, error) from error
@@ -283,10 +288,9 @@ class _Writer:
         # The checksum is written at the end, when it is known. The header has the same length with any checksum.
         content, places = header(self.told | {"checksum": "0" * 64}, self._shapes)
         if not self.done:
-            self.file.parent.mkdir(parents=True, exist_ok=True)
             with open(self.part, "wb") as file:
                 file.write(content)
-                file.truncate(places["ids"] + len(names))
+                reserve(file, places["ids"] + len(names))
             for name, values in (("labels", labels), ("ids", names)):
                 np.memmap(self.part, values.dtype, "r+", places[name], values.shape)[:] = values
         self._arrays = [np.memmap(self.part, np.float32, "r+", places["features"], self._shapes["features"][1])]
@@ -322,6 +326,8 @@ class _Writer:
         except OSError as error:
             raise OutputError(self.file, error) from error
         self._note.unlink(missing_ok=True)
+        if self._lock is not None:
+            self._lock.close()
 
     def _flush(self) -> None:
         for array in self._maps:

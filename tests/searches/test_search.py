@@ -240,21 +240,12 @@ def test_folders_that_are_no_search_s(tiny, tmp_path, done):
         search(tiny, folder)
 
 
-def test_two_processes_do_not_work_in_one_folder(done, tiny, tmp_path):
-    fcntl = pytest.importorskip("fcntl")
-    import subprocess
-    import sys
-
+def test_two_processes_do_not_work_in_one_folder(done, tiny, tmp_path, held):
     folder = copied(done, tmp_path)
     own, _ = search(tiny, folder, 4)
-    code = "import fcntl, sys; f = open(sys.argv[1], 'a'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
-    held = [sys.executable, "-c", code, str(folder / ".lock")]
-    with subprocess.Popen(held, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        other.stdout.readline()
-        with pytest.raises(UserError, match="another process works in"):
-            own.run()
-        other.stdin.close()
-    assert fcntl and len(read_trials(folder)) == 3
+    with held(folder), pytest.raises(UserError, match="another process works in"):
+        own.run()
+    assert len(read_trials(folder)) == 3
 
 
 def test_mistakes_in_what_is_asked_for(tiny, tmp_path):

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from uda.core.errors import UserError
 
@@ -62,6 +63,17 @@ def write_bytes(path: Path, content: bytes | memoryview) -> None:
 def write_json(path: Path, content: object) -> None:
     """Write strict JSON (no NaN, no infinity) atomically."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def reserve(file: IO[bytes], size: int) -> None:
+    """Make an open file at least `size` bytes long, before it is mapped. Raises OSError if the disk is full.
+
+    Without room on the disk, a write to the mapped file would end the process by a signal.
+    """
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.truncate(size)
 
 
 def _sync(path: Path) -> None:

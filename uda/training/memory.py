@@ -1,6 +1,5 @@
 """Memory: what is said when it runs out, and room for arrays that are too large for it."""
 
-import os
 import re
 import tempfile
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from uda.core.files import OutputError
+from uda.core.files import OutputError, reserve
 
 #: Larger arrays of features are in a temporary file. The system keeps as much of it in memory as there is room for.
 MOST_BYTES = 512 * 2**20
@@ -55,8 +54,7 @@ def room_for(count: int, width: int, folder: Path | None = None) -> np.ndarray:
     folder = folder if folder is not None and folder.is_dir() else Path(tempfile.gettempdir())
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            if hasattr(os, "posix_fallocate"):  # without it, a full disk would end the process by a signal
-                os.posix_fallocate(file.fileno(), 0, size)
+            reserve(file, size)
             return np.asarray(np.memmap(file, np.float32, "w+", shape=(count, width)))
     except OSError as error:
         raise OutputError(folder / "features of a prediction", error) from error
