@@ -20,7 +20,8 @@ from uda.core.interruption import Interrupted
 from uda.core.resources import CHECKOUT
 from uda.tables import LAUNCHERS
 from uda.tables.launchers import cluster, launcher
-from uda.tables.launchers.cluster import Submitit, read_slurm
+from uda.tables.launchers.cluster import Submitit, Submitted, read_slurm
+from uda.tables.launchers.launcher import Ended
 
 
 @pytest.fixture
@@ -52,6 +53,17 @@ def test_a_killed_job_is_submitted_again_and_its_runs_end_once(quick, tmp_path):
     first, early, second = said[1].splitlines()
     assert (first, second) == ("start 3", "start 4") and early.startswith("uda table: job ")
     assert early.rpartition("see ")[2].endswith("_log.out") and os.path.exists(early.rpartition("see ")[2])
+
+
+def test_a_line_that_was_cut_off_by_a_kill_is_passed_over(tmp_path):
+    """The job was killed while it wrote the end of run 0, was started again, and ran it once more."""
+    record = tmp_path / "record.jsonl"
+    submitted = Submitted([StandIn(tmp_path / "run", ["say"])], record, slot=0)
+    record.write_text('{"run": 0}\n{"run": 0, "co{"run": 0}\n{"run": 0, "code": 0, "sec')
+    assert list(submitted.news()) == [] and submitted.begun == {0}
+    with open(record, "a") as file:
+        file.write('onds": 2.0}\n')
+    assert list(submitted.news()) == [(0, Ended(0, 2.0))] and submitted.left == []
 
 
 def test_a_signal_lets_runs_save_and_cancels_the_rest(quick, tmp_path):

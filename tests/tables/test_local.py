@@ -147,6 +147,12 @@ def test_a_signal_is_passed_to_every_run_and_nothing_starts_after_it(quick, tmp_
     assert asked.value.exit_code == 128 + number
 
 
+def test_a_signal_reaches_a_process_that_is_just_being_started(quick, tmp_path):
+    worker = Worker()
+    worker.send_signal(signal.SIGTERM)
+    assert worker.run(["say", "hello", "runtime.threads=1"], tmp_path / "run.out") == -signal.SIGTERM
+
+
 def test_the_message_of_a_run_that_is_killed_again_and_again(tiny, tmp_path, monkeypatch):
     path = tmp_path / "one.yaml"
     row = {"name": "Source", "cfg": str(tiny), "set": ["method=source_only"]}

@@ -146,7 +146,11 @@ class Submitted:
             content = self.record.read_bytes()
             content = content[: content.rfind(b"\n") + 1]
             lines, self._read = content[self._read :].splitlines(), len(content)
-            for entry in map(json.loads, lines):
+            for line in lines:
+                try:
+                    entry = json.loads(line)
+                except ValueError:  # the job was killed while it wrote this line, and then started again
+                    continue
                 number = entry["run"]
                 self.begun.add(number)
                 if "code" in entry and number not in self.ended:

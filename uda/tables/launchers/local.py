@@ -35,6 +35,7 @@ class Worker:
         self._process: subprocess.Popen | None = None
         self._answers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._plugins: object = ()
+        self._asked: int | None = None
 
     def run(self, words: Sequence[str], output: Path, again: bool = False, plugins: object = ()) -> int:
         """Carry out a command and wait for its end.
@@ -61,7 +62,8 @@ class Worker:
         return self._answer()
 
     def send_signal(self, number: int) -> None:
-        """Send the process a signal, if there is one."""
+        """Send the process a signal. One that is just being started gets it as soon as it is there."""
+        self._asked = number
         process = self._process
         if process is not None:
             process.send_signal(number)
@@ -90,6 +92,8 @@ class Worker:
             text=True,
             env={**os.environ, **self.environment},
         )
+        if self._asked is not None:
+            self._process.send_signal(self._asked)
         threading.Thread(target=_read, args=(self._process, self._answers), daemon=True).start()
 
     def _answer(self) -> int:
