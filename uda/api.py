@@ -168,8 +168,10 @@ def make_bank(
     Raises:
         UserError: the data or the network cannot be used, or a file of the bank is of other images or another network.
     """
-    overrides = overrides if isinstance(overrides, Mapping | str) else list(overrides)
-    wanted = _config(config, kind_of_bank(config), None, overrides)
+    changes = _changes(overrides, None)
+    # The config may name the bank that is to be made.
+    changes = {**changes, "data.features": None} if isinstance(changes, Mapping) else [*changes, "data.features=null"]
+    wanted = _config(config, kind_of_bank(config), None, changes)
     with generators_restored(), start(wanted.runtime.device) as ranks:
         return write_bank(wanted, folder, views=views, run=run, log=log, ranks=ranks)
 

