@@ -211,6 +211,14 @@ def test_what_a_bank_cannot_do_is_one_error(run, tmp_path, words, message):
     assert "\n" not in str(raised.value) and not (tmp_path / "run").exists()
 
 
+def test_targets_with_different_numbers_of_views_are_refused(run, tmp_path):
+    a, b = (blobs(seed=count) | {"views": np.stack([blobs(seed=count)["features"]] * count, 1)} for count in (1, 2))
+    folder = write_npz(tmp_path / "bank", drawn=blobs(), a=a, b=b)
+    with pytest.raises(UserError, match="different numbers of augmented views, 1 and 2; make one bank of all"):
+        run("method=fixmatch", "data.target=[a,b]", features=folder)
+    assert trained(run("method=mcc", "data.target=[a,b]", features=folder))
+
+
 def test_a_source_model_of_other_features_is_refused(run, tmp_path):
     first = run(output=tmp_path / "first").folder
     wider = write_npz(tmp_path / "bank", drawn=blobs(width=5), photos=blobs(width=5))

@@ -92,10 +92,16 @@ class AdaptationRun(Session):
             return domains
         method = self.config.method
         if ADAPTATION_METHODS[method].views > 1:
-            if not all(array.num_views for array in features):
+            views = [array.num_views for array in features]
+            if not all(views):
                 raise UserError(
                     f"data.features: method '{method}' compares two views of an image, but {self.config.data.features} "
                     "has no augmented views; make the bank with `uda bank --views 4`, or choose another method"
+                )
+            if len(set(views)) > 1:
+                raise UserError(
+                    f"data.features: the target domains in {self.config.data.features} have different numbers of "
+                    f"augmented views, {' and '.join(map(str, views))}; make one bank of all"
                 )
         else:
             target = replace(domains.target, images=without_views(domains.target.images))
