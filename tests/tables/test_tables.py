@@ -401,6 +401,13 @@ def test_a_run_of_another_config_is_left_out_and_said_with_the_key_while_the_res
     assert len(failed) == 1 and failed[0].startswith("FAILED CBST + AVH")
 
 
+def test_the_agreement_is_of_runs_of_the_table_s_own_recipe(table, ran, tmp_path):
+    for own, rows in ((table, {"Source", "CBST + AVH"}), (changed(table, "self_training.rounds=5"), {"Source"})):
+        measured = own.model_copy(update={"agreement": True})
+        collect(measured, jobs_of(own, ran[0][0].runs), tmp_path / str(len(rows)), log=lambda line: None)
+        assert {record["row"] for record in read_csv(tmp_path / str(len(rows)) / "small_agreement.csv")} == rows
+
+
 def test_a_row_whose_config_became_wrong_keeps_its_records_while_the_rest_is_collected(table, copied, tmp_path):
     collect(table, copied, tmp_path)
     before = read_csv(tmp_path / "small.csv")

@@ -27,7 +27,7 @@ COLUMNS = ("row", "source", "target", "seeds", "agreement")
 def between_seeds(jobs: Iterable[Job]) -> list[dict[str, object]]:
     """For each row and pair, the share of images with the same predicted class, mean over pairs of seeds.
 
-    Only finished runs whose folder is there count. A row and pair with fewer than two of them is left out.
+    `jobs`: finished runs. A row and pair with fewer than two of them is left out.
     """
     found: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
     for job in jobs:
@@ -46,7 +46,7 @@ def between_seeds(jobs: Iterable[Job]) -> list[dict[str, object]]:
 
 
 def update_agreement(path: Path, jobs: Sequence[Job], rows: Sequence[str]) -> None:
-    """Write the agreement of the runs that are there to a CSV, in the order of `rows`.
+    """Write the agreement of the finished runs `jobs` to a CSV, in the order of `rows`.
 
     Entries of runs whose folders are gone stay, and those of rows that are gone are removed.
     """

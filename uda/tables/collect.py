@@ -44,6 +44,7 @@ def collect(
     ledger = Ledger.read(folder, table)
     outdated: dict[str, int] = {}
     wrong: list[tuple[Job, UserError]] = []
+    finished: list[Job] = []
     for job in jobs:
         try:
             digest = job.digest
@@ -54,6 +55,7 @@ def collect(
             record = job.record()
             if record is not None:
                 ledger.add(record, job.reports())
+                finished.append(job)
         except UserError as error:
             wrong.append((job, error))
         if job.run in ledger.runs and not ledger.holds(job.run, digest):
@@ -68,7 +70,7 @@ def collect(
         raise UserError(f"table '{table.name}': no finished run, and no {folder / table.name}.csv")
     ledger.write(folder, table)
     if table.agreement:
-        update_agreement(folder / f"{table.name}_agreement.csv", jobs, [row.name for row in table.rows])
+        update_agreement(folder / f"{table.name}_agreement.csv", finished, [row.name for row in table.rows])
     return ledger
 
 
