@@ -116,7 +116,7 @@ def make_bank(
         if _is_there(file, told, ranks):
             say(f"{file} is there already")
         else:
-            _make_domain(file, images, labels, told, maker, log, ranks)
+            _make_domain(file, images, labels, told, maker, log if ranks.is_main else None, ranks)
             say(f"{file}: {len(images):,} images, features of width {maker.width}")
         files.append(file)
     return files

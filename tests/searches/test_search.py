@@ -259,6 +259,14 @@ def test_mistakes_in_what_is_asked_for(tiny, tmp_path):
         Search("cifar10_resnet", SPACE, 3)
 
 
+def test_a_mistake_in_a_config_of_domain_generalisation_is_its_only_error(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("_base_: rotated_digits_erm.yaml\ntarget: m30\ntraining: {stesp: 10}\n")
+    with pytest.raises(UserError) as error:
+        Search(path, {"training.optim.lr": [0.01, 0.1]}, 3)
+    assert str(error.value) == "mine.yaml: training.stesp: unknown key, did you mean 'steps'?"
+
+
 def test_the_folder_is_beside_the_config_s_own_run(tiny):
     own, _ = search(tiny, None, overrides=["seed=3"])
     assert own.folder.as_posix() == "runs/tiny/search_seed3"

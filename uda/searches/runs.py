@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import uda.kinds  # noqa: F401  (a config of another command is told by its kind)
+import uda.kinds  # a config of another command is told by its kind
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.run import AdaptationRun
 from uda.core.errors import UserError
@@ -130,7 +130,11 @@ def kind_of(config: str | Path | RunConfig) -> KindOfRun:
             raise TypeError(f"config: must be of uda adapt or uda generalize; got a {type(config).__name__}")
         return found
     content, _ = read_config(find_config(config))
-    return next((kind for kind in KINDS if knows(kind.config, content)), KINDS[0])
+    told = next((kind for kind in KINDS if knows(kind.config, content)), None)
+    if told is None:  # a key below a section is wrong, and is told later
+        declared = uda.kinds.kind_of(content)
+        told = next((kind for kind in KINDS if kind.config is declared), KINDS[0])
+    return told
 
 
 def validator_of(config: RunConfig, kind: KindOfRun, name: str | None) -> str:
