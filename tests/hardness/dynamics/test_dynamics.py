@@ -136,6 +136,11 @@ def test_test_images_are_none_of_those_that_are_trained_on(labelled, tmp_path):
         execute(labelled, tmp_path / "run", f"data.test={labelled.parent}/train")
 
 
+def test_it_needs_images_and_no_features(labelled, tmp_path):
+    with pytest.raises(UserError, match=r"data\.features: this training needs images, .*; set it to null"):
+        execute(labelled, tmp_path / "run", f"data.features={tmp_path}")
+
+
 def test_what_people_say_is_checked_before_the_training(labelled, tmp_path):
     root = labelled.parent
     lines = (root / "human.csv").read_text().splitlines()

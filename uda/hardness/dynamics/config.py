@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from uda.core.registry import Registry
 from uda.core.settings import PathText, Settings
@@ -26,6 +26,13 @@ class LabelledSettings(StorageSettings):
         if self.train == self.test:
             raise ValueError(f"train and test are both '{self.train}'; test must name other images")
         return self
+
+    @field_validator("features")
+    @classmethod
+    def only_images(cls, features: str | None) -> str | None:
+        if features is not None:
+            raise ValueError("this training needs images, so it cannot run on a feature bank; set it to null")
+        return features
 
 
 class SupervisedSettings(Settings):
