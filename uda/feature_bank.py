@@ -20,7 +20,7 @@ from uda.core.progress import progress
 from uda.core.yaml_files import find_config, read_config
 from uda.data.banks import FORMAT, SUFFIX, TRACES, chunks, file_stem, header, read_description
 from uda.data.domains import bank_domains, load_alone
-from uda.data.images import ImageFiles, Images, JoinedImages
+from uda.data.images import ImageFiles, Images
 from uda.data.loaders import predict_batches
 from uda.data.transforms import Transform, make_predict, make_train
 from uda.generalization.config import GeneralizationConfig
@@ -148,15 +148,14 @@ def _images_checksum(images: Images, ranks: Ranks) -> str:
     """Digest of the names and contents of image files and the rules by which they are read, or of pixels in memory."""
     digest = hashlib.sha256()
     if ranks.is_main:
-        for part in images.parts if isinstance(images, JoinedImages) else [images]:
-            digest.update("\0".join(part.ids).encode("utf-8", "surrogateescape"))
-            if isinstance(part, ImageFiles):
-                digest.update(json.dumps(part.reading.model_dump(mode="json")).encode())
-                with ThreadPoolExecutor(8) as pool:
-                    for of_file in pool.map(_file_digest, (part.root / name for name in part.ids)):
-                        digest.update(of_file)
-            else:
-                digest.update(part.together(np.arange(len(part))).numpy().tobytes())
+        digest.update("\0".join(images.ids).encode("utf-8", "surrogateescape"))
+        if isinstance(images, ImageFiles):
+            digest.update(json.dumps(images.reading.model_dump(mode="json")).encode())
+            with ThreadPoolExecutor(8) as pool:
+                for of_file in pool.map(_file_digest, (images.root / name for name in images.ids)):
+                    digest.update(of_file)
+        else:
+            digest.update(images.together(np.arange(len(images))).numpy().tobytes())
     return ranks.broadcast(digest.hexdigest().encode()).decode()
 
 

@@ -217,7 +217,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 @lru_cache(maxsize=32)
 def _read(file: Path, *_stamps: int) -> BankDomain:
-    reader = _READERS.get(file.suffix, _read_own)
+    reader = _READERS.get(file.suffix, _read_made)
     try:
         found = reader(file)
     except UserError:
@@ -286,7 +286,7 @@ def _first_not_finite(tensor: torch.Tensor) -> int | None:
     return None
 
 
-def _read_own(file: Path) -> BankDomain:
+def _read_made(file: Path) -> BankDomain:
     """A file that `uda bank` wrote."""
     from safetensors import safe_open
 
