@@ -21,6 +21,7 @@ from uda.core.errors import UserError
 from uda.feature_bank import make_bank
 from uda.models.backbones import BACKBONES
 from uda.report.pictures import read_pictures
+from uda.searches.space import read_space
 from uda.selection.regularizers import REGULARIZERS
 from uda.selection.selectors import SELECTORS
 
@@ -226,6 +227,17 @@ def test_a_source_model_of_other_features_is_refused(run, tmp_path):
         run(f"source.checkpoint={first}", features=wider, output=tmp_path / "second")
     again = run(f"source.checkpoint={first}", output=tmp_path / "third")
     assert again.results["source_only"]["class_mean"] is not None
+
+
+def test_a_run_on_features_says_that_it_augments_no_images(config, bank, tmp_path, capsys):
+    words = ["--cfg", str(config), f"data.features={bank}", f"output={tmp_path / 'run'}", "--dry-run"]
+    augmented = ["transforms.target.flip=true", "transforms.source={flip: true}", "adaptation.strong={jitter: 0.5}"]
+    assert adapt([*words, "method=fixmatch", *augmented]) == 0
+    notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
+    keys = ("transforms.target.flip", "transforms.source", "adaptation.strong")
+    assert notes == [f"note: a run on features does not read {key}" for key in keys]
+    with pytest.raises(UserError, match=r"a run on features does not read transforms\.source\.flip; leave it out"):
+        read_space({"transforms.source.flip": [True, False]}, AdaptationConfig.load(config, [f"data.features={bank}"]))
 
 
 def test_what_a_run_tells_of_its_features(config, bank, tmp_path, capsys):
