@@ -25,6 +25,7 @@ from uda.adaptation.work import work_of
 from uda.cli.main import main
 from uda.core.errors import UserError
 from uda.core.resources import CHECKOUT
+from uda.data.domains import TargetLabels
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.run import GeneralizationRun
 from uda.hardness.dynamics.config import SupervisedConfig
@@ -349,12 +350,33 @@ def three(tmp_path_factory, tiny):
     return root / "three.yaml"
 
 
-def test_domain_generalisation_begins_with_them(three, vectors, tmp_path):
-    words = ["method=erm", f"output={tmp_path / 'run'}", "model.head=null"]
-    run = GeneralizationRun(GeneralizationConfig.load(three, [f"model.classifier={vectors}", *words]))
+def test_domain_generalisation_begins_with_them(three, vectors, tmp_path, capsys, monkeypatch):
+    """The untouched network has its row in the terminal, the results, the page and TensorBoard."""
+    words = [f"model.classifier={vectors}", "method=erm", "model.head=null", "model.loss=cosine"]
+
+    def run_in(folder):
+        out = [f"output={folder}", "report.page=true", "report.loggers=[tensorboard]"]
+        return GeneralizationRun(GeneralizationConfig.load(three, [*words, *out]))
+
+    run = run_in(tmp_path / "run")
     assert np.array_equal(run.engine.network.weight.detach().numpy(), VECTORS)
+    *held_out, unseen = (
+        float(np.mean(run.engine.predict_images(images, run.batches.predict_transform).logits.argmax(1) == truth))
+        for _, images, labels in map(run.batches.evaluation_images, range(3))
+        for truth in [labels.reveal() if isinstance(labels, TargetLabels) else labels]
+    )
     results = run.execute()
-    assert results["final"]["overall"] is not None
+    assert results["zero_shot"]["overall"] == pytest.approx(unseen)
+    assert results["zero_shot"]["validation"] == pytest.approx(np.mean(held_out))
+    printed = capsys.readouterr().out
+    assert re.search(rf"^ +zero-shot +{100 * np.mean(held_out):.2f} +{100 * unseen:.2f} ", printed, re.M)
+    assert re.search(rf"^ +zero-shot +{100 * unseen:.2f}  the network before any training$", printed, re.M)
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert table_of(page, "Table of the reports")[1][:4] == ["zero-shot", "", "", f"{100 * np.mean(held_out):.2f}"]
+    assert series(tmp_path / "run/tb")["z_oracle/overall"][0] == (-2, pytest.approx(unseen))
+    starts = cut_after_every_save(monkeypatch, tmp_path / "cut", lambda: run_in(tmp_path / "cut").execute())
+    assert starts > 2
+    assert read_results(tmp_path / "cut")["zero_shot"] == results["zero_shot"]
 
 
 def test_a_method_that_draws_new_classifiers_refuses_them(three, vectors, tmp_path):

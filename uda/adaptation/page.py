@@ -6,13 +6,13 @@ from typing import Any
 from uda.adaptation.config import AdaptationConfig, branch_folder
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.adaptation.results import best_round
-from uda.adaptation.terminal import SEPARATION, ZERO_SHOT_NAME, selector_lines
+from uda.adaptation.terminal import SEPARATION, selector_lines
 from uda.data.class_names import NO_LABEL
 from uda.evaluation.collapse import CURES
 from uda.report.html import duration, method_settings_text
 from uda.report.page import NO_HEADLINE, NOTABLE_LOSS, Card, Column, Curve, RunPage, heat_map, whole_percent
 from uda.report.run_record import RunRecord
-from uda.report.terminal import difference, fraction, percent
+from uda.report.terminal import ZERO_SHOT_NAME, difference, fraction, percent
 
 Report = Mapping[str, Any]
 

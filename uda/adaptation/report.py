@@ -20,7 +20,6 @@ from uda.adaptation.terminal import (
     part_lines,
     round_cells,
     source_cells,
-    with_zero_shot,
     zero_shot_cells,
 )
 from uda.adaptation.work import steps_of_rounds, work_of
@@ -36,7 +35,7 @@ from uda.report.loggers import SOURCE_STEP, ZERO_SHOT_STEP, Loggers
 from uda.report.pictures import in_turns
 from uda.report.run_record import MAP, SOURCE_IMAGES, RunRecord, images_of
 from uda.report.run_report import RunReport
-from uda.report.terminal import class_lines, indented
+from uda.report.terminal import class_lines, indented, with_zero_shot
 from uda.training.pace import seconds_left
 from uda.training.records import CHOICE, REPORTS, SOURCE, ZERO_SHOT, Records
 from uda.training.session import epoch_steps

@@ -1,11 +1,20 @@
 """The terminal's table of an adaptation, one row per round, and the lines of the result."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from uda.core.plain_text import short_name
-from uda.report.terminal import MOST_OF_NAME, Column, difference, fraction, indented, percent, result_lines
+from uda.report.terminal import (
+    MOST_OF_NAME,
+    ZERO_SHOT_NAME,
+    Column,
+    difference,
+    fraction,
+    indented,
+    percent,
+    result_lines,
+    zero_shot_lines,
+)
 
 #: In 80 columns: AVC and all of a lower rank.
 OF_ROUNDS: Sequence[Column] = (
@@ -37,15 +46,8 @@ OF_INTERVALS: Sequence[Column] = (
     Column("seconds", 9, rank=5),
     Column("left", 8),
 )
-#: Name of the untouched network with the class vectors of `model.classifier`, for readers.
-ZERO_SHOT_NAME = "zero-shot"
 #: Scores that separate images of known classes from those of unknown ones, and their names for readers.
 SEPARATION = {"auroc_confidence": "confidence", "auroc_avc": "AVC"}
-
-
-def with_zero_shot(columns: Sequence[Column]) -> list[Column]:
-    """The columns with room for the name of the untouched network's row."""
-    return [replace(columns[0], width=1 + len(ZERO_SHOT_NAME)), *columns[1:]]
 
 
 def zero_shot_cells(record: Mapping[str, Any]) -> dict[str, str]:
@@ -125,7 +127,7 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     zero_shot, before = ((results.get(name) or {}).get("class_mean") for name in ("zero_shot", "source_only"))
     chosen = f"best by {choice['validator']}, a score without labels"
     lines = [
-        *([(ZERO_SHOT_NAME, zero_shot, "the network before any training")] if zero_shot is not None else []),
+        *zero_shot_lines(zero_shot),
         *([("source only", before, "")] if before is not None else []),
         ("final", results["final"]["class_mean"], f"the last {what}"),
     ]

@@ -25,7 +25,7 @@ from uda.report.page import (
     whole_percent,
 )
 from uda.report.run_record import RunRecord
-from uda.report.terminal import difference, fraction, percent
+from uda.report.terminal import ZERO_SHOT_NAME, difference, fraction, percent
 
 Report = Mapping[str, Any]
 
@@ -34,6 +34,7 @@ SEEN, UNSEEN = "seen, held out", "unseen (oracle)"
 MOST_GAPS = 3
 
 LEGEND = (
+    (ZERO_SHOT_NAME, "the network before any training, with the class vectors of model.classifier."),
     ("oracle", "needs labels of the unseen domain. Training and the validation choice never see them."),
     ("seen", "a domain that the run trains on."),
     ("held out", "images of a seen domain that the run does not train on; the mean over the seen domains."),
@@ -49,7 +50,7 @@ LEGEND = (
 
 def generalization_page(record: RunRecord, config: GeneralizationConfig | None) -> RunPage:
     """The page of a run, finished or not. `config` is None if this version of uda cannot read it."""
-    reports = record.reports
+    reports, zero_shot = record.reports, record.zero_shot
     target = str(record.settings.get("target") or "the unseen domain")
     seen = _seen(record, config)
     names = short_domains([*seen, target])
@@ -62,7 +63,7 @@ def generalization_page(record: RunRecord, config: GeneralizationConfig | None) 
         subtitle=_subtitle(record, config, names),
         main_curve="accuracy",
         facts=_facts(record, config, target),
-        legend=list(LEGEND),
+        legend=[entry for entry in LEGEND if zero_shot or entry[0] != ZERO_SHOT_NAME],
         words=Words(
             "unseen",
             "seen",
@@ -74,19 +75,20 @@ def generalization_page(record: RunRecord, config: GeneralizationConfig | None) 
         files="results.json, and report.json, images.parquet and held_out.parquet in rounds/NN/",
     )
     if not reports:
-        page.lead = ("There are no figures yet.", "", "")
+        told = "There are no figures yet." if zero_shot is None else "So far only the untouched network was tested."
+        page.lead = (told, "", "")
         return page
     _headline(page, names[target])
     page.notices = _notices(page)
     chosen = choice_of(reports)
     before = {} if chosen is reports[-1] else chosen["accuracy"]["per_class"]
     page.reference = (f"at report {chosen['round']}, the validation choice,", before)
-    page.columns, page.rows = _reports_table(reports)
+    page.columns, page.rows = _reports_table(reports, zero_shot)
     page.rows_text = (
         "Held out: images of each seen domain that are not used for training. The report with the highest mean over "
         "the domains is the validation choice."
     )
-    page.curves = _curves(reports, names)
+    page.curves = _curves(reports, names, zero_shot)
     page.class_columns, page.class_rows = _class_table(page)
     unseen, held_out = [report["accuracy"]["per_class"] for report in reports], list(map(seen_per_class, reports))
     page.heat = [
@@ -172,6 +174,9 @@ def _headline(page: RunPage, target: str) -> None:
         "validation_choice": "best on the seen domains' held-out images",
         "oracle_best": "best by target labels: a bound, not a result",
     }
+    if untouched := record.zero_shot:
+        note = f"accuracy on {target}, before any training; class mean {percent(untouched['class_mean'])}"
+        page.cards.append(Card("Zero-shot", f"{percent(untouched['overall'])} %", note, oracle=True))
     for key, report in found.items():
         note = notes[key] if key == "final" else f"report {report['round']}, {notes[key]}"
         page.cards.append(
@@ -223,8 +228,8 @@ def _notices(page: RunPage) -> list[str]:
 # Tables
 
 
-def _reports_table(reports: Sequence[Report]) -> tuple[list[Column], list[list[str]]]:
-    """The reports, with the one that each choice picks."""
+def _reports_table(reports: Sequence[Report], zero_shot: Report | None) -> tuple[list[Column], list[list[str]]]:
+    """The untouched network, if there is one, and the reports, with the one that each choice picks."""
     explained = dict(LEGEND)
     chosen, best = choice_of(reports), _best(reports)
 
@@ -247,6 +252,10 @@ def _reports_table(reports: Sequence[Report]) -> tuple[list[Column], list[list[s
     if any("stage" in report and report["stage"] for report in reports):
         columns.insert(0, (Column("stage", "stage of the method, from 0"), lambda report: str(report["stage"])))
     rows = [[str(report["round"]), *(value(report) for _, value in columns)] for report in reports]
+    if zero_shot:
+        of_all = ("held out, %", "unseen, %", "class mean, %", "ECE", "time")
+        cells = (value(zero_shot) if column.title in of_all else "" for column, value in columns)
+        rows.insert(0, [ZERO_SHOT_NAME, *cells])
     return [Column("report"), *(column for column, _ in columns)], rows
 
 
@@ -300,7 +309,7 @@ def _by_domain(reports: Sequence[Report], names: Mapping[str, str]) -> dict[str,
 # Figures
 
 
-def _curves(reports: Sequence[Report], names: Mapping[str, str]) -> list[Curve]:
+def _curves(reports: Sequence[Report], names: Mapping[str, str], zero_shot: Report | None) -> list[Curve]:
     """The figures over the steps."""
     steps = [report["steps"] for report in reports]
 
@@ -323,7 +332,11 @@ def _curves(reports: Sequence[Report], names: Mapping[str, str]) -> list[Curve]:
          "ECE (oracle)"),
         ("loss", "Training loss", {"loss": values("loss")}, "mean training loss"),
     )  # fmt: skip
-    return [Curve(name, title, steps, series, ylabel, "steps") for name, title, series, ylabel in panels]
+    untouched = [(ZERO_SHOT_NAME, 100 * zero_shot["overall"])] if zero_shot else []
+    return [
+        Curve(name, title, steps, series, ylabel, "steps", untouched if name in ("accuracy", "unseen") else ())
+        for name, title, series, ylabel in panels
+    ]
 
 
 def _hardness(page: RunPage, target: str) -> dict[str, Any]:

@@ -14,11 +14,20 @@ from uda.generalization.results import choice_of, summarise
 from uda.models.network import Prediction
 from uda.report.feature_map import MOST_POINTS, MapPart, map_table, sample_rows, shares_of
 from uda.report.image_table import ImageTable
-from uda.report.loggers import Loggers
+from uda.report.loggers import ZERO_SHOT_STEP, Loggers
 from uda.report.run_record import MAP, RunRecord, held_out_of, images_of
 from uda.report.run_report import RunReport
-from uda.report.terminal import Column, class_lines, fraction, percent, result_lines
-from uda.training.records import REPORTS, Records
+from uda.report.terminal import (
+    ZERO_SHOT_NAME,
+    Column,
+    class_lines,
+    fraction,
+    percent,
+    result_lines,
+    with_zero_shot,
+    zero_shot_lines,
+)
+from uda.training.records import REPORTS, ZERO_SHOT, Records
 from uda.training.session import epoch_steps
 
 COLUMNS: Sequence[Column] = (
@@ -71,8 +80,22 @@ class GeneralizationReport(RunReport):
         domains: SeenAndUnseen,
         log: Callable[[str], None] = print,
     ):
-        super().__init__(records, config, log, len(records.reports()), domains.unseen.images)
+        untouched = config.model.classifier and records.get(ZERO_SHOT) is None
+        first = ZERO_SHOT_STEP if untouched else len(records.reports())
+        super().__init__(records, config, log, first, domains.unseen.images)
         self.domains = domains
+        self.columns = with_zero_shot(COLUMNS) if config.model.classifier else COLUMNS
+
+    def zero_shot(self, results: Sequence[DomainResult], seconds: float) -> None:
+        """Report the untouched network with the class vectors of `model.classifier`, before the training.
+
+        `zero_shot.json` in `rounds/`, TensorBoard, the table's first row.
+        """
+        record = {**_reached(results), "validators": {}, "seconds": seconds, "warnings": []}
+        record = self.records.write(ZERO_SHOT, record)
+        self.print_row(self.columns, {"report": ZERO_SHOT_NAME, **_reached_cells(record)})
+        self.draw(lambda events: _draw(events, record, ZERO_SHOT_STEP))
+        self.write_page()
 
     def interval(
         self,
@@ -91,7 +114,7 @@ class GeneralizationReport(RunReport):
             "stage": stage,
             "steps": steps,
             **scalars,
-            "validation": sum(result.accuracy.overall for result in seen) / len(seen),
+            **_reached(results),
             "seen": {
                 result.name: {
                     "accuracy": result.accuracy.to_dict(),
@@ -101,16 +124,13 @@ class GeneralizationReport(RunReport):
                 }
                 for result, domain in zip(seen, self.domains.seen, strict=True)
             },
-            "class_mean": unseen.accuracy.class_mean,
-            "overall": unseen.accuracy.overall,
-            "accuracy": unseen.accuracy.to_dict(),
             "hardness": unseen.hardness,
             "seconds": seconds,
         }
         # report.json comes last. If it is complete, the report is complete.
         self.records.write(REPORTS["rounds"].format(index), record)
-        self.print_row(COLUMNS, _cells(record))
-        self.draw(lambda events: _draw(events, record))
+        self.print_row(self.columns, _cells(record))
+        self.draw(lambda events: _draw(events, record, index))
         self.write_page()
 
     def parts(self) -> tuple[list[tuple[float, float]], list[float]]:
@@ -129,7 +149,7 @@ class GeneralizationReport(RunReport):
         return found[-1]["stage"] == last and choice_of(found)["round"] == index
 
     def summarise(self, seconds: float) -> dict[str, Any]:
-        return summarise(self.config, self.records.reports(), seconds)
+        return summarise(self.config, self.records.reports(), seconds, self.records.get(ZERO_SHOT))
 
     def figures(self, results: Mapping[str, Any]) -> dict[str, float | None]:
         last = self.records.reports()[-1]
@@ -197,6 +217,12 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
         "report": str(record["round"]),
         "steps": str(record["steps"]),
         "loss": fraction(record["loss"]),
+        **_reached_cells(record),
+    }
+
+
+def _reached_cells(record: Mapping[str, Any]) -> dict[str, str]:
+    return {
         "held out": percent(record["validation"]),
         "unseen": percent(record["overall"]),
         "class mean": percent(record["class_mean"]),
@@ -204,11 +230,21 @@ def _cells(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _draw(events: Loggers, record: Mapping[str, Any]) -> None:
+def _reached(results: Sequence[DomainResult]) -> dict[str, Any]:
+    """What a model reaches: the mean over the seen domains' held-out images, and the unseen domain's figures."""
+    *seen, unseen = results
+    return {
+        "validation": sum(result.accuracy.overall for result in seen) / len(seen),
+        "class_mean": unseen.accuracy.class_mean,
+        "overall": unseen.accuracy.overall,
+        "accuracy": unseen.accuracy.to_dict(),
+    }
+
+
+def _draw(events: Loggers, record: Mapping[str, Any], step: int) -> None:
     """Log a report's figures."""
-    step = record["round"]
-    held_out = {name: found["accuracy"]["overall"] for name, found in record["seen"].items()}
-    events.scalars(step, "train", {"loss": record["loss"]})
+    held_out = {name: found["accuracy"]["overall"] for name, found in record.get("seen", {}).items()}
+    events.scalars(step, "train", {"loss": record.get("loss")})
     events.scalars(step, "validation", {"mean": record["validation"], **held_out})
     events.scalars(step, "oracle", {name: record[name] for name in ("overall", "class_mean")})
 
@@ -217,6 +253,7 @@ def summary_lines(results: Mapping[str, Any]) -> list[str]:
     """A run's result in a few lines."""
     choice, best = results["validation_choice"], results["oracle_best"]
     rows = (
+        *zero_shot_lines((results["zero_shot"] or {}).get("overall")),
         ("final", results["final"]["overall"], "the last report"),
         ("validation choice", choice["overall"], f"report {choice['round']}, best on the held-out images"),
         ("oracle best", best["overall"], f"report {best['round']}, best by labels: a bound, not a result"),

@@ -31,8 +31,16 @@ def choice_of(rounds: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return max(of_the_last_stage(rounds), key=lambda record: record["validation"])
 
 
-def summarise(config: GeneralizationConfig, rounds: Sequence[Mapping[str, Any]], seconds: float) -> dict[str, Any]:
-    """The content of `results.json`: figures of the last report, the validation choice and the oracle best."""
+def summarise(
+    config: GeneralizationConfig,
+    rounds: Sequence[Mapping[str, Any]],
+    seconds: float,
+    zero_shot: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The content of `results.json`: figures of the last report, the validation choice and the oracle best.
+
+    `zero_shot` is the untouched network with the class vectors of `model.classifier`, None without them.
+    """
 
     def figures(record: Mapping[str, Any]) -> dict[str, Any]:
         return {"round": record["round"], "overall": record["overall"], "class_mean": record["class_mean"]}
@@ -46,6 +54,7 @@ def summarise(config: GeneralizationConfig, rounds: Sequence[Mapping[str, Any]],
         "loss_options": config.model.loss_options,
         "seed": config.seed,
         "target": config.target,
+        "zero_shot": zero_shot and {key: zero_shot[key] for key in ("overall", "class_mean", "validation")},
         "final": {**figures(last), "per_class": last["accuracy"]["per_class"], "validation": last["validation"]},
         "validation_choice": {**figures(chosen), "validation": chosen["validation"]},
         "oracle_best": figures(best),

@@ -113,6 +113,8 @@ class GeneralizationRun(Session):
 
     def train_stages(self) -> None:
         if self.saved is None:
+            if self.config.model.classifier:
+                self._zero_shot()
             self.save(Progress("generalization", seconds=self.seconds))
         while self.progress.stage == "generalization":
             self._stage(self.progress.round)
@@ -163,6 +165,13 @@ class GeneralizationRun(Session):
         predict, _ = predict_pace(self.engine, found[-1], self.batches.predict_transform)
         predicted = sum(map(len, self.stage_steps)) * sum(map(len, found))
         return Trials(stages, predicted, predict).cost(self.engine, workers)
+
+    def _zero_shot(self) -> None:
+        """Judge and report the network with the class vectors of `model.classifier`, before any training."""
+        self.begin_part()
+        results = self.evaluate()
+        if self.ranks.is_main:
+            self.report.zero_shot(results, self.part_seconds)
 
     def _begin(self, stage: int) -> None:
         seed_everything(GENERALIZATION_STAGE.number, self.config.seed, stage)

@@ -1,13 +1,15 @@
 """Tables and figures as text: as wide as the terminal, or 80 columns wide."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from uda.core.plain_text import WIDTH, beginning, columns_of, harmless, short_name
 
 #: Most lines with the figures of classes below a row, and most columns of one name in them.
 MOST_LINES, MOST_OF_NAME = 4, 24
 HEADER_EVERY = 10
+#: Name of the untouched network with the class vectors of `model.classifier`, for readers.
+ZERO_SHOT_NAME = "zero-shot"
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,11 @@ class Column:
     """Whether the figure needs target labels."""
     rank: int = 0
     """Columns with the highest rank are left out first where the table is too wide. Rank 0 is never left out."""
+
+
+def with_zero_shot(columns: Sequence[Column]) -> list[Column]:
+    """The columns with room for the name of the untouched network's row."""
+    return [replace(columns[0], width=1 + len(ZERO_SHOT_NAME)), *columns[1:]]
 
 
 def fitting(columns: Sequence[Column], width: int = WIDTH, labelled: bool = True) -> list[Column]:
@@ -50,6 +57,11 @@ def row(columns: Sequence[Column], cells: Mapping[str, str]) -> str:
 def result_lines(rows: Iterable[tuple[str, float | None, str]]) -> list[str]:
     """The figures of a run's result, one line each: name, per cent, note."""
     return [f"  {name:<18}{percent(share):>7}  {note}".rstrip() for name, share, note in rows]
+
+
+def zero_shot_lines(share: float | None) -> list[tuple[str, float | None, str]]:
+    """The row of `result_lines` of the untouched network; none if its accuracy is not known."""
+    return [] if share is None else [(ZERO_SHOT_NAME, share, "the network before any training")]
 
 
 def class_lines(per_class: Mapping[str, float | None], width: int = WIDTH) -> list[str]:
