@@ -19,41 +19,49 @@ from uda.evaluation.prediction_table import PREDICTIONS
 from uda.report.markdown import markdown_table
 from uda.tables.definition import name_of
 from uda.tables.job import Job
-from uda.tables.ledger import read_csv, to_csv
+from uda.tables.ledger import Run, read_csv, to_csv
 
-COLUMNS = ("row", "source", "target", "seeds", "agreement")
+COLUMNS = ("row", "source", "target", "seeds", "digests", "agreement")
 
 
 def between_seeds(jobs: Iterable[Job]) -> list[dict[str, object]]:
     """For each row and pair, the share of images with the same predicted class, mean over pairs of seeds.
 
-    `jobs`: finished runs. A row and pair with fewer than two of them is left out.
+    `jobs`: finished runs. A row and pair with fewer than two of them is left out. Two runs that predicted different
+    images are not compared.
     """
-    found: dict[tuple[str, str, str], dict[int, np.ndarray]] = {}
+    found: dict[tuple[str, str, str], dict[tuple[int, str], np.ndarray]] = {}
     for job in jobs:
         path = job.folder / PREDICTIONS
         if path.is_file():
             with open(path, encoding="utf-8", newline="") as file:
                 classes = np.array([row["prediction"] for row in csv.DictReader(file)])
-            found.setdefault((job.row.name, *job.pair), {})[job.seed] = classes
+            found.setdefault((job.row.name, *job.pair), {})[job.seed, job.digest] = classes
     records = []
-    for (row, source, target), runs in found.items():
-        if len(runs) > 1:
-            shares = [float((one == other).mean()) for one, other in itertools.combinations(runs.values(), 2)]
-            seeds = " ".join(map(str, sorted(runs)))
-            records.append(dict(zip(COLUMNS, (row, source, target, seeds, mean(shares)), strict=True)))
+    for place, runs in found.items():
+        two = itertools.combinations(runs.values(), 2)
+        if shares := [float((one == other).mean()) for one, other in two if len(one) == len(other)]:
+            seeds, digests = (" ".join(map(str, column)) for column in zip(*sorted(runs), strict=True))
+            records.append(dict(zip(COLUMNS, (*place, seeds, digests, mean(shares)), strict=True)))
     return records
 
 
-def update_agreement(path: Path, jobs: Sequence[Job], rows: Sequence[str]) -> None:
+def update_agreement(path: Path, jobs: Sequence[Job], rows: Sequence[str], digests: Mapping[Run, str]) -> None:
     """Write the agreement of the finished runs `jobs` to a CSV, in the order of `rows`.
 
-    Entries of runs whose folders are gone stay, and those of rows that are gone are removed.
+    An entry of more runs stays, such as that of folders that are gone, and entries of rows that are gone are removed.
+    `digests`: the current recipe of each known run. Runs of another recipe do not count.
     """
+
+    def count(record: Mapping[str, object]) -> int:
+        place, seeds, made = tuple(record[key] for key in COLUMNS[:3]), record["seeds"], record.get("digests") or ""
+        runs = zip(str(seeds).split(), str(made).split(), strict=False)  # an older version wrote no digests
+        return sum(digests.get((*place, seed), digest) == digest for seed, digest in runs)
+
     kept = {tuple(record[key] for key in COLUMNS[:3]): record for record in (read_csv(path) if path.is_file() else [])}
     for record in between_seeds(jobs):
         key = tuple(str(record[name]) for name in COLUMNS[:3])
-        if key not in kept or len(str(record["seeds"])) >= len(kept[key]["seeds"]):
+        if key not in kept or count(record) >= count(kept[key]):
             kept[key] = record
     order = {row: number for number, row in enumerate(rows)}
     found = sorted((record for record in kept.values() if record["row"] in order), key=lambda r: order[r["row"]])

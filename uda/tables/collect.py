@@ -12,7 +12,7 @@ from uda.tables.contrast import contrasts_markdown
 from uda.tables.definition import Table
 from uda.tables.jobs import Job, lines_of
 from uda.tables.latex import published_latex, to_latex
-from uda.tables.ledger import INNER, Ledger, read_csv
+from uda.tables.ledger import INNER, Ledger, Run, read_csv
 from uda.tables.markdown import (
     classes_markdown,
     differences_markdown,
@@ -45,9 +45,10 @@ def collect(
     outdated: dict[str, int] = {}
     wrong: list[tuple[Job, UserError]] = []
     finished: list[Job] = []
+    digests: dict[Run, str] = {}
     for job in jobs:
         try:
-            digest = job.digest
+            digest = digests[job.run] = job.digest
         except UserError as error:
             wrong.append((job, error))
             continue
@@ -70,7 +71,8 @@ def collect(
         raise UserError(f"table '{table.name}': no finished run, and no {folder / table.name}.csv")
     ledger.write(folder, table)
     if table.agreement:
-        update_agreement(folder / f"{table.name}_agreement.csv", finished, [row.name for row in table.rows])
+        path, rows = folder / f"{table.name}_agreement.csv", [row.name for row in table.rows]
+        update_agreement(path, finished, rows, digests)
     return ledger
 
 
