@@ -49,6 +49,18 @@ def test_pairs_by_hand(three_pairs):
     ]
 
 
+def test_a_seed_that_one_row_lacks_has_no_part(three_pairs):
+    more = [
+        {**run, "seed": "2", "class_mean": "0.1", "source_only": "0.9", "tp_rate": "0.1"}
+        for run in three_pairs
+        if run["row"] == "B" and run["seed"] == "0"
+    ]
+    alone, with_more = (
+        contrasts_markdown(runs, [("A", "B")], "class_mean") for runs in (three_pairs, three_pairs + more)
+    )
+    assert alone == with_more
+
+
 def test_the_interval_is_over_pairs_and_the_correlations_too(three_pairs):
     text = contrasts_markdown(three_pairs, [("A", "B")], "class_mean")
     low, high = mean_interval(np.array([15.0, -5.0, 0.0]))

@@ -25,7 +25,7 @@ TEXT = (
     "difference in points over the n runs with the same pair and seed, with a 95 % paired bootstrap interval over "
     "seeds. TP rate: share of right labels among the selected ones, of {first} / {second}. Flipped: share of the "
     "selected labels of {first} that are of another class than the largest score, in the last round. Accuracies and TP "
-    "rates are oracle figures. All are means over seeds in %."
+    "rates are oracle figures. All are means over these runs in %."
 )
 OVER_PAIRS = (
     "Mean over the {count} pairs: {mean:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} (Student's; the pairs "
@@ -45,6 +45,8 @@ def _contrast(records: Sequence[Record], first: str, second: str, measure: str) 
     rows, differences, explanations = [], [], {}
     for pair in pairs_of(records):
         ours, reference = (select(records, row, pair) for row in (first, second))
+        both = {run["seed"] for run in ours} & {run["seed"] for run in reference}
+        ours, reference = ([run for run in runs if run["seed"] in both] for runs in (ours, reference))
         difference = difference_to_reference([*ours, *reference], first, second, measure)
         if difference is None:
             continue
