@@ -21,7 +21,7 @@ from uda.core.errors import UserError
 from uda.core.resources import CHECKOUT
 from uda.data.banks import find_domain, read_description
 from uda.data.domains import UNKNOWN_NAME
-from uda.feature_bank import make_bank
+from uda.feature_bank import kind_of_bank, make_bank
 from uda.generalization.config import GeneralizationConfig
 from uda.hardness.scoring.classifier import load_classifier
 
@@ -379,10 +379,20 @@ def test_the_network_of_a_run_that_is_gone(tiny, run, tmp_path):
     make_bank(config_of(tiny), tmp_path / "bank", run=uda.load_run(moved), log=None)
     words = [f"data.features={tmp_path}/bank", f"output={tmp_path}/run", "model.head=null"]
     second = uda.adapt(tiny, overrides=words, log=None)
+    renamed = shutil.copytree(moved, tmp_path / "other" / "name")
+    make_bank(config_of(tiny), tmp_path / "again", run=uda.load_run(renamed), log=None)
+    assert len(uda.load_run(second.folder).predict(tmp_path / "again" / "photos.safetensors")) == 32
     shutil.rmtree(moved)
     with pytest.raises(UserError, match=r"was trained on features of another run; .*first is not a run folder"):
         _ = uda.load_run(second.folder).network
     assert len(uda.load_run(second.folder).predict(tmp_path / "bank" / "photos.safetensors")) == 32
+
+
+def test_the_kind_of_a_config_without_a_target(tmp_path):
+    """Keys within a section tell the two kinds apart."""
+    for section, kind in (("domains: [a, b]", GeneralizationConfig), ("source: a", AdaptationConfig)):
+        (tmp_path / "small.yaml").write_text(f"data: {{dataset: null, {section}}}\nmodel: {{backbone: digits_cnn}}\n")
+        assert kind_of_bank(tmp_path / "small.yaml") is kind
 
 
 def test_a_bank_needs_the_images_in_full(tiny, tmp_path):

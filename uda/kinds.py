@@ -5,7 +5,7 @@ import uda.generalization.config
 import uda.hardness.dynamics.config
 import uda.hardness.study.config  # noqa: F401  (configs register themselves)
 from uda.core.settings import Settings
-from uda.training.config import CONFIG_CLASSES, RunConfig
+from uda.training.config import CONFIG_CLASSES, RunConfig, knows
 
 #: The config class of each command that takes a config file.
 COMMANDS: dict[str, type[Settings]] = dict(CONFIG_CLASSES.items())
@@ -17,9 +17,13 @@ RUN_CONFIGS: dict[str, type[RunConfig]] = {
 
 
 def kind_of(settings: object) -> type[RunConfig] | None:
-    """The config class of the content of a run's `config.yaml`; None if it is of no known kind."""
-    keys = settings.keys() if isinstance(settings, dict) and settings else {None}
-    return next((kind for kind in RUN_CONFIGS.values() if keys <= kind.model_fields.keys()), None)
+    """The config class of the content of a config, which has all of its keys; None if it is of no known kind.
+
+    If no class has all of them, because a key within a section is wrong, the keys at the top decide.
+    """
+    content = settings if isinstance(settings, dict) and settings else {"": None}
+    at_the_top = (kind for kind in RUN_CONFIGS.values() if content.keys() <= kind.model_fields.keys())
+    return next((kind for kind in RUN_CONFIGS.values() if knows(kind, content)), next(at_the_top, None))
 
 
 def register_tables() -> None:

@@ -226,8 +226,9 @@ class TrainedRun:
         own, found = self._features, given[0]
         if own is None:
             raise UserError(f"{self.folder} was trained on images, so it cannot predict features; give images")
-        here, there = (told_of(*told) for told in ((own["width"], own["made_by"]), (found.width, found.made_by)))
-        if found.width != own["width"] or (own["made_by"] and found.made_by and here != there):
+        known = own["made_by"] and found.made_by
+        if found.width != own["width"] or (known and own["made_by"]["digest"] != found.made_by["digest"]):
+            here, there = (told_of(*told) for told in ((own["width"], own["made_by"]), (found.width, found.made_by)))
             raise UserError(f"{self.folder} was trained on {here}, but the file holds {there}")
         return self._engine_on_features, PlainFeatures(found.width)
 

@@ -359,6 +359,9 @@ def _read_parquet(file: Path) -> BankDomain:
         lacking = "features" if key is not None else "id"
         raise UserError(f"{file}: it has no column '{lacking}' (it has {', '.join(names)})")
     column = table["features"].combine_chunks()
+    kinds = pyarrow.types
+    if not any(is_list(column.type) for is_list in (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list)):
+        raise UserError(f"{file}: a row of 'features' must be a list of numbers, but it is of type {column.type}")
     if column.null_count:
         raise UserError(f"{file}: {column.null_count:,} rows have no features")
     lengths = np.unique(pyarrow.compute.list_value_length(column).to_numpy(zero_copy_only=False))
@@ -413,7 +416,7 @@ def _of_arrays(
 
 def _tensor(array: np.ndarray) -> torch.Tensor:
     """float32. Not copied if the array is float32, contiguous and writable; torch warns of those that are not."""
-    return torch.from_numpy(np.require(array, np.float32, ["C", "W"]))
+    return torch.from_numpy(np.require(np.atleast_1d(array), np.float32, ["C", "W"]))
 
 
 def _text(name: str | bytes | int) -> str:

@@ -15,7 +15,7 @@ from uda.evaluation.validators import VALIDATORS
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.run import GeneralizationRun
 from uda.training.checkpoint import Progress
-from uda.training.config import RunConfig, knows
+from uda.training.config import RunConfig
 from uda.training.records import REPORTS, SOURCE, read_record
 from uda.training.session import Session
 
@@ -130,11 +130,8 @@ def kind_of(config: str | Path | RunConfig) -> KindOfRun:
             raise TypeError(f"config: must be of uda adapt or uda generalize; got a {type(config).__name__}")
         return found
     content, _ = read_config(find_config(config))
-    told = next((kind for kind in KINDS if knows(kind.config, content)), None)
-    if told is None:  # a key below a section is wrong, and is told later
-        declared = uda.kinds.kind_of(content)
-        told = next((kind for kind in KINDS if kind.config is declared), KINDS[0])
-    return told
+    declared = uda.kinds.kind_of(content)
+    return next((kind for kind in KINDS if kind.config is declared), KINDS[0])
 
 
 def validator_of(config: RunConfig, kind: KindOfRun, name: str | None) -> str:
