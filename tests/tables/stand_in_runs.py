@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
+#: Module of a program for launchers that imports no torch.
+WORKER = "tests.tables.stand_in_worker"
+
 
 @dataclass
 class StandIn:

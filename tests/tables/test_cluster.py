@@ -13,21 +13,20 @@ import pytest
 import submitit
 
 from tests.tables import fake_slurm
-from tests.tables.stand_in_runs import StandIn
+from tests.tables.stand_in_runs import WORKER, StandIn
 from uda.cli.commands.table import LAUNCHER_NAMES
 from uda.core.errors import UserError
 from uda.core.interruption import Interrupted
 from uda.core.resources import CHECKOUT
 from uda.tables import LAUNCHERS
-from uda.tables.launchers import cluster, launcher
+from uda.tables.launchers import cluster
 from uda.tables.launchers.cluster import Submitit, Submitted, read_slurm
 from uda.tables.launchers.launcher import Ended
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Jobs that import no torch, and no Slurm."""
-    monkeypatch.setattr(launcher, "WORKER", "tests.tables.stand_in_worker")
+    """Jobs find the program of the tests, and there is no Slurm."""
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
     monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: -1)
 
@@ -45,7 +44,7 @@ def test_a_killed_job_is_submitted_again_and_its_runs_end_once(quick, tmp_path):
         "last": ["say", "bye"],
     }
     jobs, codes = [StandIn(tmp_path / name, command) for name, command in commands.items()], []
-    with Submitit(1, chunk=4) as launched:
+    with Submitit(1, chunk=4, worker=WORKER) as launched:
         launched.launch(jobs, lambda job, end: codes.append((job.folder.name, end.code)))
     assert codes == [("first", 0), ("killed", 0), ("failed", 3), ("last", 0)]
     said = [job.output.read_text() for job in jobs]
@@ -76,7 +75,7 @@ def test_a_signal_lets_runs_save_and_cancels_the_rest(quick, tmp_path):
         os.kill(os.getpid(), signal.SIGINT)
 
     asking = threading.Thread(target=ask)
-    with Submitit(1) as launched:
+    with Submitit(1, worker=WORKER) as launched:
         asking.start()
         launched.launch(jobs, lambda job, end: codes.setdefault(job.folder.name, end))
     asking.join()
@@ -166,12 +165,11 @@ def test_the_command_knows_every_launcher():
 
 @pytest.fixture
 def slurm(monkeypatch, tmp_path):
-    """A Slurm of `tests/tables/fake_slurm.py`, and jobs that import no torch. Returns its folder."""
+    """A Slurm of `tests/tables/fake_slurm.py`. Jobs find the program of the tests. Returns its folder."""
     folder = tmp_path / "slurm"
     folder.mkdir()
     fake_slurm.install(folder)
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
-    monkeypatch.setattr(launcher, "WORKER", "tests.tables.stand_in_worker")
     monkeypatch.setattr(cluster, "LOOK_AT_SLURM", 0.2)
     submitit.SlurmJob.watcher.clear()  # it knows jobs of the same numbers from other tests
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
@@ -188,7 +186,7 @@ def test_jobs_of_slurm_are_an_array_and_a_killed_one_is_submitted_again(slurm, t
     jobs[1] = StandIn(killed, ["kill", str(killed)])
     words = ["partition=gpu", "time=2:00:00", "gpus=1", "cpus=6", "memory=8GB", "account=us"]
     codes = []
-    with Submitit(3, slurm=words, chunk=2) as launched:
+    with Submitit(3, slurm=words, chunk=2, worker=WORKER) as launched:
         launched.launch(jobs, lambda job, end: codes.append((job.folder.name, end.code)))
     assert sorted(codes) == [(name, 0) for name in "abcd"]
     first, second = sorted(slurm.glob("sbatch.*"))
@@ -218,7 +216,7 @@ def test_slurm_warns_a_job_and_it_goes_on_after_its_run_was_saved(slurm, tmp_pat
         os.kill(os.getpid(), signal.SIGINT)
 
     disturbing = threading.Thread(target=disturb)
-    with Submitit(1, chunk=2) as launched:
+    with Submitit(1, chunk=2, worker=WORKER) as launched:
         disturbing.start()
         launched.launch(jobs, lambda job, end: codes.setdefault(job.folder.name, end))
     disturbing.join()
@@ -245,7 +243,7 @@ def test_jobs_of_a_table_that_was_killed_are_cancelled(slurm, tmp_path):
         (folders / owner).mkdir(parents=True)
         (folders / owner / "jobs.txt").write_text(f"{90 + number}\n")
         (slurm / f"{90 + number}.state").write_text("RUNNING")
-    with Submitit(1) as launched:
+    with Submitit(1, worker=WORKER) as launched:
         launched.launch([StandIn(tmp_path / "a", ["say", "hello"])], lambda job, end: None)
     assert [(slurm / f"{number}.state").read_text() for number in (90, 91, 92)] == ["CANCELLED", "RUNNING", "RUNNING"]
     assert sorted(path.name for path in folders.iterdir()) == sorted(
@@ -256,5 +254,5 @@ def test_jobs_of_a_table_that_was_killed_are_cancelled(slurm, tmp_path):
 def test_what_slurm_refuses_is_one_error(slurm, tmp_path):
     jobs = [StandIn(tmp_path / name, ["say", "hello"]) for name in "ab"]
     message = r"the jobs were refused: sbatch: error: invalid partition specified: gone$"
-    with Submitit(1, slurm=["partition=gone"]) as launched, pytest.raises(UserError, match=message):
+    with Submitit(1, slurm=["partition=gone"], worker=WORKER) as launched, pytest.raises(UserError, match=message):
         launched.launch(jobs, pytest.fail)

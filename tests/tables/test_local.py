@@ -13,14 +13,13 @@ import torch
 import yaml
 
 from tests.forked import Forked
-from tests.tables.stand_in_runs import StandIn
+from tests.tables.stand_in_runs import WORKER, StandIn
 from uda.cli.worker import carry_out
 from uda.core.errors import UserError
 from uda.core.interruption import Interrupted
 from uda.core.resources import CHECKOUT
 from uda.kinds import register_tables
 from uda.tables import jobs_of, load_table, run_jobs
-from uda.tables.launchers import local
 from uda.tables.launchers.launcher import MOST_EARLY_KILLS
 from uda.tables.launchers.local import Local, Worker, own_devices, visible_devices
 
@@ -29,15 +28,14 @@ register_tables()
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Workers that import no torch."""
-    monkeypatch.setattr(local, "WORKER", "tests.tables.stand_in_worker")
+    """Workers find the program of the tests."""
     monkeypatch.setenv("PYTHONPATH", str(CHECKOUT))
 
 
 def launched(jobs, at_once=1):
     """The exit code of each run, by the name of its folder."""
     codes = {}
-    with Local(at_once) as launcher:
+    with Local(at_once, worker=WORKER) as launcher:
         launcher.launch(jobs, lambda job, end: codes.setdefault(job.folder.name, end.code))
     return codes
 
@@ -133,7 +131,7 @@ def test_a_signal_is_passed_to_every_run_and_nothing_starts_after_it(quick, tmp_
         os.kill(os.getpid(), number)
 
     asking = threading.Thread(target=ask)
-    with Local(2) as launcher:
+    with Local(2, worker=WORKER) as launcher:
         launcher.leave()  # nothing has come yet
         asking.start()
         launcher.launch(jobs, lambda job, end: codes.setdefault(job.folder.name, end.code))
@@ -148,7 +146,7 @@ def test_a_signal_is_passed_to_every_run_and_nothing_starts_after_it(quick, tmp_
 
 
 def test_a_signal_reaches_a_process_that_is_just_being_started(quick, tmp_path):
-    worker = Worker()
+    worker = Worker(WORKER)
     worker.send_signal(signal.SIGTERM)
     assert worker.run(["say", "hello", "runtime.threads=1"], tmp_path / "run.out") == -signal.SIGTERM
 

@@ -30,7 +30,6 @@ from uda.core.settings import Settings
 from uda.core.typed_yaml import typed
 from uda.core.yaml_files import ConfigError, mistakes, parse_overrides
 from uda.tables.job import Job
-from uda.tables.launchers import launcher
 from uda.tables.launchers.launcher import LAUNCHERS, Ended, Kills, Launcher, cores, output_of, words_of
 from uda.tables.launchers.local import own_devices
 
@@ -292,7 +291,7 @@ class Submitit(Launcher):
         if self._here:  # submitit's local jobs see the first GPUs, or none
             own = self._devices[submitted.slot % len(self._devices)]
             variables = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES"), **own}
-        return import_module(launcher.WORKER).Chunk(
+        return import_module(self.worker).Chunk(
             words=[words_of(job, self._threads) for job in submitted.jobs],
             outputs=[str(output_of(job)) for job in submitted.jobs],
             again=[job.folder in self._begun for job in submitted.jobs],

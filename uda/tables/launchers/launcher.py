@@ -88,6 +88,7 @@ class Launcher(ABC):
         slurm: `key=value` words for a launcher that uses Slurm.
         chunk: number of runs of a job of a scheduler; None: the launcher decides.
         seconds: tells how long a run of a row takes, by the row's name; None if unknown.
+        worker: module of the program that carries out the commands.
 
     Raises:
         UserError: a setting is wrong, or this launcher does not have it.
@@ -105,6 +106,7 @@ class Launcher(ABC):
         slurm: Sequence[str] = (),
         chunk: int | None = None,
         seconds: Callable[[str], float | None] = lambda row: None,
+        worker: str = WORKER,
     ):
         if (slurm or chunk is not None) and not self.schedules:
             raise UserError("--slurm and --chunk are for --launcher submitit")
@@ -114,6 +116,7 @@ class Launcher(ABC):
         self.slurm = slurm
         self.chunk = chunk
         self.seconds = seconds
+        self.worker = worker
         self.stopped: int | None = None
 
     # Defined by a subclass

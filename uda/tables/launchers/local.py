@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from uda.tables.job import Job
-from uda.tables.launchers.launcher import LAUNCHERS, WORKER, Ended, Kills, Launcher, cores, output_of, words_of
+from uda.tables.launchers.launcher import LAUNCHERS, Ended, Kills, Launcher, cores, output_of, words_of
 
 #: Seconds after which a process that does not answer is looked at. Its end is noticed at once in most cases, but what
 #: it has started may keep its pipe open.
@@ -27,10 +27,12 @@ class Worker:
     """A process that carries out commands of `uda` one after another. The first command starts it.
 
     Args:
+        module: module of its program.
         environment: variables that differ from those of this process.
     """
 
-    def __init__(self, environment: Mapping[str, str] | None = None):
+    def __init__(self, module: str, environment: Mapping[str, str] | None = None):
+        self.module = module
         self.environment = dict(environment or {})
         self._process: subprocess.Popen | None = None
         self._answers: queue.SimpleQueue[int | None] = queue.SimpleQueue()
@@ -86,7 +88,7 @@ class Worker:
         pipe = subprocess.PIPE
         self._answers = queue.SimpleQueue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", WORKER],
+            [sys.executable, "-m", self.module],
             stdin=pipe,
             stdout=pipe,
             text=True,
@@ -146,7 +148,7 @@ class Local(Launcher):
     def launch(self, jobs: Sequence[Job], ended: Callable[[Job, Ended], None]) -> None:
         if not self._workers:
             devices = own_devices(jobs, self.at_once)
-            self._workers = [Worker(environment) for environment in devices]
+            self._workers = [Worker(self.worker, environment) for environment in devices]
             self._idle = self._workers[::-1]
         with ThreadPoolExecutor(self.at_once) as pool:
             list(pool.map(lambda job: self._carry_out(job, ended), jobs))
