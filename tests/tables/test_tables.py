@@ -106,6 +106,10 @@ def one(found, name, seed=0):
     return next(job for job in found if (job.row.name, job.seed) == (name, seed))
 
 
+def recorded(job):
+    return job.record(job.results())
+
+
 def results_of(job):
     return json.loads((job.folder / "results.json").read_text())
 
@@ -152,7 +156,7 @@ def test_a_row_may_start_from_the_model_of_another(ran):
     saved = yaml.safe_load((job.folder / "config.yaml").read_text())
     assert saved["source"]["checkpoint"] == str(mcc.weights)
     assert results_of(job)["source_only"]["class_mean"] == results_of(mcc)["final"]["class_mean"]
-    assert job.record()["steps"] == results_of(job)["steps"] + mcc.record()["steps"]
+    assert recorded(job)["steps"] == results_of(job)["steps"] + recorded(mcc)["steps"]
     changed = mcc.row.model_copy(update={"set": [*mcc.row.set, "adaptation.steps=6"]})
     rows = [changed if row is mcc.row else row for row in job.table.rows]
     other = replace(job, table=job.table.model_copy(update={"rows": rows}))
@@ -205,7 +209,7 @@ def test_a_table_without_a_source_stage_shares_none(table, tmp_path):
 
 def test_steps_count_the_source_stage_wherever_it_was_run(ran):
     """32 images in batches of 8 are 4 source steps; two rounds of 3; 5 steps of MCC from nothing."""
-    steps = {name: one(ran[0], name).record()["steps"] for name in ("Source", "CBST + AVH", "Smoothed", "MCC")}
+    steps = {name: recorded(one(ran[0], name))["steps"] for name in ("Source", "CBST + AVH", "Smoothed", "MCC")}
     assert steps == {"Source": 4, "CBST + AVH": 10, "Smoothed": 10, "MCC": 5}
     assert [results_of(one(ran[0], name))["steps"] for name in ("CBST + AVH", "Smoothed")] == [6, 10]
 
@@ -215,14 +219,14 @@ def test_a_failing_run_is_named_with_its_log_while_the_others_finish(ran):
     assert error.startswith(f"{BROKEN}, drawn to photos, seed 0: exit code 2, see ")
     log = Path(error.rpartition("see ")[2])
     assert "selects no target image" in log.read_text()
-    assert all(job.record() for job in finished(found)) and len(finished(found)) == 7
+    assert all(recorded(job) for job in finished(found)) and len(finished(found)) == 7
     assert [line for line in lines if line.startswith("FAILED")] == [f"FAILED {error}"]
     assert re.match(rf"{len(found)} runs to do, 1 at a time, output in .*/small/\*/\*/seed\*\.out", lines[0])
     assert len(lines) == 1 + len(found)
 
 
 def test_a_failed_run_has_no_record(ran):
-    assert one(ran[0], BROKEN).record() is None
+    assert one(ran[0], BROKEN).results() is None
 
 
 def test_csv_has_a_row_a_run_with_the_figures_of_its_results(table, ran, tmp_path):
@@ -445,12 +449,20 @@ def test_a_record_names_the_commit_or_else_the_installed_version(copied):
     environment = json.loads(path.read_text())
     for commit, named in (("0123456789ab-dirty", "0123456789ab-dirty"), (None, "uda-toolkit 1.2")):
         path.write_text(json.dumps({**environment, "uda": "1.2", "commit": commit}))
-        assert job.record()["commit"] == named
+        assert recorded(job)["commit"] == named
+
+
+def test_the_results_of_a_run_are_read_once_to_record_it(table, ran, tmp_path, monkeypatch):
+    job, read = one(ran[0], "Source"), []
+    results = type(job).results
+    monkeypatch.setattr(type(job), "results", lambda self: read.append(self) or results(self))
+    collect(table, [job], tmp_path)
+    assert read == [job]
 
 
 def test_of_two_records_of_a_recipe_the_later_stays(ran):
     job = one(ran[0], "Source")
-    record = job.record()
+    record = recorded(job)
     ledger = Ledger({}, {})
     ledger.add({**record, "finished": "2026-05-02T00:00:00Z", "commit": "later"}, [])
     ledger.add({**record, "finished": "2026-05-01T00:00:00Z", "commit": "earlier"}, [])
@@ -463,9 +475,9 @@ def test_steps_stay_known_when_the_run_that_another_began_from_is_gone(ran):
     """Collected again, its own folder cannot say any more how many steps that one had."""
     job = one(ran[0], "AVH after MCC")
     ledger = Ledger({}, {})
-    ledger.add(job.record(), [])
+    ledger.add(recorded(job), [])
     known = dict(ledger.runs[job.run])
-    ledger.add({**job.record(), "steps": None}, [])
+    ledger.add({**recorded(job), "steps": None}, [])
     assert ledger.runs[job.run] == known and int(known["steps"]) > 0
 
 

@@ -53,9 +53,9 @@ def collect(
             wrong.append((job, error))
             continue
         try:
-            record = job.record()
-            if record is not None:
-                ledger.add(record, job.reports())
+            results = job.results()
+            if results is not None:
+                ledger.add(job.record(results), job.reports(results))
                 finished.append(job)
         except UserError as error:
             wrong.append((job, error))

@@ -161,16 +161,14 @@ class Job(ABC):
         except UserError as error:
             raise UserError(f"{error}; delete {self.folder}") from None
 
-    def record(self) -> dict[str, object] | None:
-        """The CSV row of a finished run; None if it is not finished. Raises UserError as `results` does."""
-        results = self.results()
-        if results is None:
-            return None
+    def record(self, results: Mapping[str, Any]) -> dict[str, object]:
+        """The CSV row of a finished run with these `results`. Raises UserError as `results` does."""
         environment = read_record(self.folder / "environment.json")
         finished = datetime.fromtimestamp((self.folder / "results.json").stat().st_mtime, UTC)
         final, steps = results["final"], results.get("steps")
         if self.needs and steps is not None:
-            before = (self.needs.record() or {}).get("steps")
+            found = self.needs.results()
+            before = found and self.needs.record(found)["steps"]
             steps = None if before is None else steps + before
         per_class = {name: None if share is None else round(share, 6) for name, share in final["per_class"].items()}
         return {
@@ -187,13 +185,12 @@ class Job(ABC):
             "per_class": json.dumps(per_class, ensure_ascii=False, separators=(",", ":")),
         }
 
-    def reports(self) -> list[dict[str, object]]:
-        """The label-free scores and the oracle measure of every report of a finished run."""
-        results = self.results()
+    def reports(self, results: Mapping[str, Any]) -> list[dict[str, object]]:
+        """The label-free scores and the oracle measure of every report of a finished run with these `results`."""
         measure = self.table.measure
         return [
             {**dict(zip(RUN, self.run, strict=True)), "report": name, measure: entry.get(measure), **scores}
-            for name, entry, scores in (self.reports_of(results) if results is not None else [])
+            for name, entry, scores in self.reports_of(results)
         ]
 
 
