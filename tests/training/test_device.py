@@ -212,6 +212,17 @@ def test_the_command_line_sets_up_the_process(monkeypatch, process):
     assert torch.backends.cudnn.benchmark is True, "null: on CUDA"
 
 
+def test_a_gpu_without_a_number_is_the_first_also_after_a_command_that_named_another(monkeypatch, process):
+    """A worker of a table carries out many commands."""
+    pretend_cuda(monkeypatch)
+    current = []
+    monkeypatch.setattr(device, "pick_device", torch.device)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda which: current.append(torch.device(which)))
+    for name in ("cuda:1", "cuda"):
+        set_up_process(RuntimeSettings(device=name))
+    assert current == [torch.device("cuda:1"), torch.device("cuda:0")]
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -79,8 +79,7 @@ def set_up_process(settings: RuntimeSettings) -> None:
     if settings.threads and settings.threads != torch.get_num_threads():
         torch.set_num_threads(settings.threads)
     if device.type == "cuda":
-        if device.index is not None:
-            torch.cuda.set_device(device)
+        torch.cuda.set_device(torch.device("cuda", device.index or 0))  # an earlier command may have set another
         # torch 2.9 warns that there are newer names. With those, code that reads the older names may fail.
         with warnings.catch_warnings(action="ignore"):
             torch.set_float32_matmul_precision("highest")
