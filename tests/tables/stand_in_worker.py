@@ -5,6 +5,7 @@ exit CODE      ends the process
 kill FOLDER    leaves a checkpoint in the folder if there are fewer than four, and is killed; with four it is finished
 lost FOLDER    is killed, with a log in the folder that has grown
 early          is killed
+until FILE     waits for the file
 wait           answers 143 after SIGTERM and 130 after SIGINT
 """
 
@@ -39,6 +40,9 @@ def carry_out(word: str, argument: str = "") -> int:
             with open(Path(argument, "log.txt"), "a") as file:
                 file.write("run")
         os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "until":
+        while not Path(argument).exists():
+            time.sleep(0.01)
     elif word == "wait":
         asked = []
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,6 +1,7 @@
 """The launcher `submitit` with its local executor, and its settings."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,19 +32,19 @@ def quick(monkeypatch):
     monkeypatch.setattr("submitit.SlurmExecutor.affinity", lambda: -1)
 
 
+def killed_once(folder):
+    """A run with three checkpoints. It is killed after the fourth, and then ends."""
+    (folder / "checkpoints").mkdir(parents=True)
+    for number in range(3):
+        (folder / "checkpoints" / f"state-{number:06}-x.pt").touch()
+    return StandIn(folder, ["kill", str(folder)])
+
+
 def test_a_killed_job_is_submitted_again_and_its_runs_end_once(quick, tmp_path):
     """One job of four runs: the second is killed after a checkpoint, the third fails. Its logs are kept."""
-    killed = tmp_path / "killed"
-    (killed / "checkpoints").mkdir(parents=True)
-    for number in range(3):
-        (killed / "checkpoints" / f"state-{number:06}-x.pt").touch()
-    commands = {
-        "first": ["say", "hello"],
-        "killed": ["kill", str(killed)],
-        "failed": ["exit", "3"],
-        "last": ["say", "bye"],
-    }
+    commands = {"first": ["say", "hello"], "failed": ["exit", "3"], "last": ["say", "bye"]}
     jobs, codes = [StandIn(tmp_path / name, command) for name, command in commands.items()], []
+    jobs.insert(1, killed_once(tmp_path / "killed"))
     with Submitit(1, chunk=4, worker=WORKER) as launched:
         launched.launch(jobs, lambda job, end: codes.append((job.folder.name, end.code)))
     assert codes == [("first", 0), ("killed", 0), ("failed", 3), ("last", 0)]
@@ -107,11 +108,6 @@ def test_short_runs_share_a_job(tmp_path, known, at_once, chunk, sizes):
 def test_runs_with_other_plugins_do_not_share_a_job(tmp_path):
     jobs = [StandIn(tmp_path / f"{i}", ["say"], plugins=own) for i, own in enumerate([[], ["a.py"], ["a.py"], []])]
     assert [len(chunk) for chunk in Submitit(1, chunk=4)._chunks(jobs)] == [1, 2, 1]
-
-
-def test_an_array_has_no_more_jobs_than_slurm_takes(tmp_path):
-    jobs = [StandIn(tmp_path / f"{i}", ["say"]) for i in range(2400)]
-    assert {len(chunk) for chunk in Submitit(10)._chunks(jobs)} == {3}
 
 
 @pytest.mark.parametrize(
@@ -178,12 +174,8 @@ def slurm(monkeypatch, tmp_path):
 
 def test_jobs_of_slurm_are_an_array_and_a_killed_one_is_submitted_again(slurm, tmp_path):
     """The settings reach sbatch. What is left of the second job becomes a job of its own."""
-    killed = tmp_path / "b"
-    (killed / "checkpoints").mkdir(parents=True)
-    for number in range(3):
-        (killed / "checkpoints" / f"state-{number:06}-x.pt").touch()
     jobs = [StandIn(tmp_path / name, ["say", "hello"]) for name in "abcd"]
-    jobs[1] = StandIn(killed, ["kill", str(killed)])
+    jobs[1] = killed_once(tmp_path / "b")
     words = ["partition=gpu", "time=2:00:00", "gpus=1", "cpus=6", "memory=8GB", "account=us"]
     codes = []
     with Submitit(3, slurm=words, chunk=2, worker=WORKER) as launched:
@@ -195,6 +187,40 @@ def test_jobs_of_slurm_are_an_array_and_a_killed_one_is_submitted_again(slurm, t
         assert f"#SBATCH --{flag}\n" in first.read_text(), flag
     assert "--array" not in second.read_text()
     assert [job.output.read_text().count("hello") for job in jobs] == [1, 0, 1, 1]
+
+
+def test_an_array_has_no_more_jobs_than_slurm_takes(slurm, tmp_path, monkeypatch):
+    """Also with a number of runs for each job, and with more jobs at a time than an array may have."""
+    monkeypatch.setattr(cluster, "MOST_JOBS", 3)
+    jobs = [StandIn(tmp_path / str(i), ["say", "hello"]) for i in range(8)]
+    codes = []
+    with Submitit(5, chunk=1, worker=WORKER) as launched:
+        launched.launch(jobs, lambda job, end: codes.append((job.folder.name, end.code)))
+    assert sorted(codes) == [(str(i), 0) for i in range(8)]
+    arrays = [re.search(r"--array=0-(\d+)", path.read_text()) for path in slurm.glob("sbatch.*")]
+    assert max(1 + int(array[1]) for array in arrays if array) == 3
+
+
+def test_a_job_is_submitted_again_when_fewer_are_left_than_may_run_at_a_time(slurm, tmp_path):
+    """The second run keeps Slurm busy, one job at a time, while the first is known to have been killed."""
+    go, killed = tmp_path / "go", killed_once(tmp_path / "killed")
+    busy, codes = StandIn(tmp_path / "busy", ["until", str(go)]), []
+
+    def watch():
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not (killed.output.exists() and "ended early" in killed.output.read_text()):
+            time.sleep(0.05)
+        time.sleep(1)
+        codes.append(len(list(slurm.glob("sbatch.*"))))
+        go.touch()
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    with Submitit(1, chunk=1, worker=WORKER) as launched:
+        launched.launch([killed, busy], lambda job, end: codes.append((job.folder.name, end.code)))
+    watching.join()
+    assert codes == [1, ("busy", 0), ("killed", 0)]
+    assert len(list(slurm.glob("sbatch.*"))) == 2
 
 
 def test_slurm_warns_a_job_and_it_goes_on_after_its_run_was_saved(slurm, tmp_path):

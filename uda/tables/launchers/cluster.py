@@ -36,7 +36,7 @@ from uda.tables.launchers.local import own_devices
 #: A job has as many runs as take about this many seconds together.
 JOB_SECONDS = 600.0
 
-#: Slurm's own limit for an array is 1001.
+#: An array has at most this many jobs. Slurm's own limit is 1001.
 MOST_JOBS = 1000
 
 #: File with the numbers of the jobs that a process of a table has submitted.
@@ -241,11 +241,10 @@ class Submitit(Launcher):
         """The runs of each job: the given number, or as many as take JOB_SECONDS."""
         known = {name: self.seconds(name) for name in {job.row.name for job in jobs}}
         fair = math.ceil(len(jobs) / self.at_once)  # each of those at a time gets one
-        least = math.ceil(len(jobs) / MOST_JOBS)
         chunk: list[Job] = []
         seconds = 0.0
         for job in jobs:
-            full = len(chunk) >= fair or (seconds >= JOB_SECONDS and len(chunk) >= least)
+            full = len(chunk) >= fair or seconds >= JOB_SECONDS
             if self.chunk is not None:
                 full = len(chunk) >= self.chunk
             if chunk and (full or chunk[0].config.plugins != job.config.plugins):
@@ -258,9 +257,15 @@ class Submitit(Launcher):
             yield chunk
 
     def _submit(self, waiting: "deque[list[Job]]") -> None:
-        """Submit what waits: all of it to Slurm, which keeps the number at a time, else as many as are allowed."""
+        """Submit what waits: an array if Slurm has no job of ours, else no more than may run beside those it has.
+
+        Slurm keeps the number at a time within an array, but not over several.
+        """
+        most = MOST_JOBS
+        if self._here or self._running:
+            most = min(most, self.at_once - len(self._running))
         new = []
-        while waiting and (not self._here or len(self._running) + len(new) < self.at_once):
+        while waiting and len(new) < most:
             taken = {submitted.slot for submitted in [*self._running, *new]}
             slot = next(number for number in range(len(taken) + 1) if number not in taken)
             new.append(Submitted(waiting.popleft(), self._folder / f"{uuid.uuid4().hex}.jsonl", slot))
