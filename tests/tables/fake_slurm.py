@@ -116,7 +116,7 @@ def _scancel(home: Path, words: list[str]) -> int:
         number = getattr(signal, f"SIG{words[place + 1].removeprefix('SIG')}")
         words = words[:place] + words[place + 2 :]
     for task in (task for word in words for task in _tasks(home, word)):
-        if _state(home, task) in ("PENDING", "RUNNING"):
+        if _state(home, task) in ("PENDING", "RUNNING", "NODE_FAIL"):
             if number == signal.SIGTERM:
                 (home / f"{task}.state").write_text("CANCELLED")
             with suppress(FileNotFoundError, ProcessLookupError):

@@ -6,6 +6,7 @@ kill FOLDER    leaves a checkpoint in the folder if there are fewer than four, a
 lost FOLDER    is killed, with a log in the folder that has grown
 early          is killed
 until FILE     waits for the file
+hold FILE      holds it until some seconds after SIGTERM; another start of it ends at once, with 2 while it is held
 wait           answers 143 after SIGTERM and 130 after SIGINT
 """
 
@@ -44,14 +45,28 @@ def carry_out(word: str, argument: str = "") -> int:
         while not Path(argument).exists():
             time.sleep(0.01)
     elif word == "wait":
-        asked = []
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda number, frame: asked.append(number))
-        print("ready", flush=True)
-        while not asked:
-            time.sleep(0.01)
-        return 128 + asked[0]
+        return wait()
+    elif word == "hold":
+        file = Path(argument)
+        if file.exists():
+            return 2 if file.read_text() == "held" else 0
+        file.write_text("held")
+        code = wait()
+        time.sleep(3)
+        file.write_text("left")
+        return code
     return 0
+
+
+def wait() -> int:
+    """Wait for a signal. Returns the exit code that belongs to it."""
+    asked = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: asked.append(number))
+    print("ready", flush=True)
+    while not asked:
+        time.sleep(0.01)
+    return 128 + asked[0]
 
 
 def carry_out_in(words, output, again):

@@ -223,6 +223,25 @@ def test_a_job_is_submitted_again_when_fewer_are_left_than_may_run_at_a_time(slu
     assert len(list(slurm.glob("sbatch.*"))) == 2
 
 
+def test_a_job_is_submitted_again_after_it_has_left_the_queue(slurm, tmp_path):
+    """Slurm has started it again after its node was lost, so its run is still locked."""
+    held, codes = tmp_path / "held", []
+    job = StandIn(tmp_path / "run", ["hold", str(held)])
+
+    def lose():
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not held.exists():
+            time.sleep(0.05)
+        (slurm / "1.state").write_text("NODE_FAIL")
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    with Submitit(1, worker=WORKER) as launched:
+        launched.launch([job], lambda job, end: codes.append(end.code))
+    losing.join()
+    assert codes == [0] and len(list(slurm.glob("sbatch.*"))) == 2
+
+
 def test_slurm_warns_a_job_and_it_goes_on_after_its_run_was_saved(slurm, tmp_path):
     """Of the same job the first run is not run again. Ctrl-C then cancels it, and both runs are told as stopped."""
     jobs = [StandIn(tmp_path / "first", ["say", "hello"]), StandIn(tmp_path / "second", ["wait"])]

@@ -308,6 +308,8 @@ class Submitit(Launcher):
     def _look(self, submitted: Submitted, waiting: "deque[list[Job]]", ended: Callable[[Job, Ended], None]) -> None:
         """Pass on which runs of a job have ended. What a job left when it ended is submitted again."""
         over = self._is_over(submitted)
+        if over and not self._here and not submitted.handle.paths.result_pickle.exists():
+            _take_out_of_queue([submitted.handle.job_id])  # Slurm may have started it again, or may do so
         for number, end in submitted.news():
             ended(submitted.jobs[number], end)
         self._begun |= {submitted.jobs[number].folder for number in submitted.begun}
@@ -323,8 +325,6 @@ class Submitit(Launcher):
                 _add(job, error)
                 ended(job, Ended(1, 0.0))
             return
-        if not self._here:
-            submitted.handle.cancel(check=False)  # so that Slurm does not start it again
         _add(left[0], f"uda table: job {submitted.handle.job_id} ended early, see {submitted.handle.paths.stdout}")
         if not self._kills.may_start_again(left[0]):
             ended(left.pop(0), Ended(-signal.SIGKILL, 0.0))
@@ -351,20 +351,26 @@ class Submitit(Launcher):
     def _cancel(self, ended: Callable[[Job, Ended], None]) -> None:
         """Let all runs in progress save and stop, and pass on how they have ended."""
         running, self._running = self._running, []
-        for submitted in running:
-            if not self._here:
-                submitted.handle.cancel(check=False)
-            elif not submitted.handle.done():
-                with suppress(ProcessLookupError):
-                    os.kill(int(submitted.handle.job_id), signal.SIGTERM)  # submitit's cancel leaves a run one second
-        until = time.monotonic() + PATIENCE
-        while time.monotonic() < until and not all(submitted.handle.done() for submitted in running):
-            time.sleep(LOOK_HERE)
+        if self._here:
+            _end_here(running)
+        elif running:
+            _take_out_of_queue([submitted.handle.job_id for submitted in running])
         for submitted in running:
             for number, end in submitted.news():
                 ended(submitted.jobs[number], end)
             for number in submitted.begun - submitted.ended:
                 ended(submitted.jobs[number], Ended(128 + signal.SIGTERM, 0.0))
+
+
+def _end_here(running: Sequence[Submitted]) -> None:
+    """Ask jobs of this machine to save their runs, and wait until they have ended. submitit leaves a run one second."""
+    for submitted in running:
+        if not submitted.handle.done():
+            with suppress(ProcessLookupError):
+                os.kill(int(submitted.handle.job_id), signal.SIGTERM)
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until and not all(submitted.handle.done() for submitted in running):
+        time.sleep(LOOK_HERE)
 
 
 def _cancel_those_of_before(folders: Path) -> None:
@@ -382,8 +388,12 @@ def _cancel_those_of_before(folders: Path) -> None:
             continue  # it is at work
         numbers += path.read_text(encoding="utf-8").split()
         shutil.rmtree(path.parent, ignore_errors=True)
-    if not numbers or shutil.which("scancel") is None:
-        return
+    if numbers and shutil.which("scancel") is not None:
+        _take_out_of_queue(numbers)
+
+
+def _take_out_of_queue(numbers: Sequence[str]) -> None:
+    """Cancel jobs of Slurm, and wait until they have saved their runs and ended."""
     subprocess.run(["scancel", *numbers], check=False, capture_output=True)
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
