@@ -1,9 +1,9 @@
 """The launcher `submitit` with its local executor, and its settings."""
 
+import errno
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -278,22 +278,63 @@ def process_of(slurm):
     return child
 
 
-def test_jobs_of_a_table_that_was_killed_are_cancelled(slurm, tmp_path):
-    """Not those of one that is at work, and not those of another machine."""
-    folders = tmp_path / "stand_in" / ".submitit"
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    here = socket.gethostname()
-    for number, owner in enumerate((f"{here}.{ended.pid}.1", f"{here}.{os.getpid()}.1", f"elsewhere.{ended.pid}.1")):
-        (folders / owner).mkdir(parents=True)
-        (folders / owner / "jobs.txt").write_text(f"{90 + number}\n")
-        (slurm / f"{90 + number}.state").write_text("RUNNING")
+LOCKS = "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print('locked')"
+
+
+@pytest.fixture
+def before(slurm, tmp_path):
+    """Folders of two processes of other machines, with the job 90 of one that was killed and 91 of one at work."""
+    killed, at_work = (tmp_path / "stand_in" / ".submitit" / f"elsewhere.{number}.1" for number in (90, 91))
+    for number, folder in ((90, killed), (91, at_work)):
+        folder.mkdir(parents=True)
+        (folder / "jobs.txt").write_text(f"{number}\n")
+        (folder / ".lock").touch()
+        (slurm / f"{number}.state").write_text("RUNNING")
+    command = [sys.executable, "-c", f"{LOCKS}; sys.stdout.flush(); sys.stdin.read()", str(at_work / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "locked\n"
+        yield [killed, at_work]
+        process.stdin.close()
+
+
+def states(slurm):
+    return [(slurm / f"{number}.state").read_text() for number in (90, 91)]
+
+
+def test_jobs_of_a_table_that_was_killed_on_any_machine_are_cancelled(slurm, before, tmp_path):
+    """Not those of one that is at work, as its lock says. The own lock says so, too."""
     with Submitit(1, worker=WORKER) as launched:
         launched.launch([StandIn(tmp_path / "a", ["say", "hello"])], lambda job, end: None)
-    assert [(slurm / f"{number}.state").read_text() for number in (90, 91, 92)] == ["CANCELLED", "RUNNING", "RUNNING"]
-    assert sorted(path.name for path in folders.iterdir()) == sorted(
-        [f"{here}.{os.getpid()}.1", f"elsewhere.{ended.pid}.1"]
-    )
+        assert states(slurm) == ["CANCELLED", "RUNNING"]
+        (own,) = set(before[0].parent.iterdir()) - {before[1]}
+        command = [sys.executable, "-c", LOCKS.replace("LOCK_EX", "LOCK_EX | fcntl.LOCK_NB"), str(own / ".lock")]
+        assert subprocess.run(command, capture_output=True).returncode == 1
+    assert list(before[0].parent.iterdir()) == [before[1]]
+
+
+def test_numbers_of_processes_of_this_machine_are_not_kept_as_those_of_jobs(quick, tmp_path):
+    """Another machine would cancel jobs of Slurm with these numbers."""
+    kept = []
+    with Submitit(1, worker=WORKER) as launched:
+        jobs = [StandIn(tmp_path / "a", ["say", "hello"])]
+        launched.launch(jobs, lambda job, end: kept.extend(tmp_path.glob("stand_in/.submitit/*/jobs.txt")))
+        assert [path.read_text() for path in kept] == [""]
+
+
+def test_a_machine_without_slurm_leaves_the_numbers_of_jobs(before, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    cluster._cancel_those_of_before(before)
+    assert all((folder / "jobs.txt").exists() for folder in before)
+
+
+def test_nothing_is_cancelled_where_no_lock_says_who_is_at_work(slurm, before, tmp_path, monkeypatch):
+    def refuse(file, mode):
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with Submitit(1, worker=WORKER) as launched:
+        launched.launch([StandIn(tmp_path / "a", ["say", "hello"])], lambda job, end: None)
+    assert states(slurm) == ["RUNNING", "RUNNING"] and sorted(before[0].parent.iterdir()) == before
 
 
 def test_what_slurm_refuses_is_one_error(slurm, tmp_path):

@@ -125,7 +125,7 @@ def read_run_record(folder: Path, only_last: bool = False) -> RunRecord:
         raise UserError(f"{folder} is not a folder")
     if not any((folder / name).exists() for name in ("config.yaml", "results.json", "rounds", "epochs")):
         raise UserError(f"{folder} is not a run folder: there is no config.yaml")
-    record = RunRecord(folder, {}, running=is_locked(folder))
+    record = RunRecord(folder, {}, running=bool(is_locked(folder)))
     record.settings = _settings(folder, record.problems)
     record.environment = _json(folder / "environment.json", record.problems)
     progress, kept = _checkpoint(folder, record.problems)

@@ -241,13 +241,18 @@ def locked(folder: Path, setting: str, other: str) -> IO[str] | None:
     return file
 
 
-def is_locked(folder: Path) -> bool:
-    """Whether another process works in a run folder. A process must not ask about the run that it works on itself."""
+def is_locked(folder: Path) -> bool | None:
+    """Whether another process works in a folder. A process must not ask about a folder that it works in itself.
+
+    None if there are no locks.
+    """
     try:
         import fcntl
 
         file = open(folder / ".lock", encoding="utf-8")  # noqa: SIM115 (closed below)
-    except (ImportError, OSError):  # Windows, or no such file
+    except ImportError:  # Windows
+        return None
+    except OSError:  # no such file
         return False
     with file:
         try:
@@ -255,7 +260,7 @@ def is_locked(folder: Path) -> bool:
         except (BlockingIOError, PermissionError):
             return True
         except OSError:  # a file system without locks
-            return False
+            return None
     return False
 
 

@@ -16,7 +16,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -32,6 +32,7 @@ from uda.core.yaml_files import ConfigError, mistakes, parse_overrides
 from uda.tables.job import Job
 from uda.tables.launchers.launcher import LAUNCHERS, Ended, Kills, Launcher, cores, output_of, words_of
 from uda.tables.launchers.local import own_devices
+from uda.training.run_folder import is_locked, locked
 
 #: A job has as many runs as take about this many seconds together.
 JOB_SECONDS = 600.0
@@ -39,7 +40,7 @@ JOB_SECONDS = 600.0
 #: An array has at most this many jobs. Slurm's own limit is 1001.
 MOST_JOBS = 1000
 
-#: File with the numbers of the jobs that a process of a table has submitted.
+#: File with the numbers of the jobs that a process of a table has submitted to Slurm.
 JOBS = "jobs.txt"
 
 #: Seconds between two looks at the jobs: of this machine, of Slurm.
@@ -201,6 +202,8 @@ class Submitit(Launcher):
         super().__exit__()
         if self._executor is None:
             return
+        if self._lock is not None:
+            self._lock.close()
         if self._keep_logs:
             (self._folder / JOBS).unlink(missing_ok=True)
         else:
@@ -209,6 +212,8 @@ class Submitit(Launcher):
     def _open(self, jobs: Sequence[Job]) -> None:
         folders = (jobs[0].runs / jobs[0].table.name / ".submitit").absolute()
         self._folder = folders / f"{socket.gethostname()}.{os.getpid()}.{time.time_ns()}"
+        self._folder.mkdir(parents=True)
+        self._lock = locked(self._folder, "--runs", "another folder")
         wanted = self.settings
         # A run that needs more time than a job has is no error, so there may be any number of jobs for it.
         often = {"slurm_max_num_timeout": 10**6, "local_max_num_timeout": 10**6}
@@ -231,7 +236,7 @@ class Submitit(Launcher):
             slurm_array_parallelism=self.at_once,
         )
         self._devices = own_devices(jobs, self.at_once) if self._here else [{}]
-        _cancel_those_of_before(folders)
+        _cancel_those_of_before(folder for folder in folders.iterdir() if folder != self._folder)
 
     @property
     def _threads(self) -> int:
@@ -271,7 +276,6 @@ class Submitit(Launcher):
             new.append(Submitted(waiting.popleft(), self._folder / f"{uuid.uuid4().hex}.jsonl", slot))
         if not new:
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
         functions = [self._function(submitted) for submitted in new]
         try:
             with _without_ctrl_c():
@@ -286,7 +290,7 @@ class Submitit(Launcher):
             submitted.handle = handle
             self._running.append(submitted)
         with open(self._folder / JOBS, "a", encoding="utf-8") as file:
-            file.writelines(f"{handle.job_id}\n" for handle in handles)
+            file.writelines(f"{handle.job_id}\n" for handle in handles if not self._here)
 
     def _function(self, submitted: Submitted) -> Callable[[], None]:
         """What a job carries out."""
@@ -353,7 +357,7 @@ class Submitit(Launcher):
         running, self._running = self._running, []
         if self._here:
             _end_here(running)
-        elif running:
+        else:
             _take_out_of_queue([submitted.handle.job_id for submitted in running])
         for submitted in running:
             for number, end in submitted.news():
@@ -373,27 +377,27 @@ def _end_here(running: Sequence[Submitted]) -> None:
         time.sleep(LOOK_HERE)
 
 
-def _cancel_those_of_before(folders: Path) -> None:
-    """Cancel the jobs of processes of tables that were killed on this machine. Their runs are saved.
+def _cancel_those_of_before(folders: Iterable[Path]) -> None:
+    """Cancel the jobs of processes of tables that were killed, on any machine. Their runs are saved.
 
     Without Slurm, jobs notice by themselves that the table's process has ended.
 
     Args:
-        folders: has a folder for each process of the table.
+        folders: those of all other processes of the table. One that is at work has a lock.
     """
-    numbers: list[str] = []
-    for path in folders.glob(f"{socket.gethostname()}.*/{JOBS}"):
-        with suppress(OSError):
-            os.kill(int(path.parent.name.rsplit(".", 2)[1]), 0)
-            continue  # it is at work
-        numbers += path.read_text(encoding="utf-8").split()
-        shutil.rmtree(path.parent, ignore_errors=True)
-    if numbers and shutil.which("scancel") is not None:
-        _take_out_of_queue(numbers)
+    left = [folder for folder in folders if (folder / JOBS).is_file() and is_locked(folder) is False]
+    numbers = [number for folder in left for number in (folder / JOBS).read_text(encoding="utf-8").split()]
+    if numbers and shutil.which("scancel") is None:  # Slurm is on another machine
+        return
+    _take_out_of_queue(numbers)
+    for folder in left:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _take_out_of_queue(numbers: Sequence[str]) -> None:
     """Cancel jobs of Slurm, and wait until they have saved their runs and ended."""
+    if not numbers:
+        return
     subprocess.run(["scancel", *numbers], check=False, capture_output=True)
     until = time.monotonic() + PATIENCE
     while time.monotonic() < until:
