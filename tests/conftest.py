@@ -1,4 +1,4 @@
-"""Shared fixtures."""
+"""Shared fixtures, and how many processes the tests take."""
 
 import functools
 import itertools
@@ -8,11 +8,26 @@ import sys
 from contextlib import contextmanager
 from types import SimpleNamespace
 
+# Tests run in a process per core: with more threads than one each, they would wait for one another. Before torch is
+# imported, because it reads this once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 import torch
 
 from tests.data.trees import make_folders
 from uda.training import run_folder
+
+
+@pytest.hookimpl(optionalhook=True, tryfirst=True)
+def pytest_xdist_auto_num_workers(config):
+    """With `-n auto`, which pyproject.toml has: no other process for files and tests that are named, nor with `-s`.
+
+    A person waits for these, and they are over before another process has imported torch. Otherwise pytest-xdist
+    decides: a process per core, and none with `--pdb`.
+    """
+    named = all(".py" in word for word in config.args)
+    return 0 if named or config.option.capture == "no" else None
 
 
 @pytest.fixture(autouse=True, scope="session")
