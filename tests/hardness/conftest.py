@@ -26,7 +26,7 @@ def undrawn() -> Iterator[None]:
     """Figures are made but not drawn, which is most of a page's time: for what looks at tables and text alone."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(findings, "_encoded", lambda figure, kind: b"")
-        patch.setattr(findings.figures, "to_svg", lambda figure, name, description: "<svg></svg>")
+        patch.setattr(findings.figures, "to_svg", lambda figure, name, description, themed: "<svg></svg>")
         yield
 
 

@@ -350,11 +350,17 @@ def to_svg(figure, name: str, description: str, themed: bool = True) -> str:
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{name}-", text)
-    for colour, variable in _VARIABLES.items() if themed else ():
-        text = text.replace(colour.lower(), f"var({variable})")
+    text = with_variables(text) if themed else text
     box = re.search(r'viewBox="[^"]*"', text)[0]
     title = escape(description)
     return re.sub(r"<svg[^>]*>", lambda _: f'<svg {box} role="img" aria-label="{title}">', text, count=1)
+
+
+def with_variables(svg: str) -> str:
+    """A figure with the page's variables in place of the colours of figures."""
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour.lower(), f"var({variable})")
+    return svg
 
 
 def has_own_colours(svg: str) -> bool:

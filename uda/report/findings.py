@@ -56,7 +56,9 @@ class Findings:
             raster: show the figure as pixels on the page, for photos and for thousands of points.
         """
         name = self._new(name)
-        png, svg = _encoded(figure, "png"), _encoded(figure, "svg")
+        png = _encoded(figure, "png")
+        figure.set_layout_engine("none")  # to find places for labels takes as long as to draw: they stay where they are
+        svg = _encoded(figure, "svg")
         write_bytes(self.folder / f"{name}.png", png)
         write_bytes(self.folder / f"{name}.svg", svg)
         write_rows(self.folder / f"{name}.csv", data)
@@ -64,9 +66,10 @@ class Findings:
         if raster:
             shown = {"png": base64.b64encode(png).decode()}
         else:
-            drawn = figures.to_svg(figure, name, description)
-            own = figures.has_own_colours(drawn)
-            shown = {"svg": figures.to_svg(figure, name, description, themed=False) if own else drawn}
+            drawn = figures.to_svg(figure, name, description, themed=False)
+            themed = figures.with_variables(drawn)
+            own = figures.has_own_colours(themed)
+            shown = {"svg": drawn if own else themed}
         wide = figure.get_figwidth() > WIDEST_NARROW
         about = {"kind": "figure", "name": name, "title": title, "description": description}
         self._parts.append({**about, "wide": wide, "on_white": own, **shown})
