@@ -75,19 +75,11 @@ def labels(folder, index):
     return list(csv.DictReader((folder / f"rounds/{index:02d}/pseudo_labels.csv").open()))
 
 
-@pytest.fixture(scope="module")
-def two_processes(tiny, tmp_path_factory):
-    """A job of two, from the beginning to the end."""
-    folder = tmp_path_factory.mktemp("job") / "two"
-    job = torchrun(2, TOOL, "--cfg", tiny, f"output={folder}")
-    output, _ = job.communicate(timeout=120)
-    return folder, job.returncode, output
-
-
-def test_two_processes_choose_what_one_does_with_the_same_batches(tiny, tmp_path, two_processes):
+def test_two_processes_choose_what_one_does_with_the_same_batches(tiny, tmp_path):
     """One process that divides its batch into two parts computes what two processes do, up to rounding."""
-    folder, code, output = two_processes
-    assert code == 0, output
+    folder = tmp_path / "two"
+    codes, output = forked_job(2, TOOL, "--cfg", tiny, f"output={folder}")
+    assert codes == [0, 0], output
     assert output.count("oracle best") == 1, "one process speaks"
     alone = tmp_path / "one"
     code, _, error = run_tool("--cfg", tiny, f"output={alone}", "runtime.accumulate=2")
