@@ -12,10 +12,12 @@ from types import SimpleNamespace
 # imported, because it reads this once.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import numpy as np
 import pytest
 import torch
 
 from tests.data.trees import make_folders
+from uda.data import digits
 from uda.training import run_folder
 
 
@@ -84,6 +86,14 @@ def held():
             other.communicate(b"\n")
 
     return by_another
+
+
+@pytest.fixture
+def fewer_digits(monkeypatch):
+    """A tenth of the handwritten digits, all classes alike: runs predict each of them several times."""
+    images, labels = digits.mnist()
+    rows = np.argsort(labels, kind="stable")[::10]
+    monkeypatch.setattr(digits, "mnist", lambda: (images.take(rows), labels[rows]))
 
 
 TINY = """\

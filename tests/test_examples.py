@@ -39,7 +39,7 @@ def test_avc_in_your_loop(capsys):
     assert right[0] > first + 0.1, "the surest are more often right than all"
 
 
-def test_selector_of_your_own(in_folder, capsys):
+def test_selector_of_your_own(in_folder, fewer_digits, capsys):
     """At a smaller size, without a page."""
     try:
         module = load("selector_of_your_own")

@@ -19,7 +19,7 @@ from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.cli.main import main, tree
 from uda.core.resources import CHECKOUT
-from uda.data import banks
+from uda.data import banks, digits
 from uda.data.cards import CARDS
 from uda.generalization.config import GeneralizationConfig
 from uda.generalization.domains import names_of
@@ -49,6 +49,8 @@ KINDS = {
 #: Commands that measure for minutes, or need a data set that is downloaded: their flags alone are checked.
 NOT_RUN = ("bench", "check-device", "hardness fetch", "hardness correlate", "hardness degrade", "hardness trajectory")
 
+#: `check-data` counts the digits. All other commands are given fewer.
+ALL_DIGITS = digits.mnist
 #: What makes a run small.
 SMALL = {
     "adapt": (
@@ -63,11 +65,13 @@ SMALL = {
         *("self_training.rounds=1", "self_training.steps=2"),
     ),
 }
-#: What a command needs, and the command that makes it.
+#: What a command needs, and the command that makes it or comes before it, in whatever order tests run.
 MADE = {
     "runs/digits_avh/seed0": "uda adapt --cfg digits_avh.yaml",
     "runs/digits_mcd/seed0": "uda adapt --cfg digits_mcd.yaml",
     "runs/digits_*/seed": "uda adapt --cfg digits_mcd.yaml",
+    "runs/softmax": "uda adapt --cfg digits_avh.yaml self_training.selector=softmax seed=1 output=runs/softmax",
+    "runs/my_search": "uda search --cfg digits_avh.yaml --space my_space.yaml --out runs/my_search --dry-run",
     "data.features=bank": "uda bank --cfg digits_avh.yaml --output bank",
 }
 SNIPPETS = {
@@ -133,7 +137,7 @@ def done():
 
 
 @pytest.fixture
-def there(folder, monkeypatch):
+def there(folder, monkeypatch, fewer_digits):
     """Work in that folder, without data of this machine. A config may name a bank of PACS, which is not there."""
     identity, absent = banks.identity, "pacs_tf_efficientnet_lite0"  # no test makes this bank
     monkeypatch.setattr(
@@ -153,7 +157,10 @@ def carry_out(words: list[str]) -> int:
         words = [*words, *small]
     if name_of(words) == "generalize" and not any(word.startswith("target=") for word in words):
         words = [*words, "target=m15"]
-    return main(as_uda(words))
+    with pytest.MonkeyPatch.context() as patch:
+        if name_of(words) == "check-data":
+            patch.setattr(digits, "mnist", ALL_DIGITS)
+        return main(as_uda(words))
 
 
 def runs_here(words: list[str], options) -> bool:
@@ -241,8 +248,8 @@ def test_two_processes_of_torchrun_as_the_page_has_them(there):
     assert Path("runs/two/results.json").is_file() and os.path.exists("runs/two/report.html")
 
 
-def test_a_comparison_runs_as_its_page_has_it(there, monkeypatch):
-    """The table of docs/tables.md with one seed and small runs."""
+def test_a_comparison_runs_as_its_page_has_it(there, in_folder, monkeypatch):
+    """The table of docs/tables.md with one seed and small runs without pages."""
 
     def in_this_process(self, words, output, again, plugins):
         with open(output, "w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
@@ -250,17 +257,15 @@ def test_a_comparison_runs_as_its_page_has_it(there, monkeypatch):
 
     command = "uda table my_table.yaml --jobs 2 --results my_results"
     assert command in OURS
-    path, small = there / "my_table.yaml", ", ".join(f"'{word}'" for word in SMALL["adapt"] if "runtime" not in word)
-    text = path.read_text(encoding="utf-8")
-    small_text = text.replace("[0, 1, 2]", "[0]").replace("[validator=bnm]", f"[validator=bnm, {small}]")
-    path.write_text(small_text.replace(", set: [adaptation.steps=400]", ""), encoding="utf-8")
+    small = ("report.page=false", *SMALL["adapt"])
+    listed = ", ".join(f"'{word}'" for word in small if "runtime" not in word)  # a table sets the threads itself
+    text = (there / "my_table.yaml").read_text(encoding="utf-8").replace("[0, 1, 2]", "[0]")
+    text = text.replace("[validator=bnm]", f"[validator=bnm, {listed}]")
+    Path("my_table.yaml").write_text(text.replace(", set: [adaptation.steps=400]", ""), encoding="utf-8")
     monkeypatch.setattr(Worker, "run", in_this_process)
-    try:
-        words = shlex.split(command.replace("--jobs 2", "--jobs 1"))  # the runs share this process's stdout
-        assert main(as_uda(words)) == 0
-    finally:
-        path.write_text(text, encoding="utf-8")
-    records = read_csv(there / "my_results" / "my_table.csv")
+    words = shlex.split(command.replace("--jobs 2", "--jobs 1"))  # the runs share this process's stdout
+    assert main(as_uda(words)) == 0
+    records = read_csv(in_folder / "my_results" / "my_table.csv")
     assert [record["row"] for record in records] == ["Source", "CBST", "MCC"]
 
 
