@@ -16,7 +16,7 @@ from uda.hardness.study.study import STUDY_SETTINGS, load_study, tables_of, trai
 STUDY = """\
 output: {folder}/page
 runs:
-  - {{cfg: {labelled}, seeds: [0, 1], set: ["output={folder}/{{name}}/seed{{seed}}"]}}
+  - {{cfg: {labelled}, seeds: [0, 1], set: ["output={folder}/{{name}}/seed{{seed}}", report.page=false]}}
 scores: [avh, confidence, norm]
 degrade: {{models: ["tiny, seed 1"], images: 12, levels: 3, kinds: [contrast]}}
 trajectory: {{models: ["tiny, seed 0"], source: ant, target: cat, count: 2, steps: 3}}
