@@ -248,7 +248,7 @@ def methods_text(methods: Registry, plain: str) -> str:
         method = methods[name]
         module = (sys.modules[method.__module__].__doc__ or "").strip().split("\n")[0]
         text += f"### {name}\n\n{module}\n\n{paragraphs(method.__doc__)}\n\n"
-        configs = {"self_training": ["cbst", "crst", "avh"], "source_only": ["source"]}.get(name, [name])
+        configs = {"self_training": ["cbst", "crst", "avh", "angular"], "source_only": ["source"]}.get(name, [name])
         files = [file for config in configs for file in configs_of(f"*_{config}.yaml")]
         if files:
             text += "Configs: " + ", ".join(f"`{file}`" for file in files) + ".\n\n"

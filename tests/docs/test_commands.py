@@ -69,6 +69,7 @@ SMALL = {
 MADE = {
     "runs/digits_avh/seed0": "uda adapt --cfg digits_avh.yaml",
     "runs/digits_mcd/seed0": "uda adapt --cfg digits_mcd.yaml",
+    "runs/digits_*": "uda adapt --cfg digits_avh.yaml",  # a comparison needs two runs
     "runs/digits_*/seed": "uda adapt --cfg digits_mcd.yaml",
     "runs/softmax": "uda adapt --cfg digits_avh.yaml self_training.selector=softmax seed=1 output=runs/softmax",
     "runs/my_search": "uda search --cfg digits_avh.yaml --space my_space.yaml --out runs/my_search --dry-run",
