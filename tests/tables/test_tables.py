@@ -207,6 +207,14 @@ def test_a_table_without_a_source_stage_shares_none(table, tmp_path):
     assert not any(job.shares_source for job in jobs_of(table.model_copy(update={"rows": rows}), tmp_path))
 
 
+def test_no_row_starts_from_a_first_row_that_adapts(table, tmp_path):
+    """Its final weights are those of an adapted model, though its source stage is the same."""
+    other = table.model_copy(update={"rows": [table.rows[4], table.rows[4].model_copy(update={"name": "again"})]})
+    first, again = (job for job in jobs_of(other, tmp_path) if job.seed == table.seeds[0])
+    assert first.config.trains_source and not first.is_source
+    assert not again.shares_source and again.needs is None
+
+
 def test_steps_count_the_source_stage_wherever_it_was_run(ran):
     """32 images in batches of 8 are 4 source steps; two rounds of 3; 5 steps of MCC from nothing."""
     steps = {name: recorded(one(ran[0], name))["steps"] for name in ("Source", "CBST + AVH", "Smoothed", "MCC")}

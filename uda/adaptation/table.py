@@ -9,6 +9,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from uda.adaptation.config import AdaptationConfig
+from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.tables.definition import TABLES, TOGETHER, Table, csv_columns
 from uda.tables.job import JOBS, Job
 from uda.tables.ledger import INNER
@@ -69,12 +70,13 @@ class AdaptationJob(Job):
 
     @property
     def is_source(self) -> bool:
-        """Whether this run is the source model that other runs may start from."""
-        return self.row is self.table.rows[0]
+        """Whether this run is the source model that other runs may start from: the first row, if it adapts nothing."""
+        method = ADAPTATION_METHODS[self.config.method]
+        return self.row is self.table.rows[0] and not (method.rounds or method.adapts)
 
     @cached_property
     def source(self) -> "AdaptationJob":
-        """The table's source model of the same pair and seed."""
+        """The first row's run of the same pair and seed."""
         return replace(self, row=self.table.rows[0])
 
     @property
@@ -84,7 +86,7 @@ class AdaptationJob(Job):
     @cached_property
     def shares_source(self) -> bool:
         """Whether this run starts from the table's source model, because its source stage has the same recipe."""
-        if self.is_source or self.start or not self.config.trains_source:
+        if self.is_source or self.start or not self.config.trains_source or not self.source.is_source:
             return False
         return source_recipe(self.config) == source_recipe(self.source.config)
 

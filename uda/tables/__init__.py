@@ -1,8 +1,8 @@
 """Tables of runs: find and run missing runs, record each run as a CSV row, write Markdown and LaTeX from the CSV.
 
-The CSV is committed and keeps the row of every finished run from any machine, so run folders may be deleted. Rows with
-the same source stage as the first row start from its weights of the same pair and seed. Thus they differ only in what
-is compared.
+The CSV is committed and keeps the row of every finished run from any machine, so run folders may be deleted. If the
+first row trains a source model and adapts nothing, rows with the same source stage start from its weights of the same
+pair and seed. Thus they differ only in what is compared.
 """
 
 from uda.tables.collect import blocks_of, collect, write_documents, write_published

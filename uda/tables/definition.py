@@ -50,7 +50,7 @@ class Table(Settings):
     set: list[str] = Field(default_factory=list)
     """Overrides of every row. A row's own overrides come after them."""
     rows: list[Row] = Field(min_length=1)
-    """The rows, with the source model first."""
+    """The rows. If the source model is the first one, others start from it."""
     reference: str | None = None
     """The row that the others are compared with."""
     agreement: bool = False
