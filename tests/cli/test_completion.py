@@ -48,7 +48,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash
         (["hardness", "dynamics", "--cfg", "cifar10_r"], ["cifar10_resnet.yaml"]),
         (["adapt", "--list", "sel"], ["selectors"]),
         (["list", "sco"], ["scores"]),
-        (["table", "digits_"], ["digits_recipe"]),
+        (["table", "digits_"], ["digits_labels", "digits_recipe"]),
         (["search", "--space", "pacs"], ["pacs_bank"]),
         (["check-data", "vis"], ["visda2017"]),
         (["completion", "z"], ["zsh"]),
