@@ -31,7 +31,7 @@ OVER_PAIRS = (
     "Mean over the {count} pairs: {mean:+.1f} points, 95 % interval {low:+.1f} to {high:+.1f} (Student's; the pairs "
     "count as a sample of all pairs). {better} of {count} pairs are above 0."
 )
-ALONG = "Spearman's rho over the {count} pairs between the difference and: {rhos}."
+ALONG = "Spearman's rho over the {count} pairs between the difference and each of these figures:\n\n{rhos}"
 
 
 def contrasts_markdown(records: Sequence[Record], contrasts: Sequence[tuple[str, str]], measure: str) -> str:
@@ -78,14 +78,14 @@ def _contrast(records: Sequence[Record], first: str, second: str, measure: str) 
         OVER_PAIRS.format(count=len(values), mean=values.mean(), low=low, high=high, better=int((values > 0).sum()))
     ]
     rhos = [
-        f"{name} {rho:+.2f}"
+        f"- {name} {rho:+.2f}"
         for name, column in explanations.items()
         if len(column) >= LEAST_POINTS
         and None not in column
         and (rho := rank_correlation(column, differences)) is not None
     ]
     if rhos:
-        texts.append(ALONG.format(count=len(values), rhos=", ".join(rhos)))
+        texts.append(ALONG.format(count=len(values), rhos="\n".join(rhos)))
     title = TEXT.format(first=first, second=second, measure=MEASURES[measure])
     return "\n\n".join([title, table, *texts]) + "\n"
 
