@@ -46,7 +46,14 @@ class TrainingDivergedError(UserError):
 
 def seed_everything(*keys: int) -> None:
     """Seed all global generators (torch on the CPU and all GPUs, NumPy, Python) from `keys`."""
-    words = np.random.SeedSequence(keys).generate_state(2, np.uint64)
+    _seed_by(_words_of(keys))
+
+
+def _words_of(keys: Sequence[int]) -> np.ndarray:
+    return np.random.SeedSequence(keys).generate_state(2, np.uint64)
+
+
+def _seed_by(words: np.ndarray) -> None:
     seed = int(words[0] >> np.uint64(1))
     # torch.manual_seed would keep a stack trace for every GPU that is not in use yet.
     torch.default_generator.manual_seed(seed)
@@ -56,6 +63,15 @@ def seed_everything(*keys: int) -> None:
         torch.mps.manual_seed(seed)
     np.random.seed(int(words[1] >> np.uint64(32)))  # noqa: NPY002 (a user's code may draw from it)
     random.seed(seed)
+
+
+def _words_ahead(seed: Sequence[int], first: int, steps: int, rank: int) -> Iterator[np.ndarray]:
+    """The words of `seed_everything(*seed, step, rank)` for every step from `first` on.
+
+    They are made many at a time. After a training step the caches are cold, and one alone takes several times as long.
+    """
+    for start in range(first, steps, 64):
+        yield from [_words_of((*seed, step, rank)) for step in range(start, min(start + 64, steps))]
 
 
 @contextmanager
@@ -286,8 +302,9 @@ class Engine:
         window = Window(state.window)
         self._train_mode(freeze_batch_norm)
         delivered = self.delivered(batches)
+        words = _words_ahead(seed, state.step, steps, self.ranks.rank)
         for step, batch in enumerate(show_progress(delivered, label, steps, self.log, state.step), state.step):
-            seed_everything(*seed, step, self.ranks.rank)
+            _seed_by(next(words))
             batch = batch.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)
             optimization.begin_step()
             done = optimization.steps_done / max(optimization.total_steps, 1)
@@ -329,7 +346,7 @@ class Engine:
         if optimization.averaged_loss is None:
             return method.step(batch, optimization, method.progress)
         loss, scalars = optimization.averaged_loss(batch)
-        optimization.optimizer.zero_grad(set_to_none=True)
+        optimization.forget_gradients()
         optimization.backward(loss)
         optimization.update(averaged=True)
         return {"loss": loss.detach(), **scalars}
@@ -342,7 +359,7 @@ class Engine:
             [tensor.clone() for tensor in statistics],
             [torch.zeros_like(tensor) for tensor in statistics],
         )
-        optimization.optimizer.zero_grad(set_to_none=True)
+        optimization.forget_gradients()
         for number, part in enumerate(batch.dealt(parts), 1):
             part = part.to(self.device, memory_format=self.memory_format)  # dividing a batch loses the memory format
             optimization.weight = part.weight

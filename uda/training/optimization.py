@@ -43,6 +43,8 @@ class Optimization:
         self.steps_done = 0
         sgd = settings.name == "sgd"
         self.parameters = {role: [p for p in parameters if p.requires_grad] for role, parameters in groups.items()}
+        self.moving = [parameter for group in self.parameters.values() for parameter in group]
+        """All parameters that are updated."""
         param_groups = []
         for role, parameters in self.parameters.items():
             scale, momentum = 1.0, settings.momentum
@@ -56,7 +58,9 @@ class Optimization:
             if parameters:
                 param_groups.append({"params": parameters, "lr": settings.lr, "base_lr": base_lr, "role": role, **own})
         kind = torch.optim.SGD if sgd else torch.optim.AdamW
-        self.optimizer = kind(param_groups, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused or None)
+        # torch itself takes the grouped updates on a GPU only. On a CPU they are faster too, with the same bits.
+        how = {"fused": True} if fused else {"foreach": True}
+        self.optimizer = kind(param_groups, lr=settings.lr, weight_decay=settings.weight_decay, **how)
         self._fill_momenta()
 
     def _fill_momenta(self) -> None:
@@ -72,11 +76,6 @@ class Optimization:
                     state = self.optimizer.state[parameter]
                     if state.get("momentum_buffer") is None:
                         state["momentum_buffer"] = torch.zeros_like(parameter)
-
-    @property
-    def moving(self) -> list[nn.Parameter]:
-        """All parameters that are updated."""
-        return [parameter for group in self.parameters.values() for parameter in group]
 
     def schedule(self, step: int) -> float:
         """Factor of the learning rate at a step. It depends only on step and total, so there is no state to save."""
@@ -111,9 +110,14 @@ class Optimization:
         """
         if only is not None and only not in self.parameters:
             raise KeyError(f"no parameter group '{only}' (known: {', '.join(self.parameters)})")
-        self.optimizer.zero_grad(set_to_none=True)
+        self.forget_gradients()
         self.backward(loss)
         self.update(only)
+
+    def forget_gradients(self) -> None:
+        """Remove every gradient. torch's `zero_grad` tells a profiler of it too, which costs more than the rest."""
+        for parameter in self.moving:
+            parameter.grad = None
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradient of `loss`, weighted by the weight of its part of the batch."""
@@ -165,8 +169,8 @@ class Optimization:
         """Resume from a saved state, of this machine or of another one."""
         saved = state["optimizer"]
         groups = zip(saved["param_groups"], self.optimizer.param_groups, strict=True)
-        # Use the `fused` of this machine: torch decides by it on which device it loads AdamW's step count.
-        groups = [{**theirs, "fused": own["fused"]} for theirs, own in groups]
+        # Use the kernels of this machine: torch decides by `fused` on which device it loads AdamW's step count.
+        groups = [{**theirs, "fused": own["fused"], "foreach": own["foreach"]} for theirs, own in groups]
         self.optimizer.load_state_dict({**saved, "param_groups": groups})
         self._fill_momenta()
         if self.scaler and state["scaler"]:

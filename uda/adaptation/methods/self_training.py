@@ -41,12 +41,14 @@ class SelfTraining(AdaptationMethod):
             scalars["loss/unlabelled"] = extra.detach()
             logits, labels, annotated = (labelled.of(rows) for rows in (logits, batch.labels, batch.annotated))
         else:
-            labels, annotated, extra = batch.labels, batch.annotated, 0.0
+            labels, annotated, extra = batch.labels, batch.annotated, None
         if self.plain:
-            return self.network.loss(logits, labels) + extra, scalars
-        per_sample = self.network.loss(logits, labels, reduction="none")
-        pseudo = (~annotated).float()
-        penalty = self.regularizer.penalty(logits) * pseudo
-        weight = 1 + (self.training.target_weight - 1) * pseudo
-        loss = (weight * (per_sample + penalty)).mean() + extra
-        return loss, {"loss/penalty": penalty.detach().mean(), **scalars}
+            loss = self.network.loss(logits, labels)
+        else:
+            per_sample = self.network.loss(logits, labels, reduction="none")
+            pseudo = (~annotated).float()
+            penalty = self.regularizer.penalty(logits) * pseudo
+            weight = 1 + (self.training.target_weight - 1) * pseudo
+            loss = (weight * (per_sample + penalty)).mean()
+            scalars = {"loss/penalty": penalty.detach().mean(), **scalars}
+        return (loss if extra is None else loss + extra), scalars
