@@ -150,7 +150,7 @@ def test_the_page_tells_what_was_kept_and_why(both):
     folder, _ = both
     choice = read_results(folder)["selectors"]
     page = (folder / "report.html").read_text()
-    assert f"selector {choice['kept']} (kept of softmax, avc)" in page[: page.index("<h2")], "at the top"
+    assert f"selector {choice['kept']} (chosen from softmax, avc)" in page[: page.index("<h2")], "at the top"
     section = page[page.index("<h2>Selectors</h2>") : page.index('<h2 id="provenance">')]
     why = "because its last model has the best im, a score without target labels"
     assert f"Selector {choice['kept']} was kept, {why}: " in section

@@ -49,7 +49,7 @@ def adaptation_page(record: RunRecord, config: AdaptationConfig | None) -> RunPa
     classes = _classes(record)
     selectors = _selectors(record) if chooses else []
     selector = record.choice["kept"] if record.choice else " or ".join(selectors) or None
-    among = f" (kept of {', '.join(selectors)})" if record.choice else ""
+    among = f" (chosen from {', '.join(selectors)})" if record.choice else ""
     page = RunPage(
         record=record,
         config=config,
