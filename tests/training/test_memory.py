@@ -199,7 +199,8 @@ def write_bank(folder, counts, width, classes=3):
     for name, count in counts.items():
         ids = "\0".join(f"{name}{row}" for row in range(count)).encode()
         labels = rng.integers(0, classes, count)
-        told = {"format": 1, "domain": name, "classes": ["x", "y", "z"], "checksum": name, "made_by": {}}
+        told = {"format": 1, "domain": name, "classes": ["x", "y", "z"], "made_by": {}}
+        told |= dict.fromkeys(("checksum", "images", "labels"), name)
         shapes = {"features": ("F32", (count, width)), "labels": ("I64", (count,)), "ids": ("U8", (len(ids),))}
         with open(folder / f"{name}.safetensors", "wb") as file:
             file.write(header(told, shapes)[0])
