@@ -127,7 +127,9 @@ def test_last_validation_and_oracle_stand_under_their_own_names(tiny, tmp_path):
     assert weights == {"final.safetensors", "validation.safetensors"}
 
 
-@pytest.mark.parametrize("extra", [[], ["data.features={bank}"], ["model.loss=avh"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "extra", [[], ["data.features={bank}"], ["model.loss=avh"], ["training.ema.decay=0.9"]], ids=" ".join
+)
 def test_a_run_that_dies_after_every_step_comes_to_the_same_end(tiny, bank, tmp_path, monkeypatch, extra):
     extra = [word.format(bank=bank) for word in extra]
     execute(tiny, tmp_path / "whole", *extra)

@@ -11,6 +11,7 @@ from uda.adaptation.settings import (
     PairTransformSettings,
     SelfTrainingSettings,
     SourceSettings,
+    TrainingSettings,
 )
 from uda.core.errors import UserError
 from uda.core.registry import Registry
@@ -36,6 +37,7 @@ class AdaptationConfig(RunConfig):
     source: SourceSettings = SourceSettings()
     self_training: SelfTrainingSettings = SelfTrainingSettings()
     adaptation: AdaptationSettings = AdaptationSettings()
+    training: TrainingSettings = TrainingSettings()
 
     @model_validator(mode="after")
     def lrent_with_softmax(self):

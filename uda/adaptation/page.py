@@ -594,6 +594,8 @@ def _facts(record: RunRecord, config: AdaptationConfig | None, classes: Sequence
         ("Model", _model(config)),
         ("Method", config.method),
     ]
+    if config.ema.decay is not None:
+        facts.append(("Teacher", config.ema.told))
     if ADAPTATION_METHODS[config.method].rounds:
         training = config.self_training
         batch = training.batch

@@ -189,6 +189,7 @@ class AdaptationRun(Session):
 
     def train_stages(self) -> None:
         predicted = self._first_models()
+        self.begin_teacher()
         while self.progress.stage == "round":
             predicted = self._round(predicted)
         if self.progress.stage == "adaptation":
@@ -242,6 +243,8 @@ class AdaptationRun(Session):
                 f"adapts   {adaptation.steps:,} steps of {source_images}{batch.target} target images, a report "
                 f"every {adaptation.interval:,}"
             )
+        if config.ema.decay is not None:
+            lines.append(f"teacher  {config.ema.told}")
         return "\n".join(lines)
 
     def _input(self) -> str:
@@ -367,7 +370,7 @@ class AdaptationRun(Session):
         if self.saved and self.progress.begun:
             chosen = RoundLabels.from_state(self.saved[1]["choice"])
         else:
-            chosen = self._label_target(index, predicted or self._adapted_predict())
+            chosen = self._label_target(index, self._for_labels(predicted))
         steps = epoch_steps(len(self.batches.round(index, chosen, 0, None)), settings.epochs, settings.steps)
         scalars = self.train(
             self.method,
@@ -398,8 +401,8 @@ class AdaptationRun(Session):
             nonlocal predicted
             begun = self.progress.epoch == interval and self.progress.step
             if self.method.prepares and not begun:
-                predicted = predicted or self._adapted_predict()
-                found = self.method.prepare(predicted.whole, interval) if self.ranks.is_main else {}
+                labelling = self._for_labels(predicted)
+                found = self.method.prepare(labelling.whole, interval) if self.ranks.is_main else {}
                 self.method.prepared = self.ranks.broadcast_arrays(found)
             return self._adaptation_batches().window(settings.interval * interval, steps[interval])
 
@@ -528,6 +531,17 @@ class AdaptationRun(Session):
         if self._stage_settings.adapt_batch_norm:
             self.adapt_batch_norm()
         return self.predict()
+
+    def _for_labels(self, predicted: Predicted | None) -> Predicted:
+        """The prediction that pseudo-labels come from. `predicted`: the one that was reported last, if it is there."""
+        ema = self.config.ema
+        if ema.decay is None or ema.pseudo_labels == ema.evaluated:
+            return predicted or self._adapted_predict()
+        self.predict_with(ema.pseudo_labels)
+        try:
+            return self._adapted_predict()
+        finally:
+            self.predict_with(ema.evaluated)
 
     def _nothing_selected(self, index: int, chosen: RoundLabels) -> None:
         message = (

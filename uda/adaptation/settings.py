@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from uda.core.settings import PathText, Settings, one_or_several
 from uda.data.settings import AugmentSettings, TransformSettings
-from uda.training.settings import OptimSettings
+from uda.training.settings import EmaSettings, OptimSettings
 
 
 class PairTransformSettings(TransformSettings):
@@ -191,6 +191,26 @@ class AdaptationSettings(Settings):
     def interval(self) -> int:
         """Batches between two reports."""
         return self.evaluate_every or max(1, self.steps // 10)
+
+
+class TeacherSettings(EmaSettings):
+    """The teacher, an exponential moving average (EMA) of the network's weights. The trained network is the student.
+
+    The teacher begins as a copy of the source model.
+    """
+
+    pseudo_labels: Literal["teacher", "student"] = "teacher"
+    """The network whose predictions become pseudo-labels."""
+
+    @property
+    def told(self) -> str:
+        return f"{super().told}, the {self.pseudo_labels} gives pseudo-labels"
+
+
+class TrainingSettings(Settings):
+    """Settings of all training after the source stage."""
+
+    ema: TeacherSettings = TeacherSettings()
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,12 @@ def work_of(config: AdaptationConfig, num_source: int, num_target: int, parts: i
     begins = bool(reports) and (method.rounds or method.prepares)
     zero_shot = config.model.classifier is not None
     first = begins and (stage.adapt_batch_norm or not has_source_model or several)
-    reports, passes = (max(1, several) * count for count in (reports, reports + bool(first)))
-    adapted = passes * stage.adapt_batch_norm + has_source_model * source.adapt_batch_norm
+    ema = config.ema
+    if begins and ema.decay is not None and ema.pseudo_labels != ema.evaluated:  # each choice has a pass of its own
+        first = reports
+    reports, passes = (max(1, several) * count for count in (reports, reports + int(first)))
+    networks = 1 + (ema.decay is not None)  # AdaBN gives the teacher statistics of its own
+    adapted = passes * stage.adapt_batch_norm * networks + has_source_model * source.adapt_batch_norm
     passes += zero_shot + has_source_model + bool(several)  # of several selectors, the model kept predicts once more
     return Work(
         source_steps,

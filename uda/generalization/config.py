@@ -10,7 +10,7 @@ from uda.core.settings import PathText, Settings
 from uda.data.cards import load_card
 from uda.data.settings import AugmentSettings, StorageSettings
 from uda.training.config import CONFIG_CLASSES, RunConfig
-from uda.training.settings import OptimSettings
+from uda.training.settings import EmaSettings, OptimSettings
 
 
 class DomainsSettings(StorageSettings):
@@ -37,6 +37,7 @@ class TrainingSettings(Settings):
     """BatchNorm in training: `train` uses batch statistics, `eval` frozen running statistics."""
     optim: OptimSettings = OptimSettings()
     """Optimiser."""
+    ema: EmaSettings = EmaSettings()
 
     @property
     def interval(self) -> int:

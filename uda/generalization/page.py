@@ -385,6 +385,7 @@ def _facts(record: RunRecord, config: GeneralizationConfig | None, target: str) 
         ("Steps", f"{training.steps:,} of {training.batch_size} images of each seen domain, one report every "
                   f"{training.interval:,}"),
         ("BatchNorm", "batch statistics" if training.batch_norm == "train" else "frozen running statistics"),
+        ("Teacher", "" if config.ema.decay is None else config.ema.told),
         ("Seed", str(config.seed)),
     ]  # fmt: skip
     return [(name, value) for name, value in facts if value]

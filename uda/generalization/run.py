@@ -116,6 +116,7 @@ class GeneralizationRun(Session):
             if self.config.model.classifier:
                 self._zero_shot()
             self.save(Progress("generalization", seconds=self.seconds))
+        self.begin_teacher()
         while self.progress.stage == "generalization":
             self._stage(self.progress.round)
         if self.config.report.page and self.config.report.map != "none":
@@ -144,6 +145,7 @@ class GeneralizationRun(Session):
                 f"features {network.weight.shape[1]}, {parameters:,} parameters trained, loss {config.model.loss}",
                 f"trains   {training.steps:,} steps of {training.batch_size} images of each domain, one report every "
                 f"{training.interval:,}",
+                *([f"teacher  {config.ema.told}"] if config.ema.decay is not None else []),
                 self.compute_line,
             ]
         )

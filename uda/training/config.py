@@ -32,7 +32,7 @@ from uda.core.yaml_files import (
 )
 from uda.data.settings import TransformSettings
 from uda.models.settings import ModelSettings
-from uda.training.settings import ReportSettings, RuntimeSettings
+from uda.training.settings import EmaSettings, ReportSettings, RuntimeSettings
 
 #: Config classes of the commands of `uda`, by command.
 CONFIG_CLASSES: Registry[type[Settings]] = Registry("kind of config")
@@ -176,6 +176,11 @@ class RunConfig(Settings, ABC):
     @abstractmethod
     def domains(self) -> Mapping[str, str]:
         """Names of domains that fill the template of the run folder, by field."""
+
+    @property
+    def ema(self) -> EmaSettings:
+        """The teacher's settings."""
+        return self.training.ema
 
     @property
     def bank_domains(self) -> Sequence[str]:

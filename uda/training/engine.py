@@ -26,7 +26,8 @@ from uda.training.device import loader_workers, settle
 from uda.training.memory import room_for, shortage
 from uda.training.method import Method
 from uda.training.optimization import Optimization
-from uda.training.settings import OptimSettings, RuntimeSettings
+from uda.training.settings import EmaSettings, OptimSettings, RuntimeSettings
+from uda.training.teacher import Teacher
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -189,6 +190,10 @@ class Engine:
             self.network = network.to(self.device, memory_format=self.memory_format)
         self.scratch: Path | None = None
         """Folder for the features of a prediction that are too large for memory. None: the system's temporary files."""
+        self.teacher: Teacher | None = None
+        """The moving average of the network's weights, once `begin_teacher` was called."""
+        self.predicts_with: Network = self.network
+        """The network that predictions are made with: `network`, or that of the teacher."""
         self._own = nn.ModuleDict()
         self._further_heads: list[nn.Module] = []
         if self.settings.compile:
@@ -208,6 +213,12 @@ class Engine:
                 )
         self._own = method.modules.to(self.device)
         self._further_heads = [self._own[name] for name in method.further_heads]
+
+    def begin_teacher(self, settings: EmaSettings) -> None:
+        """Copy the network. From now on the copy, the teacher, follows every training step."""
+        self.teacher = Teacher(self.network, settings)
+        if self.settings.compile:
+            self.teacher.network.compile()
 
     @property
     def predict_batch_size(self) -> int:
@@ -312,6 +323,8 @@ class Engine:
             # A method with several phases updates weights within its step, so cached copies would be out of date.
             with self.autocast(self.settings.precision, cache=False):
                 scalars = self._step(method, batch, optimization)
+            if self.teacher is not None:
+                self.teacher.follow(self.network)
             for name, value in scalars.items():
                 value = value * batch.weight if batch.weight != 1 else value
                 sums[name] = sums[name] + value if name in sums else value
@@ -354,7 +367,7 @@ class Engine:
     def _step_in_parts(self, method: Method, batch: Batch, optimization: Optimization) -> dict[str, Tensor]:
         parts, averaged_loss = self.settings.accumulate, optimization.averaged_loss
         sums: dict[str, Tensor] = {}
-        statistics = self.running_statistics()
+        statistics = _running_statistics(self.network, self._own)
         before, totals = (
             [tensor.clone() for tensor in statistics],
             [torch.zeros_like(tensor) for tensor in statistics],
@@ -390,8 +403,7 @@ class Engine:
 
     def running_statistics(self) -> list[Tensor]:
         """BatchNorm's running means and variances. They differ between processes until an epoch ends."""
-        layers = [*batch_norms(self.network), *batch_norms(self._own)]
-        return [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]
+        return _running_statistics(self.network, self._own, *([self.teacher.network] if self.teacher else []))
 
     def _average_batch_norm(self, weight: float = 1.0) -> None:
         self.ranks.average(self.running_statistics(), weight)
@@ -518,7 +530,7 @@ class Engine:
         """The prediction of each batch, with what belongs to it. The caller sets the contexts."""
         under_way: list[tuple[Callable[[], list[np.ndarray]], T]] = []
         for images, kept in batches:
-            output = self.network(self._move(images))
+            output = self.predicts_with(self._move(images))
             under_way.append((self._fetch(output.features, output.logits), kept))
             if len(under_way) > 1:  # wait for the batch before while the device computes this one
                 fetched, before = under_way.pop(0)
@@ -527,9 +539,9 @@ class Engine:
             yield Prediction(*fetched(), weight), kept
 
     def _weight(self) -> np.ndarray:
-        """The classifier's weight, of a network in eval mode."""
-        self.network.eval()
-        return self.network.weight.detach().float().cpu().numpy().copy()
+        """The weight of the predicting network's classifier. The network is in eval mode then."""
+        self.predicts_with.eval()
+        return self.predicts_with.weight.detach().float().cpu().numpy().copy()
 
     def _fetch(self, *tensors: Tensor) -> Callable[[], list[np.ndarray]]:
         """Start to copy tensors to the host. The returned function waits for them and returns them as arrays."""
@@ -549,16 +561,24 @@ class Engine:
     def adapt_batch_norm(self, batches: Collection[Tensor]) -> None:
         """Replace BatchNorm's running statistics by the averages over `batches` (AdaBN, Li et al. 2016).
 
+        The teacher gets its own averages.
+
         Args:
             batches: image batches (B, C, S, S) in random order: each should look like the whole domain. With several
                 processes: this process's share of the batches, which may be empty. The processes' averages
                 are averaged.
         """
-        layers = batch_norms(self.network)
-        if not layers:
+        networks = [self.network, *([self.teacher.network] if self.teacher else [])]
+        if not batch_norms(self.network):
             return
+        for network in networks:
+            self._adapt(network, batches)
+        self._average_batch_norm(weight=len(batches))
+
+    def _adapt(self, network: Network, batches: Collection[Tensor]) -> None:
+        layers = batch_norms(network)
         momenta = [layer.momentum for layer in layers]
-        self.network.eval()
+        network.eval()
         for layer in layers:
             layer.reset_running_stats()
             layer.train()
@@ -569,12 +589,11 @@ class Engine:
                     for layer in layers:
                         # The cumulative average. With momentum None each layer would read its counter from the GPU.
                         layer.momentum = 1 / seen
-                    self.network.forward(self._move(images))  # a call would compile again for every momentum
+                    network.forward(self._move(images))  # a call would compile again for every momentum
         finally:
             for layer, momentum in zip(layers, momenta, strict=True):
                 layer.momentum = momentum
                 layer.eval()
-        self._average_batch_norm(weight=len(batches))
 
     def delivered(self, batches: Iterable) -> Iterable:
         """Move the batches of a loader to the device. Other batches are returned unchanged."""
@@ -582,3 +601,8 @@ class Engine:
 
     def _move(self, images: Tensor) -> Tensor:
         return images.to(self.device, memory_format=self.memory_format, non_blocking=self.pin_memory)
+
+
+def _running_statistics(*modules: nn.Module) -> list[Tensor]:
+    layers = [layer for module in modules for layer in batch_norms(module)]
+    return [tensor for layer in layers for tensor in (layer.running_mean, layer.running_var)]

@@ -426,6 +426,17 @@ class Session(ABC):
                     pauses.leave()
         return scalars
 
+    def begin_teacher(self) -> None:
+        """Let the teacher begin as a copy of the network, if the config asks for one and none is there."""
+        if self.config.ema.decay is not None and self.engine.teacher is None:
+            self.engine.begin_teacher(self.config.ema)
+            self.predict_with(self.config.ema.evaluated)
+
+    def predict_with(self, which: str) -> None:
+        """Predict with the `teacher`, if there is one, or with the `student`, the trained network."""
+        teacher = self.engine.teacher
+        self.engine.predicts_with = teacher.network if teacher and which == "teacher" else self.engine.network
+
     def predict_images(self, images: Images, transform: Transform) -> Predicted:
         """Predict every image once, in order. Each process predicts a share of the images."""
         rows = self.ranks.rows(len(images))
@@ -447,9 +458,11 @@ class Session(ABC):
         """Write a checkpoint. All processes call it, rank 0 writes."""
         self._started = time.monotonic()
         self.progress = progress
+        teacher = self.engine.teacher
         state = {
             "network": self.engine.network.state_dict(),
             "method": self.method.modules.state_dict(),
+            **({"teacher": teacher.state()} if teacher else {}),
             **self.state(),
             **(state or {}),
             "inputs": self.inputs.state,
@@ -463,8 +476,8 @@ class Session(ABC):
                 self.checkpoints.save(progress, state)
 
     def save_weights(self, name: str) -> None:
-        """Write the network to `checkpoints/<name>.safetensors`."""
-        save_network(self.engine.network, self.folder.checkpoints / f"{name}.safetensors", self.description)
+        """Write the network that predicts to `checkpoints/<name>.safetensors`."""
+        save_network(self.engine.predicts_with, self.folder.checkpoints / f"{name}.safetensors", self.description)
 
     def load(self, state: Mapping[str, object]) -> None:
         """Load network and method from a checkpoint's state.
@@ -474,6 +487,9 @@ class Session(ABC):
         """
         self.engine.network.load_state_dict(state["network"])
         self.method.modules.load_state_dict(state["method"])
+        if "teacher" in state:
+            self.begin_teacher()
+            self.engine.teacher.load(state["teacher"])
         statistics = state.get("statistics")
         if statistics is None:
             return

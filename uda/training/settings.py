@@ -2,7 +2,7 @@
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from uda.core.settings import Settings
 
@@ -33,6 +33,32 @@ class OptimSettings(Settings):
     """Power of `inverse`, as in DANN and SHOT."""
     clip_grad: float | None = Field(None, gt=0)
     """Largest norm of the gradient; null: no clipping."""
+
+
+class EmaSettings(Settings):
+    """The teacher, an exponential moving average (EMA) of the network's weights. The trained network is the student."""
+
+    decay: float | None = Field(None, ge=0, lt=1)
+    """After each step, teacher = decay * teacher + (1 - decay) * student; null: there is no teacher. Usual are 0.99 for
+    hundreds of steps and 0.999 for thousands. BatchNorm's running statistics are averaged like the weights."""
+    warm_up: bool = True
+    """Use a smaller decay in the first steps, 1 - 1 / step, so that the teacher forgets its beginning."""
+    evaluated: Literal["teacher", "student"] = "teacher"
+    """The network that reports describe, that validators judge and whose weights are saved."""
+
+    @model_validator(mode="after")
+    def of_a_teacher(self):
+        fields = type(self).model_fields
+        set_ = [name for name in fields if name != "decay" and getattr(self, name) != fields[name].default]
+        if self.decay is None and set_:
+            raise ValueError(f"{set_[0]}: there is no teacher; set decay too, for example to 0.99")
+        return self
+
+    @property
+    def told(self) -> str:
+        """The settings in words, for the plan of a run."""
+        warm_up = " after a warm-up" if self.warm_up else ""
+        return f"moving average of the weights, decay {self.decay:g}{warm_up}; reports describe the {self.evaluated}"
 
 
 class RuntimeSettings(Settings):

@@ -88,6 +88,14 @@ def test_a_run_that_dies_after_every_save_comes_to_the_same_end(labelled, finish
         assert (folder / name).read_bytes() == (finished / name).read_bytes()
 
 
+def test_a_teacher_is_scored_if_the_config_says_so(labelled, finished, tmp_path):
+    """Before the first epoch it is the network."""
+    execute(labelled, tmp_path / "taught", "training.ema.decay=0.9")
+    taught, plain = (json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "taught", finished))
+    assert taught["epochs"][0] == plain["epochs"][0]
+    assert read_epoch_scores(tmp_path / "taught", "avh")[1:].tolist() != read_epoch_scores(finished, "avh")[1:].tolist()
+
+
 @pytest.mark.parametrize("file", ["epochs/01.json", "epochs/03.json", "results.json"])
 def test_what_is_lost_of_a_finished_run_is_made_anew(labelled, finished, tmp_path, capsys, file):
     folder = shutil.copytree(finished, tmp_path / "run")

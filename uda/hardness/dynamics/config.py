@@ -10,7 +10,7 @@ from uda.core.settings import PathText, Settings
 from uda.data.settings import AugmentSettings, StorageSettings
 from uda.hardness.people.bins import BINS
 from uda.training.config import CONFIG_CLASSES, RunConfig
-from uda.training.settings import OptimSettings
+from uda.training.settings import EmaSettings, OptimSettings
 
 
 class LabelledSettings(StorageSettings):
@@ -46,6 +46,7 @@ class SupervisedSettings(Settings):
     """Label smoothing."""
     optim: OptimSettings = OptimSettings(lr=0.1, schedule="one_cycle")
     """Optimiser."""
+    ema: EmaSettings = EmaSettings()
 
 
 class HumanSettings(Settings):

@@ -78,6 +78,7 @@ class SupervisedRun(Session):
         if self.saved is None:
             self._record(0, {})
             self.save(Progress("supervised", seconds=self.seconds))
+        self.begin_teacher()
         if self.progress.stage == "supervised":
             training = self.config.training
             self.train(
@@ -100,6 +101,7 @@ class SupervisedRun(Session):
                 f"data     {len(self.training.images):,} images for training, {len(self.test.images):,} for scoring, "
                 f"{len(self.classes)} classes",
                 f"network  {config.model.backbone}, features {network.weight.shape[1]}, {parameters:,} parameters",
+                *([f"teacher  {config.ema.told}"] if config.ema.decay is not None else []),
                 self.compute_line,
                 f"trains   {config.training.epochs} epochs of {self.steps:,} steps of {config.training.batch_size}",
             ]
