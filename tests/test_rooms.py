@@ -21,7 +21,7 @@ FLOORS = (
     {"uda.training"},
     {"uda.report"},
     {"uda.tables"},
-    {"uda.adaptation", "uda.generalization"},
+    {"uda.adaptation", "uda.generalization", "uda.segmentation"},
     {"uda.hardness.scoring"},
     {"uda.hardness.people"},
     {"uda.hardness.dynamics"},

@@ -10,14 +10,13 @@ from uda.adaptation.settings import (
     MethodSettings,
     PairTransformSettings,
     SelfTrainingSettings,
-    SourceSettings,
-    TrainingSettings,
 )
 from uda.core.errors import UserError
 from uda.core.registry import Registry
 from uda.data.cards import load_card
 from uda.data.settings import DataSettings
 from uda.training.config import CONFIG_CLASSES, RunConfig
+from uda.training.stage_settings import SourceSettings, TrainingSettings
 
 
 @CONFIG_CLASSES.register("adapt")

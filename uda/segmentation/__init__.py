@@ -1,0 +1,1 @@
+"""Semantic segmentation: a class for every pixel, adapted to an unlabelled target by self-training."""
