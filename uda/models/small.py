@@ -8,10 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def _convolution(in_channels: int, width: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:
-    """Convolution and BatchNorm."""
-    convolution = nn.Conv2d(in_channels, width, kernel, stride, padding=kernel // 2, bias=False)
-    return [convolution, nn.BatchNorm2d(width)]
+def convolution(
+    in_channels: int, width: int, stride: int = 1, kernel: int = 3, dilation: int = 1
+) -> tuple[nn.Conv2d, nn.BatchNorm2d]:
+    """Convolution and BatchNorm. The maps keep their size, divided by the stride and rounded up."""
+    padding = dilation * (kernel // 2)
+    return nn.Conv2d(in_channels, width, kernel, stride, padding, dilation, bias=False), nn.BatchNorm2d(width)
 
 
 class Pooled(nn.Module):
@@ -45,7 +47,7 @@ def vgg_small(in_channels: int, widths: tuple[int, ...] = (16, 32, 64)) -> nn.Mo
     layers: list[nn.Module] = []
     for width in widths:
         for _ in range(2):
-            layers += [*_convolution(in_channels, width), nn.ReLU()]
+            layers += [*convolution(in_channels, width), nn.ReLU()]
             in_channels = width
         layers.append(nn.MaxPool2d(2))
     return Pooled(nn.Sequential(*layers), in_channels)
@@ -56,9 +58,9 @@ class Residual(nn.Module):
 
     def __init__(self, in_channels: int, width: int, stride: int):
         super().__init__()
-        self.body = nn.Sequential(*_convolution(in_channels, width, stride), nn.ReLU(), *_convolution(width, width))
+        self.body = nn.Sequential(*convolution(in_channels, width, stride), nn.ReLU(), *convolution(width, width))
         same = stride == 1 and in_channels == width
-        self.shortcut = nn.Identity() if same else nn.Sequential(*_convolution(in_channels, width, stride, kernel=1))
+        self.shortcut = nn.Identity() if same else nn.Sequential(*convolution(in_channels, width, stride, kernel=1))
 
     def forward(self, maps: Tensor) -> Tensor:
         """(B, C, S, S) -> (B, width, S / stride, S / stride)."""
@@ -67,7 +69,7 @@ class Residual(nn.Module):
 
 def resnet_small(in_channels: int, blocks: int = 2, widths: tuple[int, ...] = (16, 32, 64)) -> nn.Module:
     """ResNet for small images (He et al., CVPR 2016, section 4.2), a ResNet-14 with two blocks in each stage."""
-    layers: list[nn.Module] = [*_convolution(in_channels, widths[0]), nn.ReLU()]
+    layers: list[nn.Module] = [*convolution(in_channels, widths[0]), nn.ReLU()]
     channels = widths[0]
     for stage, width in enumerate(widths):
         for block in range(blocks):
@@ -112,10 +114,10 @@ def wide_fast(in_channels: int, widths: tuple[int, int, int] = (48, 128, 192)) -
     It follows the networks of DAWNBench and Jordan's airbench (2024). A stage is a convolution, a max-pool and another
     convolution, with GELU. The last maps are pooled by their maximum.
     """
-    layers: list[nn.Module] = [*_convolution(in_channels, 24), nn.GELU()]
+    layers: list[nn.Module] = [*convolution(in_channels, 24), nn.GELU()]
     channels = 24
     for width in widths:
-        first, second = _convolution(channels, width), _convolution(width, width)
+        first, second = convolution(channels, width), convolution(width, width)
         layers += [first[0], nn.MaxPool2d(2), first[1], nn.GELU(), *second, nn.GELU()]
         channels = width
     layers.append(nn.AdaptiveMaxPool2d(1))
