@@ -32,6 +32,8 @@ from uda.generalization.methods import GENERALIZATION_METHODS  # noqa: E402
 from uda.hardness.dynamics.config import SupervisedConfig  # noqa: E402
 from uda.hardness.study.config import StudyConfig  # noqa: E402
 from uda.models.backbones import BACKBONES  # noqa: E402
+from uda.models.bodies import BODIES  # noqa: E402
+from uda.models.decoders import DECODERS  # noqa: E402
 from uda.models.losses import LOSSES  # noqa: E402
 from uda.report.image_table import CLASS_COLUMNS, NUMBER_COLUMNS, VECTOR_COLUMNS  # noqa: E402
 from uda.report.markdown import insert_markdown, markdown_table  # noqa: E402
@@ -265,12 +267,12 @@ def names_text(registry: Registry) -> str:
     return f"\n{markdown_table(['name', 'what it is'], lines)}\n"
 
 
-def losses_text() -> str:
-    """One part per classification loss, with its options."""
+def classes_text(registry: Registry, key: str) -> str:
+    """Classes of settings, each with its options, which a config gives under `key`."""
     text = "\n"
-    for name in sorted(LOSSES):
-        text += f"### {name}\n\n{paragraphs(LOSSES[name].__doc__)}\n\n"
-        text += options_text(LOSSES[name], "model.loss_options") + "\n"
+    for name in sorted(registry):
+        text += f"### {name}\n\n{paragraphs(registry[name].__doc__)}\n\n"
+        text += options_text(registry[name], key) + "\n"
     return text
 
 
@@ -292,12 +294,14 @@ def blocks() -> dict[str, dict[str, str]]:
         "methods.md": {
             "adaptation-methods": methods_text(ADAPTATION_METHODS, "`source_only`"),
             "generalization-methods": methods_text(GENERALIZATION_METHODS, "`erm`"),
-            "losses": losses_text(),
+            "losses": classes_text(LOSSES, "model.loss_options"),
             "selectors": names_text(SELECTORS),
             "regularizers": names_text(REGULARIZERS),
             "unlabelled-losses": names_text(UNLABELLED_LOSSES),
             "validators": names_text(VALIDATORS),
             "backbones": names_text(BACKBONES),
+            "bodies": names_text(BODIES),
+            "decoders": classes_text(DECODERS, "model.decoder_options"),
         },
         "reports.md": {"image-columns": columns_text()},
     }

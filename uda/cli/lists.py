@@ -15,7 +15,7 @@ LINE = 100
 #: What can be listed.
 KINDS = (
     *("configs", "methods", "selectors", "regularizers", "losses", "unlabelled_losses", "validators"),
-    *("loggers", "datasets", "backbones", "scores", "degradations", "tables", "spaces"),
+    *("loggers", "datasets", "backbones", "bodies", "decoders", "scores", "degradations", "tables", "spaces"),
 )
 
 Row = tuple[str, str]
@@ -46,6 +46,8 @@ def listing(kind: str, commands: Sequence[str] | None = None) -> str:
         import timm
 
         blocks.append(f"...and each of timm's {len(timm.list_models())} models by its name (timm.list_models())")
+    if kind == "bodies":
+        blocks.append("...and each of timm's models that gives maps, by its name: most of `--list backbones`")
     return "\n".join(blocks)
 
 
@@ -80,6 +82,8 @@ def _registry(kind: str) -> "Registry":
     from uda.hardness.probes.degradations import DEGRADATIONS
     from uda.hardness.scoring.scores import SCORES
     from uda.models.backbones import BACKBONES
+    from uda.models.bodies import BODIES
+    from uda.models.decoders import DECODERS
     from uda.models.losses import LOSSES
     from uda.report.loggers import LOGGERS
     from uda.selection.regularizers import REGULARIZERS
@@ -93,6 +97,8 @@ def _registry(kind: str) -> "Registry":
         "validators": VALIDATORS,
         "loggers": LOGGERS,
         "backbones": BACKBONES,
+        "bodies": BODIES,
+        "decoders": DECODERS,
         "scores": SCORES,
         "degradations": DEGRADATIONS,
     }[kind]
