@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Keeps the slope of arccos finite. Every angle is at least 1.4e-7 away from 0 and pi, so that no sum of angles is 0.
-_LARGEST_COSINE = 1.0 - 1e-14
+#: Keeps the slope of arccos finite. Every angle is at least 1.4e-7 away from 0 and pi, so that no sum of angles is 0.
+LARGEST_COSINE = 1.0 - 1e-14
 # Number of entries that are converted to double precision at a time if no gradient is needed: 32 MB.
 _CHUNK_ENTRIES = 1 << 22
 
@@ -145,8 +145,8 @@ def _angles_to(directions: Tensor, features: Tensor, buffer: Tensor | None) -> T
     rows, lengths = _rows_and_lengths(features, buffer)
     cosines = rows @ directions.T
     if buffer is None:
-        return (cosines / lengths).clamp(-_LARGEST_COSINE, _LARGEST_COSINE).arccos()
-    return cosines.div_(lengths).clamp_(-_LARGEST_COSINE, _LARGEST_COSINE).arccos_()
+        return (cosines / lengths).clamp(-LARGEST_COSINE, LARGEST_COSINE).arccos()
+    return cosines.div_(lengths).clamp_(-LARGEST_COSINE, LARGEST_COSINE).arccos_()
 
 
 def _rows_and_lengths(vectors: Tensor, buffer: Tensor | None = None) -> tuple[Tensor, Tensor]:
