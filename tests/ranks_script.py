@@ -14,6 +14,7 @@ from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.pseudo_labels import label_target
 from uda.core.distributed import Ranks, start
 from uda.core.errors import UserError
+from uda.evaluation.segmentation import PixelCounts
 from uda.models.network import Prediction
 from uda.selection.streaming_thresholds import stream_thresholds
 from uda.selection.thresholds import class_balanced_thresholds
@@ -94,8 +95,18 @@ def soft_labels(ranks):
     assert np.array_equal(found.pseudo.selected, alone.pseudo.selected)
 
 
+def pixels(ranks):
+    """Counts of each rank's own images add up to those of all images."""
+    predicted, truth = np.random.default_rng(0).integers(0, 4, (2, 10, 5, 7)).astype(np.uint8)
+    whole, mine = PixelCounts(4), PixelCounts(4)
+    whole.add(predicted, truth)
+    mine.add(predicted[ranks.rows(10)], truth[ranks.rows(10)])
+    assert np.array_equal(mine.summed(ranks).counts, whole.counts)
+    assert mine.counts.sum() < whole.counts.sum()
+
+
 if __name__ == "__main__":
     with start() as ranks:
-        for check in (gather, reduce, same, gradients, network, thresholds, soft_labels):
+        for check in (gather, reduce, same, gradients, network, thresholds, soft_labels, pixels):
             check(ranks)
         Path(sys.argv[1], f"{ranks.rank}.json").write_text(json.dumps([ranks.rank, ranks.world, ranks.local_rank]))
