@@ -12,6 +12,8 @@ from uda.models.backbones import create_backbone
 from uda.models.exporting import FORMATS, OUTPUTS, PortableNetwork, _arccos, exported
 from uda.models.losses import LOSSES
 from uda.models.network import Network
+from uda.models.segmentation import create_segmentation_network, upsampled
+from uda.models.settings import SegmentationModelSettings
 
 MEAN, STD = (0.2, 0.4, 0.6), (0.5, 0.25, 0.125)
 
@@ -67,6 +69,25 @@ def test_a_file_gives_what_the_network_gives_for_any_batch(kind, backbone, setti
     assert {name: values.dtype for name, values in found.items()} == dict.fromkeys(OUTPUTS, torch.float32)
     assert own.state_dict().keys() == state.keys(), "weight_norm of the given network stays"
     assert all(torch.equal(value, state[name]) for name, value in own.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_segmentation_network_gives_logits_of_pixels(kind):
+    """Of images of 15 x 22 pixels, which are padded to multiples of 4. The features stay on the grid."""
+    settings = SegmentationModelSettings(backbone="scenes_cnn", weights="none", width=8, loss="avh")
+    own = create_segmentation_network(settings, 5, 3).eval()
+    model = FORMATS[kind].open(exported(PortableNetwork(own, MEAN, STD), kind, (15, 22)))
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+    for count in (1, 3):
+        images = torch.rand(count, 3, 15, 22)
+        with torch.no_grad():
+            features, logits = own((images - mean) / std)
+        found = {name: torch.from_numpy(values) for name, values in model(images).items()}
+        pixels = upsampled(logits, 2, (15, 22))
+        torch.testing.assert_close(found["features"], features, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(found["logits"], pixels, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found["probabilities"], pixels.softmax(1), rtol=1e-4, atol=1e-5)
+        assert found["features"].shape == (count, 8, 8, 11) and found["logits"].shape == (count, 5, 15, 22)
 
 
 def test_arccos_is_exact_at_both_ends():

@@ -1,7 +1,8 @@
 """A network as a file for other programs: a program of torch.export, or ONNX.
 
 The exported model takes images in 0..1 and normalises them itself, so a user cannot normalise them wrongly. Its outputs
-are `features`, `logits` and `probabilities`. The number of images in a batch is free.
+are `features`, `logits` and `probabilities`. The number of images in a batch is free. Of a segmentation network, the
+features are on the grid; logits and probabilities are those of the image's pixels.
 """
 
 import copy
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from uda.core.errors import UserError
 from uda.core.registry import Registry
 from uda.models.network import Network
+from uda.models.segmentation import SegmentationNetwork, upsampled
 
 INPUT = "images"
 OUTPUTS = ("features", "logits", "probabilities")
@@ -34,7 +36,7 @@ class PortableNetwork(nn.Module):
         mean, std: of each channel, for images in 0..1.
     """
 
-    def __init__(self, network: Network, mean: Sequence[float], std: Sequence[float]):
+    def __init__(self, network: Network | SegmentationNetwork, mean: Sequence[float], std: Sequence[float]):
         super().__init__()
         self.network = copy.deepcopy(network).cpu().to(memory_format=torch.contiguous_format)
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
@@ -42,8 +44,13 @@ class PortableNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Images (B, C, S, S) in 0..1 -> features (B, D), logits and probabilities (B, K), by name."""
+        """Images (B, C, S, S) in 0..1 -> features (B, D), logits and probabilities (B, K), by name.
+
+        A segmentation network: images (B, C, H, W) -> features (B, D, h, w), logits and probabilities (B, K, H, W).
+        """
         features, logits = self.network((images - self.mean) / self.std)
+        if isinstance(self.network, SegmentationNetwork):
+            logits = upsampled(logits, self.network.stride, images.shape[2:])
         return dict(zip(OUTPUTS, (features, logits, logits.softmax(1)), strict=True))
 
 
@@ -64,13 +71,13 @@ class Format:
 FORMATS: Registry[Format] = Registry("format")
 
 
-def exported(network: PortableNetwork, kind: str, size: int) -> bytes:
-    """The content of a file with the network, for images of `size` x `size` pixels.
+def exported(network: PortableNetwork, kind: str, size: int | tuple[int, int]) -> bytes:
+    """The content of a file with the network, for images of `size` x `size` pixels, or of height and width.
 
     Raises:
         UserError: torch cannot export the network, or it is too large for the format.
     """
-    images = torch.rand(2, len(network.mean), size, size)
+    images = torch.rand(2, len(network.mean), *((size, size) if isinstance(size, int) else size))
     with warnings.catch_warnings(action="ignore"):
         try:
             return FORMATS[kind].write(network, images)
