@@ -90,10 +90,10 @@ class SegmentationNetwork(nn.Module):
     def features(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> features (B, D, h, w), fp32."""
         height, width = images.shape[2:]
-        padding = (0, -width % self.multiple, 0, -height % self.multiple)
-        maps = self.backbone(F.pad(images, padding) if any(padding) else images)
+        down, right = (cells(pixels, self.multiple) * self.multiple - pixels for pixels in (height, width))
+        maps = self.backbone(F.pad(images, (0, right, 0, down)) if down or right else images)
         features = self.decoder(maps)
-        return features[:, :, : -(-height // self.stride), : -(-width // self.stride)].float()
+        return features[:, :, : cells(height, self.stride), : cells(width, self.stride)].float()
 
     def logits(self, features: Tensor) -> Tensor:
         """Features (B, D, h, w) -> logits (B, K, h, w). In training, each call draws its own dropout."""
@@ -103,9 +103,9 @@ class SegmentationNetwork(nn.Module):
             return self._classified(features.float())
 
     def _classified(self, features: Tensor) -> Tensor:
-        cells = self.dropout(features).permute(0, 2, 3, 1)
-        logits = self.classifier(cells.flatten(0, 2))
-        return logits.unflatten(0, cells.shape[:3]).permute(0, 3, 1, 2)
+        rows = self.dropout(features).permute(0, 2, 3, 1)
+        logits = self.classifier(rows.flatten(0, 2))
+        return logits.unflatten(0, rows.shape[:3]).permute(0, 3, 1, 2)
 
     def pixel_loss(self, logits: Tensor, labels: Tensor, smoothing: float = 0.0, reduction: str = "mean") -> Tensor:
         """The classification loss of each pixel, with logits that are upsampled to the image's pixels.
@@ -131,6 +131,11 @@ class SegmentationNetwork(nn.Module):
         }
 
 
+def cells(pixels: int, stride: int) -> int:
+    """Number of cells that cover this many pixels."""
+    return (pixels + stride - 1) // stride  # torch.compile knows no remainder of a size that varies
+
+
 def upsampled(maps: Tensor, stride: int, image_size: tuple[int, int], size: tuple[int, int] | None = None) -> Tensor:
     """Maps on the grid (B, C, h, w), bilinearly upsampled to (B, C, *size).
 
@@ -154,8 +159,8 @@ def full_size(
 ) -> tuple[int, int]:
     """Height and width of the whole grid, if the image has `size`. It is rounded to whole pixels."""
     height, width = (
-        (2 * cells * stride * wanted + pixels) // (2 * pixels)
-        for cells, pixels, wanted in zip(grid, image_size, size, strict=True)
+        (2 * count * stride * wanted + pixels) // (2 * pixels)
+        for count, pixels, wanted in zip(grid, image_size, size, strict=True)
     )
     return height, width
 
