@@ -78,7 +78,7 @@ def test_scenes_cnn_has_two_convolutions_of_each_width_and_dilates_the_last_two(
 @pytest.mark.parametrize(
     ("name", "output_stride", "strides"),
     [
-        ("resnet18", 8, [4, 8, 8, 8]),
+        ("test_resnet", 8, [4, 8, 8, 8]),
         ("test_convnext", None, [4, 8, 16, 32]),
         ("test_efficientnet", None, [4, 8, 16, 32]),
         ("pvt_v2_b0", None, [4, 8, 16, 32]),
@@ -92,7 +92,7 @@ def test_timm_bodies_take_the_weights_of_the_whole_model_and_any_size(name, outp
     body = create_body(name, str(tmp_path / "w.safetensors"), 3, output_stride).eval()
     assert body.strides == strides
     images = torch.rand(1, 3, 224, 224)
-    if name in ("resnet18", "test_convnext", "pvt_v2_b0"):
+    if name in ("test_resnet", "test_convnext", "pvt_v2_b0"):
         maps = body(images)
         assert [224 // part.shape[3] for part in maps] == strides
         expected = whole.eval().forward_features(images)
