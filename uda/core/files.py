@@ -21,8 +21,10 @@ class OutputError(UserError):
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`, to write to. It replaces `path` when the block ends without an error.
+
+    `durable`: wait until the file is on the disk. Without it, a power cut may undo or damage it, but a kill may not.
 
     Raises OutputError if the file cannot be written. `path` is then unchanged.
     """
@@ -31,9 +33,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        _sync(temporary)
+        if durable:
+            _sync(temporary)
         os.replace(temporary, path)
-        _sync(path.parent)  # so that the new name survives a power cut
+        if durable:
+            _sync(path.parent)  # so that the new name survives a power cut
     except OSError as error:
         raise OutputError(path, error) from error
     finally:

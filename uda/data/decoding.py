@@ -102,8 +102,7 @@ def examine_content(content: bytes, reading: ReadingSettings) -> ImageFacts:
 def _read(content: bytes, reading: ReadingSettings, whole: bool = True) -> tuple[torch.Tensor | None, ImageFacts]:
     if not content:
         raise ValueError("the file is empty")
-    if content.startswith(_PNG_START):
-        _check_png(content)
+    check_png(content)
     try:
         with open_image(io.BytesIO(content)) as image:
             height, width = image.height, image.width
@@ -202,8 +201,10 @@ def _turned(pixels: torch.Tensor, orientation: int) -> torch.Tensor:
     return pixels.flip(_FLIPS[orientation]).permute(1, 2, 0).contiguous().permute(2, 0, 1)
 
 
-def _check_png(content: bytes) -> None:
-    """Raise ValueError if any byte of a PNG up to its end mark is damaged or missing."""
+def check_png(content: bytes) -> None:
+    """Raise ValueError if a file is a PNG of which any byte up to its end mark is damaged or missing."""
+    if not content.startswith(_PNG_START):
+        return
     start = len(_PNG_START)
     while start + 12 <= len(content):  # length, type, data, checksum of type and data
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
