@@ -1,7 +1,7 @@
 """Data set cards: what a data set is, its layout on disk and its number of images."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -14,6 +14,7 @@ from uda.core.resources import CARD_FOLDER
 from uda.core.settings import Settings, environment_folder
 from uda.core.typed_yaml import typed
 from uda.core.yaml_files import ConfigError, mistakes, read_yaml
+from uda.data.label_maps import MOST_CLASSES, LabelCoding
 from uda.data.text import same_form
 
 
@@ -49,7 +50,14 @@ class CardDomain(Settings):
     path: str | tuple[str, ...]
     """Its folder, relative to the data set's folder. Of several paths, the first one that exists is used."""
     list: str | None = None
-    """List file of `path label` lines, relative to the data set's folder. The paths in it are relative to `path`."""
+    """List file of `path label` lines, relative to the data set's folder. The paths in it are relative to `path`. For
+    segmentation: lines of `image map`, `image`, or the names that image and map have in common, without endings."""
+    maps: str | None = None
+    """Only for segmentation: folder of the label maps, relative to the data set's folder. null: there are none."""
+    image_ending: str | None = None
+    """Only for segmentation: what follows the name that image and map have in common. null: any image's suffix."""
+    map_ending: str | None = None
+    """The same for the label maps. null: any suffix."""
     images: int | None = Field(None, ge=1)
     """Number of images. null if the program decides it."""
     per_class: dict[str, int] | None = None
@@ -71,6 +79,8 @@ class Card(Settings):
 
     name: str = Field(pattern=r"^[a-z0-9_]+$")
     """Its name in configs. It must be the card's file name without the ending."""
+    task: Literal["classification", "segmentation"] = "classification"
+    """`classification`: each image has a class. `segmentation`: each pixel has one, in a label map."""
     title: str
     """Its name in print."""
     paper: str
@@ -91,16 +101,84 @@ class Card(Settings):
     classes: tuple[str, ...] | None = None
     """Class names in label order. null: as found on disk."""
     num_classes: int = Field(ge=2)
-    """Number of classes."""
+    """Number of classes. Only for segmentation: it may be left out."""
+    ids: dict[int, str] = Field({})
+    """Only for segmentation: the values in label maps and the class of each. Several values may have one class. The
+    classes are in this order if `classes` is null."""
+    ignore: tuple[int, ...] = ()
+    """Only for segmentation: the values of pixels without a class. Any other value in a label map is an error."""
+    channel: int | None = Field(None, ge=0)
+    """Only for segmentation: channel of the label maps that holds the class. 0 is red. null: they have one channel."""
+    colors: dict[str, tuple[int, int, int]] = Field({})
+    """Only for segmentation: the classes' colours in pictures, `[red, green, blue]`. null: from a list of colours."""
     domains: dict[str, CardDomain]
     """Domains by name."""
 
     _file: Path | None = PrivateAttr(None)
 
+    @model_validator(mode="before")
+    @classmethod
+    def classes_of_ids(cls, values):
+        ids = values.get("ids") if isinstance(values, dict) and values.get("task") == "segmentation" else None
+        if not isinstance(ids, dict):
+            return values
+        names = values.get("classes") or list(dict.fromkeys(ids.values()))
+        return {**values, "classes": names, "num_classes": values.get("num_classes", len(names))}
+
     @field_validator("classes")
     @classmethod
     def composed(cls, value):
         return value and tuple(map(same_form, value))
+
+    @field_validator("ids")
+    @classmethod
+    def composed_names(cls, value):
+        return {number: same_form(name) for number, name in value.items()}
+
+    @field_validator("colors")
+    @classmethod
+    def colours(cls, value):
+        for name, colour in value.items():
+            if not all(0 <= part <= 255 for part in colour):
+                raise ValueError(f"{name}: needs three numbers from 0 to 255, got {list(colour)}")
+        return {same_form(name): colour for name, colour in value.items()}
+
+    @model_validator(mode="after")
+    def consistent_maps(self):
+        if self.task == "classification":
+            of_maps = [key for key in ("ids", "ignore", "colors") if getattr(self, key)]
+            of_maps += ["channel"] * (self.channel is not None)
+            of_maps += [
+                f"domains.{name}.{key}"
+                for name, domain in self.domains.items()
+                for key in ("maps", "image_ending", "map_ending")
+                if getattr(domain, key) is not None
+            ]
+            if of_maps:
+                raise ValueError(f"{', '.join(of_maps)}: only for data sets with label maps; write task: segmentation")
+            return self
+        if not self.ids and self.layout != "generated":
+            raise ValueError("ids: a data set with label maps needs them: the values in the maps, each with its class")
+        classes = self.classes or ()
+        if self.ids and (odd := sorted(set(self.ids.values()) ^ set(classes))):
+            raise ValueError(f"ids and classes differ: {', '.join(odd)}")
+        if odd := sorted(set(self.colors) - set(classes)):
+            raise ValueError(f"colors: not among the classes: {', '.join(odd)}")
+        if len(classes) > MOST_CLASSES:
+            raise ValueError(f"classes: {len(classes)}, but a label map holds at most {MOST_CLASSES}")
+        if counted := [name for name, domain in self.domains.items() if domain.per_class is not None]:
+            raise ValueError(f"domains.{counted[0]}.per_class: here pixels have classes, not images; remove it")
+        self.coding(classes)
+        return self
+
+    def coding(self, classes: Sequence[str]) -> LabelCoding:
+        """How the data set's label maps are read if `classes` are those of a run. Its other classes become void."""
+        numbers = {name: number for number, name in enumerate(classes)}
+        ids = {value: numbers[name] for value, name in self.ids.items() if name in numbers}
+        ignore = {*self.ignore, *(value for value, name in self.ids.items() if name not in numbers)}
+        if both := sorted(self.ids.keys() & set(self.ignore)):
+            raise ValueError(f"in `ids` and in `ignore`: {', '.join(map(str, both))}")
+        return LabelCoding(ids, frozenset(ignore), self.channel, place=f"the card '{self.name}'")
 
     @model_validator(mode="after")
     def consistent(self):
@@ -122,6 +200,11 @@ class Card(Settings):
             if self.layout == "lists" and domain.list is None:
                 raise ValueError(f"domains.{name}: the layout 'lists' needs a list")
         return self
+
+    @property
+    def kind(self) -> str:
+        """`segmentation, ` for label maps, else empty: for lists of data sets."""
+        return "segmentation, " if self.task == "segmentation" else ""
 
     def domain(self, name: str) -> CardDomain:
         """A domain by name. Raises UserError that lists the known names and the nearest one."""
@@ -183,7 +266,7 @@ class Card(Settings):
             )
         if file is not None and file.is_file():
             return folder, file
-        if self.layout == "lists":
+        if self.layout == "lists" or (self.task == "segmentation" and file is not None):
             raise MissingDataError(
                 f"{file}: no such list",
                 f"{self.title} needs it to know the images of '{name}'; get it from {self.url}",
@@ -234,7 +317,7 @@ class Shelf(Mapping[str, Card]):
     def describe(self) -> list[tuple[str, str]]:
         """Names in order, each with a line of title, number of classes and domains."""
         return [
-            (name, f"{card.title}: {card.num_classes} classes; domains {', '.join(card.domains)}")
+            (name, f"{card.title}: {card.kind}{card.num_classes} classes; domains {', '.join(card.domains)}")
             for name, card in self.items()
         ]
 

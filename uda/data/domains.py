@@ -129,7 +129,7 @@ def load_domains(
     wanted = [*(("data.source", name) for name in sources), *(("data.target", name) for name in targets)]
     ranks = ranks or Ranks()
     labelled = None
-    card = load_card(settings.dataset) if settings.dataset is not None else None
+    card = _card(settings)
     if settings.features is not None and settings.target_labelled is not None:
         raise UserError("data.target_labelled: it needs images, so it cannot be combined with data.features")
     if _is_generated(card, settings):
@@ -164,6 +164,17 @@ def load_domains(
         )
     told = hidden.known and settings.target_labels != "none"
     return Domains(source, Target(images, domain), hidden if told else None, classes, labelled)
+
+
+def _card(settings: StorageSettings) -> Card | None:
+    """The card of `data.dataset`. Raises UserError if its labels are label maps."""
+    card = load_card(settings.dataset) if settings.dataset is not None else None
+    if card is not None and card.task != "classification":
+        raise UserError(
+            f"data.dataset: '{card.name}' has a class for each pixel, and this command needs one for each image; name "
+            "another card, or train on its label maps by segmentation"
+        )
+    return card
 
 
 def _list_domains(
@@ -344,7 +355,7 @@ def load_labelled(
         UserError: names the file, folder or class, and the cure. A domain that lacks a class is an error too.
     """
     wanted = list(zip(called or ["data.domains"] * len(names), names, strict=True))
-    card = load_card(settings.dataset) if settings.dataset is not None else None
+    card = _card(settings)
     if _is_generated(card, settings):
         parts, classes = _generated(card, wanted, settings, seed), card.classes or ()
     else:
@@ -367,7 +378,7 @@ def bank_domains(settings: StorageSettings, log: Callable[[str], None]) -> list[
     named = [*settings.sources, *settings.targets] if own else list(getattr(settings, "domains", None) or ())
     if settings.dataset is None:
         return named
-    card = load_card(settings.dataset)
+    card = _card(settings)
     root, found = _find_root(card, settings) if card.layout != "generated" else None, []
     for name in card.domains:
         try:
@@ -387,7 +398,7 @@ def load_alone(
     The images of all classes that the source lacks (an open target) are in one class more, `UNKNOWN_NAME`. Raises
     UserError, as `load_domains` does.
     """
-    card = load_card(settings.dataset) if settings.dataset is not None else None
+    card = _card(settings)
     if card is not None and card.layout == "generated":
         ((images, labels),) = _generated(card, [("data.source", name)], settings, seed)
         return images, labels, card.classes or ()
@@ -414,7 +425,7 @@ def load_unlabelled(settings: StorageSettings, names: Sequence[str], seed: int) 
 
     The ids are those of `load_domains`. Raises UserError if the data is not there.
     """
-    card = load_card(settings.dataset) if settings.dataset is not None else None
+    card = _card(settings)
     if card is not None and card.layout == "generated":
         parts = [images for images, _ in _generated(card, [("data.target", name) for name in names], settings, seed)]
     else:
