@@ -141,7 +141,7 @@ def load_domains(
             taken = _list_labelled(card, settings, listings[0].order(_SOURCE), log)
             for name, listing in zip(sources, listings, strict=False):
                 called = f"data.target_labelled ({settings.target_labelled})"
-                _check_apart({called: taken, f"data.source ({name})": listing})
+                check_apart({called: taken, f"data.source ({name})": listing})
             left = _without(dict(zip(targets, listings[len(sources) :], strict=True)), taken, log)
             listings = [*listings[: len(sources)], *left, taken]
         parts = _read_all(listings, settings, log, ranks)
@@ -211,7 +211,7 @@ def _list_domains(
         log(f"{card.title}: found {len(listings[0].classes)} classes, but its card says {card.num_classes}")
     called = {f"{key} ({name})": listing for (key, name), listing in zip(wanted, listings, strict=True)}
     if settings.features is None:
-        _check_apart(called)
+        check_apart(called)
     else:
         _check_files_apart(called)
     return listings
@@ -292,7 +292,7 @@ def _read_all(
         domains = [read_domain(listing.root) for listing in listings]
         _check_one_bank(domains)
         return [(domain.array(), listing.labels) for domain, listing in zip(domains, listings, strict=True)]
-    stores = _stores(listings, settings, log)
+    stores = stores_of(listings, settings, log)
     return [_readable(listing, store, settings, log, ranks) for listing, store in zip(listings, stores, strict=True)]
 
 
@@ -465,7 +465,7 @@ def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None 
     return list_target(path, order) if is_target else list_folder(path, order)
 
 
-def _check_apart(listings: Mapping[str, Listing]) -> None:
+def check_apart(listings: Mapping[str, Listing]) -> None:
     """Raise UserError if an image belongs to two domains, directly or by a link.
 
     Otherwise the image would count twice, or a target image's true label would be trained on.
@@ -495,7 +495,10 @@ def _check_files_apart(listings: Mapping[str, Listing]) -> None:
 
 def _harm(first: str, second: str) -> str:
     """What an image in two domains does."""
-    alike = {name.partition(" ")[0] for name in (first, second)} in ({"data.source"}, {"data.target"})
+    keys = {name.partition(" ")[0] for name in (first, second)}
+    if keys == {"data.target", "data.held_out"}:
+        return "held-out images would be adapted to"
+    alike = keys in ({"data.source"}, {"data.target"})
     return "they would count twice" if alike else "the target's labels would be trained on"
 
 
@@ -515,9 +518,10 @@ def _file(path: str) -> tuple[int, ...] | str:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _stores(
+def stores_of(
     listings: Sequence[Listing], settings: StorageSettings, log: Callable[[str], None]
 ) -> list[DecodedStore | None]:
+    """The decoded store of each listing. None: there is none, as `data.cache` says."""
     if settings.cache != "store":
         return [None] * len(listings)
     inventories = [take_inventory(listing.root, listing.paths, settings.reading) for listing in listings]
@@ -550,13 +554,19 @@ def _check_one_bank(domains: Sequence[BankDomain]) -> None:
 def _readable(
     listing: Listing, store: DecodedStore | None, settings: StorageSettings, log: Callable[[str], None], ranks: Ranks
 ) -> tuple[ImageFiles, np.ndarray]:
+    images, readable = readable_files(listing, store, settings, log, ranks)
+    return images, listing.labels if len(readable) == len(listing.labels) else listing.labels[readable]
+
+
+def readable_files(
+    listing: Listing, store: DecodedStore | None, settings: StorageSettings, log: Callable[[str], None], ranks: Ranks
+) -> tuple[ImageFiles, np.ndarray]:
+    """The images of a listing that can be read, and their numbers in it, int64 in ascending order. Raises UserError."""
     cache = "memory" if settings.cache == "memory" else "none"
     images = ImageFiles(listing.root, listing.paths, cache, reading=settings.reading, store=store)
     found = check_readable(images, settings.max_unreadable, log).tobytes() if ranks.is_main else None
     readable = np.frombuffer(ranks.broadcast(found), dtype=np.int64)
-    if len(readable) == len(images):
-        return images, listing.labels
-    return images.take(readable), listing.labels[readable]
+    return images if len(readable) == len(images) else images.take(readable), readable
 
 
 def _check_every_class(

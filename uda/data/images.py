@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from uda.data.checked import Checked, Stamp
 from uda.data.decoding import ImageFacts, decode_content, examine_content, open_file, read_content
 from uda.data.settings import ReadingSettings
 from uda.data.store import DecodedStore, file_stamp
+
+T = TypeVar("T")
 
 #: File name endings that count as images, in lower case.
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".avif"})
@@ -335,13 +337,18 @@ def _examine_all(images: Images, log: Callable[[str], None]) -> list[ImageFacts]
                 looks[name] = stamp, facts
         return facts
 
-    chunks = np.array_split(np.arange(len(images)), max(1, len(images) // 256))
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
-        found = chain.from_iterable(pool.map(lambda chunk: [examine(i) for i in chunk], chunks))
-        facts = list(progress(found, "checking images", len(images), log))
+    facts = asked_in_threads(examine, len(images), "checking images", log)
     if checked is not None:
         checked.keep(looks)
     return facts
+
+
+def asked_in_threads(ask: Callable[[int], T], count: int, what: str, log: Callable[[str], None]) -> list[T]:
+    """`ask` of every number below `count`, in order. `what` is done is shown with its progress."""
+    chunks = np.array_split(np.arange(count), max(1, count // 256))
+    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+        found = chain.from_iterable(pool.map(lambda chunk: [ask(i) for i in chunk], chunks))
+        return list(progress(found, what, count, log))
 
 
 def _report_rules(images: ImageFiles, facts: Mapping[int, ImageFacts], of_all: str, log: Callable[[str], None]) -> None:

@@ -94,18 +94,24 @@ class Inventory:
 
     def _kept_size(self, path: str) -> tuple[int, int]:
         try:
-            with open_file(os.path.join(self.root, path)) as file:
-                upright = self.reading.exif_orientation == "ignore"
-                size = _jpeg_size(file.read(4096)) if upright else None
-                if size is None:
-                    file.seek(0)
-                    with open_image(file) as image:
-                        size = image.height, image.width
-                        if not upright and orientation(image) >= 5:
-                            size = size[::-1]
+            size = size_on_disk(os.path.join(self.root, path), self.reading)
             return kept_size(*size, self.reading.load_size) if math.prod(size) <= MAX_PIXELS else (0, 0)
         except Exception:  # broken bytes may raise anything; reading the image will report it
             return 0, 0
+
+
+def size_on_disk(path: str | Path, reading: ReadingSettings) -> tuple[int, int]:
+    """Height and width of an image from its file's header, before `load_size`. Broken bytes may raise anything."""
+    with open_file(path) as file:
+        upright = reading.exif_orientation == "ignore"
+        size = _jpeg_size(file.read(4096)) if upright else None
+        if size is None:
+            file.seek(0)
+            with open_image(file) as image:
+                size = image.height, image.width
+                if not upright and orientation(image) >= 5:
+                    size = size[::-1]
+    return size
 
 
 def _jpeg_size(head: bytes) -> tuple[int, int] | None:
