@@ -203,12 +203,6 @@ def _raw_mode(image: Image.Image) -> str:
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
-def map_size(path: str | Path) -> tuple[int, int]:
-    """Height and width of an image file, from its header. Raises OSError or ValueError."""
-    with open_file(path) as file, open_image(file) as image:
-        return image.height, image.width
-
-
 class LabelMaps(ABC):
     """Numbered label maps, in the order of the images that they belong to."""
 
