@@ -23,7 +23,57 @@ from uda.data.settings import AugmentSettings, TransformSettings
 _LUMA = (0.299, 0.587, 0.114)
 
 
-class Transform(ABC):
+class Normalising:
+    """Normalises pixels on any device, and gives images the number of channels that the network wants."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        self.channels = len(mean)
+        self.normalisation = (tuple(mean), tuple(std))
+        # (x / 255 - mean) / std as one multiplication and one addition, for speed.
+        divisor = torch.tensor(std)
+        self._factor = 1 / (255 * divisor)
+        self._offset = -torch.tensor(mean) / divisor
+        self._on_devices: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __getstate__(self) -> dict:
+        # A loader process that is not forked gets a pickled copy. MPS tensors cannot be pickled, and CUDA tensors would
+        # start CUDA there.
+        return {**self.__dict__, "_on_devices": {}}
+
+    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 or float in 0..255, (B, C, H, W) -> float32, normalised. Channels-last order is kept."""
+        on_cpu = pixels.device.type == "cpu"
+        if on_cpu and self.channels > 1 and pixels.is_contiguous(memory_format=torch.channels_last):
+            # Over rows of width * channels numbers, because a loop over three channels costs more to start than to run.
+            # Image by image, so that the second pass finds the results of the first in the processor's cache.
+            width = pixels.shape[-1]
+            rows = pixels.permute(0, 2, 3, 1).flatten(2)
+            factor, offset = self._factor.repeat(width), self._offset.repeat(width)
+            values = torch.empty(rows.shape)
+            for image, raw in zip(values.unbind(), rows.unbind(), strict=True):
+                torch.addcmul(offset, image.copy_(raw), factor, out=image)
+            return values.unflatten(2, (width, self.channels)).permute(0, 3, 1, 2)
+        if pixels.device not in self._on_devices:
+            columns = (values.view(-1, 1, 1).to(pixels.device) for values in (self._factor, self._offset))
+            self._on_devices[pixels.device] = tuple(columns)
+        factor, offset = self._on_devices[pixels.device]
+        return torch.addcmul(offset, pixels.to(torch.float32), factor)
+
+    def _with_channels(self, images: torch.Tensor) -> torch.Tensor:
+        """Repeat the channel of a grey image for a colour network. Turn a colour image grey for a grey network."""
+        if images.shape[-3] == self.channels:
+            return images
+        if images.shape[-3] == 1:
+            return images.expand(*images.shape[:-3], self.channels, *images.shape[-2:])
+        if images.shape[-3] == 3 and self.channels == 1:
+            return image_functions.rgb_to_grayscale(images)
+        raise UserError(
+            f"images have {images.shape[-3]} channels, but transforms.mean has {self.channels} values; give one mean "
+            "for each channel"
+        )
+
+
+class Transform(Normalising, ABC):
     """Images to a batch, (B) uint8 (C, H, W) -> float32 (B, channels, size, size), normalised.
 
     All randomness comes from `seeds`, one seed for each image. So the result for an image is the same in any batch and
@@ -43,19 +93,8 @@ class Transform(ABC):
     """Whether `read` of a batch's parts writes to the batch's `memory`. They then need not be joined afterwards."""
 
     def __init__(self, settings: TransformSettings):
+        super().__init__(settings.mean, settings.std)
         self.size = settings.size
-        self.channels = len(settings.mean)
-        self.normalisation = (settings.mean, settings.std)
-        # (x / 255 - mean) / std as one multiplication and one addition, for speed.
-        std = torch.tensor(settings.std)
-        self._factor = 1 / (255 * std)
-        self._offset = -torch.tensor(settings.mean) / std
-        self._on_devices: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}
-
-    def __getstate__(self) -> dict:
-        # A loader process that is not forked gets a pickled copy. MPS tensors cannot be pickled, and CUDA tensors would
-        # start CUDA there.
-        return {**self.__dict__, "_on_devices": {}}
 
     def __call__(self, images: Iterable[torch.Tensor], seeds: Sequence[int]) -> torch.Tensor:
         return self.normalise(self.pixels(images, seeds))
@@ -95,38 +134,6 @@ class Transform(ABC):
         it is given, and `memory` is returned. If `changes` is given, a transform that `leaves_last_changes` appends the
         last changes of each image to it and does not make them.
         """
-
-    def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 or float in 0..255, (B, C, H, W) -> float32, normalised. Channels-last order is kept."""
-        on_cpu = pixels.device.type == "cpu"
-        if on_cpu and self.channels > 1 and pixels.is_contiguous(memory_format=torch.channels_last):
-            # Over rows of width * channels numbers, because a loop over three channels costs more to start than to run.
-            # Image by image, so that the second pass finds the results of the first in the processor's cache.
-            width = pixels.shape[-1]
-            rows = pixels.permute(0, 2, 3, 1).flatten(2)
-            factor, offset = self._factor.repeat(width), self._offset.repeat(width)
-            values = torch.empty(rows.shape)
-            for image, raw in zip(values.unbind(), rows.unbind(), strict=True):
-                torch.addcmul(offset, image.copy_(raw), factor, out=image)
-            return values.unflatten(2, (width, self.channels)).permute(0, 3, 1, 2)
-        if pixels.device not in self._on_devices:
-            columns = (values.view(-1, 1, 1).to(pixels.device) for values in (self._factor, self._offset))
-            self._on_devices[pixels.device] = tuple(columns)
-        factor, offset = self._on_devices[pixels.device]
-        return torch.addcmul(offset, pixels.to(torch.float32), factor)
-
-    def _with_channels(self, images: torch.Tensor) -> torch.Tensor:
-        """Repeat the channel of a grey image for a colour network. Turn a colour image grey for a grey network."""
-        if images.shape[-3] == self.channels:
-            return images
-        if images.shape[-3] == 1:
-            return images.expand(*images.shape[:-3], self.channels, *images.shape[-2:])
-        if images.shape[-3] == 3 and self.channels == 1:
-            return image_functions.rgb_to_grayscale(images)
-        raise UserError(
-            f"images have {images.shape[-3]} channels, but transforms.mean has {self.channels} values; give one mean "
-            "for each channel"
-        )
 
     def _one_by_one(self, changed: Iterable[torch.Tensor], count: int, memory: torch.Tensor | None) -> torch.Tensor:
         """Images (channels, size, size) -> a channels-last batch, uint8 (B, channels, size, size)."""
