@@ -173,7 +173,7 @@ def test_workers_hand_over_pixels_unchanged_and_each_batch_stays_as_it_was(tmp_p
     expected = list(batches(parts, [4, 1], steps=16))
     predicted = list(predict_batches(files, make_predict(CROP), batch_size=3, workers=0))
     if way == "too small a ring":
-        monkeypatch.setattr("uda.data.loaders._Fixed.largest", 0)
+        monkeypatch.setattr("uda.data.loaders.Fixed.largest", 0)
     if way == "no fork":
         monkeypatch.setattr(Ring, "possible", lambda: False)
     assert same(expected, list(batches(parts, [4, 1], steps=16, workers=2)))

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from uda.core.errors import UserError
+from uda.data.label_maps import VOID
 
 
 class Rows:
@@ -46,6 +47,11 @@ class Rows:
         return torch.cat([piece for _, piece in sorted(runs, key=lambda run: run[0])])
 
 
+def _labelled(labels: torch.Tensor) -> torch.Tensor:
+    """Which rows of labels have any label, bool (B,)."""
+    return (labels != VOID).flatten(1).any(1) if labels.ndim == 3 else labels.sum(1) > 0
+
+
 class _Kinds:
     """Which rows of a batch are of which kind. Computed from columns on the host at the first use, then kept."""
 
@@ -64,7 +70,7 @@ class _Kinds:
 
     @cached_property
     def labelled(self) -> Rows:
-        return Rows(self._labels.cpu().numpy().any(1))
+        return Rows(_labelled(self._labels.cpu()).numpy())
 
     @cached_property
     def strong(self) -> Rows:
@@ -85,7 +91,8 @@ class Batch:
     """Images for one training step.
 
     - `images`: float32 (B, C, S, S).
-    - `labels`: float32 (B, K). Each row is a distribution over the classes, or all zeros if the image has no label.
+    - `labels`: float32 (B, K). Each row is a distribution over the classes, or all zeros if the image has no label. In
+      segmentation uint8 (B, h, w): the class of each pixel, or VOID.
     - `domain`: int64 (B,). The source domains are numbered first.
     - `is_target`: bool (B,). Whether the image is of a target domain.
     - `view`: int64 (B,). 1 for the strong view of an image whose plain view is in the batch too, else 0. Both views
@@ -118,7 +125,7 @@ class Batch:
     @property
     def labelled(self) -> torch.Tensor:
         """Which rows have a true label or a pseudo-label, bool (B,)."""
-        return self.labels.sum(1) > 0
+        return _labelled(self.labels)
 
     @property
     def source_rows(self) -> Rows:
@@ -190,15 +197,14 @@ class Batch:
     def dealt(self, parts: int) -> list["Batch"]:
         """The batch, divided image by image among `parts` parts, as among the processes of a job.
 
-        Raises UserError if a part would have fewer than two images, because BatchNorm cannot take one image. Raises it
-        too if the two views of an image would be in different parts.
+        Raises UserError if a part would have fewer than two images, because BatchNorm cannot take one image, or without
+        any if they have label maps. Raises it too if the two views of an image would be in different parts.
         """
         if parts == 1:
             return [self]
-        if len(self) < 2 * parts:
-            raise UserError(
-                f"a batch of {len(self)} images cannot be divided among {parts} parts: each needs at least two images"
-            )
+        if len(self) < parts * (1 if self.labels.ndim == 3 else 2):
+            least = "an image" if self.labels.ndim == 3 else "at least two images"
+            raise UserError(f"a batch of {len(self)} images cannot be divided among {parts} parts: each needs {least}")
         if (strong := len(self.strong_rows)) % parts:
             raise UserError(f"{strong} images in two views cannot be divided evenly among {parts} parts")
         return [self._dealt(slice(part, None, parts), parts) for part in range(parts)]

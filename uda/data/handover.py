@@ -19,6 +19,8 @@ class Handed:
 
     slot: int
     shape: tuple[int, ...]
+    start: int = 0
+    """Number of bytes of the slot that lie before them."""
 
 
 class Ring:
@@ -42,26 +44,30 @@ class Ring:
         chosen = multiprocessing.get_start_method(allow_none=True)
         return chosen == "fork" if chosen else sys.platform == "linux"
 
-    def space(self, number: int, shape: tuple[int, ...]) -> torch.Tensor | None:
-        """Memory for the pixels of batch `number`, uint8 (B, C, H, W). None if they do not fit."""
-        return self.take(Handed(number % self._slots, shape)) if math.prod(shape) <= self._slot_bytes else None
+    def space(self, number: int, shape: tuple[int, ...], start: int = 0) -> torch.Tensor | None:
+        """Memory for the pixels of batch `number`, uint8 (B, C, H, W). None if they do not fit.
 
-    def put(self, number: int, pixels: torch.Tensor) -> torch.Tensor | Handed:
+        `start`: number of bytes of the batch's slot that are used for other pixels.
+        """
+        fits = start + math.prod(shape) <= self._slot_bytes
+        return self.take(Handed(number % self._slots, shape, start)) if fits else None
+
+    def put(self, number: int, pixels: torch.Tensor, start: int = 0) -> torch.Tensor | Handed:
         """Store the pixels of batch `number`, uint8 (B, C, H, W). They may already lie in its `space`.
 
         Pixels that are not uint8 or do not fit are returned unchanged.
         """
-        space = self.space(number, tuple(pixels.shape))
+        space = self.space(number, tuple(pixels.shape), start)
         if pixels.dtype != torch.uint8 or space is None:
             return pixels
         if pixels.data_ptr() != space.data_ptr():
             space.copy_(pixels)
-        return Handed(number % self._slots, tuple(pixels.shape))
+        return Handed(number % self._slots, tuple(pixels.shape), start)
 
     def take(self, handed: Handed) -> torch.Tensor:
         """The pixels, uint8 (B, C, H, W) in channels-last order, without a copy."""
         batch, channels, height, width = handed.shape
-        start = handed.slot * self._slot_bytes
+        start = handed.slot * self._slot_bytes + handed.start
         count = batch * channels * height * width
         flat = torch.frombuffer(self._memory, dtype=torch.uint8, count=count, offset=start)
         return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)

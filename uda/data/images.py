@@ -16,9 +16,9 @@ import torch
 from uda.core.errors import UserError
 from uda.core.progress import progress
 from uda.data.checked import Checked, Stamp
-from uda.data.decoding import ImageFacts, decode_content, examine_content, open_file, read_content
+from uda.data.decoding import ImageFacts, decode_content, examine_content, kept_size, open_file, read_content
 from uda.data.settings import ReadingSettings
-from uda.data.store import DecodedStore, file_stamp
+from uda.data.store import DecodedStore, file_stamp, size_on_disk
 
 T = TypeVar("T")
 
@@ -52,6 +52,11 @@ class Images(ABC):
         not have written them yet. Raises UserError that names the image, in this call or when a part is cut.
         """
         return self.read(i)
+
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width of image `i`. Raises UserError that names the image."""
+        height, width = self.open(i).shape[1:]
+        return height, width
 
     def together(self, indices: np.ndarray) -> torch.Tensor | None:
         """Several images at once, uint8 (B, C, H, W), if they lie in one array, else None."""
@@ -202,6 +207,14 @@ class ImageFiles(Images):
         if self._store is None or self.in_memory or not self._store.holds(place):
             return self._read(i)
         return StoredImage(self._store, place, lambda: self.read(i))
+
+    def size(self, i: int) -> tuple[int, int]:
+        if self._store is not None and self._store.holds(int(self._places[i])):
+            return self._store.size(int(self._places[i]))
+        try:
+            return kept_size(*size_on_disk(self.root / self.ids[i], self.reading), self.reading.load_size)
+        except Exception:  # broken bytes may raise anything; reading the image tells what is wrong
+            return super().size(i)
 
     def take(self, indices: np.ndarray) -> "ImageFiles":
         taken = ImageFiles(self.root, [self.ids[i] for i in indices], self.cache, reading=self.reading)

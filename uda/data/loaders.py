@@ -77,7 +77,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class _Draw:
+class Draw:
     """What a batch is made of: rows of each part, and for each image the word that its seed is made of."""
 
     rows: tuple[np.ndarray, ...]
@@ -87,29 +87,35 @@ class _Draw:
     def __len__(self) -> int:
         return sum(map(len, self.rows))
 
-    def dealt(self, rank: int, world: int) -> "_Draw":
-        """The share of process `rank`: every `world`-th image of the batch, counted through its parts."""
+    def dealt(self, rank: int, world: int, least: int = 2) -> "Draw":
+        """The share of process `rank`: every `world`-th image of the batch, counted through its parts.
+
+        Raises UserError if a share would be smaller than `least`.
+        """
         if world == 1:
             return self
         total = len(self)
-        if total < 2 * world:
+        if total < least * world:
+            needed = {1: "an image", 2: "at least two images"}.get(least, f"at least {least} images")
             raise UserError(
-                f"a batch of {total} images cannot be divided among {world} processes: each needs at least two images; "
-                "enlarge the batch, or start fewer processes"
+                f"a batch of {total} images cannot be divided among {world} processes: each needs {needed}; enlarge "
+                "the batch, or start fewer processes"
             )
         firsts = [(rank - start) % world for start in np.cumsum([0, *map(len, self.rows[:-1])]).tolist()]
         rows, words = (
             tuple(values[first::world] for values, first in zip(arrays, firsts, strict=True))
             for arrays in (self.rows, self.words)
         )
-        return _Draw(rows, words, sum(map(len, rows)) * world / total)
+        return Draw(rows, words, sum(map(len, rows)) * world / total)
 
 
-class _StageSampler(Sampler):
+class StageSampler(Sampler):
     """The draws of a stage, from step `first` on. Draw number s depends only on the seed and on s."""
 
     first = 0
     rank, world = 0, 1
+    least_share = 2
+    """Fewest images of a batch that a process may get. BatchNorm cannot take one image of one label."""
 
     def __init__(self, parts: Sequence[Part], steps: int, seed: Sequence[int]):
         self.lengths = [len(part) for part in parts]
@@ -121,24 +127,24 @@ class _StageSampler(Sampler):
     def __len__(self) -> int:
         return self.steps - self.first
 
-    def __iter__(self) -> Iterator[_Draw]:
+    def __iter__(self) -> Iterator[Draw]:
         return (self.draw(step) for step in range(self.first, self.steps))
 
-    def draw(self, step: int) -> _Draw:
+    def draw(self, step: int) -> Draw:
         """This process's share of a step."""
         rows = self._rows(step)
         ends = list(itertools.accumulate(map(len, rows)))
         words = self._base + np.arange(ends[-1], dtype=np.uint64) + np.uint64(step << 24)
-        whole = _Draw(rows, tuple(words[a:b] for a, b in itertools.pairwise([0, *ends])))
-        return whole.dealt(self.rank, self.world)
+        whole = Draw(rows, tuple(words[a:b] for a, b in itertools.pairwise([0, *ends])))
+        return whole.dealt(self.rank, self.world, self.least_share)
 
-    def starting_at(self, step: int) -> "_StageSampler":
+    def starting_at(self, step: int) -> "StageSampler":
         """The same sampler without its first `step` steps."""
         rest = copy.copy(self)
         rest.first = self.first + step
         return rest
 
-    def window(self, first: int, steps: int) -> "_StageSampler":
+    def window(self, first: int, steps: int) -> "StageSampler":
         """`steps` steps of this sampler, from number `first` on."""
         part = copy.copy(self)
         part.first, part.steps = first, first + steps
@@ -177,7 +183,7 @@ def epoch_batches(total: int, batch_size: int, least: int) -> int:
     return max(1, total // batch_size + (total % batch_size >= least))
 
 
-class _Mixed(_StageSampler):
+class Mixed(StageSampler):
     """All parts shuffled together in each epoch. A rest of fewer than `least` images joins the batch before it."""
 
     def __init__(self, parts: Sequence[Part], batch_size: int, steps: int | None, seed: Sequence[int], least: int):
@@ -204,7 +210,7 @@ class _Mixed(_StageSampler):
         return tuple(chosen[(chosen >= a) & (chosen < b)] - a for a, b in itertools.pairwise(bounds))
 
 
-class _Fixed(_StageSampler):
+class Fixed(StageSampler):
     """Every batch has a fixed number of images of each part. Each part is an endless shuffled stream."""
 
     def __init__(self, parts: Sequence[Part], shares: Sequence[int], steps: int | None, seed: Sequence[int]):
@@ -234,10 +240,10 @@ class _Fixed(_StageSampler):
         )
 
 
-class _Beside(_StageSampler):
+class _Beside(StageSampler):
     """The batches of another sampler, each with `share` more images from one more part, an endless shuffled stream."""
 
-    def __init__(self, sampler: _StageSampler, part: Part, share: int):
+    def __init__(self, sampler: StageSampler, part: Part, share: int):
         super().__init__([], sampler.steps, sampler.seed)
         self.sampler, self.share, self.count, self.stream = sampler, share, len(part), len(sampler.lengths)
 
@@ -249,7 +255,7 @@ class _Beside(_StageSampler):
         return *self.sampler._rows(step), self._stream(self.stream, step * self.share, self.share, self.count)
 
 
-class _InOrder(Sampler):
+class InOrder(Sampler):
     """Each image of some rows once, in order."""
 
     def __init__(self, rows: slice | np.ndarray, batch_size: int):
@@ -264,7 +270,7 @@ class _InOrder(Sampler):
             yield self.rows[start : start + self.batch_size]
 
 
-def _mix(words: np.ndarray) -> np.ndarray:
+def mixed_words(words: np.ndarray) -> np.ndarray:
     """Maps neighbouring numbers to unrelated ones below 2^63, uint64 (n,) -> (n,) (SplitMix64, Steele et al., 2014)."""
     words = words * np.uint64(0x9E3779B97F4A7C15)
     words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -304,7 +310,7 @@ class Delivery:
 _HERE = Delivery()
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """A part's images in a draw, in one view."""
 
     part: int
@@ -314,8 +320,11 @@ class _Piece(NamedTuple):
     view: int
 
 
-class _TrainReader:
+class TrainReader:
     """Reads and transforms the images of a draw."""
+
+    large = 1
+    """How many of the first tensors that `read` returns are so large that they go through a ring, uint8 (B, ...)."""
 
     def __init__(self, parts: Sequence[Part], num_classes: int):
         if len({view.normalisation for part in parts for view in part.views}) > 1:
@@ -325,12 +334,21 @@ class _TrainReader:
         self.transform = parts[0].transform
         self._late = any(view.leaves_last_changes for part in parts for view in part.views)
 
-    def count(self, draw: _Draw) -> int:
+    def count(self, draw: Draw) -> int:
         """Rows of the batch."""
         return sum(len(rows) * len(part.views) for rows, part in zip(draw.rows, self.parts, strict=True))
 
+    def shape(self, draw: Draw) -> tuple[int, int, int, int]:
+        """Shape of the batch's pixels, (B, C, H, W)."""
+        return self.count(draw), self.transform.channels, self.transform.size, self.transform.size
+
+    @property
+    def image_bytes(self) -> int:
+        """Most bytes of one image in the `large` tensors."""
+        return self.transform.channels * self.transform.size**2
+
     def read(
-        self, draw: _Draw, memory: torch.Tensor | None = None, late: bool = False
+        self, draw: Draw, memory: torch.Tensor | None = None, late: bool = False
     ) -> tuple[torch.Tensor, ...] | UserError:
         """Pixels before they are normalised, the other columns of a batch in order, the last changes, and the weight.
 
@@ -351,7 +369,7 @@ class _TrainReader:
         batch.images = self.transform.normalise(batch.images)
         return batch
 
-    def ids(self, draw: _Draw) -> list[str]:
+    def ids(self, draw: Draw) -> list[str]:
         """The names of a draw's images."""
         return [
             part.images.ids[i]
@@ -360,7 +378,7 @@ class _TrainReader:
             for i in part.indices[rows].tolist()
         ]
 
-    def read_ahead(self, draws: Sequence[_Draw]) -> list[tuple[torch.Tensor, ...]]:
+    def read_ahead(self, draws: Sequence[Draw]) -> list[tuple[torch.Tensor, ...]]:
         """The same as `read` of each draw. It is faster for features, whose batches take little to read."""
         pieces = [self._pieces(draw) for draw in draws]
         columns = self._columns([piece for of_draw in pieces for piece in of_draw])
@@ -373,23 +391,23 @@ class _TrainReader:
             for images, part, weight in zip(pixels, parts, weights.unbind(), strict=True)
         ]
 
-    def _read(self, draw: _Draw, memory: torch.Tensor | None, late: bool) -> tuple[torch.Tensor, ...]:
+    def _read(self, draw: Draw, memory: torch.Tensor | None, late: bool) -> tuple[torch.Tensor, ...]:
         changes: list[last_changes.LastChanges] | None = [] if late and self._late else None
         pieces = self._pieces(draw)
         pixels, columns = self._pixels(pieces, memory, changes), self._columns(pieces)
         weight = torch.tensor(draw.weight, dtype=torch.float64)
         return pixels, *columns, last_changes.table(changes or []), weight
 
-    def _pieces(self, draw: _Draw) -> list[_Piece]:
+    def _pieces(self, draw: Draw) -> list[Piece]:
         return [
-            _Piece(number, rows, words, view)
+            Piece(number, rows, words, view)
             for number, (rows, words) in enumerate(zip(draw.rows, draw.words, strict=True))
             for view in range(len(self.parts[number].views))
             if len(rows)
         ]
 
     def _pixels(
-        self, pieces: list[_Piece], memory: torch.Tensor | None, changes: list[last_changes.LastChanges] | None
+        self, pieces: list[Piece], memory: torch.Tensor | None, changes: list[last_changes.LastChanges] | None
     ) -> torch.Tensor:
         """The pixels of pieces. With `changes`, the last changes of their images are left out, and added to it."""
         lengths = [len(piece.rows) for piece in pieces]
@@ -400,7 +418,11 @@ class _TrainReader:
         for (number, rows, words, view), place in zip(pieces, places, strict=True):
             part = self.parts[number]
             transform = part.views[view]
-            seeds = (_mix(words) if view == 0 else _mix(_mix(words))).tolist() if transform.draws else ()
+            seeds = (
+                (mixed_words(words) if view == 0 else mixed_words(mixed_words(words))).tolist()
+                if transform.draws
+                else ()
+            )
             left_out = changes if transform.leaves_last_changes else None
             pixels.append(transform.read(part.images, part.indices[rows], seeds, place, left_out))
             if changes is not None and left_out is None:
@@ -409,7 +431,7 @@ class _TrainReader:
             return memory
         return torch.cat(pixels) if len(pixels) > 1 else pixels[0]
 
-    def _columns(self, pieces: list[_Piece]) -> list[torch.Tensor]:
+    def _columns(self, pieces: list[Piece]) -> list[torch.Tensor]:
         """Labels, domains, whether of a target, views, and whether annotated. With NumPy, which is fast for so few."""
         lengths, numbers = [len(piece.rows) for piece in pieces], np.array([piece.part for piece in pieces])
         of_row = np.repeat(numbers, lengths)
@@ -417,7 +439,9 @@ class _TrainReader:
         for number in set(numbers.tolist()):
             part, mine = self.parts[number], np.flatnonzero(of_row == number)
             rows = np.concatenate([piece.rows for piece in pieces if piece.part == number])
-            labels[mine], domains[mine] = part.distributions(rows, self.num_classes), part.domains(rows)
+            if self.num_classes:
+                labels[mine] = part.distributions(rows, self.num_classes)
+            domains[mine] = part.domains(rows)
         target, annotated = (
             np.array(kinds)[of_row]
             for kinds in ([part.is_target for part in self.parts], [part.is_annotated for part in self.parts])
@@ -426,7 +450,7 @@ class _TrainReader:
         return [torch.from_numpy(column) for column in (labels, domains, target, views, annotated)]
 
 
-class _PredictReader:
+class PredictReader:
     """Reads and transforms images by number.
 
     Args:
@@ -440,21 +464,31 @@ class _PredictReader:
         self.transform = transform
         self.seed = np.uint64(seed << 40)
 
-    def count(self, indices: np.ndarray) -> int:
-        """Rows of the batch."""
-        return len(indices)
+    large = 1
+
+    def shape(self, indices: np.ndarray) -> tuple[int, int, int, int]:
+        """Shape of the batch's pixels, (B, C, H, W)."""
+        return len(indices), self.transform.channels, self.transform.size, self.transform.size
+
+    @property
+    def image_bytes(self) -> int:
+        """Most bytes of one image."""
+        return self.transform.channels * self.transform.size**2
 
     def read(
         self, indices: np.ndarray, memory: torch.Tensor | None = None, late: bool = False
     ) -> tuple[torch.Tensor] | UserError:
         """Pixels before they are normalised. `memory`, uint8 (B, C, S, S), may be used for them."""
         try:
-            seeds = _mix(self.seed + indices.astype(np.uint64)).tolist() if self.transform.draws else ()
-            if memory is None and self.transform.in_place:
-                memory = self.transform.memory(len(indices))
-            return (self.transform.read(self.images, indices, seeds, memory),)
+            return (self._read(indices, memory),)
         except UserError as error:
             return error
+
+    def _read(self, indices: np.ndarray, memory: torch.Tensor | None) -> torch.Tensor:
+        seeds = mixed_words(self.seed + indices.astype(np.uint64)).tolist() if self.transform.draws else ()
+        if memory is None and self.transform.in_place:
+            memory = self.transform.memory(len(indices))
+        return self.transform.read(self.images, indices, seeds, memory)
 
     def finish(self, delivery: Delivery, pixels: torch.Tensor) -> torch.Tensor:
         """The batch on its device, from what `read` returned."""
@@ -470,7 +504,7 @@ class ReadImages(NamedTuple):
     """Why an image could not be read or transformed, by its row."""
 
 
-class _LenientReader(_PredictReader):
+class _LenientReader(PredictReader):
     """Reads and transforms images one by one. An image that fails is replaced by a black one."""
 
     def read(
@@ -497,21 +531,22 @@ class _LenientReader(_PredictReader):
 class _Worker(Dataset):
     """A reader in a loader process. Pixels go through the ring if there is one, and all other data as plain bytes."""
 
-    def __init__(self, reader: _TrainReader | _PredictReader, ring: Ring | None, late: bool):
+    def __init__(self, reader: TrainReader | PredictReader, ring: Ring | None, late: bool):
         self.reader = reader
         self.ring = ring
         self.late = late
 
     def __getitems__(self, numbered: tuple[int, object]) -> object:
         number, draw = numbered
-        transform = self.reader.transform
-        shape = (self.reader.count(draw), transform.channels, transform.size, transform.size)
-        read = self.reader.read(draw, None if self.ring is None else self.ring.space(number, shape), self.late)
+        space = None if self.ring is None else self.ring.space(number, self.reader.shape(draw))
+        read = self.reader.read(draw, space, self.late)
         if isinstance(read, UserError):
             return read
-        pixels, *rest = read
-        handed = pixels if self.ring is None else self.ring.put(number, pixels)
-        return handed, *(tensor.numpy() for tensor in rest)
+        handed, start = list(read[: self.reader.large]), 0
+        for place, tensor in enumerate(handed if self.ring is not None else ()):
+            handed[place] = self.ring.put(number, tensor, start)
+            start += tensor.numel()
+        return *handed, *(tensor.numpy() for tensor in read[self.reader.large :])
 
 
 class _Numbered(Sampler):
@@ -537,7 +572,7 @@ class Batches:
 
     def __init__(
         self,
-        reader: _TrainReader | _PredictReader,
+        reader: TrainReader | PredictReader,
         sampler: Sampler,
         workers: int,
         origin: int = 0,
@@ -553,7 +588,7 @@ class Batches:
         return len(self._sampler)
 
     def __iter__(self) -> Iterator:
-        if not self._workers and isinstance(self._reader, _TrainReader) and self._reader.transform.in_place:
+        if not self._workers and isinstance(self._reader, TrainReader) and self._reader.transform.in_place:
             yield from self._read_ahead()
             return
         for read in self._loaded() if self._workers else self._read_here():
@@ -593,9 +628,8 @@ class Batches:
     def _loaded(self) -> Iterator:
         ring = None
         if Ring.possible():
-            transform = self._reader.transform
             # One slot for each batch that is prepared ahead, and one for the batch that this process is finishing.
-            ring = Ring(_AHEAD * self._workers + 1, self._sampler.largest * transform.channels * transform.size**2)
+            ring = Ring(_AHEAD * self._workers + 1, self._sampler.largest * self._reader.image_bytes)
         loader = DataLoader(
             _Worker(self._reader, ring, self._delivery.late),
             batch_sampler=_Numbered(self._sampler),
@@ -613,9 +647,9 @@ class Batches:
             if isinstance(read, UserError):
                 yield read
             else:
-                handed, *rest = read
-                pixels = ring.take(handed) if isinstance(handed, Handed) else handed
-                yield pixels, *map(torch.from_numpy, rest)
+                large, rest = read[: self._reader.large], read[self._reader.large :]
+                pixels = [ring.take(handed) if isinstance(handed, Handed) else handed for handed in large]
+                yield *pixels, *map(torch.from_numpy, rest)
 
 
 #: Batches that each worker prepares ahead.
@@ -682,13 +716,13 @@ def training_batches(
         UserError: there are no images, or none of a part that every batch needs.
     """
     if isinstance(batch_size, int):
-        sampler = _Mixed(parts, batch_size, steps, seed, least=2 * world * accumulate)
+        sampler = Mixed(parts, batch_size, steps, seed, least=2 * world * accumulate)
     else:
-        sampler = _Fixed(parts, batch_size, steps, seed)
+        sampler = Fixed(parts, batch_size, steps, seed)
     if beside is not None:
         sampler, parts = _Beside(sampler, *beside), [*parts, beside[0]]
     sampler.rank, sampler.world = rank, world
-    return Batches(_TrainReader(parts, num_classes), sampler, workers)
+    return Batches(TrainReader(parts, num_classes), sampler, workers)
 
 
 def predict_batches(
@@ -706,6 +740,6 @@ def predict_batches(
     `rows`: only these images, a slice or numbers (n,). With `lenient`, batches are `ReadImages`. An image that cannot
     be read then raises no error. `seed`: of a random transform, below 2^20.
     """
-    sampler = _InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
-    reader = _LenientReader if lenient else _PredictReader
+    sampler = InOrder(slice(0, len(images)) if rows is None else rows, batch_size)
+    reader = _LenientReader if lenient else PredictReader
     return Batches(reader(images, transform, seed), sampler, workers)
