@@ -11,16 +11,8 @@ from PIL import Image
 
 from tests.data.files import deep_png, png, saved, tiff
 from uda.core.errors import UserError
-from uda.data.label_maps import (
-    VOID,
-    LabelCoding,
-    MapArray,
-    MapFiles,
-    UnknownIdsError,
-    class_palette,
-    read_label_map,
-    write_label_map,
-)
+from uda.data.label_coding import VOID, LabelCoding, UnknownIdsError
+from uda.data.label_maps import MapArray, MapFiles, class_palette, read_label_map, write_label_map
 
 #: Values 7, 8 and 300 are classes 0, 1 and 2.
 STREETS = LabelCoding({7: 0, 8: 1, 300: 2}, frozenset({0, 9}))

@@ -9,7 +9,8 @@ import torch
 from tests.data.scene_trees import RED, make_scenes, scene
 from uda.core.errors import UserError
 from uda.data.images import ImageArray, ImageFiles
-from uda.data.label_maps import VOID, LabelCoding, MapArray, MapFiles
+from uda.data.label_coding import VOID, LabelCoding
+from uda.data.label_maps import MapArray, MapFiles
 from uda.data.scene_batches import RareClassCentre, ScenePart, scene_batches, scene_predict_batches
 from uda.data.scene_settings import SceneAugmentSettings, SceneTransformSettings
 from uda.data.scene_transforms import ScenePredict, SceneTrain

@@ -6,7 +6,7 @@ import torch
 
 from tests.data.scene_trees import RED, make_scenes, scene
 from uda.data.images import ImageFiles
-from uda.data.label_maps import VOID
+from uda.data.label_coding import VOID
 from uda.data.scene_settings import SceneAugmentSettings, SceneTransformSettings
 from uda.data.scene_transforms import ScenePredict, SceneTrain
 from uda.data.settings import ReadingSettings

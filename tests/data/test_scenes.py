@@ -12,7 +12,8 @@ from tests.data.test_cards import write_scenes_card
 from uda.core.errors import UserError
 from uda.data import checked, generated_scenes
 from uda.data.images import ImageArray
-from uda.data.label_maps import VOID, MapArray, read_label_map
+from uda.data.label_coding import VOID
+from uda.data.label_maps import MapArray, read_label_map
 from uda.data.scene_settings import SceneAugmentSettings, SceneDataSettings, SceneTransformSettings
 from uda.data.scenes import Scenes, TargetMaps, load_scenes
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from uda.core.errors import UserError
-from uda.data.label_maps import VOID
+from uda.data.label_coding import VOID
 
 
 class Rows:

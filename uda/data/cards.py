@@ -14,7 +14,7 @@ from uda.core.resources import CARD_FOLDER
 from uda.core.settings import Settings, environment_folder
 from uda.core.typed_yaml import typed
 from uda.core.yaml_files import ConfigError, mistakes, read_yaml
-from uda.data.label_maps import MOST_CLASSES, LabelCoding
+from uda.data.label_coding import MOST_CLASSES, LabelCoding
 from uda.data.text import same_form
 
 

@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional as image_functions
 
 from uda.data import last_changes
 from uda.data.images import StoredImage
-from uda.data.label_maps import VOID
+from uda.data.label_coding import VOID
 from uda.data.scene_settings import SceneAugmentSettings, SceneTransformSettings
 from uda.data.transforms import Normalising
 

@@ -18,7 +18,8 @@ from uda.data.class_names import closest, read_class_names, sample
 from uda.data.domains import Target, check_apart, readable_files, stores_of
 from uda.data.generated_scenes import generated_scenes
 from uda.data.images import ImageFiles, Images, asked_in_threads
-from uda.data.label_maps import VOID, LabelCoding, LabelMaps, MapArray, MapFiles, UnknownIdsError, class_palette
+from uda.data.label_coding import VOID, LabelCoding, UnknownIdsError
+from uda.data.label_maps import LabelMaps, MapArray, MapFiles, class_palette
 from uda.data.listing import list_unlabelled
 from uda.data.scene_files import SceneFolders, ScenePairs, pair_scenes
 from uda.data.scene_settings import SceneDataSettings

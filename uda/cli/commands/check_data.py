@@ -1,6 +1,7 @@
 """Compare a data set on disk with its card."""
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     ("check VisDA-2017 in its default folder", "visda2017"),
     ("check PACS in another folder", "pacs --root ~/data/PACS"),
+    ("check the scenes of CamVid: pairs, sizes and the values in label maps", "camvid"),
     ("check every data set that has a card", "--all"),
     ("compare a feature bank with the card", "pacs --features banks/pacs_tf_efficientnet_lite0"),
     ("check features of your own", "--features clip"),
@@ -26,7 +28,8 @@ def add_to(parser: CommandParser) -> None:
     """Add the command's arguments to its parser."""
     parser.explain(
         "Compare the counts of files on disk, or of a feature bank, with the counts in the data set's card. All files "
-        "of a bank are read, and a file that cannot be used is an error.",
+        "of a bank are read, and a file that cannot be used is an error. All label maps of scenes are read too: each "
+        "image needs one of its size, with no value that the card does not name.",
         EXAMPLES,
         "The exit code is 0 if all counts match, 1 if not, and 2 for a mistake in the command.",
     )
@@ -64,8 +67,13 @@ def _check(name: str, root: str | None) -> int:
     from uda.data.cards import load_card
     from uda.data.inventory import take_stock
 
-    card = load_card(name)
-    return _tell(card.title, take_stock(card, root), f"get what is missing from {card.url}")
+    card, cure = load_card(name), "get what is missing from {url}"
+    if card.task == "segmentation":
+        from uda.data.scene_inventory import take_stock_of_scenes
+
+        stock = take_stock_of_scenes(card, root, print)
+        return _tell(card.title, stock.counts, cure.format(url=card.url), stock.notes)
+    return _tell(card.title, take_stock(card, root), cure.format(url=card.url))
 
 
 def _check_bank(folder: Path, card_name: str | None) -> int:
@@ -90,11 +98,13 @@ def _views(domain: "BankDomain") -> str:
     return f"{count} augmented view{'s' * (count != 1)}" if count else "no augmented views"
 
 
-def _tell(title: str, counts: "list[Count]", cure: str) -> int:
+def _tell(title: str, counts: "list[Count]", cure: str, notes: Sequence[str] = ()) -> int:
     from uda.data.inventory import table
 
     odd = [count for count in counts if not count.right]
     print(f"{title}\n{table(counts)}")
+    for note in notes:
+        print(note)
     if odd:
         print(f"{len(odd)} of {len(counts)} counts differ from the card; {cure}")
         return 1
