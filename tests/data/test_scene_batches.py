@@ -11,7 +11,13 @@ from uda.core.errors import UserError
 from uda.data.images import ImageArray, ImageFiles
 from uda.data.label_coding import VOID, LabelCoding
 from uda.data.label_maps import MapArray, MapFiles
-from uda.data.scene_batches import RareClassCentre, ScenePart, scene_batches, scene_predict_batches
+from uda.data.scene_batches import (
+    RareClassCentre,
+    ScenePart,
+    rare_class_weights,
+    scene_batches,
+    scene_predict_batches,
+)
 from uda.data.scene_settings import SceneAugmentSettings, SceneTransformSettings
 from uda.data.scene_transforms import ScenePredict, SceneTrain
 
@@ -136,6 +142,19 @@ def test_rare_classes_are_looked_for():
     assert 0.35 < share(RareClassCentre((4,), chance=0.5)) < 0.65
     assert share(RareClassCentre((3,), chance=1.0)) < 0.05, "a class that no map has changes nothing"
     assert RareClassCentre((4,), 1.0)(torch.from_numpy(array[0]), Random(0)) == (62, 3)
+
+
+def test_rare_class_weights_by_hand():
+    """Shares .6, .4 and 0 of 100 pixels. At temperature .1, the odds of the classes are exp(-6) : exp(-4).
+
+    Only scene 0 has more than 40 pixels of class 0. No scene has so many of class 1, so each that has any may be drawn.
+    """
+    pixels = np.array([[50, 10, 0], [10, 0, 0], [0, 30, 0]])
+    chances = np.exp([-6.0, -4.0]) / np.exp([-6.0, -4.0]).sum()
+    few = rare_class_weights(pixels, 0.1, least=40)
+    assert np.allclose(few, [chances[0] + chances[1] / 2, 0, chances[1] / 2]) and np.isclose(few.sum(), 1)
+    assert np.allclose(rare_class_weights(pixels, 0.1, least=20), [chances[0], 0, chances[1]])
+    assert np.allclose(rare_class_weights(pixels, 1e-4, least=20), [0, 0, 1]), "no overflow at a small temperature"
 
 
 def test_pseudo_labels_on_a_coarser_grid(parts):

@@ -4,12 +4,16 @@ import re
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
 from tests.data.scene_trees import make_cityscapes, make_scenes, scene, write_scene
 from tests.data.test_cards import write_scenes_card
+from tests.forked import forked_job
+from tests.scenes_script import read as read_scenes
 from uda.core.errors import UserError
+from uda.core.resources import CHECKOUT
 from uda.data import checked, generated_scenes
 from uda.data.images import ImageArray
 from uda.data.label_coding import VOID
@@ -305,6 +309,19 @@ def test_generated_scenes(monkeypatch, tmp_path):
     monkeypatch.delitem(generated_scenes.MAKERS, "scenes")
     with pytest.raises(UserError, match="nothing makes its scenes"):
         load(source=f"{card}/drawn", target=f"{card}/photo")
+
+
+def test_two_processes_load_the_same_scenes_and_share_the_batches_of_one(pair):
+    """One map has a fault. Only rank 0 looks at the maps; both leave the scene out."""
+    save(np.zeros((12, 32), np.uint8))(pair / "drawn" / "labels" / "002.png")
+    codes, output = forked_job(2, CHECKOUT / "tests" / "scenes_script.py", pair)
+    assert codes == [0, 0], output
+    whole, *shares = read_scenes(pair, None), *(torch.load(pair / f"{rank}.pt") for rank in (0, 1))
+    assert len(whole["pixels"]) == 3
+    for rank, share in enumerate(shares):
+        assert torch.equal(share["pixels"], whole["pixels"]) and share["checksum"] == whole["checksum"]
+        for column in ("images", "labels"):
+            assert torch.equal(share[column], whole[column][:, rank::2])
 
 
 def test_images_and_maps_must_be_as_many():

@@ -45,6 +45,7 @@ def missing_data(config: AdaptationConfig, ranks: Ranks) -> str | None:
     card = load_card(data.dataset) if data.dataset is not None else None
     missing = ""
     reads_card = card is not None and card.layout != "generated" and data.features is None
+    reads_card = reads_card and card.task == "classification"
     if reads_card and data.target_labelled is None and not config.folder.exists():
         names = [*data.sources, *data.targets]
         try:

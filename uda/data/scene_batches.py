@@ -40,6 +40,30 @@ class RareClassCentre:
         return divmod(int(places[random.randrange(len(places))]), label_map.shape[1])
 
 
+def rare_class_weights(pixels: np.ndarray, temperature: float = 0.01, least: int = 3000) -> np.ndarray:
+    """How often each scene should be drawn so that rare classes are seen often (Hoyer et al., DAFormer, CVPR 2022).
+
+    A class is drawn with probability softmax((1 - f) / temperature), where f is its share of all labelled pixels. Then
+    one of the scenes that have more than `least` pixels of it is drawn. If no scene has so many, all that have any may
+    be drawn. A class without a pixel is never drawn.
+
+    Args:
+        pixels: (N, K), how many pixels of each class each scene has.
+        temperature: the smaller, the more often the rarest classes are drawn.
+        least: the number of pixels.
+
+    Returns:
+        The probability of each scene, float64 (N,). They add up to 1.
+    """
+    totals = pixels.sum(0)
+    present = totals > 0
+    scores = np.where(present, (1 - totals / totals.sum()) / temperature, -np.inf)
+    chances = np.exp(scores - scores.max())
+    chances /= chances.sum()
+    holds = np.where((pixels > least).any(0), pixels > least, pixels > 0)[:, present]
+    return (holds / holds.sum(0)) @ chances[present]
+
+
 @dataclass(frozen=True)
 class ScenePart:
     """Scenes of the source, or images of the target, to train on.
