@@ -12,14 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import uda
+from tests.data.scene_trees import make_scenes, write_scene
 from tests.data.trees import make_folders, write_image
 from tests.docs.documents import TEXTS, fenced, marked
 from tests.in_process import adapt
 from uda.adaptation.methods import ADAPTATION_METHODS
 from uda.cli.main import main
 from uda.core.resources import CHECKOUT
+from uda.data.scene_settings import SceneDataSettings
+from uda.data.scenes import load_scenes
 from uda.kinds import register_tables
 from uda.selection.selectors import SELECTORS
 from uda.tables import jobs_of, load_table
@@ -236,3 +240,26 @@ def test_every_method_has_a_config_that_its_page_names():
                 assert (CHECKOUT / "configs" / f"{dataset}_{method}.yaml").is_file()
     named = set(re.findall(r"^\| `<dataset>_(\w+)\.yaml` \|", TEXTS["docs/adaptation.md"], flags=re.MULTILINE))
     assert named == {"source" if name == "source_only" else name for name in ADAPTATION_METHODS} - {"self_training"}
+
+
+def test_scenes_of_ones_own_and_a_card_of_scenes(in_folder, monkeypatch):
+    for name, first in (("renderings", 0), ("photos", 10)):
+        make_scenes(in_folder / name, 2, first)
+    data = SceneDataSettings(**yaml.safe_load(snippet("own scenes", "yaml"))["data"])
+    found = load_scenes(data, 0, lambda line: None)
+    assert found.classes == ("road", "building", "sky") and len(found.target_maps) == 2
+    (in_folder / "streets.yaml").write_text(snippet("card of scenes", "yaml"), encoding="utf-8")
+    for number, (part, value) in enumerate((("day", 7), ("day", 8), ("dusk", 7))):
+        write_scene(
+            in_folder / "Streets" / "photos" / part / f"{number}_photo.jpg",
+            in_folder / "Streets" / "labels" / part / f"{number}_ids.png",
+            number,
+            {0: value, 1: 11, 2: 23},
+        )
+    street = in_folder / "Streets"
+    write_scene(street / "photos" / "late.png", street / "labels" / "late.png", 9, {0: 7, 1: 11, 2: 23})
+    (street / "night.txt").write_text("late\n", encoding="utf-8")
+    monkeypatch.setenv("UDA_DATA", str(in_folder))
+    found = load_scenes(SceneDataSettings(source="streets.yaml/day", target="streets.yaml/night"), 0, lambda line: None)
+    assert found.classes == ("road", "building", "sky") and found.colors[0].tolist() == [128, 64, 128]
+    assert found.source.images.ids == ["0_photo.jpg", "1_photo.jpg"] and found.target.images.ids == ["late.png"]
