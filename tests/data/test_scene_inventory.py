@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.data.files import deep_png
-from tests.data.scene_trees import make_cityscapes, scene, write_scene
+from tests.data.scene_trees import make_cityscapes, make_scenes, scene, write_scene
 from tests.data.test_cards import write_scenes_card
 from uda.cli.main import main
 from uda.data import generated_scenes
@@ -115,6 +115,22 @@ def test_our_cards_fit_their_layouts(tmp_path, monkeypatch):
         assert all(count.found > 0 for count in stock.counts)
         assert all(count.right for count in stock.counts if count.label is not None)
         assert all(re.search(wanted.get(name, "road.*building"), line) for line in stock.notes if " pixels " in line)
+
+
+def test_a_folder_of_ones_own(tmp_path, capsys):
+    root = make_scenes(tmp_path / "own", 3)
+    code, told = check(capsys, str(root))
+    numbers = np.concatenate([scene(i)[1] for i in range(3)])
+    shares = ", ".join(f"{value} {100 * (numbers == value).mean():.3g} %" for value in range(3))
+    assert code == 0 and f"values in the label maps: pixels {shares}\n" in told.out
+    assert "images: width x height 32 x 24 (3)" in told.out
+    (root / "labels" / "001.png").unlink()
+    code, told = check(capsys, str(root))
+    assert code == 1 and re.search(r"label maps +3 +2  no .*labels/001\.png", told.out)
+    assert "1 of 2 counts differ from what is expected; repair or remove these scenes" in told.out
+    bare = make_scenes(tmp_path / "bare", 2, maps=False)
+    code, told = check(capsys, str(bare))
+    assert code == 0 and "images: no label maps" in told.out
 
 
 def test_generated_scenes_are_counted(tmp_path, monkeypatch, capsys):

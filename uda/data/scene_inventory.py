@@ -13,9 +13,10 @@ from uda.data.class_names import sample
 from uda.data.generated_scenes import generated_scenes
 from uda.data.images import ImageFiles
 from uda.data.inventory import Count
-from uda.data.label_coding import UnknownIdsError
+from uda.data.label_coding import MOST_CLASSES, LabelCoding, UnknownIdsError
 from uda.data.label_maps import MapFiles
-from uda.data.scenes import MapFacts, card_pairs, count_pixels, look_at_maps
+from uda.data.scene_files import SceneFolders, ScenePairs, pair_scenes
+from uda.data.scenes import IMAGES, MAPS, MapFacts, card_pairs, count_pixels, look_at_maps
 
 
 @dataclass(frozen=True)
@@ -65,17 +66,48 @@ def _on_disk(card: Card, name: str, root: Path, stock: SceneStock, log: Callable
         note = error.what if isinstance(error, MissingDataError) else str(error)
         stock.counts.append(Count(name, None, domain.images, 0, note))
         return
+    shares = _look(name, pairs, domain.images, card.coding(classes), len(classes), stock, log)
+    if shares is not None:
+        stock.notes.append(_shares(name, classes, shares))
+
+
+def take_stock_of_folder(folder: Path, log: Callable[[str], None]) -> SceneStock:
+    """A folder of the user's own, with images/ and labels/: pairs, sizes, and the values in the label maps.
+
+    Raises UserError if there are no images.
+    """
+    maps = folder / MAPS
+    pairs = pair_scenes(SceneFolders(folder / IMAGES, maps if maps.is_dir() else None))
+    stock = SceneStock([], [])
+    coding = LabelCoding.plain(MOST_CLASSES, place="a card of these images")
+    pixels = _look("images", pairs, None, coding, MOST_CLASSES, stock, log)
+    if pixels is not None:
+        values = [str(value) for value in range(MOST_CLASSES)]
+        stock.notes.append(_shares("values in the label maps", values, pixels, absent=False))
+    return stock
+
+
+def _look(
+    name: str,
+    pairs: ScenePairs,
+    expected: int | None,
+    coding: LabelCoding,
+    num_classes: int,
+    stock: SceneStock,
+    log: Callable[[str], None],
+) -> list[np.ndarray] | None:
+    """Add what is found of a domain's images and label maps. Gives the pixels of each class in each sound map."""
     paths, missing = pairs.listing.paths, pairs.missing
-    stock.counts.append(Count(name, None, domain.images, len(paths)))
+    stock.counts.append(Count(name, None, expected, len(paths)))
     if pairs.maps is None:
         stock.notes.append(f"{name}: no label maps")
-        return
+        return None
     note = f"no {sample([pairs.expected[i] for i in missing], 1)}" if missing else ""
     stock.counts.append(Count(name, "label maps", len(paths), len(paths) - len(missing), note))
     held = [i for i, path in enumerate(pairs.maps) if path is not None]
     images = ImageFiles(pairs.listing.root, [paths[i] for i in held])
-    maps = MapFiles([pairs.maps[i] for i in held], card.coding(classes))
-    facts = look_at_maps(images, maps, len(classes), log)
+    maps = MapFiles([pairs.maps[i] for i in held], coding)
+    facts = look_at_maps(images, maps, num_classes, log)
     unknown = [(path, fact) for path, fact in zip(maps.paths, facts, strict=True) if fact.unknown]
     if unknown:
         values = sum((Counter(fact.unknown) for _, fact in unknown), Counter())
@@ -85,11 +117,12 @@ def _on_disk(card: Card, name: str, root: Path, stock: SceneStock, log: Callable
     if faulty:
         stock.counts.append(Count(name, "maps that do not fit", 0, len(faulty), faulty[0]))
     sound = [fact for fact in facts if fact.problem is None]
-    if sound:
-        stock.notes.append(_sizes(name, sound))
-        stock.notes.append(_shares(name, classes, [np.array(fact.pixels) for fact in sound]))
     if pairs.spare:
         stock.notes.append(f"{name}: {len(pairs.spare):,} label maps belong to no image, such as {pairs.spare[0]}")
+    if not sound:
+        return None
+    stock.notes.append(_sizes(name, sound))
+    return [np.array(fact.pixels) for fact in sound]
 
 
 def _sizes(name: str, facts: Sequence[MapFacts]) -> str:
@@ -101,12 +134,12 @@ def _sizes(name: str, facts: Sequence[MapFacts]) -> str:
     return f"{name}: width x height {shown}{more}{told}"
 
 
-def _shares(name: str, classes: Sequence[str], counts: Sequence[np.ndarray]) -> str:
-    """The share of each class among the pixels that have one, and the classes without a pixel."""
+def _shares(name: str, classes: Sequence[str], counts: Sequence[np.ndarray], absent: bool = True) -> str:
+    """The share of each class among the pixels that have one, and with `absent` the classes without a pixel."""
     pixels = np.sum(counts, axis=0)
     total = max(1, int(pixels.sum()))
     counted = dict(zip(classes, pixels.tolist(), strict=True))
     shares = [f"{of_class} {100 * count / total:.3g} %" for of_class, count in counted.items() if count]
-    absent = [of_class for of_class, count in counted.items() if not count]
-    told = f"; no pixel of {', '.join(absent)}" if absent else ""
+    without = [of_class for of_class, count in counted.items() if not count]
+    told = f"; no pixel of {', '.join(without)}" if without and absent else ""
     return f"{name}: pixels {', '.join(shares) or 'of no class'}{told}"

@@ -18,6 +18,7 @@ EXAMPLES = (
     ("check VisDA-2017 in its default folder", "visda2017"),
     ("check PACS in another folder", "pacs --root ~/data/PACS"),
     ("check the scenes of CamVid: pairs, sizes and the values in label maps", "camvid"),
+    ("check a folder of your own with images/ and labels/", "./photos"),
     ("check every data set that has a card", "--all"),
     ("compare a feature bank with the card", "pacs --features banks/pacs_tf_efficientnet_lite0"),
     ("check features of your own", "--features clip"),
@@ -33,7 +34,12 @@ def add_to(parser: CommandParser) -> None:
         EXAMPLES,
         "The exit code is 0 if all counts match, 1 if not, and 2 for a mistake in the command.",
     )
-    parser.add_argument("card", nargs="?", offers=_cards, help="a card: a name in datasets/, or a path")
+    parser.add_argument(
+        "card",
+        nargs="?",
+        offers=_cards,
+        help="a card: a name in datasets/, or a path; or a folder with images/ and labels/",
+    )
     parser.add_argument("--all", action="store_true", help="check every card; an absent data set is reported")
     parser.add_argument(
         "--root", help="the data set's folder (default: $UDA_DATA/<folder>, or datasets/<folder> if it is not there)"
@@ -67,6 +73,11 @@ def _check(name: str, root: str | None) -> int:
     from uda.data.cards import load_card
     from uda.data.inventory import take_stock
 
+    if (Path(name) / "images").is_dir():
+        from uda.data.scene_inventory import take_stock_of_folder
+
+        stock = take_stock_of_folder(Path(name), print)
+        return _tell(name, stock.counts, "repair or remove these scenes", stock.notes, "what is expected")
     card, cure = load_card(name), "get what is missing from {url}"
     if card.task == "segmentation":
         from uda.data.scene_inventory import take_stock_of_scenes
@@ -98,7 +109,7 @@ def _views(domain: "BankDomain") -> str:
     return f"{count} augmented view{'s' * (count != 1)}" if count else "no augmented views"
 
 
-def _tell(title: str, counts: "list[Count]", cure: str, notes: Sequence[str] = ()) -> int:
+def _tell(title: str, counts: "list[Count]", cure: str, notes: Sequence[str] = (), reference: str = "the card") -> int:
     from uda.data.inventory import table
 
     odd = [count for count in counts if not count.right]
@@ -106,7 +117,7 @@ def _tell(title: str, counts: "list[Count]", cure: str, notes: Sequence[str] = (
     for note in notes:
         print(note)
     if odd:
-        print(f"{len(odd)} of {len(counts)} counts differ from the card; {cure}")
+        print(f"{len(odd)} of {len(counts)} counts differ from {reference}; {cure}")
         return 1
     print("all counts match")
     return 0
