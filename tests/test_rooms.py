@@ -167,7 +167,8 @@ def test_only_programs_make_settings_of_the_whole_process():
 def test_only_evaluation_and_reports_read_target_labels():
     readers = found(ast.Attribute, lambda room: True, lambda node: node.attr == "reveal")
     readers -= {"uda.data.domains"}  # which defines it
-    assert readers == {"uda.evaluation.accuracy", "uda.adaptation.report", "uda.generalization.report"}
+    reports = {"uda.adaptation.report", "uda.generalization.report"}
+    assert readers == {"uda.evaluation.accuracy", "uda.segmentation.evaluation", *reports}
 
 
 def test_contributing_lists_the_rooms_from_top_to_bottom():

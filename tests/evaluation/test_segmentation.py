@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import confusion_matrix, jaccard_score, precision_score, recall_score
 
 from uda.core.errors import UserError
+from uda.data.label_coding import VOID
 from uda.evaluation.segmentation import (
     SYNTHIA_13,
     SYNTHIA_16,
@@ -15,7 +16,6 @@ from uda.evaluation.segmentation import (
     label_quality,
     segmentation_accuracy,
 )
-from uda.models.segmentation import VOID
 
 ABC = ("ape", "bee", "cat")
 

@@ -14,7 +14,6 @@ from PIL import Image
 from uda.core.errors import UserError
 from uda.core.files import atomic_path
 from uda.data.decoding import check_png, open_file, open_image, read_content
-from uda.data.label_coding import VOID as VOID
 from uda.data.label_coding import LabelCoding as LabelCoding
 
 _ONE_CHANNEL = frozenset({"1", "L", "P", "I", "I;16", "I;16B", "I;16L", "I;16N"})

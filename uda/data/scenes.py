@@ -50,6 +50,11 @@ class Scenes:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def checksum(self) -> str:
+        """Eight hexadecimal digits of the pixels of each class. A resumed run compares them."""
+        return hashlib.sha256(self.pixels.tobytes()).hexdigest()[:8]
+
 
 class TargetMaps:
     """The label maps of target images. They are used only for measuring.

@@ -14,7 +14,7 @@ from torch import Tensor
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.core.registry import nearest
-from uda.models.segmentation import VOID
+from uda.data.label_coding import VOID
 
 #: Classes of Cityscapes that tables of SYNTHIA average over: all that SYNTHIA has, and those without three rare ones.
 SYNTHIA_13 = (

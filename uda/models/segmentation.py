@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uda.data.label_coding import VOID
 from uda.models.backbones import architecture
 from uda.models.bodies import BODIES, create_body
 from uda.models.decoders import DECODERS, Decoder
 from uda.models.losses import LOSSES, ClassificationLoss, CrossEntropy
 from uda.models.network import Classifier
 from uda.models.settings import SegmentationModelSettings
-
-#: The value of pixels without a class in a label map.
-VOID = 255
 
 
 class SegmentationOutput(NamedTuple):

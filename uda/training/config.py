@@ -144,11 +144,11 @@ class RunConfig(Settings, ABC):
             except UserError as error:
                 problems.append(f"{origin_of('data.features', origins, path.name)}: {error}")
         vectors = merged.get("class_vectors", "") if saved else ""
-        if config is not None and config.model.classifier is not None and not saved:
+        if config is not None and config.vectors_file is not None and not saved:
             from uda.models import class_vectors  # imports torch
 
             try:
-                vectors = class_vectors.identity(config.model.classifier)
+                vectors = class_vectors.identity(config.vectors_file)
             except UserError as error:
                 problems.append(f"{origin_of('model.classifier', origins, path.name)}: {error}")
         if problems:
@@ -168,6 +168,13 @@ class RunConfig(Settings, ABC):
         return cls.registries()["method"]
 
     @classmethod
+    def option_kinds(cls) -> Mapping[str, Mapping[str, type[Settings]]]:
+        """The settings that `<key>_options` has for each name, by the dotted key of the name."""
+        from uda.models.losses import LOSSES
+
+        return {"method": {name: method.Options for name, method in cls.methods().items()}, "model.loss": LOSSES}
+
+    @classmethod
     def wrong_names(cls, content: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Wrong names in a config that no registry can check: each key with its error."""
         return []
@@ -176,6 +183,11 @@ class RunConfig(Settings, ABC):
     @abstractmethod
     def domains(self) -> Mapping[str, str]:
         """Names of domains that fill the template of the run folder, by field."""
+
+    @property
+    def vectors_file(self) -> str | None:
+        """The file of class vectors that the classifier starts from; None without one."""
+        return self.model.classifier
 
     @property
     def ema(self) -> EmaSettings:
@@ -281,12 +293,9 @@ def _check_names(
 def _described(
     kind: type[RunConfig], content: Mapping[str, Any]
 ) -> dict[str, tuple[Mapping[str, Any], type[Settings]]]:
-    """The options of the method and of the loss, each with the type that declares them, by dotted key."""
-    from uda.models.losses import LOSSES
-
-    methods = {name: method.Options for name, method in kind.methods().items()}
+    """The options of the method, of the loss etc., each with the type that declares them, by dotted key."""
     found = {}
-    for key, described_by in (("method", methods), ("model.loss", LOSSES)):
+    for key, described_by in kind.option_kinds().items():
         *sections, last = key.split(".")
         values, fields = content, kind.model_fields
         for section in sections:
@@ -345,17 +354,17 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def option_defaults(config: RunConfig) -> dict[str, Any]:
-    """Default values of the method's and the loss's options, by dotted key.
+    """Default values of the options of the method, of the loss etc., by dotted key.
 
     A config of another version may name a method or loss that is not registered. Such a one has no entries.
     """
-    from uda.models.losses import LOSSES
-
-    methods, loss, found = config.methods(), config.model.loss, {}
-    if config.method in methods:
-        found["method_options"] = methods[config.method].Options
-    if loss in LOSSES:
-        found["model.loss_options"] = LOSSES[loss]
+    found = {}
+    for key, described_by in type(config).option_kinds().items():
+        name: Any = config
+        for part in key.split("."):
+            name = getattr(name, part)
+        if name in described_by:
+            found[f"{key}_options"] = described_by[name]
     # In JSON mode, because YAML has lists and not tuples.
     return flatten({key: kind.model_construct().model_dump(mode="json") for key, kind in found.items()})
 

@@ -5,13 +5,21 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from uda.data.domains import TargetLabels
 from uda.data.features import features_of
 from uda.data.images import Images
+
+
+class Checksummed(Protocol):
+    """Labels that tell a checksum."""
+
+    @property
+    def checksum(self) -> str:
+        """Eight hexadecimal digits."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +28,13 @@ class InputImages:
 
     names: Sequence[str]
     """N names, in order."""
-    labels: np.ndarray | TargetLabels | None
-    """(N,) class numbers. Only a checksum of target labels for evaluation is read."""
+    labels: np.ndarray | Checksummed | None
+    """(N,) class numbers, or labels of which only the checksum is read: target labels for evaluation, label maps."""
     features: str = ""
     """Digest of the features that are read in place of images; empty for images."""
 
     @classmethod
-    def of(cls, images: Images, labels: np.ndarray | TargetLabels | None) -> "InputImages":
+    def of(cls, images: Images, labels: np.ndarray | Checksummed | None) -> "InputImages":
         """The images of a domain, or their features, with labels."""
         return cls(images.ids, labels, " ".join(features.checksum for features in features_of(images)))
 
@@ -35,7 +43,7 @@ class InputImages:
         """Checksum of the labels, eight hexadecimal digits; empty if there are no labels."""
         if self.labels is None:
             return ""
-        if isinstance(self.labels, TargetLabels):
+        if not isinstance(self.labels, np.ndarray):
             return self.labels.checksum
         return _checksum(np.asarray(self.labels, np.int64).tobytes())
 

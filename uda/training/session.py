@@ -258,7 +258,7 @@ class Session(ABC):
             UserError: the run was begun with other images, labels or classes, its checkpoints are damaged, or the
                 weights to start from do not fit.
         """
-        if vectors := self.config.model.classifier:  # a checkpoint replaces them
+        if vectors := self.config.vectors_file:  # a checkpoint replaces them
             start_from_class_vectors(network, vectors, self.inputs.classes)
         self.ranks.check_same("the data", self.inputs.describe(), lambda first, other: f"{first} / {other}")
         self.engine = Engine(network, self.config.runtime, self.log if self.ranks.is_main else None, self.ranks)
