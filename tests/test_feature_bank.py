@@ -170,14 +170,19 @@ def own(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words", "views", "differing"),
     [
-        (changed_images, [], 0, "images"),
-        (further_image, [], 0, "images, labels"),
-        (lambda root: None, ["model.backbone=digits_cnn_wide"], 0, "backbone, digest"),
-        (lambda root: None, ["seed=1"], 0, "digest"),
-        (lambda root: None, ["transforms.resize=30"], 0, "transform"),
-        (lambda root: None, ["data.classes=[dog,cat,bee,ant]"], 0, "images, classes"),
-        (lambda root: None, ["data.load_size=16"], 0, "images"),
-        (lambda root: None, [], 1, "augment, views"),
+        (changed_images, [], 0, "other images"),
+        (further_image, [], 0, "other images, other labels"),
+        (
+            lambda root: None,
+            ["model.backbone=digits_cnn_wide"],
+            0,
+            r"backbone digits_cnn \(now digits_cnn_wide\), other weights",
+        ),
+        (lambda root: None, ["seed=1"], 0, "other weights"),
+        (lambda root: None, ["transforms.resize=30"], 0, "other transform"),
+        (lambda root: None, ["data.classes=[dog,cat,bee,ant]"], 0, "other images, other classes"),
+        (lambda root: None, ["data.load_size=16"], 0, "other images"),
+        (lambda root: None, [], 1, r"0 views \(now 1\)"),
     ],
 )
 def test_a_bank_of_other_images_or_another_network_is_not_mixed_with_this_one(
@@ -185,7 +190,7 @@ def test_a_bank_of_other_images_or_another_network_is_not_mixed_with_this_one(
 ):
     root, named = own
     change(root)
-    message = rf"\.safetensors was made with other {differing}; choose another --output, or delete it"
+    message = rf"\.safetensors was made with {differing}; choose another `folder`, or delete the file"
     with pytest.raises(UserError, match=message):
         make_bank(config_of(tiny, *named, *words), tmp_path / "bank", views=views, log=None)
 

@@ -178,18 +178,24 @@ def _is_there(file: Path, told: Mapping[str, Any], ranks: Ranks) -> bool:
     there = json.loads(ranks.broadcast(json.dumps(there).encode()))
     if there is None:
         return False
-    differing = [what for key, what in _WHAT.items() if there[key] != told[key]]
+    differing = [f"other {key}" for key in ("images", "labels", "classes", "domain") if there[key] != told[key]]
     mine, other = ({k: v for k, v in told["made_by"].items() if k not in TRACES} for told in (told, there))
-    differing += [key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key)]
+    keys = [key for key in sorted({*mine, *other}) if mine.get(key) != other.get(key)]
+    if "views" in keys:
+        differing.append(f"{other['views']} views (now {mine['views']})")
+        keys = [key for key in keys if key not in ("views", "augment")]  # no augmentation is told without views
+    for key in keys:
+        told_by_name = isinstance(mine.get(key), str) and isinstance(other.get(key), str) and key != "digest"
+        differing.append(f"{key} {other[key]} (now {mine[key]})" if told_by_name else f"other {_WORDS.get(key, key)}")
     if differing:
         raise UserError(
-            f"{file} was made with other {', '.join(differing)}; choose another --output, or delete it to make it again"
+            f"{file} was made with {', '.join(differing)}; choose another `folder`, or delete the file to make it again"
         )
     return True
 
 
-#: Parts of a description that must be the same, in words.
-_WHAT = {"images": "images", "labels": "labels", "classes": "classes", "domain": "domain"}
+#: Parts of `made_by` in words.
+_WORDS = {"digest": "weights", "augment": "augmentation of the views"}
 
 
 def _make_domain(

@@ -201,8 +201,15 @@ def test_a_run_is_not_resumed_on_other_features(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["method=fixmatch"], "method 'fixmatch' compares two views of an image, but .* has no augmented views; make"),
-        (["data.source=drawm"], r"has no domain 'drawm', did you mean 'drawn'\? \(it has drawn, photos\)"),
+        (
+            ["method=fixmatch"],
+            "method 'fixmatch' compares two views of an image, but .* has no augmented views; add "
+            r"them to your files of the target as the array `views` \(images, views, width\), or choose another method",
+        ),
+        (
+            ["data.source=drawm"],
+            r"overrides: data\.source: .* has no domain 'drawm', did you mean 'drawn'\? \(it has drawn, photos\)",
+        ),
         (["source.checkpoint=other.safetensors"], "no such file"),
     ],
 )

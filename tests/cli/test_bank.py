@@ -38,15 +38,30 @@ def test_another_backbone_and_the_network_of_a_run(tiny, in_folder, capsys):
     found = find_domain("banks/tiny_digits_cnn_wide", "photos")
     assert found.width == 256 and found.classes == ("dog", "cat", "bee", "ant")
     assert adapt(["--cfg", str(tiny), "method=source_only", "output=run"]) == 0
+    capsys.readouterr()
     assert main(["bank", "--cfg", str(tiny), "--run", "run", "--output", "x"]) == 0
     assert find_domain("x", "photos").width == 16
+    *_, features, head = said(capsys)[0][-1].split()
+    assert (features, head) == ("data.features=x", "model.head=null")
+    assert adapt(["--cfg", str(tiny), "method=source_only", "output=on_x", features, head]) == 0
+
+
+def test_names_are_listed_without_a_config(capsys):
+    assert main(["bank", "--list", "configs"]) == 0
+    assert "digits_avh.yaml" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["bank"])
+    assert "--cfg FILE is needed" in said(capsys)[1][-1]
 
 
 def test_the_same_from_python(tiny, in_folder):
     files = uda.make_bank(tiny, "bank", overrides={"model.backbone": "digits_cnn_wide"}, log=None)
     assert [file.name for file in files] == ["drawn.safetensors", "photos.safetensors"]
     assert find_domain("bank", "drawn").width == 256
-    with pytest.raises(uda.UserError, match="made with other backbone, digest; choose another --output"):
+    with pytest.raises(
+        uda.UserError,
+        match=r"made with backbone digits_cnn_wide \(now digits_cnn\), other weights; choose another `folder`",
+    ):
         uda.make_bank(tiny, "bank", overrides=["model.backbone=digits_cnn"], log=None)
 
 
@@ -70,6 +85,7 @@ def test_a_config_may_name_the_bank_that_is_to_be_made(tiny, in_folder, override
         (["--cfg", "{tiny}", "data.source=nowhere"], "data.source: no such folder: nowhere"),
         (["--cfg", "{tiny}", "model.weights=nowhere.pth"], "model.weights: no such file: nowhere.pth"),
         (["--cfg", "{tiny}", "--output", "file/x"], "file/x"),
+        (["--cfg", "{tiny}", "data.features=x"], "data.features: a bank is made of images; remove it"),
     ],
 )
 def test_a_mistake_is_one_line(tiny, in_folder, capsys, words, message):

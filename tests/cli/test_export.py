@@ -217,7 +217,10 @@ def test_a_mistake_is_told(words, message, folder, capsys):
 
 
 def test_a_format_is_needed_and_known(capsys):
-    for words, message in (([], "required: --format"), (["--format", "onxx"], "invalid choice: 'onxx'")):
+    for words, message in (
+        ([], "--format is needed: onnx or torch-export"),
+        (["--format", "onxx"], "invalid choice: 'onxx'"),
+    ):
         with pytest.raises(SystemExit) as stopped:
             main(["export", "run", *words])
         assert stopped.value.code == 2 and message in capsys.readouterr().err

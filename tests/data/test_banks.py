@@ -426,7 +426,7 @@ OTHER = dict.fromkeys(("backbone", "digest", "transform"), "x")
         (blob_bank, {"target": "other/drawn"},
          r"data\.source \(drawn\) and data\.target \(other/drawn\) are both .*drawn\.npz: the target's labels"),
         (blob_bank, {"source": ["drawn", "other/drawn"]}, r"drawn\.npz: they would count twice; name different"),
-        (blob_bank, {"source": "photso"}, r"has no domain 'photso', did you mean 'photos'\? \(it has drawn, photos\)"),
+        (blob_bank, {"source": "photso"}, r"^data\.source: .* has no domain 'photso', did you mean 'photos'\? \(it has"),
         (blob_bank, {"target_labelled": "x"}, r"data\.target_labelled: it needs images"),
         (blob_bank, {"dataset": "pacs", "source": "drawn"}, "pacs"),
         (blob_bank, {"classes": ["ant", "bee"]}, r"classes of .*drawn\.npz that are not in data\.classes: cat, dog"),

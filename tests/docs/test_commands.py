@@ -73,7 +73,8 @@ MADE = {
     "runs/digits_*/seed": "uda adapt --cfg digits_mcd.yaml",
     "runs/softmax": "uda adapt --cfg digits_avh.yaml self_training.selector=softmax seed=1 output=runs/softmax",
     "runs/my_search": "uda search --cfg digits_avh.yaml --space my_space.yaml --out runs/my_search --dry-run",
-    "data.features=bank": "uda bank --cfg digits_avh.yaml --output bank",
+    "runs/digits_source/seed0": "uda adapt --cfg digits_source.yaml",
+    "data.features=bank": "uda bank --cfg digits_avh.yaml --run runs/digits_source/seed0 --output bank",
 }
 SNIPPETS = {
     "plugin": ("python", "my_selectors.py"),
@@ -142,7 +143,7 @@ def there(folder, monkeypatch, fewer_digits):
     """Work in that folder, without data of this machine. A config may name a bank of PACS, which is not there."""
     identity, absent = banks.identity, "pacs_tf_efficientnet_lite0"  # no test makes this bank
     monkeypatch.setattr(
-        banks, "identity", lambda bank, names: "" if Path(bank).name == absent else identity(bank, names)
+        banks, "identity", lambda bank, wanted: "" if Path(bank).name == absent else identity(bank, wanted)
     )
     monkeypatch.chdir(folder)
     monkeypatch.delenv("UDA_DATA", raising=False)
@@ -195,12 +196,17 @@ def test_a_command_is_valid_and_runs_where_it_needs_no_download(command, there, 
     check(words, options)
     if not runs_here(words, options):
         return
-    for made, by in MADE.items():
-        if any(made in word for word in words) and by not in done:
-            done[by] = carry_out(shlex.split(by))
-    if command not in done:
-        done[command] = carry_out(words)
+    run_once(command, done)
     assert done[command] == 0, capsys.readouterr().err
+
+
+def run_once(command: str, done: dict[str, int]) -> None:
+    """Run a command that has not run yet, after those that make what it needs."""
+    for made, by in MADE.items():
+        if by != command and any(made in word for word in shlex.split(command)):
+            run_once(by, done)
+    if command not in done:
+        done[command] = carry_out(shlex.split(command))
 
 
 def check(words: list[str], options) -> None:

@@ -117,8 +117,9 @@ class AdaptationConfig(RunConfig):
         return {"source": "+".join(self.data.sources), "target": "+".join(self.data.targets)}
 
     @property
-    def bank_domains(self) -> Sequence[str]:
-        return [*self.data.sources, *self.data.targets]
+    def bank_domains(self) -> Sequence[tuple[str, str]]:
+        sources, targets = self.data.sources, self.data.targets
+        return [*(("data.source", name) for name in sources), *(("data.target", name) for name in targets)]
 
     @property
     def start(self) -> str | None:

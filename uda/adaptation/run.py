@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -94,9 +95,13 @@ class AdaptationRun(Session):
         if ADAPTATION_METHODS[method].views > 1:
             views = [array.num_views for array in features]
             if not all(views):
+                bank = self.config.data.features
+                cure = f"make another bank: `uda bank --cfg CONFIG --views 4 --output {Path(bank)}_views`"
+                if not all(array.made_by for array in features):
+                    cure = "add them to your files of the target as the array `views` (images, views, width)"
                 raise UserError(
-                    f"data.features: method '{method}' compares two views of an image, but {self.config.data.features} "
-                    "has no augmented views; make the bank with `uda bank --views 4`, or choose another method"
+                    f"data.features: method '{method}' compares two views of an image, but {bank} has no augmented "
+                    f"views; {cure}, or choose another method"
                 )
             if len(set(views)) > 1:
                 raise UserError(

@@ -133,12 +133,13 @@ class BankDomain:
         return Listing(self.file, self.ids, labels, order.names, order.known)
 
 
-def find_domain(bank: str | os.PathLike, name: str) -> BankDomain:
+def find_domain(bank: str | os.PathLike, name: str, key: str = "data.features") -> BankDomain:
     """A domain of a bank.
 
     Args:
         bank: the bank's folder.
         name: the domain, as in `data.source`. A path stands for its last part.
+        key: the setting that names the domain, for messages.
 
     Raises:
         UserError: no such folder or domain, or a file that cannot be used. The message names it.
@@ -148,7 +149,7 @@ def find_domain(bank: str | os.PathLike, name: str) -> BankDomain:
     stem = file_stem(name)
     if stem not in files:
         known = ", ".join(files)
-        raise UserError(f"data.features: {folder} has no domain '{stem}'{nearest(stem, list(files))} (it has {known})")
+        raise UserError(f"{key}: {folder} has no domain '{stem}'{nearest(stem, list(files))} (it has {known})")
     return read_domain(files[stem])
 
 
@@ -188,13 +189,17 @@ def read_domain(file: Path) -> BankDomain:
     return _read(file.absolute(), *_stamp(file), *_stamp(file.with_suffix(".txt")))
 
 
-def identity(bank: str | os.PathLike, names: Iterable[str]) -> str:
+def identity(bank: str | os.PathLike, wanted: Iterable[tuple[str, str]]) -> str:
     """What some domains of a bank are, wherever it lies: `tf_efficientnet_lite0 3f2a91c07b5d`.
 
     The text has the backbone, and a digest of the images, the labels, the network and the transforms. A bank that is
     made again from the same ones has the same text. Empty for no domains. Raises UserError, as `find_domain` does.
+
+    Args:
+        bank: the bank's folder.
+        wanted: the domains, each with the setting that names it: `("data.source", "photo")`.
     """
-    found = [find_domain(bank, name) for name in names]
+    found = [find_domain(bank, name, key) for key, name in wanted]
     if not found:
         return ""
     kept = json.dumps([(domain.file.stem, domain.recipe) for domain in found])

@@ -196,7 +196,7 @@ def _list_domains(
         if is_target and order is not None:
             own = dataclasses.replace(order, may_lack=settings.partial, may_add=settings.open)
         if settings.features is not None:
-            listing = find_domain(settings.features, name).listing(own, labels, is_target)
+            listing = find_domain(settings.features, name, key).listing(own, labels, is_target)
         elif card is not None:
             listing = list_card_domain(card, name, root, own, labels)
         else:

@@ -57,7 +57,10 @@ class Listing:
         """Raise UserError for the first image without a label. The message begins with `where`."""
         without = np.flatnonzero(self.labels == NO_LABEL)
         if len(without):
-            raise UserError(f"{where}: {printable(self.paths[without[0]])} has no label, but every image needs one")
+            raise UserError(
+                f"{where}: {printable(self.paths[without[0]])} has no label, but every image needs one; only images of "
+                "the target may have none"
+            )
 
     def order(self, where: str) -> ClassOrder:
         """The classes, for the other domains. `where` names this domain in messages."""

@@ -81,8 +81,9 @@ class GeneralizationConfig(RunConfig):
         return {"options": self.method_options, "label_smoothing": self.training.label_smoothing}
 
     @property
-    def bank_domains(self) -> Sequence[str]:
-        return list(load_card(self.data.dataset).domains) if self.data.domains is None else self.data.domains
+    def bank_domains(self) -> Sequence[tuple[str, str]]:
+        names = list(load_card(self.data.dataset).domains) if self.data.domains is None else self.data.domains
+        return [("data.domains", name) for name in names]
 
     @property
     def domains(self) -> Mapping[str, str]:

@@ -142,7 +142,10 @@ class RunConfig(Settings, ABC):
             try:
                 bank = identity(config.data.features, config.bank_domains)
             except UserError as error:
-                problems.append(f"{origin_of('data.features', origins, path.name)}: {error}")
+                key = next(
+                    (key for key, _ in config.bank_domains if str(error).startswith(f"{key}: ")), "data.features"
+                )
+                problems.append(f"{origin_of(key, origins, path.name)}: {error}")
         vectors = merged.get("class_vectors", "") if saved else ""
         if config is not None and config.vectors_file is not None and not saved:
             from uda.models import class_vectors  # imports torch
@@ -195,8 +198,8 @@ class RunConfig(Settings, ABC):
         return self.training.ema
 
     @property
-    def bank_domains(self) -> Sequence[str]:
-        """The domains that a run reads from a feature bank."""
+    def bank_domains(self) -> Sequence[tuple[str, str]]:
+        """The domains that a run reads from a feature bank, each with the setting that names it."""
         return ()
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from uda.cli.command_line import CommandParser, tell_interrupted
 from uda.cli.lists import config_names, listing
 from uda.cli.run_options import Once
+from uda.core.errors import UserError
 from uda.core.interruption import Interruption
 
 #: The commands that run on banks.
@@ -14,7 +15,7 @@ COMMANDS = ("adapt", "generalize")
 
 EXAMPLES = (
     ("features of PACS by the config's backbone", "--cfg pacs_avh.yaml"),
-    ("another backbone of timm", "--cfg pacs_avh.yaml --backbone vit_base_patch16_clip_224.openai"),
+    ("another backbone of timm", "--cfg pacs_avh.yaml --backbone resnet50 model.weights=hub"),
     ("four augmented views of each image, for FixMatch", "--cfg pacs_fixmatch.yaml --views 4"),
     ("the network of a run", "--cfg pacs_avh.yaml --run runs/pacs_source/seed0"),
     ("one process per GPU", "torchrun --nproc_per_node=8 {script} --cfg visda_avh.yaml"),
@@ -33,7 +34,6 @@ def add_to(parser: CommandParser) -> None:
     parser.add_argument(
         "--cfg",
         metavar="FILE",
-        required=True,
         action=Once,
         offers=lambda: [name for command in COMMANDS for name in config_names(command)],
         help="a config of `uda adapt` or `uda generalize`: a path, or a name in configs/",
@@ -43,17 +43,23 @@ def add_to(parser: CommandParser) -> None:
         "--views", type=int, default=0, metavar="N", help="augmented views of each image besides the plain one"
     )
     parser.add_argument(
-        "--run", type=Path, dest="run_folder", metavar="RUN", help="take the features x of this run's network"
+        "--run",
+        type=Path,
+        dest="run_folder",
+        metavar="RUN",
+        help="take the features x of this run's network; runs on them with model.head=null train a new last layer only",
     )
     parser.add_argument(
         "--output", type=Path, dest="folder", metavar="FOLDER", help="the bank (default: banks/<data>_<backbone>)"
     )
     parser.add_list(("configs", "datasets", "backbones"), partial(listing, commands=COMMANDS))
     parser.add_overrides("change a setting, such as model.weights=pypi")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=partial(_run, parser))
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(parser: CommandParser, options: argparse.Namespace) -> int:
+    if not options.cfg:
+        parser.error("--cfg FILE is needed (or --list configs, or --help)")
     try:
         with Interruption():
             _make(options)
@@ -68,6 +74,10 @@ def _make(options: argparse.Namespace) -> None:
     from uda.trained_run import load_run
     from uda.training.device import set_up_process
 
+    if any(word.partition("=")[0] == "data.features" for word in options.overrides):
+        raise UserError(
+            "command line: data.features: a bank is made of images; remove it, and name the bank by --output"
+        )
     words = [*options.overrides, "data.features=null"]  # the config may name the bank that is to be made
     if options.backbone is not None:
         words.append(f"model.backbone={options.backbone}")
@@ -80,4 +90,6 @@ def _make(options: argparse.Namespace) -> None:
         set_up_process(config.runtime)
         files = make_bank(config, folder, views=options.views, run=run, ranks=ranks)
         if ranks.is_main:
-            print(f"{len(files)} domains in {folder}; train on them with data.features={folder}")
+            # The features of a run are the input of its last layer, so the runs on them need no other head.
+            head = " model.head=null" if run is not None else ""
+            print(f"{len(files)} domains in {folder}; train on them with data.features={folder}{head}")

@@ -1,6 +1,7 @@
 """Write a run's network as a file for other programs: ONNX or torch.export."""
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from uda.cli.command_line import CommandParser
@@ -30,17 +31,19 @@ def add_to(parser: CommandParser) -> None:
         'pip install -e ".[export]".',
     )
     add_saved_run(parser)
-    parser.add_argument("--format", required=True, choices=list(FILES), help="format of the file")
+    parser.add_argument("--format", choices=list(FILES), help="format of the file")
     parser.add_argument("--out", type=Path, help="the file (default: model.onnx or model.pt2)")
     parser.add_argument(
         "--images",
         metavar="IMAGES",
         help="images for the check: a folder, a .txt list or an image file (default: those of the run's target)",
     )
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=partial(_run, parser))
 
 
-def _run(options: argparse.Namespace) -> None:
+def _run(parser: CommandParser, options: argparse.Namespace) -> None:
+    if options.format is None:
+        parser.error(f"--format is needed: {' or '.join(FILES)}")
     from uda.data.given_images import named_images
     from uda.exported_run import check_file_name, export_run
     from uda.trained_run import load_run
