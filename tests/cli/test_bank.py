@@ -126,6 +126,34 @@ def test_a_bank_of_ones_own_is_checked(in_folder, capsys):
     assert main(["check-data", "--features", "nowhere"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (blobs(width=5), "bank/photos.npz: features of different widths, 12 and 5"),
+        (blobs(classes=("ant", "bee", "cat", "Dog")), "('Dog' and 'dog' differ only by case, spaces or punctuation)"),
+        (blobs(classes=("ant", "bee", "cat", "eel")), "data.label_sets=universal if they really differ"),
+        (blobs() | {"labels": np.repeat(np.arange(4), 8)}, "photos.npz: its labels are numbers, but "),
+    ],
+)
+def test_domains_that_do_not_fit_together_are_told(in_folder, capsys, other, message):
+    """As a run on them would: other widths, other classes, names in one and numbers in the other."""
+    write_npz(in_folder / "bank", drawn=blobs(), photos=other)
+    assert main(["check-data", "--features", "bank"]) == 1
+    (line,) = [line for line in said(capsys)[0] if line.startswith("does not fit: ")]
+    assert message in line
+
+
+def test_files_that_are_passed_over_are_listed(in_folder, capsys):
+    write_npz(in_folder / "bank", drawn=blobs(), photos={**blobs(), "labels": np.full(32, "")})
+    for name in ("other.csv", "x.pt", "art.txt"):
+        (in_folder / "bank" / name).write_text("".join(f"{row}\n" for row in range(32)))
+    np.save(in_folder / "bank/art.npy", blobs()["features"])
+    assert main(["check-data", "--features", "bank"]) == 0
+    out, _ = said(capsys)
+    assert out[-2].startswith("passed over: other.csv, x.pt; files of a bank end in .safetensors, .npz")
+    assert out[-1] == "3 domains can be used"
+
+
 def test_a_bank_is_compared_with_a_card(in_folder, capsys):
     classes = [str(number) for number in range(10)]
     mnist = blobs(per_class=500, width=2, classes=classes)

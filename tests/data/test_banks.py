@@ -192,7 +192,9 @@ def test_a_npz_may_have_views(tmp_path):
 
 
 def change(**changes):
-    return lambda folder: write_npz(folder, art=blobs() | changes)
+    """Write a file of blobs with other arrays; None leaves one out."""
+    arrays = {name: values for name, values in (blobs() | changes).items() if values is not None}
+    return lambda folder: write_npz(folder, art=arrays)
 
 
 def without(name):
@@ -263,7 +265,9 @@ ONES = np.ones((2, 3), np.float32)
     [
         (with_nan, r"art\.npz: the features of 'cat/17\.jpg' are not finite \(NaN or infinite\); make them again"),
         (nan_in_a_view, "the features of 'b' are not finite"),
-        (without("ids"), r"art\.npz: it has no array 'ids' \(it has features, labels\)"),
+        (without("ids"), r"no array 'ids' \(it has features, labels\); write it too, it needs features and ids$"),
+        (change(feature=ONES, features=None), r"no array 'features' .*; name it so in place of 'feature'$"),
+        (change(label=np.arange(32), labels=None), r"no array 'labels' .*; name it so in place of 'label'$"),
         (without("features"), r"art\.npz: it has no array 'features' \(it has ids, labels\)"),
         (change(ids=np.array(["a"] * 32)), "the id 'a' is given twice"),
         (change(ids=np.array(["a", ""] * 16)), "row 1 has no id; each row needs one"),
@@ -287,6 +291,7 @@ ONES = np.ones((2, 3), np.float32)
         (lambda folder: np.save(folder / "art.npy", ONES), r"art\.npy: no ids: art\.txt beside it must have a line"),
         (parquet(features=[[1.0]], label=["a"]), r"it has no column 'id' \(it has features, label\)"),
         (parquet(id=["a"], x=[1]), r"it has no column 'features' \(it has id, x\)"),
+        (parquet(ids=["a"], features=[[1.0]]), r"no column 'id' .*; name it so in place of 'ids'$"),
         (parquet(id=["a", "b"], features=[[1.0], [1.0, 2.0]]), "rows of features have different lengths, 1 to 2"),
         (parquet(id=["a", "b"], features=[[1.0], None]), "1 rows have no features"),
         (parquet(id=["a", "b"], features=[[1.0], [None]]), "the features of 'b' are not finite"),
@@ -295,7 +300,11 @@ ONES = np.ones((2, 3), np.float32)
             parquet(id=["a"], features=["text"]),
             "must be a list of numbers, but it is of type string",
         ),
-        (raw("art.npz", b"nothing"), r"art\.npz: cannot be read as features \(.*; make it again"),
+        (
+            raw("art.npz", b"nothing"),
+            r"art\.npz: cannot be read as features; it is damaged, or no \.npz file: write it ",
+        ),
+        (change(features=np.array([object()] * 32)), "features are Python objects"),
         (raw("art.npy", b"nothing"), r"art\.npy: no ids"),
         (raw("art.parquet", b"nothing"), r"art\.parquet: cannot be read as features"),
         (raw("art.safetensors", b"nothing"), r"art\.safetensors: cannot be read as features"),
@@ -330,6 +339,23 @@ def test_a_run_gets_features_labels_and_classes(tmp_path):
     assert domains.target_labels.reveal().tolist() == domains.source.labels.tolist()
     assert [array.width for array in features_of(domains.source.images)] == [12]
     assert domains.source.images.in_memory and not domains.source.images.visible
+
+
+def test_a_space_in_place_of_a_tab_is_told(tmp_path):
+    """The labels are ids then. Ids that hold spaces, and have other endings each, are as they should be."""
+    features = np.ones((4, 3), np.float32)
+    rows = ["0.jpg cat", "1.jpg dog", "2.jpg cat", "3.jpg dog"]
+    write_npy(tmp_path, {"features": features}, rows)
+    (note,) = find_domain(tmp_path, "art").listing(None).notes
+    assert f"{tmp_path}/art.txt: no line has a tab" in note and "such as '0.jpg cat'; if the last word" in note
+    lines = []
+    write_npz(tmp_path, photos=blobs())
+    with pytest.raises(UserError, match=r"0\.jpg cat has no label, but every image needs one; only data"):
+        load_domains(DataSettings(source="art", target="photos", features=str(tmp_path)), 0, lines.append)
+    assert lines == [note]
+    for right in (["a b", "c d", "e f", "g h"], ["a b\tcat", "c b\tcat", "d b\tcat", "e b\tcat"]):
+        write_npy(tmp_path, {"features": features}, right)
+        assert find_domain(tmp_path, "art").notes == ()
 
 
 def test_several_sources_and_targets(tmp_path):
@@ -426,7 +452,7 @@ OTHER = dict.fromkeys(("backbone", "digest", "transform"), "x")
         (blob_bank, {"target": "other/drawn"},
          r"data\.source \(drawn\) and data\.target \(other/drawn\) are both .*drawn\.npz: the target's labels"),
         (blob_bank, {"source": ["drawn", "other/drawn"]}, r"drawn\.npz: they would count twice; name different"),
-        (blob_bank, {"source": "photso"}, r"^data\.source: .* has no domain 'photso', did you mean 'photos'\? \(it has"),
+        (blob_bank, {"source": "photso"}, r"^data\.source: .* has no domain 'photso', did you mean 'photos'\? \(it"),
         (blob_bank, {"target_labelled": "x"}, r"data\.target_labelled: it needs images"),
         (blob_bank, {"dataset": "pacs", "source": "drawn"}, "pacs"),
         (blob_bank, {"classes": ["ant", "bee"]}, r"classes of .*drawn\.npz that are not in data\.classes: cat, dog"),

@@ -19,7 +19,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,8 @@ class BankDomain:
     the same on every machine. Of a user's own arrays it is the checksum."""
     made_by: Mapping[str, Any] = field(default_factory=dict)
     """`backbone`, `weights`, `digest` of the weights, `transform` and `views`. Empty for a user's own arrays."""
+    notes: tuple[str, ...] = ()
+    """Lines for the log about what looks like a mistake in the file."""
 
     @property
     def width(self) -> int:
@@ -91,7 +93,8 @@ class BankDomain:
             UserError: other classes than in `order`, or numbers whose meaning is uncertain.
         """
         if not labels or not (self.labels != NO_LABEL).any():
-            return Listing(self.file, self.ids, np.full(len(self.ids), NO_LABEL), ())
+            notes = self.notes if labels else ()
+            return Listing(self.file, self.ids, np.full(len(self.ids), NO_LABEL), (), notes=notes)
         found = np.unique(self.labels[self.labels != NO_LABEL])
         known: KnownBy = "sorted" if order is None else order.known
         if not self.classes:
@@ -156,6 +159,31 @@ def find_domain(bank: str | os.PathLike, name: str, key: str = "data.features") 
 def read_domains(bank: str | os.PathLike) -> dict[str, BankDomain]:
     """All domains of a bank by their names. Raises UserError, as `find_domain` does."""
     return {name: read_domain(file) for name, file in _files_of(Path(bank)).items()}
+
+
+def passed_over(bank: str | os.PathLike) -> list[str]:
+    """Names of the files in a bank's folder that no run reads, because of their endings."""
+    files = [path for path in sorted(Path(bank).iterdir()) if path.is_file() and not path.name.startswith(".")]
+    used = {path.with_suffix(".txt") for path in files if path.suffix == ".npy"}  # ids and labels of the rows
+    return [path.name for path in files if path.suffix not in ENDINGS and path not in used]
+
+
+def check_one_bank(domains: Sequence[BankDomain]) -> None:
+    """Raise UserError if the features of some domains are not of the same network and transform."""
+    first = domains[0]
+    for other in domains[1:]:
+        if other.width != first.width:
+            raise UserError(
+                f"{first.file} and {other.file}: features of different widths, {first.width} and {other.width}; "
+                "make one bank of both"
+            )
+        differing = [
+            key for key in ("backbone", "digest", "transform") if first.made_by.get(key) != other.made_by.get(key)
+        ]
+        if differing:
+            raise UserError(
+                f"{first.file} and {other.file}: made with another {' and '.join(differing)}; make one bank of both"
+            )
 
 
 def _files_of(folder: Path) -> dict[str, Path]:
@@ -230,8 +258,14 @@ def _read(file: Path, *_stamps: int) -> BankDomain:
     except FileNotFoundError:
         raise UserError(f"no such file: {file}") from None
     except Exception as error:  # broken bytes may raise anything
+        if "Object arrays" in str(error):  # numpy would unpickle them, which can execute code
+            raise UserError(
+                f"{file}: ids, labels or features are Python objects; write them as np.array(names, str), or as numbers"
+            ) from None
+        # numpy takes broken bytes for a pickle, and says how to load one unsafely.
+        why = "" if "pickle" in str(error) else f" ({type(error).__name__}: {error})"
         raise UserError(
-            f"{file}: cannot be read as features ({type(error).__name__}: {error}); make it again"
+            f"{file}: cannot be read as features{why}; it is damaged, or no {file.suffix} file: write it again"
         ) from None
     _check(found)
     return found
@@ -325,15 +359,26 @@ def read_description(file: Path) -> dict[str, Any]:
 def _read_npz(file: Path) -> BankDomain:
     with np.load(file, allow_pickle=False) as arrays:
         names = list(arrays)
-        for needed in ("features", "ids"):
-            if needed not in names:
-                raise UserError(f"{file}: it has no array '{needed}' (it has {', '.join(names) or 'none'})")
-        try:
-            ids, labels = arrays["ids"], arrays["labels"] if "labels" in names else None
-        except ValueError:  # an array of Python objects would be unpickled, which can execute code
-            raise UserError(f"{file}: ids or labels are Python objects; write them as np.array(names, str)") from None
-        views = arrays["views"] if "views" in names else None
-        return _of_arrays(file, arrays["features"], ids.reshape(-1).tolist(), labels, views)
+        _check_names(file, "array", names, ("features", "ids"), ("labels", "views"))
+        labels, views = (arrays[name] if name in names else None for name in ("labels", "views"))
+        return _of_arrays(file, arrays["features"], arrays["ids"].reshape(-1).tolist(), labels, views)
+
+
+def _check_names(file: Path, what: str, names: Sequence[str], needed: Sequence[str], others: Sequence[str]) -> None:
+    """Raise UserError if an array or a column that a file needs is not there, or if one seems to be misspelt.
+
+    Args:
+        file: the file.
+        what: the word for its parts, for messages.
+        names: the names of its parts.
+        needed, others: the parts that it needs, and those that it may have.
+    """
+    for name in (*needed, *others):
+        near = next((other for other in names if other.lower().rstrip("s") == name.rstrip("s")), None)
+        if name in names or (near is None and name in others):
+            continue
+        cure = f"name it so in place of '{near}'" if near else f"write it too, it needs {' and '.join(needed)}"
+        raise UserError(f"{file}: it has no {what} '{name}' (it has {', '.join(names) or 'none'}); {cure}")
 
 
 def _read_npy(file: Path) -> BankDomain:
@@ -343,14 +388,29 @@ def _read_npy(file: Path) -> BankDomain:
             f"{file}: no ids: {names.name} beside it must have a line for each row, with its id and, if known, a tab "
             "and its label"
         )
-    lines = [text.split("\t") for _, text in read_lines(names)]
+    texts = [text for _, text in read_lines(names)]
+    lines = [text.split("\t") for text in texts]
     if any(len(line) > 2 for line in lines):
         raise UserError(f"{names}: each line needs an id, or an id, a tab and a label")
     labels: list[Any] = [line[1].strip() if len(line) > 1 else "" for line in lines]
     if all(re.fullmatch(r"-?[0-9]+|", label) for label in labels):
         labels = [int(label or NO_LABEL) for label in labels]
     features = np.load(file, mmap_mode="c", allow_pickle=False)  # "c": torch warns of arrays that are not writable
-    return _of_arrays(file, features, [line[0] for line in lines], np.array(labels))
+    found = _of_arrays(file, features, [line[0] for line in lines], np.array(labels))
+    return replace(found, notes=(_space_note(names, texts),)) if _spaces_for_tabs(texts) else found
+
+
+def _spaces_for_tabs(lines: Sequence[str]) -> bool:
+    """Whether ids and labels seem to be apart by spaces: no line has a tab, and all end in one of a few words."""
+    ends = {line.rpartition(" ")[2] for line in lines}
+    return all(" " in line and "\t" not in line for line in lines) and 2 * len(ends) <= len(lines)
+
+
+def _space_note(file: Path, lines: Sequence[str]) -> str:
+    return (
+        f"note: {file}: no line has a tab, so each line is an id without a label, such as '{printable(lines[0])}'; if "
+        "the last word is a label, write a tab before it, not a space"
+    )
 
 
 def _read_parquet(file: Path) -> BankDomain:
@@ -359,10 +419,8 @@ def _read_parquet(file: Path) -> BankDomain:
 
     table = pyarrow.parquet.read_table(file)
     names = table.column_names
-    key = next((name for name in ("id", "path") if name in names), None)
-    if key is None or "features" not in names:
-        lacking = "features" if key is not None else "id"
-        raise UserError(f"{file}: it has no column '{lacking}' (it has {', '.join(names)})")
+    key = "path" if "path" in names and "id" not in names else "id"
+    _check_names(file, "column", names, ("features", key), ("label",))
     column = table["features"].combine_chunks()
     kinds = pyarrow.types
     if not any(is_list(column.type) for is_list in (kinds.is_list, kinds.is_large_list, kinds.is_fixed_size_list)):

@@ -13,7 +13,7 @@ import numpy as np
 from uda.core.distributed import Ranks
 from uda.core.errors import UserError
 from uda.data import digits
-from uda.data.banks import BankDomain, find_domain, read_domain
+from uda.data.banks import check_one_bank, find_domain, read_domain
 from uda.data.cards import CARDS, Card, MissingDataError, load_card
 from uda.data.class_names import NO_LABEL, UNKNOWN_CLASS, ClassOrder, check_same_classes, read_class_names
 from uda.data.decoding import open_file
@@ -202,10 +202,11 @@ def _list_domains(
         else:
             listing = _list_own(name, key, root, own, labels)
         order = order or listing.order(_SOURCE if key == "data.source" else name)
-        if not is_target:
-            listing.check_labelled(f"{key}: {name}")
         for line in listing.notes:
             log(line)
+        if not is_target:
+            more = "; only data.target may have images without one" if key == "data.source" else ""
+            listing.check_labelled(f"{key}: {name}", more)
         listings.append(listing)
     if card is not None and wanted[0][0] == "data.source" and len(listings[0].classes) != card.num_classes:
         log(f"{card.title}: found {len(listings[0].classes)} classes, but its card says {card.num_classes}")
@@ -290,7 +291,7 @@ def _read_all(
     """The readable images of every listing, and their labels."""
     if settings.features is not None:
         domains = [read_domain(listing.root) for listing in listings]
-        _check_one_bank(domains)
+        check_one_bank(domains)
         return [(domain.array(), listing.labels) for domain, listing in zip(domains, listings, strict=True)]
     stores = stores_of(listings, settings, log)
     return [_readable(listing, store, settings, log, ranks) for listing, store in zip(listings, stores, strict=True)]
@@ -531,24 +532,6 @@ def stores_of(
 def _is_generated(card: Card | None, settings: StorageSettings) -> bool:
     """Whether the images are to be generated."""
     return card is not None and card.layout == "generated" and settings.features is None
-
-
-def _check_one_bank(domains: Sequence[BankDomain]) -> None:
-    """Raise UserError if the features of some domains are not of the same network and transform."""
-    first = domains[0]
-    for other in domains[1:]:
-        if other.width != first.width:
-            raise UserError(
-                f"{first.file} and {other.file}: features of different widths, {first.width} and {other.width}; "
-                "make one bank of both"
-            )
-        differing = [
-            key for key in ("backbone", "digest", "transform") if first.made_by.get(key) != other.made_by.get(key)
-        ]
-        if differing:
-            raise UserError(
-                f"{first.file} and {other.file}: made with another {' and '.join(differing)}; make one bank of both"
-            )
 
 
 def _readable(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from uda.core.errors import UserError
 from uda.data import digits
-from uda.data.banks import BankDomain
+from uda.data.banks import BankDomain, check_one_bank
 from uda.data.cards import Card
+from uda.data.class_names import NO_LABEL, check_same_classes
 from uda.data.folders import look_below
 from uda.data.list_files import read_list_file
 from uda.data.list_labels import is_number
@@ -70,6 +71,32 @@ def take_stock_of_bank(domains: Mapping[str, BankDomain], card: Card | None = No
         else:
             counts += _compared(card, name, found, "")
     return counts
+
+
+def misfits(domains: Mapping[str, BankDomain], classes: bool = True) -> list[str]:
+    """Why a run on several domains of a bank would be refused, one line each; empty if they fit together.
+
+    Args:
+        domains: the bank's domains by name.
+        classes: whether their classes are compared. The first domain with labels stands for the source.
+    """
+    found = []
+    try:
+        check_one_bank(list(domains.values()))
+    except UserError as error:
+        found.append(str(error))
+    labelled = [domain for domain in domains.values() if (domain.labels != NO_LABEL).any()] if classes else []
+    for other in labelled[1:]:
+        first = labelled[0]
+        try:
+            listing = other.listing(first.listing(None).order(str(first.file)), is_target=True)
+            named = {listing.classes[label] for label in set(listing.labels.tolist()) if label >= 0}
+            lenient = bool((other.labels == NO_LABEL).any())
+            where = (str(other.file), str(first.file))
+            check_same_classes(named, listing.classes, *where, may_lack=lenient, is_target=True)
+        except UserError as error:
+            found.append(str(error))
+    return found
 
 
 def _domain_counts(card: Card, name: str, root: Path | None) -> list[Count]:

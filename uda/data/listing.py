@@ -53,14 +53,12 @@ class Listing:
     notes: tuple[str, ...] = ()
     """Lines for the log: what was passed over or left out."""
 
-    def check_labelled(self, where: str) -> None:
-        """Raise UserError for the first image without a label. The message begins with `where`."""
+    def check_labelled(self, where: str, more: str = "") -> None:
+        """Raise UserError for the first image without a label. The message begins with `where` and ends with `more`."""
         without = np.flatnonzero(self.labels == NO_LABEL)
         if len(without):
-            raise UserError(
-                f"{where}: {printable(self.paths[without[0]])} has no label, but every image needs one; only images of "
-                "the target may have none"
-            )
+            name = printable(self.paths[without[0]])
+            raise UserError(f"{where}: {name} has no label, but every image needs one{more}")
 
     def order(self, where: str) -> ClassOrder:
         """The classes, for the other domains. `where` names this domain in messages."""

@@ -32,7 +32,8 @@ def add_to(parser: CommandParser) -> None:
         "of a bank are read, and a file that cannot be used is an error. All label maps of scenes are read too: each "
         "image needs one of its size, with no value that the card does not name.",
         EXAMPLES,
-        "The exit code is 0 if all counts match, 1 if not, and 2 for a mistake in the command.",
+        "The exit code is 0 if all counts match and the domains of a bank fit together, 1 if not, and 2 for a "
+        "mistake in the command.",
     )
     parser.add_argument(
         "card",
@@ -88,9 +89,9 @@ def _check(name: str, root: str | None) -> int:
 
 
 def _check_bank(folder: Path, card_name: str | None) -> int:
-    from uda.data.banks import read_domains
+    from uda.data.banks import ENDINGS, passed_over, read_domains
     from uda.data.cards import load_card
-    from uda.data.inventory import table, take_stock_of_bank
+    from uda.data.inventory import misfits, table, take_stock_of_bank
     from uda.models.feature_maker import told_of
 
     card = None if card_name is None else load_card(card_name)
@@ -98,10 +99,21 @@ def _check_bank(folder: Path, card_name: str | None) -> int:
     counts = take_stock_of_bank(domains, card)
     told = sorted({f"{told_of(domain.width, domain.made_by)}, {_views(domain)}" for domain in domains.values()})
     title = f"{folder}: {'; '.join(told)}"
+    code = 0
     if card is None:
-        print(f"{title}\n{table(counts)}\n{len(domains)} domains can be used")
-        return 0
-    return _tell(title, counts, "make the bank again")
+        print(f"{title}\n{table(counts)}")
+    else:
+        code = _tell(title, counts, "make the bank again")
+    for note in (note for domain in domains.values() for note in domain.notes):
+        print(note)
+    if others := passed_over(folder):
+        print(f"passed over: {', '.join(others)}; files of a bank end in {', '.join(ENDINGS)}")
+    if problems := misfits(domains, classes=card is None):
+        print("\n".join(f"does not fit: {problem}" for problem in problems))
+        return 1
+    if card is None:
+        print(f"{len(domains)} domain{'s' * (len(domains) > 1)} can be used")
+    return code
 
 
 def _views(domain: "BankDomain") -> str:
