@@ -375,7 +375,7 @@ def test_features_of_a_run_s_network(run, tiny, tmp_path):
     network = uda.load_run(second.folder).predict(tiny.parent / "photos")
     kept = predictions(second.folder / "predictions.csv")
     assert network.class_names == [row["prediction"] for row in kept]
-    with pytest.raises(UserError, match=r"was trained on features of run/run|the file holds features of"):
+    with pytest.raises(UserError, match=r"was trained on features of run/run|but these are features of"):
         run.predict(tmp_path / "bank" / "photos.safetensors")
 
 

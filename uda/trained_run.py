@@ -20,7 +20,7 @@ from uda.core.errors import UserError
 from uda.core.progress import progress as show_progress
 from uda.core.registry import nearest
 from uda.data.features import PlainFeatures, features_of
-from uda.data.given_images import GivenImages, given_images
+from uda.data.given_images import GivenImages, given_features, given_images
 from uda.data.images import Images
 from uda.data.loaders import predict_batches
 from uda.data.transforms import Transform, make_predict
@@ -118,7 +118,7 @@ class TrainedRun:
         The network takes normalised images (B, C, S, S) and returns `features` (B, D) and `logits` (B, K). `predict`
         uses the same network. If you change the network, the predictions change. The network of a run on a feature bank
         begins with the backbone that made the bank. If the bank holds arrays of your own, the network takes rows of
-        such arrays (B, width) in place of images.
+        such arrays in place of images, as a tensor (B, width) float32.
 
         Raises:
             UserError: the weights are missing or do not fit, the device is not available, or the backbone that made the
@@ -134,14 +134,17 @@ class TrainedRun:
             images: a folder (all image files below it, in sorted order), an image file or a list of image files; a PIL
                 image or a list of PIL images; an array (N, H, W, C) or a tensor (N, C, H, W), uint8 from 0 to 255 or
                 floating from 0 to 1. The images must not be normalised. Of a run on a feature bank, also a file of such
-                a bank.
+                a bank, or features (N, D), as an array or a tensor of floating numbers.
 
         Raises:
             UserError: there are no images, an image cannot be read, a floating value is outside of 0..1, the run's
                 transform cannot take the size or the channels, or features do not fit the run.
             TypeError, ValueError: `images` is none of these.
         """
-        given = given_images(images, self.config.data.reading)
+        if self._features is not None and isinstance(images, np.ndarray | torch.Tensor) and images.ndim != 4:
+            given = given_features(images)
+        else:
+            given = given_images(images, self.config.data.reading)
         engine, transform = self.engine_for(given)
         batches = math.ceil(len(given) / engine.predict_batch_size)
         workers = min(engine.workers(given.in_memory), batches - 1)  # a single batch needs no worker process
@@ -221,15 +224,21 @@ class TrainedRun:
                 if the backbone cannot be made again.
         """
         given = features_of(images)
+        own = self._features
         if not given:
-            return self._engine, make_predict(self.config.transforms)
-        own, found = self._features, given[0]
+            try:
+                return self._engine, make_predict(self.config.transforms)
+            except UserError as error:
+                if own is None or own["made_by"]:
+                    raise
+                raise UserError(f"{error}; give a file of such arrays, as .npz, .npy or .parquet") from None
+        found = given[0]
         if own is None:
             raise UserError(f"{self.folder} was trained on images, so it cannot predict features; give images")
         known = own["made_by"] and found.made_by
         if found.width != own["width"] or (known and own["made_by"]["digest"] != found.made_by["digest"]):
             here, there = (told_of(*told) for told in ((own["width"], own["made_by"]), (found.width, found.made_by)))
-            raise UserError(f"{self.folder} was trained on {here}, but the file holds {there}")
+            raise UserError(f"{self.folder} was trained on {here}, but these are {there}")
         return self._engine_on_features, PlainFeatures(found.width)
 
     @property

@@ -18,6 +18,7 @@ from tests.in_process import adapt
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS, UNLABELLED_LOSSES
 from uda.core.errors import UserError
+from uda.data.given_images import named_images
 from uda.feature_bank import make_bank
 from uda.models.backbones import BACKBONES
 from uda.report.pictures import read_pictures
@@ -296,16 +297,44 @@ def test_a_run_on_arrays_of_your_own_takes_no_images_and_cannot_be_exported(run,
     from PIL import Image
 
     found = run()
-    message = "trained on arrays of your own, so its network takes no images; give a file of such arrays"
-    with pytest.raises(UserError, match=message):
+    message = "trained on arrays of your own, and uda does not have the model that made them, so its network takes no"
+    with pytest.raises(
+        UserError, match=rf"{message} images; give a file of such arrays, as \.npz, \.npy or \.parquet$"
+    ):
         found.predict(Image.new("RGB", (30, 30)))
     from uda.exported_run import export_run
 
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=f"{message} images$"):
         export_run(found, "torch-export", Path(tmp_path / "model.pt2"))
     wider = write_npz(tmp_path / "bank", photos=blobs(width=5))
-    with pytest.raises(UserError, match="was trained on features of width 12, but the file holds features of width 5"):
+    with pytest.raises(UserError, match="was trained on features of width 12, but these are features of width 5"):
         found.predict(wider / "photos.npz")
+    with pytest.raises(UserError, match="but these are features of width 5"):
+        found.predict(np.ones((2, 5)))
+    for place in (str(bank), bank):
+        with pytest.raises(UserError, match=rf"{bank} is a feature bank; give one of its files, such as {bank}/drawn"):
+            found.predict(place)
+    with pytest.raises(UserError, match="is a feature bank; give one of its files"):
+        named_images([str(bank)], found.config.data.reading)
+
+
+def test_an_array_of_features_is_predicted_as_a_file_of_them(run, bank):
+    """Of any precision, as an array or a tensor. The caller's array stays as it is."""
+    found = run()
+    rows = blobs(shift=0.3, seed=1)["features"]
+    expected = found.predict(bank / "photos.npz")
+    for given in (rows, rows.astype(np.float64), torch.from_numpy(rows).double()):
+        again = found.predict(given)
+        np.testing.assert_allclose(again.logits, expected.logits, rtol=1e-5, atol=1e-5)
+        assert again.ids[-1] == "31" and again.class_names == expected.class_names
+    for bad, message in (
+        (np.ones(12), r"must be features \(N, D\), or images of four dimensions, got \(12,\)"),
+        (np.ones((2, 12), int), "features must be floating numbers, got torch.int64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            found.predict(bad)
+    with pytest.raises(UserError, match="features are not finite"):
+        found.predict(np.full((2, 12), np.nan))
 
 
 def test_features_are_no_images(on_images, bank, tmp_path, pooled):

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps
 from uda.core.errors import UserError
 from uda.data.banks import ENDINGS, read_domain
 from uda.data.decoding import decode_content
+from uda.data.features import FeatureArray
 from uda.data.folders import look_below
 from uda.data.images import SUFFIXES, ImageArray, ImageFiles, Images
 from uda.data.listing import Listing, list_file, list_unlabelled
@@ -94,6 +96,26 @@ def given_images(given: GivenImages, reading: ReadingSettings) -> Images:
     return images
 
 
+def given_features(given: NDArray | torch.Tensor) -> FeatureArray:
+    """Features (N, D) of a run on a feature bank, as they are in place of images. Their `ids` are numbers.
+
+    Raises:
+        UserError: there are none, or a value is not finite.
+        ValueError: another shape, or whole numbers.
+    """
+    features = given.detach().cpu() if isinstance(given, torch.Tensor) else torch.from_numpy(np.array(given))
+    if features.ndim != 2 or not features.shape[1]:
+        shape = tuple(features.shape)
+        raise ValueError(f"images: must be features (N, D), or images of four dimensions, got {shape}")
+    if not features.is_floating_point():
+        raise ValueError(f"images: features must be floating numbers, got {features.dtype}")
+    if not len(features):
+        raise UserError("images: there are none")
+    if not features.isfinite().all():
+        raise UserError("images: features are not finite (NaN or infinite)")
+    return FeatureArray(features.float(), [str(number) for number in range(len(features))])
+
+
 def named_images(
     places: Sequence[str | Path],
     reading: ReadingSettings,
@@ -140,8 +162,17 @@ def named_images(
     return ImageFiles(Path(), list(paths), reading=reading)
 
 
+def _check_no_bank(folder: Path) -> None:
+    """Raise UserError for a folder that holds files of a feature bank and no image."""
+    with suppress(OSError):  # listing the folder's images will tell
+        files = sorted(path for path in folder.iterdir() if path.suffix in ENDINGS and not path.name.startswith("."))
+        if files and not look_below(folder).images:
+            raise UserError(f"images: {folder} is a feature bank; give one of its files, such as {files[0]}")
+
+
 def _listing(path: Path, root: Path | None) -> Listing:
     if path.is_dir():
+        _check_no_bank(path)
         return list_unlabelled(path)
     if not path.is_file():
         raise UserError(f"images: no such file or folder: {path}")
@@ -167,6 +198,7 @@ def _files(path: Path, reading: ReadingSettings) -> ImageFiles:
     if not path.exists():
         raise UserError(f"images: no such file or folder: {path}")
     if path.is_dir():
+        _check_no_bank(path)
         return ImageFiles(path, look_below(path).images, reading=reading)
     return ImageFiles(Path(), [str(path)], reading=reading)
 

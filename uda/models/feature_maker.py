@@ -67,8 +67,8 @@ def backbone_again(told: Mapping[str, Any]) -> nn.Module:
     """
     if not told:
         raise UserError(
-            "the run was trained on arrays of your own, so its network takes no images; give a file of such arrays, "
-            "as .npz, .npy or .parquet"
+            "the run was trained on arrays of your own, and uda does not have the model that made them, so its network "
+            "takes no images"
         )
     if "run" in told:
         raise UserError(f"the run was trained on features of another run, {told['run']['folder']}")
