@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -243,9 +244,38 @@ def test_a_run_on_features_says_that_it_augments_no_images(config, bank, tmp_pat
     assert adapt([*words, "method=fixmatch", *augmented]) == 0
     notes = [line for line in capsys.readouterr().out.splitlines() if line.startswith("note: ")]
     keys = ("transforms.target.flip", "transforms.source", "adaptation.strong")
-    assert notes == [f"note: a run on features does not read {key}" for key in keys]
-    with pytest.raises(UserError, match=r"a run on features does not read transforms\.source\.flip; leave it out"):
+    assert notes == [f"note: a run on features does not read {', '.join(keys)}"]
+    with pytest.raises(UserError, match=r"source\.flip: no setting for a search: a run on features does not read"):
         read_space({"transforms.source.flip": [True, False]}, AdaptationConfig.load(config, [f"data.features={bank}"]))
+
+
+def test_a_run_on_ones_own_arrays_says_that_it_has_no_backbone(run, config, bank, capsys):
+    """A bank that `uda bank` made is compared with these settings, so there they are read."""
+    from uda.adaptation.checks import unread_notes
+
+    keys = ["model.backbone", "transforms.size", "data.load_size", "data.cache", "source.epochs"]
+    own = AdaptationConfig.load(config, [f"data.features={bank}"])
+    assert unread_notes(own, keys) == [f"note: a run on features does not read {', '.join(keys[:-1])}"]
+    made = own.model_copy(update={"bank": "resnet50 0123456789ab"})
+    assert unread_notes(made, keys) == ["note: a run on features does not read data.cache"]
+    assert unread_notes(AdaptationConfig.load(config), keys) == []
+
+
+def test_a_search_on_features_keeps_them(config, on_images, bank, tmp_path, pooled):
+    own = AdaptationConfig.load(config, [f"data.features={bank}"])
+    for key in ("model.backbone", "model.weights", "transforms.size"):
+        with pytest.raises(UserError, match=rf"{key}: no setting for a search: the features are given"):
+            read_space({key: [1, 2]}, own)
+    made = tmp_path / "made"
+    make_bank(AdaptationConfig.load(on_images), made, log=None)
+    banks = [str(made), str(shutil.copytree(made, tmp_path / "again"))]
+    first = AdaptationConfig.load(on_images, [f"data.features={made}"])
+    assert read_space({"data.features": banks}, first)[0].settings
+    other = AdaptationConfig.load(on_images, [f"data.features={made}", "model.backbone=digits_cnn"])
+    with pytest.raises(UserError, match=r"space: data\.features: the bank was made with model\.backbone=pooled, but"):
+        read_space({"data.features": banks}, other)
+    others = {"data.features": [str(bank), str(blob_bank(tmp_path / "others"))]}
+    assert read_space(others, own)[0].settings, "another bank of one's own arrays is another run"
 
 
 def test_what_a_run_tells_of_its_features(config, bank, tmp_path, capsys):

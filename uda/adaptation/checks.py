@@ -5,26 +5,28 @@ from collections.abc import Iterable
 from uda.adaptation.config import AdaptationConfig
 from uda.adaptation.methods import ADAPTATION_METHODS, AdaptationMethod
 from uda.core.errors import UserError
+from uda.data.banks import own_arrays
+from uda.data.features import OF_MAKING, UNREAD
 from uda.tables.recipe import below
 from uda.training.method import Method
 
-#: Settings of augmentation, which a run on features cannot do.
-OF_IMAGES = ("transforms.source", "transforms.target", "adaptation.strong")
-
 
 def unread_notes(config: AdaptationConfig, changed: Iterable[str]) -> list[str]:
-    """A note on each setting that a user changed and that the method, or a run on features, does not read.
+    """A note on each setting that a user changed and that the method does not read, and one on those of images.
 
     `changed`: dotted keys.
     """
     method = ADAPTATION_METHODS[config.method]
     reads = {"self_training": method.rounds, "adaptation": method.adapts}
-    notes = []
+    unread = () if config.data.features is None else (*UNREAD, *(OF_MAKING if own_arrays(config.bank) else ()))
+    notes, of_images = [], []
     for key in changed:
         if not reads.get(key.split(".")[0], True):
             notes.append(f"note: method '{config.method}' does not read {key}")
-        elif config.data.features is not None and below(key, OF_IMAGES):
-            notes.append(f"note: a run on features does not read {key}")
+        elif below(key, unread):
+            of_images.append(key)
+    if of_images:
+        notes.append(f"note: a run on features does not read {', '.join(of_images)}")
     return notes
 
 

@@ -40,6 +40,8 @@ ENDINGS = (SUFFIX, *OWN)
 FORMAT = 1
 #: Key of the description in the metadata of a file.
 KEY = "uda_bank"
+#: The first word of the identity of a user's own arrays, in place of a backbone.
+_ARRAYS = "arrays"
 #: Parts of `made_by` that tell where the weights were. The digest of the weights tells whether they are the same.
 TRACES = ("run", "seed", "weights")
 #: Rows whose numbers are checked or written at a time.
@@ -231,7 +233,12 @@ def identity(bank: str | os.PathLike, wanted: Iterable[tuple[str, str]]) -> str:
     if not found:
         return ""
     kept = json.dumps([(domain.file.stem, domain.recipe) for domain in found])
-    return f"{found[0].made_by.get('backbone', 'arrays')} {hashlib.sha256(kept.encode()).hexdigest()[:12]}"
+    return f"{found[0].made_by.get('backbone', _ARRAYS)} {hashlib.sha256(kept.encode()).hexdigest()[:12]}"
+
+
+def own_arrays(identity: str) -> bool:
+    """Whether the `identity` of a bank is that of a user's own arrays."""
+    return identity.startswith(f"{_ARRAYS} ")
 
 
 def file_stem(name: str) -> str:

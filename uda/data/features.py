@@ -7,7 +7,22 @@ import numpy as np
 import torch
 
 from uda.data.images import Images, JoinedImages
+from uda.data.settings import ReadingSettings
 from uda.data.transforms import Transform
+
+#: Settings that a run on features does not read: they change images, or say how image files are kept.
+UNREAD = (
+    *("transforms.source", "transforms.target", "adaptation.strong"),
+    *("data.cache", "data.store", "data.store_gb", "data.max_unreadable", "data.rendered_per_class"),
+)
+#: Settings that tell how images became features. A run on a user's own arrays does not read them either. Other banks
+#: compare the network and the transform, and `uda predict` reads images by them.
+OF_MAKING = (
+    "model.backbone",
+    "model.weights",
+    "transforms",
+    *(f"data.{name}" for name in ReadingSettings.model_fields),
+)
 
 
 class FeatureArray(Images):

@@ -11,10 +11,14 @@ from pydantic import Field, ValidationError, model_validator
 
 from uda.adaptation.checks import unread_notes
 from uda.adaptation.config import AdaptationConfig
+from uda.core.errors import UserError
 from uda.core.resources import CONFIGS
 from uda.core.settings import Settings
 from uda.core.typed_yaml import declared_below, typed
 from uda.core.yaml_files import ConfigError, find_config, mistakes, read_yaml
+from uda.data.banks import find_domain
+from uda.data.features import OF_MAKING, UNREAD
+from uda.models.feature_maker import check_made_by
 from uda.training.config import RunConfig, option_defaults
 
 #: Digits of a value that is drawn from a range. More would suggest a precision that no search has.
@@ -28,7 +32,13 @@ NOT_SEARCHED = {
     "target": "the unseen domain is given, a search must not choose it",
     **dict.fromkeys(("data.target", "data.target_labels", "data.target_labelled"), _OF_THE_TARGET),
     **dict.fromkeys(("data.target_classes", "data.label_sets"), _OF_THE_TARGET),
-    **dict.fromkeys(("data.dataset", "data.classes", "data.domains"), "all trials need the same data"),
+    **dict.fromkeys(("data.dataset", "data.source", "data.classes", "data.domains"), "all trials need the same data"),
+    "model.classifier": "class vectors are given like data; search once for each file",
+}
+#: Settings that no space may have on features, and why.
+NOT_SEARCHED_ON_FEATURES = {
+    **dict.fromkeys(UNREAD, "a run on features does not read it"),
+    **dict.fromkeys(OF_MAKING, "the features are given, and this setting tells how they were made"),
 }
 
 
@@ -248,6 +258,8 @@ def _setting(key: str, entry: Any, kind: type[RunConfig], origin: str) -> Search
         if twice := [value for place, value in enumerate(choices) if value in choices[:place]]:
             raise ConfigError(f"{origin}: {key}: {value_text(twice[0])} is given twice")
         return Searched(key, choices)
+    if isinstance(entry, Mapping) and entry.keys() & {"min", "max"}:
+        raise ConfigError(f"{origin}: {key}: a range is {{low: ..., high: ...}}, not min and max")
     if isinstance(entry, Mapping) and entry.keys() & Range.model_fields.keys():
         try:
             found = Range.model_validate(typed(entry, Range))
@@ -285,17 +297,18 @@ def _not_searched(space: Space, config: RunConfig) -> list[str]:
     """Messages about settings that no search may change, that the method does not read, or that overlap."""
     problems, keys = [], [setting.key for setting in space.settings]
     fixed = (*config.not_identity, "plugin_code", "bank")  # but another feature bank is another run
+    refused = NOT_SEARCHED | (NOT_SEARCHED_ON_FEATURES if config.data.features is not None else {})
     for place, key in enumerate(keys):
         where = f"{space.name}: {key}"
-        why = next((why for name, why in NOT_SEARCHED.items() if _overlap(key, name)), None)
+        why = next((why for name, why in refused.items() if _overlap(key, name)), None)
         if why is None and key != "data.features" and any(_overlap(key, name) for name in fixed):
             why = "it does not change what a run is"
         if why is not None:
             problems.append(f"{where}: no setting for a search: {why}")
         problems += [f"{where}: overlaps with {other}" for other in keys[:place] if _overlap(key, other)]
-    if isinstance(config, AdaptationConfig) and "method" not in keys:
-        notes = unread_notes(config, keys)
-        problems += [f"{space.name}: {note.removeprefix('note: ')}; leave it out" for note in notes]
+        if why is None and isinstance(config, AdaptationConfig) and "method" not in keys:
+            notes = unread_notes(config, [key])
+            problems += [f"{space.name}: {note.removeprefix('note: ')}; leave it out" for note in notes]
     return problems
 
 
@@ -313,7 +326,20 @@ def _refused_values(space: Space, config: RunConfig) -> list[str]:
             problems |= dict.fromkeys(_several_selectors(found, f"{space.name}: "))
         except ConfigError as error:
             problems |= dict.fromkeys(str(error).split("\n"))
+            continue
+        if "data.features" in first:
+            problems |= dict.fromkeys(_another_backbone(found, space.name))
     return list(problems)
+
+
+def _another_backbone(config: RunConfig, origin: str) -> list[str]:
+    """A message if a bank was made by another network than the config names."""
+    try:
+        for key, name in config.bank_domains:
+            check_made_by(find_domain(config.data.features, name, key).made_by, config.model, config.transforms)
+    except UserError as error:
+        return [f"{origin}: {error} ({config.data.features})"]
+    return []
 
 
 def _several_selectors(config: RunConfig, origin: str) -> list[str]:
