@@ -324,9 +324,24 @@ def test_a_row_whose_config_is_wrong_fails_by_itself(table, tmp_path, again):
     """Not the whole table with it: the error is its row's, by name, whether or not there is a record to look into."""
     wrong = table.model_copy(update={"rows": [table.rows[0].model_copy(update={"name": "Wrong", "set": ["sede=1"]})]})
     lines, recorded = [], None if again else Ledger.read(tmp_path, table)
-    with pytest.raises(UserError, match=r"^Wrong, .* seed 0: .*sede: unknown key"):
+    with pytest.raises(UserError, match=r"^Wrong, .* seed 0: table small, row Wrong: sede: unknown key"):
         run_jobs(jobs_of(wrong, tmp_path)[:1], Local(1), log=lines.append, recorded=recorded)
-    assert len(lines) == 1 and lines[0].startswith("FAILED Wrong, ")
+    assert lines == []
+
+
+def test_a_mistake_is_told_once_and_blamed_on_its_place(table, tmp_path):
+    """A mistake in the table's `set` is that of every row, one in the source row that of those that start from it."""
+    wrong = table.rows[0].model_copy(update={"set": ["sede=1"]})
+    for change, where in (
+        ({"set": ["sede=1"]}, "table small, set: sede: unknown key"),
+        ({"rows": [wrong, *table.rows[1:]]}, "table small, row Source: sede: unknown key"),
+    ):
+        jobs = choose_jobs(jobs_of(table.model_copy(update=change), tmp_path), "Source,CBST + AVH")
+        (line,) = status_of(jobs).errors
+        more = f"seed 0 and {len(jobs) - 1} other runs of the rows Source, CBST + AVH"
+        assert line.startswith(f"Source, drawn to photos, {more}: {where}")
+    with pytest.raises(UserError, match=r"^command line: runtime\.threads: "):
+        _ = jobs_of(table, tmp_path, ["runtime.threads=many"])[0].config
 
 
 def test_a_signal_stops_the_runs_under_way_and_starts_no_other(table, tmp_path, monkeypatch):
@@ -408,9 +423,9 @@ def test_a_run_of_another_config_is_left_out_and_said_with_the_key_while_the_res
     assert len(lines) == 2 and all(re.search(message, line) for line in lines)
     assert {record["row"] for record in read_csv(tmp_path / "small.csv")} == {"Source", "MCC", "Smoothed"}
     failed = []
-    with pytest.raises(UserError, match=r"self_training\.rounds: 2 -> 5"):
+    with pytest.raises(UserError, match=r"^CBST \+ AVH, .*self_training\.rounds: 2 -> 5"):
         run_jobs(choose_jobs(now, "Source,CBST*", seeds="0"), Local(1), log=failed.append)
-    assert len(failed) == 1 and failed[0].startswith("FAILED CBST + AVH")
+    assert failed == [], "the error is told once"
 
 
 def test_the_agreement_is_of_runs_of_the_table_s_own_recipe(table, ran, tmp_path):
@@ -502,8 +517,8 @@ def test_damaged_folders_are_left_out_and_said(table, copied, tmp_path):
         ("MCC", "version or is damaged"),
         ("Smoothed", "results.json is broken"),
         ("CBST + AVH", "version or is damaged"),
-        ("AVH after MCC", "version or is damaged"),  # its steps are also MCC's
     ]
+    assert " and 1 other run of the rows MCC, AVH after MCC: " in lines[0], "its steps are also MCC's"
     assert {run_name(r) for r in read_csv(tmp_path / "results" / "small.csv")} == {
         ("Source", "0"), ("Source", "1"), ("CBST + AVH", "1"),
     }  # fmt: skip
@@ -627,9 +642,9 @@ def test_a_dry_run_names_what_is_wrong_after_the_rest(table, in_folder, monkeypa
     missing, counts, *_ = captured.out.splitlines()
     assert missing == "missing  MCC, drawn to photos, seed 0" and "are right" not in captured.out
     assert counts == "runs     3 of the table's 12, 0 recorded in results/small.csv, 1 missing, 2 with errors"
-    errors = captured.err.splitlines()
-    assert [line.partition(", drawn")[0] for line in errors] == ["error: Source", "error: CBST + AVH"]
-    assert all("sede: unknown key" in line for line in errors)
+    (error,) = captured.err.splitlines()  # that of the row, not one for each row that starts from it
+    assert error.startswith("error: Source, drawn to photos, seed 0 and 1 other run of the rows Source, ")
+    assert ": table small, row Source: sede: unknown key" in error
 
 
 def test_printed_commands_are_those_of_the_runs_and_nothing_is_run(table, ran, in_folder, monkeypatch, capsys):

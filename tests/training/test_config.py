@@ -55,6 +55,23 @@ def test_bare_name_is_found_with_and_without_ending():
     assert find_config("visda_avh") == find_config("visda_avh.yaml") == CHECKOUT / "configs" / "visda_avh.yaml"
 
 
+def test_a_name_that_no_config_is_like_lists_all():
+    """The ending is no likeness."""
+    with pytest.raises(ConfigError, match=r"nospace: no such space: .* own spaces \(known: digits\.yaml, pacs_bank"):
+        find_config("nospace", CHECKOUT / "configs" / "spaces", "space")
+
+
+def test_another_loss_leaves_the_options_of_the_first_behind(tmp_path):
+    """A loss without options names those that are given."""
+    path = write(tmp_path, "mine.yaml", "_base_: digits_avh.yaml\nmodel: {loss: avh, loss_options: {scale: 4}}\n")
+    assert AdaptationConfig.load(path, ["model.loss=avh"]).model.loss_options == {"scale": 4}
+    assert AdaptationConfig.load(path, ["model.loss=cross_entropy"]).model.loss_options == {}
+    with pytest.raises(ConfigError) as error:
+        AdaptationConfig.load(path, ["model.loss=cross_entropy", "model.loss_options.scale=3"])
+    said = "command line: model.loss_options: this model.loss has no options, but scale is given; remove model.loss_opt"
+    assert str(error.value).startswith(said)
+
+
 def test_unknown_config_names_the_nearest():
     with pytest.raises(ConfigError, match=r"visda_avg\.yaml: no such config.*did you mean 'visda_avh\.yaml'"):
         find_config("visda_avg.yaml")
@@ -103,6 +120,22 @@ def test_every_mistake_at_once_with_file_key_and_cure(tmp_path):
     ):
         assert sum(line.startswith(start) for line in lines) == 1, start
     assert len(lines) == 8
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        (
+            "self_training.selector=softmax,avc",
+            r"selector: a list of names is written \[softmax,avc\], in quotes; got ",
+        ),
+        ("self_training.selector=softmax,acv", "unknown selector 'softmax,acv'"),
+        ("source.optim.learning_rate=0.1", r"source\.optim\.learning_rate: unknown key, did you mean 'lr'\?"),
+    ],
+)
+def test_a_mistake_of_habit_is_named_with_its_cure(word, message):
+    with pytest.raises(ConfigError, match=f"^command line: .*{message}"):
+        AdaptationConfig.load("digits_avh", [word])
 
 
 def test_overrides_by_a_mapping_are_those_by_words():

@@ -40,7 +40,9 @@ def find_config(name: str | Path, folder: Path = CONFIGS, what: str = "config") 
             return candidate
     known = sorted(p.name for p in folder.glob("*.yaml"))
     ends = [] if f"{path.stem}.yaml" in known else [name for name in known if name.endswith(f"_{path.stem}.yaml")]
-    hint = f", did you mean {_either(ends)}?" if ends else nearest(f"{path.stem}.yaml", known)
+    # Endings are alike, so they would make all names similar.
+    near = nearest(path.stem, [name.removesuffix(".yaml") for name in known]).replace("'?", ".yaml'?")
+    hint = f", did you mean {_either(ends)}?" if ends else near
     known_or_nearest = hint or f" (known: {', '.join(known)})"
     raise ConfigError(f"{name}: no such {what}: it is neither a file nor one of uda's own {what}s{known_or_nearest}")
 
@@ -96,8 +98,13 @@ def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` changed by `change`, section by section. A `batch` replaces one of the other form (mixed or not)."""
+    """`base` changed by `change`, section by section. A `batch` replaces one of the other form (mixed or not).
+
+    Another `loss` leaves the `loss_options` of the base behind, because they are those of its loss.
+    """
     merged = dict(base)
+    if "loss" in change and change["loss"] != base.get("loss"):
+        merged.pop("loss_options", None)
     for key, value in change.items():
         old = merged.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):
@@ -215,6 +222,10 @@ def _places_of(key: str, section: type[Settings], prefix: str = "") -> list[str]
     return places
 
 
+#: Other programs' names of settings, and ours.
+_MEANT = {"learning_rate": "lr", "wd": "weight_decay", "scheduler": "schedule", "optimizer": "name"}
+
+
 def _either(names: Iterable[str]) -> str:
     """`'a', 'b' or 'c'`."""
     *first, last = map(repr, names)
@@ -260,6 +271,8 @@ def _explain(
         known = sorted(section.model_fields) if section else []
         elsewhere = [] if root else _places_of(location[-1], config)
         beside = nearest(location[-1], known, cutoff=0.85 if elsewhere else 0.6)
+        if not beside and _MEANT.get(location[-1]) in known:
+            beside = f", did you mean '{_MEANT[location[-1]]}'?"
         hint = beside or (f", did you mean {_either(elsewhere)}?" if elsewhere else "")
         there_are = f" (known: {', '.join(known)})" if known else " (there are none)"
         return f"{where}: unknown key{hint or there_are}"

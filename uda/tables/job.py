@@ -94,7 +94,11 @@ class Job(ABC):
     @cached_property
     def config(self) -> RunConfig:
         """The run's config, without the model of another run that it starts from."""
-        return self.kind.load(self.row.cfg, self._own_overrides())
+        table = f"table {self.table.name}"
+        row = f"{table}, row {self.row.name}"
+        places = {table: self.setting, f"{table}, set": self.table.set, row: self.row.set, "command line": self.extra}
+        origins = {word.partition("=")[0]: place for place, words in places.items() for word in words}
+        return self.kind.load(self.row.cfg, self._own_overrides(), row, origins=origins)
 
     @cached_property
     def digest(self) -> str:

@@ -89,6 +89,7 @@ class RunConfig(Settings, ABC):
         overrides: Iterable[str] | Mapping[str, Any] = (),
         origin: str = "command line",
         saved: bool = False,
+        origins: Mapping[str, str] | None = None,
     ) -> Self:
         """Read, merge and validate a config, and import its plugins.
 
@@ -97,19 +98,20 @@ class RunConfig(Settings, ABC):
             overrides: `key=value` words, as `uda.core.typed_yaml.read_word` reads them, or values by dotted key.
             origin: where the overrides come from, for messages.
             saved: whether the file is the config.yaml of a run folder, which may be of an older version.
+            origins: where single overrides come from in place of `origin`, by dotted key.
 
         Raises:
             ConfigError: all mistakes, one line each: file, key, what is wrong, the nearest known name.
         """
         if isinstance(name, RunConfig):
-            path, content, origins = Path(name.name), name.model_dump(exclude_unset=True), {}
+            path, content, found_in = Path(name.name), name.model_dump(exclude_unset=True), {}
         else:
             path = find_config(name)
-            content, origins = read_config(path)
+            content, found_in = read_config(path)
             if saved:
                 content = of_this_version(content)
         changes, problems = parse_overrides(overrides, cls, origin)
-        origins |= dict.fromkeys(dotted(changes), origin)
+        origins = found_in | {key: origin_of(key, origins or {}, origin) for key in dotted(changes)}
         content.setdefault("name", path.stem)
         refuse_another_kind(cls, content, path)
         untyped = merge(content, changes)
@@ -284,7 +286,11 @@ def _check_names(
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
         for name in value if isinstance(value, list) else [value]:
-            if isinstance(name, str) and name not in registry:
+            several = [part.strip() for part in str(name).split(",")]
+            if len(several) > 1 and set(several) <= registry.keys():
+                where = f"{origin_of(key, origins, default)}: {key}"
+                problems.append(f"{where}: a list of names is written [{','.join(several)}], in quotes; got '{name}'")
+            elif isinstance(name, str) and name not in registry:
                 try:
                     registry[name]
                 except UserError as error:
@@ -318,7 +324,14 @@ def _check_options(
         try:
             known.model_validate(options)
         except ValidationError as error:
-            problems += mistakes(error, kind, origins, default, known, tuple(place.split(".")))
+            if known.model_fields or not options:
+                problems += mistakes(error, kind, origins, default, known, tuple(place.split(".")))
+                continue
+            what = place.removesuffix("_options")
+            problems.append(
+                f"{origin_of(place, origins, default)}: {place}: this {what} has no options, but {', '.join(options)} "
+                f"is given; remove {place}"
+            )
         except UserError as error:  # an unknown name in a registry
             problems.append(f"{origin_of(place, origins, default)}: {place}: {error}")
     return problems
