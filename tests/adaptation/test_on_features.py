@@ -285,6 +285,7 @@ def test_what_a_run_tells_of_its_features(config, bank, tmp_path, capsys):
     assert adapt([*words, "--dry-run"]) == 0
     plan = capsys.readouterr().out
     assert f"network  features of width 12 of {bank}, features 8, " in plan and not output.exists()
+    assert " rows per second" in plan and "images per second" not in plan and "waiting for images" not in plan
     assert adapt(words) == 0
     assert json.loads((output / "environment.json").read_text())["weights"] == {"from": "features of width 12"}
     page = (output / "report.html").read_text()

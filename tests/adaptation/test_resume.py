@@ -309,7 +309,8 @@ def test_a_collapse_is_named_in_log_results_events_and_page(own, alike, tmp_path
     assert {f"round 1: {few}", f"source model: {few}"} <= set(results["warnings"])
     unwrapped = " ".join(out.split())
     row, end = unwrapped.index(" 1 0.6 24 "), unwrapped.index("The target has no labels")
-    assert f"warning: {few}" in unwrapped[row:end] and f"warning: {unlabelled}" in unwrapped[row:end]
+    assert f"warning: {few}" in unwrapped[:row] and f"warning: {unlabelled}" in unwrapped[:row]
+    assert "warning: the same as before (3)" in unwrapped[row:end], "round 0 had the same ones"
     assert f"warning: {few}" in unwrapped[end:] and unwrapped.count("a lower self_training.optim.lr") == 1
     assert few[:40] in (tmp_path / "o/log.txt").read_text()
     page = (tmp_path / "o/report.html").read_text()
@@ -329,7 +330,9 @@ def test_a_collapse_is_named_in_methods_without_rounds(own, alike, tmp_path, cap
     name, cure = ("report 1", "adaptation") if method == "entmin" else ("source model", "source")
     assert any(warning.startswith(f"{name}: the predictions fall onto few") for warning in results["warnings"])
     assert "fall onto few classes: 100 %" in (tmp_path / "o/report.html").read_text()
-    assert f"a lower {cure}.optim.lr" in " ".join(capsys.readouterr().out.split())
+    out = capsys.readouterr().out
+    assert f"a lower {cure}.optim.lr" in " ".join(out.split())
+    assert ("warning: the same as before (" in out) == (method == "entmin"), "a warning is written out once"
 
 
 @pytest.mark.parametrize(("named", "missing"), [([], 0), (["data.target_classes=[ant,bee,cat]"], 2)])

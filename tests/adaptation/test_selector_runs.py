@@ -236,6 +236,8 @@ def test_an_interrupted_run_says_where_it_is_and_shows_it(start, both, tmp_path,
     assert '<a href="selectors/softmax/report.html"><bdi>softmax</bdi></a></th><td>2</td>' in page
     with pytest.raises(UserError, match="is not a finished run"):
         uda.load_run(folder)
+    told = (folder / "log.txt").read_text()
+    assert f"{folder / 'selectors/softmax'} starts from the source model" in told and "resuming" not in told
     capsys.readouterr()
     assert start(folder, *words) == 0
     out = capsys.readouterr().out

@@ -35,6 +35,7 @@ def test_a_dry_run_writes_nothing(tiny, space, in_folder, capsys):
     assert main(["search", "--cfg", str(tiny), "--space", space, "--dry-run"]) == 0
     said = capsys.readouterr().out
     assert "space    source.optim.lr" in said and "cost  " in said and "nothing was written" in said
+    assert re.search(r"all      20 trials: about \d+ (s|min), if each is as long as this run", said)
     assert sorted(in_folder.iterdir()) == before
 
 

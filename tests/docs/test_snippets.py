@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import uda
+from tests.data.banks import blobs, write_npz
 from tests.data.scene_trees import make_scenes, write_scene
 from tests.data.trees import make_folders, write_image
 from tests.docs.documents import TEXTS, fenced, marked
@@ -115,6 +116,14 @@ def test_a_comparison_of_ones_own_has_valid_runs(in_folder):
     assert [job.config.data.source for job in jobs] == ["rendered"] * 9
     (cbst,) = [job for job in jobs if job.row.name == "CBST" and job.seed == 1]
     assert cbst.needs.title == "Source, rendered to mnist, seed 1"
+
+
+def test_a_comparison_on_a_bank_has_valid_runs(in_folder):
+    path = in_folder / "bank_table.yaml"
+    path.write_text(snippet("bank comparison", "yaml"), encoding="utf-8")
+    write_npz(in_folder / "bank", rendered=blobs(), mnist=blobs(seed=1))
+    jobs = jobs_of(load_table(path), in_folder / "runs")
+    assert len(jobs) == 9 and {(job.config.bank[:7], job.config.model.head) for job in jobs} == {("arrays ", None)}
 
 
 @pytest.mark.parametrize("labelled", [True, False])

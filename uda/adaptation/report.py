@@ -118,6 +118,7 @@ class AdaptationReport(RunReport):
         if config.model.classifier:
             self.columns = with_zero_shot(self.columns)
         self._cures_said: set[str] = set()
+        self._warned: list[str] = []
         for record in records.reports():
             labels = self._pseudo_labels(record["round"])
             if "portion" in record and not labels.is_file():
@@ -329,6 +330,10 @@ class AdaptationReport(RunReport):
         """Print a row, and below it the classes and warnings."""
         self.print_row(self.columns, cells)
         warnings = [f"warning: {warning}" for warning in record["warnings"]]
+        if warnings and warnings == self._warned:
+            warnings = [f"warning: the same as before ({len(warnings)})"]
+        else:
+            self._warned = warnings[:]
         if warnings and stage not in self._cures_said:
             self._cures_said.add(stage)
             warnings.append(CURES[stage])

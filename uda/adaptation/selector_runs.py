@@ -151,6 +151,11 @@ class Branch(AdaptationRun):
     def load_images(self) -> Domains:
         return self.whole.domains
 
+    @property
+    def going_on(self) -> str:
+        new = self.progress.stage == "round" and not self.progress.round and not self.progress.begun
+        return f"{self.folder.path} starts from the source model" if new else super().going_on
+
     def new_report(self) -> BranchReport:
         report = super().new_report()
         report.repeats, report.whole = self.repeats, self.whole.report

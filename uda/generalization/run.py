@@ -151,7 +151,11 @@ class GeneralizationRun(Session):
         )
 
     def cost(self) -> str:
-        """Estimate the time of the whole run. This trains the network, so the session cannot be used afterwards."""
+        """Lines with the estimated time of the whole run. The session cannot be used afterwards, as `trials` says."""
+        return self.trials().cost(self.engine, self.workers)
+
+    def trials(self) -> Trials:
+        """The pace of a few steps of every stage. This trains the network, so the session cannot be used afterwards."""
         training, workers = self.config.training, self.workers
         stages = {}
         for stage, steps in enumerate(self.stage_steps):
@@ -166,7 +170,7 @@ class GeneralizationRun(Session):
         found = [self.batches.evaluation_images(number)[1] for number in range(len(self.domains.seen) + 1)]
         predict, _ = predict_pace(self.engine, found[-1], self.batches.predict_transform)
         predicted = sum(map(len, self.stage_steps)) * sum(map(len, found))
-        return Trials(stages, predicted, predict).cost(self.engine, workers)
+        return Trials(stages, predicted, predict)
 
     def _zero_shot(self) -> None:
         """Judge and report the network with the class vectors of `model.classifier`, before any training."""

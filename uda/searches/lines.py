@@ -36,6 +36,14 @@ def plan(search: SearchState) -> list[str]:
     return lines
 
 
+def whole_cost(search: SearchState, seconds: float) -> list[str]:
+    """How long all trials that are left take. `seconds`: a run of the config as it is."""
+    left = search.wanted - sum(trial.ended for trial in search.trials)
+    early = ", less if some end early" if search.pruning else ""
+    told = f"about {rough_duration(left * seconds)}, if each is as long as this run{early}"
+    return _wrapped("all      ", f"{left} trial{'s' * (left != 1)}: {told}".split(" "))
+
+
 def counted(trials: Sequence[Trial]) -> str:
     """`20 trials, 14 finished, 5 pruned, 1 failed`."""
     states = [trial.state for trial in trials if trial.ended]

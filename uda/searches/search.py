@@ -167,10 +167,12 @@ class Search(SearchState):
         return lines.plan(self)
 
     def one_run(self) -> list[str]:
-        """Lines with the plan and the cost of one run of the config. The run is not carried out."""
+        """Lines with the plan and the cost of one run of the config, and the time of all trials. Nothing is run."""
         first = Trial(0, self.space.values_of(self.config))
         session = self._session(first, lambda records, more: None)
-        return [*session.plan().split("\n"), *session.cost().split("\n")]
+        plan, trials = session.plan(), session.trials()
+        cost = trials.cost(session.engine, session.workers)
+        return [*plan.split("\n"), *cost.split("\n"), "", *lines.whole_cost(self, trials.seconds(session.ranks.world))]
 
     def run(self) -> SearchResult:
         """Run the trials that are missing, and write the results.

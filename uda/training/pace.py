@@ -54,19 +54,26 @@ class Pace:
         """Whether the loader is slower than the device, although it works ahead."""
         return self.waiting > WAITING * self.seconds
 
-    def describe_step(self, several: bool, loads: bool) -> str:
-        """Text on a training step. `several`: there are several processes; `loads`: count waiting."""
+    def describe_step(self, several: bool, loads: bool, what: str = "images") -> str:
+        """Text on a training step.
+
+        Args:
+            several: whether there are several processes.
+            loads: whether waiting counts.
+            what: the word for what a batch has, `images` or `rows`.
+        """
         seconds = self.seconds if loads else self.working
         each = " in each process" if several else ""
-        return f"{seconds:.3f} s per step of {self.images:.0f} images{each}{self._share_of_waiting(loads)}"
+        return f"{seconds:.3f} s per step of {self.images:.0f} {what}{each}{self._share_of_waiting(loads, what)}"
 
-    def describe_rate(self, several: bool, loads: bool) -> str:
+    def describe_rate(self, several: bool, loads: bool, what: str = "images") -> str:
         """Text on a predict pass. The arguments are those of `describe_step`."""
         rate = self.images / (self.seconds if loads else self.working)
-        return f"{rate:,.0f} images per second{' in each process' if several else ''}{self._share_of_waiting(loads)}"
+        each = " in each process" if several else ""
+        return f"{rate:,.0f} {what} per second{each}{self._share_of_waiting(loads, what)}"
 
-    def _share_of_waiting(self, loads: bool) -> str:
-        return f", {100 * self.waiting / self.seconds:.0f} % of it waiting for images" if loads else ""
+    def _share_of_waiting(self, loads: bool, what: str) -> str:
+        return f", {100 * self.waiting / self.seconds:.0f} % of it waiting for {what}" if loads else ""
 
 
 class Stopwatch:
@@ -202,6 +209,15 @@ class Trials:
     predict: Pace
     """Pace of a batch of a predict pass."""
 
+    def seconds(self, world: int, loads: bool = True) -> float:
+        """Estimated time of the whole run. `world`: number of processes. `loads`: whether waiting for images counts."""
+
+        def of(pace: Pace) -> float:
+            return pace.seconds if loads else pace.working
+
+        stages = sum(steps * of(pace) for steps, pace in self.stages.values())
+        return stages + self.predicted / world * of(self.predict) / self.predict.images
+
     def cost(self, engine: "Engine", workers: int, loads: bool = True) -> str:
         """Lines with the estimated time and memory of the whole run.
 
@@ -212,20 +228,21 @@ class Trials:
         """
         world = engine.ranks.world
 
-        def seconds(pace: Pace) -> float:
-            return pace.seconds if loads else pace.working
-
-        total = sum(steps * seconds(pace) for steps, pace in self.stages.values())
-        total += self.predicted / world * seconds(self.predict) / self.predict.images
+        on_features = engine.network.on_features
+        what = "rows" if on_features else "images"
         steps = sum(steps for steps, _ in self.stages.values())
-        todo, time = f"{steps:,} training steps, {self.predicted:,} images predicted", rough_duration(total)
+        todo = f"{steps:,} training steps, {self.predicted:,} {what} predicted"
+        time = rough_duration(self.seconds(world, loads))
         lines = [
             f"cost     {todo}: about {time} on {engine.device}, without selection, reports and checkpoints",
-            *(f"pace     {name:<8} {pace.describe_step(world > 1, loads)}" for name, (_, pace) in self.stages.items()),
-            f"pace     predict  {self.predict.describe_rate(world > 1, loads)}",
+            *(
+                f"pace     {name:<8} {pace.describe_step(world > 1, loads, what)}"
+                for name, (_, pace) in self.stages.items()
+            ),
+            f"pace     predict  {self.predict.describe_rate(world > 1, loads, what)}",
         ]
         paces = {name: pace for name, (_, pace) in self.stages.items()} | {"predict": self.predict}
-        if loads and workers and (slow := [name for name, pace in paces.items() if pace.waits]):
+        if loads and workers and not on_features and (slow := [name for name, pace in paces.items() if pace.waits]):
             lines.append(
                 f"loading  is slower than the network in {', '.join(slow)}; more runtime.workers, data.cache=store or "
                 "data.load_size=256 may help"

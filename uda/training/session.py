@@ -191,6 +191,11 @@ class Session(ABC):
         """The point that the run has reached, as text for people."""
         return self.progress.describe()
 
+    @property
+    def going_on(self) -> str:
+        """Where the run goes on that an earlier start, or another run, has left."""
+        return f"resuming {self.folder.path} from {self.reached}"
+
     # Execution
 
     def execute(self) -> dict | None:
@@ -211,7 +216,7 @@ class Session(ABC):
             self.report.start(self.steps_before + within + 1)
         if self.saved:
             self.load(self.saved[1])
-            self.log(f"resuming {self.folder.path} from {self.reached}{self._left()}")
+            self.log(f"{self.going_on}{self._left()}")
             self.log(self.compute_line)
         else:
             self.log(self.plan())

@@ -87,7 +87,9 @@ def add_to(parser: CommandParser) -> None:
     )
     instead = parser.add_mutually_exclusive_group()
     instead.add_argument(
-        "--dry-run", action="store_true", help="check configs, list missing runs and their estimated time, stop"
+        "--dry-run",
+        action="store_true",
+        help="check configs (no data, no networks), list missing runs and their time, stop",
     )
     parser.add_argument("--prune", action="store_true", help="drop rows from the CSV that the table no longer has")
     parser.add_argument(
