@@ -24,28 +24,59 @@ FONTS = (
 )  # fmt: skip
 
 #: Glyphs are drawn once at this side and then shrunk, so that edges are smooth.
-_GLYPH_SIDE = 112
-_GLYPH_HEIGHT = 64
+GLYPH_SIDE = 112
+GLYPH_HEIGHT = 64
 
 
 @cache
-def _glyphs() -> torch.Tensor:
+def glyphs() -> torch.Tensor:
     """Every digit in every font, (fonts, 10, 112, 112) in 0..1, centred and of the same height."""
     import matplotlib  # slow to import, and other data sets do not need it
 
     folder = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    drawn = np.zeros((len(FONTS), 10, _GLYPH_SIDE, _GLYPH_SIDE), dtype=np.float32)
+    drawn = np.zeros((len(FONTS), 10, GLYPH_SIDE, GLYPH_SIDE), dtype=np.float32)
     for f, name in enumerate(FONTS):
-        font = ImageFont.truetype(str(folder / f"{name}.ttf"), 2 * _GLYPH_HEIGHT)
+        font = ImageFont.truetype(str(folder / f"{name}.ttf"), 2 * GLYPH_HEIGHT)
         for digit in range(10):
             left, top, right, bottom = font.getbbox(str(digit))
             ink = Image.new("L", (right - left, bottom - top))
             ImageDraw.Draw(ink).text((-left, -top), str(digit), fill=255, font=font)
-            width = max(1, round(ink.width * _GLYPH_HEIGHT / ink.height))
-            ink = ink.resize((width, _GLYPH_HEIGHT), Image.Resampling.BOX)
-            x, y = (_GLYPH_SIDE - width) // 2, (_GLYPH_SIDE - _GLYPH_HEIGHT) // 2
-            drawn[f, digit, y : y + _GLYPH_HEIGHT, x : x + width] = np.asarray(ink, dtype=np.float32) / 255
+            width = max(1, round(ink.width * GLYPH_HEIGHT / ink.height))
+            ink = ink.resize((width, GLYPH_HEIGHT), Image.Resampling.BOX)
+            x, y = (GLYPH_SIDE - width) // 2, (GLYPH_SIDE - GLYPH_HEIGHT) // 2
+            drawn[f, digit, y : y + GLYPH_HEIGHT, x : x + width] = np.asarray(ink, dtype=np.float32) / 255
     return torch.from_numpy(drawn)
+
+
+def shape_maps(
+    share: float,
+    side: int,
+    height: np.ndarray,
+    angle: np.ndarray,
+    shear: np.ndarray,
+    width_ratio: np.ndarray,
+    shift: np.ndarray,
+) -> torch.Tensor:
+    """Maps for `warp`, (n, 2, 3), from a new image to that of a digit's shape, which lies in its middle.
+
+    Args:
+        share: height of the digit as a share of its image's height.
+        side: side of the new image, in pixels.
+        height: height of the digit in the new image, in pixels, (n,).
+        angle: by which it is turned, in radians, (n,).
+        shear: shift along x for each pixel along y, (n,).
+        width_ratio: width compared with the shape's own, (n,).
+        shift: of its centre from the middle of the new image, x and y in pixels, (n, 2).
+    """
+    cos, sin = np.cos(angle), np.sin(angle)
+    maps = np.empty((len(angle), 2, 3))
+    maps[:, 0, 0] = (cos - shear * sin) / width_ratio
+    maps[:, 0, 1] = (sin + shear * cos) / width_ratio
+    maps[:, 1, 0] = -sin
+    maps[:, 1, 1] = cos
+    maps[:, :, :2] *= (share * side / height)[:, None, None]
+    maps[:, :, 2] = -np.einsum("nij,nj->ni", maps[:, :, :2], shift) * 2 / side
+    return torch.from_numpy(maps).float()
 
 
 def rendered(per_class: int, seed: int) -> tuple[ImageArray, np.ndarray]:
@@ -68,23 +99,13 @@ def rendered(per_class: int, seed: int) -> tuple[ImageArray, np.ndarray]:
     width_ratio = random.uniform(0.8, 1.2, n)
     shift = random.uniform(-2, 2, (n, 2))
 
-    # The maps lead from a point of the drawn image, in pixels from its centre, to the glyph's pixels.
-    zoom = _GLYPH_HEIGHT / height
-    cos, sin = np.cos(angle), np.sin(angle)
-    maps = np.empty((n, 2, 3))
-    maps[:, 0, 0] = (cos - shear * sin) * zoom / width_ratio
-    maps[:, 0, 1] = (sin + shear * cos) * zoom / width_ratio
-    maps[:, 1, 0] = -sin * zoom
-    maps[:, 1, 1] = cos * zoom
-    maps[:, :, :2] *= SIDE / _GLYPH_SIDE
-    maps[:, :, 2] = -np.einsum("nij,nj->ni", maps[:, :, :2], shift) * 2 / SIDE
-    theta = torch.from_numpy(maps).float()
+    theta = shape_maps(GLYPH_HEIGHT / GLYPH_SIDE, SIDE, height, angle, shear, width_ratio, shift)
 
     drawn = np.empty((n, 1, SIDE, SIDE), dtype=np.uint8)
     for start in range(0, n, 500):
         part = slice(start, start + 500)
-        glyphs = _glyphs()[fonts[part], labels[part]][:, None]
-        fine = warp(glyphs, theta[part], 2 * SIDE)
+        chosen = glyphs()[fonts[part], labels[part]][:, None]
+        fine = warp(chosen, theta[part], 2 * SIDE)
         drawn[part] = F.avg_pool2d(fine, 2).mul(255).round().clamp(0, 255).to(torch.uint8).numpy()
     ids = [f"rendered/{label}/{i % per_class:05d}" for i, label in enumerate(labels)]
     return ImageArray(drawn, ids), labels.astype(np.int64)
