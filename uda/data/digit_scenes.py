@@ -36,7 +36,7 @@ COUNTS = {"rendered": 3000, "photos": 1000, "photos_held_out": 400}
 _HELD_OUT = 5
 
 #: A digit is drawn in a square of this side, which is then laid on the scene.
-_TILE = 32
+_TILE = 36
 #: Height of a digit in an image of MNIST, in pixels.
 _MNIST_HEIGHT = 20
 _SCENES_AT_ONCE = 250
@@ -53,18 +53,22 @@ class _Style(NamedTuple):
     """Largest turn, in degrees."""
     shear: float
     """Largest shift along x for each pixel along y."""
-    saturation: float
-    """Largest saturation of the colour, in 0..1."""
     bend: float
     """By how much points of the digit move at random, in pixels, as in a hasty hand. Neighbours move alike."""
 
 
-SOURCE_STYLE = _Style((15.0, 22.0), widths=(0.85, 1.5), turn=20.0, shear=0.3, saturation=0.35, bend=0.6)
-TARGET_STYLE = _Style((16.0, 22.0), widths=(0.9, 1.1), turn=5.0, shear=0.05, saturation=0.35, bend=0.0)
-PHOTO_GAIN = (0.3, 0.7)
-CONTRAST = (0.03, 0.18)
-VALUE = (0.1, 0.35)
-INK = (0.85, 1.0)
+#: Print is turned, slanted and bent more than the handwriting is, so that it comes nearer to it.
+_PRINTED = _Style(
+    heights=(15.0, 22.0), widths=(0.85, 1.5), turn=20.0, shear=0.3, bend=0.6,
+)  # fmt: skip
+_HANDWRITTEN = _Style(
+    heights=(16.0, 22.0), widths=(0.9, 1.1), turn=5.0, shear=0.05, bend=0.0,
+)  # fmt: skip
+
+#: Ink is bright and pale: its largest saturation and its least value, in 0..1.
+_INK_SATURATION, _INK_VALUE = 0.35, 0.85
+#: Value of a texture's darker colour, by how much the other is brighter, and how much the photos are darkened.
+_TEXTURE_VALUE, _TEXTURE_CONTRAST, _PHOTO_GAIN = (0.1, 0.35), (0.03, 0.18), (0.3, 0.7)
 
 
 def scenes(name: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -91,12 +95,12 @@ def scenes(name: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
         randoms = [np.random.default_rng([seed, domain, i]) for i in part]
         if name == "rendered":
             canvas = _textures(randoms)
-            digits = _Digits.draw(randoms, SOURCE_STYLE, np.broadcast_to(np.arange(len(FONTS)), (10, len(FONTS))))
+            digits = _Digits.draw(randoms, _PRINTED, np.broadcast_to(np.arange(len(FONTS)), (10, len(FONTS))))
             tiles = digits.tiles(glyphs()[digits.shape, digits.label], GLYPH_HEIGHT / GLYPH_SIDE)
         else:
             handwritten, numbers = _handwritten(name == "photos_held_out")
             canvas = _photo_patches(randoms)
-            digits = _Digits.draw(randoms, TARGET_STYLE, numbers)
+            digits = _Digits.draw(randoms, _HANDWRITTEN, numbers)
             tiles = digits.tiles(handwritten[digits.shape], _MNIST_HEIGHT / SIDE)
         maps[start : part.stop] = _lay_on(canvas, digits, tiles)
         images[start : part.stop] = (canvas * 255).round().clip(0, 255).astype(np.uint8)
@@ -146,13 +150,13 @@ class _Digits(NamedTuple):
             height=part[:, 2],
             angle=np.radians(style.turn) * (2 * part[:, 3] - 1),
             shear=style.shear * (2 * part[:, 4] - 1),
-            width_ratio=style.widths[0] + (style.widths[1] - style.widths[0]) * part[:, 5],
-            colour=_rgb(part[:, 6], style.saturation * part[:, 7], INK[0] + (INK[1] - INK[0]) * part[:, 8]),
+            width_ratio=_between(*style.widths, part[:, 5]),
+            colour=_rgb(part[:, 6], _INK_SATURATION * part[:, 7], 1 - (1 - _INK_VALUE) * part[:, 8]),
             bend=style.bend * np.stack(bends),
         )
 
     def tiles(self, shapes: torch.Tensor, share: float) -> np.ndarray:
-        """Each digit's ink in 0..1, (n, 32, 32), from its shape (n, side, side), of which it takes up `share`."""
+        """Each digit's ink in 0..1, (n, 36, 36), from its shape (n, side, side), of which it takes up `share`."""
         shift = self.centre % 1
         maps = shape_maps(share, _TILE, self.height, self.angle, self.shear, self.width_ratio, shift)
         side = 2 * _TILE
@@ -199,7 +203,7 @@ def _textures(randoms: list[Generator]) -> np.ndarray:
     kind = (draws[:, 0] * 5).astype(np.int64)
 
     def within(column: int, low: float, high: float) -> np.ndarray:
-        return (low + (high - low) * draws[:, column]).astype(np.float32)[:, None, None]
+        return _between(low, high, draws[:, column]).astype(np.float32)[:, None, None]
 
     angle, period, wobble = within(1, 0, np.pi), within(2, 6, 20), within(3, 0, 2)
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
@@ -218,13 +222,11 @@ def _textures(randoms: list[Generator]) -> np.ndarray:
         ],
     )
     mix = 0.5 + 0.5 * np.tanh(within(6, 0.7, 3) * waves)
-    value = VALUE[0] + (VALUE[1] - VALUE[0]) * draws[:, 9]
-    one = _rgb(draws[:, 7], 0.2 + 0.6 * draws[:, 8], value)
-    other = _rgb(
-        draws[:, 7] + 0.15 * (draws[:, 10] - 0.5),
-        0.2 + 0.6 * draws[:, 8],
-        value + CONTRAST[0] + (CONTRAST[1] - CONTRAST[0]) * draws[:, 11],
-    )
+    value = _between(*_TEXTURE_VALUE, draws[:, 9])
+    saturation = _between(0.2, 0.8, draws[:, 8])
+    one = _rgb(draws[:, 7], saturation, value)
+    hue, brighter = draws[:, 7] + _between(-0.075, 0.075, draws[:, 10]), _between(*_TEXTURE_CONTRAST, draws[:, 11])
+    other = _rgb(hue, saturation, value + brighter)
     canvas = one[:, :, None, None] + (mix * (0.7 + 0.6 * noise))[:, None] * (other - one)[:, :, None, None]
     grain = np.stack([random.standard_normal((HEIGHT, WIDTH), dtype=np.float32) for random in randoms])
     canvas += (within(12, 0.0, 0.02) * grain)[:, None]
@@ -242,6 +244,10 @@ def _weights(points: int, size: int) -> torch.Tensor:
     """Bicubic interpolation as a matrix (size, points): the first and last points are at the borders."""
     unit = torch.eye(points).view(1, 1, points, points)
     return F.interpolate(unit, (size, points), mode="bicubic", align_corners=True)[0, 0]
+
+
+def _between(low: float, high: float, share: np.ndarray) -> np.ndarray:
+    return low + (high - low) * share
 
 
 def _rgb(hue: np.ndarray, saturation: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -270,7 +276,7 @@ def _photo_patches(randoms: list[Generator]) -> np.ndarray:
         top = random.integers(photo.shape[1] - HEIGHT, endpoint=True)
         left = random.integers(photo.shape[2] - WIDTH, endpoint=True)
         cut = photo[:, top : top + HEIGHT, left : left + WIDTH]
-        patch[:] = random.uniform(*PHOTO_GAIN) * (cut[:, :, ::-1] if random.random() < 0.5 else cut)
+        patch[:] = random.uniform(*_PHOTO_GAIN) * (cut[:, :, ::-1] if random.random() < 0.5 else cut)
     return patches
 
 
