@@ -68,7 +68,7 @@ _HANDWRITTEN = _Style(
 #: Ink is bright and pale: its largest saturation and its least value, in 0..1.
 _INK_SATURATION, _INK_VALUE = 0.35, 0.85
 #: Value of a texture's darker colour, by how much the other is brighter, and how much the photos are darkened.
-_TEXTURE_VALUE, _TEXTURE_CONTRAST, _PHOTO_GAIN = (0.1, 0.35), (0.03, 0.18), (0.3, 0.7)
+_TEXTURE_VALUE, _TEXTURE_CONTRAST, _PHOTO_GAIN = (0.1, 0.35), (0.03, 0.25), (0.25, 0.55)
 
 
 def scenes(name: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
