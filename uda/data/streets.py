@@ -25,6 +25,9 @@ COLORS = (
     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
 
+#: Number of scenes of the data set.
+COUNT = 1200
+
 _Point = tuple[float, float]
 _Colour = tuple[int, ...]
 
