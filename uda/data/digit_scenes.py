@@ -58,12 +58,8 @@ class _Style(NamedTuple):
 
 
 #: Print is turned, slanted and bent more than the handwriting is, so that it comes nearer to it.
-_PRINTED = _Style(
-    heights=(15.0, 22.0), widths=(0.85, 1.5), turn=20.0, shear=0.3, bend=0.6,
-)  # fmt: skip
-_HANDWRITTEN = _Style(
-    heights=(16.0, 22.0), widths=(0.9, 1.1), turn=5.0, shear=0.05, bend=0.0,
-)  # fmt: skip
+_PRINTED = _Style(heights=(15.0, 22.0), widths=(0.85, 1.5), turn=20.0, shear=0.3, bend=0.6)
+_HANDWRITTEN = _Style(heights=(16.0, 22.0), widths=(0.9, 1.1), turn=5.0, shear=0.05, bend=0.0)
 
 #: Ink is bright and pale: its largest saturation and its least value, in 0..1.
 _INK_SATURATION, _INK_VALUE = 0.35, 0.85
