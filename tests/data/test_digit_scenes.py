@@ -7,7 +7,8 @@ from scipy import ndimage
 
 from uda.core.errors import UserError
 from uda.data import digit_scenes
-from uda.data.digit_scenes import BACKGROUND, CLASSES, COLORS, COUNTS, HEIGHT, WIDTH, scenes
+from uda.data.cards import load_card
+from uda.data.digit_scenes import BACKGROUND, CLASSES, COLORS, COUNTS, HEIGHT, WIDTH, domain, scenes
 from uda.data.digits import glyphs, mnist
 
 DOMAINS = list(COUNTS)
@@ -47,6 +48,21 @@ def test_the_label_map_is_where_the_ink_is(name):
         assert scene[digit].min() > 255 * 0.85 / 2 - 10
         around = ndimage.binary_dilation(digit, iterations=2) & ~ndimage.binary_dilation(digit)
         assert scene[digit].mean() > scene[around].mean() + 20
+
+
+def test_the_domains_and_their_card(monkeypatch):
+    card = load_card("scenes_digits")
+    assert card.classes == CLASSES and tuple(card.colors[name] for name in CLASSES) == COLORS
+    assert {name: domain.images for name, domain in card.domains.items()} == COUNTS
+    monkeypatch.setitem(COUNTS, "rendered", 2)
+    monkeypatch.setitem(COUNTS, "photos", 2)
+    for name, same in (("rendered", False), ("photos", True)):
+        images, maps = domain(name, seed=1)
+        drawn, drawn_maps = scenes(name, 2, seed=0 if same else 1)
+        assert list(images.ids) == [f"{name}/00000", f"{name}/00001"] and len(maps) == 2
+        np.testing.assert_array_equal(images.read(1).numpy(), drawn[1])
+        np.testing.assert_array_equal(maps.read(1).numpy(), drawn_maps[1])
+        assert bool((domain(name, seed=2)[0].read(1) == images.read(1)).all()) == same
 
 
 def cut_out(drawn):

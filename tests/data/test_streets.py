@@ -3,6 +3,9 @@ import hashlib
 import numpy as np
 import pytest
 
+from uda.core.errors import UserError
+from uda.data import streets
+from uda.data.cards import load_card
 from uda.data.streets import BICYCLIST, CAR, CLASSES, COLORS, HEIGHT, SKY, WIDTH, street_scene, street_scenes
 
 #: What the first version of the renderer drew: SHA-256 of the label map, and the image's means over 3 x 4 blocks of
@@ -72,3 +75,18 @@ def test_the_sky_is_above_the_road():
         rows = [np.flatnonzero((label_map == label).any(1)) for label in (SKY, CLASSES.index("road"))]
         assert rows[0].mean() < rows[1].mean()
         assert label_map[0].tolist().count(CLASSES.index("road")) == 0
+
+
+def test_the_domain_and_its_card(monkeypatch):
+    card = load_card("streets")
+    assert card.classes == CLASSES and tuple(card.colors[name] for name in CLASSES) == COLORS
+    assert list(card.domains) == ["rendered"] and card.domains["rendered"].images == streets.COUNT
+    assert load_card("camvid").classes == CLASSES and load_card("camvid").colors == card.colors
+    monkeypatch.setattr(streets, "COUNT", 2)
+    images, maps = streets.domain("rendered", seed=5)
+    image, label_map = street_scene((5, 1))
+    assert list(images.ids) == ["rendered/00000", "rendered/00001"] and len(maps) == 2
+    np.testing.assert_array_equal(images.read(1).numpy(), image)
+    np.testing.assert_array_equal(maps.read(1).numpy(), label_map)
+    with pytest.raises(UserError, match=r"'photos' .*known: rendered"):
+        streets.domain("photos", seed=5)

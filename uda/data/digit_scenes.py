@@ -15,6 +15,8 @@ from torch.nn import functional as F
 
 from uda.core.errors import UserError
 from uda.data.digits import FONTS, GLYPH_HEIGHT, GLYPH_SIDE, SIDE, glyphs, mnist, shape_maps
+from uda.data.images import ImageArray, Images
+from uda.data.label_maps import LabelMaps, MapArray
 
 HEIGHT, WIDTH = 32, 64
 
@@ -64,7 +66,16 @@ _HANDWRITTEN = _Style(heights=(16.0, 22.0), widths=(0.9, 1.1), turn=5.0, shear=0
 #: Ink is bright and pale: its largest saturation and its least value, in 0..1.
 _INK_SATURATION, _INK_VALUE = 0.35, 0.85
 #: Value of a texture's darker colour, by how much the other is brighter, and how much the photos are darkened.
-_TEXTURE_VALUE, _TEXTURE_CONTRAST, _PHOTO_GAIN = (0.1, 0.35), (0.03, 0.25), (0.25, 0.55)
+_TEXTURE_VALUE, _TEXTURE_CONTRAST, _PHOTO_GAIN = (0.1, 0.35), (0.05, 0.35), (0.25, 0.5)
+
+
+def domain(name: str, seed: int) -> tuple[Images, LabelMaps]:
+    """The scenes of a domain, whose number is in `COUNTS`. Those on photos are the same for every seed.
+
+    Raises UserError as `scenes` does.
+    """
+    images, maps = scenes(name, COUNTS.get(name, 0), seed if name == "rendered" else 0)
+    return ImageArray(images, [f"{name}/{i:05d}" for i in range(len(images))]), MapArray(maps)
 
 
 def scenes(name: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -83,12 +94,12 @@ def scenes(name: str, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """
     if name not in COUNTS:
         raise UserError(f"'{name}' is not a domain of the digit scenes (known: {', '.join(COUNTS)})")
-    domain = list(COUNTS).index(name)
+    number = list(COUNTS).index(name)
     images = np.empty((count, 3, HEIGHT, WIDTH), dtype=np.uint8)
     maps = np.empty((count, HEIGHT, WIDTH), dtype=np.uint8)
     for start in range(0, count, _SCENES_AT_ONCE):
         part = range(start, min(start + _SCENES_AT_ONCE, count))
-        randoms = [np.random.default_rng([seed, domain, i]) for i in part]
+        randoms = [np.random.default_rng([seed, number, i]) for i in part]
         if name == "rendered":
             canvas = _textures(randoms)
             digits = _Digits.draw(randoms, _PRINTED, np.broadcast_to(np.arange(len(FONTS)), (10, len(FONTS))))

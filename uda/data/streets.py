@@ -7,10 +7,15 @@ Letters 2009) as they are commonly put together: eleven.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+from uda.core.errors import UserError
+from uda.data.images import ImageArray, Images
+from uda.data.label_maps import LabelMaps, MapArray
 
 HEIGHT, WIDTH = 192, 256
 
@@ -19,9 +24,9 @@ CLASSES = (
 )  # fmt: skip
 SKY, BUILDING, POLE, ROAD, SIDEWALK, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST = range(11)
 
-#: Red, green and blue of each class, for label maps that a person looks at: those of CamVid.
+#: Red, green and blue of each class, for label maps that a person looks at. They are those of the card `camvid`.
 COLORS = (
-    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0),
+    (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (60, 40, 222), (128, 128, 0),
     (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192),
 )  # fmt: skip
 
@@ -32,15 +37,24 @@ _Point = tuple[float, float]
 _Colour = tuple[int, ...]
 
 
-def street_scenes(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def domain(name: str, seed: int) -> tuple[Images, LabelMaps]:
+    """The scenes of the domain `rendered`, whose number is `COUNT`. Raises UserError for another name."""
+    if name != "rendered":
+        raise UserError(f"'{name}' is not a domain of the drawn streets (known: rendered)")
+    images, maps = street_scenes(COUNT, seed)
+    return ImageArray(images, [f"rendered/{i:05d}" for i in range(COUNT)]), MapArray(maps)
+
+
+def street_scenes(count: int, seed: int, threads: int = 2) -> tuple[np.ndarray, np.ndarray]:
     """Street scenes: images (count, 3, 192, 256) and label maps (count, 192, 256), both uint8.
 
-    Scene i is `street_scene((seed, i))`, whatever the count is.
+    Scene i is `street_scene((seed, i))`, whatever the count and the threads are.
     """
     images = np.empty((count, 3, HEIGHT, WIDTH), dtype=np.uint8)
     maps = np.empty((count, HEIGHT, WIDTH), dtype=np.uint8)
-    for i in range(count):
-        images[i], maps[i] = street_scene((seed, i))
+    with ThreadPoolExecutor(threads) as pool:
+        for i, scene in enumerate(pool.map(lambda i: street_scene((seed, i)), range(count))):
+            images[i], maps[i] = scene
     return images, maps
 
 
