@@ -258,18 +258,18 @@ def test_scenes_of_ones_own_and_a_card_of_scenes(in_folder, monkeypatch):
     data = SceneDataSettings(**yaml.safe_load(snippet("own scenes", "yaml"))["data"])
     found = load_scenes(data, 0, lambda line: None)
     assert found.classes == ("road", "building", "sky") and len(found.target_maps) == 2
-    (in_folder / "streets.yaml").write_text(snippet("card of scenes", "yaml"), encoding="utf-8")
+    (in_folder / "town.yaml").write_text(snippet("card of scenes", "yaml"), encoding="utf-8")
     for number, (part, value) in enumerate((("day", 7), ("day", 8), ("dusk", 7))):
         write_scene(
-            in_folder / "Streets" / "photos" / part / f"{number}_photo.jpg",
-            in_folder / "Streets" / "labels" / part / f"{number}_ids.png",
+            in_folder / "Town" / "photos" / part / f"{number}_photo.jpg",
+            in_folder / "Town" / "labels" / part / f"{number}_ids.png",
             number,
             {0: value, 1: 11, 2: 23},
         )
-    street = in_folder / "Streets"
+    street = in_folder / "Town"
     write_scene(street / "photos" / "late.png", street / "labels" / "late.png", 9, {0: 7, 1: 11, 2: 23})
     (street / "night.txt").write_text("late\n", encoding="utf-8")
     monkeypatch.setenv("UDA_DATA", str(in_folder))
-    found = load_scenes(SceneDataSettings(source="streets.yaml/day", target="streets.yaml/night"), 0, lambda line: None)
+    found = load_scenes(SceneDataSettings(source="town.yaml/day", target="town.yaml/night"), 0, lambda line: None)
     assert found.classes == ("road", "building", "sky") and found.colors[0].tolist() == [128, 64, 128]
     assert found.source.images.ids == ["0_photo.jpg", "1_photo.jpg"] and found.target.images.ids == ["late.png"]
