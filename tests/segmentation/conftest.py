@@ -23,7 +23,7 @@ self_training:
   portion: {{start: 0.5, step: 0.1, max: 0.8}}
   source_share: {{start: 1.0, max: 1.0, step: 0}}
   optim: {{lr: 0.05}}
-runtime: {{device: cpu, predict_batch_size: 2}}
+runtime: {{device: cpu, workers: 0, predict_batch_size: 2}}
 report: {{page: false, loggers: []}}
 """
 

@@ -61,11 +61,11 @@ def work_of(config: AdaptationConfig, num_source: int, num_target: int, parts: i
     # The first round or preparation needs an extra predict pass, unless it can use the source model's prediction.
     begins = bool(reports) and (method.rounds or method.prepares)
     zero_shot = config.model.classifier is not None
-    first = begins and (stage.adapt_batch_norm or not has_source_model or several)
+    first = int(begins and bool(stage.adapt_batch_norm or not has_source_model or several))
     ema = config.ema
     if begins and ema.decay is not None and ema.pseudo_labels != ema.evaluated:  # each choice has a pass of its own
         first = reports
-    reports, passes = (max(1, several) * count for count in (reports, reports + int(first)))
+    reports, passes = (max(1, several) * count for count in (reports, reports + first))
     networks = 1 + (ema.decay is not None)  # AdaBN gives the teacher statistics of its own
     adapted = passes * stage.adapt_batch_norm * networks + has_source_model * source.adapt_batch_norm
     passes += zero_shot + has_source_model + bool(several)  # of several selectors, the model kept predicts once more

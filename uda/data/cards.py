@@ -314,6 +314,10 @@ class Shelf(Mapping[str, Card]):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
+    def names_for(self, task: str) -> list[str]:
+        """The names of the cards of a task, `classification` or `segmentation`, in order."""
+        return [name for name, card in self.items() if card.task == task]
+
     def describe(self) -> list[tuple[str, str]]:
         """Names in order, each with a line of title, number of classes and domains."""
         return [

@@ -455,7 +455,7 @@ def _list_own(place: str, key: str, root: Path | None, order: ClassOrder | None 
     if not os.path.isdir(path):
         cure = ", or a folder of images" if is_target else ""
         several = "; write several domains as [a,b]" if "," in place else ""
-        of_a_parameter = f"a card's domain, CARD:DOMAIN (cards: {', '.join(sorted(CARDS))})"
+        of_a_parameter = f"a card's domain, CARD:DOMAIN (cards: {', '.join(CARDS.names_for('classification'))})"
         of_a_config = "name a card by data.dataset (`--list datasets` shows them)"
         raise UserError(
             f"{key}: no such folder: {path}; give a folder with one folder per class, a .txt list{cure}, "

@@ -184,7 +184,7 @@ def _is_domain_of(card: Card, name: str) -> bool:
 
 def _of_card(key: str, name: str, card: Card, domain: str) -> _Place:
     if card.task != "segmentation":
-        cards = ", ".join(other for other in CARDS if CARDS[other].task == "segmentation")
+        cards = ", ".join(CARDS.names_for("segmentation"))
         raise UserError(
             f"{key}: '{card.name}' has a class for each image and no label maps; name another card ({cards}), or write "
             f"./{name} for a folder of your own"
@@ -269,7 +269,7 @@ def _pair(place: _Place, settings: SceneDataSettings) -> ScenePairs:
     if path.suffix.lower() == ".txt" and not path.is_dir():
         return _own_list(place.key, path, root, wants_maps)
     if not path.is_dir():
-        cards = ", ".join(f"{name}/..." for name in CARDS if CARDS[name].task == "segmentation")
+        cards = ", ".join(f"{name}/..." for name in CARDS.names_for("segmentation"))
         raise UserError(
             f"{place.key}: no such folder: {path}; give a folder with {IMAGES}/ and {MAPS}/, a .txt list of `image "
             f"map` lines, or the domain of a card ({cards})"

@@ -10,11 +10,10 @@ from uda.core.settings import Settings
 from uda.data.scene_settings import SceneDataSettings, SceneTransformSettings
 from uda.models.settings import SegmentationModelSettings
 from uda.segmentation.settings import SelfTrainingSettings
-from uda.training.config import CONFIG_CLASSES, RunConfig
+from uda.training.config import RunConfig
 from uda.training.stage_settings import SourceSettings, TrainingSettings
 
 
-@CONFIG_CLASSES.register("segment")
 class SegmentationConfig(RunConfig):
     """Config of a segmentation from a source to a target domain."""
 
