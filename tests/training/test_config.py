@@ -72,6 +72,12 @@ def test_another_loss_leaves_the_options_of_the_first_behind(tmp_path):
     assert str(error.value).startswith(said)
 
 
+def test_another_method_leaves_the_options_of_the_first_behind(tmp_path):
+    path = write(tmp_path, "mine.yaml", "_base_: digits_fixmatch.yaml\nmethod_options: {threshold: 0.7}\n")
+    assert AdaptationConfig.load(path, ["method=fixmatch"]).method_options["threshold"] == 0.7
+    assert AdaptationConfig.load(path, ["method=mcc"]).method_options == {}
+
+
 def test_unknown_config_names_the_nearest():
     with pytest.raises(ConfigError, match=r"visda_avg\.yaml: no such config.*did you mean 'visda_avh\.yaml'"):
         find_config("visda_avg.yaml")

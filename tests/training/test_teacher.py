@@ -132,7 +132,7 @@ def test_who_is_evaluated_and_who_gives_labels(tiny, tmp_path):
     assert told[0]["rounds"][-1] != told[3]["rounds"][-1]
 
 
-def test_a_passes_count_in_the_work(tiny):
+def test_predict_passes_count_in_the_work(tiny):
     """Labels of another network than the evaluated one take a predict pass of their own in each round."""
     load = AdaptationConfig.load
     plain = work_of(load(tiny), 32, 32)

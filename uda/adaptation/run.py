@@ -64,7 +64,8 @@ class AdaptationRun(Session):
             self.log(self.method.note)
         self.source_method = ADAPTATION_METHODS["source_only"](network, config.method_settings("source_only"))
         self.batches = AdaptationBatches(config, self.domains, self.engine)
-        self._settle_rounds()
+        if self.method.rounds:
+            self.settle_rounds("round", self.rounds)
         saved = self.saved[1] if self.saved else {}
         #: The prediction that validators compare with, and the classes of a partial target that they use.
         self._predicted, self._validated = (
@@ -164,22 +165,6 @@ class AdaptationRun(Session):
     def rounds(self) -> int:
         """Number of self-training rounds."""
         return self.config.self_training.rounds if self.method.rounds else 0
-
-    def _settle_rounds(self) -> None:
-        """Set the progress for the number of rounds in the config, which may be larger than in the run's last start.
-
-        Raises UserError if the config asks for fewer rounds than have begun.
-        """
-        if not self.method.rounds or self.progress.stage not in ("round", "done"):
-            return
-        done, begun = self.progress.round, self.progress.round + self.progress.begun
-        if self.rounds < begun:
-            raise UserError(
-                f"self_training.rounds: {self.rounds}, but {begun} rounds are done or begun in {self.folder.path}; "
-                f"set {begun} or more, or choose another output=... (a run of {self.rounds} rounds would be the same "
-                f"as the first {self.rounds} in {self.folder.path}/rounds)"
-            )
-        self.progress = replace(self.progress, stage="round" if self.rounds > done else "done")
 
     @property
     def in_memory(self) -> bool:

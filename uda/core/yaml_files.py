@@ -100,11 +100,10 @@ def read_config(path: Path, chain: tuple[Path, ...] = ()) -> tuple[dict[str, Any
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
     """`base` changed by `change`, section by section. A `batch` replaces one of the other form (mixed or not).
 
-    Another `loss` leaves the `loss_options` of the base behind, because they are those of its loss.
+    Options belong to the name beside them, as `loss_options` to `loss`. Another name leaves those of the base behind.
     """
-    merged = dict(base)
-    if "loss" in change and change["loss"] != base.get("loss"):
-        merged.pop("loss_options", None)
+    renamed = {f"{key}_options" for key, value in change.items() if value != base.get(key)}
+    merged = {key: value for key, value in base.items() if key not in renamed}
     for key, value in change.items():
         old = merged.get(key)
         if isinstance(old, Mapping) and isinstance(value, Mapping):

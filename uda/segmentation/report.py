@@ -101,7 +101,7 @@ class SegmentationReport(RunReport):
         }
         if "portion" in record:
             groups["oracle"]["tp_rate"] = record["tp_rate"]
-            groups["selection"] = {"portion": record["portion"], "kept": record["selected_share"]}
+            groups["selection"] = {"portion": record["portion"], "selected": record["selected_share"]}
 
         def draw(loggers: Loggers) -> None:
             for group, values in groups.items():

@@ -49,7 +49,8 @@ class SegmentationRun(Session):
         self.batches = SceneBatches(config, self.domains, self.engine)
         if self.saved is None:
             self.progress = Progress(SOURCE_STAGE.name)
-        self._settle_rounds()
+        if self.method.rounds:
+            self.settle_rounds(ROUND_STAGE.name, self.rounds)
         self._try_out()
 
     @cached_property
@@ -71,22 +72,6 @@ class SegmentationRun(Session):
     def rounds(self) -> int:
         """Number of self-training rounds."""
         return self.config.self_training.rounds if self.method.rounds else 0
-
-    def _settle_rounds(self) -> None:
-        """Set the progress for the number of rounds in the config, which may be larger than in the run's last start.
-
-        Raises UserError if the config asks for fewer rounds than have begun.
-        """
-        if not self.method.rounds or self.progress.stage not in (ROUND_STAGE.name, "done"):
-            return
-        done, begun = self.progress.round, self.progress.round + self.progress.begun
-        if self.rounds < begun:
-            raise UserError(
-                f"self_training.rounds: {self.rounds}, but {begun} rounds are done or begun in {self.folder.path}; "
-                f"set {begun} or more, or choose another output=..."
-            )
-        stage = ROUND_STAGE.name if self.rounds > done else "done"
-        self.progress = Progress(stage, done, self.progress.epoch, self.progress.step, self.progress.seconds)
 
     def _try_out(self) -> None:
         """Predict one target image, so that settings that do not fit fail before hours of training."""
@@ -217,7 +202,7 @@ class SegmentationRun(Session):
         images = self.domains.target.images
         self.predict_with(ema.pseudo_labels)
         try:
-            if settings.adapt_batch_norm:
+            if settings.adapt_batch_norm and not index:  # later rounds begin with the statistics of the report before
                 self.adapt_batch_norm()
             weight = self.engine.predicts_with.weight.detach().float().cpu()
             chosen, quality, counts = label_scenes(

@@ -8,7 +8,7 @@ from uda.report.terminal import Column, difference, fraction, percent, result_li
 COLUMNS: Sequence[Column] = (
     Column("round", 6),
     Column("portion", 8, rank=4),
-    Column("kept", 7, rank=3),
+    Column("selected", 9, rank=3),
     Column("TP rate", 8, oracle=True, rank=2),
     Column("loss", 7, rank=7),
     Column("mIoU", 7, oracle=True),
@@ -30,7 +30,7 @@ def round_cells(record: Mapping[str, Any], before: Mapping[str, Any] | None) -> 
     return {
         "round": str(record["round"]),
         "portion": f"{record['portion']:.3g}",
-        "kept": percent(record["selected_share"]),
+        "selected": percent(record["selected_share"]),
         "TP rate": percent(record["tp_rate"]),
         "loss": fraction(record["loss"]),
         "gain": difference(record["mean_iou"], before["mean_iou"] if before else None),

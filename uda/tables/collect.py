@@ -26,7 +26,12 @@ from uda.tables.variants import variants_markdown
 
 
 def collect(
-    table: Table, jobs: Sequence[Job], folder: Path, prune: bool = False, log: Callable[[str], None] = print
+    table: Table,
+    jobs: Sequence[Job],
+    folder: Path,
+    prune: bool = False,
+    log: Callable[[str], None] = print,
+    said: str = "",
 ) -> Ledger:
     """Add finished runs to the table's CSVs in `folder`. All other rows of the CSVs are kept.
 
@@ -37,6 +42,7 @@ def collect(
         folder: folder of the CSVs.
         prune: remove rows, pairs and seeds that the table no longer has.
         log: receives a line for what was left out or removed, and for records with another recipe.
+        said: errors that the user is told anyway. What is left out because of them is not logged again.
 
     Raises:
         UserError: no run is recorded or finished.
@@ -61,7 +67,7 @@ def collect(
             wrong.append((job, error))
         if job.run in ledger.runs and not ledger.holds(job.run, digest):
             outdated[job.row.name] = outdated.get(job.row.name, 0) + 1
-    for line in lines_of(wrong):
+    for line in lines_of((job, error) for job, error in wrong if str(error) not in said):
         log(f"left out: {line}")
     for name, count in outdated.items():
         log(f"outdated: {name}: {count} recorded with an earlier recipe; they stay until they are run again")

@@ -326,6 +326,27 @@ class Session(ABC):
         """Training steps of the run before its current stage. Only rank 0 knows them."""
         return 0
 
+    def settle_rounds(self, stage: str, rounds: int) -> None:
+        """Set the progress for the number of rounds in the config, which may be larger than in the run's last start.
+
+        Args:
+            stage: name of the stage of rounds.
+            rounds: their number in the config.
+
+        Raises:
+            UserError: the config asks for fewer rounds than have begun.
+        """
+        if self.progress.stage not in (stage, "done"):
+            return
+        done, begun = self.progress.round, self.progress.round + self.progress.begun
+        if rounds < begun:
+            raise UserError(
+                f"self_training.rounds: {rounds}, but {begun} rounds are done or begun in {self.folder.path}; "
+                f"set {begun} or more, or choose another output=... (a run of {rounds} rounds would be the same "
+                f"as the first {rounds} in {self.folder.path}/rounds)"
+            )
+        self.progress = replace(self.progress, stage=stage if rounds > done else "done")
+
     def begin_part(self) -> None:
         """Start the clock of a part of the run, such as a round. After a resume within the part, the clock goes on."""
         self._part_started = time.monotonic() - self._spent_on_part

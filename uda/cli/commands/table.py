@@ -3,7 +3,6 @@
 import argparse
 import math
 import os
-import re
 import signal
 import sys
 import threading
@@ -194,15 +193,7 @@ def _run(parser: CommandParser, options: argparse.Namespace) -> int:
             except UserError as error:
                 failed = str(error)
         try:
-            told = {line.partition(": ")[2] for line in failed.split("\n")}  # without the names of the runs
-            left_out = re.compile(r"left out: .*?: (.*)")
-
-            def tell(line: str) -> None:
-                found = left_out.fullmatch(line)
-                if found is None or found[1] not in told:
-                    log(line)
-
-            collect(table, jobs, options.results, options.prune, log=tell)
+            collect(table, jobs, options.results, options.prune, log=log, said=failed)
             print(write_documents(table, options.results, options.into or []), end="")
         except UserError as error:
             failed = failed or str(error)
